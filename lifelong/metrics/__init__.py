@@ -1,0 +1,1 @@
+"""Pure functions of stored per-sample outputs."""

@@ -1,0 +1,1 @@
+"""Strategies in which learning and forgetting are one mechanism: one file each."""

@@ -1,0 +1,1 @@
+"""Learner plugins (and whole learners): one file each."""

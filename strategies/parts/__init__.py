@@ -1,0 +1,1 @@
+"""Shared, tested pieces that strategies are made of."""

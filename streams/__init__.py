@@ -1,0 +1,1 @@
+"""What happens to a model: data, events, their order, and requests to forget. No model, no optimizer, no tracker."""

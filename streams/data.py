@@ -1,0 +1,86 @@
+"""Batch and Data: tensors on their way from a source to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streams.errors import LedgerError
+from streams.randomness import Key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A few samples as tensors.
+
+    Attributes:
+        ids: int64 ``[B]``.
+        x: inputs ``[B, ...]``.
+        y: targets ``[B]``.
+        task: int64 ``[B]`` task labels, or None where the model is told none.
+    """
+
+    ids: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    task: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def concat(self, other: Batch) -> Batch:
+        """Return this batch followed by `other`."""
+        task = None if self.task is None or other.task is None else torch.cat([self.task, other.task])
+        return Batch(
+            torch.cat([self.ids, other.ids]), torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), task
+        )
+
+
+class Data:
+    """Some rows of a source, open for as long as the event lasts that was given them.
+
+    Rows are index selections; nothing is copied until a batch is taken.
+    """
+
+    def __init__(self, ids: np.ndarray, x: torch.Tensor, y: torch.Tensor, task: torch.Tensor | None) -> None:
+        """Keep references to whole columns `x`, `y`, `task` (``[N]``) and the `ids` (rows) that may be read."""
+        self.ids = ids
+        self._rows = torch.from_numpy(ids).to(x.device)
+        self._x, self._y, self._task = x, y, task
+        self._open = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, positions: torch.Tensor) -> Batch:
+        """Return the samples at `positions` (int64, into `ids`).
+
+        Raises:
+            LedgerError: the event that this view was given for is over.
+        """
+        return self._select(self._rows.index_select(0, positions))
+
+    def all(self) -> Batch:
+        """Return every sample of this view, in ascending order of id."""
+        return self._select(self._rows)
+
+    def batches(self, size: int, key: Key | None = None) -> list[Batch]:
+        """Return all samples in batches of `size`, shuffled by `key` if it is given; a short last batch stays."""
+        return [self.batch(p) for p in self.positions(key).split(size)] if len(self) else []
+
+    def positions(self, key: Key | None = None) -> torch.Tensor:
+        """Return all positions, shuffled by `key` if it is given (keyed sort by id)."""
+        order = np.arange(len(self)) if key is None else key.order(self.ids)
+        return torch.from_numpy(order).to(self._rows.device)
+
+    def close(self) -> None:
+        """Refuse every read from now on."""
+        self._open = False
+
+    def _select(self, rows: torch.Tensor) -> Batch:
+        if not self._open:
+            raise LedgerError("This data was lent for one event, and the event is over. Ask the door again.")
+        task = None if self._task is None else self._task.index_select(0, rows)
+        return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task)

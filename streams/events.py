@@ -1,0 +1,98 @@
+"""What can happen in a model's life: it learns an experience, or is asked to forget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from streams.errors import StreamError
+
+Scope = Literal["sample", "class", "task", "user"]
+Reason = Literal["erase", "correct", "suppress"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """What accuracy is reported for: the test samples of a task, a domain or a class.
+
+    Attributes:
+        name: shown in tables, such as ``task-3``.
+        classes: class ids that occur in it, ascending.
+        test_ids: int64 test ids, ascending.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    test_ids: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experience:
+    """A learn event.
+
+    Attributes:
+        name: stable name; keys all its randomness, so it must not depend on what else is in the stream.
+        units: indices of the units it teaches.
+        sample_ids: int64 training ids, ascending, unique.
+        task: task label that the model is told (task-incremental), or None.
+        incarnation: 0 when first learned; k when this event teaches the k-th time again what was deleted.
+            Only an incarnation above 0 brings deleted ids back; otherwise they are skipped.
+    """
+
+    name: str
+    units: tuple[int, ...]
+    sample_ids: np.ndarray
+    task: int | None = None
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """One wish to be forgotten, as it arrived.
+
+    Attributes:
+        scope: what the keys name.
+        keys: sample ids, class ids, unit indices or user ids.
+        sample_ids: int64 training ids it stands for at the moment it arrived, ascending.
+        received: number of learn events that had passed when it arrived.
+    """
+
+    scope: Scope
+    keys: tuple[int, ...]
+    sample_ids: np.ndarray
+    received: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeletionRequest:
+    """A forget event: one or more asks that are served together.
+
+    Attributes:
+        name: stable name, such as ``request-4``.
+        asks: at least one; a lazy server gathers several.
+        reason: erase (privacy), correct (bad data), suppress (a concept must go).
+        exact: whether the requester demands exactness.
+    """
+
+    name: str
+    asks: tuple[Ask, ...]
+    reason: Reason = "erase"
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.asks or not len(self.sample_ids):
+            raise StreamError(f"{self.name} asks for no sample at all.")
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """Union of what is asked, ascending."""
+        return np.unique(np.concatenate([a.sample_ids for a in self.asks]))
+
+    def keys_of(self, scope: Scope) -> tuple[int, ...]:
+        """Return all keys that were named with one scope, ascending."""
+        return tuple(sorted({k for a in self.asks if a.scope == scope for k in a.keys}))
+
+
+Event = Experience | DeletionRequest

@@ -1,0 +1,197 @@
+"""Ledger: what happened to every sample, and the only door to the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+import torch
+
+from streams.data import Data
+from streams.errors import AccessError, LedgerError
+from streams.events import DeletionRequest, Experience
+from streams.source import Source
+
+
+class Life(IntEnum):
+    """Where a sample is in its life."""
+
+    UNSEEN = 0
+    LEARNED = 1
+    DELETED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a strategy may read beside the experience it is learning.
+
+    Attributes:
+        forget_set: whether it reads the samples it is to forget.
+        retained: earlier samples it may read during one event: ``"full"``, or at most that many.
+    """
+
+    forget_set: bool = False
+    retained: int | Literal["full"] = 0
+
+    def __or__(self, other: Access) -> Access:
+        """Return what both together may read."""
+        both: int | Literal["full"] = "full"
+        if self.retained != "full" and other.retained != "full":
+            both = max(self.retained, other.retained)
+        return Access(self.forget_set or other.forget_set, both)
+
+    def label(self) -> str:
+        """Return how tables group results: ``retain: full``, ``retain: buffer(200), forget set`` ..."""
+        retained = {"full": "full", 0: "nothing"}.get(self.retained, f"buffer({self.retained})")
+        return f"retain: {retained}" + (", forget set" if self.forget_set else "")
+
+
+class Ledger:
+    """The record of every training sample's life. Deletion is for good unless the stream teaches it again."""
+
+    def __init__(self, source: Source, task_of: np.ndarray | None = None, device: str | torch.device = "cpu") -> None:
+        """Start with every sample unseen.
+
+        Args:
+            source: the data.
+            task_of: int64 ``[N]`` task label of every row, or None when the model is told none.
+            device: where batches are needed; the columns move there once.
+        """
+        self._source = source
+        self._x, self._y = source.x.to(device), source.y.to(device)
+        self._task = None if task_of is None else torch.from_numpy(task_of).to(device)
+        self.life = np.zeros(len(source), dtype=np.int8)
+        self.incarnation = np.zeros(len(source), dtype=np.int16)
+
+    @property
+    def live_ids(self) -> np.ndarray:
+        """Ids that are learned and not deleted, ascending."""
+        return np.flatnonzero(self.life == Life.LEARNED)
+
+    @property
+    def deleted_ids(self) -> np.ndarray:
+        """Ids that are deleted at this moment, ascending."""
+        return np.flatnonzero(self.life == Life.DELETED)
+
+    def admit(self, experience: Experience) -> Experience:
+        """Record that `experience` is learned and return it without the ids that stay deleted.
+
+        An incarnation above 0 brings its deleted ids back to life.
+        """
+        ids = experience.sample_ids
+        deleted = self.life[ids] == Life.DELETED
+        if experience.incarnation == 0:
+            ids = ids[~deleted]
+        else:
+            self.incarnation[ids[deleted]] += 1
+        self.life[ids] = Life.LEARNED
+        if len(ids) == len(experience.sample_ids):
+            return experience
+        return Experience(experience.name, experience.units, ids, experience.task, experience.incarnation)
+
+    def delete(self, request: DeletionRequest) -> None:
+        """Record a deletion.
+
+        Raises:
+            LedgerError: a sample was never learned, or is deleted already.
+        """
+        ids = request.sample_ids
+        wrong = ids[self.life[ids] != Life.LEARNED]
+        if len(wrong):
+            state = Life(self.life[wrong[0]]).name.lower()
+            raise LedgerError(f"{request.name}: sample {wrong[0]} cannot be deleted, it is {state}.")
+        self.life[ids] = Life.DELETED
+
+    def door(self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None) -> Door:
+        """Open the door for one event.
+
+        Args:
+            access: what the strategy declares.
+            own: ids of the experience being learned (free to read); empty for a forget event.
+            to_forget: ids of the request being served.
+        """
+        return Door(self, access, own, to_forget)
+
+    def lend(self, ids: np.ndarray) -> Data:
+        """Return a view of rows without asking any question: for the door, and for evaluation outside of it."""
+        return Data(ids, self._x, self._y, self._task)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the record as tensors."""
+        return {"life": torch.from_numpy(self.life.copy()), "incarnation": torch.from_numpy(self.incarnation.copy())}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put a record back."""
+        self.life, self.incarnation = state["life"].numpy().copy(), state["incarnation"].numpy().copy()
+
+
+class Door:
+    """What a strategy can read during one event. Everything it lends closes with the event."""
+
+    def __init__(self, ledger: Ledger, access: Access, own: np.ndarray, to_forget: np.ndarray | None) -> None:
+        """See `Ledger.door`."""
+        self._ledger, self._access, self._to_forget = ledger, access, to_forget
+        self._lent: list[Data] = []
+        self._own = np.zeros(len(ledger.life), dtype=bool)
+        self._own[own] = True
+        self._read = np.zeros(len(ledger.life), dtype=bool)
+
+    @property
+    def num_read(self) -> int:
+        """Distinct samples lent so far in this event."""
+        return int(self._read.sum())
+
+    def fetch(self, ids: np.ndarray) -> Data:
+        """Lend learned samples.
+
+        Raises:
+            LedgerError: one of them is deleted or was never learned.
+            AccessError: more earlier samples than the strategy declares to read.
+        """
+        dead = ids[self._ledger.life[ids] != Life.LEARNED]
+        if len(dead):
+            state = Life(self._ledger.life[dead[0]]).name.lower()
+            raise LedgerError(f"Sample {dead[0]} is {state}; {len(dead)} of the {len(ids)} asked for cannot be read.")
+        self._read[ids] = True
+        if self._access.retained != "full":
+            earlier = int((self._read & ~self._own).sum())
+            if earlier > self._access.retained:
+                raise AccessError(
+                    f"The strategy declares '{self._access.label()}' but reads {earlier} earlier samples. "
+                    f"Declare the access it needs, or read less."
+                )
+        return self._lend(ids)
+
+    def retained(self) -> Data:
+        """Lend all live samples: needs full access.
+
+        Raises:
+            AccessError: the strategy does not declare it.
+        """
+        return self.fetch(self._ledger.live_ids)
+
+    def forget_set(self) -> Data:
+        """Lend the samples of the request being served.
+
+        Raises:
+            AccessError: the strategy does not declare it, or no request is being served.
+        """
+        if self._to_forget is None or not self._access.forget_set:
+            raise AccessError(
+                f"The forget set is not open: the strategy declares '{self._access.label()}'"
+                + ("." if self._to_forget is not None else " and no request is being served.")
+            )
+        self._read[self._to_forget] = True
+        return self._lend(self._to_forget)
+
+    def close(self) -> None:
+        """End the event: every view that was lent stops working."""
+        for data in self._lent:
+            data.close()
+
+    def _lend(self, ids: np.ndarray) -> Data:
+        data = self._ledger.lend(ids)
+        self._lent.append(data)
+        return data

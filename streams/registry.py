@@ -1,0 +1,103 @@
+"""Find what can be named in a configuration: one module per thing, its file name is its name.
+
+Modules are listed and described without importing them, so that `lifelong list` stays fast. Third parties
+add theirs through entry points, for example ``[project.entry-points."lifelong.unlearners"]``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from streams.errors import ConfigError, closest
+
+KINDS: dict[str, str] = {
+    "sources": "streams.sources",
+    "scenarios": "streams.scenarios",
+    "schedules": "streams.schedules",
+    "objectives": "strategies.objectives",
+    "learners": "strategies.learners",
+    "unlearners": "strategies.unlearners",
+    "isolated": "strategies.isolated",
+    "models": "lifelong.models",
+    "trackers": "lifelong.trackers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that can be named: its name, the module that holds it and that module's file."""
+
+    kind: str
+    name: str
+    module: str
+    file: Path
+
+    def summary(self) -> str:
+        """Return the first line of the module's docstring, read without importing it."""
+        doc = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
+        return doc.split("\n", 1)[0]
+
+
+def entries(kind: str) -> dict[str, Entry]:
+    """Return everything of one kind by name, built-in and from entry points.
+
+    Raises:
+        ConfigError: the kind does not exist.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"There is no kind {kind!r}. {closest(kind, KINDS)}")
+    package = KINDS[kind]
+    top, *rest = package.split(".")
+    root = importlib.util.find_spec(top)
+    assert root is not None and root.submodule_search_locations
+    folder = Path(root.submodule_search_locations[0], *rest)
+    found = {}
+    for file in sorted(folder.glob("*.py")):
+        if not file.stem.startswith("_"):
+            name = file.stem.replace("_", "-")
+            found[name] = Entry(kind, name, f"{package}.{file.stem}", file)
+    for point in importlib.metadata.entry_points(group=f"lifelong.{kind}"):
+        spec = importlib.util.find_spec(point.value)
+        if spec is None or spec.origin is None:
+            raise ConfigError(f"Entry point {point.name!r} of lifelong.{kind} names {point.value!r}, which is missing.")
+        found[point.name] = Entry(kind, point.name, point.value, Path(spec.origin))
+    return found
+
+
+def load(kind: str, name: str, where: str | None = None) -> ModuleType:
+    """Import the module that `name` stands for.
+
+    Args:
+        kind: one of `KINDS`.
+        name: what the configuration says.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: nothing has that name; the closest match is offered.
+    """
+    found = entries(kind)
+    if name not in found:
+        raise ConfigError(f"{where or kind}: {name!r} is not known. {closest(name, found)}")
+    return importlib.import_module(found[name].module)
+
+
+def class_of(module: ModuleType, base: type) -> type:
+    """Return the one class in `module` that derives from `base` and is defined there.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    found = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and name[0] != "_"
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"{module.__name__} must define exactly one public {base.__name__}; it defines {len(found)}.")
+    return found[0]

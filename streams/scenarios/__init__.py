@@ -1,0 +1,1 @@
+"""Source to experiences: one file per scenario, each with a `Config` and `build(source, config, seed) -> Plan`."""

@@ -1,0 +1,1 @@
+"""Where requests fall: one file per schedule, each with a `Config` and `place(plan, config, seed) -> events`."""

@@ -1,0 +1,120 @@
+"""Source: immutable data with stable sample ids, classes, users and a fixed train/test split."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from streams.errors import DataError
+from streams.randomness import Key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A data set held in memory once. A sample's id is its row, for good: nothing ever re-numbers rows.
+
+    Attributes:
+        name: the registered name it was loaded by.
+        licence: one line: under which terms the data may be used, and where it comes from.
+        x: float32 inputs, ``[N, ...]``, normalised by constants that do not depend on the data chosen.
+        y: targets, ``[N]``: int64 class ids for classification, float32 for regression.
+        class_ids: int64 ``[N]``; for regression a stratum that class-scoped requests can name.
+        user_ids: int64 ``[N]``: whose sample it is.
+        is_test: bool ``[N]``: held out; test rows are never learned and never deleted.
+        class_names, user_names: what the ids mean, in order.
+        domain_ids: int64 ``[N]`` or None: a natural domain (font face, camera), where the data has one.
+        superclass_ids: int64 ``[C]`` or None: the group of each class (script of a character).
+        notes: what a manifest must say about the data ("users: Dirichlet ...").
+    """
+
+    name: str
+    licence: str
+    x: torch.Tensor
+    y: torch.Tensor
+    class_ids: np.ndarray
+    user_ids: np.ndarray
+    is_test: np.ndarray
+    class_names: tuple[str, ...]
+    user_names: tuple[str, ...]
+    domain_ids: np.ndarray | None = None
+    superclass_ids: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.x)
+        for field in ("y", "class_ids", "user_ids", "is_test", "domain_ids"):
+            value = getattr(self, field)
+            if value is not None and len(value) != n:
+                raise DataError(f"Source {self.name!r}: {field} has {len(value)} rows, x has {n}.")
+        if not (~self.is_test).any():
+            raise DataError(f"Source {self.name!r} has no training samples.")
+        if self.class_ids.min() < 0 or self.class_ids.max() >= len(self.class_names):
+            raise DataError(f"Source {self.name!r}: class ids must lie in 0..{len(self.class_names) - 1}.")
+        if not torch.isfinite(self.x).all():
+            raise DataError(f"Source {self.name!r}: x holds values that are not finite.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the global label space."""
+        return len(self.class_names)
+
+    @property
+    def train_ids(self) -> np.ndarray:
+        """Ids that may be learned and deleted, ascending."""
+        return np.flatnonzero(~self.is_test)
+
+    @property
+    def test_ids(self) -> np.ndarray:
+        """Ids held out for evaluation, ascending."""
+        return np.flatnonzero(self.is_test)
+
+    def digest(self) -> str:
+        """Return a hash of everything a model or a stream can see (hex, 32 characters)."""
+        h = hashlib.blake2b(digest_size=16)
+        for value in (self.x.numpy(), self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
+            h.update(str((value.dtype, value.shape)).encode())
+            h.update(np.ascontiguousarray(value).data)
+        return h.hexdigest()
+
+
+def split_by_hash(class_ids: np.ndarray, fraction: float, key: Key) -> np.ndarray:
+    """Hold out a share of every class, chosen by id so that the split never moves.
+
+    Args:
+        class_ids: int64 ``[N]``.
+        fraction: share of each class held out, in (0, 1); at least one sample of a class stays in training.
+        key: names the draw.
+
+    Returns:
+        bool ``[N]``, true for test rows.
+    """
+    is_test = np.zeros(len(class_ids), dtype=bool)
+    priority = key.priorities(np.arange(len(class_ids)))
+    for c in np.unique(class_ids):
+        rows = np.flatnonzero(class_ids == c)
+        count = min(round(fraction * len(rows)), len(rows) - 1)
+        is_test[rows[np.argsort(priority[rows], kind="stable")[:count]]] = True
+    return is_test
+
+
+def dirichlet_users(class_ids: np.ndarray, num_users: int, alpha: float, key: Key) -> np.ndarray:
+    """Assign samples to users: every class is shared out by proportions drawn from a symmetric Dirichlet.
+
+    Small `alpha` makes users specialised, large `alpha` makes them alike (Hsu et al. 2019, arXiv 1909.06335).
+
+    Returns:
+        int64 ``[N]`` user of each sample, a function of the sample's id, class and `key` alone.
+    """
+    users = np.zeros(len(class_ids), dtype=np.int64)
+    uniform = (key / "sample").uniform(np.arange(len(class_ids)))
+    for c in np.unique(class_ids):
+        shares = (key / "class" / int(c)).numpy().dirichlet(np.full(num_users, alpha))
+        rows = class_ids == c
+        users[rows] = np.searchsorted(np.cumsum(shares)[:-1], uniform[rows], side="right")
+    return users

@@ -1,0 +1,174 @@
+"""Stream: the ordered events of one life, with a digest and a manifest that rebuilds it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streams.errors import LedgerError, StreamError
+from streams.events import DeletionRequest, Event, Experience, Unit
+from streams.ledger import Ledger
+from streams.source import Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """Events over one source.
+
+    Attributes:
+        source: the data the ids point into.
+        units: what accuracy is reported for.
+        events: in the order in which they happen.
+        task_of: int64 ``[N]`` task label of each row when the model is told one, else None.
+    """
+
+    source: Source
+    units: tuple[Unit, ...]
+    events: tuple[Event, ...]
+    task_of: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def requests(self) -> tuple[DeletionRequest, ...]:
+        """The forget events, in order."""
+        return tuple(e for e in self.events if isinstance(e, DeletionRequest))
+
+    @property
+    def experiences(self) -> tuple[Experience, ...]:
+        """The learn events, in order."""
+        return tuple(e for e in self.events if isinstance(e, Experience))
+
+    @property
+    def task_classes(self) -> tuple[tuple[int, ...], ...] | None:
+        """Classes of each task label, or None when the model is told none."""
+        return None if self.task_of is None else tuple(u.classes for u in self.units)
+
+    def digest(self) -> str:
+        """Return a hash of all events, units and task labels (hex, 32 characters)."""
+        h = hashlib.blake2b(digest_size=16)
+        for unit in self.units:
+            h.update(f"unit|{unit.name}|{unit.classes}|{_hash(unit.test_ids)}".encode())
+        for event in self.events:
+            h.update(event_digest(event).encode())
+        if self.task_of is not None:
+            h.update(_hash(self.task_of).encode())
+        return h.hexdigest()
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return one JSON-ready record per event, for manifests and previews."""
+        return [_describe(i, e) for i, e in enumerate(self.events)]
+
+
+def event_digest(event: Event) -> str:
+    """Return a hash of everything that decides what one event does (hex, 32 characters)."""
+    if isinstance(event, Experience):
+        text = f"learn|{event.name}|{event.incarnation}|{event.units}|{event.task}|{_hash(event.sample_ids)}"
+    else:
+        asks = ";".join(f"{a.scope},{a.keys},{a.received},{_hash(a.sample_ids)}" for a in event.asks)
+        text = f"forget|{event.name}|{event.reason}|{event.exact}|{asks}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check(stream: Stream) -> None:
+    """Play the events on a ledger and refuse a stream that cannot happen.
+
+    Raises:
+        StreamError: no event, ids outside the training rows, names used twice, or a deletion of what is not live.
+    """
+    if not stream.experiences:
+        raise StreamError("The stream is empty: it has no experience to learn.")
+    ledger = Ledger(stream.source)
+    seen: set[tuple[str, int]] = set()
+    for index, event in enumerate(stream.events):
+        name = (event.name, event.incarnation if isinstance(event, Experience) else -1)
+        if name in seen:
+            raise StreamError(f"Event {index}: {event.name!r} occurs twice with the same incarnation.")
+        seen.add(name)
+        ids = event.sample_ids
+        if not len(ids) or ids.min() < 0 or ids.max() >= len(stream.source) or stream.source.is_test[ids].any():
+            raise StreamError(f"Event {index} ({event.name}): needs one or more training ids of {stream.source.name!r}.")
+        if isinstance(event, Experience):
+            if (np.diff(ids) <= 0).any():
+                raise StreamError(f"Event {index} ({event.name}): sample ids must be ascending and unique.")
+            ledger.admit(event)
+        else:
+            try:
+                ledger.delete(event)
+            except LedgerError as error:
+                raise StreamError(f"Event {index}: {error}") from error
+
+
+def surviving(events: Sequence[Event]) -> tuple[Experience, ...]:
+    """Return the learn events that a life without the forgotten data would have had.
+
+    Every incarnation that `events` forgets is taken out of the experience that taught it; deleted samples that a
+    later experience would merely repeat stay out; an experience left with nothing disappears. This is the stream of
+    the retrained reference.
+    """
+    kept: list[Experience] = []
+    forgotten_later: set[int] = set()
+    for event in reversed(admitted(events)):
+        if isinstance(event, DeletionRequest):
+            forgotten_later.update(event.sample_ids.tolist())
+        else:
+            keep = np.array([i not in forgotten_later for i in event.sample_ids.tolist()], dtype=bool)
+            if keep.any():
+                kept.append(with_ids(event, event.sample_ids[keep]))
+    return tuple(reversed(kept))
+
+
+def admitted(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Return `events` with every experience reduced to the samples that are not deleted when it arrives."""
+    dead: set[int] = set()
+    result: list[Event] = []
+    for event in events:
+        ids = event.sample_ids
+        if isinstance(event, DeletionRequest):
+            dead.update(ids.tolist())
+        elif event.incarnation:
+            dead.difference_update(ids.tolist())
+        elif dead:
+            event = with_ids(event, ids[[i not in dead for i in ids.tolist()]])
+        if len(event.sample_ids):
+            result.append(event)
+    return tuple(result)
+
+
+def with_ids(experience: Experience, ids: np.ndarray) -> Experience:
+    """Return `experience` with other samples; the same object if they are the same."""
+    if len(ids) == len(experience.sample_ids):
+        return experience
+    return Experience(experience.name, experience.units, ids, experience.task, experience.incarnation)
+
+
+def _hash(values: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(values, dtype=np.int64).data, digest_size=16).hexdigest()
+
+
+def _describe(index: int, event: Event) -> dict[str, object]:
+    record: dict[str, object] = {"event": index, "name": event.name, "digest": event_digest(event)}
+    if isinstance(event, Experience):
+        record |= {
+            "kind": "learn",
+            "units": list(event.units),
+            "task": event.task,
+            "incarnation": event.incarnation,
+            "samples": len(event.sample_ids),
+        }
+    else:
+        record |= {
+            "kind": "forget",
+            "reason": event.reason,
+            "exact": event.exact,
+            "samples": len(event.sample_ids),
+            "asks": [
+                {"scope": a.scope, "keys": list(a.keys), "samples": len(a.sample_ids), "received": a.received}
+                for a in event.asks
+            ],
+        }
+    return record
