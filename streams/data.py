@@ -33,9 +33,7 @@ class Batch:
     def concat(self, other: Batch) -> Batch:
         """Return this batch followed by `other`."""
         task = None if self.task is None or other.task is None else torch.cat([self.task, other.task])
-        return Batch(
-            torch.cat([self.ids, other.ids]), torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), task
-        )
+        return Batch(torch.cat([self.ids, other.ids]), torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), task)
 
 
 class Data:
@@ -66,6 +64,11 @@ class Data:
         """Return every sample of this view, in ascending order of id."""
         return self._select(self._rows)
 
+    def targets(self) -> torch.Tensor:
+        """Return the targets of every sample of this view, ``[n]``, without touching the inputs."""
+        self._check()
+        return self._y.index_select(0, self._rows)
+
     def batches(self, size: int, key: Key | None = None) -> list[Batch]:
         """Return all samples in batches of `size`, shuffled by `key` if it is given; a short last batch stays."""
         return [self.batch(p) for p in self.positions(key).split(size)] if len(self) else []
@@ -80,7 +83,10 @@ class Data:
         self._open = False
 
     def _select(self, rows: torch.Tensor) -> Batch:
-        if not self._open:
-            raise LedgerError("This data was lent for one event, and the event is over. Ask the door again.")
+        self._check()
         task = None if self._task is None else self._task.index_select(0, rows)
         return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise LedgerError("This data was lent for one event, and the event is over. Ask the door again.")

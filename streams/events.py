@@ -55,13 +55,15 @@ class Ask:
     Attributes:
         scope: what the keys name.
         keys: sample ids, class ids, unit indices or user ids.
-        sample_ids: int64 training ids it stands for at the moment it arrived, ascending.
+        sample_ids: int64 training ids it stands for that are learned and live, ascending.
+        barred_ids: int64 training ids it stands for that no experience has brought yet: they must never be learned.
         received: number of learn events that had passed when it arrived.
     """
 
     scope: Scope
     keys: tuple[int, ...]
     sample_ids: np.ndarray
+    barred_ids: np.ndarray
     received: int
 
 
@@ -89,6 +91,11 @@ class DeletionRequest:
     def sample_ids(self) -> np.ndarray:
         """Union of what is asked, ascending."""
         return np.unique(np.concatenate([a.sample_ids for a in self.asks]))
+
+    @property
+    def barred_ids(self) -> np.ndarray:
+        """Union of what must never be learned from now on, ascending."""
+        return np.unique(np.concatenate([a.barred_ids for a in self.asks]))
 
     def keys_of(self, scope: Scope) -> tuple[int, ...]:
         """Return all keys that were named with one scope, ascending."""

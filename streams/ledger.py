@@ -11,8 +11,9 @@ import torch
 
 from streams.data import Data
 from streams.errors import AccessError, LedgerError
-from streams.events import DeletionRequest, Experience
+from streams.events import DeletionRequest, Event, Experience
 from streams.source import Source
+from streams.timeline import surviving, with_ids
 
 
 class Life(IntEnum):
@@ -64,6 +65,7 @@ class Ledger:
         self._task = None if task_of is None else torch.from_numpy(task_of).to(device)
         self.life = np.zeros(len(source), dtype=np.int8)
         self.incarnation = np.zeros(len(source), dtype=np.int16)
+        self._events: list[Event] = []
 
     @property
     def live_ids(self) -> np.ndarray:
@@ -83,16 +85,16 @@ class Ledger:
         ids = experience.sample_ids
         deleted = self.life[ids] == Life.DELETED
         if experience.incarnation == 0:
-            ids = ids[~deleted]
+            experience = with_ids(experience, ids[~deleted])
         else:
             self.incarnation[ids[deleted]] += 1
-        self.life[ids] = Life.LEARNED
-        if len(ids) == len(experience.sample_ids):
-            return experience
-        return Experience(experience.name, experience.units, ids, experience.task, experience.incarnation)
+        self.life[experience.sample_ids] = Life.LEARNED
+        if len(experience.sample_ids):
+            self._events.append(experience)
+        return experience
 
     def delete(self, request: DeletionRequest) -> None:
-        """Record a deletion.
+        """Record a deletion, and bar what the request names but no experience has brought yet.
 
         Raises:
             LedgerError: a sample was never learned, or is deleted already.
@@ -103,6 +105,12 @@ class Ledger:
             state = Life(self.life[wrong[0]]).name.lower()
             raise LedgerError(f"{request.name}: sample {wrong[0]} cannot be deleted, it is {state}.")
         self.life[ids] = Life.DELETED
+        self.life[request.barred_ids] = Life.DELETED
+        self._events.append(request)
+
+    def history(self) -> tuple[Experience, ...]:
+        """Return what was learned so far, in order, without what has been deleted since."""
+        return surviving(self._events)
 
     def door(self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None) -> Door:
         """Open the door for one event.
@@ -117,14 +125,6 @@ class Ledger:
     def lend(self, ids: np.ndarray) -> Data:
         """Return a view of rows without asking any question: for the door, and for evaluation outside of it."""
         return Data(ids, self._x, self._y, self._task)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the record as tensors."""
-        return {"life": torch.from_numpy(self.life.copy()), "incarnation": torch.from_numpy(self.incarnation.copy())}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put a record back."""
-        self.life, self.incarnation = state["life"].numpy().copy(), state["incarnation"].numpy().copy()
 
 
 class Door:
@@ -185,6 +185,16 @@ class Door:
             )
         self._read[self._to_forget] = True
         return self._lend(self._to_forget)
+
+    def history(self) -> tuple[Experience, ...]:
+        """Return the experiences to learn again, in order, without what has been deleted since.
+
+        Raises:
+            AccessError: the strategy does not declare full access.
+        """
+        if self._access.retained != "full":
+            raise AccessError(f"The strategy declares '{self._access.label()}'; learning again needs 'retain: full'.")
+        return self._ledger.history()
 
     def close(self) -> None:
         """End the event: every view that was lent stops working."""

@@ -96,7 +96,10 @@ def class_of(module: ModuleType, base: type) -> type:
     found = [
         value
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and name[0] != "_"
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and name[0] != "_"
     ]
     if len(found) != 1:
         raise ConfigError(f"{module.__name__} must define exactly one public {base.__name__}; it defines {len(found)}.")

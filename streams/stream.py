@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +68,9 @@ def event_digest(event: Event) -> str:
     if isinstance(event, Experience):
         text = f"learn|{event.name}|{event.incarnation}|{event.units}|{event.task}|{_hash(event.sample_ids)}"
     else:
-        asks = ";".join(f"{a.scope},{a.keys},{a.received},{_hash(a.sample_ids)}" for a in event.asks)
+        asks = ";".join(
+            f"{a.scope},{a.keys},{a.received},{_hash(a.sample_ids)},{_hash(a.barred_ids)}" for a in event.asks
+        )
         text = f"forget|{event.name}|{event.reason}|{event.exact}|{asks}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -91,7 +92,9 @@ def check(stream: Stream) -> None:
         seen.add(name)
         ids = event.sample_ids
         if not len(ids) or ids.min() < 0 or ids.max() >= len(stream.source) or stream.source.is_test[ids].any():
-            raise StreamError(f"Event {index} ({event.name}): needs one or more training ids of {stream.source.name!r}.")
+            raise StreamError(
+                f"Event {index} ({event.name}): needs one or more training ids of {stream.source.name!r}."
+            )
         if isinstance(event, Experience):
             if (np.diff(ids) <= 0).any():
                 raise StreamError(f"Event {index} ({event.name}): sample ids must be ascending and unique.")
@@ -101,49 +104,6 @@ def check(stream: Stream) -> None:
                 ledger.delete(event)
             except LedgerError as error:
                 raise StreamError(f"Event {index}: {error}") from error
-
-
-def surviving(events: Sequence[Event]) -> tuple[Experience, ...]:
-    """Return the learn events that a life without the forgotten data would have had.
-
-    Every incarnation that `events` forgets is taken out of the experience that taught it; deleted samples that a
-    later experience would merely repeat stay out; an experience left with nothing disappears. This is the stream of
-    the retrained reference.
-    """
-    kept: list[Experience] = []
-    forgotten_later: set[int] = set()
-    for event in reversed(admitted(events)):
-        if isinstance(event, DeletionRequest):
-            forgotten_later.update(event.sample_ids.tolist())
-        else:
-            keep = np.array([i not in forgotten_later for i in event.sample_ids.tolist()], dtype=bool)
-            if keep.any():
-                kept.append(with_ids(event, event.sample_ids[keep]))
-    return tuple(reversed(kept))
-
-
-def admitted(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Return `events` with every experience reduced to the samples that are not deleted when it arrives."""
-    dead: set[int] = set()
-    result: list[Event] = []
-    for event in events:
-        ids = event.sample_ids
-        if isinstance(event, DeletionRequest):
-            dead.update(ids.tolist())
-        elif event.incarnation:
-            dead.difference_update(ids.tolist())
-        elif dead:
-            event = with_ids(event, ids[[i not in dead for i in ids.tolist()]])
-        if len(event.sample_ids):
-            result.append(event)
-    return tuple(result)
-
-
-def with_ids(experience: Experience, ids: np.ndarray) -> Experience:
-    """Return `experience` with other samples; the same object if they are the same."""
-    if len(ids) == len(experience.sample_ids):
-        return experience
-    return Experience(experience.name, experience.units, ids, experience.task, experience.incarnation)
 
 
 def _hash(values: np.ndarray) -> str:

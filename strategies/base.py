@@ -1,0 +1,229 @@
+"""The contracts: Strategy, Learner, Plugin, Unlearner, and the Setting they are built in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from strategies.objectives._base import Objective
+from strategies.outcome import Exactness, Outcome
+from strategies.parts.fit import Hooks, Training
+from strategies.parts.model import FlatModel
+from streams.config import Config
+from streams.data import Batch, Data
+from streams.events import DeletionRequest, Experience, Unit
+from streams.ledger import Access, Door
+from streams.randomness import Key
+
+__all__ = [
+    "Access",
+    "Door",
+    "Exactness",
+    "Learner",
+    "Lesson",
+    "Outcome",
+    "Plugin",
+    "Setting",
+    "State",
+    "Strategy",
+    "Unlearner",
+]
+
+State = dict[str, Any]
+"""A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Everything a strategy is built from that is not its own choice.
+
+    Attributes:
+        key: root of all the run's randomness; extend it by name, never by position.
+        make_model: returns a freshly initialised model; every call returns the same weights.
+        objective: the kind of task.
+        training: how one experience is trained.
+        units: what accuracy is reported for, with the classes of each.
+        num_samples: rows of the source, to size per-sample masks.
+    """
+
+    key: Key
+    make_model: Callable[[], FlatModel]
+    objective: Objective
+    training: Training
+    units: tuple[Unit, ...]
+    num_samples: int
+
+
+class Strategy(ABC):
+    """How one model lives through a stream. Strategies never know that they are measured."""
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read; the runner enforces and reports it."""
+
+    @abstractmethod
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Learn an experience; its samples are free to read through the door."""
+
+    @abstractmethod
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Serve a request; return an outcome with an exactness grade."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return outputs ``[B, num_outputs]`` in evaluation mode, for the objective to score."""
+
+    @abstractmethod
+    def features(self, batch: Batch) -> torch.Tensor | None:
+        """Return penultimate features ``[B, F]`` in evaluation mode, or None where there is no single space."""
+
+    @abstractmethod
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return, per component of the state, those of `ids` it contains or was derived from; empty ones left out."""
+
+    @abstractmethod
+    def stored_ids(self) -> np.ndarray:
+        """Return the ids whose raw samples it keeps (they count as state)."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything that later behaviour depends on, copied."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""
+
+
+class Learner(ABC):
+    """The learning half of a composed strategy: one model that takes experiences."""
+
+    setting: Setting
+    model: FlatModel
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read beside the experience."""
+
+    @abstractmethod
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Learn an experience."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Return to the state before the first experience."""
+
+    @abstractmethod
+    def purge(self, request: DeletionRequest) -> None:
+        """Remove what it keeps of the request's samples, before the unlearner acts."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Accept the weights an unlearner left: move anchors and teachers to them."""
+
+    @abstractmethod
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Strategy.holds`."""
+
+    @abstractmethod
+    def stored_ids(self) -> np.ndarray:
+        """See `Strategy.stored_ids`."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """See `Strategy.state_dict`."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """See `Strategy.load_state_dict`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a plugin is told when training on an experience begins and ends.
+
+    Attributes:
+        experience: what is learned.
+        data: what is trained on.
+        door: for reading what the plugin has declared to keep.
+        model: the model as it is.
+        key: names this lesson's randomness (experience and incarnation).
+        steps: optimizer steps the lesson takes.
+    """
+
+    experience: Experience
+    data: Data
+    door: Door
+    model: FlatModel
+    key: Key
+    steps: int
+
+
+class Plugin(Hooks):
+    """One learning method as changes to the plain loop. Override what you need; the rest is never called."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Keep the options; build state in `begin` or here, from the setting alone."""
+        self.config = config
+        self.setting = setting
+
+    @property
+    def access(self) -> Access:
+        """What it reads beside the experience."""
+        return Access()
+
+    def select(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids to train on, given those of the experience."""
+        return ids
+
+    def begin(self, lesson: Lesson) -> None:
+        """Prepare for training on an experience."""
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Update the state after training; return what that cost."""
+        return Outcome()
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Remove what is kept of the request's samples."""
+
+    def settle(self, model: FlatModel) -> None:
+        """Accept weights that an unlearner has changed."""
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return, per component, those of `ids` the state contains or was derived from."""
+        return {}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the ids whose raw samples it keeps."""
+        return np.array([], dtype=np.int64)
+
+    def state_dict(self) -> State:
+        """Return the state, copied."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""
+
+
+class Unlearner(ABC):
+    """The forgetting half of a composed strategy: changes a learner's model on request."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Keep the options."""
+        self.config = config
+        self.setting = setting
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read while serving a request."""
+
+    @abstractmethod
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve a request on `learner`; return an outcome with an exactness grade."""

@@ -1,0 +1,69 @@
+"""Composed: a learner and an unlearner, the usual way to make a strategy."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+
+from strategies.base import Access, Door, Learner, Outcome, State, Strategy, Unlearner
+from streams.data import Batch
+from streams.events import DeletionRequest, Experience
+
+
+@final
+class Composed(Strategy):
+    """Learns with a learner, forgets with an unlearner."""
+
+    def __init__(self, learner: Learner, unlearner: Unlearner) -> None:
+        """Put both together."""
+        self.learner = learner
+        self.unlearner = unlearner
+
+    @property
+    def access(self) -> Access:
+        """What either of them declares."""
+        return self.learner.access | self.unlearner.access
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Let the learner learn."""
+        return self.learner.learn(experience, door)
+
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Clean the learner's own state, let the unlearner act, and settle on weights that it has changed."""
+        self.learner.purge(request)
+        before = self.learner.model.parameters.clone()
+        outcome = self.unlearner.forget(request, self.learner, door)
+        # An exact unlearner rebuilds the learner's whole state; anchors are where they belong already.
+        if outcome.exactness == "none" and not torch.equal(before, self.learner.model.parameters):
+            self.learner.settle()
+        return outcome
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return the model's outputs."""
+        self.learner.model.train(False)
+        return self.learner.setting.objective.outputs(self.learner.model, batch)
+
+    @torch.inference_mode()
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return the model's penultimate features."""
+        self.learner.model.train(False)
+        return self.learner.model.features(batch.x)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the learner's state holds; unlearners keep nothing between requests."""
+        return self.learner.holds(ids)
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the samples the learner keeps."""
+        return self.learner.stored_ids()
+
+    def state_dict(self) -> State:
+        """Return the learner's state."""
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Put the learner's state back."""
+        self.learner.load_state_dict(state)

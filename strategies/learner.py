@@ -1,0 +1,97 @@
+"""SGDLearner: one model, the training loop, and any number of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import numpy as np
+import torch
+
+from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
+from strategies.parts.fit import fit
+from streams.events import DeletionRequest, Experience
+
+
+@final
+class SGDLearner(Learner):
+    """Trains one model on each experience in turn, with plugins hooked into the loop."""
+
+    def __init__(self, setting: Setting, make_plugins: Callable[[], Sequence[tuple[str, Plugin]]]) -> None:
+        """Start fresh.
+
+        Args:
+            setting: what it is built in.
+            make_plugins: returns new (name, plugin) pairs; called again by `reset`.
+        """
+        self.setting = setting
+        self._make_plugins = make_plugins
+        self.reset()
+
+    def reset(self) -> None:
+        """Fresh model, fresh plugins, nothing learned."""
+        self.model = self.setting.make_model()
+        self.plugins = dict(self._make_plugins())
+        self._derived = np.zeros(self.setting.num_samples, dtype=bool)
+
+    @property
+    def access(self) -> Access:
+        """All plugins' buffers together, or full access if one needs it."""
+        retained = [p.access.retained for p in self.plugins.values()]
+        if "full" in retained:
+            return Access(retained="full")
+        return Access(retained=sum(int(r) for r in retained))
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Train on the experience, as the plugins change it."""
+        ids = experience.sample_ids
+        for plugin in self.plugins.values():
+            ids = plugin.select(ids)
+        data = door.fetch(ids)
+        key = self.setting.key / "fit" / experience.name / experience.incarnation
+        lesson = Lesson(experience, data, door, self.model, key, self.setting.training.num_steps(len(data)))
+        for plugin in self.plugins.values():
+            plugin.begin(lesson)
+        outcome = fit(self.model, self.setting.objective, data, self.setting.training, key, list(self.plugins.values()))
+        for plugin in self.plugins.values():
+            outcome += plugin.end(lesson)
+        self._derived[ids] = True
+        return outcome
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Let every plugin clean its own state."""
+        for plugin in self.plugins.values():
+            plugin.purge(request)
+
+    def settle(self) -> None:
+        """Let every plugin accept the weights as they are."""
+        for plugin in self.plugins.values():
+            plugin.settle(self.model)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the weights and every plugin hold."""
+        found = {"weights": ids[self._derived[ids]]}
+        for name, plugin in self.plugins.items():
+            found |= {f"{name}.{component}": held for component, held in plugin.holds(ids).items()}
+        return {component: held for component, held in found.items() if len(held)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return all samples that plugins keep."""
+        return np.unique(
+            np.concatenate([np.array([], dtype=np.int64), *(p.stored_ids() for p in self.plugins.values())])
+        )
+
+    def state_dict(self) -> State:
+        """Return model, plugins and the record of what the weights were derived from."""
+        return {
+            "model": self.model.state_dict(),
+            "plugins": {name: plugin.state_dict() for name, plugin in self.plugins.items()},
+            "derived": torch.from_numpy(self._derived.copy()),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""
+        self.model.load_state_dict(state["model"])
+        for name, plugin in self.plugins.items():
+            plugin.load_state_dict(state["plugins"][name])
+        self._derived = state["derived"].numpy().copy()

@@ -1,0 +1,80 @@
+"""L2: keep the weights near the previous (or the initial) ones, every parameter alike."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.parts.model import FlatModel
+from streams.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """Options of `l2` (Smith et al. 2023, arXiv 2203.17269)."""
+
+    strength: float = Field(0.1, ge=0)
+    """lambda in lambda * ||theta - anchor||^2 (no factor 1/2)."""
+    anchor: Literal["previous", "initial"] = "previous"
+    """The weights after the previous experience, or those before the first."""
+    from_start: bool = True
+    """Whether the first experience is tied to the initial weights, as in the paper."""
+    parameters: Literal["all", "body"] = "all"
+    """Tie everything, or leave the head free."""
+
+
+def penalty_gradient(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return d/d theta of sum_i weight_i (theta_i - anchor_i)^2, ``[P]``."""
+    return 2 * weight * (parameters - anchor)
+
+
+@final
+class L2(Plugin):
+    """Adds the gradient of the tie to the anchor in closed form."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with the initial weights as anchor."""
+        super().__init__(config, setting)
+        model = setting.make_model()
+        self._anchor = model.parameters.clone()
+        self._weight = config.strength * model.mask(config.parameters)
+        self._active = config.from_start
+        self._derived = np.zeros(setting.num_samples, dtype=bool)
+
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Add the tie's gradient."""
+        return gradient.add_(penalty_gradient(parameters, self._anchor, self._weight)) if self._active else gradient
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Move the anchor, if it moves; report the penalty that training ended with."""
+        squares = self._weight * (lesson.model.parameters - self._anchor).square()
+        penalty = float(squares.sum()) if self._active else 0.0
+        self._active = True
+        if self.config.anchor == "previous":
+            self._anchor = lesson.model.parameters.clone()
+            self._derived[lesson.data.ids] = True
+        return Outcome(losses={"l2_penalty": penalty})
+
+    def settle(self, model: FlatModel) -> None:
+        """Move the anchor to the unlearned weights; otherwise the tie would pull the forgotten back."""
+        if self.config.anchor == "previous":
+            self._anchor = model.parameters.clone()
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the anchor was derived from."""
+        return {"anchor": ids[self._derived[ids]]}
+
+    def state_dict(self) -> State:
+        """Return anchor and record."""
+        derived = torch.from_numpy(self._derived.copy())
+        return {"anchor": self._anchor.clone(), "active": self._active, "derived": derived}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put anchor and record back."""
+        self._anchor, self._active = state["anchor"].clone(), state["active"]
+        self._derived = state["derived"].numpy().copy()

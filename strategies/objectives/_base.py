@@ -1,0 +1,50 @@
+"""What every objective gives: outputs, per-sample losses and scores, and the label draws that a Fisher needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+
+from strategies.parts.model import FlatModel
+from streams.data import Batch
+
+FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
+
+
+class Objective(ABC):
+    """From (model, batch) to per-sample numbers; strategies are written against this and fit every kind of task."""
+
+    measure: ClassVar[str]
+    """Name of the score; higher is better."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Width of the model's output layer."""
+
+    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the model's outputs ``[B, num_outputs]``."""
+        return model(batch.x)
+
+    @abstractmethod
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the loss of every sample, ``[B]``, unreduced."""
+
+    @abstractmethod
+    def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the score of every sample, float ``[B]``; higher is better."""
+
+    @abstractmethod
+    def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """Return the predicted distribution ``[B, K]``, or None where the objective has none."""
+
+    @abstractmethod
+    def fisher_terms(
+        self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return pairs of weights ``[B]`` (no gradient) and log losses ``[B]``.
+
+        The diagonal Fisher is the mean over samples of the sum over pairs of weight x (d loss / d theta)^2.
+        """

@@ -1,0 +1,49 @@
+"""Squared error of one output: the negative log likelihood of a Gaussian with unit variance."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch
+
+from strategies.objectives._base import FisherEstimator, Objective
+from streams.data import Batch
+
+
+@final
+class Regression(Objective):
+    """Scalar regression; the score is minus the absolute error."""
+
+    measure: ClassVar[str] = "negative_absolute_error"
+
+    @property
+    def num_outputs(self) -> int:
+        """A single output."""
+        return 1
+
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return (f(x) - y)^2 / 2."""
+        return 0.5 * (outputs.squeeze(1) - batch.y).square()
+
+    def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return -|f(x) - y|."""
+        return -(outputs.squeeze(1) - batch.y).abs()
+
+    def probabilities(self, outputs: torch.Tensor, batch: Batch) -> None:
+        """Return None: there are no classes to compare."""
+        return
+
+    def fisher_terms(
+        self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """See `Objective.fisher_terms`. Exact: E (d loss)^2 under N(f, 1) is (d f)^2, reached at a residual of 1."""
+        f = outputs.squeeze(1)
+        residual = f.detach() - batch.y
+        if estimator == "exact":
+            residual = torch.ones_like(f)
+        elif estimator == "sampled":
+            residual = torch.randn(len(f), generator=generator).to(f.device)
+        weight = torch.ones_like(f)
+        if estimator == "p-weighted":
+            weight = torch.exp(-0.5 * residual.square()) / (2 * torch.pi) ** 0.5
+        return [(weight, residual * f)]

@@ -1,0 +1,41 @@
+"""Outcome: what one event did and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Exactness = Literal["bits", "law", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one event did.
+
+    Attributes:
+        steps: optimizer steps.
+        forward, backward: samples passed through the network, each way (a sample in k epochs counts k times).
+        losses: named terms of the last epoch, means per sample.
+        exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
+            (equal in distribution) or ``none``; None for a learn event.
+    """
+
+    steps: int = 0
+    forward: int = 0
+    backward: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    exactness: Exactness | None = None
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """Return both, one after the other; the later loss of a name stands."""
+        return Outcome(
+            self.steps + other.steps,
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.losses | other.losses,
+            other.exactness or self.exactness,
+        )
+
+    def graded(self, exactness: Exactness) -> Outcome:
+        """Return this outcome with an exactness grade."""
+        return replace(self, exactness=exactness)

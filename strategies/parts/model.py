@@ -1,0 +1,124 @@
+"""Network: a body and a head. FlatModel: a module whose parameters and gradients live in one vector each."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import final
+
+import torch
+from torch import nn
+
+
+@final
+class Network(nn.Module):
+    """A body that makes features and a head that reads them."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        """Take ``body: x -> [B, F]`` and ``head: [B, F] -> [B, outputs]``."""
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs ``[B, outputs]``."""
+        return self.head(self.body(x))
+
+
+@final
+class FlatModel:
+    """A network seen as one parameter vector.
+
+    `parameters` and `gradient` are plain float vectors ``[P]``; the network's tensors are views of them, in the order
+    of ``named_parameters``. Weight-space methods are arithmetic on these vectors, a snapshot is one copy, and a
+    digest is one hash. Frozen parameters (``requires_grad`` false) are part of neither.
+    """
+
+    def __init__(self, network: Network) -> None:
+        """Move the network's trainable parameters into one vector."""
+        self.network = network
+        named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, parameter in named:
+            self.slices[name] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+        self.parameters = torch.empty(start, dtype=named[0][1].dtype, device=named[0][1].device)
+        self.gradient = torch.zeros_like(self.parameters)
+        for name, parameter in named:
+            part = self.slices[name]
+            self.parameters[part] = parameter.detach().reshape(-1)
+            parameter.data = self.parameters[part].view_as(parameter)
+            parameter.grad = self.gradient[part].view_as(parameter)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the network's outputs."""
+        return self.network(x)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the penultimate features ``[B, F]``."""
+        return self.network.body(x)
+
+    def mask(self, part: str) -> torch.Tensor:
+        """Return a float vector ``[P]``: 1 where a parameter belongs to ``all``, ``body`` or ``head``, else 0."""
+        mask = torch.zeros_like(self.parameters)
+        for name, where in self.slices.items():
+            if part == "all" or name.startswith(f"{part}."):
+                mask[where] = 1.0
+        return mask
+
+    def train(self, on: bool = True) -> None:
+        """Set the network's mode."""
+        self.network.train(on)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return parameters and buffers, copied."""
+        buffers = {name: b.clone() for name, b in self.network.named_buffers()}
+        return {"parameters": self.parameters.clone(), "buffers": buffers}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Put a state back in place; views stay valid."""
+        parameters, buffers = state["parameters"], state["buffers"]
+        assert isinstance(parameters, torch.Tensor)
+        assert isinstance(buffers, dict)
+        self.parameters.copy_(parameters)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def num_bytes(self) -> int:
+        """Return the size of parameters and buffers in bytes."""
+        tensors = [self.parameters, *self.network.buffers()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def digest(state: object) -> str:
+    """Return a hash of nested dicts, lists and tuples of tensors and plain values (hex, 32 characters)."""
+    h = hashlib.blake2b(digest_size=16)
+    _update(h, state)
+    return h.hexdigest()
+
+
+def num_bytes(state: object) -> int:
+    """Return the bytes of all tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(num_bytes(v) for v in state.values())
+    if isinstance(state, list | tuple):
+        return sum(num_bytes(v) for v in state)
+    return 0
+
+
+def _update(h: hashlib.blake2b, state: object) -> None:
+    if isinstance(state, torch.Tensor):
+        h.update(f"tensor|{state.dtype}|{tuple(state.shape)}".encode())
+        h.update(state.detach().cpu().contiguous().numpy().tobytes())
+    elif isinstance(state, dict):
+        for key in sorted(state, key=str):
+            h.update(f"key|{key}".encode())
+            _update(h, state[key])
+    elif isinstance(state, list | tuple):
+        h.update(f"list|{len(state)}".encode())
+        for value in state:
+            _update(h, value)
+    else:
+        h.update(f"{type(state).__name__}|{state}".encode())

@@ -1,0 +1,56 @@
+"""Gradient ascent on the loss of the forget set; needs no retained data, and is unbounded."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.parts.fit import Hooks, Training, fit
+from strategies.parts.model import FlatModel
+from streams.data import Batch
+from streams.events import DeletionRequest
+
+
+class Config(Training):
+    """Options of `gradient-ascent`; defaults as commonly published for CIFAR."""
+
+    epochs: int = Field(5, ge=1)
+    """Passes over the forget set."""
+    batch_size: int = Field(256, ge=1)
+    """Samples per step."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate. On a memorised forget set the gradient is near zero at first, and then explodes."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty added to the gradient."""
+
+
+@final
+class Ascend(Hooks):
+    """Turns descent into ascent."""
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return minus the loss."""
+        return -loss
+
+
+@final
+class GradientAscent(Unlearner):
+    """Maximises the mean loss of the forget set."""
+
+    config: Config
+
+    @property
+    def access(self) -> Access:
+        """The forget set, with labels."""
+        return Access(forget_set=True)
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Climb."""
+        key = self.setting.key / "gradient-ascent" / request.name
+        data = door.forget_set()
+        return fit(learner.model, self.setting.objective, data, self.config, key, [Ascend()]).graded("none")

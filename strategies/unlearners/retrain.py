@@ -1,0 +1,31 @@
+"""Retrain from scratch: live the whole life again without the deleted data. Exact to the bit, at full price."""
+
+from __future__ import annotations
+
+from typing import final
+
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from streams.config import Config as BaseConfig
+from streams.events import DeletionRequest
+
+
+class Config(BaseConfig):
+    """`retrain` has no options."""
+
+
+@final
+class Retrain(Unlearner):
+    """Resets the learner and teaches it every surviving experience again, in order and by the same names."""
+
+    @property
+    def access(self) -> Access:
+        """All live data."""
+        return Access(retained="full")
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Rebuild model, plugins and all other state from the surviving experiences."""
+        learner.reset()
+        outcome = Outcome()
+        for experience in door.history():
+            outcome += learner.learn(experience, door)
+        return outcome.graded("bits")

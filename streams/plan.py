@@ -1,0 +1,256 @@
+"""From a source to a stream: a scenario makes a plan, a schedule makes moves, and `assemble` makes events of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from streams.errors import StreamError
+from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Scope, Unit
+from streams.ledger import Life
+from streams.randomness import Key
+from streams.source import Source
+from streams.stream import Stream
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What a scenario makes of a source: everything there is to learn, in order.
+
+    Attributes:
+        source: the data; a scenario that makes new samples (permuted, rotated) returns a new one.
+        units: what accuracy is reported for.
+        experiences: what is learned, in order.
+        task_of: int64 ``[N]`` task label of each row if the model is told one, else None.
+    """
+
+    source: Source
+    units: tuple[Unit, ...]
+    experiences: tuple[Experience, ...]
+    task_of: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Learn the experience of that index in the plan."""
+
+    experience: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Ask to forget. Without `keys` they are drawn by name from what is live.
+
+    Attributes:
+        scope: what the keys name.
+        keys: sample ids, class ids, unit indices or user ids.
+        count: how many keys to draw when `keys` is None.
+        age: draw only from data learned at least that many learn events ago.
+        reason, exact: see `DeletionRequest`.
+    """
+
+    scope: Scope
+    keys: tuple[int, ...] | None = None
+    count: int = 1
+    age: int = 0
+    reason: Reason = "erase"
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Learn again what the wish of that number (from 0) deleted."""
+
+    wish: int
+
+
+Move = Learn | Wish | Again
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """When pending asks are served.
+
+    Attributes:
+        wait_for: serve when that many asks are pending; 1 serves each at once.
+        deadline: serve at the latest when that many learn events have passed since the oldest arrived.
+    """
+
+    wait_for: int = 1
+    deadline: int | None = None
+
+
+@dataclass(slots=True)
+class _Timeline:
+    """The events so far and what they did to each sample."""
+
+    plan: Plan
+    life: np.ndarray
+    learned_at: np.ndarray
+    events: list[Event] = field(default_factory=list)
+    pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
+    answered: dict[int, np.ndarray] = field(default_factory=dict)
+    num_learned: int = 0
+    num_requests: int = 0
+
+
+def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> Stream:
+    """Turn moves into events: draw keys, resolve them to samples, gather asks that wait, bring back what is relearned.
+
+    Args:
+        plan: from a scenario.
+        moves: from a schedule.
+        service: when pending asks are served.
+        key: names the draws of keys.
+
+    Raises:
+        StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
+    """
+    n = len(plan.source)
+    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1))
+    for number, move in enumerate(_numbered(moves)):
+        match move:
+            case Learn(index):
+                _learn(line, plan.experiences[index])
+            case (wish_number, Wish() as wish):
+                line.pending.append((wish_number, wish, _ask(line, wish, key / "wish" / wish_number)))
+            case Again(wish_number):
+                _learn(line, _again(line, wish_number, number))
+        _serve(line, service)
+    _serve(line, service, flush=True)
+    return Stream(plan.source, plan.units, tuple(line.events), plan.task_of)
+
+
+def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Again | tuple[int, Wish]]:
+    count = 0
+    for move in moves:
+        if isinstance(move, Wish):
+            yield count, move
+            count += 1
+        else:
+            yield move
+
+
+def _learn(line: _Timeline, experience: Experience) -> None:
+    ids = experience.sample_ids
+    if not experience.incarnation:
+        ids = ids[line.life[ids] != Life.DELETED]
+    line.life[ids] = Life.LEARNED
+    line.learned_at[ids] = line.num_learned
+    line.num_learned += 1
+    line.events.append(experience)
+
+
+def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
+    """All training ids, learned or not, that `keys` stand for."""
+    source = line.plan.source
+    if scope == "sample":
+        ids = np.array(sorted(keys), dtype=np.int64)
+        wrong = ids[(ids < 0) | (ids >= len(source))]
+        if len(wrong):
+            raise StreamError(f"A request names sample {wrong[0]}; {source.name!r} has samples 0 to {len(source) - 1}.")
+        return ids
+    if scope == "task":
+        wrong_units = [k for k in keys if not 0 <= k < len(line.plan.units)]
+        if wrong_units:
+            raise StreamError(f"A request names task {wrong_units[0]}; there are 0 to {len(line.plan.units) - 1}.")
+        taught = [e.sample_ids for e in line.plan.experiences if set(e.units) & set(keys)]
+        return np.unique(np.concatenate(taught)) if taught else np.array([], dtype=np.int64)
+    column = source.class_ids if scope == "class" else source.user_ids
+    return np.flatnonzero(np.isin(column, np.array(keys)) & ~source.is_test)
+
+
+def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
+    """Draw `wish.count` keys from what is live and old enough."""
+    pending = [a.sample_ids for _, _, a in line.pending]
+    live = (line.life == Life.LEARNED) & (line.num_learned - line.learned_at > wish.age)
+    if pending:
+        live[np.concatenate(pending)] = False
+    ids = np.flatnonzero(live)
+    source = line.plan.source
+    match wish.scope:
+        case "sample":
+            choices = ids
+        case "class":
+            choices = np.unique(source.class_ids[ids])
+        case "user":
+            choices = np.unique(source.user_ids[ids])
+        case "task":
+            choices = np.array(
+                [
+                    u
+                    for u in range(len(line.plan.units))
+                    if any(u in e.units and live[e.sample_ids].any() for e in line.plan.experiences)
+                ],
+                dtype=np.int64,
+            )
+    if len(choices) < wish.count:
+        raise StreamError(
+            f"A request wants {wish.count} {wish.scope}(s) to delete after {line.num_learned} experiences, but only "
+            f"{len(choices)} are live and at least {wish.age} experiences old. Ask for fewer, or later."
+        )
+    return tuple(sorted(choices[key.order(choices)[: wish.count]].tolist()))
+
+
+def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
+    keys = _draw(line, wish, key) if wish.keys is None else tuple(sorted(wish.keys))
+    members = _members(line, wish.scope, keys)
+    live = members[line.life[members] == Life.LEARNED]
+    if wish.scope == "sample" and len(live) < len(members):
+        wrong = members[line.life[members] != Life.LEARNED][0]
+        raise StreamError(f"A request names sample {wrong}, which is {_state(line, int(wrong))} at that moment.")
+    if not len(live):
+        state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
+        raise StreamError(
+            f"A request names {wish.scope} {', '.join(map(str, keys))} after {line.num_learned} experiences: "
+            f"its data is {state} at that moment. Place the request later, or name another {wish.scope}."
+        )
+    barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
+    return Ask(wish.scope, keys, live, barred, line.num_learned)
+
+
+def _state(line: _Timeline, sample_id: int) -> str:
+    if line.plan.source.is_test[sample_id]:
+        return "a test sample"
+    return "already deleted" if line.life[sample_id] == Life.DELETED else "never learned"
+
+
+def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
+    """Serve all pending asks once there are enough, or the oldest has waited long enough."""
+    if not line.pending:
+        return
+    oldest = line.num_learned - line.pending[0][2].received
+    due = len(line.pending) >= service.wait_for or (service.deadline is not None and oldest >= service.deadline)
+    if not (due or flush):
+        return
+    asks = []
+    for number, wish, ask in line.pending:
+        # Data that arrived while the ask was waiting is covered too.
+        members = _members(line, ask.scope, ask.keys)
+        live = members[line.life[members] == Life.LEARNED]
+        barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
+        asks.append(Ask(ask.scope, ask.keys, live, barred, ask.received))
+        line.answered[number] = live
+    wishes = [wish for _, wish, _ in line.pending]
+    request = DeletionRequest(
+        f"request-{line.num_requests}", tuple(asks), wishes[0].reason, any(w.exact for w in wishes)
+    )
+    line.life[request.sample_ids] = Life.DELETED
+    line.life[request.barred_ids] = Life.DELETED
+    line.events.append(request)
+    line.num_requests += 1
+    line.pending.clear()
+
+
+def _again(line: _Timeline, wish: int, number: int) -> Experience:
+    if wish not in line.answered:
+        raise StreamError(f"Nothing to learn again: wish {wish} has not been served at move {number}.")
+    ids = line.answered[wish]
+    earlier = [e for e in line.events if isinstance(e, Experience)]
+    touched = [e for e in earlier if np.isin(ids, e.sample_ids).any()]
+    units = tuple(sorted({u for e in touched for u in e.units}))
+    incarnation = 1 + max(e.incarnation for e in touched)
+    task = touched[0].task if len({e.task for e in touched}) == 1 else None
+    return Experience(f"wish-{wish}-again", units, ids, task, incarnation)

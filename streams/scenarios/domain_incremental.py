@@ -1,0 +1,106 @@
+"""The same classes in changing domains: pixels permuted, images rotated, or the source's own domains (font faces)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from streams.config import Config as BaseConfig
+from streams.errors import ConfigError
+from streams.events import Experience, Unit
+from streams.plan import Plan
+from streams.randomness import Key
+from streams.source import Source
+
+
+class Config(BaseConfig):
+    """Options of `domain-incremental`."""
+
+    kind: Literal["permuted", "rotated", "natural"] = "permuted"
+    """What changes; `natural` takes the source's own domains (the font face of `glyphs`)."""
+    domains: int | None = Field(None, ge=1)
+    """Number of domains; null means 5, or for `natural` all there are."""
+    overlap: bool = True
+    """Whether every sample appears in every domain (as published), as a sample of its own with its own id;
+    otherwise each sample goes to one domain, drawn by its id, and keeps its id."""
+    task_labels: bool = False
+    """Whether the model is told the domain."""
+
+
+def build(source: Source, config: Config, seed: int) -> Plan:
+    """Return one experience and one unit per domain. Domain 0 of permuted and rotated is the data as it is."""
+    if config.kind == "natural":
+        domain_of, names = _natural(source, config)
+        made = source
+    else:
+        count = config.domains or 5
+        names = [f"{config.kind}-{d}" for d in range(count)]
+        made, domain_of = _spread(source, count, config.overlap, Key(seed) / "domain-of")
+        x = made.x.clone()
+        for d in range(1, count):
+            rows = torch.from_numpy(np.flatnonzero(domain_of == d))
+            x[rows] = (
+                _permute(x[rows], Key(seed) / "permutation" / d)
+                if config.kind == "permuted"
+                else _rotate(x[rows], 180.0 * d / count)
+            )
+        note = f"domains: {config.kind}, {count}; sample id = domain x {len(source)} + id in {source.name!r}"
+        made = replace(made, x=x, domain_ids=domain_of, notes=(*made.notes, note) if config.overlap else made.notes)
+    units, experiences = [], []
+    for d, name in enumerate(names):
+        test = np.flatnonzero((domain_of == d) & made.is_test)
+        train = np.flatnonzero((domain_of == d) & ~made.is_test)
+        classes = np.unique(made.class_ids[domain_of == d])
+        units.append(Unit(name, tuple(classes.tolist()), test))
+        experiences.append(Experience(name, (d,), train, d if config.task_labels else None))
+    return Plan(made, tuple(units), tuple(experiences), domain_of if config.task_labels else None)
+
+
+def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
+    if source.domain_ids is None:
+        raise ConfigError(
+            f"scenario.kind: {source.name!r} has no domains of its own; use kind: permuted or rotated, or source glyphs."
+        )
+    trained = np.unique(source.domain_ids[~source.is_test])
+    count = config.domains or len(trained)
+    if count > len(trained):
+        raise ConfigError(f"scenario.domains: {count} is more than the {len(trained)} domains of {source.name!r}.")
+    place = np.full(int(source.domain_ids.max()) + 1, -1)
+    place[trained[:count]] = np.arange(count)
+    return place[source.domain_ids], [f"domain-{d}" for d in trained[:count]]
+
+
+def _spread(source: Source, count: int, overlap: bool, key: Key) -> tuple[Source, np.ndarray]:
+    """Return the source with one row per (domain, sample), or each sample in one domain, and the domain of each row."""
+    n = len(source)
+    if not overlap:
+        return source, (key.priorities(np.arange(n)) % np.uint64(count)).astype(np.int64)
+    columns = {field: np.tile(getattr(source, field), count) for field in ("class_ids", "user_ids", "is_test")}
+    copies = [count] + [1] * (source.x.ndim - 1)
+    return (
+        replace(source, x=source.x.repeat(copies), y=source.y.repeat(count), domain_ids=None, **columns),
+        np.repeat(np.arange(count), n),
+    )
+
+
+def _permute(x: torch.Tensor, key: Key) -> torch.Tensor:
+    """Apply one fixed permutation to the pixels of all rows."""
+    flat = x.flatten(1)
+    order = torch.from_numpy(key.order(np.arange(flat.shape[1])))
+    return flat[:, order].view_as(x)
+
+
+def _rotate(x: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Rotate square images, ``[N, C, H, W]`` or flat ``[N, H * H]``, bilinearly about their centre."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import rotate
+
+    side = round(x[0].numel() ** 0.5)
+    if x.ndim == 2 and side * side != x.shape[1]:
+        raise ConfigError(f"scenario.kind: rows of {x.shape[1]} values are not square images and cannot be rotated.")
+    images = x if x.ndim == 4 else x.view(len(x), 1, side, side)
+    return rotate(images, degrees, interpolation=InterpolationMode.BILINEAR).view_as(x)

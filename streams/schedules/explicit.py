@@ -1,0 +1,61 @@
+"""Requests written out one by one in the configuration."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from streams.config import Config as BaseConfig
+from streams.errors import ConfigError
+from streams.events import Reason, Scope
+from streams.plan import Again, Learn, Move, Plan, Wish
+from streams.randomness import Key
+
+
+class Request(BaseConfig):
+    """One request of the list."""
+
+    after: int = Field(ge=1)
+    """Number of experiences learned before it arrives."""
+    scope: Scope
+    """What the keys name."""
+    keys: tuple[int, ...] | None = None
+    """Sample ids, class ids, task numbers or user ids; null draws `count` of them from what is live."""
+    count: int = Field(1, ge=1)
+    """How many to draw when `keys` is null."""
+    reason: Reason = "erase"
+    """erase (privacy), correct (bad data) or suppress (a concept must go)."""
+    exact: bool = False
+    """Whether the requester demands exactness."""
+    again_after: int | None = Field(None, ge=1)
+    """Learn the deleted data again after that many experiences of the plan; null never."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Request:
+        if self.keys is not None and not self.keys:
+            raise ValueError("keys must name at least one thing, or be null to draw")
+        if self.again_after is not None and self.again_after < self.after:
+            raise ValueError(f"again_after={self.again_after} must not come before after={self.after}")
+        return self
+
+
+class Config(BaseConfig):
+    """Options of `explicit`."""
+
+    requests: tuple[Request, ...] = ()
+    """The requests, in order of arrival."""
+
+
+def place(plan: Plan, config: Config, key: Key) -> list[Move]:
+    """Return the experiences with each wish, and each learning again, after the number it names."""
+    last = max([0, *(max(r.after, r.again_after or 0) for r in config.requests)])
+    if last > len(plan.experiences):
+        raise ConfigError(f"schedule.requests: {last} is past the last of {len(plan.experiences)} experiences.")
+    ordered = sorted(config.requests, key=lambda r: r.after)
+    moves: list[Move] = []
+    for index in range(len(plan.experiences)):
+        moves.append(Learn(index))
+        for r in ordered:
+            if r.after == index + 1:
+                moves.append(Wish(r.scope, r.keys, r.count, 0, r.reason, r.exact))
+        moves.extend(Again(n) for n, r in enumerate(ordered) if r.again_after == index + 1)
+    return moves

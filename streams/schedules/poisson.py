@@ -1,0 +1,32 @@
+"""Requests at random: a Poisson number of them after every experience."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from streams.plan import Learn, Move, Plan
+from streams.randomness import Key
+from streams.schedules._common import DrawnConfig
+
+
+class Config(DrawnConfig):
+    """Options of `poisson`."""
+
+    rate: float = Field(0.3, gt=0)
+    """Expected number of requests per experience."""
+    start: int = Field(1, ge=1)
+    """Number of experiences before the first request can come."""
+
+
+def place(plan: Plan, config: Config, key: Key) -> list[Move]:
+    """Return the experiences with Poisson(rate) wishes after each; the number is keyed by the experience's name."""
+    moves: list[Move] = []
+    number = 0
+    for index, experience in enumerate(plan.experiences):
+        moves.append(Learn(index))
+        if index + 1 >= config.start:
+            draw = (key / "arrivals" / experience.name).numpy()
+            for _ in range(int(draw.poisson(config.rate))):
+                moves.append(config.wish(number))
+                number += 1
+    return moves
