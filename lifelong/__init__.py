@@ -1,1 +1,37 @@
-""""""
+"""The experiment: run strategies through a stream of learning and forgetting, measure, compare.
+
+Use it from a script::
+
+    import lifelong
+
+    config = lifelong.load_config("quickstart")
+    result = lifelong.run(config)
+    print(result.tables["replay-retrain"].last("average_accuracy", "stream"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "RunConfig": "lifelong.config",
+    "load_config": "lifelong.config",
+    "Run": "lifelong.runner",
+    "load_run": "lifelong.runner",
+    "prepare": "lifelong.runner",
+    "resume": "lifelong.runner",
+    "run": "lifelong.runner",
+    "stream_from_manifest": "lifelong.runner",
+    "Row": "lifelong.table",
+    "Table": "lifelong.table",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for, so that `lifelong --help` need not wait for torch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lifelong' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

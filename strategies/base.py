@@ -99,6 +99,9 @@ class Strategy(ABC):
     def load_state_dict(self, state: State) -> None:
         """Put a state back."""
 
+    def restore(self, door: Door) -> None:  # noqa: B027 (most have nothing to finish)
+        """Finish loading with access to the data; called once after `load_state_dict`, with full access."""
+
 
 class Learner(ABC):
     """The learning half of a composed strategy: one model that takes experiences."""
@@ -142,6 +145,9 @@ class Learner(ABC):
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
         """See `Strategy.load_state_dict`."""
+
+    def restore(self, door: Door) -> None:  # noqa: B027
+        """See `Strategy.restore`."""
 
 
 @dataclass(frozen=True, slots=True)

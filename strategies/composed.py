@@ -67,3 +67,7 @@ class Composed(Strategy):
     def load_state_dict(self, state: State) -> None:
         """Put the learner's state back."""
         self.learner.load_state_dict(state)
+
+    def restore(self, door: Door) -> None:
+        """Let the learner finish loading."""
+        self.learner.restore(door)

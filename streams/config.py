@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -80,9 +80,11 @@ def _explain(model: type[Config], error: Any, where: str) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are allowed where an unknown one was found."""
     for part in loc:
         field = model.model_fields.get(str(part))
-        kind = field.annotation if field else None
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            model = kind
+        if field is not None:  # otherwise a key of a mapping or an index of a list, below the same model
+            kinds = [field.annotation, *get_args(field.annotation)]
+            models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+            model = models[0] if models else model
     return list(model.model_fields)

@@ -13,12 +13,13 @@ from strategies.objectives._base import FisherEstimator
 from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
+from streams.errors import TrainingError
 
 
 class Config(BaseConfig):
     """Options of `ewc` (Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370)."""
 
-    strength: float = Field(1000.0, ge=0)
+    strength: float = Field(100.0, ge=0)
     """lambda in (lambda / 2) sum_k F_k (theta - theta_k)^2. Its scale depends on the estimator."""
     mode: Literal["offline", "online"] = "offline"
     """One anchor per experience, or a single anchor with a decayed sum of Fishers."""
@@ -32,6 +33,10 @@ class Config(BaseConfig):
     """Samples per Fisher pass; changes the result of `batch` only."""
     parameters: Literal["all", "body"] = "all"
     """Tie everything, or leave the head free."""
+    stiff: Literal["clamp", "refuse"] = "clamp"
+    """Explicit SGD is stable only while lr x strength x F < 2. What to do with stiffer weights: clamp them to
+    lr x strength x F = 1, which snaps them back to their anchor in one step (the share is reported as
+    `ewc_clamped`), or refuse to go on."""
 
 
 def penalty(parameters: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, offset: float) -> float:
@@ -62,6 +67,8 @@ class EWC(Plugin):
         self._target = torch.zeros_like(model.parameters)
         self._offset = 0.0
         self._experiences = 0
+        self._pull = self._pull_to = self._weight
+        self._clamped = 0.0
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
     @property
@@ -69,12 +76,28 @@ class EWC(Plugin):
         online = self.config.mode == "online"
         return self.config.strength * (self.config.decay if online else 1.0)
 
+    def begin(self, lesson: Lesson) -> None:
+        """Prepare lambda sum F and lambda sum F theta_k, clamped where an explicit step would overshoot."""
+        self._pull, self._pull_to = self._strength * self._weight, self._strength * self._target
+        self._clamped = 0.0
+        training = self.setting.training
+        stiff = self._pull * training.lr >= 2
+        if training.optimizer == "sgd" and bool(stiff.any()):
+            if self.config.stiff == "refuse":
+                raise TrainingError(
+                    f"ewc.strength: {self.config.strength:g} makes lr x strength x F = "
+                    f"{float(self._pull.max()) * training.lr:.3g} on the stiffest weight; explicit steps need less "
+                    f"than 2. Lower strength or training.lr, or set ewc.stiff: clamp."
+                )
+            scale = torch.where(stiff, 1 / (training.lr * self._pull), 1.0)
+            self._pull, self._pull_to = self._pull * scale, self._pull_to * scale
+            self._clamped = float(stiff.float().mean())
+
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         """Add lambda (sum F theta - sum F theta_k)."""
         if not self._experiences:
             return gradient
-        strength = self._strength
-        return gradient.addcmul_(self._weight, parameters, value=strength).add_(self._target, alpha=-strength)
+        return gradient.addcmul_(self._pull, parameters).sub_(self._pull_to)
 
     def end(self, lesson: Lesson) -> Outcome:
         """Estimate the Fisher on the experience's training data and fold it in."""
@@ -98,8 +121,7 @@ class EWC(Plugin):
             self._anchor_at(theta)
         self._experiences += 1
         self._derived[lesson.data.ids] = True
-        stiffness = self.setting.training.lr * self._strength * float(self._weight.max())
-        return cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_stiffness": stiffness})
+        return cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": self._clamped})
 
     def settle(self, model: FlatModel) -> None:
         """Move every anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""

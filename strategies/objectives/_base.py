@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 import torch
 
 from strategies.parts.model import FlatModel
+from streams.config import Config
 from streams.data import Batch
+from streams.source import Source
 
 FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
 
@@ -18,6 +20,21 @@ class Objective(ABC):
 
     measure: ClassVar[str]
     """Name of the score; higher is better."""
+
+    @classmethod
+    @abstractmethod
+    def for_data(
+        cls,
+        config: Config,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Objective:
+        """Build the objective for a source and the classes of each task label, if the model is told one.
+
+        Raises:
+            ConfigError: the source's targets are of another kind.
+        """
 
     @property
     @abstractmethod

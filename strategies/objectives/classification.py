@@ -9,7 +9,14 @@ import torch.nn.functional as F
 
 from strategies.objectives._base import FisherEstimator, Objective
 from strategies.parts.model import FlatModel
+from streams.config import Config as BaseConfig
 from streams.data import Batch
+from streams.errors import ConfigError
+from streams.source import Source
+
+
+class Config(BaseConfig):
+    """`classification` has no options."""
 
 
 @final
@@ -33,10 +40,28 @@ class Classification(Objective):
                 forbidden[task, list(classes)] = False
             self._forbidden = forbidden.to(device)
 
+    @classmethod
+    def for_data(
+        cls,
+        config: BaseConfig,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Classification:
+        """Use the source's whole label space."""
+        if source.y.is_floating_point():
+            raise ConfigError(f"objective: {source.name!r} has real-valued targets; set objective: regression.")
+        return cls(source.num_classes, task_classes, device)
+
     @property
     def num_outputs(self) -> int:
         """One output per class of the global label space."""
         return self._num_classes
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model is told the task and only the task's outputs are permitted."""
+        return self._forbidden is not None
 
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return logits ``[B, C]``; minus infinity outside the sample's task."""

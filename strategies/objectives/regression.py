@@ -7,7 +7,14 @@ from typing import ClassVar, final
 import torch
 
 from strategies.objectives._base import FisherEstimator, Objective
+from streams.config import Config as BaseConfig
 from streams.data import Batch
+from streams.errors import ConfigError
+from streams.source import Source
+
+
+class Config(BaseConfig):
+    """`regression` has no options."""
 
 
 @final
@@ -15,6 +22,19 @@ class Regression(Objective):
     """Scalar regression; the score is minus the absolute error."""
 
     measure: ClassVar[str] = "negative_absolute_error"
+
+    @classmethod
+    def for_data(
+        cls,
+        config: BaseConfig,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Regression:
+        """Need real-valued targets; task labels make no difference."""
+        if not source.y.is_floating_point():
+            raise ConfigError(f"objective: {source.name!r} has class targets; set objective: classification.")
+        return cls()
 
     @property
     def num_outputs(self) -> int:

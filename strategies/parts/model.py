@@ -98,11 +98,14 @@ def digest(state: object) -> str:
 
 
 def num_bytes(state: object) -> int:
-    """Return the bytes of all tensors in a nested state."""
+    """Return the bytes of all tensors in a nested state.
+
+    The mask of sample ids under the key ``derived`` is the simulator's own bookkeeping and does not count.
+    """
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, dict):
-        return sum(num_bytes(v) for v in state.values())
+        return sum(num_bytes(v) for k, v in state.items() if k != "derived")
     if isinstance(state, list | tuple):
         return sum(num_bytes(v) for v in state)
     return 0

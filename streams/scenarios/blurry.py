@@ -39,6 +39,5 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     experiences = []
     for index in range(config.experiences):
         ids = np.flatnonzero(place == index)
-        units = tuple(np.unique(home[ids]).tolist())
-        experiences.append(Experience(f"task-{index}", units, ids))
+        experiences.append(Experience(f"task-{index}", (index,), ids))
     return Plan(source, whole.units, tuple(e for e in experiences if len(e.sample_ids)))

@@ -1,0 +1,94 @@
+"""From a validated configuration to the real things: source, stream, setting, strategies."""
+
+from __future__ import annotations
+
+from lifelong.config import RunConfig, StrategyConfig
+from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.composed import Composed
+from strategies.learner import SGDLearner
+from strategies.objectives._base import Objective
+from strategies.parts.model import FlatModel
+from streams.config import resolve
+from streams.errors import ConfigError
+from streams.plan import Service, assemble
+from streams.randomness import Key, seeded_globals
+from streams.registry import class_of
+from streams.source import Source
+from streams.stream import Stream
+
+
+def make_source(config: RunConfig) -> Source:
+    """Load the data."""
+    module, options = resolve("sources", config.source, "source")
+    source: Source = module.load(options)
+    return source
+
+
+def make_stream(config: RunConfig, source: Source) -> Stream:
+    """Build the stream that every strategy of the run lives through: a function of configuration and seed."""
+    scenario, scenario_options = resolve("scenarios", config.scenario, "scenario")
+    schedule, schedule_options = resolve("schedules", config.schedule, "schedule")
+    plan = scenario.build(source, scenario_options, config.seed)
+    key = Key(config.seed)
+    moves = schedule.place(plan, schedule_options, key / "schedule")
+    service = Service(config.service.wait_for, config.service.deadline)
+    return assemble(plan, moves, service, key / "requests")
+
+
+def make_objective(config: RunConfig, stream: Stream) -> Objective:
+    """Return the objective for the stream's label space and task labels.
+
+    Raises:
+        ConfigError: the objective does not fit the targets.
+    """
+    module, options = resolve("objectives", config.objective, "objective")
+    objective: Objective = class_of(module, Objective).for_data(
+        options, stream.source, stream.task_classes, config.device
+    )
+    return objective
+
+
+def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
+    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
+    module, options = resolve("models", config.model, "model")
+    objective = make_objective(config, stream)
+    key = Key(config.seed if seed is None else seed)
+    shape = tuple(stream.source.x.shape[1:])
+
+    def make_model() -> FlatModel:
+        with seeded_globals(key / "init"):
+            return FlatModel(module.build(options, shape, objective.num_outputs).to(config.device))
+
+    return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+
+def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Strategy:
+    """Build one strategy in its initial state."""
+    if strategy.isolated is not None:
+        module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
+        isolated: Strategy = class_of(module, Strategy)(options, setting)
+        return isolated
+    module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
+    unlearner: Unlearner = class_of(module, Unlearner)(options, setting)
+    return Composed(make_learner(strategy, setting, where), unlearner)
+
+
+def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
+    """Build the learning half: the plain loop with plugins, or a learner that brings its own loop."""
+    modules = {p.name: resolve("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner}
+    own_loop = [n for n, (m, _) in modules.items() if any(_is_learner(v, m.__name__) for v in vars(m).values())]
+    if own_loop:
+        if len(modules) > 1:
+            raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
+        module, options = modules[own_loop[0]]
+        learner: Learner = class_of(module, Learner)(options, setting)
+        return learner
+
+    def make_plugins() -> list[tuple[str, Plugin]]:
+        return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]
+
+    return SGDLearner(setting, make_plugins)
+
+
+def _is_learner(value: object, module: str) -> bool:
+    return isinstance(value, type) and issubclass(value, Learner) and value.__module__ == module

@@ -1,0 +1,221 @@
+"""The typed configuration of a run: frozen, no extra keys, and the same YAML in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from strategies.parts.fit import Training
+from streams.config import Config, Named, NameOrOptions, parse, resolve
+from streams.errors import ConfigError, closest
+
+ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh"]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | dict) else value
+
+
+class StrategyConfig(Config):
+    """One strategy: a learner (one or more plugins) with an unlearner, or an isolated strategy."""
+
+    learner: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = (Named(name="naive"),)
+    """Learner plugins, hooked in in this order; a single name or a list."""
+    unlearner: NameOrOptions = Named(name="retrain")
+    """How requests are served."""
+    isolated: NameOrOptions | None = None
+    """A strategy in which learning and forgetting are one mechanism; then learner and unlearner must not be set."""
+
+    @model_validator(mode="after")
+    def _either(self) -> StrategyConfig:
+        if self.isolated is not None and {"learner", "unlearner"} & self.model_fields_set:
+            raise ValueError("isolated strategies bring their own learning and forgetting: drop learner and unlearner")
+        return self
+
+
+class ServiceConfig(Config):
+    """When pending requests are served."""
+
+    wait_for: int = Field(1, ge=1)
+    """Serve when that many are pending; 1 serves each at once."""
+    deadline: int | None = Field(None, ge=0)
+    """Serve at the latest that many learn events after the oldest arrived; null never forces it."""
+
+
+class EvaluationConfig(Config):
+    """What is measured after every event."""
+
+    batch_size: int = Field(256, ge=1)
+    """Samples per evaluation pass."""
+    probe: int = Field(1000, ge=0)
+    """Training samples, drawn by name, on which the accuracy on retained data is measured."""
+
+
+class ReferencesConfig(Config):
+    """Other models that the run is held against."""
+
+    kinds: tuple[ReferenceKind, ...] = ("retrained",)
+    """retrained: the same life without the forgotten data. retrained-2: the same with another seed (noise floor).
+    original: no deletion. withheld: the data merely stops coming, nothing is unlearned. no-op: this one request is
+    skipped. fresh: initial weights."""
+
+
+class RunConfig(Config):
+    """Everything that decides the results of a run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run folder, followed by a hash."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Root of all randomness; 0 is a seed like any other."""
+    source: NameOrOptions = Named(name="digits")
+    """Where the data comes from."""
+    scenario: NameOrOptions = Named(name="class-incremental")
+    """How the data becomes experiences."""
+    schedule: NameOrOptions = Named(name="none")
+    """Where deletion requests fall."""
+    service: ServiceConfig = ServiceConfig()
+    """When pending requests are served."""
+    objective: NameOrOptions = Named(name="classification")
+    """The kind of task."""
+    model: NameOrOptions = Named(name="mlp")
+    """The network."""
+    training: Training = Training()
+    """How one experience is trained."""
+    strategies: dict[str, StrategyConfig] = Field({"naive": StrategyConfig()}, min_length=1)
+    """Strategies that live through the same stream, by a name of your choice."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured after every event."""
+    references: ReferencesConfig = ReferencesConfig()
+    """Other models that the run is held against."""
+    device: str = "cpu"
+    """cpu, or cuda where there is one."""
+    threads: int = Field(1, ge=1)
+    """Torch threads; results are repeatable to the bit for a fixed number of threads."""
+    deterministic: bool = True
+    """Whether torch must use deterministic algorithms (needed for exact resume on a GPU)."""
+
+    @model_validator(mode="after")
+    def _safe_names(self) -> RunConfig:
+        for name in self.strategies:
+            if not name.replace("-", "").replace("_", "").replace(".", "").replace("+", "").isalnum():
+                raise ValueError(f"strategies: the name {name!r} may only have letters, digits and - _ . +")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration as plain data with every option of every named thing written out.
+
+        Raises:
+            ConfigError: a name or an option is not valid.
+        """
+        data = self.model_dump(mode="json")
+        for kind, key in (
+            ("sources", "source"),
+            ("scenarios", "scenario"),
+            ("schedules", "schedule"),
+            ("objectives", "objective"),
+            ("models", "model"),
+        ):
+            data[key] = _options(kind, getattr(self, key), key)
+        data["strategies"] = {name: resolve_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
+        return data
+
+
+def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
+    """Return one strategy as plain data with every option written out."""
+    if strategy.isolated is not None:
+        return {"isolated": _options("isolated", strategy.isolated, f"{where}.isolated")}
+    names = [p.name for p in strategy.learner]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where}.learner: a plugin is named twice in {names}.")
+    return {
+        "learner": [_options("learners", plugin, f"{where}.learner.{plugin.name}") for plugin in strategy.learner],
+        "unlearner": _options("unlearners", strategy.unlearner, f"{where}.unlearner"),
+    }
+
+
+def _options(kind: str, named: Named, where: str) -> dict[str, Any]:
+    _, config = resolve(kind, named, where)
+    return {"name": named.name, **config.model_dump(mode="json")}
+
+
+def content_hash(data: object) -> str:
+    """Return a short hash of JSON-ready data (hex, 16 characters)."""
+    return hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: it is missing, not readable, not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the configuration {file}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{file} must hold keys and values, such as 'source: digits'; it holds {type(data).__name__}."
+        )
+    return data
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return `data` with ``key.sub=value`` assignments applied; values are YAML.
+
+    >>> override({"training": {"lr": 0.1}}, ["training.lr=0.5", "seed=3"])
+    {'training': {'lr': 0.5}, 'seed': 3}
+
+    Raises:
+        ConfigError: an assignment has no ``=``, or leads into something that has no keys.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {assignment!r} must look like training.lr=0.1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
+        *path, last = key.split(".")
+        at = result
+        for part in path:
+            below = at.setdefault(part, {})
+            if isinstance(below, str):  # 'source: digits' is short for 'source: {name: digits}'
+                below = at[part] = {"name": below}
+            if not isinstance(below, dict):
+                raise ConfigError(f"--set {assignment!r}: {part!r} has no keys of its own; it is {below!r}.")
+            at = below
+        at[last] = value
+    return result
+
+
+def ready_scenarios() -> dict[str, Path]:
+    """Return the configurations that ship with the package, by name."""
+    folder = Path(__file__).parent / "scenarios"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(name_or_file: str, assignments: list[str] | None = None) -> RunConfig:
+    """Load a ready scenario by name, or a YAML file, with overrides.
+
+    Raises:
+        ConfigError: there is no such name or file, or it is not valid.
+    """
+    ready = ready_scenarios()
+    file = ready.get(name_or_file, Path(name_or_file))
+    if name_or_file not in ready and file.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(
+            f"{name_or_file!r} is neither a ready scenario nor a .yaml file. {closest(name_or_file, ready)}"
+        )
+    config = parse(RunConfig, override(read_config(file), assignments or []))
+    config.resolved()
+    return config

@@ -1,0 +1,38 @@
+"""Files that are whole or absent, directories for caches, and identities of code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+PACKAGES = ("streams", "strategies", "lifelong")
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Return where shared results are kept: ``$LIFELONG_CACHE``, else ``~/.cache/lifelong``."""
+    return Path(os.environ.get("LIFELONG_CACHE") or Path.home() / ".cache" / "lifelong")
+
+
+@functools.cache
+def code_version() -> str:
+    """Return a hash of all code that decides results (hex, 16 characters)."""
+    h = hashlib.blake2b(digest_size=8)
+    root = Path(__file__).parent.parent
+    for package in PACKAGES:
+        for file in sorted((root / package).rglob("*.py")):
+            h.update(str(file.relative_to(root)).encode())
+            h.update(file.read_bytes())
+    return h.hexdigest()

@@ -1,0 +1,106 @@
+"""From the outputs after one event to its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lifelong.evaluation import EvaluationPlan, Outputs
+from lifelong.metrics.accumulation import Accumulation
+from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
+from lifelong.play import Step
+from lifelong.table import Row, row
+from strategies.base import State
+from strategies.parts.model import num_bytes
+from streams.events import DeletionRequest
+from streams.stream import Stream
+
+
+class Measure:
+    """Turns outputs into rows, event by event; feeding it the stored outputs again brings it where it was."""
+
+    def __init__(self, stream: Stream, plan: EvaluationPlan, measure: str) -> None:
+        """Start before the first event."""
+        self._stream, self._plan, self._measure = stream, plan, measure
+        self._accumulation = Accumulation(
+            plan.unit_of, plan.position_of, plan.num_units, [u.name for u in stream.units], measure
+        )
+        self._relapse = Relapse(measure)
+
+    def start(self, outputs: Outputs) -> None:
+        """Take the outputs of the initial model."""
+        self._accumulation.start(outputs.scores)
+
+    def update(self, event: int, outputs: Outputs) -> list[Row]:
+        """Take the outputs after `event` and return everything that can be told without references."""
+        plan = self._plan
+        alive, since, seen = plan.alive[event], plan.since[event], plan.seen[event]
+        rows = self._accumulation.update(event, outputs.scores, alive, since, seen)
+        live = plan.probe[plan.probe_live[event]]
+        retained = float(outputs.scores[live].mean()) if len(live) else None
+        nothing = "no training sample of the probe is live"
+        rows.append(row(event, "run", "stream", f"retain_{self._measure}", retained, len(live), nothing))
+        return rows + self._request_rows(event, outputs)
+
+    def _request_rows(self, event: int, outputs: Outputs) -> list[Row]:
+        rows: list[Row] = []
+        for audit in self._plan.audits:
+            if not audit.event <= event < audit.until:
+                continue
+            scores = scores_of("run", event, audit, outputs, self._plan, self._measure)
+            rows += scores + self._relapse.update(event, audit, scores)
+            if event == audit.event:
+                before = self._accumulation.accuracy_before(event, self._counting(event))
+                after = self._accumulation.accuracy_at(event, self._counting(event))
+                rows += spill_rows(event, audit, before, after, self._others(event))
+        if rows:
+            metrics = ("forget_" + self._measure, "forget_test_" + self._measure, "membership_auc", "relapse")
+            rows += mean_rows(event, "run", rows, metrics)
+        return rows
+
+    def _counting(self, event: int) -> np.ndarray:
+        """Samples that spill is measured on: of a unit with anything alive the alive ones, of a dead unit all."""
+        plan = self._plan
+        dead_units = plan.since[event] < 0
+        counting = plan.alive[event].copy()
+        counting[plan.position_of[dead_units[plan.unit_of]]] = True
+        return counting
+
+    def _others(self, event: int) -> np.ndarray:
+        """Units that were learned before, except those that this very request deletes as a whole."""
+        plan = self._plan
+        if not event:
+            return np.zeros(plan.num_units, dtype=bool)
+        just_deleted = (plan.since[event - 1] >= 0) & (plan.since[event] < 0)
+        return plan.seen[event - 1] & ~just_deleted
+
+
+def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int) -> list[Row]:
+    """Return what an event cost: work, data read, and the size of what is kept.
+
+    Args:
+        event: its index.
+        stream, plan: to find the request.
+        step: what happened.
+        state: the strategy's state afterwards.
+        stored: raw samples it keeps.
+    """
+    outcome = step.outcome
+    sample_bytes = stream.source.x[0].numel() * stream.source.x.element_size()
+    values = {
+        "steps": outcome.steps,
+        "forward": outcome.forward,
+        "backward": outcome.backward,
+        "samples_read": step.samples_read,
+        "state_bytes": num_bytes(state) + stored * sample_bytes,
+        "skipped": int(step.skipped),
+    }
+    rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
+    rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
+    happened = stream.events[event]
+    if isinstance(happened, DeletionRequest):
+        audit = next(a for a in plan.audits if a.event == event)
+        learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:event])
+        rows += service_rows(event, audit, outcome, learned)
+        exact = float(outcome.exactness in {"bits", "law"})
+        rows.append(row(event, "run", happened.name, "exact", exact, 1))
+    return rows

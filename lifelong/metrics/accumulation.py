@@ -1,0 +1,176 @@
+"""What is known and what was lost by accident: accuracies over units, forgetting, transfer, plasticity.
+
+Everything is computed from per-sample scores. A unit's accuracy after event e counts only test samples that are
+alive then (no class or task deletion covers them), and comparisons with earlier events use the same samples, so that
+deleting half of a unit cannot look like forgetting the other half.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lifelong.table import Row, row
+
+
+def unit_means(
+    scores: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray, num_units: int, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average per-sample scores over units.
+
+    Args:
+        scores: float ``[N]``.
+        unit_of, position_of: int ``[M]``, the pairs (unit, sample position).
+        num_units: U.
+        keep: bool ``[N]``, samples that count.
+
+    Returns:
+        float64 ``[U]`` means, NaN where no sample counts, and int ``[U]`` counts.
+
+    >>> unit_means(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1]), np.array([0, 1, 2]), 2, np.ones(3, dtype=bool))[0]
+    array([0.5, 1. ])
+    """
+    weight = keep[position_of].astype(np.float64)
+    total = np.bincount(unit_of, weights=scores[position_of].astype(np.float64) * weight, minlength=num_units)
+    count = np.bincount(unit_of, weights=weight, minlength=num_units)
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, total / np.where(count > 0, count, 1), np.nan), count.astype(int)
+
+
+def forgetting(now: np.ndarray, earlier: np.ndarray, counts: np.ndarray) -> float | None:
+    """Return the mean over the marked units of earlier - now, or None if no unit is marked.
+
+    With `earlier` the accuracy right after a unit was first learned this is forgetting from first (its negative is
+    backward transfer); with the best accuracy at any earlier event it is forgetting from best (Chaudhry et al. 2018).
+
+    >>> forgetting(np.array([0.5, 0.9]), np.array([1.0, 0.9]), np.array([True, True]))
+    0.25
+    """
+    return float(np.mean((earlier - now)[counts])) if counts.any() else None
+
+
+class Accumulation:
+    """Follows unit accuracies event by event at constant cost per event.
+
+    First and best accuracies are kept as running vectors; only when a deletion (or learning again) changes which
+    samples count are they computed again from the stored scores.
+    """
+
+    def __init__(
+        self, unit_of: np.ndarray, position_of: np.ndarray, num_units: int, unit_names: list[str], measure: str
+    ) -> None:
+        """Start before the first event."""
+        self._unit_of, self._position_of, self._num_units = unit_of, position_of, num_units
+        self._names, self._measure = unit_names, measure
+        self._scores: list[np.ndarray] = []
+        self._start: np.ndarray | None = None
+        self._alive: np.ndarray | None = None
+        self._since = np.full(num_units, -1)
+        self._seen = np.zeros(num_units, dtype=bool)
+        self.first = np.full(num_units, np.nan)
+        self.best = np.full(num_units, np.nan)
+        self.before = np.full(num_units, np.nan)
+        self.previous = np.full(num_units, np.nan)
+
+    def start(self, scores: np.ndarray) -> None:
+        """Record the scores of the initial model."""
+        self._start = scores
+
+    def update(
+        self, event: int, scores: np.ndarray, alive: np.ndarray, since: np.ndarray, seen: np.ndarray
+    ) -> list[Row]:
+        """Take the scores after `event` (0, 1, 2 ... without gaps) and return its rows."""
+        self._scores.append(scores)
+        if self._alive is not None and not np.array_equal(alive, self._alive):
+            self._recompute(event, alive, since)
+        now, counts = self._means(scores, alive)
+        started = (since == event) & (since >= 0)
+        self.first = np.where(started, now, np.where(since >= 0, self.first, np.nan))
+        self.best = np.where(started | (since < 0), np.nan, np.fmax(self.best, self.previous))
+        rows = self._rows(event, now, counts, alive, since, seen, scores)
+        self.previous = np.where(since >= 0, now, np.nan)
+        self._alive, self._since, self._seen = alive, since, seen
+        return rows
+
+    def accuracy_before(self, event: int, alive: np.ndarray) -> np.ndarray:
+        """Return unit accuracies ``[U]`` just before `event`, on the samples `alive`."""
+        scores = self._scores[event - 1] if event else self._start
+        assert scores is not None
+        return self._means(scores, alive)[0]
+
+    def accuracy_at(self, event: int, keep: np.ndarray) -> np.ndarray:
+        """Return unit accuracies ``[U]`` after `event`, on the samples `keep`."""
+        return self._means(self._scores[event], keep)[0]
+
+    def _means(self, scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return unit_means(scores, self._unit_of, self._position_of, self._num_units, keep)
+
+    def _recompute(self, event: int, alive: np.ndarray, since: np.ndarray) -> None:
+        """Redo first, best and previous on the samples that count from `event` on."""
+        known = np.flatnonzero((since >= 0) & (since < event))
+        if not len(known):
+            return
+        past = np.stack([self._means(s, alive)[0] for s in self._scores[since[known].min() : event]])
+        offset = int(since[known].min())
+        for u in known:
+            own = past[since[u] - offset :, u]
+            self.first[u] = own[0]
+            self.previous[u] = own[-1]
+            self.best[u] = np.nan if len(own) < 2 else np.nanmax(own[:-1]) if np.isfinite(own[:-1]).any() else np.nan
+
+    def _rows(
+        self,
+        event: int,
+        now: np.ndarray,
+        counts: np.ndarray,
+        alive: np.ndarray,
+        since: np.ndarray,
+        seen: np.ndarray,
+        scores: np.ndarray,
+    ) -> list[Row]:
+        held = (since >= 0) & (counts > 0)
+        old = held & (since < event)
+        rows = [
+            row(event, "run", self._names[u], self._measure, now[u], int(counts[u])) for u in np.flatnonzero(counts > 0)
+        ]
+        none_held = "no unit with test samples is held"
+        none_old = "no unit was learned before this event"
+        num_held, num_old = int(held.sum()), int(old.sum())
+        average = float(now[held].mean()) if num_held else None
+        rows.append(row(event, "run", "stream", f"average_{self._measure}", average, num_held, none_held))
+        held_samples = np.unique(self._position_of[held[self._unit_of] & alive[self._position_of]])
+        pooled = float(scores[held_samples].mean()) if len(held_samples) else None
+        rows.append(row(event, "run", "stream", f"sample_{self._measure}", pooled, len(held_samples), none_held))
+        first = forgetting(now, self.first, old)
+        rows.append(row(event, "run", "stream", "forgetting_from_first", first, num_old, none_old))
+        best = forgetting(now, self.best, old)
+        rows.append(row(event, "run", "stream", "forgetting_from_best", best, num_old, none_old))
+        transfer = None if first is None else -first
+        rows.append(row(event, "run", "stream", "backward_transfer", transfer, num_old, none_old))
+        plasticity = float(np.nanmean(self.first[held])) if num_held else None
+        rows.append(row(event, "run", "stream", "plasticity", plasticity, num_held, none_held))
+        rows.append(self._forward_transfer(event, held))
+        rows.extend(self._deleted(event, scores, alive, seen))
+        return rows
+
+    def _forward_transfer(self, event: int, held: np.ndarray) -> Row:
+        """Accuracy just before a unit is learned, minus that of the initial model (Lopez-Paz and Ranzato 2017)."""
+        new = np.flatnonzero(held & np.isnan(self.before))
+        if event and self._start is not None and len(new):
+            everything = np.ones(len(self._start), dtype=bool)
+            gain = self._means(self._scores[event - 1], everything)[0] - self._means(self._start, everything)[0]
+            self.before[new] = gain[new]
+        elif len(new):
+            self.before[new] = np.inf  # learned in the first event: nothing came before, so it never counts
+        later = np.isfinite(self.before)
+        value = float(self.before[later].mean()) if later.any() else None
+        reason = "no unit was learned after the first event"
+        return row(event, "run", "stream", "forward_transfer", value, int(later.sum()), reason)
+
+    def _deleted(self, event: int, scores: np.ndarray, alive: np.ndarray, seen: np.ndarray) -> list[Row]:
+        dead, counts = self._means(scores, ~alive)
+        which = np.flatnonzero(seen & (counts > 0))
+        rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in which]
+        mean = float(dead[which].mean()) if len(which) else None
+        reason = "no class or task is deleted"
+        rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(which), reason))
+        return rows

@@ -1,0 +1,114 @@
+"""What a request achieved, and whether it holds: one row of numbers per request at every later event."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.metrics.membership import membership_auc
+from lifelong.table import Row, row
+from strategies.outcome import Outcome
+
+
+def scores_of(model: str, event: int, audit: Audit, outputs: Outputs, plan: EvaluationPlan, measure: str) -> list[Row]:
+    """Return how `model` scores on one request's data after `event`: forget set, test data of it, membership."""
+    name = audit.request.name
+    forget, test, others = audit.forget, audit.forget_test, audit.non_members
+    losses, classes = outputs.losses, plan.classes
+    auc = membership_auc(losses[forget], classes[forget], losses[others], classes[others])
+    test_score = float(outputs.scores[test].mean()) if len(test) else None
+    return [
+        row(event, model, name, f"forget_{measure}", float(outputs.scores[forget].mean()), len(forget)),
+        row(event, model, name, "forget_loss", float(losses[forget].mean()), len(forget)),
+        row(event, model, name, f"forget_test_{measure}", test_score, len(test), "no test data belongs to the request"),
+        row(event, model, name, "membership_auc", auc, len(forget), "a class of the forget set has no test samples"),
+    ]
+
+
+def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:
+    """Return what one request did to other units: sum and mean of |after - before|, and mean of before - after.
+
+    The sum is UnCLe's Spill (arXiv 2509.17530, eq. 4); it grows with the number of units, the mean does not.
+
+    Args:
+        before, after: unit accuracies ``[U]``.
+        others: bool ``[U]``, the units to look at.
+
+    >>> before, after = np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.78, 0.71])
+    >>> [round(v, 4) for v in spill(before, after, np.array([False, True, True]))]
+    [0.03, 0.015, 0.005]
+    """
+    others = others & np.isfinite(before) & np.isfinite(after)
+    if not others.any():
+        return None
+    change = (before - after)[others]
+    return float(np.abs(change).sum()), float(np.abs(change).mean()), float(change.mean())
+
+
+def spill_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
+    """Return the rows of `spill` for one request."""
+    values = spill(before, after, others)
+    n = int(others.sum())
+    names = ("spill", "spill_mean", "retained_drop")
+    reason = "no other unit has been learned"
+    return [
+        row(event, "run", audit.request.name, name, None if values is None else values[i], n, reason)
+        for i, name in enumerate(names)
+    ]
+
+
+def service_rows(event: int, audit: Audit, outcome: Outcome, learned: int) -> list[Row]:
+    """Return latency and exposure of one request, in learn events.
+
+    Latency is the wait between asking and service. Exposure is the time during which the data was still in the
+    model after it was asked for; it ends with service only if service was exact.
+    """
+    latency = float(np.mean([learned - ask.received for ask in audit.request.asks]))
+    exact = outcome.exactness in {"bits", "law"}
+    exposure = latency if exact else None
+    n = len(audit.request.asks)
+    return [
+        row(event, "run", audit.request.name, "latency", latency, n),
+        row(event, "run", audit.request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
+    ]
+
+
+class Relapse:
+    """Follows how scores on deleted data move after each request."""
+
+    def __init__(self, measure: str) -> None:
+        """Start before the first request."""
+        self._measure = measure
+        self._served: dict[tuple[str, str], float] = {}
+        self._highest: dict[tuple[str, str], float] = {}
+
+    def update(self, event: int, audit: Audit, rows: list[Row]) -> list[Row]:
+        """Return relapse rows, given the request's rows of `scores_of` for this event.
+
+        relapse = score now - score when served; relapse_max is its highest value so far (a bump that went away still
+        counts). Positive means that what was forgotten is coming back.
+        """
+        result = []
+        for metric, suffix in ((f"forget_{self._measure}", ""), (f"forget_test_{self._measure}", "_test")):
+            found = next(r for r in rows if r.metric == metric)
+            if found.value is None:
+                continue
+            key = (audit.request.name, metric)
+            if event == audit.event:
+                self._served[key], self._highest[key] = found.value, -np.inf
+                continue
+            change = found.value - self._served[key]
+            self._highest[key] = max(self._highest[key], change)
+            result.append(row(event, "run", audit.request.name, f"relapse{suffix}", change, found.n))
+            result.append(row(event, "run", audit.request.name, f"relapse{suffix}_max", self._highest[key], found.n))
+        return result
+
+
+def mean_rows(event: int, model: str, rows: list[Row], metrics: tuple[str, ...]) -> list[Row]:
+    """Return, for each metric, its mean over the requests that have a value among `rows`."""
+    result = []
+    for metric in metrics:
+        values = [r.value for r in rows if r.metric == metric and r.value is not None]
+        mean = float(np.mean(values)) if values else None
+        result.append(row(event, model, "requests", metric, mean, len(values), "no request has a value"))
+    return result

@@ -1,0 +1,222 @@
+"""References: other models the run is held against, each computed once.
+
+A reference is a chain of events lived by a strategy. Chains of many references share prefixes (the retrained
+references of all requests start alike), so they are laid out as a tree that is walked once: a snapshot is kept only
+where the tree branches, and only until its last branch is done. Results are cached on disk by content: the chain, the
+configuration and the code. Other strategies with the same learner, and other runs of a study, find them there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lifelong.config import ReferenceKind, StrategyConfig
+from lifelong.evaluation import Evaluator, Outputs
+from lifelong.files import write_atomically
+from lifelong.play import ledger_after, restore, step
+from strategies.base import State, Strategy
+from strategies.outcome import Outcome
+from streams.errors import CheckpointError
+from streams.events import DeletionRequest, Event, Experience
+from streams.ledger import Ledger
+from streams.stream import Stream, event_digest
+from streams.timeline import admitted, surviving
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One reference at one moment.
+
+    Attributes:
+        kind: which reference.
+        event: the event of the main run it stands beside.
+        request: for no-op, the number of the request that is skipped.
+    """
+
+    kind: ReferenceKind
+    event: int
+    request: int | None = None
+
+
+def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
+    """Return the events that the reference at `point` lives through."""
+    events = stream.events[: point.event + 1]
+    match point.kind:
+        case "retrained" | "retrained-2":
+            return surviving(events)
+        case "original":
+            return tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
+        case "withheld":
+            return tuple(e for e in admitted(events) if isinstance(e, Experience))
+        case "no-op":
+            skipped = stream.requests[point.request or 0].name
+            return tuple(e for e in admitted(events) if e.name != skipped)
+        case "fresh":
+            return ()
+
+
+def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
+    """Return every reference that is wanted: at each request's event, and after the last event."""
+    positions = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
+    last = len(stream.events) - 1
+    points = []
+    for kind in kinds:
+        if kind == "no-op":
+            for number, position in enumerate(positions):
+                points += [Point(kind, event, number) for event in dict.fromkeys([position, last])]
+        else:
+            points += [Point(kind, event) for event in dict.fromkeys([*positions, last])]
+    return points
+
+
+@dataclass(slots=True)
+class _Node:
+    """A state that some references pass through."""
+
+    key: str
+    path: tuple[Event, ...]
+    children: dict[str, _Node] = field(default_factory=dict)
+    wanted: list[tuple[Point, Path, np.ndarray]] = field(default_factory=list)
+
+    def pending(self) -> list[_Node]:
+        return [c for c in self.children.values() if c.wanted or c.children]
+
+
+@dataclass(slots=True)
+class Cost:
+    """What computing references took; nothing for those found in the cache."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    seconds: float = 0.0
+    computed: int = 0
+    cached: int = 0
+
+
+class References:
+    """Computes references of one family: one way to build the strategy, hence one tree of chains."""
+
+    def __init__(
+        self,
+        build: Callable[[], Strategy],
+        make_ledger: Callable[[], Ledger],
+        evaluator: Evaluator,
+        identity: str,
+        folder: Path,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            build: returns the strategy in its initial state.
+            make_ledger: returns an empty ledger.
+            evaluator: measures it.
+            identity: hash of everything beside the events that decides the outputs.
+            folder: cache directory.
+        """
+        self._build, self._make_ledger, self._evaluator = build, make_ledger, evaluator
+        self._identity, self._folder = identity, folder
+        self.cost = Cost()
+
+    def compute(self, wanted: dict[Point, tuple[tuple[Event, ...], np.ndarray]]) -> dict[Point, Outputs]:
+        """Return the outputs at every point.
+
+        Args:
+            wanted: for each point its chain of events, and the positions to measure in detail.
+        """
+        started = time.perf_counter()
+        files = {p: self._file(c, detailed) for p, (c, detailed) in wanted.items()}
+        found = {p: _read(file) for p, file in files.items()}
+        missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if found[p] is None}
+        self.cost.computed += len(missing)
+        self.cost.cached += len(wanted) - len(missing)
+        if missing:
+            self._walk(self._tree(missing))
+        self.cost.seconds += time.perf_counter() - started
+        return {p: outputs or _must_read(files[p]) for p, outputs in found.items()}
+
+    def _file(self, events: tuple[Event, ...], detailed: np.ndarray) -> Path:
+        h = hashlib.blake2b(self._identity.encode(), digest_size=16)
+        for event in events:
+            h.update(event_digest(event).encode())
+        h.update(np.ascontiguousarray(detailed, dtype=np.int64).data)
+        return self._folder / f"{h.hexdigest()}.npz"
+
+    def _tree(self, missing: dict[Point, tuple[tuple[Event, ...], Path, np.ndarray]]) -> _Node:
+        root = _Node("", ())
+        for point, (events, file, detailed) in missing.items():
+            node = root
+            for index, event in enumerate(events):
+                key = event_digest(event)
+                if key not in node.children:
+                    node.children[key] = _Node(key, events[: index + 1])
+                node = node.children[key]
+            node.wanted.append((point, file, detailed))
+        return root
+
+    def _walk(self, root: _Node) -> None:
+        """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken."""
+        strategy, ledger = self._build(), self._make_ledger()
+        node = root
+        branches: list[tuple[_Node, list[_Node], State]] = []
+        while True:
+            for _, file, detailed in node.wanted:
+                _write(file, self._evaluator.evaluate(strategy, detailed))
+            following = node.pending()
+            if len(following) > 1:
+                branches.append((node, following[1:], strategy.state_dict()))
+            if following:
+                node = following[0]
+            elif branches:
+                at, rest, state = branches.pop()
+                ledger = ledger_after(self._make_ledger(), at.path)
+                restore(strategy, state, ledger)
+                if len(rest) > 1:
+                    branches.append((at, rest[1:], state))
+                node = rest[0]
+            else:
+                return
+            self.cost.outcome += step(strategy, node.path[-1], ledger).outcome
+
+
+def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyConfig:
+    """Return how a reference's strategy is built.
+
+    Only no-op serves requests and needs the unlearner; all others only learn, so that strategies with the same
+    learner share them.
+    """
+    if kind == "no-op" or strategy.isolated is not None:
+        return strategy
+    return StrategyConfig(learner=strategy.learner)
+
+
+def _write(file: Path, outputs: Outputs) -> None:
+    arrays = {"scores": outputs.scores, "losses": outputs.losses}
+    for name, value in (("probabilities", outputs.probabilities), ("features", outputs.features)):
+        if value is not None:
+            arrays[name] = value
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(file, buffer.getvalue())
+
+
+def _read(file: Path) -> Outputs | None:
+    """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
+    try:
+        with np.load(file) as arrays:
+            return Outputs(arrays["scores"], arrays["losses"], arrays.get("probabilities"), arrays.get("features"))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _must_read(file: Path) -> Outputs:
+    outputs = _read(file)
+    if outputs is None:
+        raise CheckpointError(f"{file} was just written and cannot be read back; is the disk full or failing?")
+    return outputs

@@ -1,0 +1,1 @@
+"""Ready scenarios: configurations that ship with the package and run by name."""

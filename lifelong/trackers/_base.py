@@ -1,0 +1,82 @@
+"""What a tracker is told, and the guard that keeps it from ever failing a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lifelong.table import Row
+from streams.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInfo:
+    """What a tracker may want to know of a run.
+
+    Attributes:
+        name, identity: of the configuration.
+        strategy: the strategy that begins.
+        config: the resolved configuration, as plain data.
+        stream: what it lives through.
+        folder: where its record is kept.
+    """
+
+    name: str
+    identity: str
+    strategy: str
+    config: dict[str, Any]
+    stream: Stream
+    folder: Path
+
+
+class Tracker(Protocol):
+    """Is told what happens. Trackers observe; nothing they do can change a result."""
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """A strategy begins, or goes on, with event number `first_event`."""
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """An event is over."""
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """The references have been computed or found."""
+
+    def end(self) -> None:
+        """The strategy has lived to its end, or was interrupted."""
+
+
+class Watch:
+    """Passes everything on to all trackers; one that raises is reported once and left out from then on."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        """Watch with `trackers`."""
+        self._trackers = list(trackers)
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """See `Tracker`."""
+        self._tell(lambda t: t.begin(info, first_event))
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+        self._tell(lambda t: t.event(index, rows, seconds))
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+        self._tell(lambda t: t.references(rows, seconds))
+
+    def end(self) -> None:
+        """See `Tracker`."""
+        self._tell(lambda t: t.end())
+
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception:  # a tracker must never fail a run, whatever it raises
+                logger.exception("The tracker %s failed and is left out; results are not affected.", tracker)
+                self._trackers.remove(tracker)
