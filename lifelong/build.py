@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from lifelong.config import RunConfig, StrategyConfig
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from streams.config import resolve
+from streams.config import Config, resolve
 from streams.errors import ConfigError
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals
@@ -66,8 +69,7 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     """Build one strategy in its initial state."""
     if strategy.isolated is not None:
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
-        isolated: Strategy = class_of(module, Strategy)(options, setting)
-        return isolated
+        return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     unlearner: Unlearner = class_of(module, Unlearner)(options, setting)
     return Composed(make_learner(strategy, setting, where), unlearner)
@@ -81,8 +83,7 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
         if len(modules) > 1:
             raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
         module, options = modules[own_loop[0]]
-        learner: Learner = class_of(module, Learner)(options, setting)
-        return learner
+        return cast("Callable[[Config, Setting], Learner]", class_of(module, Learner))(options, setting)
 
     def make_plugins() -> list[tuple[str, Plugin]]:
         return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]

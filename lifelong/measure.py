@@ -58,7 +58,7 @@ class Measure:
         return rows
 
     def _counting(self, event: int) -> np.ndarray:
-        """Samples that spill is measured on: of a unit with anything alive the alive ones, of a dead unit all."""
+        """Return the samples that spill is measured on: a unit's alive ones, or all of them if the unit is dead."""
         plan = self._plan
         dead_units = plan.since[event] < 0
         counting = plan.alive[event].copy()

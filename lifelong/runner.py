@@ -400,7 +400,8 @@ def stream_from_manifest(file: Path) -> Stream:
     """Rebuild a stream from ``stream.json``.
 
     Raises:
-        CheckpointError: the file is corrupt, or what is built has another digest; the first event that differs is named.
+        CheckpointError: the file is corrupt, or what is built has another digest (the first event that differs is
+            named).
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))

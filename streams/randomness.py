@@ -61,7 +61,9 @@ class Key:
 
     def number(self) -> int:
         """Return the 63-bit seed of this name (keyed blake2b of seed and path)."""
-        name = "|".join([str(self.seed), *(f"{type(p).__name__}:{p}" for p in self.path)])
+        parts = [str(p).replace("\\", "\\\\").replace("|", "\\|") for p in self.path]
+        kinds = [type(p).__name__ for p in self.path]
+        name = "|".join([str(self.seed), *(f"{k}:{p}" for k, p in zip(kinds, parts, strict=True))])
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
     def numpy(self) -> np.random.Generator:

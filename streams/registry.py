@@ -13,8 +13,11 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from streams.errors import ConfigError, closest
+
+T = TypeVar("T")
 
 KINDS: dict[str, str] = {
     "sources": "streams.sources",
@@ -55,7 +58,8 @@ def entries(kind: str) -> dict[str, Entry]:
     package = KINDS[kind]
     top, *rest = package.split(".")
     root = importlib.util.find_spec(top)
-    assert root is not None and root.submodule_search_locations
+    assert root is not None
+    assert root.submodule_search_locations
     folder = Path(root.submodule_search_locations[0], *rest)
     found = {}
     for file in sorted(folder.glob("*.py")):
@@ -87,7 +91,7 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     return importlib.import_module(found[name].module)
 
 
-def class_of(module: ModuleType, base: type) -> type:
+def class_of(module: ModuleType, base: type[T]) -> type[T]:
     """Return the one class in `module` that derives from `base` and is defined there.
 
     Raises:

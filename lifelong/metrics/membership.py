@@ -1,4 +1,4 @@
-"""Membership attack by loss threshold: can one tell the deleted training samples from unseen ones?"""
+"""Membership attack by loss threshold: tell the deleted training samples from unseen ones."""
 
 from __future__ import annotations
 

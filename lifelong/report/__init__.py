@@ -1,1 +1,1 @@
-""""""
+"""One self-contained HTML file from a run: figures, tables, and how to repeat it."""

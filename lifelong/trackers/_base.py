@@ -38,16 +38,16 @@ class Tracker(Protocol):
     """Is told what happens. Trackers observe; nothing they do can change a result."""
 
     def begin(self, info: RunInfo, first_event: int) -> None:
-        """A strategy begins, or goes on, with event number `first_event`."""
+        """Take note that a strategy begins, or goes on, with event number `first_event`."""
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        """An event is over."""
+        """Take note that an event is over."""
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
-        """The references have been computed or found."""
+        """Take note that the references have been computed, or found."""
 
     def end(self) -> None:
-        """The strategy has lived to its end, or was interrupted."""
+        """Take note that the strategy has lived to its end, or was interrupted."""
 
 
 class Watch:

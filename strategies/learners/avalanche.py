@@ -212,7 +212,7 @@ class Avalanche(Learner):
         """
         from avalanche.benchmarks import benchmark_from_datasets
         from avalanche.benchmarks.utils import DataAttribute
-        from avalanche.benchmarks.utils.classification_dataset import ClassificationDataset
+        from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 
         labels, tasks = self._reader.labels(experience.sample_ids)
         attributes = [
@@ -221,8 +221,8 @@ class Avalanche(Learner):
             DataAttribute(tasks or [0] * len(labels), "targets_task_labels", use_in_getitem=True),
         ]
         rows = _Rows(self._reader, experience.sample_ids)
-        wrapped = benchmark_from_datasets(train=[ClassificationDataset([rows], data_attributes=attributes)])
-        result = wrapped.train_stream[0]
+        dataset = TaskAwareSupervisedClassificationDataset([rows], data_attributes=attributes)
+        result = benchmark_from_datasets(train=[dataset]).train_stream[0]
         result.current_experience = len(self._learned)
         result.classes_in_this_experience = sorted(set(labels))
         if tasks is not None:

@@ -105,13 +105,18 @@ def _record(network: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor, 
     handles = [
         m.register_forward_hook(keep)
         for m in network.modules()
-        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1 and m.padding_mode == "zeros")
+        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and _is_plain(m))
     ]
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_plain(module: nn.Conv2d) -> bool:
+    """Whether `unfold` can show the patches that the convolution sees."""
+    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 def _covers(model: FlatModel, modules: list[nn.Module]) -> bool:
@@ -131,13 +136,8 @@ def _add_layer(
     """Add one layer's weighted squared per-sample gradients: the outer product of output delta and input."""
     name = next(n for n, m in model.network.named_modules() if m is module)
     if isinstance(module, nn.Conv2d):
-        a = nn.functional.unfold(
-            a,
-            module.kernel_size,
-            module.dilation,
-            module.padding,
-            module.stride,  # type: ignore[arg-type]
-        ).transpose(1, 2)
+        assert not isinstance(module.padding, str)
+        a = nn.functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)
         delta = delta.flatten(2).transpose(1, 2)
     if a.ndim == 2:
         square = (weights.unsqueeze(1) * delta.square()).t() @ a.square()

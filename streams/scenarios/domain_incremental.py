@@ -63,7 +63,8 @@ def build(source: Source, config: Config, seed: int) -> Plan:
 def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
     if source.domain_ids is None:
         raise ConfigError(
-            f"scenario.kind: {source.name!r} has no domains of its own; use kind: permuted or rotated, or source glyphs."
+            f"scenario.kind: {source.name!r} has no domains of its own. Use kind: permuted or rotated, or a source that "
+            f"has them (glyphs)."
         )
     trained = np.unique(source.domain_ids[~source.is_test])
     count = config.domains or len(trained)
@@ -79,10 +80,17 @@ def _spread(source: Source, count: int, overlap: bool, key: Key) -> tuple[Source
     n = len(source)
     if not overlap:
         return source, (key.priorities(np.arange(n)) % np.uint64(count)).astype(np.int64)
-    columns = {field: np.tile(getattr(source, field), count) for field in ("class_ids", "user_ids", "is_test")}
     copies = [count] + [1] * (source.x.ndim - 1)
     return (
-        replace(source, x=source.x.repeat(copies), y=source.y.repeat(count), domain_ids=None, **columns),
+        replace(
+            source,
+            x=source.x.repeat(copies),
+            y=source.y.repeat(count),
+            class_ids=np.tile(source.class_ids, count),
+            user_ids=np.tile(source.user_ids, count),
+            is_test=np.tile(source.is_test, count),
+            domain_ids=None,
+        ),
         np.repeat(np.arange(count), n),
     )
 

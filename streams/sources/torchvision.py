@@ -117,6 +117,8 @@ def load(config: Config) -> Source:
     parts = []
     for train, limit in ((True, config.train_limit), (False, config.test_limit)):
         images, labels, names = _read(config, train)
+        if len(images) != len(labels):
+            raise DataError(f"{_where(config)}: {len(images)} images but {len(labels)} labels. {_remedy(config)}")
         rows = limit_per_class(labels, limit, key / ("train" if train else "test"))
         parts.append((images[rows], labels[rows]))
     class_ids = np.concatenate([labels for _, labels in parts])

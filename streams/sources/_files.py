@@ -1,0 +1,223 @@
+"""Read tables from .npz files, .csv files and folders of images, for the source `arrays`."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from streams.errors import DataError, closest
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Rows as a file gives them.
+
+    Attributes:
+        path: where they come from.
+        x: float32 ``[N, ...]``, finite.
+        y: ``[N]`` numbers or text.
+        user: ``[N]`` numbers or text, or None.
+        test: bool ``[N]``, or None.
+        lines: int64 ``[N]`` line of each row in a text file, or None.
+        notes: what a manifest must say.
+    """
+
+    path: Path
+    x: torch.Tensor
+    y: np.ndarray
+    user: np.ndarray | None = None
+    test: np.ndarray | None = None
+    lines: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def where(self, row: int) -> str:
+        """Return how a message names a row."""
+        return f"{self.path}, row {row}" if self.lines is None else f"{self.path}, line {self.lines[row]}"
+
+
+def read_npz(path: Path) -> Table:
+    """Read ``x``, ``y`` and, where present, ``user`` and ``test``.
+
+    Raises:
+        DataError: not such a file, an array is missing, or the arrays do not fit together.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Write it with numpy.savez(path, x=x, y=y), no arrays of objects."
+        ) from error
+    for name in set(found) - {"x", "y", "user", "test"}:
+        raise DataError(f"{path}: the array {name!r} means nothing. {closest(name, ['x', 'y', 'user', 'test'])}")
+    for name in ("x", "y"):
+        if name not in found:
+            raise DataError(f"{path}: the array {name!r} is missing. Write numpy.savez(path, x=x, y=y).")
+    x = found["x"]
+    if x.ndim < 2 or not len(x) or x.dtype.kind not in "fiub":
+        raise DataError(f"{path}: x is {x.dtype} {x.shape}; it must hold numbers, [samples, features ...].")
+    for name, value in found.items():
+        if name != "x" and value.shape != (len(x),):
+            raise DataError(
+                f"{path}: {name} has the shape {value.shape}; x has {len(x)} rows, so it must be ({len(x)},)."
+            )
+        if value.dtype.kind not in "fiubU":
+            raise DataError(f"{path}: {name} is {value.dtype}; it must hold numbers or text.")
+    test = found.get("test")
+    if test is not None and not np.isin(test, (0, 1)).all():
+        raise DataError(f"{path}: test is {test.dtype} with other values than true and false.")
+    values = x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x.astype(np.float32)
+    return Table(
+        path, _finite(path, values), found["y"], found.get("user"), None if test is None else test.astype(bool)
+    )
+
+
+def read_csv(path: Path) -> Table:
+    """Read a file with a header; see `streams.sources.arrays` for its columns.
+
+    Raises:
+        DataError: a column is missing, a row is too short or too long, or a value is not a number.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 comma-separated values ({error}).") from error
+    if len(rows) < 2:
+        raise DataError(f"{path}: has no rows. It needs a header and one line per sample.")
+    header, body = _header(path, rows[0][1]), rows[1:]
+    for line, row in body:
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {line}: has {len(row)} values; the header has {len(header)} columns.")
+    lines = np.array([line for line, _ in body])
+    columns = {name: [row[i].strip() for _, row in body] for i, name in enumerate(header)}
+    features = [name for name in header if name not in ("label", "target", "user", "split")]
+    return Table(
+        path,
+        torch.from_numpy(np.stack([_numbers(path, lines, name, columns[name]) for name in features], axis=1)),
+        _numbers_or_text(columns["label" if "label" in columns else "target"]),
+        _numbers_or_text(columns["user"]) if "user" in columns else None,
+        _is_test(path, lines, columns["split"]) if "split" in columns else None,
+        lines,
+        notes=(f"features: {', '.join(features)}",),
+    )
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    header = [name.strip() for name in cells]
+    targets = [name for name in header if name in ("label", "target")]
+    features = [name for name in header if name not in ("label", "target", "user", "split")]
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: a column occurs twice in {header}. Rename one.")
+    if len(targets) != 1 or not features:
+        raise DataError(
+            f"{path}: the columns {header} need exactly one of 'label' and 'target', and one or more features."
+        )
+    return header
+
+
+def read_folder(path: Path, size: int, grayscale: bool) -> Table:
+    """Read images resized to ``[C, size, size]``; see `streams.sources.arrays` for the layout.
+
+    Raises:
+        DataError: no classes, a class without images, or an image that cannot be read.
+    """
+    parts = _parts(path)
+    files: list[tuple[Path, str]] = []
+    counts = []
+    for part in parts:
+        found = _class_files(part)
+        files += found
+        counts.append(len(found))
+    x = np.stack([_image(file, size, grayscale) for file, _ in files])
+    given = len(parts) == 2
+    return Table(
+        path,
+        torch.from_numpy(x).permute(0, 3, 1, 2).float().div_(255.0).contiguous(),
+        np.array([name for _, name in files]),
+        test=np.repeat([False, True], counts) if given else None,
+        notes=(f"images: resized to {size}x{size}, {'gray' if grayscale else 'RGB'}, scaled to [0, 1]",),
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the folders that hold classes: train and test only if there is nothing else (a class may be a train)."""
+    match sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        case ["test", "train"]:
+            return [folder / "train", folder / "test"]
+        case ["train"]:
+            return [folder / "train"]
+        case ["test"]:
+            raise DataError(f"{folder}: has a folder test but none called train. Add it.")
+    return [folder]
+
+
+def _class_files(folder: Path) -> list[tuple[Path, str]]:
+    """Return images and their class, ordered by class and then by path: by code point, the same everywhere."""
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DataError(f"{folder}: has no sub-folders. Put the images of each class in a folder named after it.")
+    found = []
+    for name in classes:
+        own = sorted(p.as_posix() for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+        if not own:
+            raise DataError(f"{folder / name}: holds no image ({', '.join(IMAGES)}). Add some or remove the folder.")
+        found += [(Path(p), name) for p in own]
+    return found
+
+
+def _image(path: Path, size: int, grayscale: bool) -> np.ndarray:
+    """Return uint8 ``[size, size, C]``."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L" if grayscale else "RGB").resize((size, size)))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: is not an image that can be read ({error}). Replace or remove it.") from error
+    return pixels[:, :, None] if grayscale else pixels
+
+
+def _finite(path: Path, x: np.ndarray) -> torch.Tensor:
+    wrong = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
+    if len(wrong):
+        raise DataError(f"{path}, row {wrong[0]}: x is not finite ({len(wrong)} rows). Remove them or fill them in.")
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _numbers(path: Path, lines: np.ndarray, name: str, cells: Sequence[str]) -> np.ndarray:
+    for line, cell in zip(lines, cells, strict=True):
+        try:
+            good = bool(np.isfinite(float(cell)))
+        except ValueError:
+            good = False
+        if not good:
+            raise DataError(f"{path}, line {line}, column {name!r}: {cell!r} is not a finite number.")
+    return np.array([float(cell) for cell in cells], dtype=np.float32)
+
+
+def _numbers_or_text(cells: Sequence[str]) -> np.ndarray:
+    """Return integers if all are, else numbers if all are, else text: class 10 comes after class 9."""
+    for kind in (int, float):
+        try:
+            return np.array([kind(cell) for cell in cells])
+        except ValueError:
+            continue
+    return np.array(cells)
+
+
+def _is_test(path: Path, lines: np.ndarray, cells: Sequence[str]) -> np.ndarray:
+    for line, cell in zip(lines, cells, strict=True):
+        if cell not in ("train", "test"):
+            raise DataError(f"{path}, line {line}, column 'split': {cell!r} is not allowed. Allowed: train, test.")
+    return np.array([cell == "test" for cell in cells])

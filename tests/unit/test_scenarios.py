@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streams.errors import ConfigError
+from streams.plan import Plan
+from streams.randomness import Key
+from streams.registry import entries
+from streams.scenarios import (
+    blurry,
+    class_incremental,
+    domain_incremental,
+    joint,
+    online,
+    recurring,
+    task_incremental,
+)
+from streams.source import Source
+
+MODULES: dict[str, Any] = {
+    "blurry": blurry,
+    "class-incremental": class_incremental,
+    "domain-incremental": domain_incremental,
+    "joint": joint,
+    "online": online,
+    "recurring": recurring,
+    "task-incremental": task_incremental,
+}
+
+
+def train_ids_of(plan: Plan) -> list[int]:
+    return [i for e in plan.experiences for i in e.sample_ids.tolist()]
+
+
+def test_every_scenario_is_tested_here() -> None:
+    assert set(entries("scenarios")) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_scenario_makes_a_valid_repeatable_plan(name: str, digits: Source) -> None:
+    module = MODULES[name]
+    plan, again = (module.build(digits, module.Config(), 3) for _ in range(2))
+    assert [(e.name, e.sample_ids.tolist()) for e in plan.experiences] == [
+        (e.name, e.sample_ids.tolist()) for e in again.experiences
+    ]
+    assert len({e.name for e in plan.experiences}) == len(plan.experiences)
+    for experience in plan.experiences:
+        ids = experience.sample_ids
+        assert len(ids)
+        assert (np.diff(ids) > 0).all()
+        assert not plan.source.is_test[ids].any()
+        taught = {c for u in experience.units for c in plan.units[u].classes}
+        if name != "blurry":  # strays are of other classes
+            assert set(plan.source.class_ids[ids].tolist()) <= taught
+    for unit in plan.units:
+        assert plan.source.is_test[unit.test_ids].all()
+        assert len(unit.test_ids)
+
+
+@pytest.mark.parametrize("name", ["blurry", "class-incremental", "joint", "online", "task-incremental"])
+def test_every_training_sample_arrives_exactly_once(name: str, digits: Source) -> None:
+    module = MODULES[name]
+    assert sorted(train_ids_of(module.build(digits, module.Config(), 0))) == digits.train_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(3, [4, 3, 3]), (4, [3, 3, 2, 2]), (5, [2] * 5), (1, [10]), (10, [1] * 10)]
+)
+def test_classes_that_do_not_divide_are_spread(count: int, sizes: list[int], digits: Source) -> None:
+    plan = class_incremental.build(digits, class_incremental.Config(experiences=count), 0)
+    assert [len(u.classes) for u in plan.units] == sizes
+    assert sorted(c for u in plan.units for c in u.classes) == list(range(10))
+    assert plan.units[0].classes == tuple(range(sizes[0]))
+
+
+def test_too_many_experiences_are_refused(digits: Source) -> None:
+    with pytest.raises(ConfigError, match="11 is more than the 10 classes"):
+        class_incremental.build(digits, class_incremental.Config(experiences=11), 0)
+
+
+def test_class_order_is_drawn_from_the_seed(digits: Source) -> None:
+    config = class_incremental.Config(class_order="shuffled")
+    orders = {tuple(u.classes for u in class_incremental.build(digits, config, s).units) for s in range(4)}
+    assert len(orders) == 4
+    natural = class_incremental.Config()
+    assert len({tuple(u.classes for u in class_incremental.build(digits, natural, s).units) for s in range(4)}) == 1
+
+
+def test_task_incremental_tells_the_task_of_train_and_test_rows(digits: Source) -> None:
+    plan = task_incremental.build(digits, task_incremental.Config(), 0)
+    assert plan.task_of is not None
+    assert [e.task for e in plan.experiences] == [0, 1, 2, 3, 4]
+    for index, unit in enumerate(plan.units):
+        assert (plan.task_of[unit.test_ids] == index).all()
+        assert (plan.task_of[plan.experiences[index].sample_ids] == index).all()
+    assert class_incremental.build(digits, class_incremental.Config(), 0).task_of is None
+
+
+def test_online_chunks_are_small_and_in_class_order(digits: Source) -> None:
+    plan = online.build(digits, online.Config(chunk=10), 0)
+    sizes = [len(e.sample_ids) for e in plan.experiences]
+    assert max(sizes) == 10
+    assert sizes.count(10) >= len(sizes) - 5
+    units = [e.units[0] for e in plan.experiences]
+    assert units == sorted(units)
+    first = plan.experiences[0].sample_ids
+    assert not np.array_equal(
+        first, class_incremental.build(digits, class_incremental.Config(), 0).experiences[0].sample_ids[:10]
+    )
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.1, 0.3, 1.0])
+def test_blurry_share_is_exact_for_every_class(blur: float, digits: Source) -> None:
+    plan = blurry.build(digits, blurry.Config(blur=blur), 0)
+    home = {c: i for i, u in enumerate(plan.units) for c in u.classes}
+    place = {i: int(e.name.split("-")[1]) for e in plan.experiences for i in e.sample_ids.tolist()}
+    for c in range(10):
+        ids = np.flatnonzero((digits.class_ids == c) & ~digits.is_test)
+        strays = [i for i in ids.tolist() if place[i] != home[c]]
+        assert len(strays) == round(blur * len(ids))
+        if blur == 1.0:  # everywhere but at home, in about equal shares
+            counts = Counter(place[i] for i in strays)
+            assert set(counts) == set(range(5)) - {home[c]}
+            assert min(counts.values()) > 0.5 * len(ids) / 4
+
+
+def test_blurry_needs_two_experiences(digits: Source) -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        blurry.build(digits, blurry.Config(experiences=1), 0)
+
+
+def test_removing_a_sample_moves_no_other_between_experiences(digits: Source) -> None:
+    # What a sample's experience is depends on its own id, but for the rounding of each class's share.
+    a = blurry.build(digits, blurry.Config(blur=1.0), 0)
+    is_test = digits.is_test.copy()
+    is_test[digits.train_ids[0]] = True
+    b = blurry.build(replace(digits, is_test=is_test), blurry.Config(blur=1.0), 0)
+    place = [{i: e.name for e in p.experiences for i in e.sample_ids.tolist()} for p in (a, b)]
+    assert all(place[0][i] == name for i, name in place[1].items())
+
+
+def test_joint_is_one_experience_with_a_unit_per_class(digits: Source) -> None:
+    plan = joint.build(digits, joint.Config(), 0)
+    assert len(plan.experiences) == 1
+    assert [u.name for u in plan.units] == [f"class-{c}" for c in range(10)]
+    assert sorted(i for u in plan.units for i in u.test_ids.tolist()) == digits.test_ids.tolist()
+
+
+def toy_classes(tools: Any, count: int) -> Source:
+    return tools.source(num_classes=count, per_class=1, test_per_class=1, width=1)
+
+
+def test_recurring_frequencies(tools: Any) -> None:
+    # N = 10 classes, k = 2 per task: inclusion k / N, co-occurrence k (k - 1) / (N (N - 1)), never twice in a task.
+    tasks = 20_000
+    plan = recurring.build(toy_classes(tools, 10), recurring.Config(tasks=tasks), 0)
+    chosen = np.array([e.units for e in plan.experiences])
+    assert chosen.shape == (tasks, 2)
+    assert (chosen[:, 0] != chosen[:, 1]).all()
+    inclusion = np.bincount(chosen.ravel(), minlength=10) / tasks
+    assert np.abs(inclusion - 0.2).max() < 0.01
+    pairs = np.bincount(chosen[:, 0] * 10 + chosen[:, 1], minlength=100)
+    observed = pairs[pairs > 0] / tasks
+    assert len(observed) == 45
+    assert np.abs(observed - 2 / 90).max() < 0.005
+    # Independent of the past: the chance that a class comes back at once is its inclusion.
+    back = np.mean([bool(set(a) & set(b)) for a, b in zip(chosen[:-1], chosen[1:], strict=True)])
+    assert abs(back - (1 - 28 / 45)) < 0.015
+
+
+def test_class_weights() -> None:
+    key = Key(0) / "w"
+    assert np.array_equal(recurring.class_weights(10, 0.0, key), np.full(10, 0.1))
+    weights = recurring.class_weights(10, 2.0, key)
+    assert weights.max() / weights.min() == pytest.approx((1 / 0.55) ** 2)  # 3.306
+    assert weights.sum() == pytest.approx(1)
+    large = recurring.class_weights(100, 1.0, key)
+    assert large.max() / large.min() == pytest.approx(1 / 0.01)
+    assert recurring.class_weights(50, 1.0, key).min() > 0  # 0.05 x 49 would be negative
+    assert weights.argmax() != 0 or large.argmax() != 0  # not always the first class
+
+
+def test_uneven_recurring_draws_follow_the_weights(tools: Any) -> None:
+    config = recurring.Config(tasks=8000, classes_per_task=1, unevenness=2.0)
+    plan = recurring.build(toy_classes(tools, 10), config, 0)
+    counts = np.bincount([e.units[0] for e in plan.experiences], minlength=10) / 8000
+    expected = recurring.class_weights(10, 2.0, Key(0) / "recurring" / "weights")
+    assert np.abs(counts - expected).max() < 0.015
+
+
+def test_recurring_options(digits: Source) -> None:
+    plan = recurring.build(digits, recurring.Config(tasks=30, classes=4, samples_per_class=7), 0)
+    used = {u for e in plan.experiences for u in e.units}
+    assert len(used) == 4
+    assert all(len(e.sample_ids) == 14 for e in plan.experiences)
+    same = [e for e in plan.experiences if e.units == plan.experiences[0].units]
+    assert len({tuple(e.sample_ids.tolist()) for e in same}) == len(same) > 1  # drawn anew each time
+    longer = recurring.build(digits, recurring.Config(tasks=40, classes=4, samples_per_class=7), 0)
+    assert [e.units for e in longer.experiences[:30]] == [e.units for e in plan.experiences]
+    with pytest.raises(ConfigError, match="classes_per_task=3 and classes=2"):
+        recurring.build(digits, recurring.Config(classes=2, classes_per_task=3), 0)
+
+
+def test_permuted_domains(digits: Source) -> None:
+    plan = domain_incremental.build(digits, domain_incremental.Config(domains=3), 0)
+    n = len(digits)
+    assert len(plan.source) == 3 * n
+    assert [e.name for e in plan.experiences] == ["permuted-0", "permuted-1", "permuted-2"]
+    for d, experience in enumerate(plan.experiences):
+        assert (experience.sample_ids - d * n).tolist() == digits.train_ids.tolist()
+        assert (plan.source.class_ids[experience.sample_ids] == digits.class_ids[digits.train_ids]).all()
+        assert (plan.source.user_ids[experience.sample_ids] == digits.user_ids[digits.train_ids]).all()
+    assert torch.equal(plan.source.x[:n], digits.x)
+    one, two = plan.source.x[n : 2 * n], plan.source.x[2 * n :]
+    for moved in (one, two):
+        assert not torch.equal(moved, digits.x)
+        assert torch.equal(moved.sort(1).values, digits.x.sort(1).values)  # the same values elsewhere
+    assert not torch.equal(one, two)
+    # One permutation for all rows: applied to a picture whose pixels are all different, it shows itself.
+    order = (Key(0) / "permutation" / 1).order(np.arange(64))
+    assert torch.equal(one, digits.x[:, order])
+
+
+def test_rotated_domains(tools: Any) -> None:
+    picture = torch.arange(16.0).view(1, 4, 4)
+    source = replace(
+        tools.source(num_classes=1, per_class=1, test_per_class=1, width=16), x=picture.view(1, 16).repeat(2, 1)
+    )
+    plan = domain_incremental.build(source, domain_incremental.Config(kind="rotated", domains=2), 0)
+    assert torch.equal(plan.source.x[:2], source.x)
+    quarter = plan.source.x[2].view(4, 4)
+    assert torch.allclose(quarter, picture[0].rot90(1), atol=1e-4)  # 180 degrees / 2 domains, counter-clockwise
+
+
+def test_domains_without_overlap_share_out_the_samples(digits: Source) -> None:
+    config = domain_incremental.Config(domains=4, overlap=False, task_labels=True)
+    plan = domain_incremental.build(digits, config, 0)
+    assert len(plan.source) == len(digits)
+    assert sorted(train_ids_of(plan)) == digits.train_ids.tolist()
+    assert [e.task for e in plan.experiences] == [0, 1, 2, 3]
+    assert plan.task_of is not None
+    assert (plan.task_of[plan.experiences[2].sample_ids] == 2).all()
+    assert torch.equal(plan.source.x[plan.experiences[0].sample_ids], digits.x[plan.experiences[0].sample_ids])
+
+
+def test_natural_domains_keep_the_ids(tools: Any) -> None:
+    source = tools.source(num_classes=2)
+    source = replace(source, domain_ids=np.arange(len(source)) % 3)
+    plan = domain_incremental.build(source, domain_incremental.Config(kind="natural"), 0)
+    assert plan.source is source
+    assert [e.name for e in plan.experiences] == ["domain-0", "domain-1", "domain-2"]
+    for d, experience in enumerate(plan.experiences):
+        assert experience.sample_ids.tolist() == [i for i in source.train_ids.tolist() if i % 3 == d]
+    two = domain_incremental.build(source, domain_incremental.Config(kind="natural", domains=2), 0)
+    assert len(two.experiences) == len(two.units) == 2
+
+
+def test_natural_domains_need_domains(digits: Source) -> None:
+    with pytest.raises(ConfigError, match="no domains of its own"):
+        domain_incremental.build(digits, domain_incremental.Config(kind="natural"), 0)
+
+
+def test_rows_that_are_no_squares_cannot_be_rotated(tools: Any) -> None:
+    with pytest.raises(ConfigError, match="not square"):
+        domain_incremental.build(tools.source(width=5), domain_incremental.Config(kind="rotated"), 0)

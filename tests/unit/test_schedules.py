@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams.config import parse
+from streams.errors import ConfigError
+from streams.events import Experience
+from streams.plan import Again, Learn, Move, Plan, Service, Wish, assemble
+from streams.randomness import Key
+from streams.registry import entries
+from streams.scenarios import task_incremental
+from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published
+
+KEY = Key(0) / "schedule"
+MODULES: dict[str, Any] = {
+    "burst": burst,
+    "delayed": delayed,
+    "explicit": explicit,
+    "none": none,
+    "periodic": periodic,
+    "poisson": poisson,
+    "published": published,
+}
+
+
+def make_plan(tools: Any, tasks: int) -> Plan:
+    source = tools.source(num_classes=tasks, per_class=20, test_per_class=1)
+    return task_incremental.build(source, task_incremental.Config(experiences=tasks), 0)
+
+
+def shape(moves: list[Move]) -> str:
+    """L0 W L1 A0 ..."""
+    letters = {Wish: "W", Learn: "L", Again: "A"}
+    return " ".join(
+        letters[type(m)] + ("" if isinstance(m, Wish) else str(m.experience if isinstance(m, Learn) else m.wish))
+        for m in moves
+    )
+
+
+def test_every_schedule_is_tested_here() -> None:
+    assert set(entries("schedules")) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_default_fits_five_tasks_and_repeats(name: str, tools: Any) -> None:
+    plan, module = make_plan(tools, 5), MODULES[name]
+    moves = module.place(plan, module.Config(), KEY)
+    assert moves == module.place(plan, module.Config(), KEY)
+    stream = assemble(plan, moves, Service(), KEY)
+    assert [e.name for e in stream.experiences] == [f"task-{i}" for i in range(5)]
+
+
+def test_none(tools: Any) -> None:
+    assert shape(none.place(make_plan(tools, 3), none.Config(), KEY)) == "L0 L1 L2"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "L0 W L1 W L2 W L3 W L4 W"),
+        ({"every": 2}, "L0 W L1 L2 W L3 L4 W"),
+        ({"every": 2, "start": 2}, "L0 L1 W L2 L3 W L4"),
+        ({"limit": 2}, "L0 W L1 W L2 L3 L4"),
+        ({"limit": 0}, "L0 L1 L2 L3 L4"),
+        ({"start": 9}, "L0 L1 L2 L3 L4"),
+    ],
+)
+def test_periodic(options: dict[str, int], expected: str, tools: Any) -> None:
+    assert shape(periodic.place(make_plan(tools, 5), periodic.Config(**options), KEY)) == expected
+
+
+def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
+    config = periodic.Config(scope=("sample", "class"), samples=7, count=2, reason="correct", exact=True)
+    wishes = [m for m in periodic.place(make_plan(tools, 3), config, KEY) if isinstance(m, Wish)]
+    assert wishes == [
+        Wish("sample", None, 7, 0, "correct", True),
+        Wish("class", None, 2, 0, "correct", True),
+        Wish("sample", None, 7, 0, "correct", True),
+    ]
+    with pytest.raises(ConfigError, match="needs at least one of"):
+        parse(periodic.Config, {"scope": []}, "schedule")
+
+
+def test_burst(tools: Any) -> None:
+    plan = make_plan(tools, 4)
+    assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 W W W L2 L3"
+    assert shape(burst.place(plan, burst.Config(after=4, requests=1), KEY)) == "L0 L1 L2 L3 W"
+    with pytest.raises(ConfigError, match="5 is past the last of 4"):
+        burst.place(plan, burst.Config(after=5), KEY)
+
+
+def test_delayed_asks_for_data_of_the_age(tools: Any) -> None:
+    plan = make_plan(tools, 6)
+    moves = delayed.place(plan, delayed.Config(age=2, every=2), KEY)
+    assert shape(moves) == "L0 L1 L2 W L3 L4 W L5"
+    stream = assemble(plan, moves, Service(), KEY)
+    learned: dict[int, int] = {}
+    count = 0
+    for event in stream.events:
+        if isinstance(event, Experience):
+            learned |= dict.fromkeys(event.sample_ids.tolist(), count)
+            count += 1
+        else:
+            assert max(learned[i] for i in event.sample_ids.tolist()) < count - 2
+
+
+def test_poisson_counts(tools: Any) -> None:
+    plan = make_plan(tools, 400)
+    moves = poisson.place(plan, poisson.Config(rate=0.5, start=101), KEY)
+    text = shape(moves)
+    assert "W" not in text[: text.index("L100")]
+    counts = np.diff([i for i, m in enumerate(moves) if isinstance(m, Learn)])[100:] - 1
+    assert abs(counts.mean() - 0.5) < 3 * np.sqrt(0.5 / 300)
+    assert abs(counts.var() - 0.5) < 0.2
+    assert shape(poisson.place(plan, poisson.Config(rate=0.5), Key(1) / "schedule")) != text
+
+
+def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
+    config = explicit.Config.model_validate(
+        {
+            "requests": [
+                {"after": 3, "scope": "class", "keys": [2]},
+                {"after": 1, "scope": "task", "keys": [0], "again_after": 2},
+                {"after": 3, "scope": "sample", "count": 4, "reason": "correct"},
+            ]
+        }
+    )
+    moves = explicit.place(make_plan(tools, 4), config, KEY)
+    assert shape(moves) == "L0 W L1 A0 L2 W W L3"
+    assert [m for m in moves if isinstance(m, Wish)] == [
+        Wish("task", (0,)),
+        Wish("class", (2,)),
+        Wish("sample", None, 4, 0, "correct"),
+    ]
+    stream = assemble(make_plan(tools, 4), moves, Service(), KEY)
+    assert [e.name for e in stream.events] == [
+        "task-0",
+        "request-0",
+        "task-1",
+        "wish-0-again",
+        "task-2",
+        "request-1",
+        "request-2",
+        "task-3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"after": 9, "scope": "class", "keys": [0]}, "9 is past the last"),
+        ({"after": 2, "scope": "class", "keys": [0], "again_after": 9}, "9 is past the last"),
+        ({"after": 2, "scope": "class", "keys": [0], "again_after": 1}, "must not come before"),
+        ({"after": 0, "scope": "class"}, "greater than or equal to 1"),
+        ({"after": 1, "scope": "klass"}, "schedule.requests.0.scope: 'klass' is not valid"),
+        ({"after": 1, "scope": "class", "keys": []}, "at least one thing"),
+        ({"after": 1, "scope": "class", "key": [0]}, "there is no such key"),
+    ],
+)
+def test_explicit_errors(request_: dict[str, object], message: str, tools: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
+        explicit.place(make_plan(tools, 4), parse(explicit.Config, {"requests": [request_]}, "schedule"), KEY)
+
+
+TASKS = {"clpu": 5, "uncle-five": 5, "uncle-ten": 10, "uncle-twenty": 20}
+
+
+@pytest.mark.parametrize("sequence", published.SEQUENCES)
+def test_published_sequences_are_valid_lives(sequence: str, tools: Any) -> None:
+    tasks = next(n for prefix, n in TASKS.items() if sequence.startswith(prefix))
+    plan = make_plan(tools, tasks)
+    stream = assemble(plan, published.place(plan, published.Config(sequence=sequence), KEY), Service(), KEY)  # type: ignore[arg-type]
+    tokens = published.SEQUENCES[sequence].split()
+    names = [
+        f"L{e.name.split('-')[1]}" if isinstance(e, Experience) else f"U{e.keys_of('task')[0]}" for e in stream.events
+    ]
+    assert names == tokens
+    for request in stream.requests:
+        (task,) = request.keys_of("task")
+        assert request.sample_ids.tolist() == plan.experiences[task].sample_ids.tolist()
+    with pytest.raises(ConfigError, match=f"is for {tasks} tasks, the scenario has 7"):
+        published.place(make_plan(tools, 7), published.Config(sequence=sequence), KEY)  # type: ignore[arg-type]
+
+
+def test_clpu_forgets_two_tasks(tools: Any) -> None:
+    plan = make_plan(tools, 5)
+    assert shape(published.place(plan, published.Config(sequence="clpu"), KEY)) == "L0 L1 L2 L3 W L4 W"
+
+
+def test_pall_positions_are_uniform_after_learning() -> None:
+    # With one task to forget out of 3: the task is uniform, and so is its place among the later positions.
+    generator = np.random.default_rng(0)
+    draws = 6000
+    counts: dict[tuple[int, int], int] = {}
+    for _ in range(draws):
+        moves = published.pall(3, 1, generator)
+        place = next(i for i, m in enumerate(moves) if isinstance(m, Wish))
+        wish = moves[place]
+        assert isinstance(wish, Wish)
+        assert wish.keys is not None
+        counts[wish.keys[0], place] = counts.get((wish.keys[0], place), 0) + 1
+    expected = {(t, p): 1 / 3 / (3 - t) for t in range(3) for p in range(t + 1, 4)}
+    assert counts.keys() == expected.keys()
+    for where, p in expected.items():
+        assert abs(counts[where] - draws * p) < 4 * np.sqrt(draws * p)
+
+
+@pytest.mark.parametrize("tasks", [5, 10, 20])
+def test_pall_streams_are_valid(tasks: int, tools: Any) -> None:
+    plan = make_plan(tools, tasks)
+    shapes = set()
+    for seed in range(10):
+        moves = published.place(plan, published.Config(sequence="pall", forgets=3), Key(seed))
+        stream = assemble(plan, moves, Service(), KEY)
+        assert len(stream.requests) == 3
+        assert len({r.keys_of("task") for r in stream.requests}) == 3
+        shapes.add(tuple(e.name if isinstance(e, Experience) else e.keys_of("task") for e in stream.events))
+    assert len(shapes) == 10
+    with pytest.raises(ConfigError, match=r"forgets: 3 is more than the 2 tasks"):
+        published.place(make_plan(tools, 2), published.Config(sequence="pall"), KEY)
