@@ -23,6 +23,7 @@ _PUBLIC = {
     "resume": "lifelong.runner",
     "run": "lifelong.runner",
     "stream_from_manifest": "lifelong.runner",
+    "Study": "lifelong.study.study",
     "Row": "lifelong.table",
     "Table": "lifelong.table",
 }

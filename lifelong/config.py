@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from lifelong.ready import ready_scenarios
 from strategies.parts.fit import Training
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
@@ -18,7 +20,9 @@ ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str | dict) else value
+    if not isinstance(value, str | dict | Named | list | tuple):
+        raise ValueError("it must be a name, {name: ..., option: ...}, or a list of those")
+    return [value] if isinstance(value, str | dict | Named) else value
 
 
 class StrategyConfig(Config):
@@ -176,7 +180,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: an assignment has no ``=``, or leads into something that has no keys.
     """
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result: dict[str, Any] = copy.deepcopy(data)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
@@ -196,12 +200,6 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             at = below
         at[last] = value
     return result
-
-
-def ready_scenarios() -> dict[str, Path]:
-    """Return the configurations that ship with the package, by name."""
-    folder = Path(__file__).parent / "scenarios"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def load_config(name_or_file: str, assignments: list[str] | None = None) -> RunConfig:

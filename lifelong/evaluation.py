@@ -230,7 +230,7 @@ class Evaluator:
     def _details(self, strategy: Strategy, positions: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         if positions is None or not len(positions):
             return None, None
-        parts: list[Batch] = [self._data.batch(p) for p in torch.from_numpy(positions).split(self._size)]
+        parts: list[Batch] = [self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)]
         with torch.inference_mode():
             p = [self._setting.objective.probabilities(strategy.predict(b), b) for b in parts]
             f = [strategy.features(b) for b in parts]

@@ -26,7 +26,7 @@ from lifelong.files import cache_folder, code_version, write_atomically
 from lifelong.measure import Measure, cost_rows
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.requests import mean_rows
-from lifelong.play import ledger_after, restore, step
+from lifelong.play import Step, ledger_after, restore, step
 from lifelong.record import Checkpoint, Record
 from lifelong.references import Cost, Point, References, chain, points_of, reference_config
 from lifelong.table import Row, Table, read_rows
@@ -59,6 +59,10 @@ class Prepared:
     plan: EvaluationPlan
     identity: str
     data_digest: str
+
+    def folder(self, root: Path | str) -> Path:
+        """Return the run folder below `root`."""
+        return Path(root) / f"{self.config.name}-{self.identity}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,8 +124,14 @@ def run(config: RunConfig, root: Path | str = "runs", trackers: Sequence[Tracker
     Raises:
         LifelongError: bad input, a corrupt folder, diverged training. What was done so far stays on disk.
     """
-    prepared = prepare(config)
-    folder = Path(root) / f"{config.name}-{prepared.identity}"
+    return run_prepared(prepare(config), root, trackers, fresh)
+
+
+def run_prepared(
+    prepared: Prepared, root: Path | str = "runs", trackers: Sequence[Tracker] = (), fresh: bool = False
+) -> Run:
+    """Do what `run` does with what `prepare` returned, for those who look at it in between."""
+    config, folder = prepared.config, prepared.folder(root)
     with _disk_errors(folder), _lock(folder), _torch_settings(config):
         if fresh:
             for part in ("strategies", "manifest.json"):
@@ -142,7 +152,7 @@ def resume(folder: Path | str, trackers: Sequence[Tracker] = ()) -> Run:
     Raises:
         CheckpointError: there is no run, or it was made by another version of the code or other data.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     config = _read_run_config(folder)
     prepared_identity = content_hash([config.resolved(), code_version()])
     if not folder.name.endswith(prepared_identity):
@@ -167,7 +177,7 @@ def load_run(folder: Path | str) -> Run:
         tables[name] = Table(read_rows(results) if results.exists() else [])
         done = results.with_name("done.json")
         if done.exists():
-            summaries[name] = json.loads(done.read_text(encoding="utf-8"))
+            summaries[name] = _read_json(done, "Delete it and resume the run to write it again.")
     return Run(folder, config, tables, summaries)
 
 
@@ -203,7 +213,7 @@ class _Life:
         self._watch.begin(self._info, first)
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
-            done = step(strategy, stream.events[index], ledger)
+            done = self._step(strategy, index, ledger)
             acted = time.perf_counter()
             outputs = self._evaluator.evaluate(strategy, self._detailed(index))
             evaluated = time.perf_counter()
@@ -217,6 +227,13 @@ class _Life:
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             self._record.save(Checkpoint(index, state), must)
             self._watch.event(index, rows, acted - started)
+
+    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> Step:
+        event = self._p.stream.events[index]
+        try:
+            return step(strategy, event, ledger)
+        except LifelongError as error:
+            raise type(error)(f"Strategy {self._name!r}, event {index} ({event.name}): {error}") from error
 
     def _go_on(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Bring everything to where the last checkpoint left it; return the next event."""
@@ -360,10 +377,7 @@ def _write_manifest(p: Prepared, folder: Path) -> None:
     file = folder / "manifest.json"
     digests = {"identity": p.identity, "stream": p.stream.digest(), "data": p.data_digest}
     if file.exists():
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))["digests"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is corrupt ({error}). Run again with --fresh to start over.") from error
+        found = read_manifest(folder)["digests"]
         for name, digest in digests.items():
             if found.get(name) != digest:
                 raise CheckpointError(
@@ -384,6 +398,21 @@ def _write_manifest(p: Prepared, folder: Path) -> None:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_atomically(file, json.dumps(manifest, indent=1).encode())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a run's manifest.
+
+    Raises:
+        CheckpointError: it is missing or corrupt.
+    """
+    file = folder / "manifest.json"
+    if not file.exists():
+        raise CheckpointError(f"{folder} is not a whole run folder: it has no manifest.json. Run again with --fresh.")
+    data = _read_json(file, "Run again with --fresh to start over.")
+    if not isinstance(data.get("digests"), dict):
+        raise CheckpointError(f"{file} is corrupt (it has no digests). Run again with --fresh to start over.")
+    return data
 
 
 def _stream_manifest(p: Prepared) -> dict[str, Any]:
@@ -436,6 +465,16 @@ def _read_run_config(folder: Path) -> RunConfig:
     return parse(RunConfig, read_config(file), str(file))
 
 
+def _read_json(file: Path, remedy: str) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is corrupt ({error}). {remedy}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} is corrupt (it holds no keys). {remedy}")
+    return data
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -461,11 +500,13 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        remedy = "Free some space and run the same command again" if full else "Choose another place with --runs"
-        raise LifelongError(
-            f"Cannot write to {folder}: {error.strerror or error}. {remedy}; what was finished so far is kept."
-        ) from error
+        place = Path(error.filename or folder)
+        what = f"Cannot write to {place}: {error.strerror or error}."
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise LifelongError(f"{what} Free some space and run the same command again; nothing is lost.") from error
+        cached = place.is_relative_to(cache_folder())
+        remedy = "Point LIFELONG_CACHE at another folder" if cached else "Choose another place with --runs"
+        raise ConfigError(f"{what} {remedy}; what was finished so far is kept.") from error
 
 
 @contextlib.contextmanager

@@ -52,7 +52,11 @@ def read_rows(file: Path) -> list[Row]:
         CheckpointError: a line is not a row.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not a table of results: {error}.") from error
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(Row(**json.loads(line)))
         except (ValueError, TypeError) as error:

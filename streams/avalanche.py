@@ -11,7 +11,7 @@ from streams.errors import StreamError
 from streams.events import Experience, Unit
 from streams.sources.avalanche import Gathered, Labels, gather, to_source
 from streams.stream import Stream
-from streams.timeline import admitted, surviving
+from streams.timeline import surviving
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -45,7 +45,7 @@ def to_benchmark(stream: Stream, *, drop_deleted: bool = False) -> CLScenario:
     for unit in stream.units:
         if not len(unit.test_ids):
             raise StreamError(f"Unit {unit.name!r} has no test samples, and Avalanche would score it 0.")
-    experiences = surviving(stream.events) if drop_deleted else admitted(stream.events)
+    experiences = surviving(stream.events)
     if not experiences:
         raise StreamError("Every sample of the stream is deleted: nothing is left for Avalanche to learn.")
     data = _dataset(stream)

@@ -6,16 +6,29 @@ from types import ModuleType
 from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
-from streams.errors import ConfigError, closest
+from streams.errors import ConfigError
+from streams.explain import explain
 from streams.registry import load
 
 
 class Config(BaseModel):
     """Base of every configuration: frozen, no extra keys, defaults checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number_is_no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where a number is meant; pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            if {int, float} & {annotation, *get_args(annotation)} and bool not in {annotation, *get_args(annotation)}:
+                raise ValueError("it must be a number, not true or false")
+        return value
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -35,6 +48,8 @@ class Named(BaseModel):
 
 
 def _named(value: object) -> object:
+    if not isinstance(value, str | dict | Named):
+        raise ValueError("it must be a name, or {name: ..., option: ...}")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -55,7 +70,7 @@ def parse(model: type[ConfigT], values: object, where: str = "") -> ConfigT:
     try:
         return model.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(model, e, where) for e in error.errors())) from None
+        raise ConfigError(explain(model, error, where)) from None
 
 
 def resolve(kind: str, named: Named, where: str) -> tuple[ModuleType, Config]:
@@ -66,25 +81,3 @@ def resolve(kind: str, named: Named, where: str) -> tuple[ModuleType, Config]:
     """
     module = load(kind, named.name, where)
     return module, parse(module.Config, named.options, where)
-
-
-def _explain(model: type[Config], error: Any, where: str) -> str:
-    path = [str(p) for p in error["loc"]]
-    key = ".".join([*([where] if where else []), *path])
-    if error["type"] == "extra_forbidden":
-        fields = _fields_at(model, error["loc"][:-1])
-        return f"{key}: there is no such key. {closest(path[-1], fields)}"
-    if error["type"] == "missing":
-        return f"{key}: this key is required."
-    return f"{key}: {error['input']!r} is not valid: {error['msg']}."
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed where an unknown one was found."""
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is not None:  # otherwise a key of a mapping or an index of a list, below the same model
-            kinds = [field.annotation, *get_args(field.annotation)]
-            models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-            model = models[0] if models else model
-    return list(model.model_fields)

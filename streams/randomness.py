@@ -1,7 +1,7 @@
 """Named randomness: every draw has a name, and its bits depend on that name and the run seed alone.
 
-Nothing here touches or reads the global generators, except `seeded_globals`, which lends them to
-third-party code (module initialisers, Avalanche) and puts them back as they were.
+Nothing here touches or reads the global generators, except `seeded_globals` and `seeded_torch`, which lend them to
+code that insists on them (module initialisers, dropout, Avalanche) and put them back as they were.
 
 Because a draw never depends on how many draws came before it, removing one event or one sample from a
 stream leaves the randomness of all others untouched. That is what makes exact deletion testable, lets
@@ -88,16 +88,28 @@ class Key:
 
 
 @contextlib.contextmanager
+def seeded_torch(key: Key) -> Iterator[None]:
+    """Lend torch's global generators, seeded by `key`, to layers that insist on them (dropout)."""
+    # torch.manual_seed would queue a call, with a stack trace, for every device that is never used.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        number = key.number()
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed_all(number)
+        yield
+
+
+@contextlib.contextmanager
 def seeded_globals(key: Key) -> Iterator[None]:
     """Lend the global generators (torch, numpy, random), seeded by `key`, to code that insists on them."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        number = key.number()
-        torch.manual_seed(number)
-        np.random.seed(number % 2**32)
-        random.seed(number)
-        try:
+    number = key.number()
+    np.random.seed(number % 2**32)
+    random.seed(number)
+    try:
+        with seeded_torch(key):
             yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -7,9 +7,11 @@ add theirs through entry points, for example ``[project.entry-points."lifelong.u
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -66,12 +68,25 @@ def entries(kind: str) -> dict[str, Entry]:
         if not file.stem.startswith("_"):
             name = file.stem.replace("_", "-")
             found[name] = Entry(kind, name, f"{package}.{file.stem}", file)
-    for point in importlib.metadata.entry_points(group=f"lifelong.{kind}"):
-        spec = importlib.util.find_spec(point.value)
-        if spec is None or spec.origin is None:
-            raise ConfigError(f"Entry point {point.name!r} of lifelong.{kind} names {point.value!r}, which is missing.")
-        found[point.name] = Entry(kind, point.name, point.value, Path(spec.origin))
+    for point in _entry_points(tuple(sys.path)).select(group=f"lifelong.{kind}"):
+        found[point.name] = Entry(kind, point.name, point.value, _file_of(point))
     return found
+
+
+@functools.cache
+def _entry_points(path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """Return all entry points on the import path; finding them reads the metadata of everything installed."""
+    return importlib.metadata.entry_points()
+
+
+def _file_of(point: importlib.metadata.EntryPoint) -> Path:
+    try:
+        spec = importlib.util.find_spec(point.value)
+    except ModuleNotFoundError:  # of a parent package
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"Entry point {point.name!r} of {point.group} names {point.value!r}, which is missing.")
+    return Path(spec.origin)
 
 
 def load(kind: str, name: str, where: str | None = None) -> ModuleType:
@@ -87,7 +102,9 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """
     found = entries(kind)
     if name not in found:
-        raise ConfigError(f"{where or kind}: {name!r} is not known. {closest(name, found)}")
+        elsewhere = [k for k in KINDS if k != kind and name in entries(k)]
+        hint = f" (there is one among the {' and '.join(elsewhere)})" if elsewhere else ""
+        raise ConfigError(f"{where or kind}: {name!r} is not known{hint}. {closest(name, found)}")
     return importlib.import_module(found[name].module)
 
 

@@ -17,7 +17,9 @@ What is promised:
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, final
 
@@ -89,7 +91,7 @@ class Avalanche(Learner):
         self._learned: list[list[str | int]] = []
         self._derived = np.zeros(self.setting.num_samples, dtype=bool)
         self._repeatable = True
-        self._loaded: str | None = None
+        self._loaded: State | None = None
 
     @property
     def access(self) -> Access:
@@ -110,7 +112,7 @@ class Avalanche(Learner):
         steps, forward, backward = self._strategy.clock.train_iterations, *self._passes
         key = self.setting.key / "avalanche" / experience.name / experience.incarnation
         try:
-            with seeded_globals(key):
+            with seeded_globals(key), _own_deprecations_hidden():
                 self._strategy.train(self._wrap(experience), eval_streams=[])
         finally:
             self._reader.close()
@@ -148,6 +150,8 @@ class Avalanche(Learner):
 
     def stored_ids(self) -> np.ndarray:
         """Return the samples in all Avalanche datasets that the strategy or a plugin keeps."""
+        if self._loaded is not None:
+            return self._loaded["stored"].numpy()
         found = [
             np.array(value.sample_ids.data[:], dtype=np.int64)
             for _, _, value in _reachable(self._strategy)
@@ -163,7 +167,7 @@ class Avalanche(Learner):
             "repeatable": self._repeatable,
             "derived": torch.from_numpy(self._derived.copy()),
             "stored": torch.from_numpy(self.stored_ids()),
-            "strategy": self._loaded if self._loaded is not None else self._fingerprint(),
+            "strategy": self._fingerprint(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -173,7 +177,7 @@ class Avalanche(Learner):
         self._learned = [list(entry) for entry in state["learned"]]
         self._repeatable = state["repeatable"]
         self._derived = state["derived"].numpy().copy()
-        self._loaded = state["strategy"]
+        self._loaded = {"stored": state["stored"].clone(), "strategy": state["strategy"]}
 
     def restore(self, door: Door) -> None:
         """Teach a fresh strategy the surviving experiences again.
@@ -189,7 +193,7 @@ class Avalanche(Learner):
                 "An Avalanche strategy cannot be resumed after a request that was not served by unlearner 'retrain': "
                 "its inner state is not in the checkpoint and cannot be repeated. Run again from the start."
             )
-        weights, learned, fingerprint = self.model.state_dict(), self._learned, self._loaded
+        weights, learned, fingerprint = self.model.state_dict(), self._learned, self._fingerprint()
         self.reset()
         for experience in door.history():
             self.learn(experience, door)
@@ -258,6 +262,8 @@ class Avalanche(Learner):
 
     def _fingerprint(self) -> str:
         """Return a digest of the optimizer and of every tensor that the strategy and its plugins keep."""
+        if self._loaded is not None:
+            return str(self._loaded["strategy"])
         tensors: list[object] = []
         for _, key, value in _reachable(self._strategy):
             if isinstance(value, torch.nn.Module) and value is not self._root:
@@ -389,7 +395,9 @@ def _task_aware(network: torch.nn.Module, objective: Classification) -> torch.nn
             super().__init__()
             self.network = network
 
-        def forward(self, x: torch.Tensor, task_labels: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor, task_labels: torch.Tensor | None) -> torch.Tensor | dict[int, torch.Tensor]:
+            if task_labels is None:  # Avalanche asks for the outputs of every task it has trained
+                return {t: self(x, torch.full((len(x),), t, device=x.device)) for t in self.known_train_tasks_labels}
             batch = Batch(task_labels, x, task_labels, task_labels)
             # Distillation multiplies logits by probabilities, and 0 x -inf is not a number; exp(-1000) is 0 as well.
             return objective.mask(self.network(x), batch).clamp(min=-1000.0)
@@ -411,6 +419,16 @@ def _count_passes(network: torch.nn.Module) -> list[int]:
 
     network.register_forward_hook(count_forward)
     return passes
+
+
+@contextlib.contextmanager
+def _own_deprecations_hidden() -> Iterator[None]:
+    """Hold back what Avalanche 0.6 says about its own methods, for which it rewrites the process's warning filters."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        if not issubclass(warning.category, DeprecationWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _is_dataset(value: object) -> bool:

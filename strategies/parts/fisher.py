@@ -96,7 +96,7 @@ def _sample_squares(
 
 @contextmanager
 def _record(network: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
-    """Collect (module, input, output) of every Linear and Conv2d that is called."""
+    """Collect (module, input, output) of every Linear and Conv2d with something to train that is called."""
     calls: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
 
     def keep(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -105,7 +105,8 @@ def _record(network: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor, 
     handles = [
         m.register_forward_hook(keep)
         for m in network.modules()
-        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and _is_plain(m))
+        if (isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and _is_plain(m)))
+        and any(p.requires_grad for p in m.parameters())
     ]
     try:
         yield calls

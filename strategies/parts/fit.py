@@ -14,7 +14,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import OptimizerConfig, make_optimizer
 from streams.data import Batch, Data
 from streams.errors import TrainingError
-from streams.randomness import Key
+from streams.randomness import Key, seeded_torch
 
 
 class Training(OptimizerConfig):
@@ -61,7 +61,8 @@ def fit(
         objective: turns outputs into losses.
         data: what to train on; nothing to do if it is empty.
         training: epochs, batch size and optimizer.
-        key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``.
+        key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``, dropout draws from
+            ``key / "noise"``.
         hooks: applied in order at each point.
 
     Returns:
@@ -78,25 +79,26 @@ def fit(
     optimizer = make_optimizer(training, model.parameters)
     model.train()
     step = samples = 0
-    for epoch in range(training.epochs):
-        total = torch.zeros((), device=model.parameters.device)
-        for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
-            batch = data.batch(positions)
-            for add in extend:
-                batch = add(batch, step)
-            outputs = objective.outputs(model, batch)
-            loss = objective.losses(outputs, batch).mean()
-            for change in change_loss:
-                loss = change(loss, outputs, batch, model)
-            model.gradient.zero_()
-            loss.backward()  # type: ignore[no-untyped-call]
-            gradient = model.gradient
-            for alter in change_gradient:
-                gradient = alter(gradient, model.parameters)
-            optimizer.step(model.parameters, gradient)
-            total += loss.detach() * len(positions)
-            samples += len(batch)
-            step += 1
+    with seeded_torch(key / "noise"):
+        for epoch in range(training.epochs):
+            total = torch.zeros((), device=model.parameters.device)
+            for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
+                batch = data.batch(positions)
+                for add in extend:
+                    batch = add(batch, step)
+                outputs = objective.outputs(model, batch)
+                loss = objective.losses(outputs, batch).mean()
+                for change in change_loss:
+                    loss = change(loss, outputs, batch, model)
+                model.gradient.zero_()
+                loss.backward()  # type: ignore[no-untyped-call]
+                gradient = model.gradient
+                for alter in change_gradient:
+                    gradient = alter(gradient, model.parameters)
+                optimizer.step(model.parameters, gradient)
+                total += loss.detach() * len(positions)
+                samples += len(batch)
+                step += 1
     mean = float(total) / len(data)
     if not math.isfinite(mean) or not bool(torch.isfinite(model.parameters).all()):
         raise TrainingError(

@@ -116,12 +116,14 @@ def _update(h: hashlib.blake2b, state: object) -> None:
         h.update(f"tensor|{state.dtype}|{tuple(state.shape)}".encode())
         h.update(state.detach().cpu().contiguous().numpy().tobytes())
     elif isinstance(state, dict):
+        h.update(f"dict|{len(state)}".encode())
         for key in sorted(state, key=str):
-            h.update(f"key|{key}".encode())
+            _update(h, key)
             _update(h, state[key])
     elif isinstance(state, list | tuple):
         h.update(f"list|{len(state)}".encode())
         for value in state:
             _update(h, value)
     else:
-        h.update(f"{type(state).__name__}|{state}".encode())
+        text = str(state)
+        h.update(f"{type(state).__name__}|{len(text)}|{text}".encode())

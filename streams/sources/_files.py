@@ -51,7 +51,7 @@ def read_npz(path: Path) -> Table:
         DataError: not such a file, an array is missing, or the arrays do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

@@ -198,7 +198,7 @@ def _cached(pool: Pool, points: Sequence[int], faces: Sequence[str]) -> np.ndarr
     path = cache_file(pool, points)
     shape = (len(points), len(faces), _SIZE, _SIZE)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             images: np.ndarray = stored["images"]
         if images.shape == shape and images.dtype == np.uint8:
             return images

@@ -95,7 +95,7 @@ def test_hooks_run_in_order_and_on_values(tools: Any) -> None:
     expected = by_hand.parameters - 0.01 * 36 * by_hand.gradient
     assert torch.allclose(model.parameters, expected, atol=1e-7)
     assert outcome.losses["loss"] == pytest.approx(
-        4 * float(nn.functional.cross_entropy(by_hand(source.x[rows]), source.y[rows])), rel=1e-5
+        4 * nn.functional.cross_entropy(by_hand(source.x[rows]), source.y[rows]).item(), rel=1e-5
     )
 
 
@@ -230,6 +230,10 @@ def test_digest_sees_types_shapes_names_and_order() -> None:
         [[1, 2], []],
         {"a": {"b": 1}, "c": 2},
         {"a": {"b": 1, "c": 2}},
+        ["xstr|1|y"],
+        ["x", "y"],
+        {1: 1},
+        {"1": 1},
     ]
     assert len({digest(s) for s in states}) == len(states)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})

@@ -154,7 +154,7 @@ def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
         ({"after": 9, "scope": "class", "keys": [0]}, "9 is past the last"),
         ({"after": 2, "scope": "class", "keys": [0], "again_after": 9}, "9 is past the last"),
         ({"after": 2, "scope": "class", "keys": [0], "again_after": 1}, "must not come before"),
-        ({"after": 0, "scope": "class"}, "greater than or equal to 1"),
+        ({"after": 0, "scope": "class"}, "schedule.requests.0.after: 0 is not valid"),
         ({"after": 1, "scope": "klass"}, "schedule.requests.0.scope: 'klass' is not valid"),
         ({"after": 1, "scope": "class", "keys": []}, "at least one thing"),
         ({"after": 1, "scope": "class", "key": [0]}, "there is no such key"),

@@ -120,7 +120,6 @@ def test_distinct_drops_what_matches_an_earlier_class_in_half_the_faces():
     images[2, 0] = images[0, 0]
     images[3, 1] = images[1, 1].clip(1) - 1
     assert distinct(images) == [0, 1]
-    assert distinct(np.repeat(images, [1, 1, 1, 1], 0)[[0, 1]]) == [0, 1]
     images[3, 1] = images[1, 1] // 2
     assert distinct(images) == [0, 1, 3]
 
@@ -142,7 +141,7 @@ def test_glyph_rows_are_class_times_face(small_glyphs):
 def test_glyph_split_by_faces_holds_out_one_face_of_each_family(small_glyphs):
     held = {small_glyphs.user_names[f] for f in np.unique(small_glyphs.domain_ids[small_glyphs.is_test])}
     assert held == set(glyphs.HELD_OUT)
-    assert {"".join(name.split("-")[0]) for name in held} == {
+    assert {name.split("-")[0] for name in held} == {
         "DejaVuSans",
         "DejaVuSansMono",
         "DejaVuSerif",

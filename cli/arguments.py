@@ -1,0 +1,55 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streams.errors import ConfigError, closest
+
+OVERRIDABLE = {"ignore_unknown_options": True}
+"""Context settings of commands that take ``--key=value`` of the configuration beside their own options."""
+
+What = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME|FILE [KEY=VALUE]...",
+        help="A ready scenario or a .yaml file; then overrides, as key=value or --key=value.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the configuration, such as training.lr=0.1; may be repeated.",
+        show_default=False,
+    ),
+]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.", show_default=False)]
+
+
+def split(arguments: list[str], context: typer.Context) -> tuple[str, list[str]]:
+    """Return the name or file, and the overrides, wherever on the line they stood.
+
+    Raises:
+        ConfigError: there is an option that nobody knows, or not exactly one name.
+    """
+    names = [a for a in arguments if not a.startswith("-") and ("=" not in a or a.endswith((".yaml", ".yml")))]
+    overrides = [a.removeprefix("--") for a in arguments if a not in names]
+    for argument in overrides:
+        if "=" not in argument or argument.startswith("-"):
+            option = argument if argument.startswith("-") else f"--{argument}"
+            known = [o for p in context.command.params for o in p.opts if o.startswith("--")]
+            raise ConfigError(
+                f"There is no option {option!r}. {closest(option, known)} Keys of the configuration are written "
+                f"--key=value."
+            )
+    if len(names) != 1:
+        found = ", ".join(map(repr, names)) or "none"
+        raise ConfigError(f"Name exactly one ready scenario or .yaml file; found {found}. See them: lifelong list")
+    return names[0], overrides

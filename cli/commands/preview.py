@@ -1,0 +1,94 @@
+"""`preview`: the timeline of a stream, before any compute is spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cli.arguments import OVERRIDABLE, Set, What, split
+from cli.output import Json, emit, emit_json, emit_table, terminal
+
+if TYPE_CHECKING:
+    from lifelong.preview import Preview
+
+# held from before, learned, learned again, deleted in part, deleted as a whole
+_SYMBOLS = {"": " ", "held": "·", "learn": "█", "again": "▓", "part": "−", "all": "×"}
+_PLAIN = {"": " ", "held": ".", "learn": "#", "again": "+", "part": "-", "all": "x"}
+_COLOURS = {"held": "dim", "learn": "green", "again": "cyan", "part": "yellow", "all": "bold red"}
+_MOST_EVENTS, _MOST_UNITS = 60, 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(context_settings=OVERRIDABLE)(preview)
+
+
+def preview(context: typer.Context, what: What, sets: Set = [], as_json: Json = False) -> None:  # noqa: B006
+    """Draw what a stream will do to each unit, event by event, and count what it takes to learn it."""
+    name, overrides = split(what, context)
+    from lifelong import preview as previews
+    from lifelong.build import make_source, make_stream
+    from lifelong.config import load_config
+
+    config = load_config(name, [*sets, *overrides])
+    found = previews.preview(config, make_stream(config, make_source(config)))
+    if as_json:
+        emit_json(found.to_json())
+        return
+    emit(f"stream {found.digest}")
+    _draw(found)
+    if len(found.events) <= _MOST_EVENTS:
+        emit("")
+        emit_table(
+            ["event", "what", "name", "samples", "of", "asked at, waited"], [_event(found, e) for e in found.events]
+        )
+    emit("")
+    emit_table(["count", ""], [[k.replace("_", " "), f"{v:,}"] for k, v in found.counts.items()], numbers=True)
+
+
+def _draw(found: Preview) -> None:
+    """Draw units by events; long streams are squeezed to the width of the terminal."""
+    from rich.text import Text
+
+    from lifelong.preview import compact
+
+    console = terminal()
+    symbols = _SYMBOLS if (console.encoding or "").lower().startswith("utf") else _PLAIN
+    width = max(len(u) for u in found.units) + 2
+    columns = max(console.width - width - 1, 10)
+    grid = compact(found.marks, columns, _MOST_UNITS)
+    names = list(found.units) if len(grid) == len(found.units) else _ranges(found.units, len(grid))
+    for name, row in zip(names, grid, strict=True):
+        line = Text(name.ljust(width))
+        for mark in row:
+            line.append(symbols[mark], style=_COLOURS.get(mark, ""))
+        console.print(line, soft_wrap=True) if console.is_terminal else emit(line.plain.rstrip())
+    legend = {"learn": "learned", "again": "learned again", "part": "deleted in part", "all": "deleted", "held": "held"}
+    emit("   ".join(f"{symbols[k]} {text}" for k, text in legend.items()))
+    if len(grid[0]) < len(found.events):
+        emit(f"a column is {len(found.events) / len(grid[0]):.1f} events, the weightiest of them is drawn")
+
+
+def _ranges(units: tuple[str, ...], count: int) -> list[str]:
+    """Return names for groups of units that share a row, shared out as `lifelong.preview.compact` does."""
+    size, larger = divmod(len(units), count)
+    starts = [i * size + min(i, larger) for i in range(count)]
+    return [f"{units[s]} +{size + (i < larger) - 1}" for i, s in enumerate(starts)]
+
+
+def _event(found: Preview, event: dict[str, Any]) -> list[str]:
+    units = ", ".join(found.units[u] for u in event["units"][:4]) + (" ..." if len(event["units"]) > 4 else "")
+    if event["kind"] == "learn":
+        what = "learn" if not event["incarnation"] else f"learn again ({event['incarnation']})"
+        return [str(event["event"]), what, event["name"], f"{event['samples']:,}", units, ""]
+    asks = "; ".join(_ask(a) for a in event["asks"])
+    waits = "; ".join(f"{a['received']}, {w}" for a, w in zip(event["asks"], event["latency"], strict=True))
+    return [str(event["event"]), f"forget {asks}", event["name"], f"{event['samples']:,}", units, waits]
+
+
+def _ask(ask: dict[str, Any]) -> str:
+    if ask["scope"] == "sample":
+        return f"{len(ask['keys'])} samples"
+    keys = ", ".join(map(str, ask["keys"][:4])) + (" ..." if len(ask["keys"]) > 4 else "")
+    return f"{ask['scope']} {keys}"

@@ -1,0 +1,109 @@
+"""`list` and `show`: everything that a configuration can name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import Json, emit, emit_json, emit_table
+from lifelong.ready import opening, ready_scenarios
+from streams.errors import ConfigError, closest
+from streams.registry import KINDS, entries
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+READY = "ready"
+
+Kind = Annotated[
+    str | None,
+    typer.Argument(metavar="[KIND]", help=f"{READY}, {', '.join(KINDS)}.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list")(list_)
+    app.command()(show)
+
+
+def list_(kind: Kind = None, as_json: Json = False) -> None:
+    """List the ready scenarios, and everything that a configuration can name."""
+    kinds = [READY, *KINDS] if kind is None else [_kind(kind)]
+    found = {k: _summaries(k) for k in kinds}
+    if as_json:
+        emit_json(found)
+        return
+    for number, (name, summaries) in enumerate(found.items()):
+        if number:
+            emit("")
+        title = "ready (lifelong run NAME)" if name == READY else name
+        emit_table([title, ""], [[f"  {n}", text] for n, text in summaries.items()])
+
+
+def show(
+    kind: Annotated[str, typer.Argument(metavar="[KIND]", help=f"{READY}, {', '.join(KINDS)}.", show_default=False)],
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what one thing is, and its options; of a ready scenario its YAML."""
+    kind, name = (_kind(kind), name) if name is not None else _find(kind)
+    if kind == READY:
+        ready = ready_scenarios()
+        if name not in ready:
+            raise ConfigError(f"There is no ready scenario {name!r}. {closest(name, ready)}")
+        text = ready[name].read_text(encoding="utf-8")
+        emit_json({"kind": kind, "name": name, "yaml": text}) if as_json else emit(text.rstrip())
+        return
+    from lifelong.annotate import options
+    from streams.registry import load
+
+    module = load(kind, name)
+    found = options(module.Config) if "Config" in vars(module) else []
+    if as_json:
+        rows = [{"key": o.key, "allowed": o.allowed, "default": o.default, "meaning": o.meaning} for o in found]
+        emit_json({"kind": kind, "name": name, "description": _description(module), "options": rows})
+        return
+    emit(f"{name} ({kind}, {module.__name__})\n\n{_description(module)}\n")
+    if found:
+        required = "(must be given)"
+        emit_table(
+            ["option", "default", "allowed", "meaning"],
+            [[o.key, required if o.default is None else o.default, o.allowed, o.meaning] for o in found],
+        )
+    else:
+        emit("It has no options.")
+
+
+def _description(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip()
+
+
+def _summaries(kind: str) -> dict[str, str]:
+    if kind == READY:
+        return {name: opening(file) for name, file in ready_scenarios().items()}
+    return {name: entry.summary() for name, entry in entries(kind).items()}
+
+
+def _kind(name: str) -> str:
+    """Return a kind by its name, singular or plural."""
+    kinds = [READY, *KINDS]
+    for kind in (name, f"{name}s"):
+        if kind in kinds:
+            return kind
+    raise ConfigError(f"There is no kind {name!r}. {closest(name, kinds)}")
+
+
+def _find(name: str) -> tuple[str, str]:
+    """Return the one thing that has a name, whatever its kind."""
+    kinds = {kind: set(_summaries(kind)) for kind in [READY, *KINDS]}
+    homes = [kind for kind, names in kinds.items() if name in names]
+    if len(homes) == 1:
+        return homes[0], name
+    if homes:
+        commands = " or ".join(f"lifelong show {kind} {name}" for kind in homes)
+        raise ConfigError(f"There is more than one {name!r}: {commands}.")
+    raise ConfigError(
+        f"There is nothing called {name!r}. {closest(name, {n for names in kinds.values() for n in names})}"
+    )

@@ -1,0 +1,95 @@
+"""`run` and `resume`: play a stream to every strategy, show how far it is, and print what came out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.arguments import OVERRIDABLE, RunFolder, Runs, Set, What, split
+from cli.output import Json, note
+from cli.tables import show_run
+
+if TYPE_CHECKING:
+    from lifelong.runner import Prepared, Run
+    from lifelong.trackers._base import Tracker
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Wandb = Annotated[
+    bool, typer.Option("--wandb/--no-wandb", help="Send every row to Weights & Biases; kept offline without a key.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(context_settings=OVERRIDABLE)(run)
+    app.command()(resume)
+
+
+def run(
+    context: typer.Context,
+    what: What,
+    sets: Set = [],  # noqa: B006 (Typer copies it)
+    runs: Runs = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier attempt left.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    wandb: Wandb = False,
+) -> None:
+    """Play a stream to every strategy; go on where an earlier attempt stopped.
+
+    Example: lifelong run quickstart --set seed=1 --training.lr=0.1
+    """
+    name, overrides = split(what, context)
+    from lifelong.config import load_config
+    from lifelong.runner import prepare, run_prepared
+
+    prepared = prepare(load_config(name, [*sets, *overrides]))
+    folder = prepared.folder(runs)
+    if not quiet:
+        _announce(prepared, folder)
+    result = _play(lambda trackers: run_prepared(prepared, runs, trackers, fresh), folder, quiet, wandb)
+    show_run(result, as_json)
+
+
+def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False) -> None:
+    """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
+    from lifelong import runner
+
+    result = _play(lambda trackers: runner.resume(folder, trackers), folder, quiet, wandb)
+    show_run(result, as_json)
+
+
+def _announce(prepared: Prepared, folder: Path) -> None:
+    stream, config = prepared.stream, prepared.config
+    references = ", ".join(config.references.kinds) or "none"
+    note(
+        f"stream {stream.digest()}: {len(stream.events)} events on {stream.source.name} "
+        f"({len(stream.experiences)} to learn, {len(stream.requests)} to forget)\n"
+        f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
+        f"folder {folder}"
+    )
+
+
+def _play(play: Callable[[list[Tracker]], Run], folder: Path, quiet: bool, wandb: bool) -> Run:
+    from lifelong.trackers.console import ConsoleTracker
+
+    console = ConsoleTracker(silent=quiet)
+    trackers: list[Tracker] = [console]
+    if wandb:
+        from lifelong.trackers.wandb import WandbTracker
+
+        trackers.append(WandbTracker())
+    try:
+        result = play(trackers)
+    except KeyboardInterrupt:
+        command = f"lifelong resume {shlex.quote(str(folder))}"
+        saved = "saved. Go on with:\n  " + command if console.began else "nothing was computed yet."
+        note(f"\nStopped {console.position}; {saved}")
+        raise typer.Exit(130) from None
+    if not console.began and not quiet:
+        note("Nothing to compute: this run was finished before.")
+    return result

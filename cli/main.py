@@ -1,0 +1,62 @@
+"""The command `lifelong`: puts the commands together and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from cli.commands import doctor, init, preview, registry, results, run
+from streams.errors import LifelongError
+
+app = typer.Typer(
+    name="lifelong",
+    help="Play one stream of learning and forgetting to many strategies, and compare how they live through it.",
+    epilog="Exit codes: 0 good, 1 a run failed, 2 usage or configuration, 130 stopped by Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (run, preview, results, registry, init, doctor):
+    module.register(app)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+) -> None:
+    """Take the options that belong to no command."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        if "--version" in arguments[:1]:
+            from importlib.metadata import version
+
+            print(version("lifelong-simulator"))
+            return
+        app(arguments, prog_name="lifelong")
+    except LifelongError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what is left; a reader that has gone away (`lifelong list | head`) is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,43 @@
+"""The tables of results that `run`, `resume` and `compare` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cli.output import emit, emit_json, emit_table, terminal
+
+if TYPE_CHECKING:
+    from lifelong.runner import Run
+    from lifelong.summary import Column, Group
+
+
+def show_run(run: Run, as_json: bool) -> None:
+    """Write the report and print a run's results, and where both are."""
+    from lifelong.report.html import write_report
+    from lifelong.summary import columns, measure_of, summarize, to_json
+
+    heads, groups = columns(measure_of(run)), summarize(run)
+    if as_json:
+        report = write_report(run)
+        about = {"run": run.config.name, "folder": str(run.folder), "report": str(report), "done": run.done}
+        emit_json(about | {"groups": to_json(groups, heads)})
+        return
+    show_groups(groups, heads)
+    emit(f"report: {write_report(run)}")
+
+
+def show_groups(groups: Sequence[Group], heads: Sequence[Column]) -> None:
+    """Print one table for each access, so that nothing is compared that read different data."""
+    from lifelong.summary import shown
+
+    for number, group in enumerate(groups):
+        rows = [
+            [line.strategy, *(shown(c, h.kind) for c, h in zip(line.cells, heads, strict=True))] for line in group.lines
+        ]
+        if number and not terminal().is_terminal:
+            emit("")
+        emit_table(["strategy", *(h.title for h in heads)], rows, f"access: {group.access}", numbers=True)
+    if terminal().is_terminal:
+        for head in heads:
+            emit(f"  {head.title}: {head.meaning}")

@@ -1,0 +1,191 @@
+"""What the report is drawn from: the tables of a run by subject, and what its folder says about the stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lifelong.runner import Run
+from lifelong.summary import measure_of
+from lifelong.table import Row, Table
+
+
+class Series:
+    """A table by model, metric and subject, so that looking up costs the same however long the run was."""
+
+    def __init__(self, table: Table) -> None:
+        """Index the rows; of several with the same event the last stands."""
+        self._found: dict[tuple[str, str], dict[str, dict[int, Row]]] = {}
+        self.lived = 0
+        for r in table.rows:
+            self._found.setdefault((r.model, r.metric), {}).setdefault(r.subject, {})[r.event] = r
+            if r.model == "run":
+                self.lived = max(self.lived, r.event + 1)
+
+    def subjects(self, metric: str, model: str = "run") -> list[str]:
+        """Return the subjects that have the metric, in order of appearance."""
+        return list(self._found.get((model, metric), {}))
+
+    def rows(self, metric: str, subject: str, model: str = "run") -> dict[int, Row]:
+        """Return rows by event."""
+        return self._found.get((model, metric), {}).get(subject, {})
+
+    def value(self, metric: str, subject: str, event: int, model: str = "run") -> float | None:
+        """Return one number, or None if it is undefined or absent."""
+        r = self.rows(metric, subject, model).get(event)
+        return None if r is None else r.value
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A learn event.
+
+    Attributes:
+        event: its index.
+        name: of the experience.
+        units: names of the units it teaches.
+        samples: how many it brings.
+        incarnation: 0, or how often it was learned again after deletion.
+    """
+
+    event: int
+    name: str
+    units: tuple[str, ...]
+    samples: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A deletion request.
+
+    Attributes:
+        event: index of the event that serves it.
+        name: of the request.
+        scopes: what was asked for: sample, class, task, user.
+        what: the same with the keys, in words.
+        samples: how many training samples it deletes.
+        units: names of the units whose test data it deletes, wholly or in part.
+    """
+
+    event: int
+    name: str
+    scopes: tuple[str, ...]
+    what: str
+    samples: int
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """Everything a report needs.
+
+    Attributes:
+        run: the run.
+        series: its tables, by strategy.
+        measure: name of the score.
+        num_events: events of the whole stream.
+        units: names, in order.
+        learned, requested: what happens.
+        stream: the stream manifest, without events.
+        manifest: digests, versions and machine.
+        seconds: by strategy, seconds that events took (not counting evaluation), by event.
+    """
+
+    run: Run
+    series: dict[str, Series]
+    measure: str
+    num_events: int
+    units: tuple[str, ...]
+    learned: tuple[Learned, ...]
+    requested: tuple[Requested, ...]
+    stream: dict[str, Any]
+    manifest: dict[str, Any]
+    seconds: dict[str, dict[int, float]]
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Names of those that have begun."""
+        return tuple(name for name, s in self.series.items() if s.lived)
+
+
+def gather(run: Run) -> Facts:
+    """Read what the folder of `run` holds beside its tables."""
+    stream = json.loads((run.folder / "stream.json").read_text(encoding="utf-8"))
+    manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+    units = stream.pop("units")
+    events = stream.pop("events")
+    names = tuple(u["name"] for u in units)
+    return Facts(
+        run=run,
+        series={name: Series(table) for name, table in run.tables.items()},
+        measure=measure_of(run),
+        num_events=len(events),
+        units=names,
+        learned=tuple(_learned(e, names) for e in events if e["kind"] == "learn"),
+        requested=tuple(_requested(e, units) for e in events if e["kind"] == "forget"),
+        stream=stream,
+        manifest=manifest,
+        seconds={name: _seconds(run.folder / "strategies" / name / "timings.jsonl") for name in run.tables},
+    )
+
+
+def kept_events(num_events: int, important: Sequence[int], limit: int) -> list[int]:
+    """Return at most `limit` events, evenly spaced, with the last one and as many important ones as half of them.
+
+    >>> kept_events(10, [3], 4)
+    [0, 3, 6, 9]
+    >>> kept_events(3, [1], 4)
+    [0, 1, 2]
+    """
+    if num_events <= limit:
+        return list(range(num_events))
+    chosen = set(_spread(list(important), limit // 2))
+    chosen |= set(_spread(list(range(num_events)), limit - len(chosen)))
+    return sorted(chosen)
+
+
+def _spread(items: list[int], count: int) -> list[int]:
+    """Return `count` of the items, from the first to the last."""
+    if len(items) <= count:
+        return items
+    if count < 2:
+        return items[-count:] if count else []
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _learned(event: dict[str, Any], units: tuple[str, ...]) -> Learned:
+    taught = tuple(units[i] for i in event["units"])
+    return Learned(event["event"], event["name"], taught, event["samples"], event["incarnation"])
+
+
+def _requested(event: dict[str, Any], units: list[dict[str, Any]]) -> Requested:
+    asks = event["asks"]
+    touched: list[str] = []
+    for ask in asks:
+        keys = set(ask["keys"])
+        if ask["scope"] == "task":
+            touched += [units[i]["name"] for i in sorted(keys)]
+        elif ask["scope"] == "class":
+            touched += [u["name"] for u in units if keys & set(u["classes"])]
+    what = "; ".join(_in_words(ask["scope"], ask["keys"]) for ask in asks)
+    scopes = tuple(dict.fromkeys(ask["scope"] for ask in asks))
+    return Requested(event["event"], event["name"], scopes, what, event["samples"], tuple(dict.fromkeys(touched)))
+
+
+def _in_words(scope: str, keys: list[int]) -> str:
+    if scope == "sample":
+        return f"{len(keys)} sample{'s' * (len(keys) != 1)}"
+    shown = ", ".join(str(k) for k in keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+    return f"{scope} {shown}"
+
+
+def _seconds(file: Path) -> dict[int, float]:
+    if not file.exists():
+        return {}
+    whole = file.read_text(encoding="utf-8").split("\n")[:-1]
+    timings = [json.loads(line) for line in whole]
+    return {int(t["event"]): float(t["act_s"]) for t in timings}

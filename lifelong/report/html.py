@@ -1,0 +1,174 @@
+"""The report of a run: one HTML file that holds everything it needs."""
+
+from __future__ import annotations
+
+import shlex
+from html import escape
+from pathlib import Path
+
+import yaml
+
+from lifelong.files import write_atomically
+from lifelong.report import figures, tables
+from lifelong.report.facts import Facts, gather
+from lifelong.report.page import drawing, page
+from lifelong.runner import Run
+
+
+def write_report(run: Run, file: Path | None = None) -> Path:
+    """Write the report of a run, finished or not.
+
+    Args:
+        run: what to report.
+        file: where to; ``report.html`` in the run folder if not given.
+
+    Returns:
+        The file.
+    """
+    file = run.folder / "report.html" if file is None else file
+    write_atomically(file, render(gather(run)).encode())
+    return file
+
+
+def render(facts: Facts) -> str:
+    """Return the report as HTML."""
+    begun = bool(facts.strategies)
+    sections = [("results", "Results", tables.summary(facts))]
+    if begun:
+        sections += [("score", "What is known", _score(facts))]
+    sections += [("timeline", "What happened", _timeline(facts))]
+    if begun:
+        sections += [
+            ("units", "What is known of each unit", _matrices(facts)),
+            ("requests", "What each request left behind", _requests(facts)),
+            ("cost", "What it cost", _cost(facts)),
+        ]
+    sections += [("repeat", "How to repeat it", _repeat(facts))]
+    metrics = {r.metric for table in facts.run.tables.values() for r in table.rows}
+    if metrics:
+        sections += [("metrics", "Metrics", tables.glossary(metrics))]
+    created = escape(str(facts.manifest["created"]))
+    foot = f"<p>Begun {created}. Everything on this page is inside this file; nothing is loaded.</p>"
+    return page(f"{facts.run.config.name}: a life of {facts.num_events} events", _head(facts), sections, foot)
+
+
+def _head(facts: Facts) -> str:
+    config, again = facts.run.config, sum(e.incarnation > 0 for e in facts.learned)
+    life = f"{len(facts.learned)} learned" + (f" ({again} of them again)" if again else "")
+    items = [
+        ("Data", str(facts.manifest["source"]["name"])),
+        ("Scenario", _named(facts.stream["scenario"])),
+        ("Requests", f"{_named(facts.stream['schedule'])}: {len(facts.requested)}"),
+        ("Events", f"{facts.num_events}: {life}, {len(facts.requested)} deletion requests"),
+        ("Units", str(len(facts.units))),
+        ("Model", str(config.model.name)),
+        ("Strategies", ", ".join(config.strategies)),
+        ("References", ", ".join(config.references.kinds) or "none"),
+        ("Seed", str(config.seed)),
+        ("Stream digest", str(facts.manifest["digests"]["stream"])),
+    ]
+    return _unfinished(facts) + tables.pairs(items)
+
+
+def _unfinished(facts: Facts) -> str:
+    if facts.run.done:
+        return ""
+    states = []
+    for name, series in facts.series.items():
+        if name in facts.run.summaries:
+            state = "is done"
+        elif series.lived == facts.num_events:
+            state = "has lived to the end, its references are not computed"
+        elif series.lived:
+            state = f"has lived {series.lived} of {facts.num_events} events"
+        else:
+            state = "has not begun"
+        states.append(f"<li>{escape(name)} {state}</li>")
+    command = f"lifelong resume {shlex.quote(str(facts.run.folder))}"
+    return (
+        '<div class="notice" role="status"><p><strong>This run is not finished.</strong> The report shows what is '
+        f"there. To go on: <code>{escape(command)}</code></p><ul>{''.join(states)}</ul></div>"
+    )
+
+
+def _timeline(facts: Facts) -> str:
+    caption = (
+        "Events in their order. Squares: units that an experience teaches. Stars: learned again after deletion. "
+        "Crosses: deletion requests, by scope, and the units whose test data they delete."
+    )
+    return _drawn("figure-timeline", figures.timeline(facts), caption)
+
+
+def _score(facts: Facts) -> str:
+    caption = (
+        f"{tables.meaning(f'average_{facts.measure}')} Dotted lines are deletion requests: after one, what it deletes "
+        "no longer counts."
+    )
+    return _drawn("figure-score", figures.average_score(facts), caption) + tables.averages(facts)
+
+
+def _matrices(facts: Facts) -> str:
+    parts = []
+    for number, name in enumerate(facts.strategies):
+        lived = facts.series[name].lived
+        thinned = f" {figures.MAX_ROWS} events at most are shown, evenly spaced." if lived > figures.MAX_ROWS else ""
+        caption = (
+            f"{name}: {facts.measure.replace('_', ' ')} on each unit's test data after every event. Blue: what should "
+            f"be known. Orange: deleted classes and tasks, where high means still known. A circle: the unit is learned "
+            f"here. Dotted lines: deletion requests.{thinned}"
+        )
+        drawn = _drawn(f"figure-matrix-{number}", figures.matrix(facts, name), caption)
+        parts.append(f"<h3>{escape(name)}</h3>{drawn}")
+    return "".join(parts)
+
+
+def _requests(facts: Facts) -> str:
+    shown = figures.panels(facts)
+    if not shown:
+        return tables.requests(facts)
+    served = len([r for r in facts.requested if r.event <= max(s.event for s in shown)])
+    left_out = f" {len(shown)} of {served} requests are drawn; the table has all." if len(shown) < served else ""
+    caption = (
+        f"{tables.meaning(f'forget_{facts.measure}')} Open diamonds: the retrained reference, which never saw the data; "
+        f"the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
+        f"coming. The dotted line: the request is served.{left_out}"
+    )
+    return _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+
+
+def _cost(facts: Facts) -> str:
+    caption = "Per event: optimizer steps, seconds (without evaluation), and bytes that the strategy keeps."
+    drawn = _drawn("figure-cost", figures.costs(facts), caption)
+    seconds = [
+        f"{name}: {summary['references']['seconds']:.1f} s for {summary['references']['computed']} computed, "
+        f"{summary['references']['cached']} found in the cache"
+        for name, summary in facts.run.summaries.items()
+    ]
+    items = "".join(f"<li>{escape(line)}</li>" for line in seconds)
+    return drawn + (f"<p>References, which are not part of the above:</p><ul>{items}</ul>" if items else "")
+
+
+def _repeat(facts: Facts) -> str:
+    manifest = facts.manifest
+    versions = [(name, str(found)) for name, found in manifest["versions"].items()]
+    digests = [(f"{name} digest", str(found)) for name, found in manifest["digests"].items()]
+    machine = [(k, str(manifest[k])) for k in ("platform", "device", "threads", "code")]
+    source = [("licence of the data", str(manifest["source"]["licence"]))]
+    source += [("note on the data", str(note)) for note in manifest["source"]["notes"]]
+    command = f"lifelong run {shlex.quote(str(facts.run.folder / 'config.yaml'))} --fresh"
+    config = yaml.safe_dump(facts.run.config.resolved(), sort_keys=False)
+    return (
+        f"<pre><code>{escape(command)}</code></pre>"
+        f"<details><summary>config.yaml, every option written out</summary><pre>{escape(config)}</pre></details>"
+        f"{tables.pairs([*versions, *digests, *machine, *source])}"
+    )
+
+
+def _drawn(key: str, figure: figures.go.Figure, caption: str) -> str:
+    return drawing(key, figure.to_json(), int(figure.layout.height), caption)
+
+
+def _named(options: dict[str, object]) -> str:
+    """Return ``class-incremental (experiences 5)``, with short options only."""
+    short = [f"{k} {v}" for k, v in options.items() if k != "name" and isinstance(v, int | float | str)]
+    return f"{options['name']} ({', '.join(short)})" if short else str(options["name"])

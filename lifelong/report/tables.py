@@ -1,0 +1,164 @@
+"""The tables of a report, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from lifelong.metrics.catalogue import describe
+from lifelong.report.facts import Facts
+from lifelong.summary import columns, shown, summarize
+
+_FOLD = 24
+"""Rows from which on a table starts folded."""
+
+_WAY = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "zero": "closer to 0 is better",
+    "reference": "closer to the retrained reference is better",
+    "neither": "neither way is better",
+}
+
+
+def summary(facts: Facts) -> str:
+    """One row per strategy, grouped by what the strategies were allowed to read."""
+    heads = columns(facts.measure)
+    groups = []
+    for group in summarize(facts.run):
+        title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 1}">{escape(group.access)}</th></tr>'
+        rows = []
+        for line in group.lines:
+            cells = [
+                _cell(shown(cell, head.kind), "" if cell.value is not None else cell.reason or "")
+                for cell, head in zip(line.cells, heads, strict=True)
+            ]
+            rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{"".join(cells)}</tr>')
+        groups.append(f"<tbody>{title}{''.join(rows)}</tbody>")
+    named = [("strategy", ""), *((head.title, head.meaning) for head in heads)]
+    caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
+    return _table(caption, named, groups)
+
+
+def requests(facts: Facts) -> str:
+    """Per request and strategy: what was left right after it, beside the references, and what is left at the end."""
+    measure = facts.measure
+    forget, gap = f"forget_{measure}", f"gap_forget_{measure}"
+    heads = [
+        ("request", "served by this event"),
+        ("strategy", ""),
+        (_words(forget), meaning(forget)),
+        ("retrained", f"the same of the retrained reference: {meaning(forget)}"),
+        ("withheld", f"the same of the withheld reference: {meaning(forget)}"),
+        ("gap", meaning(gap)),
+        ("gap at the end", f"after the last event. {meaning(gap)}"),
+        ("JS", meaning("js")),
+        ("JS at the end", f"after the last event. {meaning('js')}"),
+        ("membership AUC", meaning("membership_auc")),
+        ("AUC of retrained", f"the same of the retrained reference. {meaning('membership_auc')}"),
+        ("relapse", f"at the last event that measures it. {meaning('relapse')}"),
+    ]
+    rows = []
+    last = facts.num_events - 1
+    for request in facts.requested:
+        for strategy in facts.strategies:
+            s, name, at = facts.series[strategy], request.name, request.event
+            if at >= s.lived:
+                continue
+            relapse = list(s.rows("relapse", name).values())
+            values = [
+                (s.value(forget, name, at), ".3f"),
+                (s.value(forget, name, at, "retrained"), ".3f"),
+                (s.value(forget, name, at, "withheld"), ".3f"),
+                (s.value(gap, name, at, "retrained"), "+.3f"),
+                (s.value(gap, name, last, "retrained"), "+.3f"),
+                (s.value("js", name, at, "retrained"), ".3f"),
+                (s.value("js", name, last, "retrained"), ".3f"),
+                (s.value("membership_auc", name, at), ".3f"),
+                (s.value("membership_auc", name, at, "retrained"), ".3f"),
+                (relapse[-1].value if relapse else None, "+.3f"),
+            ]
+            cells = "".join(_cell("-" if v is None else format(v, spec)) for v, spec in values)
+            label = escape(f"{request.name} ({request.what}), event {at}")
+            rows.append(f'<tr><th scope="row">{label}</th><td class="text">{escape(strategy)}</td>{cells}</tr>')
+    if not rows:
+        return "<p>No deletion request has been served.</p>"
+    caption = (
+        "Every request: right after it was served, and at the end. A dash: undefined, learned again, or not computed."
+    )
+    return _folded("All requests", len(rows), _table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+
+
+def averages(facts: Facts) -> str:
+    """The numbers of the first figure, for whoever cannot see it."""
+    metric = f"average_{facts.measure}"
+    heads = [("event", ""), *((name, meaning(metric)) for name in facts.strategies)]
+    happened = {e.event: f"learn {e.name}" for e in facts.learned} | {r.event: r.name for r in facts.requested}
+    rows = []
+    for event in range(max((facts.series[name].lived for name in facts.strategies), default=0)):
+        values = [facts.series[name].value(metric, "stream", event) for name in facts.strategies]
+        cells = "".join(_cell("-" if v is None else f"{v:.4f}") for v in values)
+        rows.append(f'<tr><th scope="row">{event}: {escape(happened.get(event, ""))}</th>{cells}</tr>')
+    table = _table(f"{_words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return _folded("The same as numbers", _FOLD, table)
+
+
+def glossary(metrics: Iterable[str]) -> str:
+    """What every metric means."""
+    rows = []
+    for name in sorted(metrics):
+        try:
+            metric = describe(name)
+        except KeyError:
+            continue  # of a third party's objective
+        ideal = "" if metric.ideal is None else f"{metric.ideal:g}"
+        cells = [metric.meaning, metric.unit, _WAY[metric.better], ideal]
+        data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
+        rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{data}</tr>')
+    heads = [("metric", ""), ("meaning", ""), ("unit", ""), ("better", ""), ("ideal", "")]
+    table = _table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return _folded("What the metrics mean", _FOLD, table)
+
+
+def pairs(items: Sequence[tuple[str, str]]) -> str:
+    """A description list."""
+    return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in items)}</dl>"
+
+
+def meaning(metric: str) -> str:
+    """Return what a metric means and which way is better, or nothing if it is a third party's."""
+    try:
+        found = describe(metric)
+    except KeyError:
+        return ""
+    return f"{found.meaning} {_WAY[found.better].capitalize()}."
+
+
+def _table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str]) -> str:
+    named = "".join(
+        f'<th scope="col">{f"<abbr title={_quoted(why)}>{escape(head)}</abbr>" if why else escape(head)}</th>'
+        for head, why in heads
+    )
+    # what scrolls must take the focus, or the keyboard cannot scroll it
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label={_quoted(caption)}><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
+    )
+
+
+def _folded(title: str, num_rows: int, table: str) -> str:
+    if num_rows < _FOLD:
+        return table
+    return f"<details><summary>{escape(title)}</summary>{table}</details>"
+
+
+def _cell(text: str, why: str = "") -> str:
+    return f"<td title={_quoted(why)}>{escape(text)}</td>" if why else f"<td>{escape(text)}</td>"
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(text)}"'
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

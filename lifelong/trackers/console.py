@@ -1,0 +1,124 @@
+"""Progress on a terminal: a live bar with events, steps and time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from lifelong.table import Row
+from lifelong.trackers._base import RunInfo
+
+
+@final
+class ConsoleTracker:
+    """Shows how far a run has come, and remembers it for the message that an interruption leaves."""
+
+    def __init__(self, console: Console | None = None, interval_s: float = 10.0, silent: bool = False) -> None:
+        """Write nothing yet.
+
+        Args:
+            console: where to write; by default standard error.
+            interval_s: where there is no terminal, at most one line in that time for a strategy that is under way.
+            silent: only remember.
+        """
+        self._console = console or Console(stderr=True, highlight=False)
+        self._interval_s, self._silent = interval_s, silent
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._info: RunInfo | None = None
+        self._done = self._steps = 0
+        self._spoke_at = self._began_at = 0.0
+        self._finished = False
+
+    @property
+    def began(self) -> bool:
+        """Whether any strategy had something left to do."""
+        return self._info is not None
+
+    @property
+    def position(self) -> str:
+        """Where the run stands, in words."""
+        if self._info is None:
+            return "before the first event"
+        total = len(self._info.stream.events)
+        where = f"of strategy {self._info.strategy}"
+        if self._finished:
+            return f"after strategy {self._info.strategy}"
+        if self._done == total:
+            return f"among the references {where}, after its last event"
+        return f"after event {self._done} of {total} {where}"
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """Start the strategy's line."""
+        self._info, self._done, self._steps, self._finished = info, first_event, 0, False
+        self._began_at = self._spoke_at = time.monotonic()
+        if self._silent:
+            return
+        if self._console.is_terminal:
+            self._open()
+        else:
+            going_on = f", going on after event {first_event}" if first_event else ""
+            self._say(f"{self._label()}: {len(info.stream.events)} events{going_on}")
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """Move the line on."""
+        self._done = index + 1
+        self._steps += int(sum(r.value or 0 for r in rows if r.metric == "steps" and r.subject == "event"))
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, **self._fields())
+        elif not self._silent and time.monotonic() - self._spoke_at >= self._interval_s:
+            self._say(f"{self._label()}: {self._fields()['events']} events, {self._fields()['steps']} steps")
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """Say that the strategy is done."""
+        self._finished = True
+        self._close()
+        if not self._silent:
+            took = time.monotonic() - self._began_at
+            self._say(
+                f"{self._label()}: done in {took:.1f} s, {self._steps:,} steps (references: {seconds:.1f} s of it)"
+            )
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._close()
+
+    def _open(self) -> None:
+        assert self._info is not None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("event {task.fields[events]}, {task.fields[steps]} steps"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[phase]}"),
+            console=self._console,
+            transient=True,
+        )
+        total = len(self._info.stream.events)
+        self._task = self._progress.add_task(self._label(), total=total, completed=self._done, **self._fields())
+        self._progress.start()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _fields(self) -> dict[str, str]:
+        assert self._info is not None
+        total = len(self._info.stream.events)
+        phase = "references" if self._done == total else ""
+        return {"events": f"{self._done}/{total}", "steps": f"{self._steps:,}", "phase": phase}
+
+    def _label(self) -> str:
+        assert self._info is not None
+        names = list(self._info.config["strategies"])
+        return f"strategy {names.index(self._info.strategy) + 1}/{len(names)} {self._info.strategy}"
+
+    def _say(self, text: str) -> None:
+        self._spoke_at = time.monotonic()
+        self._console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,206 @@
+"""Weights & Biases: one run per strategy, on its own `event` axis; offline where there is no key."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import shutil
+import socket
+import urllib.request
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lifelong.table import Row, read_rows
+from lifelong.trackers._base import RunInfo
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_SERVER = "https://api.wandb.ai"
+_REACH_S, _INIT_S = 3.0, 30.0
+
+
+class WandbTracker:
+    """Sends every row to W&B, one log call per event.
+
+    The value of a row is logged as ``subject/metric`` (of a reference: ``model/subject/metric``). An undefined value
+    is logged as None, with why as ``undefined/subject/metric``.
+
+    An event has its index as W&B step; references, which belong to events that have passed, follow after the last
+    one. So going on after a crash repeats nothing that the server has, and an offline folder, which has nothing to
+    go on from, is replaced by one that begins with the rows of the run folder.
+    """
+
+    def __init__(self, project: str = "lifelong") -> None:
+        """Log to `project`. Nothing of W&B is imported or started before a strategy begins."""
+        self._project = project
+        self._run: Any = None
+        self._num_events = 0
+        self._complete = False
+        self._unreachable = False
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """Open the W&B run of the strategy; bring it up to `first_event` if it does not have all rows before."""
+        self._num_events, self._complete = len(info.stream.events), False
+        self._run = self._open(info)
+        self._run.define_metric("event")
+        self._run.define_metric("*", step_metric="event")
+        if first_event:
+            before = read_rows(info.folder / "results.jsonl")
+            for event, rows in _by_event(r for r in before if r.event < first_event).items():
+                self._log(event, event, rows)
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """Log the rows of one event."""
+        self._log(index, index, rows)
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """Log the rows that references gave, each group at its event."""
+        for number, (event, group) in enumerate(sorted(_by_event(rows).items())):
+            self._log(self._num_events + number, event, group)
+        self._complete = True
+
+    def end(self) -> None:
+        """Close the W&B run; one that was interrupted is marked as failed, until it is gone on with."""
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.finish(exit_code=0 if self._complete else 1)
+
+    def _log(self, step: int, event: int, rows: Sequence[Row]) -> None:
+        if self._run is not None and step >= self._run.starting_step:
+            self._run.log({"event": event, **logged(rows)}, step=step, commit=True)
+
+    def _open(self, info: RunInfo) -> Any:
+        # W&B reports its own errors to a third party, also offline, unless told not to before it starts.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        wandb = import_module("wandb")
+        run_id = f"{info.identity}-{info.strategy}"
+        mode = "offline" if self._unreachable else _mode()
+        options: dict[str, Any] = {
+            "project": self._project,
+            "group": f"{info.name}-{info.identity}",
+            "name": info.strategy,
+            "id": run_id,
+            "resume": "allow",
+            "dir": str(info.folder),
+            "config": run_config(info),
+            "reinit": "create_new",
+            "settings": _settings(wandb),
+        }
+        if mode == "online":
+            try:
+                return wandb.init(mode=mode, **options)
+            except wandb.errors.Error as error:
+                logger.warning("W&B cannot be reached and the run is kept offline (%s).", error)
+                self._unreachable = True
+                wandb.teardown()  # else the id counts as in use
+                mode = "offline"
+        for old in (info.folder / "wandb").glob(f"offline-run-*-{run_id}"):
+            shutil.rmtree(old)
+        return wandb.init(mode=mode, **options)
+
+
+def logged(rows: Iterable[Row]) -> dict[str, float | str | None]:
+    """Return what is logged of the rows of one event.
+
+    >>> logged([Row(3, "run", "stream", "plasticity", 0.5, 2), Row(3, "retrained", "request-0", "js", None, 0, "x")])
+    {'stream/plasticity': 0.5, 'retrained/request-0/js': None, 'undefined/retrained/request-0/js': 'x'}
+    """
+    values: dict[str, float | str | None] = {}
+    for r in rows:
+        key = f"{r.subject}/{r.metric}" if r.model == "run" else f"{r.model}/{r.subject}/{r.metric}"
+        values[key] = r.value
+        if r.reason is not None:
+            values[f"undefined/{key}"] = r.reason
+    return values
+
+
+def run_config(info: RunInfo) -> dict[str, Any]:
+    """Return the configuration with dotted keys, with the one strategy in place of all, and what identifies the run."""
+    config = {k: v for k, v in info.config.items() if k != "strategies"}
+    config["strategy"] = {"name": info.strategy, **info.config["strategies"][info.strategy]}
+    config |= {"identity": info.identity, "stream_digest": info.stream.digest()}
+    return flatten(config)
+
+
+def flatten(data: object, prefix: str = "") -> dict[str, Any]:
+    """Return nested data as one level of dotted keys; lists of plain values stay whole.
+
+    >>> flatten({"training": {"lr": 0.1}, "learner": [{"name": "ewc"}], "hidden": [64, 64]})
+    {'training.lr': 0.1, 'learner.0.name': 'ewc', 'hidden': [64, 64]}
+    """
+    if isinstance(data, dict) and data:
+        items: list[tuple[object, object]] = list(data.items())
+    elif isinstance(data, list) and any(isinstance(v, dict | list) for v in data):
+        items = list(enumerate(data))
+    else:
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _by_event(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = {}
+    for r in rows:
+        groups.setdefault(r.event, []).append(r)
+    return groups
+
+
+def _settings(wandb: Any) -> Any:
+    """Return settings under which W&B prints nothing, watches nothing, and does not make anyone wait."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        init_timeout=_INIT_S,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+
+def _mode() -> str:
+    """Return what ``WANDB_MODE`` says, but offline where there is no key, or no server."""
+    wished = os.environ.get("WANDB_MODE") or "online"
+    if wished not in {"online", "run"}:
+        return wished
+    server = os.environ.get("WANDB_BASE_URL") or _DEFAULT_SERVER
+    if not _has_key(server):
+        return "offline"
+    if _reachable(server):
+        return "online"
+    logger.warning("W&B at %s cannot be reached; the run is kept offline, for `wandb sync`.", server)
+    return "offline"
+
+
+def _has_key(server: str) -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    named = os.environ.get("NETRC")
+    for file in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if netrc.netrc(file).authenticators(urlsplit(server).netloc):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def _reachable(server: str) -> bool:
+    """Return whether the server takes a connection; behind a proxy this cannot be told and is taken for granted."""
+    url = urlsplit(server)
+    port = url.port or (80 if url.scheme == "http" else 443)
+    if urllib.request.getproxies().get(url.scheme):
+        return True
+    try:
+        with socket.create_connection((url.hostname or "", port), _REACH_S):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,350 @@
+"""Every strategy there is, found by the registry, on one short life of real digits, watched at the door.
+
+A new learner, unlearner or isolated strategy needs nothing here: it is discovered, built with its defaults (or with
+the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lifelong.build import make_strategy
+from lifelong.config import StrategyConfig
+from lifelong.play import step
+from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.objectives._base import Objective
+from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
+from strategies.parts.fit import Training
+from strategies.parts.model import FlatModel, Network, digest
+from streams.config import parse
+from streams.data import Data
+from streams.events import DeletionRequest, Event
+from streams.ledger import Ledger, Life
+from streams.plan import Service, assemble
+from streams.randomness import Key, seeded_globals
+from streams.registry import entries
+from streams.scenarios import class_incremental, online, task_incremental
+from streams.schedules import explicit
+from streams.source import Source
+from streams.stream import Stream
+
+# Small sizes, so that the whole suite takes a minute. What is not named here keeps its defaults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "replay": {"memory": 30, "batch": 8},
+    "ewc": {"strength": 10.0},
+    "finetune": {"epochs": 2, "batch_size": 64},
+    "neggrad-plus": {"epochs": 1, "batch_size": 64},
+    "gradient-ascent": {"epochs": 2, "batch_size": 64},
+    "avalanche": {"retained": 0},
+}
+TOGETHER = ("ewc", "replay", "l2")
+# Options that change what is kept or read.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ewc(online)+none": {"learner": {"name": "ewc", "mode": "online", "decay": 0.9}, "unlearner": "none"},
+    "replay(class-balanced)+none": {
+        "learner": {"name": "replay", "memory": 30, "batch": 8, "policy": "class-balanced"},
+        "unlearner": "none",
+    },
+    "replay+finetune(memory)": {
+        "learner": {"name": "replay", **OPTIONS["replay"]},
+        "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
+    },
+    "avalanche(replay)+retrain": {
+        "learner": {
+            "name": "avalanche",
+            "plugins": [{"plugin": "avalanche.training.plugins.ReplayPlugin", "options": {"mem_size": 30}}],
+            "retained": 30,
+        },
+        "unlearner": "retrain",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to build a strategy."""
+
+    name: str
+    config: StrategyConfig
+
+    @property
+    def own_learner(self) -> str | None:
+        """The name of a learner that brings its own loop."""
+        return "avalanche" if self.name.startswith("avalanche") else None
+
+
+def candidates() -> list[Candidate]:
+    """Every learner with retrain and with none, every unlearner on two learners, every isolated strategy."""
+
+    def named(name: str) -> dict[str, Any]:
+        return {"name": name, **OPTIONS.get(name, {})}
+
+    found: dict[str, dict[str, Any]] = {}
+    for learner in entries("learners"):
+        for unlearner in ("retrain", "none"):
+            found[f"{learner}+{unlearner}"] = {"learner": named(learner), "unlearner": unlearner}
+    for unlearner in entries("unlearners"):
+        for learners in (("replay",), TOGETHER):
+            parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
+            found[f"{'+'.join(learners)}+{unlearner}"] = parts
+    for isolated in entries("isolated"):
+        found[isolated] = {"isolated": named(isolated)}
+    found |= VARIANTS
+    return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A stream and what strategies are built in."""
+
+    name: str
+    stream: Stream
+    setting: Setting
+
+    def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
+        noisy = self.name == "task-incremental"
+        setting = replace(self.setting, key=Key(seed), make_model=lambda: _model(self.setting.objective, seed, noisy))
+        return make_strategy(candidate.config, setting, candidate.name)
+
+    def ledger(self, declared: Access | None = None) -> SpyLedger:
+        return SpyLedger(self.stream.source, self.stream.task_of, declared)
+
+    def altered(self, ids: np.ndarray) -> World:
+        """The same life of the same ids, but what these rows hold is something else altogether."""
+        source, draw = self.stream.source, np.random.default_rng(7)
+        x, y = source.x.clone(), source.y.clone()
+        x[ids] = torch.from_numpy(draw.normal(size=x[ids].shape).astype(np.float32))
+        if y.is_floating_point():
+            y[ids] = torch.from_numpy(draw.normal(size=len(ids)).astype(np.float32))
+        else:  # another class of the same task, so that task-incremental masks permit it
+            task_of = {c: unit.classes for unit in self.stream.units for c in unit.classes}
+            y[ids] = torch.tensor([next(c for c in task_of[int(v)] if c != int(v)) for v in y[ids]])
+        return replace(self, stream=replace(self.stream, source=replace(source, x=x, y=y)))
+
+
+class SpyLedger(Ledger):
+    """A ledger whose doors write down everything they lend."""
+
+    def __init__(self, source: Source, task_of: np.ndarray | None, declared: Access | None = None) -> None:
+        super().__init__(source, task_of)
+        self.declared = declared
+        self.doors: list[SpyDoor] = []
+
+    def door(self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None) -> SpyDoor:
+        self.doors.append(SpyDoor(self, self.declared or access, own, to_forget))
+        return self.doors[-1]
+
+
+class SpyDoor(Door):
+    """A door that remembers what was lent, and in which state each sample was at that moment."""
+
+    def __init__(self, ledger: SpyLedger, access: Access, own: np.ndarray, to_forget: np.ndarray | None) -> None:
+        super().__init__(ledger, access, own, to_forget)
+        self.ledger, self.access, self.own = ledger, access, own
+        self.lent: list[Data] = []
+        self.fetched: list[np.ndarray] = []
+        self.states: set[int] = set()
+        self.forget_set_lent = False
+
+    def fetch(self, ids: np.ndarray) -> Data:
+        self.fetched.append(ids.copy())
+        self.states |= set(self.ledger.life[ids].tolist())
+        self.lent.append(super().fetch(ids))
+        return self.lent[-1]
+
+    def forget_set(self) -> Data:
+        self.forget_set_lent = True
+        self.lent.append(super().forget_set())
+        return self.lent[-1]
+
+    @property
+    def earlier(self) -> np.ndarray:
+        """Distinct samples that were fetched and do not belong to the experience."""
+        return np.setdiff1d(np.concatenate([np.array([], dtype=np.int64), *self.fetched]), self.own)
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What is known right after one event."""
+
+    event: Event
+    outcome: Outcome
+    state: State
+    digest: str
+    deleted: np.ndarray
+    held: dict[str, np.ndarray]
+    stored: np.ndarray
+    door: SpyDoor | None
+    globals_kept: bool
+
+
+@dataclass(eq=False)
+class Lived:
+    """A strategy's life, moment by moment."""
+
+    strategy: Strategy
+    ledger: SpyLedger
+    start: str
+    moments: list[Moment] = field(default_factory=list)
+
+    @property
+    def digests(self) -> list[str]:
+        return [m.digest for m in self.moments]
+
+    def requests(self) -> Iterator[tuple[int, Moment]]:
+        yield from ((i, m) for i, m in enumerate(self.moments) if isinstance(m.event, DeletionRequest))
+
+
+def generators() -> tuple[object, ...]:
+    """The state of every global generator."""
+    _, words, position, *_ = np.random.get_state()
+    return random.getstate(), words.tobytes(), position, torch.random.get_rng_state().numpy().tobytes()
+
+
+def go_on(life: Lived, events: Iterable[Event]) -> Lived:
+    """Let events happen and note down everything."""
+    for event in events:
+        before, doors = generators(), len(life.ledger.doors)
+        outcome = step(life.strategy, event, life.ledger).outcome
+        deleted = life.ledger.deleted_ids
+        state = life.strategy.state_dict()
+        held, stored = life.strategy.holds(deleted), life.strategy.stored_ids()
+        kept = generators() == before
+        door = life.ledger.doors[-1] if len(life.ledger.doors) > doors else None
+        life.moments.append(Moment(event, outcome, state, digest(state), deleted, held, stored, door, kept))
+    return life
+
+
+def begin(world: World, candidate: Candidate, declared: Access | None = None, seed: int = 0) -> Lived:
+    strategy = world.build(candidate, seed)
+    return Lived(strategy, world.ledger(declared), digest(strategy.state_dict()))
+
+
+class Noisy(nn.Module):
+    """Draws from torch's global generator and keeps a running mean, as dropout and batch normalisation do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+            x = nn.functional.dropout(x, 0.2)
+        return x - self.mean
+
+
+def _model(objective: Objective, seed: int, noisy: bool) -> FlatModel:
+    with seeded_globals(Key(seed) / "init"):
+        layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+        return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
+
+
+def _source() -> Source:
+    """The first 36 digits of each class."""
+    from streams.sources import digits
+
+    whole = digits.load(digits.Config(users=6))
+    rows = np.sort(np.concatenate([np.flatnonzero(whole.class_ids == c)[:36] for c in range(10)]))
+    columns = {name: getattr(whole, name)[rows] for name in ("x", "y", "class_ids", "user_ids", "is_test")}
+    return replace(whole, **columns)
+
+
+REQUESTS = [
+    {"after": 1, "scope": "sample", "count": 6},
+    {"after": 2, "scope": "class", "keys": [1], "again_after": 3},
+    {"after": 3, "scope": "user", "keys": [2]},
+    {"after": 4, "scope": "task", "keys": [0]},
+    {"after": 5, "scope": "sample", "count": 6},
+]
+
+
+def make_world(name: str) -> World:
+    source, scenario, requests = _source(), class_incremental, REQUESTS
+    objective: Objective = Classification(10)
+    if name == "task-incremental":
+        scenario = task_incremental
+        objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
+    if name == "regression":
+        target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
+        source, objective = replace(source, y=target), Regression()
+    if name == "everything":
+        requests = [{"after": 5, "scope": "task", "keys": [0, 1, 2, 3, 4], "again_after": 5}]
+    plan = scenario.build(source, scenario.Config(experiences=5), 0)
+    if name == "online":
+        plan = online.build(source, online.Config(experiences=5, chunk=5), 0)
+        requests = [{"after": 7 + 4 * i, "scope": "sample", "count": 2} for i in range(6)]
+        plan = replace(plan, experiences=plan.experiences[:30])
+    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, moves, Service(wait_for=2 if name == "lazy" else 1), Key(0) / "requests")
+    training = Training(epochs=2, lr=0.05, batch_size=40)
+    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    return World(name, stream, setting)
+
+
+_WORLDS: dict[str, World] = {}
+_LIVES: dict[tuple[str, str], Lived] = {}
+FORMS = ("class-incremental", "task-incremental", "regression")
+
+
+def world_of(name: str) -> World:
+    if name not in _WORLDS:
+        _WORLDS[name] = make_world(name)
+    return _WORLDS[name]
+
+
+def life_of(world: World, candidate: Candidate) -> Lived:
+    """The uninterrupted life, lived once and shared by all tests."""
+    key = (world.name, candidate.name)
+    if key not in _LIVES:
+        _LIVES[key] = go_on(begin(world, candidate), world.stream.events)
+    return _LIVES[key]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "candidate" not in metafunc.fixturenames:
+        return
+    every = candidates()
+    if "form" in metafunc.fixturenames:
+        pairs = [(c, f) for f in FORMS for c in every if not (f == "regression" and c.own_learner)]
+        metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
+    else:
+        metafunc.parametrize("candidate", every, ids=[c.name for c in every])
+
+
+@pytest.fixture
+def world(form: str) -> World:
+    return world_of(form)
+
+
+@pytest.fixture
+def life(world: World, candidate: Candidate) -> Lived:
+    return life_of(world, candidate)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The functions above, for test modules (they cannot import from here)."""
+
+    world = staticmethod(world_of)
+    life = staticmethod(life_of)
+    begin = staticmethod(begin)
+    go_on = staticmethod(go_on)
+    generators = staticmethod(generators)
+    candidates = staticmethod(candidates)
+    Lived = Lived
+    LEARNED = int(Life.LEARNED)
+
+
+@pytest.fixture(scope="session")
+def kit() -> Kit:
+    return Kit()

@@ -1,0 +1,294 @@
+"""What every strategy promises. All of them are found by the registry and held to all of it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.play import ledger_after, restore, step
+from strategies.base import Access
+from strategies.parts.model import digest, num_bytes
+from streams.errors import AccessError, CheckpointError, ConfigError, LedgerError
+from streams.events import DeletionRequest, Experience
+from streams.timeline import surviving
+
+# The state of these grows with what they have seen; everything else must stay as large as it is.
+GROWS = ("cumulative", "independent")
+EXACT = ("retrain", "independent")
+
+
+def through_disk(state: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def claims_exact(candidate: Any) -> bool:
+    return candidate.name.endswith(EXACT)
+
+
+def repeatable(candidate: Any, event_index: int, life: Any) -> bool:
+    """Avalanche's inner state is not in a checkpoint: it is rebuilt, which a patched-up life cannot be."""
+    served = any(index <= event_index for index, _ in life.requests())
+    return not candidate.own_learner or claims_exact(candidate) or not served
+
+
+def test_the_life_has_everything(kit: Any) -> None:
+    events = kit.world("class-incremental").stream.events
+    requests = [e for e in events if isinstance(e, DeletionRequest)]
+    assert {a.scope for r in requests for a in r.asks} == {"sample", "class", "task", "user"}
+    assert any(len(r.barred_ids) for r in requests)
+    assert any(isinstance(e, Experience) and e.incarnation for e in events)
+    assert sum(isinstance(e, Experience) and not e.incarnation for e in events) == 5
+
+
+def test_the_registry_is_covered(kit: Any) -> None:
+    names = {c.name for c in kit.candidates()}
+    assert {"naive+retrain", "ewc+none", "replay+finetune", "ewc+replay+l2+gradient-ascent", "independent"} <= names
+
+
+def test_avalanche_refuses_regression(kit: Any) -> None:
+    for candidate in kit.candidates():
+        if candidate.own_learner:
+            with pytest.raises(ConfigError, match="classifiers"):
+                kit.world("regression").build(candidate)
+
+
+def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
+    torch.manual_seed(3)
+    again = kit.go_on(kit.begin(world, candidate), world.stream.events)
+    assert again.start == life.start
+    assert again.digests == life.digests
+
+
+def test_another_seed_gives_other_bits(kit: Any, candidate: Any) -> None:
+    world = kit.world("class-incremental")
+    other = kit.go_on(kit.begin(world, candidate, seed=1), world.stream.events[:1])
+    assert other.digests[0] != kit.life(world, candidate).digests[0]
+
+
+def test_resume_at_every_event_gives_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    events = world.stream.events
+    for index, moment in enumerate(life.moments):
+        if candidate.own_learner and index % 4 != 3:
+            continue  # each restore lives the whole life again
+        state = through_disk(moment.state)
+        strategy, ledger = world.build(candidate), ledger_after(world.ledger(), events[: index + 1])
+        if not repeatable(candidate, index, life):
+            with pytest.raises(CheckpointError):
+                restore(strategy, state, ledger)
+            continue
+        restore(strategy, state, ledger)
+        assert digest(strategy.state_dict()) == moment.digest
+        for event in events[index + 1 :]:
+            step(strategy, event, ledger)
+        assert digest(strategy.state_dict()) == life.digests[-1], f"resumed after event {index}"
+        assert digest(state) == moment.digest, "loading a state must not tie the strategy to it"
+
+
+def test_resume_again_and_again_gives_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    if candidate.own_learner:
+        pytest.skip("each restore lives the whole life again")
+    strategy, ledger = world.build(candidate), world.ledger()
+    for index, event in enumerate(world.stream.events):
+        step(strategy, event, ledger)
+        state = through_disk(strategy.state_dict())
+        strategy = world.build(candidate)
+        restore(strategy, state, ledger)
+        assert digest(strategy.state_dict()) == life.digests[index]
+
+
+def plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(plain(v) for v in value)
+    return value is None or type(value) in (torch.Tensor, bool, int, float, str)
+
+
+def test_state_is_tensors_and_plain_values(life: Any) -> None:
+    for moment in life.moments:
+        assert plain(moment.state)
+        assert digest(through_disk(moment.state)) == moment.digest
+
+
+def test_state_is_a_copy(life: Any) -> None:
+    # The whole life went on after each of these was taken.
+    assert [digest(m.state) for m in life.moments] == life.digests
+
+
+def test_no_sample_is_in_a_checkpoint(world: Any, life: Any) -> None:
+    source = world.stream.source
+    rows = [source.x[i].numpy().tobytes() for i in source.train_ids]
+    for moment in life.moments:
+        buffer = io.BytesIO()
+        torch.save(moment.state, buffer)
+        assert not any(row in buffer.getvalue() for row in rows)
+
+
+def test_holds_nothing_exactly_if_it_claims_so(candidate: Any, life: Any) -> None:
+    graded = 0
+    for _, moment in life.requests():
+        exactness = moment.outcome.exactness
+        assert exactness in {"bits", "law", "none"}
+        graded += exactness == "bits"
+        assert all(len(ids) and np.isin(ids, moment.deleted).all() for ids in moment.held.values())
+        if exactness == "none":
+            assert "weights" in moment.held
+            assert np.isin(moment.event.sample_ids, moment.held["weights"]).all()
+        else:
+            assert moment.held == {}
+    assert bool(graded) == claims_exact(candidate)
+
+
+def test_no_raw_sample_is_kept_after_its_deletion(life: Any) -> None:
+    for moment in life.moments:
+        assert not np.isin(moment.stored, moment.deleted).any()
+
+
+def test_learning_is_not_graded_and_costs_are_counted(life: Any) -> None:
+    for moment in life.moments:
+        outcome = moment.outcome
+        assert all(type(v) is int and v >= 0 for v in (outcome.steps, outcome.forward, outcome.backward))
+        assert all(type(v) is float for v in outcome.losses.values())
+        if isinstance(moment.event, Experience):
+            assert outcome.exactness is None
+            assert outcome.steps > 0
+            assert outcome.forward >= len(moment.event.sample_ids) - len(moment.deleted)
+
+
+def test_the_ledger_is_never_violated(kit: Any, life: Any) -> None:
+    for moment in life.moments:
+        assert moment.door is not None
+        assert moment.door.states <= {kit.LEARNED}
+        for ids in moment.door.fetched:
+            assert not np.isin(ids, moment.deleted).any()
+
+
+def test_what_is_declared_is_what_is_read(life: Any) -> None:
+    access = life.strategy.access
+    earlier = max(len(m.door.earlier) for m in life.moments)
+    assert any(m.door.forget_set_lent for m in life.moments) == access.forget_set
+    assert not any(m.door.forget_set_lent for m in life.moments if isinstance(m.event, Experience))
+    if access.retained == "full":
+        assert earlier > 0
+    else:
+        assert (earlier > 0) == (access.retained > 0)
+        assert earlier <= access.retained
+
+
+def test_reading_more_than_declared_fails(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    access = life.strategy.access
+    lies = [Access(retained=access.retained)] if access.forget_set else []
+    lies += [Access(access.forget_set, 0)] if access.retained != 0 else []
+    for declared in lies:
+        with pytest.raises(AccessError):
+            kit.go_on(kit.begin(world, candidate, declared), world.stream.events)
+
+
+def test_what_was_lent_is_closed_afterwards(life: Any) -> None:
+    lent = [data for m in life.moments for data in m.door.lent]
+    assert lent
+    for data in lent:
+        with pytest.raises(LedgerError):
+            data.all()
+        with pytest.raises(LedgerError):
+            data.targets()
+
+
+def test_global_generators_are_left_alone(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    assert all(m.globals_kept for m in life.moments)
+    before = kit.generators()
+    strategy = world.build(candidate)
+    data = world.ledger().lend(world.stream.source.test_ids).all()
+    strategy.predict(data)
+    strategy.features(data)
+    assert kit.generators() == before
+
+
+def test_predicting_changes_nothing(world: Any, life: Any) -> None:
+    data = world.ledger().lend(world.stream.source.test_ids)
+    first, features = life.strategy.predict(data.all()), life.strategy.features(data.all())
+    second = life.strategy.predict(data.all())
+    assert first.shape == (len(data), world.setting.objective.num_outputs)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert features is None or len(features) == len(data)
+    assert digest(life.strategy.state_dict()) == life.digests[-1]
+    # One by one or all at once: a sample's output does not depend on its neighbours.
+    alone = torch.cat([life.strategy.predict(batch) for batch in data.batches(1)])
+    finite = torch.isfinite(first)
+    assert torch.equal(finite, torch.isfinite(alone))
+    torch.testing.assert_close(alone[finite], first[finite], rtol=1e-4, atol=1e-5)
+
+
+def test_deleted_data_interferes_exactly_if_not_claimed_otherwise(
+    kit: Any, candidate: Any, world: Any, life: Any
+) -> None:
+    """Replace what is deleted by other data: an exact strategy ends in the same state, any other does not."""
+    for index, moment in life.requests():
+        other = world.altered(moment.event.sample_ids)
+        again = kit.go_on(kit.begin(other, candidate), other.stream.events[: index + 1])
+        assert (again.digests[-1] == moment.digest) == claims_exact(candidate), moment.event.name
+
+
+def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    for index, moment in life.requests():
+        without = kit.go_on(kit.begin(world, candidate), surviving(world.stream.events[: index + 1]))
+        assert (without.digests[-1] == moment.digest) == claims_exact(candidate), moment.event.name
+
+
+def test_everything_deleted_and_learned_again(kit: Any, candidate: Any) -> None:
+    world = kit.world("everything")
+    life = kit.life(world, candidate)
+    gone, back = life.moments[-2], life.moments[-1]
+    assert len(gone.deleted) == len(world.stream.source.train_ids)
+    assert len(gone.stored) == 0
+    assert len(back.deleted) == 0
+    assert back.event.incarnation == 1
+    if claims_exact(candidate):
+        assert gone.digest == life.start
+        reborn = kit.go_on(kit.begin(world, candidate), surviving(world.stream.events))
+        assert reborn.digests == [back.digest]
+    data = world.ledger().lend(world.stream.source.test_ids).all()
+    scores = world.setting.objective.scores(life.strategy.predict(data), data)
+    assert torch.isfinite(scores).all()
+    assert back.digest not in (gone.digest, life.start)
+
+
+def test_a_class_deleted_is_learned_again(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+    again = next(i for i, m in enumerate(life.moments) if isinstance(m.event, Experience) and m.event.incarnation)
+    before, after = life.moments[again - 1], life.moments[again]
+    assert np.isin(after.event.sample_ids, before.deleted).all()
+    assert not np.isin(after.event.sample_ids, after.deleted).any()
+    assert after.digest != before.digest
+    read = np.concatenate(after.door.fetched)
+    assert np.isin(after.event.sample_ids, read).all()
+
+
+def test_state_stays_as_large_as_it_is(kit: Any, candidate: Any) -> None:
+    world = kit.world("online")
+    life = kit.life(world, candidate)
+    row = world.stream.source.x[0].numel() * 4
+    learned = [m for m in life.moments if isinstance(m.event, Experience)]
+    sizes = [num_bytes(m.state) + len(m.stored) * row for m in learned]
+    assert len(learned) == 30
+    if candidate.name == "independent":
+        models = [len(m.state["models"]) for m in learned]
+        assert max(models) == len({u for m in learned for u in m.event.units})
+        assert all(size == count * sizes[0] for size, count in zip(sizes, models, strict=True))
+    elif not candidate.name.startswith(GROWS):
+        assert max(sizes[10:]) <= max(sizes[:10])
+
+
+def test_a_lazy_server_ends_where_an_eager_one_does(kit: Any, candidate: Any) -> None:
+    eager, lazy = kit.world("class-incremental"), kit.world("lazy")
+    assert len(lazy.stream.requests) < len(eager.stream.requests)
+    same = kit.life(eager, candidate).digests[-1] == kit.life(lazy, candidate).digests[-1]
+    assert same == claims_exact(candidate)

@@ -1,0 +1,199 @@
+"""The real wandb package, offline: what it wrote, read back, is what the run folder holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lifelong
+from lifelong.config import RunConfig
+from lifelong.table import read_rows
+from lifelong.trackers.wandb import WandbTracker, _mode, flatten
+from streams.config import parse
+
+TINY = {
+    "name": "tiny",
+    "scenario": {"name": "class-incremental", "experiences": 3},
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 1, "scope": "sample", "count": 5}, {"after": 2, "scope": "class", "keys": [1]}],
+    },
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 1},
+    "strategies": {"naive": {"unlearner": "none"}, "replay": {"learner": "replay", "unlearner": "retrain"}},
+    "references": {"kinds": ["retrained", "withheld"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key, no netrc, no settings of whoever runs the tests; a cache and a working folder of our own."""
+    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
+        monkeypatch.delenv(name)
+    for name in ("home", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+def test_offline_files_hold_the_rows_of_the_run(tmp_path: Path) -> None:
+    run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker()])
+    for name in run.tables:
+        check_equal(run.folder / "strategies" / name)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    config, metrics = opening(run.folder / "strategies" / "replay")
+    assert config["training.epochs"] == 1
+    assert config["strategy.learner.0.name"] == "replay"
+    assert config["model.hidden"] == [16]
+    assert not any(key.startswith("strategies") for key in config)
+    assert ("", "*", "event") in metrics
+
+
+def test_a_killed_run_that_goes_on_is_complete(tmp_path: Path) -> None:
+    """The killed process has rows that never reached the offline file; going on brings them."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(config=TINY, root=str(tmp_path / "runs")), encoding="utf-8")
+    killed = subprocess.run([sys.executable, str(script)], check=False, cwd=tmp_path / "elsewhere", env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    folder = next((tmp_path / "runs").glob("tiny-*"))
+    assert not (folder / "strategies" / "naive" / "done.json").exists()
+    run = lifelong.resume(folder, [WandbTracker()])
+    assert run.done
+    for name in run.tables:
+        check_equal(folder / "strategies" / name)
+
+
+def test_a_finished_run_starts_nothing(tmp_path: Path) -> None:
+    run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs")
+    lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker()])
+    assert not list(run.folder.rglob("*.wandb"))
+
+
+def test_a_server_that_nobody_answers_for_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker()])
+    check_equal(run.folder / "strategies" / "naive")
+    assert "cannot be reached" in caplog.text
+
+
+def test_the_mode_needs_a_key_unless_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert _mode() == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert _mode() == "offline"
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine api.wandb.ai login user password " + "a" * 40, encoding="utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setattr("lifelong.trackers.wandb._reachable", lambda server: True)
+    assert _mode() == "online"
+
+
+def test_flatten_leaves_nothing_out() -> None:
+    nested = {"a": {}, "b": [], "c": None, "d": [[1], {"e": 2}]}
+    assert flatten(nested) == {"a": {}, "b": [], "c": None, "d.0": [1], "d.1.e": 2}
+
+
+KILLED = """
+import os, signal
+import lifelong
+from lifelong.config import RunConfig
+from lifelong.trackers.wandb import WandbTracker
+from streams.config import parse
+
+class Killer:
+    def begin(self, info, first_event): pass
+    def event(self, index, rows, seconds):
+        if index == 3: os.kill(os.getpid(), signal.SIGKILL)
+    def references(self, rows, seconds): pass
+    def end(self): pass
+
+lifelong.run(parse(RunConfig, {config!r}), {root!r}, [WandbTracker(), Killer()])
+"""
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(lifelong.__file__).parent.parent)}
+
+
+def check_equal(folder: Path) -> None:
+    """Every row of the table is in the one offline file, once, with the same bits; and nothing else is."""
+    expected: dict[tuple[int, str], float | None] = {}
+    for r in read_rows(folder / "results.jsonl"):
+        key = (r.event, f"{r.subject}/{r.metric}" if r.model == "run" else f"{r.model}/{r.subject}/{r.metric}")
+        assert key not in expected
+        expected[key] = r.value
+    assert {key[1].split("/")[0] for key in expected} >= {"stream", "event", "requests", "retrained", "withheld"}
+    assert None in expected.values()
+    found: dict[tuple[int, str], float | None] = {}
+    reasons = set()
+    for items in history(folder):
+        event = int(items.pop("event"))
+        for key, value in items.items():
+            if key.startswith("undefined/"):
+                reasons.add((event, key.removeprefix("undefined/")))
+            elif not key.startswith("_"):
+                assert (event, key) not in found
+                found[event, key] = None if value is None else float(value)
+    assert found == expected
+    assert reasons == {key for key, value in expected.items() if value is None}
+
+
+def history(folder: Path) -> Iterator[dict]:
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    for content in leveldb_log(file):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        if record.WhichOneof("record_type") == "history":
+            yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+
+
+def opening(folder: Path) -> tuple[dict[str, object], set[tuple[str, str, str]]]:
+    """Return config and defined metrics."""
+    from wandb.proto import wandb_internal_pb2
+
+    config: dict[str, object] = {}
+    metrics = set()
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    for content in leveldb_log(file):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        if record.WhichOneof("record_type") == "run":
+            config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
+        elif record.WhichOneof("record_type") == "metric":
+            metrics.add((record.metric.name, record.metric.glob_name, record.metric.step_metric))
+    return config, metrics
+
+
+def leveldb_log(file: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    data, at, record = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at < len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        if kind == 0:
+            return
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in {1, 4}:  # whole, or the last part
+            yield record
+            record = b""
