@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lifelong.config import RunConfig
-from streams.config import Config, Named, resolve
+from streams.config import Named, resolve
 
 _WIDTH = 100
 _KINDS = {
@@ -53,22 +53,20 @@ def options(model: type[BaseModel], prefix: str = "") -> list[Option]:
 
 def allowed(field: FieldInfo) -> str:
     """Return what a field may be, as in ``integer, 1 or more`` or ``sgd | adam``."""
-    limits = [
-        text
-        for m in field.metadata
-        for text in (
-            [f"above {m.gt:g}"]
-            if isinstance(m, annotated_types.Gt)
-            else [f"{m.ge:g} or more"]
-            if isinstance(m, annotated_types.Ge)
-            else [f"below {m.lt:g}"]
-            if isinstance(m, annotated_types.Lt)
-            else [f"at most {m.le:g}"]
-            if isinstance(m, annotated_types.Le)
-            else []
-        )
-    ]
-    return ", ".join([_kind(field.annotation), *limits])
+    return ", ".join([_kind(field.annotation), *filter(None, map(_limit, field.metadata))])
+
+
+def _limit(metadata: object) -> str | None:
+    match metadata:
+        case annotated_types.Gt(gt=limit):
+            return f"above {limit}"
+        case annotated_types.Ge(ge=limit):
+            return f"{limit} or more"
+        case annotated_types.Lt(lt=limit):
+            return f"below {limit}"
+        case annotated_types.Le(le=limit):
+            return f"at most {limit}"
+    return None
 
 
 def annotated(config: RunConfig) -> str:
@@ -78,54 +76,59 @@ def annotated(config: RunConfig) -> str:
         "# Names of sources, scenarios, schedules, learners ...: `lifelong list`. Options of each: `lifelong show`.",
         "",
     ]
-    return "\n".join([*lines, *_mapping(config, "")]) + "\n"
+    return "\n".join([*lines, *_Writer().mapping(config, "")]) + "\n"
 
 
-def _mapping(config: BaseModel, indent: str) -> list[str]:
-    lines: list[str] = []
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if name == "isolated" and value is None:
-            continue
-        if name in {"learner", "unlearner"} and getattr(config, "isolated", None) is not None:
-            continue
-        lines += _comment(field, indent)
-        lines += _entry(name, value, indent)
-    return lines
+class _Writer:
+    """Writes models as commented YAML lines; a comment that was written once is not repeated."""
 
+    def __init__(self) -> None:
+        self._told: set[str] = set()
 
-def _entry(name: str, value: object, indent: str) -> list[str]:
-    if isinstance(value, Named):
-        return [f"{indent}{name}:", *_named(name, value, indent + "  ")]
-    if isinstance(value, Config):
-        return [f"{indent}{name}:", *_mapping(value, indent + "  ")]
-    if isinstance(value, tuple) and value and isinstance(value[0], Named):
-        lines = [f"{indent}{name}:"]
-        for item in value:
-            first, *rest = _named(name, item, indent + "    ")
-            lines += [f"{indent}  - {first.strip()}", *rest]
+    def mapping(self, config: BaseModel, indent: str) -> list[str]:
+        """Return the lines of one model's keys."""
+        lines: list[str] = []
+        alone = getattr(config, "isolated", None) is not None
+        for name, field in type(config).model_fields.items():
+            value = getattr(config, name)
+            left_out = value is None if name == "isolated" else alone
+            if name in {"learner", "unlearner", "isolated"} and left_out:
+                continue
+            lines += self._comment(field, indent)
+            lines += self._entry(name, value, indent)
         return lines
-    if isinstance(value, tuple) and value and isinstance(value[0], Config):
-        return [f"{indent}{name}:", *(f"{indent}  - {_inline(v)}" for v in value)]
-    if isinstance(value, dict) and value:
-        lines = [f"{indent}{name}:"]
-        for key, item in value.items():
-            lines += _entry(key, item, indent + "  ")
-        return lines
-    return [f"{indent}{name}: {_inline(value)}"]
 
+    def _entry(self, name: str, value: object, indent: str) -> list[str]:
+        deeper = indent + "  "
+        match value:
+            case Named():
+                return [f"{indent}{name}:", *self._named(name, value, deeper)]
+            case BaseModel():
+                return [f"{indent}{_inline(name)}:", *self.mapping(value, deeper)]
+            case (Named(), *_):
+                lines = [f"{indent}{name}:"]
+                for item in (v for v in value if isinstance(v, Named)):
+                    first, *rest = self._named(name, item, deeper + "  ")
+                    lines += [f"{deeper}- {first.strip()}", *rest]
+                return lines
+            case (BaseModel(), *_):
+                return [f"{indent}{name}:", *(f"{deeper}- {_inline(v)}" for v in value)]
+            case dict() if value:
+                return [f"{indent}{name}:", *(line for k, v in value.items() for line in self._entry(k, v, deeper))]
+        return [f"{indent}{name}: {_inline(value)}"]
 
-def _named(key: str, named: Named, indent: str) -> list[str]:
-    _, config = resolve(_KINDS[key], named, key)
-    return [f"{indent}name: {_inline(named.name)}", *_mapping(config, indent)]
+    def _named(self, key: str, named: Named, indent: str) -> list[str]:
+        _, config = resolve(_KINDS[key], named, key)
+        return [f"{indent}name: {_inline(named.name)}", *self.mapping(config, indent)]
 
-
-def _comment(field: FieldInfo, indent: str) -> list[str]:
-    limits = allowed(field)
-    plain = limits in {"name", "text", "list", "mapping", "keys"} or "name" in limits.split()
-    text = _text(field) if plain else f"{_text(field)} [{limits}]"
-    wrapped = textwrap.wrap(text, _WIDTH - len(indent), break_on_hyphens=False)
-    return [f"{indent}# {line}" for line in wrapped]
+    def _comment(self, field: FieldInfo, indent: str) -> list[str]:
+        limits, text = allowed(field), _text(field)
+        if not {"name", "text", "keys"} & set(limits.split()):
+            text += f" [{limits}]"
+        if text in self._told:
+            return []
+        self._told.add(text)
+        return [f"{indent}# {line}" for line in textwrap.wrap(text, _WIDTH - len(indent), break_on_hyphens=False)]
 
 
 def _text(field: FieldInfo) -> str:
@@ -167,7 +170,7 @@ def _kind(annotation: object) -> str:
         return "name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "keys"
-    words: dict[object, str] = {int: "integer", float: "number", bool: "true | false", str: "text"}
+    words: dict[object, str] = {int: "integer", float: "number", bool: "true | false", str: "text", Any: "anything"}
     return words.get(annotation, str(annotation))
 
 
@@ -175,5 +178,6 @@ def _held(annotation: object) -> list[tuple[type[BaseModel], str]]:
     """Return the models inside an annotation, with ``[]`` for those in a list and ``.NAME`` for those in a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [] if issubclass(annotation, Named) else [(annotation, "")]
-    mark = {tuple: "[]", list: "[]", dict: ".NAME"}.get(get_origin(annotation) or object, "")
+    origin = get_origin(annotation)
+    mark = "[]" if origin in {tuple, list} else ".NAME" if origin is dict else ""
     return [(model, mark + inner) for a in get_args(annotation) for model, inner in _held(a)]

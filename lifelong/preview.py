@@ -35,7 +35,7 @@ class Preview:
     units: tuple[str, ...]
     marks: tuple[tuple[Mark, ...], ...]
     events: tuple[dict[str, Any], ...]
-    counts: dict[str, int | float]
+    counts: dict[str, int]
     digest: str
 
     def to_json(self) -> dict[str, Any]:

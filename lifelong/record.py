@@ -129,6 +129,7 @@ class Record:
             "format": _FORMAT,
             "identity": self._identity,
             "event": checkpoint.event,
+            "alone": must,
             "lengths": {name: file.tell() for name, file in self._files.items()},
             "state": checkpoint.state,
         }
@@ -148,6 +149,8 @@ class Record:
         Raises:
             CheckpointError: a checkpoint belongs to another configuration or code, or all are corrupt.
         """
+        for part in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink()
         files = sorted((self.folder / "checkpoints").glob("event-*.pt"), reverse=True)
         broken = []
         for file in files:
@@ -161,8 +164,10 @@ class Record:
                     f"Run again with --fresh to start over, or go back to the version that wrote it."
                 )
             self._cut(content["lengths"])
-            for b in broken:
-                b.unlink()
+            # A crash may have come between writing this one and removing what derives from deleted data.
+            older = [f for f in files if f < file] if content["alone"] else []
+            for stale in (*broken, *older):
+                stale.unlink()
             return Checkpoint(content["event"], content["state"])
         if broken:
             raise CheckpointError(f"{broken[0]} is corrupt and there is no older one. Run again with --fresh.")
@@ -190,4 +195,4 @@ def _load(file: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         return None
     whole = isinstance(content, dict) and content.get("format") == _FORMAT
-    return content if whole and {"identity", "event", "lengths", "state"} <= content.keys() else None
+    return content if whole and {"identity", "event", "alone", "lengths", "state"} <= content.keys() else None

@@ -209,7 +209,7 @@ def _write(file: Path, outputs: Outputs) -> None:
 def _read(file: Path) -> Outputs | None:
     """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as content, np.load(content) as arrays:
             return Outputs(arrays["scores"], arrays["losses"], arrays.get("probabilities"), arrays.get("features"))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None

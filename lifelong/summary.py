@@ -98,22 +98,21 @@ def summarize(run: Run) -> list[Group]:
     return [Group(access, tuple(lines)) for access, lines in _finished_first(found)]
 
 
-def to_json(groups: list[Group], heads: tuple[Column, ...]) -> list[dict[str, Any]]:
+def to_json(groups: Sequence[Group], heads: Sequence[Column]) -> list[dict[str, Any]]:
     """Return groups as plain data, with the reason of every number that is undefined."""
-    return [
-        {
-            "access": g.access,
-            "strategies": [
-                {"strategy": line.strategy}
-                | {
-                    head.key: {"value": c.value, "n": c.n} | ({} if c.value is not None else {"reason": c.reason})
-                    for head, c in zip(heads, line.cells, strict=True)
-                }
-                for line in g.lines
-            ],
-        }
-        for g in groups
-    ]
+    result = []
+    for group in groups:
+        lines: list[dict[str, Any]] = []
+        for line in group.lines:
+            cells = {head.key: _plain(cell) for head, cell in zip(heads, line.cells, strict=True)}
+            lines.append({"strategy": line.strategy, **cells})
+        result.append({"access": group.access, "strategies": lines})
+    return result
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    plain: dict[str, Any] = {"value": cell.value, "n": cell.n}
+    return plain if cell.value is not None else plain | {"reason": cell.reason}
 
 
 def shown(cell: Cell, kind: Kind) -> str:

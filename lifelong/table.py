@@ -46,14 +46,14 @@ def row(event: int, model: str, subject: str, metric: str, value: float | None, 
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Read a table.
+    """Read a table. A last line that has no end is left out: the run was killed while it was written.
 
     Raises:
         CheckpointError: a line is not a row.
     """
     rows = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file} is not a table of results: {error}.") from error
     for number, line in enumerate(lines, 1):

@@ -91,7 +91,7 @@ class _Timeline:
     learned_at: np.ndarray
     events: list[Event] = field(default_factory=list)
     pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
-    answered: dict[int, np.ndarray] = field(default_factory=dict)
+    answered: dict[int, tuple[int, Ask]] = field(default_factory=dict)
     num_learned: int = 0
     num_requests: int = 0
 
@@ -147,7 +147,7 @@ def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
     """All training ids, learned or not, that `keys` stand for."""
     source = line.plan.source
     if scope == "sample":
-        ids = np.array(sorted(keys), dtype=np.int64)
+        ids = np.unique(np.array(keys, dtype=np.int64))
         wrong = ids[(ids < 0) | (ids >= len(source))]
         if len(wrong):
             raise StreamError(f"A request names sample {wrong[0]}; {source.name!r} has samples 0 to {len(source) - 1}.")
@@ -203,9 +203,12 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
         raise StreamError(f"A request names sample {wrong}, which is {_state(line, int(wrong))} at that moment.")
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
+        source = line.plan.source
+        last = len({"class": source.class_names, "user": source.user_names}.get(wish.scope, line.plan.units)) - 1
         raise StreamError(
             f"A request names {wish.scope} {', '.join(map(str, keys))} after {line.num_learned} experiences: "
-            f"its data is {state} at that moment. Place the request later, or name another {wish.scope}."
+            f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
+            f"(there are 0 to {last})."
         )
     barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
     return Ask(wish.scope, keys, live, barred, line.num_learned)
@@ -232,7 +235,7 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
         live = members[line.life[members] == Life.LEARNED]
         barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
         asks.append(Ask(ask.scope, ask.keys, live, barred, ask.received))
-        line.answered[number] = live
+        line.answered[number] = (line.num_requests, asks[-1])
     wishes = [wish for _, wish, _ in line.pending]
     request = DeletionRequest(
         f"request-{line.num_requests}", tuple(asks), wishes[0].reason, any(w.exact for w in wishes)
@@ -247,7 +250,13 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
 def _again(line: _Timeline, wish: int, number: int) -> Experience:
     if wish not in line.answered:
         raise StreamError(f"Nothing to learn again: wish {wish} has not been served at move {number}.")
-    ids = line.answered[wish]
+    request, ask = line.answered[wish]
+    ids = ask.sample_ids
+    for other, (at, also) in line.answered.items():
+        if other != wish and at >= request:  # someone else asked for these to be forgotten, too
+            ids = np.setdiff1d(ids, _members(line, also.scope, also.keys))
+    if not len(ids):
+        raise StreamError(f"Nothing to learn again at move {number}: other requests name all that wish {wish} deleted.")
     earlier = [e for e in line.events if isinstance(e, Experience)]
     touched = [e for e in earlier if np.isin(ids, e.sample_ids).any()]
     units = tuple(sorted({u for e in touched for u in e.units}))

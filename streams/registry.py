@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streams.errors import ConfigError, closest
 
@@ -68,15 +68,17 @@ def entries(kind: str) -> dict[str, Entry]:
         if not file.stem.startswith("_"):
             name = file.stem.replace("_", "-")
             found[name] = Entry(kind, name, f"{package}.{file.stem}", file)
-    for point in _entry_points(tuple(sys.path)).select(group=f"lifelong.{kind}"):
-        found[point.name] = Entry(kind, point.name, point.value, _file_of(point))
+    for point in _entry_points(tuple(sys.path)):
+        if point.group == f"lifelong.{kind}":
+            found[point.name] = Entry(kind, point.name, point.value, _file_of(point))
     return found
 
 
 @functools.cache
-def _entry_points(path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
-    """Return all entry points on the import path; finding them reads the metadata of everything installed."""
-    return importlib.metadata.entry_points()
+def _entry_points(path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """Return our entry points on the import path `path`; finding them reads the metadata of everything installed."""
+    installed = importlib.metadata.distributions(path=list(path))
+    return tuple(p for d in installed for p in d.entry_points if p.group.startswith("lifelong."))
 
 
 def _file_of(point: importlib.metadata.EntryPoint) -> Path:
@@ -125,3 +127,24 @@ def class_of(module: ModuleType, base: type[T]) -> type[T]:
     if len(found) != 1:
         raise ConfigError(f"{module.__name__} must define exactly one public {base.__name__}; it defines {len(found)}.")
     return found[0]
+
+
+def import_by_path(path: str, where: str) -> Any:
+    """Import what a dotted path such as ``avalanche.training.Naive`` names.
+
+    Args:
+        path: module and name.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: there is no such module or name; the closest name is offered.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{where}: {path!r} cannot be imported: {error}.") from error
+    if name not in vars(module):
+        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise ConfigError(f"{where}: {module_name} has no {name!r}. {closest(name, public)}")
+    return vars(module)[name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from cli.tables import show_run
 if TYPE_CHECKING:
     from lifelong.runner import Prepared, Run
     from lifelong.trackers._base import Tracker
+    from lifelong.trackers.console import ConsoleTracker
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Wandb = Annotated[
@@ -44,23 +47,28 @@ def run(
     Example: lifelong run quickstart --set seed=1 --training.lr=0.1
     """
     name, overrides = split(what, context)
-    from lifelong.config import load_config
-    from lifelong.runner import prepare, run_prepared
 
-    prepared = prepare(load_config(name, [*sets, *overrides]))
-    folder = prepared.folder(runs)
-    if not quiet:
-        _announce(prepared, folder)
-    result = _play(lambda trackers: run_prepared(prepared, runs, trackers, fresh), folder, quiet, wandb)
-    show_run(result, as_json)
+    def play(trackers: list[Tracker]) -> Run:
+        from lifelong.config import load_config
+        from lifelong.runner import prepare, run_prepared
+
+        prepared = prepare(load_config(name, [*sets, *overrides]))
+        if not quiet:
+            _announce(prepared, prepared.folder(runs))
+        return run_prepared(prepared, runs, trackers, fresh)
+
+    show_run(_watched(play, quiet, wandb), as_json)
 
 
 def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False) -> None:
     """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
-    from lifelong import runner
 
-    result = _play(lambda trackers: runner.resume(folder, trackers), folder, quiet, wandb)
-    show_run(result, as_json)
+    def play(trackers: list[Tracker]) -> Run:
+        from lifelong import runner
+
+        return runner.resume(folder, trackers)
+
+    show_run(_watched(play, quiet, wandb), as_json)
 
 
 def _announce(prepared: Prepared, folder: Path) -> None:
@@ -74,22 +82,40 @@ def _announce(prepared: Prepared, folder: Path) -> None:
     )
 
 
-def _play(play: Callable[[list[Tracker]], Run], folder: Path, quiet: bool, wandb: bool) -> Run:
-    from lifelong.trackers.console import ConsoleTracker
-
-    console = ConsoleTracker(silent=quiet)
-    trackers: list[Tracker] = [console]
-    if wandb:
-        from lifelong.trackers.wandb import WandbTracker
-
-        trackers.append(WandbTracker())
+def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:
+    """Play with trackers; if the user stops it, say where it stands and how to go on."""
+    console: ConsoleTracker | None = None
     try:
+        with _uninterrupted():
+            from lifelong.trackers.console import ConsoleTracker
+
+        console = ConsoleTracker(silent=quiet)
+        trackers: list[Tracker] = [console]
+        if wandb:
+            from lifelong.trackers.wandb import WandbTracker
+
+            trackers.append(WandbTracker())
         result = play(trackers)
     except KeyboardInterrupt:
-        command = f"lifelong resume {shlex.quote(str(folder))}"
-        saved = "saved. Go on with:\n  " + command if console.began else "nothing was computed yet."
-        note(f"\nStopped {console.position}; {saved}")
+        if console is None or console.folder is None:
+            note("\nStopped before the first event; nothing was computed yet.")
+        else:
+            command = f"lifelong resume {shlex.quote(str(console.folder))}"
+            note(f"\nStopped {console.position}; saved. Go on with:\n  {command}")
         raise typer.Exit(130) from None
-    if not console.began and not quiet:
+    if console.folder is None and not quiet:
         note("Nothing to compute: this run was finished before.")
     return result
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the end: torch 2.13 aborts the process if it comes while torch is being imported."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -98,9 +98,11 @@ METRICS: dict[str, Metric] = {
     "retained_drop": Metric(
         "Mean over the other units of the score before the request, minus after it.", "as the score", "lower"
     ),
-    "latency": Metric("Learn events between asking and service, mean over what is served together.", "events", "lower", 0.0),
+    "latency": Metric(
+        "Learn events between asking and service, mean over what is served together.", "events", "lower", 0.0
+    ),
     "exposure": Metric(
-        "Learn events during which the data was still in the model after it was asked for; defined if service was exact.",
+        "Learn events during which the data was still in the model after it was asked for; undefined unless exact.",
         "events",
         "lower",
         0.0,

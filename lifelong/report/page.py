@@ -40,18 +40,20 @@ caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
 th[scope=row], th.group, td.text, thead th:first-child { text-align: left; }
+td, th[scope=row] { white-space: nowrap; } #metrics td { white-space: normal; }
 th[scope=row] { font-weight: normal; } th.group { padding-top: .8rem; }
 abbr { text-decoration: underline dotted; text-underline-offset: .2em; cursor: help; }
-.plot text { fill: var(--text) !important; } .plot .hoverlayer .hovertext text { fill: revert-layer !important; }
-.plot .legend .bg { fill: transparent !important; }
-.plot .modebar { opacity: .35; } .plot:hover .modebar { opacity: 1; }
+.plot text:not(.hoverlayer *) { fill: var(--text) !important; }
 @media print { .modebar, nav, .skip { display: none; } .scroll { max-height: none; } }
 """
 
+# Sharing would send the data to a third party.
 _SCRIPT = """
+const options = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d"]};
 for (const place of document.querySelectorAll(".plot")) {
   const figure = JSON.parse(document.getElementById(place.id + "-data").textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  Plotly.newPlot(place, figure.data, figure.layout, options);
 }
 """
 

@@ -22,7 +22,7 @@ _WAY = {
 
 
 def summary(facts: Facts) -> str:
-    """One row per strategy, grouped by what the strategies were allowed to read."""
+    """Return one row per strategy, grouped by what the strategies were allowed to read."""
     heads = columns(facts.measure)
     groups = []
     for group in summarize(facts.run):
@@ -41,7 +41,7 @@ def summary(facts: Facts) -> str:
 
 
 def requests(facts: Facts) -> str:
-    """Per request and strategy: what was left right after it, beside the references, and what is left at the end."""
+    """Return what was left right after each request, beside the references, and what is left at the end."""
     measure = facts.measure
     forget, gap = f"forget_{measure}", f"gap_forget_{measure}"
     heads = [
@@ -90,7 +90,7 @@ def requests(facts: Facts) -> str:
 
 
 def averages(facts: Facts) -> str:
-    """The numbers of the first figure, for whoever cannot see it."""
+    """Return the numbers of the first figure, for whoever cannot see it."""
     metric = f"average_{facts.measure}"
     heads = [("event", ""), *((name, meaning(metric)) for name in facts.strategies)]
     happened = {e.event: f"learn {e.name}" for e in facts.learned} | {r.event: r.name for r in facts.requested}
@@ -104,7 +104,7 @@ def averages(facts: Facts) -> str:
 
 
 def glossary(metrics: Iterable[str]) -> str:
-    """What every metric means."""
+    """Return what every metric means."""
     rows = []
     for name in sorted(metrics):
         try:
@@ -121,7 +121,7 @@ def glossary(metrics: Iterable[str]) -> str:
 
 
 def pairs(items: Sequence[tuple[str, str]]) -> str:
-    """A description list."""
+    """Return a description list."""
     return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in items)}</dl>"
 
 

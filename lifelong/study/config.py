@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -212,7 +213,7 @@ def _check(study: StudyConfig, cells: list[Cell]) -> None:
     """Refuse criteria that no run can answer."""
     names = set(cells[0].config.strategies)
     kinds = {"run", *cells[0].config.references.kinds}
-    wanted: list[tuple[str, Quantity, list[str | None]]] = [
+    wanted: list[tuple[str, Quantity, Sequence[str | None]]] = [
         *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
         *((f"criteria.{i}", c, [c.of, c.minus, c.over]) for i, c in enumerate(study.criteria)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import final
 
 from rich.console import Console
@@ -35,9 +36,9 @@ class ConsoleTracker:
         self._finished = False
 
     @property
-    def began(self) -> bool:
-        """Whether any strategy had something left to do."""
-        return self._info is not None
+    def folder(self) -> Path | None:
+        """The run folder, once a strategy had something left to do."""
+        return None if self._info is None else self._info.folder.parent.parent
 
     @property
     def position(self) -> str:
@@ -69,9 +70,11 @@ class ConsoleTracker:
         self._done = index + 1
         self._steps += int(sum(r.value or 0 for r in rows if r.metric == "steps" and r.subject == "event"))
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done, **self._fields())
+            events, steps, phase = self._fields()
+            self._progress.update(self._task, completed=self._done, events=events, steps=steps, phase=phase)
         elif not self._silent and time.monotonic() - self._spoke_at >= self._interval_s:
-            self._say(f"{self._label()}: {self._fields()['events']} events, {self._fields()['steps']} steps")
+            events, steps, _ = self._fields()
+            self._say(f"{self._label()}: {events} events, {steps} steps")
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
         """Say that the strategy is done."""
@@ -100,7 +103,10 @@ class ConsoleTracker:
             transient=True,
         )
         total = len(self._info.stream.events)
-        self._task = self._progress.add_task(self._label(), total=total, completed=self._done, **self._fields())
+        events, steps, phase = self._fields()
+        self._task = self._progress.add_task(
+            self._label(), total=total, completed=self._done, events=events, steps=steps, phase=phase
+        )
         self._progress.start()
 
     def _close(self) -> None:
@@ -108,11 +114,11 @@ class ConsoleTracker:
             self._progress.stop()
             self._progress = None
 
-    def _fields(self) -> dict[str, str]:
+    def _fields(self) -> tuple[str, str, str]:
         assert self._info is not None
         total = len(self._info.stream.events)
         phase = "references" if self._done == total else ""
-        return {"events": f"{self._done}/{total}", "steps": f"{self._steps:,}", "phase": phase}
+        return f"{self._done}/{total}", f"{self._steps:,}", phase
 
     def _label(self) -> str:
         assert self._info is not None

@@ -24,7 +24,8 @@ class Independent(Strategy):
     """Trains a model of its own for every set of units that arrives together.
 
     A request retrains exactly those models that saw its samples, on what is left of their experiences, and drops
-    those that have nothing left. With task labels a query goes to its task's model; without, each model speaks for
+    those that have nothing left. With task labels a query goes to its task's model (or models, if some of the task was
+    learned again together with others: then the mean of their probabilities counts); without, each model speaks for
     the classes of its units, and a class that several know gets the mean of their probabilities.
     """
 
@@ -103,15 +104,24 @@ class Independent(Strategy):
             self._derived[units] = entry["derived"].numpy().copy()
 
     def _route(self, batch: Batch, tasks: torch.Tensor) -> torch.Tensor:
-        objective = self._setting.objective
-        outputs = objective.outputs(self._blank, batch)
+        outputs = self._setting.objective.outputs(self._blank, batch)
         for task in tasks.unique().tolist():
-            model = self._models.get((task,))
-            if model is not None:
+            models = [m for units, m in sorted(self._models.items()) if task in units]
+            if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
                 part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows], tasks[rows])
-                outputs[rows] = objective.outputs(model, part)
+                outputs[rows] = self._mean_outputs(models, part)
         return outputs
+
+    def _mean_outputs(self, models: list[FlatModel], batch: Batch) -> torch.Tensor:
+        """Return the outputs of one model, or what several say together."""
+        objective = self._setting.objective
+        outputs = [objective.outputs(m, batch) for m in models]
+        if len(models) == 1:
+            return outputs[0]
+        p = [objective.probabilities(o, batch) for o in outputs]
+        known = [q for q in p if q is not None]
+        return torch.stack(known).mean(0).log() if known else torch.stack(outputs).mean(0)
 
     def _pool(self, batch: Batch) -> torch.Tensor:
         objective = self._setting.objective

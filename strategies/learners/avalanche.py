@@ -18,7 +18,6 @@ What is promised:
 from __future__ import annotations
 
 import contextlib
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, final
@@ -37,6 +36,7 @@ from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, LedgerError, TrainingError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import seeded_globals
+from streams.registry import import_by_path
 
 _OURS = {"model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device", "plugins"}
 _OURS |= {"evaluator", "eval_every"}
@@ -369,11 +369,7 @@ def make_torch_optimizer(training: Training, root: torch.nn.Module) -> torch.opt
 
 
 def _import(path: str, where: str) -> Callable[..., Any]:
-    module_name, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: {path!r} cannot be imported: {error}.") from error
+    found = import_by_path(path, where)
     if not isinstance(found, type):
         raise ConfigError(f"{where}: {path!r} is not a class.")
     return found

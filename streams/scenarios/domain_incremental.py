@@ -63,8 +63,8 @@ def build(source: Source, config: Config, seed: int) -> Plan:
 def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
     if source.domain_ids is None:
         raise ConfigError(
-            f"scenario.kind: {source.name!r} has no domains of its own. Use kind: permuted or rotated, or a source that "
-            f"has them (glyphs)."
+            f"scenario.kind: {source.name!r} has no domains of its own. Use kind: permuted or rotated, or a source "
+            f"that has them (glyphs)."
         )
     trained = np.unique(source.domain_ids[~source.is_test])
     count = config.domains or len(trained)

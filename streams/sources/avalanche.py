@@ -1,4 +1,4 @@
-"""Any Avalanche benchmark, named by its factory: avalanche.benchmarks.classic:SplitFMNIST.
+"""Any Avalanche benchmark, named by its factory: avalanche.benchmarks.classic.SplitFMNIST.
 
 All experiences of its train and test streams become one source. Rows are the train stream and then the test stream,
 in order; a domain is the experience that a row came from (for a test row, the test experience). A sample that a
@@ -7,7 +7,6 @@ benchmark shows in two experiences is two rows. Inputs are what the benchmark's 
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,8 +15,9 @@ import torch
 from pydantic import Field, JsonValue
 
 from streams.config import Config as BaseConfig
-from streams.errors import ConfigError, DataError, closest
+from streams.errors import ConfigError, DataError
 from streams.randomness import Key, seeded_globals
+from streams.registry import import_by_path
 from streams.source import Source, dirichlet_users
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ Labels = Literal["global", "per-task"]
 class Config(BaseConfig):
     """Options of `avalanche`."""
 
-    benchmark: str = Field(pattern=r"^[\w.]+:\w+$")
-    """Where to import the factory from, such as ``avalanche.benchmarks.classic:SplitFMNIST``."""
+    benchmark: str = Field(pattern=r"^\w+(\.\w+)+$")
+    """Where to import the factory from, such as ``avalanche.benchmarks.classic.SplitFMNIST``."""
     options: dict[str, JsonValue] = {}
     """Arguments of the factory, by name, such as ``{n_experiences: 5, dataset_root: data}``."""
     labels: Labels = "global"
@@ -160,17 +160,7 @@ def gather(benchmark: CLScenario, name: str, labels: Labels, seed: int) -> Gathe
 
 
 def _build(config: Config) -> CLScenario:
-    module_name, factory_name = config.benchmark.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(
-            f"benchmark: {config.benchmark!r} cannot be imported ({error}). Write package.module:factory."
-        ) from error
-    factory = getattr(module, factory_name, None)
-    if factory is None:
-        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise ConfigError(f"benchmark: {module_name} has no {factory_name!r}. {closest(factory_name, public)}")
+    factory = import_by_path(config.benchmark, "benchmark")
     try:
         return factory(**config.options)
     except Exception as error:  # third-party code: whatever it raises, the options are what a person can change

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.utils.classification_dataset import (
-    _make_taskaware_tensor_classification_dataset,
-)
+from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_tensor_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import EWC, Naive, Replay
 from torch import nn
 
-warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what Avalanche prints and warns about off the screen; it still pays for it."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def in_memory_benchmark(

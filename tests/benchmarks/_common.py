@@ -62,14 +62,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[float]]:
-    """Run all sides once per round, in turning order, after one round that does not count."""
+def interleave(sides: Mapping[str, Side], rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """Run all sides once per round, in turning order, after a round that does not count (if `warm_up`)."""
     costs: dict[str, list[float]] = {name: [] for name in sides}
     names = list(sides)
-    for number in range(rounds + 1):
-        for name in names if number % 2 else reversed(names):
+    for number in range(-1 if warm_up else 0, rounds):
+        for name in reversed(names) if number % 2 else names:
             cost = sides[name]()
-            if number:
+            if number >= 0:
                 costs[name].append(cost)
     return costs
 

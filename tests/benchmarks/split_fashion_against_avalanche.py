@@ -14,13 +14,11 @@ import gzip
 import shutil
 import sys
 import tempfile
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from _avalanche import in_memory_benchmark, make_strategy
+from _avalanche import in_memory_benchmark, make_strategy, quietly
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
@@ -86,14 +84,14 @@ def make_network() -> nn.Module:
 
 def live_avalanche(name: str, benchmark: Any, evaluator: Any = None) -> float:
     """Train and evaluate everything; return the CPU seconds."""
-    strategy = make_strategy(name, make_network(), 64, MEMORY, evaluator)
 
     def work() -> None:
         for experience in benchmark.train_stream:
             strategy.train(experience)
             strategy.eval(benchmark.test_stream)
 
-    with redirect_stdout(StringIO()):
+    with quietly():
+        strategy = make_strategy(name, make_network(), 64, MEMORY, evaluator)
         return cpu_seconds(work)
 
 

@@ -271,13 +271,13 @@ REQUESTS = [
 def make_world(name: str) -> World:
     source, scenario, requests = _source(), class_incremental, REQUESTS
     objective: Objective = Classification(10)
-    if name == "task-incremental":
+    if name in ("task-incremental", "everything-told"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
     if name == "regression":
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
-    if name == "everything":
+    if name.startswith("everything"):
         requests = [{"after": 5, "scope": "task", "keys": [0, 1, 2, 3, 4], "again_after": 5}]
     plan = scenario.build(source, scenario.Config(experiences=5), 0)
     if name == "online":
@@ -342,6 +342,7 @@ class Kit:
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived
+    full = Access(forget_set=True, retained="full")
     LEARNED = int(Life.LEARNED)
 
 

@@ -244,8 +244,9 @@ def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, 
         assert (without.digests[-1] == moment.digest) == claims_exact(candidate), moment.event.name
 
 
-def test_everything_deleted_and_learned_again(kit: Any, candidate: Any) -> None:
-    world = kit.world("everything")
+@pytest.mark.parametrize("name", ["everything", "everything-told"])
+def test_everything_deleted_and_learned_again(name: str, kit: Any, candidate: Any) -> None:
+    world = kit.world(name)
     life = kit.life(world, candidate)
     gone, back = life.moments[-2], life.moments[-1]
     assert len(gone.deleted) == len(world.stream.source.train_ids)
@@ -257,8 +258,9 @@ def test_everything_deleted_and_learned_again(kit: Any, candidate: Any) -> None:
         reborn = kit.go_on(kit.begin(world, candidate), surviving(world.stream.events))
         assert reborn.digests == [back.digest]
     data = world.ledger().lend(world.stream.source.test_ids).all()
-    scores = world.setting.objective.scores(life.strategy.predict(data), data)
-    assert torch.isfinite(scores).all()
+    outputs = life.strategy.predict(data)
+    assert torch.isfinite(world.setting.objective.scores(outputs, data)).all()
+    assert not torch.equal(outputs, world.build(candidate).predict(data)), "what was learned again is not heard"
     assert back.digest not in (gone.digest, life.start)
 
 

@@ -381,7 +381,7 @@ def test_task_labels_mask_the_outputs(name: str, tools: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"strategy": "avalanche.training.Naiv"}, "learner.strategy: 'avalanche.training.Naiv' cannot be imported"),
+        ({"strategy": "avalanche.training.Naiv"}, "learner.strategy: avalanche.training has no 'Naiv'"),
         ({"strategy": "Naive"}, "cannot be imported"),
         ({"strategy": "avalanche.training.plugins"}, "is not a class"),
         (

@@ -215,7 +215,7 @@ def write_fashion(root: Path) -> None:
 
 def fashion_config(root: Path, **options: object) -> source_module.Config:
     values = {"n_experiences": 5, "seed": 1, "dataset_root": str(root)} | options
-    return parse(source_module.Config, {"benchmark": "avalanche.benchmarks.classic:SplitFMNIST", "options": values})
+    return parse(source_module.Config, {"benchmark": "avalanche.benchmarks.classic.SplitFMNIST", "options": values})
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -250,9 +250,9 @@ def test_factory_errors(tmp_path):
     with pytest.raises(ConfigError, match="options: .*SplitFMNIST failed on .*n_experience"):
         source_module.load(fashion_config(tmp_path, n_experience=5))
     for benchmark, says in [
-        ("avalanche.benchmarks.classic.SplitMNIST", "benchmark: .* is not valid"),
-        ("avalanche.nowhere:SplitMNIST", "cannot be imported"),
-        ("avalanche.benchmarks.classic:SplitMNISTS", "Did you mean 'SplitMNIST'"),
+        ("SplitMNIST", "benchmark: .* is not valid"),
+        ("avalanche.nowhere.SplitMNIST", "cannot be imported"),
+        ("avalanche.benchmarks.classic.SplitMNISTS", "Did you mean 'SplitMNIST'"),
     ]:
         with pytest.raises(ConfigError, match=says):
             source_module.load(parse(source_module.Config, {"benchmark": benchmark}))

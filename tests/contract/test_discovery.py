@@ -1,0 +1,109 @@
+"""Third parties add strategies through entry points; a broken one is named, not stumbled over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifelong.build import make_strategy
+from lifelong.config import StrategyConfig
+from streams.config import parse
+from streams.errors import ConfigError
+from streams.registry import KINDS, entries, load
+
+MODULE = '''"""Shrink every weight: a third party's idea of forgetting."""
+
+from typing import final
+
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from streams.config import Config as BaseConfig
+from streams.events import DeletionRequest
+
+
+class Config(BaseConfig):
+    """Options of `shrink`."""
+
+    factor: float = Field(0.5, gt=0, lt=1)
+    """What every weight is multiplied by."""
+
+
+@final
+class Shrink(Unlearner):
+    """Multiplies."""
+
+    config: Config
+
+    @property
+    def access(self) -> Access:
+        """Nothing."""
+        return Access()
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Shrink."""
+        learner.model.parameters.mul_(self.config.factor)
+        return Outcome(exactness="none")
+'''
+
+
+def install(folder: Path, value: str) -> None:
+    """Lay out a package and its metadata as pip would."""
+    package = folder / "elsewhere_unlearning"
+    package.mkdir()
+    (package / "__init__.py").write_text('"""Another project."""\n')
+    (package / "shrinking.py").write_text(MODULE)
+    info = folder / "elsewhere_unlearning-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere-unlearning\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lifelong.unlearners]\nshrink = {value}\n")
+
+
+def test_an_unlearner_from_elsewhere_is_found_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kit: Any
+) -> None:
+    assert "shrink" not in entries("unlearners")
+    install(tmp_path, "elsewhere_unlearning.shrinking")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = entries("unlearners")["shrink"]
+    assert entry.summary() == "Shrink every weight: a third party's idea of forgetting."
+    assert entry.module == "elsewhere_unlearning.shrinking"
+    assert {"retrain", "none"} <= set(entries("unlearners"))
+    assert load("unlearners", "shrink").__name__ == "elsewhere_unlearning.shrinking"
+
+    world = kit.world("class-incremental")
+    config = parse(StrategyConfig, {"learner": "naive", "unlearner": {"name": "shrink", "factor": 0.25}})
+    life = kit.Lived(make_strategy(config, world.setting, "mine"), world.ledger(), "")
+    kit.go_on(life, world.stream.events[:2])
+    learned, forgot = (m.state["model"]["parameters"] for m in life.moments)
+    assert forgot.equal(learned * 0.25)
+    assert life.moments[1].outcome.exactness == "none"
+    with pytest.raises(ConfigError, match=r"mine\.unlearner\.factor"):
+        make_strategy(parse(StrategyConfig, {"unlearner": {"name": "shrink", "factor": 2}}), world.setting, "mine")
+
+
+@pytest.mark.parametrize("value", ["elsewhere_unlearning.gone", "nowhere_at_all.module", "nowhere_at_all"])
+def test_an_entry_point_that_leads_nowhere_is_named(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, value)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="'shrink'.*missing"):
+        entries("unlearners")
+    assert "naive" in entries("learners")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_everything_that_can_be_named_says_what_it_is(kind: str) -> None:
+    for name, entry in entries(kind).items():
+        assert name == entry.name
+        assert 10 < len(entry.summary()) <= 120, f"{kind} {name}: {entry.summary()!r}"
+
+
+def test_unknown_names_get_a_hint() -> None:
+    with pytest.raises(ConfigError, match="'retrain'"):
+        load("unlearners", "retrian")
+    with pytest.raises(ConfigError, match="no kind"):
+        entries("unlearner")

@@ -1,0 +1,328 @@
+"""The command line as a person meets it: real processes where the process matters, `main` itself where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.main import main
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+name: tiny
+source: digits
+scenario: {name: class-incremental, experiences: 3}
+schedule: {name: explicit, requests: [{after: 2, scope: class, keys: [1]}, {after: 3, scope: sample, count: 5}]}
+model: {name: mlp, hidden: [16]}
+strategies:
+  kept: {learner: naive, unlearner: none}
+  tuned: {learner: naive, unlearner: finetune}
+  again: {learner: naive, unlearner: retrain}
+"""
+
+Result = tuple[int, str, str]
+Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process; return exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def process(*arguments: str, program: str = "from cli.main import main; main()") -> subprocess.Popen[str]:
+    """Start the command line as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(started: subprocess.Popen[str]) -> Result:
+    out, err = started.communicate(timeout=60)
+    return started.returncode, out, err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "learners", "--json"], ["run", "--help"]])
+def test_help_and_list_are_fast_and_do_not_import_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys, time; began = time.process_time()\n"
+        "from cli.main import main\n"
+        "try: main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'avalanche', 'numpy', 'wandb', 'plotly', 'yaml'} & set(sys.modules)\n"
+        "    print(time.process_time() - began, sorted(heavy), file=sys.stderr)\n"
+    )
+    code, out, err = finish(process(*arguments, program=program))
+    assert code == 0
+    assert out
+    seconds, heavy = err.strip().splitlines()[-1].split(" ", 1)
+    assert heavy == "[]"
+    assert float(seconds) < 0.5
+
+
+def test_the_installed_command_is_this_one() -> None:
+    scripts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'lifelong = "cli.main:main"' in scripts
+
+
+def test_run_prints_results_on_stdout_and_progress_on_stderr(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("run", "tiny.yaml", "--set", "seed=0", "--training.lr=0.05", "training.batch_size=32")
+    assert code == 0
+    tables = [line for line in out.splitlines() if line.startswith("access: ")]
+    assert tables == ["access: retain: nothing", "access: retain: full"]
+    heads = next(line for line in out.splitlines() if line.startswith("strategy"))
+    assert heads.split()[:3] == ["strategy", "average", "accuracy"]
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("kept", "tuned", "again"))] == [
+        "kept",
+        "tuned",
+        "again",
+    ]
+    report = Path(out.splitlines()[-1].removeprefix("report: "))
+    assert report.name == "report.html"
+    assert report.stat().st_size > 0
+    assert "5 events on digits (3 to learn, 2 to forget)" in err
+    assert "strategy 2/3 tuned: done in" in err
+    assert "strategy" not in out.split("strategy", 1)[0]
+
+    config = yaml.safe_load((report.parent / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["seed"], config["training"]["lr"], config["training"]["batch_size"]) == (0, 0.05, 32)
+    assert report.parent.parent == Path("runs")
+
+    # the same command finds the same folder; nothing is computed, the same is printed
+    code, again, err = call("run", "tiny.yaml", "--training.lr=0.05", "--training.batch_size=32")
+    assert (code, again) == (0, out)
+    assert "Nothing to compute" in err
+    code, resumed, _ = call("resume", str(report.parent))
+    assert code == 0
+    assert resumed.splitlines()[:-1] == out.splitlines()[:-1]
+
+
+def test_json_and_quiet(call: Call) -> None:
+    code, out, err = call("run", "tiny.yaml", "--quiet", "--json", "--runs", "elsewhere")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert data["done"]
+    assert data["run"] == "tiny"
+    assert Path(data["report"]).exists()
+    assert Path(data["folder"]).parent == Path("elsewhere")
+    lines = {line["strategy"]: line for group in data["groups"] for line in group["strategies"]}
+    assert set(lines) == {"kept", "tuned", "again"}
+    assert lines["again"]["gap_forget_accuracy"] == {"value": 0.0, "n": 2}
+    assert lines["again"]["exact"]["value"] == 1.0
+    assert all("reason" in cell for line in lines.values() for cell in line.values() if cell == {"value": None})
+
+
+def test_report_and_compare(call: Call, tmp_path: Path) -> None:
+    def folder_of(*arguments: str) -> str:
+        return str(json.loads(call("run", "tiny.yaml", "--quiet", "--json", *arguments)[1])["folder"])
+
+    one, two = folder_of(), folder_of("--training.lr=0.1")
+    code, out, err = call("compare", one, two)
+    assert (code, err) == (0, "")
+    assert out.count("stream ") == 1
+    assert f"{Path(one).name}/kept" in out
+    assert f"{Path(two).name}/again" in out
+
+    other = folder_of("--scenario.experiences=4")
+    code, out, err = call("compare", one, other, "--strategy", "again", "--json")
+    data = json.loads(out)
+    assert code == 0
+    assert len({c["stream"] for c in data}) == 2
+    assert [len(g["strategies"]) for c in data for g in c["groups"]] == [1, 1]
+    code, out, err = call("compare", one, other)
+    assert out.count("stream ") == 2
+    assert "2 different streams" in err
+
+    code, out, err = call("report", one, "--file", str(tmp_path / "elsewhere.html"))
+    assert (code, out.strip(), err) == (0, str(tmp_path / "elsewhere.html"), "")
+    assert (tmp_path / "elsewhere.html").exists()
+
+
+def test_preview_draws_every_event(call: Call) -> None:
+    code, out, err = call("preview", "tiny.yaml", "--set", "service.wait_for=2")
+    assert (code, err) == (0, "")
+    assert "task-0  " in out
+    assert "forget class 1; 5 samples" in out
+    assert "2, 1; 3, 0" in out  # asked after 2 and 3 experiences, served after 3
+    assert not Path("runs").exists()
+
+    code, out, _ = call("preview", "tiny.yaml", "--json", "--set", "service.wait_for=2")
+    data = json.loads(out)
+    assert [e["kind"] for e in data["events"]] == ["learn", "learn", "learn", "forget"]
+    assert data["events"][-1]["latency"] == [1, 0]
+    assert data["counts"]["requests"] == 1
+    assert data["counts"]["asks"] == 2
+    assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
+
+
+def test_preview_squeezes_long_streams(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("preview", "tiny.yaml", "--set", "scenario={name: recurring, tasks: 300, samples_per_class: 2}")
+    code, out, _ = call(*arguments, "--set", "schedule={name: periodic, every: 50, samples: 1}")
+    assert code == 0
+    assert "a column is" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_list_and_show(call: Call) -> None:
+    code, out, _ = call("list")
+    assert code == 0
+    assert "quickstart" in out
+    listed = json.loads(call("list", "--json")[1])
+    assert {"ready", "sources", "learners", "unlearners", "isolated", "trackers"} <= set(listed)
+    assert set(json.loads(call("list", "learner", "--json")[1])) == {"learners"}
+    for kind, names in listed.items():
+        for name, summary in names.items():
+            assert summary, (kind, name)
+            code, out, err = call("show", kind, name, "--json")
+            assert (code, err) == (0, ""), (kind, name)
+            assert all(o["meaning"] for o in json.loads(out).get("options", []))
+    code, out, _ = call("show", "ewc")
+    assert "strength" in out
+    assert "100.0" in out
+    code, out, _ = call("show", "quickstart")
+    assert yaml.safe_load(out)["name"] == "quickstart"
+    code, _, err = call("show", "none")
+    assert code == 2
+    assert "lifelong show schedules none or lifelong show unlearners none" in err
+    code, _, err = call("show", "learners", "ewcc")
+    assert code == 2
+    assert "Did you mean 'ewc'?" in err
+
+
+def test_init_writes_what_run_reads_and_never_overwrites(call: Call) -> None:
+    code, out, _ = call("init", "mine")
+    assert (code, out.strip()) == (0, "mine.yaml")
+    text = Path("mine.yaml").read_text(encoding="utf-8")
+    assert "# Learning rate." in text
+    assert call("preview", "mine.yaml")[0] == 0
+    code, _, err = call("init", "mine")
+    assert code == 2
+    assert "mine.yaml is there already and is not overwritten" in err
+    assert Path("mine.yaml").read_text(encoding="utf-8") == text
+    code, _, err = call("init", "other", "--file", "nowhere/x.yaml")
+    assert code == 2
+    assert "Cannot write nowhere/x.yaml" in err
+    assert call("init", "quickstart", "--file", "q.yaml")[0] == 0
+
+
+def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = call("doctor", "--json")
+    checks = {c["name"]: c for c in json.loads(out)}
+    assert code == 0
+    assert {"python", "torch", "cache folder", "runs folder", "fashion-mnist", "wandb", "gpu"} <= set(checks)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "file" / "cache"))
+    code, out, _ = call("doctor")
+    assert code == 1
+    assert "MISSING" in out
+    assert "LIFELONG_CACHE" in out
+
+
+def test_a_terminal_gets_tables_that_fit(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("run", "tiny.yaml", "--quiet")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, _ = call("run", "tiny.yaml", "--quiet")
+    assert code == 0
+    assert "…" not in out
+    assert "request steps: optimizer steps spent on requests" in out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    started = process("list")
+    assert started.stdout is not None
+    started.stdout.close()
+    assert started.stderr is not None
+    assert started.stderr.read() == ""
+    assert started.wait(timeout=60) == 0
+    started.stderr.close()
+
+
+def test_debug_shows_where_an_error_comes_from(call: Call) -> None:
+    assert "Traceback" not in call("run", "quickstrt")[2]
+    for arguments in (("--debug", "run", "quickstrt"), ("run", "quickstrt", "--debug")):
+        code, _, err = call(*arguments)
+        assert code == 2
+        assert "Traceback" in err
+        assert "Did you mean 'quickstart'?" in err
+
+
+def test_version(call: Call) -> None:
+    code, out, _ = call("--version")
+    assert code == 0
+    assert out.strip()
+
+
+def test_ctrl_c_in_the_middle_leaves_a_run_that_goes_on_exactly(call: Call, tmp_path: Path) -> None:
+    slow = ["tiny.yaml", "--set", "scenario={name: online, chunk: 10}", "--set", "training.epochs=30"]
+    started = process("run", *slow)
+    wait_for_events(started, tmp_path / "runs")
+    started.send_signal(signal.SIGINT)
+    code, out, err = finish(started)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+    message, command = err.strip().splitlines()[-2:]
+    assert message.startswith("Stopped after event ")
+    assert message.endswith(" of strategy kept; saved. Go on with:")
+    assert command.split()[:2] == ["lifelong", "resume"]
+
+    folder = Path(command.split()[2])
+    unfinished = json.loads(call("compare", str(folder), "--json")[1])
+    assert unfinished[0]["groups"][-1]["access"] == "not finished"
+    assert call("report", str(folder))[0] == 0
+    # the rest is short: what was interrupted need not be lived to the end to see that it goes on where it was
+    resumed = process("resume", str(folder))
+    assert resumed.stderr is not None
+    line = resumed.stderr.readline()
+    resumed.send_signal(signal.SIGINT)
+    assert ", going on after event" in line
+    assert finish(resumed)[0] == 130
+
+
+def wait_for_events(started: subprocess.Popen[str], runs: Path, count: int = 3) -> None:
+    """Wait until the first strategy has lived through some events."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and started.poll() is None:
+        files = list(runs.glob("*/strategies/*/timings.jsonl"))
+        checkpoints = list(runs.glob("*/strategies/*/checkpoints/event-*.pt"))
+        if files and any(int(c.stem.removeprefix("event-")) >= count for c in checkpoints):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"No event was seen: {started.poll()}")

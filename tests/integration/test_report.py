@@ -1,0 +1,341 @@
+"""Reports of real runs: parsed as HTML, their figures compared with the tables, and drawn by a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+import lifelong
+from lifelong.config import RunConfig
+from lifelong.metrics.catalogue import METRICS, describe
+from lifelong.report.facts import gather, kept_events
+from lifelong.report.html import write_report
+from lifelong.runner import Run
+from lifelong.table import Row, Table, read_rows
+from streams.config import parse
+from streams.errors import CheckpointError
+
+TINY = {
+    "name": "tiny",
+    "scenario": {"name": "class-incremental", "experiences": 3},
+    "schedule": {
+        "name": "explicit",
+        "requests": [
+            {"after": 1, "scope": "sample", "count": 5},
+            {"after": 2, "scope": "class", "keys": [1], "again_after": 3},
+            {"after": 3, "scope": "task", "keys": [2]},
+        ],
+    },
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 2},
+    "strategies": {"naive": {"unlearner": "none"}, "replay": {"learner": "replay", "unlearner": "retrain"}},
+    "references": {"kinds": ["retrained", "withheld"]},
+}
+
+
+@dataclass
+class Page(HTMLParser):
+    """A report, taken apart."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    text: str = ""
+    _script: str = ""
+    _open: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self._script = (attributes.get("id") or "") if tag == "script" else self._script
+        if tag not in {"meta", "link", "br"}:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag == "script":
+            self._script = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "script":
+            if self._script:
+                self.figures[self._script.removesuffix("-data")] = json.loads(data)
+        elif self._open and self._open[-1] != "style":
+            self.text += data + " "
+
+    def has(self, tag: str, **attributes: str) -> bool:
+        return any(t == tag and attributes.items() <= a.items() for t, a in self.tags)
+
+
+def taken_apart(file: Path) -> Page:
+    page = Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    assert page._open == []
+    return page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(root / "cache"))
+        return lifelong.run(parse(RunConfig, TINY), root / "runs")
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Page:
+    file = write_report(run)
+    assert file == run.folder / "report.html"
+    assert file.stat().st_size < 6_000_000
+    return taken_apart(file)
+
+
+def trace(page: Page, figure: str, name: str) -> dict[str, Any]:
+    (found,) = [t for t in page.figures[figure]["data"] if t.get("name") == name and t.get("showlegend") is not False]
+    return found
+
+
+def test_the_average_trace_is_the_table(page: Page, run: Run) -> None:
+    for name, table in run.tables.items():
+        drawn = trace(page, "figure-score", name)
+        rows = table.select("average_accuracy", "stream")
+        assert drawn["x"] == [r.event for r in rows]
+        assert drawn["y"] == [r.value for r in rows]
+    marks = [s["x0"] for s in page.figures["figure-score"]["layout"]["shapes"]]
+    assert marks == [r.event for r in gather(run).requested]
+
+
+def test_the_heat_map_is_the_matrix(page: Page, run: Run) -> None:
+    table = run.tables["replay"]
+    held, deleted = page.figures["figure-matrix-1"]["data"][:2]
+    expected_names = ["task-0", "task-0, deleted", "task-1", "task-2", "task-2, deleted"]
+    assert held["y"] == deleted["y"] == expected_names
+    for drawn, metric, suffix in ((held, "accuracy", ""), (deleted, "deleted_accuracy", ", deleted")):
+        values = decoded(drawn["z"])
+        seen = set()
+        for r in table.rows:
+            if r.model == "run" and r.metric == metric and r.subject.startswith("task"):
+                place = (expected_names.index(r.subject + suffix), drawn["x"].index(r.event))
+                assert values[place] == np.float32(r.value)
+                seen.add(place)
+        for place in np.ndindex(values.shape):
+            assert (place in seen) == np.isfinite(values[place])
+
+
+def test_request_panels_hold_run_and_references(page: Page, run: Run) -> None:
+    data = page.figures["figure-requests"]["data"]
+    for name, table in run.tables.items():
+        for model, label in (("run", name), ("retrained", f"{name}: retrained"), ("withheld", f"{name}: withheld")):
+            drawn = [(x, y) for t in data if t.get("name") == label for x, y in zip(t["x"], t["y"], strict=True)]
+            rows = [r for r in table.select("forget_accuracy", model=model) if r.subject != "requests"]
+            assert sorted(drawn) == sorted((r.event, r.value) for r in rows)
+            assert rows
+
+
+def test_costs_and_timeline(page: Page, run: Run) -> None:
+    steps = trace(page, "figure-cost", "replay")
+    assert steps["y"] == [r.value for r in run.tables["replay"].select("steps", "event")]
+    again = trace(page, "figure-timeline", "learn again")
+    assert again["y"] == ["task-0"]
+    asked = trace(page, "figure-timeline", "deletion request")
+    assert asked["y"] == ["request: sample", "request: class", "request: task"]
+
+
+def test_figures_are_valid_plotly(page: Page) -> None:
+    assert {"figure-timeline", "figure-score", "figure-matrix-0", "figure-matrix-1"} < page.figures.keys()
+    for figure in page.figures.values():
+        go.Figure(figure)  # raises on a property that does not exist
+
+
+def test_nothing_is_loaded(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for key in ("src", "href", "data", "action", "srcset"):
+            value = attributes.get(key)
+            assert value is None or value.startswith(("#", "data:")), (tag, key, value)
+    assert any("default-src 'none'" in (a.get("content") or "") for _, a in page.tags)
+
+
+def test_the_page_says_what_was_run_and_can_be_used_by_keyboard(page: Page, run: Run) -> None:
+    for text in (gather(run).manifest["digests"]["stream"], "lifelong run", "torch", "retain: full", "Seed"):
+        assert text in page.text
+    assert "not finished" not in page.text
+    assert page.has("html", lang="en")
+    assert page.has("a", href="#main")
+    assert page.has("main", id="main")
+    assert all(page.has("figcaption", id=f"{key}-caption") for key in page.figures)
+    for tag, attributes in page.tags:
+        if tag == "div" and attributes.get("class") == "scroll":
+            assert attributes["tabindex"] == "0"
+            assert attributes["aria-label"]
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_unfinished_run_is_reported_as_far_as_it_went(run: Run, tmp_path: Path) -> None:
+    """As a kill leaves it: one strategy in the middle of a line, the other not begun."""
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    shutil.rmtree(folder / "strategies" / "replay")
+    naive = folder / "strategies" / "naive"
+    (naive / "done.json").unlink()
+    for name in ("results.jsonl", "timings.jsonl"):
+        text = (naive / name).read_text(encoding="utf-8")
+        (naive / name).write_text(text[: text.index('"event": 3') + 5], encoding="utf-8")
+    unfinished = lifelong.load_run(folder)
+    file = write_report(unfinished, tmp_path / "elsewhere" / "report.html")
+    page = taken_apart(file)
+    assert "not finished" in page.text
+    assert "naive has lived 3 of" in page.text
+    assert "replay has not begun" in page.text
+    drawn = trace(page, "figure-score", "naive")
+    assert drawn["y"] == [r.value for r in run.tables["naive"].select("average_accuracy", "stream")[:3]]
+
+
+def test_a_run_that_has_not_begun_has_a_report(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    shutil.rmtree(folder / "strategies")
+    page = taken_apart(write_report(lifelong.load_run(folder)))
+    assert "naive has not begun" in page.text
+    assert list(page.figures) == ["figure-timeline"]
+
+
+def test_a_folder_without_its_stream_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    (folder / "stream.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"stream\.json"):
+        write_report(lifelong.load_run(folder))
+
+
+def test_names_are_escaped(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / run.folder.name
+    shutil.copytree(run.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["source"]["notes"] = ["</dd><script>alert(1)</script>"]
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    stream = (folder / "stream.json").read_text(encoding="utf-8").replace('"task-1"', '"</script><b>1"')
+    (folder / "stream.json").write_text(stream, encoding="utf-8")
+    page = taken_apart(write_report(lifelong.load_run(folder)))
+    assert "alert(1)" in page.text
+    assert not page.has("b")
+
+
+def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
+    """1000 events, 100 units, 100 requests, four strategies."""
+    num_events, num_units = 1000, 100
+    names = [f"task-{i}" for i in range(num_units)]
+    events: list[dict[str, Any]] = []
+    for e in range(num_events):
+        if e % 10 == 9:
+            asks = [{"scope": "task", "keys": [e // 10], "samples": 10, "received": 0}]
+            events.append({"event": e, "kind": "forget", "name": f"request-{e}", "samples": 10, "asks": asks})
+        else:
+            learn = {"event": e, "kind": "learn", "name": f"experience-{e}", "units": [e % num_units]}
+            events.append(learn | {"samples": 20, "incarnation": 0})
+    stream = json.loads((run.folder / "stream.json").read_text(encoding="utf-8"))
+    stream |= {"events": events, "units": [{"name": n, "classes": [0], "tests": 5} for n in names]}
+    (tmp_path / "stream.json").write_text(json.dumps(stream), encoding="utf-8")
+    shutil.copy(run.folder / "manifest.json", tmp_path)
+    rows = []
+    for e in range(num_events):
+        for i, name in enumerate(names):
+            metric = "deleted_accuracy" if i * 10 + 9 <= e else "accuracy"
+            rows.append(Row(e, "run", name, metric, (e * 7 + i * 13) % 101 / 101, 5))
+        rows.append(Row(e, "run", "stream", "average_accuracy", e / 1000, 5))
+        rows += [Row(e, "run", f"request-{k}", "forget_accuracy", 0.5, 5) for k in range(9, e + 1, 10)]
+    tables = {name: Table(rows) for name in ("a", "b", "c", "d")}
+    file = write_report(Run(tmp_path, run.config, tables, {}))
+    assert file.stat().st_size < 10_000_000
+    page = taken_apart(file)
+    shown = page.figures["figure-matrix-3"]["data"][0]["x"]
+    assert len(shown) <= 400
+    assert shown[-1] == num_events - 1
+    assert f"{len(shown)} of {num_events} events are shown" in page.text
+    assert len(trace(page, "figure-score", "a")["x"]) == num_events
+
+
+def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
+    found = {r.metric for table in run.tables.values() for r in table.rows}
+    for metric in found:
+        assert describe(metric).meaning.endswith(".")
+    assert set(METRICS) - found == set()
+
+
+def test_the_catalogue_knows_names_by_their_parts() -> None:
+    assert describe("immediate_abs_gap_forget_accuracy").better == "lower"
+    assert describe("immediate_abs_gap_forget_accuracy").ideal == 0
+    assert describe("gap_retain_negative_absolute_error").better == "zero"
+    assert describe("forget_test_accuracy").better == "reference"
+    assert describe("accuracy").ideal == 1
+    assert describe("loss_ewc_penalty").unit == "loss"
+    for unknown in ("avarage_accuracy", "average_", "gap_", ""):
+        with pytest.raises(KeyError):
+            describe(unknown)
+
+
+def test_kept_events() -> None:
+    kept = kept_events(1000, list(range(0, 1000, 3)), 100)
+    assert len(kept) <= 100
+    assert kept == sorted(set(kept))
+    assert kept[0] == 0
+    assert kept[-1] == 999
+    assert kept_events(0, [], 5) == []
+
+
+def test_a_last_line_without_end_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    whole = Row(0, "run", "stream", "plasticity", 0.5, 1).to_json()
+    file.write_text(f"{whole}\n{whole[:20]}", encoding="utf-8")
+    assert len(read_rows(file)) == 1
+    file.write_text(f"{whole[:20]}\n{whole}\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="line 1"):
+        read_rows(file)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chromium_draws_it_without_complaint(page: Page, run: Run, tmp_path: Path, scheme: str) -> None:
+    file = run.folder / "report.html"
+    shown = tmp_path / "shown.html"
+    probe = "<script>document.title = document.querySelectorAll('.plot .main-svg').length + ' drawn';</script></body>"
+    shown.write_text(file.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
+    options = [
+        "--dump-dom",
+        "--enable-logging=stderr",
+        f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+    ]
+    done = chromium(tmp_path, [*options, shown.as_uri()])
+    assert "CONSOLE" not in done.stderr, done.stderr
+    drawn = re.search(r"<title>(\d+) drawn</title>", done.stdout)
+    assert drawn is not None
+    assert int(drawn[1]) >= len(page.figures)
+
+
+def chromium(tmp_path: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += (
+        f" --disable-component-update --disable-sync --virtual-time-budget=10000 --user-data-dir={tmp_path}/profile"
+    )
+    command = ["chromium", *flags.split(), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def decoded(array: dict[str, Any]) -> np.ndarray:
+    """Plotly's typed array."""
+    shape = [int(n) for n in array["shape"].split(",")]
+    return np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"]).reshape(shape)
