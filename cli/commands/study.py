@@ -210,6 +210,6 @@ def _forecast(found: Study, workers: int | None, as_json: bool) -> None:
         return
     emit(
         f"{len(found.jobs) - len(pending)} of {len(found.jobs)} runs are finished. The others take about "
-        f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk: an estimate from "
+        f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
         f"their first events."
     )
