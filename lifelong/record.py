@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lifelong.columns import write_columns
 from lifelong.evaluation import Outputs
 from lifelong.files import write_atomically
 from lifelong.table import Row
@@ -177,6 +178,7 @@ class Record:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the strategy as done."""
         self.flush()
+        write_columns(self.folder / "results.jsonl")
         write_atomically(self.folder / "done.json", json.dumps(summary, indent=1).encode())
 
     def _cut(self, lengths: dict[str, int]) -> None:

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 
 from lifelong.files import write_atomically
 from lifelong.report.facts import gather
+from lifelong.report.gathering import gather_lives
 from lifelong.report.html import run_drawings, write_report
-from lifelong.report.lives import gather_lives
 from lifelong.report.markdown import run_markdown, study_markdown
 from lifelong.report.study import write_study_report
 from lifelong.report.study_drawings import study_drawings

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lifelong.config import RunConfig
-from lifelong.manifest import read_json
-from lifelong.report.facts import Facts, Requested, Series, gather, matrix_of
+from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
-from lifelong.runner import Run
-from lifelong.study.checks import asked
-from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Difference, Results, Verdict
-from lifelong.summary import Line, summarize
-from lifelong.table import Table, read_rows
-from streams.config import parse
-
-_PLAIN = [
-    "exact",
-    "exposure",
-    "forgetting_from_first",
-    "immediate_gap_membership_auc",
-    "immediate_js",
-    "js",
-    "latency",
-    "relapse",
-    "spill_mean",
-    "state_bytes",
-    "steps",
-]
-_OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
-_IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]
+from lifelong.study.verdicts import Difference, Verdict
+from lifelong.summary import Line
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,172 +159,6 @@ class Lives:
     manifests: tuple[dict[str, Any], ...]
     references: dict[str, tuple[int, int, float]]
     metrics: frozenset[str]
-
-
-def gather_lives(study: Study) -> Lives:
-    """Read the runs of a study, one after another, and keep what its report needs."""
-    strategies = tuple(dict.fromkeys(name for cell in study.cells for name in cell.config.strategies))
-    points: dict[str, Point] = {}
-    manifests: list[dict[str, Any]] = []
-    unfinished: list[tuple[Job, str]] = []
-    references: dict[str, tuple[int, int, float]] = {}
-    metrics: set[str] = set()
-    known: dict[tuple[str, ...], str] = {}
-    asked_for = {quantity.metric for _, quantity, _ in asked(study.config)}
-    tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
-    for job in study.jobs:
-        cell = study.cells[job.cell]
-        if not (job.folder / "manifest.json").exists():
-            unfinished.append((job, "has not begun"))
-            continue
-        key = json.dumps(cell.values, sort_keys=True, default=str)
-        # the first run of every kind is read as a whole, which tells the score's name and all metrics
-        kind = (key, *job.config["strategies"])
-        facts = gather(_read(job, known.get(kind), asked_for))
-        if kind not in known:
-            known[kind] = facts.measure
-            metrics |= {r.metric for t in facts.run.tables.values() for r in t.rows}
-        finished = tables.setdefault(job.name, (cell, {}))[1]
-        for name in facts.run.summaries:
-            finished[name] = Table(r for r in facts.run.tables[name].rows if r.metric in asked_for)
-        manifests.append(facts.manifest)
-        if not facts.run.done:
-            unfinished.append((job, _progress(facts)))
-        if key not in points:
-            points[key] = Point(cell.values, strategies, replace(facts, series={}, seconds={}))
-        _add(points[key], cell.seed, facts)
-        for name, summary in facts.run.summaries.items():
-            cost, before = summary["references"], references.get(name, (0, 0, 0.0))
-            references[name] = (before[0] + cost["computed"], before[1] + cost["cached"], before[2] + cost["seconds"])
-    results = Results(study.config, tuple(tables.values()))
-    return Lives(
-        study=study,
-        points=tuple(points.values()),
-        verdicts=tuple(results.verdicts()),
-        differences=tuple(results.differences()),
-        strategies=strategies,
-        unfinished=tuple(unfinished),
-        manifests=tuple(manifests),
-        references={name: references[name] for name in strategies if name in references},
-        metrics=frozenset(metrics),
-    )
-
-
-def _read(job: Job, measure: str | None, asked_for: set[str]) -> Run:
-    """Read a run; of one whose score is known, only the rows that the report needs and those that are asked for."""
-    needed = None
-    if measure is not None:
-        needed = sorted({*_PLAIN, *(n.format(measure) for n in (*_OF_MEASURE, *_IMMEDIATE)), *asked_for})
-    tables, summaries = {}, {}
-    for name in job.config["strategies"]:
-        file = job.folder / "strategies" / name / "results.jsonl"
-        tables[name] = Table(read_rows(file, needed) if file.exists() else [])
-        done = file.with_name("done.json")
-        if done.exists():
-            summaries[name] = read_json(done, "Delete it and run the study again to write it again.")
-    return Run(job.folder, parse(RunConfig, job.config), tables, summaries)
-
-
-def _progress(facts: Facts) -> str:
-    return ", ".join(
-        f"{name}: {'done' if name in facts.run.summaries else f'{s.lived} of {facts.num_events} events'}"
-        for name, s in facts.series.items()
-    )
-
-
-def _add(point: Point, seed: int, facts: Facts) -> None:
-    """Add the lives of one run to a point."""
-    point.num_events = max(point.num_events, facts.num_events)
-    point.streams[seed] = str(facts.manifest["digests"]["stream"])
-    point.requested[seed] = facts.requested
-    of_units = {facts.measure, f"deleted_{facts.measure}"}
-    tables = {name: Table(r for r in t.rows if r.metric not in of_units) for name, t in facts.run.tables.items()}
-    lines = {line.strategy: line for g in summarize(replace(facts.run, tables=tables)) for line in g.lines}
-    for name in facts.strategies:
-        if name in facts.run.summaries:
-            point.access.setdefault(name, str(facts.run.summaries[name]["access"]))
-        point.lives.setdefault(name, {})[seed] = _life(facts, name, lines[name])
-        _add_matrix(point, name, facts)
-
-
-def _life(facts: Facts, name: str, line: Line) -> Life:
-    series, measure, last = facts.series[name], facts.measure, facts.num_events - 1
-    seconds = facts.seconds[name]
-    by_event = {
-        key: _dense(series, metric, subject, facts.num_events)
-        for key, metric, subject in (
-            ("average", f"average_{measure}", "stream"),
-            ("relapse", "relapse", "requests"),
-            ("steps", "steps", "event"),
-            ("state", "state_bytes", "event"),
-        )
-    }
-    by_event["seconds"] = np.array([seconds.get(e, np.nan) for e in range(facts.num_events)])
-    done = name in facts.run.summaries
-    ends = {
-        "retained": series.value(f"retain_{measure}", "stream", last),
-        "distance": series.value(f"immediate_abs_gap_forget_{measure}", "requests", last, "retrained"),
-        "js": series.value("immediate_js", "requests", last, "retrained"),
-    }
-    return Life(
-        lived=series.lived,
-        done=done,
-        by_event=by_event,
-        by_request=_by_request(facts, name, by_event),
-        ends={k: np.nan if v is None else v for k, v in ends.items()},
-        line=line,
-    )
-
-
-def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    series, forget, last = facts.series[name], f"forget_{facts.measure}", facts.num_events - 1
-    served = [r.event if r.event < series.lived else None for r in facts.requested]
-
-    def at(metric: str, model: str = "run", event: int | None = None) -> np.ndarray:
-        found = [
-            None if when is None else series.value(metric, r.name, when if event is None else event, model)
-            for r, when in zip(facts.requested, served, strict=True)
-        ]
-        return np.array([np.nan if v is None else v for v in found])
-
-    return {
-        "forget": at(forget),
-        "retrained": at(forget, "retrained"),
-        "withheld": at(forget, "withheld"),
-        "gap": at(f"gap_{forget}", "retrained"),
-        "gap_end": at(f"gap_{forget}", "retrained", last),
-        "js": at("js", "retrained"),
-        "js_end": at("js", "retrained", last),
-        "relapse_end": at("relapse", "run", last),
-        "latency": at("latency"),
-        "exposure": at("exposure"),
-        **{
-            key: np.array([np.nan if when is None else by_event[key][when] for when in served])
-            for key in ("steps", "seconds")
-        },
-    }
-
-
-def _dense(series: Series, metric: str, subject: str, length: int) -> np.ndarray:
-    values = np.full(length, np.nan)
-    for event, r in series.rows(metric, subject).items():
-        if r.value is not None:
-            values[event] = r.value
-    return values
-
-
-def _add_matrix(point: Point, name: str, facts: Facts) -> None:
-    """Add the scores of units, aligned by name."""
-    matrix, units = matrix_of(facts, name), point.example.units
-    known = [u for u, unit in enumerate(matrix.units) if unit in units]
-    rows = [units.index(matrix.units[u]) for u in known]
-    scores = np.stack([matrix.held, matrix.deleted])[:, known]
-    before = point.totals.get(name, (np.zeros((2, len(units), 0)),) * 2)
-    length = max(matrix.lived, before[0].shape[2])
-    total, count = (np.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]))) for x in before)
-    total[:, rows, : matrix.lived] += np.nan_to_num(scores)
-    count[:, rows, : matrix.lived] += np.isfinite(scores)
-    point.totals[name] = (total, count)
 
 
 def _ask(requests: Sequence[Requested]) -> Ask:

@@ -40,7 +40,7 @@ caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
 th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }
-td, th[scope=row] { white-space: nowrap; } #metrics td { white-space: normal; }
+td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
 th[scope=row] { font-weight: normal; } th.group { padding-top: .8rem; }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }

@@ -13,7 +13,8 @@ import yaml
 
 from lifelong.files import write_atomically
 from lifelong.report import study_drawings, study_tables
-from lifelong.report.lives import Lives, Point, gather_lives
+from lifelong.report.gathering import gather_lives
+from lifelong.report.lives import Lives, Point
 from lifelong.report.markup import FOLD, cell, folded, pairs, table
 from lifelong.report.page import drawing, page
 from lifelong.report.study_drawings import MAX_POINTS, Drawn
@@ -70,8 +71,19 @@ def failures(lives: Lives) -> dict[str, tuple[str, str]]:
     return {f["job"]: (f["error"], f["command"]) for f in failed if f["job"] in open_}
 
 
+def declared(study: Study) -> str:
+    """Say how many runs were finished when the criteria were first written down."""
+    file = study.folder / "study.json"
+    if not file.exists():
+        return "not yet"
+    done = json.loads(file.read_text(encoding="utf-8")).get("runs_done_when_declared", 0)
+    return f"when {done} runs were finished" if done else "before any run"
+
+
 def command(study: Study) -> str:
     """Return what to type to run, go on with, or repeat the study."""
+    if not study.file.exists():  # it was declared in a script
+        return f"lifelong study {shlex.quote(str(study.folder))}"
     size = f" --size {shlex.quote(study.size)}" if study.size else ""
     return f"lifelong study {shlex.quote(str(study.file))}{size}"
 
@@ -83,6 +95,7 @@ def _head(lives: Lives) -> str:
     items = [
         ("Source", config.source),
         ("Verdicts", tally),
+        ("Criteria declared", declared(study)),
         ("Size", study.size or "as written"),
         ("Strategies", ", ".join(lives.strategies)),
         ("Seeds", ", ".join(map(str, config.seeds)) if len(config.seeds) <= 12 else str(len(config.seeds))),
@@ -125,13 +138,9 @@ def _verdicts(lives: Lives) -> str:
 
 
 def _requests(lives: Lives) -> str:
-    def listed(point: Point) -> str:
-        grid = study_tables.requests(point)
-        return folded("All requests", grid.num_rows, _html(grid))
-
     if not any(point.asks for point in lives.points):
         return "<p>No deletion request has been served.</p>"
-    return _section(lives, study_drawings.left_behind) + _per_point(lives, listed)
+    return _section(lives, study_drawings.left_behind)
 
 
 def _references(lives: Lives) -> str:
@@ -176,10 +185,13 @@ def _section(lives: Lives, part: Callable[[Point, Lives], Iterator[Drawn]]) -> s
             parts.append(title + drawing(key, d.figure.to_json(), int(d.figure.layout.height), d.caption))
         if part is study_drawings.known:
             parts.append(folded("The same as numbers", FOLD, _html(study_tables.averages(point))))
+        if part is study_drawings.left_behind:
+            grid = study_tables.requests(point)
+            parts.append(folded("All requests", grid.num_rows, _html(grid)))
         return "".join(parts)
 
     left_out = len(lives.points) - MAX_POINTS
-    note = f"<p>{left_out} more points of the grid are in the tables only.</p>" if left_out > 0 else ""
+    note = f"<p>{left_out} more points of the grid are in the table of results only.</p>" if left_out > 0 else ""
     return _per_point(lives, drawn, MAX_POINTS) + note
 
 

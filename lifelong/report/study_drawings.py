@@ -14,7 +14,7 @@ from lifelong.report.tables import meaning
 from lifelong.report.tradeoff import by_access, trade_off
 
 MAX_POINTS = 12
-"""Points of the grid that are drawn; the tables have all."""
+"""Points of the grid that are drawn; the table of results has all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

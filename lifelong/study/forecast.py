@@ -53,6 +53,8 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
     for job in jobs:
         point = json.dumps(cells[job.cell].values, sort_keys=True)
         kinds.setdefault((point, tuple(job.config["strategies"])), []).append(job)
+    if not kinds:
+        return Forecast()
     points = list(dict.fromkeys(point for point, _ in kinds))
     chosen = set(points[:: -(-len(points) // _MOST_POINTS)])
     tried = [key for key in kinds if key[0] in chosen]

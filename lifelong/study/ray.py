@@ -21,7 +21,10 @@ from lifelong.study.jobs import Job, JobResult, execute
 from streams.errors import ConfigError
 
 # What a run leaves that is needed elsewhere; checkpoints stay where they were written.
-_RESULTS = ("config.yaml", "manifest.json", "stream.json", "done.json", "results.jsonl", "timings.jsonl", "scores.bin")
+_RESULTS = (
+    *("config.yaml", "manifest.json", "stream.json"),
+    *("results.jsonl", "columns.bin", "timings.jsonl", "scores.bin", "done.json"),
+)
 _PASSED_ON = ("LIFELONG_CACHE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY")
 _CONNECT_S, _ANSWER_S = 5.0, 15.0
 _QUIET = {

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from lifelong.columns import read_columns, read_some
 from lifelong.config import content_hash
 from lifelong.files import code_version, disk_errors, write_atomically
 from lifelong.guards import lock
@@ -23,7 +24,7 @@ from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_stud
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
 from lifelong.study.local import run_local
 from lifelong.study.verdicts import Difference, Results, Verdict
-from lifelong.table import Row, Table, read_fields, read_rows
+from lifelong.table import Table, read_rows
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
 
@@ -135,10 +136,11 @@ class Study:
 
     def results(self, everything: bool = True) -> Results:
         """Return the tables of the strategies that are finished, or only what the study asks for of them."""
-        metrics = None if everything else {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
+        metrics = {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
         tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
         for job, name, file in self._finished():
-            tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(read_rows(file, metrics))
+            rows = read_rows(file) if everything else read_some(file, metrics)
+            tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(rows)
         return Results(self.config, tuple(tables.values()))
 
     def frame(self) -> dict[str, list[object]]:
@@ -149,10 +151,10 @@ class Study:
         """
         columns: dict[str, list[object]] = {}
         for job, name, file in self._finished():
-            cell, rows = self.cells[job.cell], read_fields(file)
+            cell, rows = self.cells[job.cell], read_columns(file)
             for key, value in {**cell.values, "seed": cell.seed, "strategy": name}.items():
-                columns.setdefault(key, []).extend([value] * len(rows))
-            for key, column in zip(Row.__slots__, zip(*rows, strict=True), strict=True):
+                columns.setdefault(key, []).extend([value] * len(rows["value"]))
+            for key, column in rows.items():
                 columns.setdefault(key, []).extend(column)
         return columns
 

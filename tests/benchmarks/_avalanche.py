@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,9 +20,17 @@ from torch.utils.data import TensorDataset
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what Avalanche prints and warns about off the screen; it still pays for it."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    """Keep what Avalanche prints and warns about off the screen (it holds on to the streams); it still pays for it."""
+    screen = os.dup(1), os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
         yield
+    finally:
+        for number, saved in zip((1, 2), screen, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
 
 
 def in_memory_benchmark(

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lifelong
 from lifelong.config import RunConfig
+from lifelong.study.share import share
 from lifelong.table import read_rows
 from lifelong.trackers.wandb import WandbTracker, _mode, flatten
 from streams.config import parse
@@ -107,6 +109,42 @@ def test_flatten_leaves_nothing_out() -> None:
     assert flatten(nested) == {"a": {}, "b": [], "c": None, "d.0": [1], "d.1.e": 2}
 
 
+def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
+    base = {k: v for k, v in TINY.items() if k not in {"name", "strategies"}}
+    claims = {"name": "shared", "claim": "it is seen", "seeds": 1, "base": base, "strategies": TINY["strategies"]}
+    criterion = {"name": "c", "metric": "average_accuracy", "of": "replay", "minus": "naive", "above": 0.0}
+    study = lifelong.Study(claims | {"criteria": [criterion]}, root=tmp_path / "runs")
+    assert [r.error for r in study.run(wandb=True)] == [None, None]
+    page = tmp_path / "report.html"
+    page.write_text("<p>found</p>")
+    share(study, page)
+    folders = [f for f in tmp_path.rglob("offline-run-*") if f.is_dir()]
+    opened = [run_record(f) for f in folders]
+    assert {r.run_group for r in opened} == {study.folder.name}
+    assert {r.display_name for r in opened} == {"naive (seed=0)", "replay (seed=0)", "study shared"}
+    assert len({r.run_id for r in opened}) == 3
+    tables = {f.name.split("_")[0]: f for folder in folders for f in folder.rglob("*.table.json")}
+    assert set(tables) == {"deletions", "scores", "verdicts", "comparisons"}
+    deletions = json.loads(tables["deletions"].read_text())
+    assert deletions["columns"] == ["event", "name", "scope", "keys", "samples", "received"]
+    assert [row[2] for row in deletions["data"]] == ["sample", "class"]
+    scores = json.loads(tables["scores"].read_text())
+    assert scores["columns"] == ["event", "task-0", "task-1", "task-2"]
+    assert [row[0] for row in scores["data"]] == [0, 1, 2, 3, 4]
+    kinds = {r.WhichOneof("record_type") for f in folders for r in records(f)} | {
+        r.request.WhichOneof("request_type") for f in folders for r in records(f)
+    }
+    assert "artifact" in kinds or "log_artifact" in kinds
+
+
+def test_what_cannot_be_shared_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lifelong.study.share.Server.start", lambda *_, **__: 1 / 0)
+    share(lifelong.Study({"name": "s", "claim": "c", "seeds": 1}, root=tmp_path))
+    assert "could not be sent" in caplog.text
+
+
 KILLED = """
 import os, signal
 import lifelong
@@ -178,6 +216,20 @@ def opening(folder: Path) -> tuple[dict[str, object], set[tuple[str, str, str]]]
         elif record.WhichOneof("record_type") == "metric":
             metrics.add((record.metric.name, record.metric.glob_name, record.metric.step_metric))
     return config, metrics
+
+
+def records(folder: Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.glob("*.wandb")
+    for content in leveldb_log(file):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        yield record
+
+
+def run_record(folder: Path) -> Any:
+    return next(r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
 
 
 def leveldb_log(file: Path) -> Iterator[bytes]:

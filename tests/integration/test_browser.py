@@ -1,0 +1,184 @@
+"""Reports in a real headless Chromium: drawn without complaint, and usable with mouse, keyboard, and in the dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lifelong
+from lifelong.report.html import write_report
+from lifelong.report.study import write_study_report
+from lifelong.study.study import Study
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def files(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    run = lifelong.load_run(tiny_study.jobs[-1].folder)
+    return {
+        "study": write_study_report(tiny_study, folder / "study.html"),
+        "run": write_report(run, folder / "run.html"),
+    }
+
+
+class Shown:
+    """A report on the screen; whatever the browser complains about, or tries to load, is kept."""
+
+    def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
+        self.complaints: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url, file))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))")
+
+    def _asked(self, url: str, file: Path) -> None:
+        if url != file.as_uri() and not url.startswith(("data:", "blob:")):
+            self.complaints.append(f"loads {url}")
+
+    def seen(self, figure: str) -> dict[str, bool]:
+        """Which traces are visible, by name."""
+        script = "id => document.getElementById(id)._fullData.map(t => [t.name, t.visible === true])"
+        return dict(self.page.evaluate(script, figure))
+
+
+@pytest.fixture(params=["run", "study"])
+def shown(request: pytest.FixtureRequest, browser: Any, files: dict[str, Path]) -> Iterator[Shown]:
+    found = Shown(browser, files[request.param])
+    yield found
+    found.page.close()
+    assert found.complaints == []
+
+
+def test_every_figure_is_drawn_inside_the_page(shown: Shown) -> None:
+    plots = shown.page.locator(".plot")
+    assert plots.count() >= 5
+    width = shown.page.evaluate("document.documentElement.clientWidth")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    for i in range(plots.count()):
+        box = plots.nth(i).bounding_box()
+        assert box["width"] > 300
+        assert box["height"] > 100
+
+
+def test_a_click_on_the_legend_hides_a_strategy_and_another_brings_it_back(shown: Shown) -> None:
+    figure = "figure-score" if shown.page.locator("#figure-score").count() else "figure-average-0"
+    before = shown.seen(figure)
+    assert all(before.values())
+    entry = shown.page.locator(f"#{figure} .legend .traces").first
+    name = entry.locator(".legendtext").text_content()
+    toggle = entry.locator(".legendtoggle")
+    toggle.scroll_into_view_if_needed()
+    toggle.click(force=True)
+    shown.page.wait_for_function(
+        "([id, name]) => document.getElementById(id)._fullData.find(t => t.name === name).visible === 'legendonly'",
+        arg=[figure, name],
+    )
+    after = shown.seen(figure)
+    assert not after[name]
+    assert not after.get(f"{name}, band", False)
+    others = [n for n in after if n not in (name, f"{name}, band")]
+    assert all(after[n] for n in others)
+    shown.page.wait_for_timeout(500)  # two clicks in a row would be a double click, which isolates
+    toggle.click(force=True)
+    shown.page.wait_for_function(
+        "([id, name]) => document.getElementById(id)._fullData.every(t => t.visible === true)", arg=[figure, name]
+    )
+
+
+def test_pointing_at_a_curve_shows_its_numbers(shown: Shown) -> None:
+    figure = "figure-score" if shown.page.locator("#figure-score").count() else "figure-average-0"
+    plot = shown.page.locator(f"#{figure} .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    shown.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    label = shown.page.locator(f"#{figure} .hoverlayer .legendtext, #{figure} .hoverlayer .hovertext").first
+    label.wait_for()
+    texts = shown.page.locator(f"#{figure} .hoverlayer text").all_text_contents()
+    strategy = next(n for n in shown.seen(figure) if "," not in n)
+    assert any(strategy in text for text in texts)
+    assert any(character.isdigit() for character in "".join(texts))
+
+
+def test_the_keyboard_reaches_everything(shown: Shown) -> None:
+    page = shown.page
+    page.keyboard.press("Tab")
+    focused = "document.activeElement.className + ' ' + document.activeElement.textContent"
+    assert page.evaluate(focused) == "skip Skip to the results"
+    box = page.locator(".skip").bounding_box()
+    assert box["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+    assert page.evaluate("document.activeElement.id") == "main"
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+    assert "scroll" in reached
+    summary = page.locator("summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert summary.evaluate("s => s.parentElement.open")
+
+
+@pytest.mark.parametrize("name", ["run", "study"])
+def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], name: str) -> None:
+    found = Shown(browser, files[name])
+    grounds = []
+    for scheme in ("light", "dark"):
+        found.page.emulate_media(color_scheme=scheme)
+        ground = _colour(found, "getComputedStyle(document.body).backgroundColor")
+        grounds.append(ground)
+        texts = ["getComputedStyle(document.body).color"]
+        texts += [f"getComputedStyle(document.querySelector('.plot {t}')).fill" for t in (".xtick text", ".legendtext")]
+        texts += ["getComputedStyle(document.querySelector('figcaption')).color"]
+        for text in texts:
+            assert contrast(_colour(found, text), ground) >= 4.5, (scheme, text)
+    assert contrast(*grounds) > 10
+    found.page.close()
+    assert found.complaints == []
+
+
+def test_verdicts_can_be_read_in_both(browser: Any, files: dict[str, Path]) -> None:
+    found = Shown(browser, files["study"], "dark")
+    for outcome in ("reproduced", "contradicted"):
+        style = f"getComputedStyle(document.querySelector('.{outcome}'))"
+        assert contrast(_colour(found, f"{style}.color"), _colour(found, f"{style}.backgroundColor")) >= 4.5
+    found.page.close()
+
+
+def _colour(shown: Shown, expression: str) -> tuple[float, ...]:
+    text = shown.page.evaluate(expression)
+    return tuple(float(part) / 255 for part in text[text.index("(") + 1 : -1].split(",")[:3])
+
+
+def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Contrast of two colours as WCAG 2 defines it, 1 to 21."""
+
+    def luminance(colour: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)

@@ -1,0 +1,160 @@
+"""Studies on Ray: a real cluster of two nodes on this machine, one of which is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lifelong
+from lifelong.study import ray as on_ray
+from lifelong.study.jobs import Job, JobResult
+from lifelong.study.study import Study
+from lifelong.table import read_rows
+from streams.errors import ConfigError
+
+ray = pytest.importorskip("ray")
+
+MEMORY = 80 * 2**20
+TINY: dict[str, Any] = {
+    "name": "spread",
+    "claim": "it does not matter where a run is computed",
+    "base": {
+        "source": "digits",
+        "scenario": {"name": "class-incremental", "experiences": 5},
+        "schedule": {"name": "explicit", "requests": [{"after": 3, "scope": "class", "keys": [1]}]},
+        "model": {"name": "mlp", "hidden": [16]},
+        "training": {"epochs": 30, "batch_size": 16, "lr": 0.1},
+    },
+    "strategies": {"replay": {"learner": "replay", "unlearner": "retrain"}},
+    "seeds": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> Iterator[Any]:
+    """A head without room for runs, and one node with room for one."""
+    from ray.cluster_utils import Cluster
+
+    for name, value in on_ray._QUIET.items():
+        monkeypatch.setenv(name, value)
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick},
+    )
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def lived(job: Job) -> int:
+    return sum(f.read_bytes().count(b"\n") for f in job.folder.rglob("timings.jsonl"))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_node_that_is_killed_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> None:
+    study = Study(TINY, root=tmp_path / "runs")
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
+    cluster.wait_for_nodes()
+    under_way: list[str] = []
+
+    def kill_one() -> None:
+        """Kill a node when the two first runs are both in the middle."""
+        while len(under_way) < 2:
+            under_way[:] = [job.name for job in study.pending if lived(job) > 1]
+            time.sleep(0.01)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    results = study.run("ray", address=cluster.address)
+    killer.join()
+    assert under_way
+    assert sorted(r.job.name for r in results) == sorted(j.name for j in study.jobs)
+    assert [r.error for r in results if r.error] == []
+    for job in study.jobs:
+        rows = read_rows(job.folder / "strategies" / "replay" / "results.jsonl")
+        assert len({(r.event, r.model, r.subject, r.metric) for r in rows}) == len(rows)
+        events = yaml.safe_load((job.folder / "stream.json").read_text())["events"]
+        assert {r.event for r in rows if r.metric == "steps"} == set(range(len(events)))
+    again = lifelong.run(study.cells[0].config, tmp_path / "alone")
+    alone = (again.folder / "strategies" / "replay" / "results.jsonl").read_bytes()
+    assert (study.jobs[0].folder / "strategies" / "replay" / "results.jsonl").read_bytes() == alone
+    assert study.run("ray", address="127.0.0.1:1") == []  # finished: nobody is asked
+
+
+def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> None:
+    study = Study(TINY | {"seeds": 1}, root=tmp_path / "driver")
+    (job,) = study.jobs
+    result = on_ray._there(job, str(tmp_path / "not here"))
+    assert result.error is None
+    assert not job.folder.exists()
+    assert not any("checkpoints" in name for name in result.files)
+    on_ray._bring(job, result.files)
+    assert study.pending == []
+    assert lifelong.load_run(job.folder).done
+    shared = tmp_path / "token"
+    shared.touch()
+    assert on_ray._there(job, str(shared)).files == {}
+
+
+def test_other_code_on_a_worker_is_refused(tmp_path: Path) -> None:
+    (job,) = Study(TINY | {"seeds": 1}, root=tmp_path).jobs
+    shared = tmp_path / "token"
+    shared.touch()
+    result: JobResult = on_ray._there(replace(job, code="0123456789abcdef"), str(shared))
+    assert "Install the same version everywhere" in str(result.error)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1", "auto"])
+def test_an_address_that_nobody_answers(address: str, tmp_path: Path) -> None:
+    study = Study(TINY | {"seeds": 1}, root=tmp_path)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="--address"):
+        study.run("ray", address=address)
+    assert time.monotonic() - began < 25
+
+
+def test_an_address_where_something_else_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "_ANSWER_S", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match="no Ray cluster answers"):
+            Study(TINY | {"seeds": 1}, root=tmp_path).run("ray", address=f"127.0.0.1:{server.getsockname()[1]}")
+    assert time.monotonic() - began < 25
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        Study(TINY | {"seeds": 1}, root=tmp_path).run("ray")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_of_its_own_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    quick = TINY | {"seeds": 2, "base": TINY["base"] | {"training": {"epochs": 1}}}
+    study = Study(quick, root=tmp_path)
+    assert [r.error for r in study.run("ray")] == [None, None]
+    assert not ray.is_initialized()
+    assert not [f for f in (tmp_path / "study-spread").iterdir() if f.name.startswith(".driver")]
+    assert os.environ.get("OMP_NUM_THREADS") is None

@@ -1,0 +1,369 @@
+"""Studies as a person meets them: run, killed and gone on with, failing in part, refused, tracked."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lifelong
+from cli.main import main
+from lifelong.study.jobs import JobResult, execute
+from lifelong.study.local import run_local
+from lifelong.study.study import Study, resume_study
+from streams.errors import ConfigError, LifelongError
+
+ROOT = Path(__file__).parents[2]
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "claim": "replay accumulates",
+    "base": {
+        "source": "digits",
+        "scenario": {"name": "class-incremental", "experiences": 5},
+        "schedule": {"name": "explicit", "requests": [{"after": 3, "scope": "class", "keys": [1]}]},
+        "model": {"name": "mlp", "hidden": [16]},
+        "training": {"epochs": 2, "batch_size": 64, "lr": 0.1},
+    },
+    "strategies": {
+        "naive": {"learner": "naive", "unlearner": "none"},
+        "replay": {"learner": "replay", "unlearner": "none"},
+        "again": {"learner": "replay", "unlearner": "retrain"},
+    },
+    "seeds": 2,
+    "comparisons": [{"metric": "average_accuracy", "of": ["replay", "again"], "minus": "naive"}],
+    "criteria": [
+        {"name": "it accumulates", "metric": "average_accuracy", "of": "replay", "minus": "naive", "above": 0.05},
+        {
+            "name": "it is exact",
+            "metric": "immediate_js",
+            "subject": "requests",
+            "model": "retrained",
+            "of": "again",
+            "below": 1e-12,
+        },
+    ],
+}
+Result = tuple[int, str, str]
+Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in [n for n in os.environ if n.startswith("WANDB_")] + ["FORCE_COLOR", "RAY_ADDRESS"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process; return exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def write(place: Path, **changes: Any) -> Path:
+    file = place / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | changes, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def rows_of(study: Study) -> dict[str, bytes]:
+    """The table of every strategy of every job, as bytes."""
+    return {
+        f"{job.name}/{name}": (job.folder / "strategies" / name / "results.jsonl").read_bytes()
+        for job in study.jobs
+        for name in job.config["strategies"]
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The rows of a whole study, computed by one run after another in this process."""
+    place = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(place / "cache"))
+        study = Study(TINY, root=place)
+        for cell in study.cells:
+            run = lifelong.run(cell.config, place / "alone")
+            assert run.done
+        found = {}
+        for job in study.jobs:
+            cell = study.cells[job.cell]
+            (folder,) = [f for f in (place / "alone").iterdir() if _config(f)["seed"] == cell.seed]
+            for name in job.config["strategies"]:
+                found[f"{job.name}/{name}"] = (folder / "strategies" / name / "results.jsonl").read_bytes()
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    return data
+
+
+def test_a_study_runs_ends_with_verdicts_and_computes_nothing_again(
+    call: Call, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    file = write(tmp_path)
+    code, out, err = call("study", str(file))
+    assert code == 0, err
+    assert "reproduced  it accumulates" in out
+    assert "reproduced  it is exact" in out
+    assert "replay - naive" in out
+    assert "[4/4" in err
+    study = Study(file)
+    assert rows_of(study) == undisturbed
+    before = {f: f.stat().st_mtime_ns for job in study.jobs for f in job.folder.rglob("*") if f.is_file()}
+    code, out, err = call("study", str(study.folder), "--json")  # going on by the folder
+    assert code == 0
+    assert "Nothing to compute" in err
+    outcome = json.loads(out)
+    assert [v["outcome"] for v in outcome["verdicts"]] == ["reproduced", "reproduced"]
+    assert (outcome["runs_done"], outcome["runs"], outcome["runs_done_when_criteria_were_declared"]) == (4, 4, 0)
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    # Another bar is another claim: nothing is computed, and that it came late is told.
+    code, out, err = call("study", str(write(tmp_path, criteria=[TINY["criteria"][0] | {"above": 0.99}])))
+    assert code == 3
+    assert "contradicted" in out
+    assert "when 4 of 4 runs were finished already" in out
+    assert "Nothing to compute" in err
+    # One more seed finds the runs of the others.
+    assert len(Study(write(tmp_path, seeds=3)).pending) == 2
+
+
+def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> None:
+    grid = {"strategies.again.unlearner": ["retrain", {"name": "finetune", "epochs": 1}]}
+    study = Study(TINY | {"grid": grid, "seeds": 1, "criteria": [], "comparisons": []}, root=tmp_path)
+    assert not [r.error for r in study.run() if r.error]
+    summaries = [
+        json.loads((job.folder / "strategies" / name / "done.json").read_text())["references"]
+        for job in study.jobs
+        for name in job.config["strategies"]
+        if name != "naive"
+    ]
+    assert len(summaries) == 4  # two grid points, two strategies with the same learner
+    assert sum(s["computed"] for s in summaries) == 2  # at the request, and at the end
+    assert sum(s["cached"] for s in summaries) == 6
+    shared = next(j for j in study.jobs if "again" in j.config["strategies"])
+    first, second = (
+        (shared.folder / "strategies" / name / "timings.jsonl").read_text().splitlines() for name in ("replay", "again")
+    )
+    assert first[:3] == second[:3]  # to the last digit of a second: lived once
+    assert first[3:] != second[3:]
+
+
+def test_from_python(tmp_path: Path) -> None:
+    study = lifelong.Study(TINY | {"sizes": {"small": {"seeds": 1}}}, "small", tmp_path)
+    heard: list[JobResult] = []
+    results = study.run(workers=1, watch=heard.append)
+    assert results == heard
+    assert len(results) == 2
+    frame = study.frame()
+    assert set(frame) == {"seed", "strategy", "event", "model", "subject", "metric", "value", "n", "reason"}
+    assert {len(column) for column in frame.values()} == {sum(len(r.splitlines()) for r in rows_of(study).values())}
+    assert set(frame["strategy"]) == {"naive", "replay", "again"}
+    assert [v.outcome for v in study.verdicts()] == ["undecided", "undecided"]  # one seed
+    assert resume_study(study.folder).jobs == study.jobs
+
+
+def test_dry_run(call: Call, tmp_path: Path) -> None:
+    file = write(tmp_path, seeds=1)
+    code, out, err = call("study", str(file), "--dry-run")
+    assert code == 0, err
+    assert out.count("to do") == 2
+    assert "estimate" in out
+    assert not (tmp_path / "runs").exists()
+    for job in Study(file).jobs:
+        assert execute(job).error is None
+    code, out, _ = call("study", str(file), "--dry-run", "--json")
+    assert code == 0
+    data = json.loads(out)
+    assert [j["done"] for j in data["jobs"]] == [True, True]
+    assert data["estimate"]["bytes"] == 0
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    program = "from cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def lived(study: Study) -> int:
+    """Events that are safe on disk."""
+    return sum(f.read_bytes().count(b"\n") for job in study.jobs for f in job.folder.rglob("timings.jsonl"))
+
+
+def test_killed_at_random_it_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    file, instants, kills = write(tmp_path), random.Random(0), 0
+    study = Study(file)
+    for _ in range(2):
+        before, limit = lived(study), time.monotonic() + 60
+        with start("study", str(file), "--quiet") as process:
+            while lived(study) == before and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.01)
+            time.sleep(instants.uniform(0.0, 0.2))
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+    assert kills
+    # Workers end with their study: nobody holds the folders, and the rest is computed at once.
+    done = [job.name for job in study.jobs if job not in study.pending]
+    results = study.run()
+    assert not [r.error for r in results if r.error]
+    assert not {r.job.name for r in results} & set(done)
+    assert rows_of(study) == undisturbed
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    study = Study(write(tmp_path))
+    with start("study", "tiny.yaml") as process:
+        while not lived(study) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"lifelong study {Path('runs') / study.folder.name}" in err
+    assert "Traceback" not in err
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    study = Study(TINY, root=tmp_path)
+    killed = []
+
+    def kill_one() -> None:
+        while not lived(study):
+            time.sleep(0.01)
+        victim = multiprocessing.active_children()[0]
+        killed.append(victim.pid)
+        victim.kill()
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    results = study.run(workers=2)
+    thread.join()
+    assert killed
+    assert len(results) == 4
+    assert not [r.error for r in results if r.error]
+    assert rows_of(study) == undisturbed
+
+
+def test_a_job_whose_worker_always_dies_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process ends without a word, as when the kernel runs out of memory."""
+    study = Study(TINY, root=tmp_path)
+    bad, good = study.jobs[:2]
+    (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import killer  # type: ignore[import-not-found]
+
+    fatal = killer.Fatal(bad.cell, bad.label, bad.config, bad.root, bad.name, bad.code)
+    results = {r.job.name: r for r in run_local([fatal, good], workers=2)}
+    assert "died 2 times, the last time by signal SIGKILL" in str(results[bad.name].error)
+    assert results[good.name].error is None
+
+
+KILLER = """
+import os, signal
+from lifelong.study.jobs import Job
+
+class Fatal(Job):
+    def __reduce__(self):
+        return (_die, (os.getpid(),))
+
+def _die(parent):
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_fails_leaves_the_others_going(call: Call, tmp_path: Path) -> None:
+    strategies = TINY["strategies"] | {
+        "wild": {"learner": "replay", "unlearner": {"name": "gradient-ascent", "lr": 1e30, "epochs": 30}}
+    }
+    file = write(tmp_path, strategies=strategies, grid={"training.lr": [0.1, 1e30]}, seeds=1)
+    code, out, err = call("study", str(file))
+    assert code == 1
+    study = Study(file)
+    assert "Traceback (most recent call last)" in err
+    assert "TrainingError" in err
+    finished = sorted(name for job, name, _ in study._finished() if study.cells[job.cell].values["training.lr"] == 0.1)
+    assert {"again", "naive", "replay"} <= set(finished)
+    command = next(line.strip() for line in err.splitlines() if line.startswith("  lifelong run "))
+    code, _, err = call(*command.split()[1:], "--quiet")
+    assert code == 1
+    assert "Error:" in err
+    assert not (tmp_path / "runs" / "tiny").exists()
+    assert len(list((tmp_path / "runs" / "study-tiny").iterdir())) == len(study.jobs)  # it found its folder again
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"training.lrr": [0.1]}}, "training.lrr"),
+        ({"criteria": [TINY["criteria"][0] | {"subject": "task-99"}]}, "no run has 'task-99'"),
+        ({"criteria": [TINY["criteria"][0] | {"metric": "average_negative_absolute_error"}]}, "scored by accuracy"),
+        ({"criteria": [TINY["criteria"][0] | {"event": "request-7"}]}, "there is no 'request-7'"),
+        ({"criteria": [TINY["criteria"][0] | {"event": 77}]}, "there is no event 77"),
+    ],
+)
+def test_what_no_run_can_answer_is_refused_before_compute(
+    call: Call, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    code, out, err = call("study", str(write(tmp_path, **changes)))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not list(tmp_path.glob("runs/study-tiny/*"))
+
+
+def test_other_bad_input(call: Call, tmp_path: Path) -> None:
+    file = write(tmp_path)
+    for arguments, message in (
+        (["missing.yaml"], "missing.yaml"),
+        ([str(file), "--size", "small"], "no size 'small'"),
+        ([str(tmp_path)], "not a study folder"),
+        ([str(tmp_path), "--size", "small"], "has its size already"),
+        ([str(file), "--runs", str(file)], "tiny.yaml"),
+    ):
+        code, out, err = call("study", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_a_disk_that_is_full_is_told_and_freed_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(TINY | {"seeds": 1}, root=tmp_path)
+
+    def full(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lifelong.study.study.write_atomically", full)
+        with pytest.raises(LifelongError, match="Free some space") as caught:
+            study.run()
+        assert not isinstance(caught.value, ConfigError)
+    assert not [r.error for r in study.run() if r.error]

@@ -1,0 +1,228 @@
+"""Numbers of runs become verdicts: hand-made tables, so that every verdict can be told in one's head."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifelong.config import RunConfig
+from lifelong.study.checks import check
+from lifelong.study.config import Cell, Quantity, StudyConfig, in_size, lay_out, with_base
+from lifelong.study.jobs import make_jobs
+from lifelong.study.verdicts import Results
+from lifelong.table import Row, Table, row
+from streams.config import parse
+from streams.errors import ConfigError
+
+Values = dict[str, list[float | None]]
+
+
+def study(**changes: Any) -> StudyConfig:
+    data = {"name": "toy", "claim": "a is better", "strategies": {"a": {}, "b": {"unlearner": "none"}}, "seeds": 3}
+    return parse(StudyConfig, data | changes, "toy.yaml")
+
+
+def criterion(**what: Any) -> dict[str, Any]:
+    return {"name": "c", "metric": "average_accuracy", "of": "a"} | what
+
+
+def results(config: StudyConfig, values: Values, points: tuple[dict[str, Any], ...] = ({},)) -> Results:
+    """Runs of which every strategy has one number per seed: the same at all points, plus the point's `plus`."""
+    tables = []
+    for point in points:
+        for seed in range(max(map(len, values.values()))):
+            found = {
+                name: Table([number("average_accuracy", None if v[seed] is None else v[seed] + point.get("plus", 0))])
+                for name, v in values.items()
+                if seed < len(v)
+            }
+            tables.append((Cell(point, seed, RunConfig(seed=seed), {}), found))
+    return Results(config, tuple(tables))
+
+
+def number(metric: str, value: float | None, event: int = 9, subject: str = "stream", model: str = "run") -> Row:
+    return row(event, model, subject, metric, value, 1, "why not")
+
+
+def verdict(values: Values, **what: Any) -> Any:
+    config = study(criteria=[criterion(**what)], seeds=max(map(len, values.values())))
+    return results(config, values).verdicts()[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "bar", "outcome"),
+    [
+        ([0.6, 0.7, 0.8], {"above": 0.5}, "reproduced"),
+        ([0.6, 0.7, 0.8], {"above": 0.9}, "contradicted"),
+        ([0.6, 0.7, 0.8], {"above": 0.7}, "undecided"),
+        ([0.6, 0.7, 0.8], {"below": 0.9}, "reproduced"),
+        ([0.6, 0.7, 0.8], {"below": 0.5}, "contradicted"),
+        ([0.6, 0.7, 0.8], {"below": 0.7}, "undecided"),
+        ([0.0, 0.0, 0.0], {"below": 0.0}, "contradicted"),  # equal to the bar is not beyond it
+        ([-0.1, -0.2, -0.3], {"below": 0.0}, "reproduced"),
+        ([0.9], {"above": 0.5}, "undecided"),
+    ],
+)
+def test_outcomes(a: list[float | None], bar: dict[str, float], outcome: str) -> None:
+    assert verdict({"a": a}, **bar).outcome == outcome
+
+
+def test_one_seed_says_why_it_decides_nothing() -> None:
+    found = verdict({"a": [0.9]}, above=0.5)
+    assert (found.reason, found.estimate.mean) == ("one seed gives no interval", 0.9)
+
+
+def test_differences_are_paired() -> None:
+    """Seeds differ by more than strategies do; seed by seed a is always 0.01 better."""
+    found = verdict({"a": [0.11, 0.51, 0.91], "b": [0.1, 0.5, 0.9]}, minus="b", above=0.005)
+    assert found.outcome == "reproduced"
+    assert found.estimate.high - found.estimate.low < 1e-9
+    assert found.bar == "a - b on average_accuracy > 0.005"
+
+
+def test_ratios_are_judged_on_a_log_scale() -> None:
+    found = verdict({"a": [1.0, 4.0], "b": [1.0, 1.0]}, over="b", above=0.9)
+    assert found.estimate.mean == pytest.approx(2.0)  # the geometric mean of 1 and 4, not 2.5
+    assert (found.estimate.low, found.estimate.high) == (pytest.approx(1.0), pytest.approx(4.0))
+    upside_down = verdict({"a": [1.0, 1.0], "b": [1.0, 4.0]}, over="b", above=0.9)
+    assert upside_down.estimate.mean == pytest.approx(0.5)
+
+
+def test_ratios_of_what_is_not_positive_are_undecided() -> None:
+    found = verdict({"a": [1.0, 0.0], "b": [1.0, 1.0]}, over="b", above=1.5)
+    assert (found.outcome, found.estimate) == ("undecided", None)
+    assert "positive" in found.reason
+
+
+def test_a_seed_without_a_value_is_left_out_and_told() -> None:
+    found = verdict({"a": [0.6, None, 0.8], "b": [0.1, 0.1, 0.1]}, minus="b", above=0.2)
+    assert (found.outcome, found.estimate.n) == ("reproduced", 2)
+    assert "1 of 3 seeds" in found.reason
+
+
+def test_nothing_says_what_is_missing() -> None:
+    assert "no run of it is finished" in verdict({"b": [0.1]}, above=0.0).reason
+    assert "why not" in verdict({"a": [None]}, above=0.0).reason
+    assert "for stream" in verdict({"a": [0.1]}, subject="requests", above=0.0).reason
+    assert "no run has plasticity" in verdict({"a": [0.1]}, metric="plasticity", above=0.0).reason
+
+
+def test_where_picks_grid_points_and_all_of_them_are_averaged_otherwise() -> None:
+    config = study(criteria=[criterion(above=0.5, where={"plus": 1}), criterion(above=0.5)], grid={"plus": [0, 1]})
+    found = results(config, {"a": [0.1, 0.2, 0.3]}, ({"plus": 0}, {"plus": 1})).verdicts()
+    assert [v.estimate.mean for v in found if v.estimate] == [pytest.approx(1.2), pytest.approx(0.7)]
+
+
+def test_a_seed_counts_only_if_all_points_have_it() -> None:
+    config = study(criteria=[criterion(above=0.5)], grid={"plus": [0, 1]})
+    whole = results(config, {"a": [0.1, 0.2, 0.3]}, ({"plus": 0}, {"plus": 1}))
+    partly = Results(config, whole.tables[:-1])
+    assert partly.values(Quantity(metric="average_accuracy"), "a") == {0: pytest.approx(0.6), 1: pytest.approx(0.7)}
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({}, 4.0),
+        ({"event": 2}, 2.0),
+        ({"event": 3}, None),
+        ({"event": "request-1"}, 2.0),
+        ({"reduce": "mean"}, 2.0),
+        ({"reduce": "sum"}, 8.0),
+        ({"reduce": "max"}, 4.0),
+        ({"reduce": "min", "event": 2}, 0.5),
+        ({"reduce": "sum", "event": "request-1"}, 4.0),
+        ({"subject": "task-1"}, 7.0),
+        ({"model": "retrained"}, 9.0),
+    ],
+)
+def test_which_number_of_a_run(selection: dict[str, Any], expected: float | None) -> None:
+    rows = [number("spill", v, e) for e, v in ((0, 1.5), (1, 0.5), (2, 2.0), (4, 4.0))]
+    rows += [number("spill", 7.0, 4, "task-1"), number("spill", 9.0, 4, model="retrained"), number("spill", None, 5)]
+    rows += [number("exact", 1.0, 2, "request-1")]
+    one = Results(study(), ((Cell({}, 0, RunConfig(), {}), {"a": Table(rows)}),))
+    found = one.values(Quantity(metric="spill", **selection), "a")
+    assert found == ({} if expected is None else {0: expected})
+
+
+def test_comparisons_are_corrected_together() -> None:
+    config = study(
+        strategies={"a": {}, "b": {"unlearner": "none"}, "c": {"unlearner": "finetune"}},
+        comparisons=[{"metric": "average_accuracy", "of": ["a", "c"], "minus": "b"}],
+        seeds=6,
+    )
+    steps = [0.1, 0.2, 0.3, 0.15, 0.25, 0.35]
+    found = results(config, {"a": [1 + s for s in steps], "b": [0.0] * 6, "c": [s - 0.2 for s in steps]}).differences()
+    assert [(d.of, d.minus) for d in found] == [("a", "b"), ("c", "b")]
+    assert found[0].estimate is not None
+    assert found[0].estimate.p == pytest.approx(2 / 2**6)
+    assert found[0].p_corrected == pytest.approx(4 / 2**6)
+    assert found[0].estimate.low > 1.0
+    assert math.isclose(found[0].estimate.mean, 1.225)
+
+
+def laid_out(**changes: Any) -> list[Cell]:
+    config = with_base(study(**changes), Path())
+    cells = lay_out(config)
+    check(config, cells)
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {"training.lrr": [0.1]}}, r"training\.lrr"),
+        ({"grid": {"trainin.lr": [0.1]}}, "trainin"),
+        ({"grid": {"strategies.aa.learner": ["ewc"]}}, r"grid\.strategies\.aa\.learner: there is no strategy 'aa'"),
+        ({"grid": {"strategies.a.learner.memory": [10]}}, r"strategies\.a\.learner"),
+        ({"grid": {"seed": [1, 2]}}, r"grid\.seed"),
+        ({"grid": {"training.lr": [0.1, 0.1]}}, "are the same"),
+        ({"seeds": [1, 1]}, "are the same"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": True}, "seeds"),
+        ({"set": {"training.lr.x": 1}}, r"set\.training\.lr\.x"),
+        ({"criteria": [criterion(metric="averag_accuracy", above=0)]}, "no run produces 'averag_accuracy'"),
+        ({"criteria": [criterion(model="no-op", above=0)]}, r"model: no run produces 'no-op'"),
+        ({"criteria": [criterion(of="aa", above=0)]}, "no strategy 'aa'"),
+        ({"criteria": [criterion(above=0, below=1)]}, "exactly one of above and below"),
+        ({"criteria": [criterion(above=0, minus="b", over="b")]}, "minus or over"),
+        ({"criteria": [criterion(above=0, event="request")]}, "event"),
+        ({"criteria": [criterion(above=0, where={"training.lr": 1})]}, "not a key of the grid"),
+        (
+            {"grid": {"training.lr": [0.1]}, "criteria": [criterion(above=0, where={"training.lr": 1})]},
+            "not in the grid",
+        ),
+        ({"claims": "?"}, "claims"),
+    ],
+)
+def test_bad_studies_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        laid_out(**changes)
+
+
+def test_cells_and_jobs(tmp_path: Any) -> None:
+    learners = {"a": {"learner": "replay"}, "b": {"learner": "replay", "unlearner": "none"}, "c": {}}
+    cells = laid_out(
+        strategies=learners, grid={"training.lr": [0.1, 0.2], "source": ["digits", "glyphs"]}, seeds=[3, 5]
+    )
+    assert [(c.values["training.lr"], c.values["source"], c.seed) for c in cells[:4]] == [
+        (0.1, "digits", 3),
+        (0.1, "digits", 5),
+        (0.1, "glyphs", 3),
+        (0.1, "glyphs", 5),
+    ]
+    assert len({c.config.training.lr for c in cells}) == 2
+    jobs = make_jobs(cells, tmp_path)
+    assert len(jobs) == len({j.name for j in jobs}) == 2 * len(cells)
+    assert jobs[0].label == "a + b (training.lr=0.1, source=digits, seed=3)"
+
+
+def test_sizes() -> None:
+    config = study(sizes={"small": {"seeds": 1, "set": {"training.epochs": 2}}}, set={"training.lr": 0.3})
+    small = in_size(config, "small")
+    assert (small.seeds, small.set) == ((0,), {"training.lr": 0.3, "training.epochs": 2})
+    with pytest.raises(ConfigError, match="no size 'smal'.*'small'"):
+        in_size(config, "smal")
