@@ -7,14 +7,14 @@ It can always be made again, is used only if it fits the lines, and is never the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lifelong.files import write_atomically
-from lifelong.table import Fields, Row, read_fields
+from lifelong.table import Fields, Row, read_fields, read_rows
 
 _NAMES = ("model", "subject", "metric", "reason")
 _RECORD = np.dtype([("event", "<i4"), ("n", "<i8"), ("value", "<f8"), *((name, "<i4") for name in _NAMES)])
@@ -45,15 +45,16 @@ def read_columns(lines: Path) -> dict[str, list[Any]]:
     return _columns(*found)
 
 
-def read_some(lines: Path, metrics: Iterable[str]) -> list[Row]:
-    """Return the rows of some metrics."""
+def read_some(lines: Path, metrics: Collection[str] | None) -> list[Row]:
+    """Return the rows of some metrics, or all."""
     found = _read(lines)
     if found is None:
-        return [Row(*fields) for fields in read_fields(lines, metrics)]
+        return read_rows(lines, metrics)
     records, strings = found
-    wanted = set(metrics)
-    codes = [code for code, name in enumerate(strings.get("metric", [])) if name in wanted]
-    columns = _columns(records[np.isin(records["metric"], codes)], strings)
+    if metrics is not None:
+        codes = [code for code, name in enumerate(strings.get("metric", [])) if name in metrics]
+        records = records[np.isin(records["metric"], codes)]
+    columns = _columns(records, strings)
     rows: Iterable[Fields] = zip(*(columns[name] for name in Row.__slots__), strict=True)
     return [Row(*fields) for fields in rows]
 

@@ -21,20 +21,18 @@ _FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), (
 
 def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
-    points = points_of(p.stream, p.config.references.kinds)
-    reference: dict[Point, Outputs] = {}
+    scores, losses = record.read_outputs(len(p.stream.events) + 1)
+    rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
-        mine = [point for point in points if point.kind in kinds]
-        if mine:
-            family = _family(p, name, mine[0], evaluator)
-            reference |= family.compute({q: (chain(p.stream, q), p.plan.detailed(q.event)) for q in mine})
+        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        if points:
+            family = _family(p, name, points[0], evaluator)
+            wanted = {q: (chain(p.stream, q), p.plan.detailed(q.event)) for q in points}
+            for point, reference in family.compute(wanted):
+                own = record.read_details(point.event, scores[point.event + 1], losses[point.event + 1])
+                rows += _gaps(p, point, own, reference)
             cost += family.cost
-    scores, losses = record.read_outputs(len(p.stream.events) + 1)
-    rows = []
-    for point in points:
-        own = record.read_details(point.event, scores[point.event + 1], losses[point.event + 1])
-        rows += _gaps(p, point, own, reference[point])
     return rows + _mean_gaps(p, rows), cost
 
 

@@ -27,7 +27,7 @@ ONLOOKERS = (
 """Code that starts runs, is told of them or reads what they wrote: changing it changes no result."""
 
 
-def write_atomically(file: Path, content: bytes) -> None:
+def write_atomically(file: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -80,7 +80,7 @@ class Record:
         arrays = {"probabilities": outputs.probabilities, "features": outputs.features}
         buffer = io.BytesIO()
         np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})  # type: ignore[arg-type]
-        write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getvalue())
+        write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())
 
     def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
@@ -137,7 +137,7 @@ class Record:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         new = self.folder / "checkpoints" / f"event-{checkpoint.event + 1:06d}.pt"
-        write_atomically(new, buffer.getvalue())
+        write_atomically(new, buffer.getbuffer())
         older = [f for f in sorted(new.parent.glob("event-*.pt")) if f != new]
         for file in older if must else older[:-1]:
             file.unlink()

@@ -138,25 +138,24 @@ class References:
         self._identity, self._folder = identity, folder
         self.cost = Cost()
 
-    def compute(self, wanted: dict[Point, tuple[tuple[Event, ...], np.ndarray]]) -> dict[Point, Outputs]:
-        """Return the outputs at every point.
+    def compute(self, wanted: dict[Point, tuple[tuple[Event, ...], np.ndarray]]) -> Iterator[tuple[Point, Outputs]]:
+        """Yield the outputs at every point, one at a time; all of them together may not fit in memory.
 
         Args:
             wanted: for each point its chain of events, and the positions to measure in detail.
         """
         started = time.perf_counter()
         files = {p: self._file(c, detailed) for p, (c, detailed) in wanted.items()}
-        found = {p: _read(file) for p, file in files.items()}
-        if None in found.values():
+        if not all(_is_whole(file) for file in files.values()):
             with self._alone():  # another process may have computed them in the meantime
-                found |= {p: _read(files[p]) for p, outputs in found.items() if outputs is None}
-                missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if found[p] is None}
+                missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if not _is_whole(files[p])}
                 self.cost.computed += len(missing)
                 if missing:
                     self._walk(self._tree(missing))
         self.cost.cached += len(wanted) - self.cost.computed
         self.cost.seconds += time.perf_counter() - started
-        return {p: outputs or _must_read(files[p]) for p, outputs in found.items()}
+        for point, file in files.items():
+            yield point, _must_read(file)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -229,7 +228,7 @@ def _write(file: Path, outputs: Outputs) -> None:
             arrays[name] = value
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(file, buffer.getvalue())
+    write_atomically(file, buffer.getbuffer())
 
 
 def _read(file: Path) -> Outputs | None:
@@ -239,6 +238,10 @@ def _read(file: Path) -> Outputs | None:
             return Outputs(arrays["scores"], arrays["losses"], arrays.get("probabilities"), arrays.get("features"))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
+
+
+def _is_whole(file: Path) -> bool:
+    return _read(file) is not None
 
 
 def _must_read(file: Path) -> Outputs:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.columns import read_some
 from lifelong.config import RunConfig
 from lifelong.manifest import read_json
 from lifelong.report.facts import Facts, Series, gather, matrix_of
@@ -22,7 +23,7 @@ from lifelong.study.jobs import Job
 from lifelong.study.study import Study
 from lifelong.study.verdicts import Results
 from lifelong.summary import Line, summarize
-from lifelong.table import Table, read_rows
+from lifelong.table import Table
 from streams.config import parse
 
 _PLAIN = [
@@ -116,7 +117,7 @@ def _read(job: Job, measure: str | None, asked_for: set[str]) -> Run:
     tables, summaries = {}, {}
     for name in job.config["strategies"]:
         file = job.folder / "strategies" / name / "results.jsonl"
-        tables[name] = Table(read_rows(file, needed) if file.exists() else [])
+        tables[name] = Table(read_some(file, needed) if file.exists() else [])
         done = file.with_name("done.json")
         if done.exists():
             summaries[name] = read_json(done, "Delete it and run the study again to write it again.")

@@ -24,7 +24,7 @@ from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_stud
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
 from lifelong.study.local import run_local
 from lifelong.study.verdicts import Difference, Results, Verdict
-from lifelong.table import Table, read_rows
+from lifelong.table import Table
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
 
@@ -136,10 +136,10 @@ class Study:
 
     def results(self, everything: bool = True) -> Results:
         """Return the tables of the strategies that are finished, or only what the study asks for of them."""
-        metrics = {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
+        metrics = None if everything else {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
         tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
         for job, name, file in self._finished():
-            rows = read_rows(file) if everything else read_some(file, metrics)
+            rows = read_some(file, metrics)
             tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(rows)
         return Results(self.config, tuple(tables.values()))
 

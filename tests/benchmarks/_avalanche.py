@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.data import TensorDataset
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep what Avalanche prints and warns about off the screen (it holds on to the streams); it still pays for it."""
+    sys.stdout.flush()
     screen = os.dup(1), os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -28,6 +30,7 @@ def quietly() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.stdout.flush()
         for number, saved in zip((1, 2), screen, strict=True):
             os.dup2(saved, number)
             os.close(saved)

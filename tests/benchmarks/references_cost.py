@@ -72,7 +72,7 @@ class Comparison:
             wanted = {p: (chain(self.prepared.stream, p), self.prepared.plan.ids[:0]) for p in self.points}
 
             def work() -> None:
-                self.outputs["shared"] = references.compute(wanted)
+                self.outputs["shared"] = dict(references.compute(wanted))
 
             seconds = cpu_seconds(work)
         self.steps["shared"].append(references.cost.outcome.steps)

@@ -152,7 +152,7 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
     detailed = plan.audits[0].detailed
     wanted = {p: (chain(stream, p), detailed) for p in points_of(stream, KINDS)}
     references = References(build, make_ledger, evaluator, name, tmp_path)
-    found = references.compute(wanted)
+    found = dict(references.compute(wanted))
     assert references.cost.computed == len(wanted) == len(found)
     steps = 0
     for point, (events, _) in wanted.items():
@@ -163,7 +163,7 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
         assert same(found[point], evaluator.evaluate(strategy, detailed)), point
     assert references.cost.outcome.steps <= 0.6 * steps, "prefixes are shared"
     again = References(build, make_ledger, evaluator, name, tmp_path)
-    assert all(same(found[p], outputs) for p, outputs in again.compute(wanted).items())
+    assert all(same(found[p], outputs) for p, outputs in again.compute(wanted))
     assert (again.cost.computed, again.cost.cached, again.cost.outcome.steps) == (0, len(wanted), 0)
 
 
