@@ -15,6 +15,7 @@ from streams.errors import ConfigError, LifelongError
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
     "lifelong/annotate.py",
+    "lifelong/columns.py",
     "lifelong/doctor.py",
     "lifelong/metrics/catalogue.py",
     "lifelong/preview.py",

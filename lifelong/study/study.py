@@ -13,11 +13,11 @@ from typing import Any, Literal
 import yaml
 
 from lifelong.columns import read_columns, read_some
-from lifelong.config import content_hash
+from lifelong.config import RunConfig, content_hash
 from lifelong.files import code_version, disk_errors, write_atomically
 from lifelong.guards import lock
 from lifelong.manifest import versions
-from lifelong.preparation import prepare
+from lifelong.preparation import Prepared, prepare
 from lifelong.runner import Run, load_run
 from lifelong.study.checks import asked, check, check_streams
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
@@ -70,13 +70,20 @@ class Study:
         """Jobs that are not finished on disk."""
         return [job for job in self.jobs if not is_done(job)]
 
-    def check(self) -> None:
+    def check(self, elsewhere: bool = False) -> None:
         """Find out what can be found out before compute: whether data are there, and criteria can be answered.
+
+        Args:
+            elsewhere: whether it is for other machines, which may have a device that this one has not.
 
         Raises:
             LifelongError: they are not, or cannot.
         """
-        check_streams(self.config, [c for c in self.cells if c.seed == self.cells[0].seed], prepare)
+
+        def settled(config: RunConfig) -> Prepared:
+            return prepare(config.model_copy(update={"device": "cpu"}) if elsewhere else config)
+
+        check_streams(self.config, [c for c in self.cells if c.seed == self.cells[0].seed], settled)
 
     def run(
         self,
@@ -107,7 +114,7 @@ class Study:
         jobs, results = self.pending, []
         with disk_errors(self.folder), _locked(self.folder):
             if jobs:
-                self.check()
+                self.check(elsewhere=on == "ray")
             self._declare()
             if jobs:
                 if wandb:

@@ -155,6 +155,8 @@ def main() -> int:
             options.rounds,
             warm_up=False,
         )
+        for name, found in costs.items():
+            print(name, [f"{w:.1f} s wall, {c:.1f} s CPU" for w, c in found])
         wall = {name: [w for w, _ in found] for name, found in costs.items()}
         cpu = {name: [c for _, c in found] for name, found in costs.items()}
         results += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -367,3 +368,29 @@ def test_a_disk_that_is_full_is_told_and_freed_it_goes_on(tmp_path: Path, monkey
             study.run()
         assert not isinstance(caught.value, ConfigError)
     assert not [r.error for r in study.run() if r.error]
+
+
+def test_the_page_of_results_is_made_from_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "studies" / "reproduce.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reproduce = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reproduce)
+    assert reproduce.main(["--check"]) == 0
+    for name, value in (("STUDIES", tmp_path), ("RESULTS", tmp_path / "results"), ("PAGE", tmp_path / "page.md")):
+        monkeypatch.setattr(reproduce, name, value)
+    write(tmp_path)
+    study = Study(TINY | {"seeds": 1}, root=tmp_path / "runs")
+    study._declare()
+    for outcome, told in (
+        (study.outcome(), "left out, 0 of 2 runs are finished"),
+        (study.outcome() | {"runs_done": 2}, "kept as"),
+    ):
+        (study.folder / "verdicts.json").write_text(json.dumps(outcome))
+        assert reproduce.main([str(study.folder)]) == 0
+        assert told in capsys.readouterr().err
+    page = (tmp_path / "page.md").read_text()
+    assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | 0 |" in page
+    assert "Command: `lifelong study studies/tiny.yaml`" in page
