@@ -7,8 +7,9 @@ import errno
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from streams.errors import ConfigError, LifelongError
 
@@ -28,12 +29,21 @@ ONLOOKERS = (
 """Code that starts runs, is told of them or reads what they wrote: changing it changes no result."""
 
 
-def write_atomically(file: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never half of it."""
+def write_atomically(file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never half of it.
+
+    Args:
+        file: where to.
+        content: the bytes, or what writes them (for content that should not be in memory twice).
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as handle:
+            if callable(content):
+                content(handle)
+            else:
+                handle.write(content)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

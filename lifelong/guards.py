@@ -28,11 +28,12 @@ def lock(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def torch_settings(config: RunConfig) -> Iterator[None]:
     """Set threads and determinism for the run, and put them back."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(config.deterministic)
+    # The same as `use_deterministic_algorithms`, which as of torch 2.13 also imports the compiler, for a second.
+    torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(deterministic)

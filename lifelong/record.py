@@ -134,10 +134,8 @@ class Record:
             "lengths": {name: file.tell() for name, file in self._files.items()},
             "state": checkpoint.state,
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
         new = self.folder / "checkpoints" / f"event-{checkpoint.event + 1:06d}.pt"
-        write_atomically(new, buffer.getbuffer())
+        write_atomically(new, lambda handle: torch.save(content, handle))
         older = [f for f in sorted(new.parent.glob("event-*.pt")) if f != new]
         for file in older if must else older[:-1]:
             file.unlink()

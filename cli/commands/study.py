@@ -59,6 +59,10 @@ def study(
 
     Exit codes: 0 nothing is contradicted, 1 a run failed, 3 a criterion is contradicted.
     """
+    if on is Place.LOCAL and not dry_run:
+        from lifelong.study.forkserver import start_forkserver
+
+        start_forkserver()  # its imports go on beside our own
     found = _open(what, size, runs)
     if dry_run:
         _forecast(found, workers, as_json)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
+from lifelong.study.forkserver import start_forkserver
 from lifelong.study.jobs import Job, JobResult, execute
 
 _TERMINATE_S = 5.0
@@ -62,11 +63,10 @@ class _Worker:
     """A process that runs one job after another."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = start_forkserver()
         self.pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there,), daemon=True)
-        with _one_thread():
-            self._process.start()
+        self._process = context.Process(target=_serve, args=(there, dict(os.environ)), daemon=True)
+        self._process.start()
         there.close()
 
     def give(self, job: Job) -> None:
@@ -95,8 +95,9 @@ class _Worker:
         return f"by signal {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"with exit code {code}"
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     """Run jobs until there are no more; end with the process that hands them out."""
+    os.environ |= environment | {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "1")}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -112,15 +113,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let a process that is started inherit one thread for what counts its threads before torch is there."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = before or "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]

@@ -95,7 +95,7 @@ def measure(assignments: list[str]) -> dict[str, Any]:
         environment = os.environ | {"LIFELONG_CACHE": folder}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise SystemExit(f"The run ended with {done.returncode}. {done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -64,11 +64,15 @@ study = Study(json.loads(sys.argv[1]), root=sys.argv[2])
 assert not [r.error for r in map(execute, study.jobs) if r.error]
 """
 POOL = """
-import json, sys
-from lifelong.study.study import Study
+import sys
+from pathlib import Path
+import yaml
+from cli.main import main
 if __name__ == "__main__":
-    study = Study(json.loads(sys.argv[1]), root=sys.argv[2])
-    assert not [r.error for r in study.run(workers=int(sys.argv[3])) if r.error]
+    file = Path(sys.argv[2]) / "bench.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(sys.argv[1])))
+    sys.argv[1:] = ["study", str(file), "--runs", sys.argv[2], "--workers", sys.argv[3], "--quiet", *sys.argv[4:]]
+    main()
 """
 TABLE = """
 import json, resource, sys, time

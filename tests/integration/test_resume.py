@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -176,9 +177,13 @@ def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.
     while True:
         root, left = at_home / f"{moment}-{crashed}", crashed
 
-        def fails(file: Path, content: bytes) -> None:
+        def fails(file: Path, content: Any) -> None:
             nonlocal left
             left -= 1
+            if callable(content):
+                buffer = io.BytesIO()
+                content(buffer)
+                content = buffer.getvalue()
             if left == -1 and moment == "before":
                 file.with_name(f".{file.name}.1.part").parent.mkdir(parents=True, exist_ok=True)
                 file.with_name(f".{file.name}.1.part").write_bytes(content[: len(content) // 2])

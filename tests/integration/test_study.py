@@ -278,7 +278,6 @@ def test_a_job_whose_worker_always_dies_fails_alone(tmp_path: Path, monkeypatch:
     study = Study(TINY, root=tmp_path)
     bad, good = study.jobs[:2]
     (tmp_path / "killer.py").write_text(KILLER, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(str(tmp_path))
     import killer  # type: ignore[import-not-found]
 
