@@ -30,6 +30,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, count: int) -> Batch:
+        """Return the first `count` samples."""
+        if count == len(self):
+            return self
+        task = None if self.task is None else self.task[:count]
+        return Batch(self.ids[:count], self.x[:count], self.y[:count], task)
+
     def concat(self, other: Batch) -> Batch:
         """Return this batch followed by `other`."""
         task = None if self.task is None or other.task is None else torch.cat([self.task, other.task])
