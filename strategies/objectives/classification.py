@@ -190,10 +190,9 @@ class _Training(Objective):
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The outputs of all classes in the data count, also under a per-batch mask: a sample's term must not depend
-        on its neighbours. BCE is the likelihood of independent labels, so that the expectation over them is a sum
-        over outputs: E (d l)^2 = sum_c p_c (1 - p_c) (d z_c)^2.
-        """
+        # All classes of the data count, also under a per-batch mask: a sample's term must not depend on its neighbours.
+        # BCE is the likelihood of independent labels, so that the expectation over them is a sum over outputs:
+        # E (d l)^2 = sum_c p_c (1 - p_c) (d z_c)^2.
         if self._plain.loss == "ce":
             outputs = outputs.masked_fill(~self._taught, float("-inf"))
             return self._plain.fisher_terms(outputs, batch, estimator, generator)

@@ -98,7 +98,7 @@ class FlatModel:
         return mask
 
     def train(self, on: bool = True, bn_mode: Literal["train", "eval"] = "train") -> None:
-        """Set the network's mode. Batch norms stay in evaluation mode where they are frozen, or if `bn_mode` is eval."""
+        """Set the mode; batch norms stay in evaluation mode where they are frozen, or if `bn_mode` is eval."""
         self.network.train(on)
         if on:
             for norm in self._norms if bn_mode == "eval" else self._still:

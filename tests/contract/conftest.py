@@ -49,7 +49,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ewc(online)+none": {"learner": {"name": "ewc", "mode": "online", "decay": 0.9}, "unlearner": "none"},
+    "online-ewc(decay)+finetune": {
+        "learner": {"name": "online-ewc", "decay": 0.9},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "ewc(drop)+none": {"learner": {"name": "ewc", "strength": 10.0, "on_deletion": "drop"}, "unlearner": "none"},
+    "ewc(recompute)+finetune": {
+        "learner": {"name": "ewc", "strength": 10.0, "on_deletion": "recompute"},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "lwf+si+replay+finetune": {
+        "learner": ["lwf", "si", {"name": "replay", "memory": 30, "batch": 8}],
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
     "replay(class-balanced)+none": {
         "learner": {"name": "replay", "memory": 30, "batch": 8, "policy": "class-balanced"},
         "unlearner": "none",
