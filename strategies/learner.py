@@ -48,7 +48,7 @@ class SGDLearner(Learner):
         """Train on the experience, as the plugins change it."""
         ids = experience.sample_ids
         for plugin in self.plugins.values():
-            ids = plugin.select(ids)
+            ids = plugin.select(ids, experience, door)
         data = door.fetch(ids)
         key = self.setting.key / "fit" / experience.name / experience.incarnation
         lesson = Lesson(experience, data, door, self.model, key, self.setting.training.num_steps(len(data)))

@@ -30,12 +30,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def first(self, count: int) -> Batch:
-        """Return the first `count` samples."""
-        if count == len(self):
-            return self
-        task = None if self.task is None else self.task[:count]
-        return Batch(self.ids[:count], self.x[:count], self.y[:count], task)
+    def part(self, start: int, stop: int | None = None) -> Batch:
+        """Return the samples from position `start` up to `stop`, or to the end."""
+        where = slice(start, stop)
+        task = None if self.task is None else self.task[where]
+        return Batch(self.ids[where], self.x[where], self.y[where], task)
 
     def concat(self, other: Batch) -> Batch:
         """Return this batch followed by `other`."""

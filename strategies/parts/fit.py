@@ -105,7 +105,7 @@ class Slopes:
     def own(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return the gradient ``[P]`` of the mean loss on the experience's own samples, and of nothing else."""
         assert self._batch is not None
-        return self._at(parameters, self._batch.first(self._num_own), self._own)
+        return self._at(parameters, self._batch.part(0, self._num_own), self._own)
 
     def _at(self, parameters: torch.Tensor, batch: Batch, descent: _Descent) -> torch.Tensor:
         if parameters is not self._model.parameters:
