@@ -431,7 +431,7 @@ def test_frequency_replay_learns_rare_classes_along(tools: Any) -> None:
         learner.learn(experience, door)
         read.append(door.num_read)
         door.close()
-    # Before the 7th, class 0 has come 3 times in 6 (0.5). It is replayed, which counts, and before the 8th it is 4 in 7.
+    # Before the 7th, class 0 has come 3 times in 6 (0.5); it is replayed, which counts: before the 8th it is 4 in 7.
     assert read == [10, 10, 10, 10, 10, 10, 16, 10]
     state = plugin.state_dict()
     assert state["occurrences"].tolist()[:3] == [4, 4, 1]
@@ -471,7 +471,7 @@ def test_random_replay_is_named_and_leaves_the_experience_out(tools: Any) -> Non
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.0), (0.1, 0.5)])
 def test_a_step_equals_avalanches_der(alpha: float, beta: float, plan: Plan, tools: Any) -> None:
-    """Avalanche takes one draw for both terms, and outputs of the finished model: a memory as large as a draw agrees."""
+    """Avalanche has one draw for both terms and outputs of the finished model: a memory as large as a draw agrees."""
     from avalanche.training.plugins import EvaluationPlugin
     from avalanche.training.supervised.der import DER
 
