@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import doctor, init, preview, registry, results, run
+from cli.commands import doctor, init, pretrain, preview, registry, results, run
 from streams.errors import LifelongError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, preview, results, registry, init, doctor):
+for module in (run, preview, results, registry, init, pretrain, doctor):
     module.register(app)
 
 

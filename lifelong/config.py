@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lifelong.ready import ready_scenarios
 from strategies.parts.fit import Training
+from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
@@ -86,8 +87,14 @@ class RunConfig(Config):
     """When pending requests are served."""
     objective: NameOrOptions = Named(name="classification")
     """The kind of task."""
+    features: NameOrOptions | None = None
+    """A model whose frozen body replaces every input by its features, computed once and kept; `model` then learns on
+    those (mlp with `hidden: []` is a linear head). null learns on the inputs themselves."""
     model: NameOrOptions = Named(name="mlp")
     """The network."""
+    trained: Trained = "all"
+    """Which parameters are trained: all, the head, or the body's self-attention blocks and the head. The others, and
+    batch norms among them, stay as they were built."""
     training: Training = Training()
     """How one experience is trained."""
     strategies: dict[str, StrategyConfig] = Field({"naive": StrategyConfig()}, min_length=1)
@@ -125,6 +132,8 @@ class RunConfig(Config):
             ("models", "model"),
         ):
             data[key] = _options(kind, getattr(self, key), key)
+        if self.features is not None:
+            data["features"] = _options("models", self.features, "features")
         data["strategies"] = {name: resolve_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
         return data
 

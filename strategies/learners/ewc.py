@@ -31,10 +31,10 @@ class Config(TieConfig):
     fisher_batch: int = Field(256, ge=1)
     """Samples per Fisher pass; changes the result of `batch` only."""
     on_deletion: Literal["keep", "drop", "recompute"] = "keep"
-    """What a request does to the Fisher of an experience whose data it names. keep: nothing; the past is folded into two
-    vectors and its size is constant. drop: take that experience's Fisher out of the sum. recompute: also estimate it
-    anew at the unlearned weights, from the experience's data that is left, when the next experience is learned (needs
-    full access). The last two keep 2 P numbers per experience."""
+    """What a request does to the Fisher of an experience whose data it names. keep: nothing; the past is folded into
+    two vectors of constant size. drop: take that experience's Fisher out of the sum. recompute: also estimate it anew
+    at the unlearned weights, from the experience's data that is left, when the next experience is learned (needs full
+    access). The last two keep two vectors per experience."""
 
 
 @dataclass(slots=True, eq=False)

@@ -172,10 +172,7 @@ class _Training(Objective):
         return self._plain.outputs(model, batch)
 
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if self._plain.training_mask == "batch":
-            counts = torch.zeros_like(self._taught)
-        else:
-            counts = self._taught.clone()
+        counts = torch.zeros_like(self._taught) if self._plain.training_mask == "batch" else self._taught.clone()
         counts[batch.y] = True
         if self._plain.loss == "ce":
             return self._plain.losses(outputs.masked_fill(~counts, float("-inf")), batch)
