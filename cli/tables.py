@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.output import emit, emit_json, emit_table, terminal
+from streams.errors import ConfigError
 
 if TYPE_CHECKING:
     from lifelong.runner import Run
@@ -14,17 +16,34 @@ if TYPE_CHECKING:
 
 def show_run(run: Run, as_json: bool) -> None:
     """Write the report and print a run's results, and where both are."""
-    from lifelong.report.html import write_report
     from lifelong.summary import columns, measure_of, summarize, to_json
 
     heads, groups = columns(measure_of(run)), summarize(run)
     if as_json:
-        report = write_report(run)
+        report = write(run)
         about = {"run": run.config.name, "folder": str(run.folder), "report": str(report), "done": run.done}
         emit_json(about | {"groups": to_json(groups, heads)})
         return
     show_groups(groups, heads)
-    emit(f"report: {write_report(run)}")
+    emit(f"report: {write(run)}")
+
+
+def write(run: Run, file: Path | None = None) -> Path:
+    """Write the report of a run and return where it is.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    from lifelong.report.html import write_report
+
+    try:
+        return write_report(run, file)
+    except OSError as error:
+        place = error.filename or file or run.folder
+        raise ConfigError(
+            f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
+            f"lifelong report {run.folder} --file FILE"
+        ) from error
 
 
 def show_groups(groups: Sequence[Group], heads: Sequence[Column]) -> None:

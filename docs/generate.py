@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/metrics.md from the code: ``python docs/generate.py`` (``--check`` only compares).
+"""Write docs/configuration.md and docs/metrics.md from the code; with ``--check`` only compare.
 
 Both pages are generated so that they cannot disagree with what the program does; a test runs the check.
 """
@@ -23,8 +23,8 @@ def configuration() -> str:
     parts = [
         "# Configuration\n\n"
         "Generated from the models by `python docs/generate.py`. A key may be set in a file or on the command line "
-        "(`--set training.lr=0.1`). Where a thing is *named*, write its name (`source: digits`) or its name with options "
-        "(`source: {name: digits, users: 5}`); its options are listed below by kind.\n",
+        "(`--set training.lr=0.1`). Where a thing is *named*, write its name (`source: digits`) or its name with "
+        "options (`source: {name: digits, users: 5}`); its options are listed below by kind.\n",
         "## A run\n\n" + _table(options(RunConfig)),
         "## A study\n\n" + _table(options(StudyConfig)),
     ]
@@ -48,13 +48,13 @@ def metrics() -> str:
     rows = "\n".join(f"| `{n}` | {m.meaning} | {m.unit} | {_better(m)} |" for n, m in [*measured, *named])
     return (
         "# Metrics\n\n"
-        "Generated from the catalogue by `python docs/generate.py`. A row of results has an event, a model (`run`, or the "
-        "reference it belongs to), a subject (`stream`, a unit, a request, `requests` for means over requests, `event` "
-        "for costs), a metric, a value, and the number of samples or units it rests on. Undefined values are null with a "
-        "reason.\n\n"
-        "Names are made of parts. `gap_` is the run minus a reference, `abs_` its absolute value, `immediate_` the mean over "
-        "requests right after each was served, `final_` after the last event; `loss_` is a term of what was minimised. "
-        "For regression, `negative_absolute_error` stands where `accuracy` does.\n\n"
+        "Generated from the catalogue by `python docs/generate.py`. A row of results has an event, a model (`run`, or "
+        "the reference it belongs to), a subject (`stream`, a unit, a request, `requests` for means over requests, "
+        "`event` for costs), a metric, a value, and the number of samples or units it rests on. Undefined values are "
+        "null with a reason.\n\n"
+        "Names are made of parts. `gap_` is the run minus a reference, `abs_` its absolute value, `immediate_` the "
+        "mean over requests right after each was served, `final_` after the last event; `loss_` is a term of what was "
+        "minimised. For regression, `negative_absolute_error` stands where `accuracy` does.\n\n"
         "| metric | meaning | unit | better |\n| --- | --- | --- | --- |\n" + rows + "\n"
     )
 

@@ -74,6 +74,19 @@ class EvaluationPlan:
     probe_live: np.ndarray
     audits: tuple[Audit, ...]
 
+    def due(self, event: int) -> tuple[Audit, ...]:
+        """Return what references are held against after `event`: the request it serves, and at the end all requests.
+
+        What has been learned again by then is left out.
+        """
+        last = len(self.alive) - 1
+        return tuple(a for a in self.audits if a.event == event or (event == last and a.until > last))
+
+    def detailed(self, event: int) -> np.ndarray:
+        """Return the positions whose distributions and features are kept after `event`."""
+        chosen = [a.detailed for a in self.due(event)]
+        return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
+
 
 def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     """Work out, before anything is computed, what every event of `stream` is measured on."""
@@ -230,7 +243,9 @@ class Evaluator:
     def _details(self, strategy: Strategy, positions: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         if positions is None or not len(positions):
             return None, None
-        parts: list[Batch] = [self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)]
+        parts: list[Batch] = [
+            self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)
+        ]
         with torch.inference_mode():
             p = [self._setting.objective.probabilities(strategy.predict(b), b) for b in parts]
             f = [strategy.features(b) for b in parts]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from streams.errors import ConfigError, LifelongError
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
@@ -50,3 +55,18 @@ def code_version() -> str:
                 h.update(name.encode())
                 h.update(file.read_bytes())
     return h.hexdigest()
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say what to do when the disk does not take what is written."""
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename or folder)
+        what = f"Cannot write to {place}: {error.strerror or error}."
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise LifelongError(f"{what} Free some space and run the same command again; nothing is lost.") from error
+        cached = place.is_relative_to(cache_folder())
+        remedy = "Point LIFELONG_CACHE at another folder" if cached else "Choose another place with --runs"
+        raise ConfigError(f"{what} {remedy}; what was finished so far is kept.") from error

@@ -8,11 +8,13 @@ configuration and the code. Other strategies with the same learner, and other ru
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +66,10 @@ def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
 
 
 def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
-    """Return every reference that is wanted: at each request's event, and after the last event."""
+    """Return every reference that is wanted: at each request's event, and after the last event.
+
+    No-op is about a request, so a stream without any has none.
+    """
     positions = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
     last = len(stream.events) - 1
     points = []
@@ -98,6 +103,15 @@ class Cost:
     seconds: float = 0.0
     computed: int = 0
     cached: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return both together."""
+        return Cost(
+            self.outcome + other.outcome,
+            self.seconds + other.seconds,
+            self.computed + other.computed,
+            self.cached + other.cached,
+        )
 
 
 class References:
@@ -133,13 +147,25 @@ class References:
         started = time.perf_counter()
         files = {p: self._file(c, detailed) for p, (c, detailed) in wanted.items()}
         found = {p: _read(file) for p, file in files.items()}
-        missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if found[p] is None}
-        self.cost.computed += len(missing)
-        self.cost.cached += len(wanted) - len(missing)
-        if missing:
-            self._walk(self._tree(missing))
+        if None in found.values():
+            with self._alone():  # another process may have computed them in the meantime
+                found |= {p: _read(files[p]) for p, outputs in found.items() if outputs is None}
+                missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if found[p] is None}
+                self.cost.computed += len(missing)
+                if missing:
+                    self._walk(self._tree(missing))
+        self.cost.cached += len(wanted) - self.cost.computed
         self.cost.seconds += time.perf_counter() - started
         return {p: outputs or _must_read(files[p]) for p, outputs in found.items()}
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time compute references of this family; the system lets go of what a dead one held."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.blake2b(self._identity.encode(), digest_size=8).hexdigest()
+        with (self._folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _file(self, events: tuple[Event, ...], detailed: np.ndarray) -> Path:
         h = hashlib.blake2b(self._identity.encode(), digest_size=16)

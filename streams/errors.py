@@ -36,6 +36,10 @@ class CheckpointError(LifelongError):
     exit_code = 2
 
 
+class BusyError(CheckpointError):
+    """Another process is at work in a folder."""
+
+
 class LedgerError(LifelongError):
     """Data was asked for that the ledger does not give out: deleted, or never learned."""
 

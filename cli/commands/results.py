@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli.arguments import RunFolder
 from cli.output import Json, emit, emit_json, note
 from cli.tables import show_groups
+from streams.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -19,14 +19,46 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: RunFolder,
-    file: Annotated[Path | None, typer.Option("--file", help="Where to write it; by default in the folder.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.", show_default=False)
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="html|md|csv|parquet|png|svg",
+            help="What to write; by default what --out ends in, or html.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--file",
+            metavar="FILE",
+            help="Where to write it (for png and svg, a folder); by default in the folder.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write report.html of a run, finished or not, and print its path."""
-    from lifelong.report.html import write_report
+    """Write the report of a run or a study, finished or not, in one of several formats, and print its path."""
+    from lifelong.report.export import export, form_of
     from lifelong.runner import load_run
+    from lifelong.study.study import resume_study
 
-    emit(str(write_report(load_run(folder), file)))
+    wanted = form_of(form, out)
+    what = resume_study(folder) if (folder / "study.json").exists() else load_run(folder)
+    try:
+        written = export(what, wanted, out)
+    except OSError as error:
+        place = error.filename or out or folder
+        raise ConfigError(
+            f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
+            f"lifelong report {folder} --out FILE"
+        ) from error
+    for file in written:
+        emit(str(file))
 
 
 def compare(

@@ -16,7 +16,8 @@ from cli.output import Json, note
 from cli.tables import show_run
 
 if TYPE_CHECKING:
-    from lifelong.runner import Prepared, Run
+    from lifelong.preparation import Prepared
+    from lifelong.runner import Run
     from lifelong.trackers._base import Tracker
     from lifelong.trackers.console import ConsoleTracker
 
@@ -50,7 +51,8 @@ def run(
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.config import load_config
-        from lifelong.runner import prepare, run_prepared
+        from lifelong.preparation import prepare
+        from lifelong.runner import run_prepared
 
         prepared = prepare(load_config(name, [*sets, *overrides]))
         if not quiet:

@@ -105,12 +105,19 @@ class Accumulation:
         return unit_means(scores, self._unit_of, self._position_of, self._num_units, keep)
 
     def _recompute(self, event: int, alive: np.ndarray, since: np.ndarray) -> None:
-        """Redo first, best and previous on the samples that count from `event` on."""
-        known = np.flatnonzero((since >= 0) & (since < event))
+        """Redo first, best and previous of units that lose or regain samples, on those that count from `event` on."""
+        changed = (alive != self._alive)[self._position_of]
+        touched = np.zeros(self._num_units, dtype=bool)
+        touched[self._unit_of[changed]] = True
+        known = np.flatnonzero(touched & (since >= 0) & (since < event))
         if not len(known):
             return
-        past = np.stack([self._means(s, alive)[0] for s in self._scores[since[known].min() : event]])
+        pairs = touched[self._unit_of]
+        unit_of, position_of = self._unit_of[pairs], self._position_of[pairs]
         offset = int(since[known].min())
+        past = np.stack(
+            [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:event]]
+        )
         for u in known:
             own = past[since[u] - offset :, u]
             self.first[u] = own[0]
@@ -137,9 +144,11 @@ class Accumulation:
         num_held, num_old = int(held.sum()), int(old.sum())
         average = float(now[held].mean()) if num_held else None
         rows.append(row(event, "run", "stream", f"average_{self._measure}", average, num_held, none_held))
-        held_samples = np.unique(self._position_of[held[self._unit_of] & alive[self._position_of]])
-        pooled = float(scores[held_samples].mean()) if len(held_samples) else None
-        rows.append(row(event, "run", "stream", f"sample_{self._measure}", pooled, len(held_samples), none_held))
+        held_sample = np.zeros(len(scores), dtype=bool)
+        held_sample[self._position_of[held[self._unit_of]]] = True
+        held_scores = scores[held_sample & alive]
+        pooled = float(held_scores.mean()) if len(held_scores) else None
+        rows.append(row(event, "run", "stream", f"sample_{self._measure}", pooled, len(held_scores), none_held))
         first = forgetting(now, self.first, old)
         rows.append(row(event, "run", "stream", "forgetting_from_first", first, num_old, none_old))
         best = forgetting(now, self.best, old)
@@ -167,10 +176,12 @@ class Accumulation:
         return row(event, "run", "stream", "forward_transfer", value, int(later.sum()), reason)
 
     def _deleted(self, event: int, scores: np.ndarray, alive: np.ndarray, seen: np.ndarray) -> list[Row]:
+        reason = "no class or task is deleted"
+        if alive.all():
+            return [row(event, "run", "stream", f"deleted_{self._measure}", None, 0, reason)]
         dead, counts = self._means(scores, ~alive)
         which = np.flatnonzero(seen & (counts > 0))
         rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in which]
         mean = float(dead[which].mean()) if len(which) else None
-        reason = "no class or task is deleted"
         rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(which), reason))
         return rows

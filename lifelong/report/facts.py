@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong.runner import Run, read_manifest
+import numpy as np
+
+from lifelong.manifest import read_manifest
+from lifelong.report.matrix import Matrix
+from lifelong.runner import Run
 from lifelong.summary import measure_of
 from lifelong.table import Row, Table
 from streams.errors import CheckpointError
@@ -137,6 +141,26 @@ def gather(run: Run) -> Facts:
         stream=stream,
         manifest=read_manifest(run.folder),
         seconds={name: _seconds(run.folder / "strategies" / name / "timings.jsonl") for name in run.tables},
+    )
+
+
+def matrix_of(facts: Facts, strategy: str) -> Matrix:
+    """Return a strategy's scores, by unit and event."""
+    series, measure = facts.series[strategy], facts.measure
+    held, deleted = (np.full((len(facts.units), series.lived), np.nan, dtype=np.float32) for _ in ("held", "deleted"))
+    for metric, values in ((measure, held), (f"deleted_{measure}", deleted)):
+        for u, unit in enumerate(facts.units):
+            for event, r in series.rows(metric, unit).items():
+                if r.value is not None:
+                    values[u, event] = r.value
+    return Matrix(
+        units=facts.units,
+        held=held,
+        deleted=deleted,
+        num_events=facts.num_events,
+        learned=[(e.event, unit) for e in facts.learned for unit in e.units],
+        deletions=[r.event for r in facts.requested],
+        bounded=measure == "accuracy",
     )
 
 

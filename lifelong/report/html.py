@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from plotly.graph_objects import Figure
 from lifelong.files import write_atomically
 from lifelong.report import figures, tables
 from lifelong.report.facts import Facts, gather
+from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
 from lifelong.runner import Run
 
@@ -53,6 +55,18 @@ def render(facts: Facts) -> str:
     return page(f"{facts.run.config.name}: a life of {facts.num_events} events", _head(facts), sections, foot)
 
 
+def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
+    """Yield every figure with a unique name."""
+    yield "timeline", figures.timeline(facts)
+    if facts.strategies:
+        yield "average", figures.average_score(facts)
+        for name in facts.strategies:
+            yield f"matrix-{name}", figures.matrix(facts, name)
+        if figures.panels(facts):
+            yield "requests", figures.requests(facts)
+        yield "costs", figures.costs(facts)
+
+
 def _head(facts: Facts) -> str:
     config, again = facts.run.config, sum(e.incarnation > 0 for e in facts.learned)
     life = f"{len(facts.learned)} learned" + (f" ({again} of them again)" if again else "")
@@ -68,7 +82,7 @@ def _head(facts: Facts) -> str:
         ("Seed", str(config.seed)),
         ("Stream digest", str(facts.manifest["digests"]["stream"])),
     ]
-    return _unfinished(facts) + tables.pairs(items)
+    return _unfinished(facts) + pairs(items)
 
 
 def _unfinished(facts: Facts) -> str:
@@ -161,7 +175,7 @@ def _repeat(facts: Facts) -> str:
     return (
         f"<pre><code>{escape(command)}</code></pre>"
         f"<details><summary>config.yaml, every option written out</summary><pre>{escape(config)}</pre></details>"
-        f"{tables.pairs([*versions, *digests, *machine, *source])}"
+        f"{pairs([*versions, *digests, *machine, *source])}"
     )
 
 

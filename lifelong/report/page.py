@@ -39,9 +39,13 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
-th[scope=row], th.group, td.text, thead th:first-child { text-align: left; }
+th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }
 td, th[scope=row] { white-space: nowrap; } #metrics td { white-space: normal; }
 th[scope=row] { font-weight: normal; } th.group { padding-top: .8rem; }
+td small { display: block; color: var(--dim); white-space: nowrap; }
+.claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
+.verdict { display: inline-block; padding: 0 .6rem; border-radius: .8rem; color: #fff; font-weight: 600; }
+.reproduced { background: #00694d; } .contradicted { background: #a84300; } .undecided { background: #5f5f5f; }
 abbr { text-decoration: underline dotted; text-underline-offset: .2em; cursor: help; }
 .plot text:not(.hoverlayer *) { fill: var(--text) !important; }
 @media print { .modebar, nav, .skip { display: none; } .scroll { max-height: none; } }

@@ -1,16 +1,15 @@
-"""The tables of a report, as HTML."""
+"""The tables of a run's report, as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 
 from lifelong.metrics.catalogue import describe
 from lifelong.report.facts import Facts
+from lifelong.report.look import words
+from lifelong.report.markup import FOLD, cell, folded, table
 from lifelong.summary import columns, shown, summarize
-
-_FOLD = 24
-"""Rows from which on a table starts folded."""
 
 _WAY = {
     "higher": "higher is better",
@@ -30,14 +29,14 @@ def summary(facts: Facts) -> str:
         rows = []
         for line in group.lines:
             cells = [
-                _cell(shown(cell, head.kind), "" if cell.value is not None else cell.reason or "")
-                for cell, head in zip(line.cells, heads, strict=True)
+                cell(shown(found, head.kind), "" if found.value is not None else found.reason or "")
+                for found, head in zip(line.cells, heads, strict=True)
             ]
             rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{"".join(cells)}</tr>')
         groups.append(f"<tbody>{title}{''.join(rows)}</tbody>")
     named = [("strategy", ""), *((head.title, head.meaning) for head in heads)]
     caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
-    return _table(caption, named, groups)
+    return table(caption, named, groups)
 
 
 def requests(facts: Facts) -> str:
@@ -47,7 +46,7 @@ def requests(facts: Facts) -> str:
     heads = [
         ("request", "served by this event"),
         ("strategy", ""),
-        (_words(forget), meaning(forget)),
+        (words(forget), meaning(forget)),
         ("retrained", f"the same of the retrained reference: {meaning(forget)}"),
         ("withheld", f"the same of the withheld reference: {meaning(forget)}"),
         ("gap", meaning(gap)),
@@ -78,7 +77,7 @@ def requests(facts: Facts) -> str:
                 (s.value("membership_auc", name, at, "retrained"), ".3f"),
                 (relapse[-1].value if relapse else None, "+.3f"),
             ]
-            cells = "".join(_cell("-" if v is None else format(v, spec)) for v, spec in values)
+            cells = "".join(cell("-" if v is None else format(v, spec)) for v, spec in values)
             label = escape(f"{request.name} ({request.what}), event {at}")
             rows.append(f'<tr><th scope="row">{label}</th><td class="text">{escape(strategy)}</td>{cells}</tr>')
     if not rows:
@@ -86,7 +85,7 @@ def requests(facts: Facts) -> str:
     caption = (
         "Every request: right after it was served, and at the end. A dash: undefined, learned again, or not computed."
     )
-    return _folded("All requests", len(rows), _table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+    return folded("All requests", len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
 
 
 def averages(facts: Facts) -> str:
@@ -97,10 +96,10 @@ def averages(facts: Facts) -> str:
     rows = []
     for event in range(max((facts.series[name].lived for name in facts.strategies), default=0)):
         values = [facts.series[name].value(metric, "stream", event) for name in facts.strategies]
-        cells = "".join(_cell("-" if v is None else f"{v:.4f}") for v in values)
+        cells = "".join(cell("-" if v is None else f"{v:.4f}") for v in values)
         rows.append(f'<tr><th scope="row">{event}: {escape(happened.get(event, ""))}</th>{cells}</tr>')
-    table = _table(f"{_words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return _folded("The same as numbers", _FOLD, table)
+    found = table(f"{words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("The same as numbers", FOLD, found)
 
 
 def glossary(metrics: Iterable[str]) -> str:
@@ -116,13 +115,8 @@ def glossary(metrics: Iterable[str]) -> str:
         data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
         rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{data}</tr>')
     heads = [("metric", ""), ("meaning", ""), ("unit", ""), ("better", ""), ("ideal", "")]
-    table = _table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return _folded("What the metrics mean", _FOLD, table)
-
-
-def pairs(items: Sequence[tuple[str, str]]) -> str:
-    """Return a description list."""
-    return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in items)}</dl>"
+    found = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("What the metrics mean", FOLD, found)
 
 
 def meaning(metric: str) -> str:
@@ -132,33 +126,3 @@ def meaning(metric: str) -> str:
     except KeyError:
         return ""
     return f"{found.meaning} {_WAY[found.better].capitalize()}."
-
-
-def _table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str]) -> str:
-    named = "".join(
-        f'<th scope="col">{f"<abbr title={_quoted(why)}>{escape(head)}</abbr>" if why else escape(head)}</th>'
-        for head, why in heads
-    )
-    # what scrolls must take the focus, or the keyboard cannot scroll it
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label={_quoted(caption)}><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
-    )
-
-
-def _folded(title: str, num_rows: int, table: str) -> str:
-    if num_rows < _FOLD:
-        return table
-    return f"<details><summary>{escape(title)}</summary>{table}</details>"
-
-
-def _cell(text: str, why: str = "") -> str:
-    return f"<td title={_quoted(why)}>{escape(text)}</td>" if why else f"<td>{escape(text)}</td>"
-
-
-def _quoted(text: str) -> str:
-    return f'"{escape(text)}"'
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")

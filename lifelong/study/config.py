@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +17,16 @@ from lifelong.config import (
     load_config,
     override,
     read_config,
-    resolve_strategy,
 )
-from lifelong.metrics.catalogue import describe
 from streams.config import Config, parse
 from streams.errors import ConfigError, closest
 
+_MAX_SEEDS = 10_000
+
 
 def _seeds(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, int) and not 1 <= value <= _MAX_SEEDS):
+        raise ValueError(f"it must be a list of seeds, or how many (1 to {_MAX_SEEDS})")
     return list(range(value)) if isinstance(value, int) else value
 
 
@@ -41,8 +42,8 @@ class Quantity(Config):
     """stream, requests, event, a unit or a request."""
     model: str = "run"
     """run, or the reference the row belongs to."""
-    event: int | Literal["last"] = "last"
-    """The event after which it holds; `last` is the latest that has a value."""
+    event: int | Annotated[str, Field(pattern=r"^(last|request-\d+)$")] = "last"
+    """The event after which it holds: its index, the request that it serves (`request-4`), or `last`."""
     reduce: Literal["one", "mean", "sum", "max", "min"] = "one"
     """Take the one row, or reduce over all events up to `event`."""
     where: dict[str, Any] = {}
@@ -129,104 +130,107 @@ class Cell:
         values: grid keys and their values.
         seed: the run's seed.
         config: the run's configuration.
+        resolved: the same with every option written out.
     """
 
     values: dict[str, Any]
     seed: int
     config: RunConfig
+    resolved: dict[str, Any]
 
 
-def read_study(file: Path, size: str | None = None) -> tuple[StudyConfig, list[Cell]]:
-    """Read a study file and lay out its runs.
-
-    Args:
-        file: YAML.
-        size: one of its sizes, or None for the study as written.
+def read_study(file: Path) -> StudyConfig:
+    """Read a study file; what it is based on is read in.
 
     Raises:
-        ConfigError: an unknown key, strategy, size or grid key; two runs with the same identity; a bad criterion.
+        ConfigError: it is not a valid study.
     """
-    study = parse(StudyConfig, read_config(file), file.name)
-    if size is not None:
-        if size not in study.sizes:
-            raise ConfigError(f"{file.name}: there is no size {size!r}. {closest(size, study.sizes)}")
-        chosen = study.sizes[size]
-        study = study.model_copy(
-            update={
-                "seeds": chosen.seeds or study.seeds,
-                "set": study.set | chosen.set,
-                "grid": study.grid if chosen.grid is None else chosen.grid,
-            }
-        )
-    cells = lay_out(study, file.parent)
-    _check(study, cells)
-    return study, cells
+    return with_base(parse(StudyConfig, read_config(file), file.name), file.parent)
 
 
-def lay_out(study: StudyConfig, folder: Path) -> list[Cell]:
+def with_base(study: StudyConfig, folder: Path) -> StudyConfig:
+    """Return the study with its base written out; files are looked up in `folder`."""
+    if isinstance(study.base, dict):
+        return study
+    file = folder / study.base
+    config = load_config(str(file) if file.suffix in {".yaml", ".yml"} else study.base)
+    return study.model_copy(update={"base": config.model_dump(mode="json", exclude_unset=True)})
+
+
+def in_size(study: StudyConfig, size: str) -> StudyConfig:
+    """Return the study as one of its sizes changes it.
+
+    Raises:
+        ConfigError: there is no such size.
+    """
+    if size not in study.sizes:
+        raise ConfigError(f"study {study.name!r}: there is no size {size!r}. {closest(size, study.sizes)}")
+    chosen = study.sizes[size]
+    return study.model_copy(
+        update={
+            "seeds": chosen.seeds or study.seeds,
+            "set": study.set | chosen.set,
+            "grid": study.grid if chosen.grid is None else chosen.grid,
+        }
+    )
+
+
+def lay_out(study: StudyConfig) -> list[Cell]:
     """Return one cell for every combination of grid values and seeds.
 
     Raises:
         ConfigError: a key does not exist, or two cells are the same run.
     """
-    base = _base(study, folder)
+    assert isinstance(study.base, dict)
+    base = study.base | {"name": study.name}
     if study.strategies is not None:
         base["strategies"] = {
             name: s.model_dump(mode="json", exclude_unset=True) for name, s in study.strategies.items()
         }
+    base = _changed(base, study.set, "set")
     cells: list[Cell] = []
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, str] = {}
     for point in itertools.product(*study.grid.values()):
         values = dict(zip(study.grid, point, strict=True))
-        changes = [f"{k}={json.dumps(v)}" for k, v in (study.set | values).items()]
+        data = _changed(base, values, "grid")
         for seed in study.seeds:
-            data = override(base, [*changes, f"seed={seed}"]) | {"name": study.name}
-            config = parse(RunConfig, data)
-            identity = content_hash(config.resolved())
+            here = ", ".join(f"{k}={v}" for k, v in (study.set | values | {"seed": seed}).items())
+            try:
+                config = parse(RunConfig, data | {"seed": seed})
+                resolved = config.resolved()
+            except ConfigError as error:
+                raise ConfigError(f"study {study.name!r}, the run with {here}: {error}") from error
+            identity = content_hash(resolved)
             if identity in seen:
                 raise ConfigError(
-                    f"study {study.name!r}: the runs {seen[identity]} and {values | {'seed': seed}} are the same. "
-                    f"Take the repeated value out of grid or seeds."
+                    f"study {study.name!r}: the runs with {seen[identity]} and with {here} are the same. Take the "
+                    f"repeated value out of grid or seeds."
                 )
-            seen[identity] = values | {"seed": seed}
-            cells.append(Cell(values, seed, config))
+            seen[identity] = here
+            cells.append(Cell(values, seed, config, resolved))
     return cells
 
 
-def _base(study: StudyConfig, folder: Path) -> dict[str, Any]:
-    if isinstance(study.base, dict):
-        return dict(study.base)
-    file = folder / study.base
-    return load_config(str(file) if file.exists() else study.base).model_dump(mode="json", exclude_unset=True)
+def _changed(data: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the configuration with some keys changed."""
+    for key, value in changes.items():
+        if key in {"seed", "name", "strategies"}:
+            raise ConfigError(f"{where}.{key}: a study has its own key for that; take it out of {where}.")
+        path = key.split(".")
+        if path[0] == "strategies" and path[1] not in (known := data.get("strategies", {})):
+            raise ConfigError(f"{where}.{key}: there is no strategy {path[1]!r}. {closest(path[1], known)}")
+        try:
+            data = override(data, [f"{key}={json.dumps(value)}"])
+        except TypeError as error:
+            raise ConfigError(f"{where}.{key}: {value!r} is not a plain value ({error}).") from error
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{key}: {str(error).removeprefix('--set ')}") from error
+    return data
 
 
-def learner_groups(strategies: dict[str, StrategyConfig]) -> list[list[str]]:
-    """Group strategies that share references (those with the same learner), so that one job computes them once."""
+def learner_groups(strategies: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Group resolved strategies with the same learner: one job lives their common prefix and references once."""
     groups: dict[str, list[str]] = {}
     for name, strategy in strategies.items():
-        resolved = resolve_strategy(strategy, f"strategies.{name}")
-        groups.setdefault(content_hash(resolved.get("learner", resolved)), []).append(name)
+        groups.setdefault(content_hash(strategy.get("learner", strategy)), []).append(name)
     return list(groups.values())
-
-
-def _check(study: StudyConfig, cells: list[Cell]) -> None:
-    """Refuse criteria that no run can answer."""
-    names = set(cells[0].config.strategies)
-    kinds = {"run", *cells[0].config.references.kinds}
-    wanted: list[tuple[str, Quantity, Sequence[str | None]]] = [
-        *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
-        *((f"criteria.{i}", c, [c.of, c.minus, c.over]) for i, c in enumerate(study.criteria)),
-    ]
-    for where, quantity, strategies in wanted:
-        for name in strategies:
-            if name is not None and name not in names:
-                raise ConfigError(f"{where}: there is no strategy {name!r}. {closest(name, names)}")
-        try:
-            describe(quantity.metric)
-        except KeyError:
-            raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
-        if quantity.model not in kinds:
-            raise ConfigError(f"{where}.model: no run produces {quantity.model!r}. {closest(quantity.model, kinds)}")
-        for key in quantity.where:
-            if key not in study.grid:
-                raise ConfigError(f"{where}.where: {key!r} is not a key of the grid. {closest(key, study.grid)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,31 +13,42 @@ from typing import Any
 from lifelong.config import RunConfig, content_hash
 from lifelong.files import code_version
 from lifelong.study.config import Cell, learner_groups
+from lifelong.trackers._base import Tracker
 from streams.config import parse
-from streams.errors import LifelongError
+from streams.errors import BusyError, LifelongError
+
+# A worker that is taken for dead may need that long to notice it and to let go of its run folder.
+_PATIENCE_S, _LOOK_AGAIN_S = 60.0, 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run of those strategies of one cell that share references; nothing else needs to know of it to run.
+    """A run of those strategies of one cell that share a learner; nothing else needs to know of it to run.
 
     Attributes:
         cell: index of the cell.
         label: what people read.
         config: the run configuration as plain data.
         root: folder that run folders are kept in.
+        name: of its run folder.
+        code: version of the code that it is for.
+        group: group in W&B, or None if nothing is sent there.
+        point: grid values and seed, as people read them.
     """
 
     cell: int
     label: str
     config: dict[str, Any]
     root: str
+    name: str
+    code: str
+    group: str | None = None
+    point: str = ""
 
     @property
     def folder(self) -> Path:
-        """The run folder it will write."""
-        config = parse(RunConfig, self.config)
-        return Path(self.root) / f"{config.name}-{content_hash([config.resolved(), code_version()])}"
+        """The run folder it writes."""
+        return Path(self.root) / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +68,72 @@ class JobResult:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def make_jobs(cells: list[Cell], root: Path) -> list[Job]:
+def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
     """Cut every cell into jobs."""
     jobs = []
+    names = _readable(cells)
     for index, cell in enumerate(cells):
-        for group in learner_groups(cell.config.strategies):
-            data = cell.config.model_dump(mode="json", exclude_unset=True)
-            data["strategies"] = {name: data["strategies"][name] for name in group}
-            point = ", ".join(f"{k}={v}" for k, v in (cell.values | {"seed": cell.seed}).items())
-            jobs.append(Job(index, f"{' + '.join(group)} ({point})", data, str(root)))
+        point = ", ".join([*names[index], f"seed={cell.seed}"])
+        data = cell.config.model_dump(mode="json", exclude_unset=True)
+        for group in learner_groups(cell.resolved["strategies"]):
+            own = data | {"strategies": {name: data["strategies"][name] for name in group}}
+            resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
+            folder = f"{cell.config.name}-{content_hash([resolved, code_version()])}"
+            label = f"{' + '.join(group)} ({point})"
+            jobs.append(Job(index, label, own, str(root), folder, code_version(), point=point))
     return jobs
+
+
+def _readable(cells: Sequence[Cell]) -> list[list[str]]:
+    """Return the grid values of every cell as text; what has a name is called by it where that is unambiguous."""
+    values: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        for key, value in cell.values.items():
+            values.setdefault(key, {})[_plain(value)] = value
+    short: dict[str, dict[str, str]] = {}
+    for key, found in values.items():
+        named = [v["name"] if isinstance(v, dict) and "name" in v else text for text, v in found.items()]
+        short[key] = dict(zip(found, named if len(set(named)) == len(named) else found, strict=True))
+    return [[f"{k}={short[k][_plain(v)]}" for k, v in cell.values.items()] for cell in cells]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def execute(job: Job) -> JobResult:
     """Run a job in this process; a failure is a result, not an exception."""
-    from lifelong.runner import run
-
     started = time.perf_counter()
     try:
-        run(parse(RunConfig, job.config), job.root)
-    except LifelongError as error:
-        return JobResult(job, time.perf_counter() - started, f"{type(error).__name__}: {error}")
+        _run(job)
     except Exception:  # whatever it was: the other jobs go on, and the study shows this one's traceback
         return JobResult(job, time.perf_counter() - started, traceback.format_exc())
     return JobResult(job, time.perf_counter() - started)
+
+
+def _run(job: Job) -> None:
+    from lifelong.runner import run
+
+    if job.code != code_version():
+        raise LifelongError(
+            f"The code here ({Path(__file__).parents[2]}) has version {code_version()}, the study was laid out by "
+            f"{job.code}. Install the same version everywhere."
+        )
+    trackers: list[Tracker] = []
+    if job.group is not None:
+        from lifelong.trackers.wandb import WandbTracker
+
+        trackers.append(WandbTracker(group=job.group, point=job.point))
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            run(parse(RunConfig, job.config), job.root, trackers)
+        except BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return
 
 
 def is_done(job: Job) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
 
 from lifelong.study.jobs import Job, JobResult, execute
+
+_TERMINATE_S = 5.0
 
 
 def num_cores() -> int:
@@ -16,34 +21,106 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_local(jobs: list[Job], workers: int | None = None, attempts: int = 2) -> Iterator[JobResult]:
+def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
+
+    A worker that dies takes only its own job along, which goes on from its last checkpoint in a new worker.
 
     Args:
         jobs: what to run.
         workers: processes; None takes one per core.
-        attempts: how often a job is started whose worker process dies (killed, out of memory).
+        attempts: how often a job is started whose worker dies (killed, out of memory).
     """
-    left = dict.fromkeys(range(len(jobs)), attempts)
-    while left:
-        lost: set[int] = set()
-        with ProcessPoolExecutor(workers or num_cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
-            running: dict[Future[JobResult], int] = {pool.submit(execute, jobs[n]): n for n in left}
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    number = running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        lost.add(number)
-                        continue
-                    del left[number]
+    waiting = deque((job, attempts) for job in jobs)
+    idle: list[_Worker] = []
+    busy: dict[_Worker, tuple[Job, int]] = {}
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < (workers or num_cores()):
+                worker = idle.pop() if idle else _Worker()
+                busy[worker] = waiting.popleft()
+                worker.give(busy[worker][0])
+            ready = wait([worker.pipe for worker in busy])
+            for worker in [w for w in busy if w.pipe in ready]:
+                job, left = busy.pop(worker)
+                result = worker.take()
+                if result is not None:
+                    idle.append(worker)
                     yield result
-        for number in lost:
-            left[number] -= 1
-            if not left[number]:
-                del left[number]
-                yield JobResult(
-                    jobs[number], 0.0, "The worker process died (killed, or out of memory) each time the job was tried."
-                )
+                    continue
+                how = worker.stop()
+                if left > 1:
+                    waiting.appendleft((job, left - 1))
+                else:
+                    yield JobResult(job, 0.0, f"Its worker process died {attempts} times, the last time {how}.")
+    finally:
+        for worker in [*idle, *busy]:
+            worker.stop()
+
+
+class _Worker:
+    """A process that runs one job after another."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there,), daemon=True)
+        with _one_thread():
+            self._process.start()
+        there.close()
+
+    def give(self, job: Job) -> None:
+        """Hand over a job; if the process is dead, `take` will tell."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(job)
+
+    def take(self) -> JobResult | None:
+        """Return what came of the job, or None if the process is dead."""
+        try:
+            result: JobResult = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return result
+
+    def stop(self) -> str:
+        """End the process, and say how it ended."""
+        self.pipe.close()
+        if self._process.is_alive():
+            self._process.join(0.05)  # one that is dying anyway tells how
+            self._process.terminate()
+        self._process.join(_TERMINATE_S)
+        self._process.kill()
+        self._process.join()
+        code = self._process.exitcode or 0
+        return f"by signal {signal.Signals(-code).name} (out of memory?)" if code < 0 else f"with exit code {code}"
+
+
+def _serve(pipe: Connection) -> None:
+    """Run jobs until there are no more; end with the process that hands them out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job: Job = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(execute(job))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let a process that is started inherit one thread for what counts its threads before torch is there."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from lifelong.files import cache_folder, write_atomically
 from lifelong.study.jobs import Job, JobResult, execute
 from streams.errors import ConfigError
 
 # What a run leaves that is needed elsewhere; checkpoints stay where they were written.
 _RESULTS = ("config.yaml", "manifest.json", "stream.json", "done.json", "results.jsonl", "timings.jsonl", "scores.bin")
+_PASSED_ON = ("LIFELONG_CACHE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY")
+_CONNECT_S, _ANSWER_S = 5.0, 15.0
+_QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+}
+_PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
 
 
 def run_ray(
-    jobs: list[Job], address: str | None = None, cpus: float = 1.0, gpus: float = 0.0, retries: int = 3
+    jobs: Sequence[Job], address: str | None = None, cpus: float = 1.0, gpus: float = 0.0, retries: int = 3
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
@@ -25,59 +43,122 @@ def run_ray(
 
     Args:
         jobs: what to run.
-        address: of a running cluster; None starts one on this machine.
+        address: of a running cluster; None takes ``$RAY_ADDRESS``, or else starts one on this machine.
         cpus, gpus: resources of one job (fractions share a GPU).
         retries: how often a job is started again whose worker or node was lost.
 
     Raises:
         ConfigError: Ray is not installed, or nobody answers at the address.
     """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
         raise ConfigError("--on ray needs Ray: pip install 'lifelong-simulator[ray]'.") from error
-    started_here = not ray.is_initialized()
-    if started_here:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"--address {address}: no Ray cluster answers there ({error}).") from error
+    address = address or os.environ.get("RAY_ADDRESS")
+    token = Path(jobs[0].root) / f".driver-{uuid.uuid4().hex}"
+    write_atomically(token, b"")
     try:
-        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_execute_there)
-        environment = {k: os.environ[k] for k in ("LIFELONG_CACHE",) if k in os.environ}
-        running: dict[Any, Job] = {remote.remote(job, environment): job for job in jobs}
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(done[0])
-            try:
-                result: JobResult = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                result = JobResult(job, 0.0, f"The worker was lost each time the job was tried: {error}")
-            _write_missing(result)
-            yield result
+        with _cluster(ray, address):
+            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_there)
+            running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
+            while running:
+                done, _ = ray.wait(list(running), num_returns=1)
+                job = running.pop(done[0])
+                try:
+                    result: JobResult = ray.get(done[0])
+                except ray.exceptions.RayError as error:
+                    result = JobResult(job, 0.0, f"Ray lost the worker each time the job was tried: {error}")
+                _bring(job, result.files)
+                yield replace(result, job=job, files={})
     finally:
-        if started_here:
+        token.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to the cluster, or start one; a connection that is there already is used and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    temporary = None
+    if address in {None, "local"}:
+        temporary = tempfile.mkdtemp(prefix="ray-")  # short: the paths of sockets may not be long
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": temporary}
+    else:
+        _check(str(address))
+        options["address"] = address
+    try:
+        try:
+            ray.init(**options, runtime_env={"env_vars": _environment()})
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            what = "Ray cannot be started here" if temporary else f"--address {address}: no Ray cluster answers"
+            raise ConfigError(f"{what}: {error}") from error
+        try:
+            yield
+        finally:
             ray.shutdown()
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _execute_there(job: Job, environment: dict[str, str]) -> JobResult:
-    """Run a job on a worker and bring back what it wrote."""
-    os.environ.update(environment)
-    result = execute(job)
-    folder = job.folder
+def _check(address: str) -> None:
+    """Find out whether a cluster answers, in a process of its own: Ray itself would wait for minutes, and then exit.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    remedy = "Start one with 'ray start --head', or leave --address out to start one for this study."
+    url = urlsplit(address if "://" in address else f"gcs://{address}")
+    if address != "auto":
+        try:
+            host, port = url.hostname, url.port or (10001 if url.scheme == "ray" else None)
+        except ValueError:
+            host = port = None
+        if not host or port is None:
+            raise ConfigError(f"--address {address!r} must look like 10.0.0.1:6379, ray://10.0.0.1:10001, or auto.")
+        try:
+            socket.create_connection((host, port), _CONNECT_S).close()
+        except OSError as error:
+            raise ConfigError(f"--address {address}: nobody answers there ({error}). {remedy}") from error
+    probe = [sys.executable, "-c", _PROBE, address]
+    try:
+        done = subprocess.run(probe, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+        problem = (done.stderr.strip().splitlines() or ["it exited"])[-1] if done.returncode else None
+    except subprocess.TimeoutExpired:
+        problem = f"what is there did not answer as Ray within {_ANSWER_S:.0f} s"
+    if problem is not None:
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({problem}). {remedy}")
+
+
+def _environment() -> dict[str, str]:
+    """Return what workers need to know: where this code is, if it was not installed, and where caches are."""
+    environment = _QUIET | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    home = Path(__file__).parents[2]
+    if home.name not in {"site-packages", "dist-packages"}:
+        known = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(home), *([known] if known else [])])
+    return environment
+
+
+def _there(job: Job, token: str) -> JobResult:
+    """Run a job on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
+    if Path(token).exists():
+        return execute(job)
+    own = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
+    result = execute(own)
     files = {
-        str(f.relative_to(folder)): f.read_bytes()
-        for f in sorted(folder.rglob("*"))
+        f.relative_to(own.folder).as_posix(): f.read_bytes()
+        for f in sorted(own.folder.rglob("*"))
         if f.is_file() and f.name in _RESULTS
     }
-    return JobResult(job, result.seconds, result.error, files)
+    return replace(result, files=files)
 
 
-def _write_missing(result: JobResult) -> None:
-    """Write the worker's files here, unless it wrote to this disk itself."""
-    folder = result.job.folder
-    for name, content in result.files.items():
-        file = Path(folder, name)
-        if not file.exists() or file.read_bytes() != content:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+def _bring(job: Job, files: dict[str, bytes]) -> None:
+    """Write the worker's files here; what says that a strategy is done comes last."""
+    for name in sorted(files, key=lambda n: n.endswith("done.json")):
+        write_atomically(job.folder / name, files[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,13 +50,22 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, None, None, 1)
     if np.ptp(x) == 0:
         return Estimate(mean, mean, mean, _sign_flip(x), len(x))
-    from scipy.stats import bootstrap
+    low, high = _interval(x)
+    return Estimate(mean, low, high, _sign_flip(x), len(x))
 
-    # With very few seeds many resamples are constant, on which BCa divides by zero; percentiles are sound there.
-    method = "BCa" if len(x) >= 8 else "percentile"
-    result = bootstrap((x,), np.mean, n_resamples=_RESAMPLES, method=method, rng=np.random.default_rng(0))
-    interval = result.confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high), _sign_flip(x), len(x))
+
+def _interval(x: np.ndarray) -> tuple[float, float]:
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    # With very few seeds, or very skewed ones, BCa divides by zero; percentiles are sound there.
+    for method in ("BCa", "percentile") if len(x) >= 8 else ("percentile",):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            result = bootstrap((x,), np.mean, n_resamples=_RESAMPLES, method=method, rng=np.random.default_rng(0))
+        low, high = (float(bound) for bound in result.confidence_interval)
+        if np.isfinite(low) and np.isfinite(high):
+            return low, high
+    raise AssertionError("percentiles of finite numbers are finite")
 
 
 def _sign_flip(x: np.ndarray) -> float | None:

@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from lifelong.config import content_hash
-from lifelong.files import code_version, write_atomically
+from lifelong.files import code_version, disk_errors, write_atomically
+from lifelong.guards import lock
+from lifelong.manifest import versions
+from lifelong.preparation import prepare
 from lifelong.runner import Run, load_run
-from lifelong.study.config import Cell, read_study
+from lifelong.study.checks import asked, check, check_streams
+from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
 from lifelong.study.local import run_local
-from lifelong.study.verdicts import Results, Verdict
-from streams.errors import ConfigError
+from lifelong.study.verdicts import Difference, Results, Verdict
+from lifelong.table import Row, Table, read_fields, read_rows
+from streams.config import parse
+from streams.errors import BusyError, ConfigError
+
+_PATIENCE_S, _LOOK_AGAIN_S = 10.0, 0.2
 
 
 class Study:
-    """A study file and its folder on disk."""
+    """A study and its folder on disk."""
 
-    def __init__(self, file: Path | str, size: str | None = None, root: Path | str = "runs") -> None:
+    def __init__(
+        self,
+        source: Path | str | StudyConfig | Mapping[str, Any],
+        size: str | None = None,
+        root: Path | str = "runs",
+    ) -> None:
         """Read and lay out a study; nothing is computed yet.
 
+        Args:
+            source: a study file, or what one would hold.
+            size: one of its sizes, or None for the study as written.
+            root: where study folders are kept. Runs are kept beside them, in a folder of the study's name, so that a
+                study that is extended finds those that it had before.
+
         Raises:
-            ConfigError: the file is not a valid study.
+            ConfigError: it is not a valid study.
         """
-        self.file, self.size = Path(file), size
-        self.config, self.cells = read_study(self.file, size)
-        resolved = [c.config.resolved() for c in self.cells]
-        self.identity = content_hash([resolved, code_version()])
+        if isinstance(source, Path | str):
+            self.file, config = Path(source), read_study(Path(source))
+        else:
+            self.file = Path("study.json")
+            config = source if isinstance(source, StudyConfig) else parse(StudyConfig, dict(source), "study")
+            config = with_base(config, Path())
+        self.size, self.declared = size, config
+        self.config = config if size is None else in_size(config, size)
+        self.cells = lay_out(self.config)
+        check(self.config, self.cells)
+        self.identity = content_hash([[c.resolved for c in self.cells], code_version()])
         self.folder = Path(root) / f"study-{self.config.name}-{self.identity}"
-        self.jobs = make_jobs(self.cells, self.folder / "runs")
+        self.jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
 
     @property
     def pending(self) -> list[Job]:
         """Jobs that are not finished on disk."""
         return [job for job in self.jobs if not is_done(job)]
+
+    def check(self) -> None:
+        """Find out what can be found out before compute: whether data are there, and criteria can be answered.
+
+        Raises:
+            LifelongError: they are not, or cannot.
+        """
+        check_streams(self.config, [c for c in self.cells if c.seed == self.cells[0].seed], prepare)
 
     def run(
         self,
@@ -47,8 +85,9 @@ class Study:
         cpus: float = 1.0,
         gpus: float = 0.0,
         watch: Callable[[JobResult], None] | None = None,
+        wandb: bool = False,
     ) -> list[JobResult]:
-        """Run what is not finished, and write verdicts.
+        """Run what is not finished, and write verdicts. A script that calls this needs ``if __name__ == "__main__"``.
 
         Args:
             on: a pool of processes here, or Ray.
@@ -56,66 +95,171 @@ class Study:
             address: of a Ray cluster; None starts a local one.
             cpus, gpus: resources of one job on Ray.
             watch: is told of every result as it comes in.
+            wandb: also send everything to Weights & Biases.
 
         Returns:
             The results of the jobs that ran; those with an error can be run again.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        description = {"file": str(self.file), "size": self.size, "config": self.config.model_dump(mode="json")}
-        write_atomically(self.folder / "study.json", json.dumps(description, indent=1).encode())
-        jobs, results = self.pending, []
-        if jobs:
-            if on == "ray":
-                from lifelong.study.ray import run_ray
 
-                coming = run_ray(jobs, address, cpus, gpus)
-            else:
-                coming = run_local(jobs, workers)
-            for result in coming:
-                results.append(result)
-                if watch is not None:
-                    watch(result)
-        found = self.results()
-        verdicts = {
-            "verdicts": [asdict(v) for v in found.verdicts()],
-            "comparisons": [asdict(d) for d in found.differences()],
-            "failed": [{"job": r.job.label, "error": r.error} for r in results if r.error],
-        }
-        write_atomically(self.folder / "verdicts.json", json.dumps(verdicts, indent=1).encode())
+        Raises:
+            LifelongError: bad input, a folder that cannot be written to, or a cluster that does not answer.
+        """
+        jobs, results = self.pending, []
+        with disk_errors(self.folder), _locked(self.folder):
+            if jobs:
+                self.check()
+            self._declare()
+            if jobs:
+                if wandb:
+                    jobs = [replace(job, group=self.folder.name) for job in jobs]
+                if on == "ray":
+                    from lifelong.study.ray import run_ray
+
+                    coming = run_ray(jobs, address, cpus, gpus)
+                else:
+                    coming = run_local(jobs, workers)
+                for result in coming:
+                    results.append(result)
+                    if watch is not None:
+                        watch(result)
+            failed = [r for r in results if r.error]
+            commands = {r.job.label: self._alone(r.job) for r in failed}
+            outcome = self.outcome() | {
+                "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
+            }
+            write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
         return results
 
     def runs(self) -> list[tuple[Cell, Run]]:
         """Return every run folder that exists, with the cell it belongs to."""
         return [(self.cells[j.cell], load_run(j.folder)) for j in self.jobs if (j.folder / "config.yaml").exists()]
 
-    def results(self) -> Results:
-        """Return what is on disk so far, finished or not."""
-        return Results(self.config, tuple((cell, run.tables) for cell, run in self.runs()))
+    def results(self, everything: bool = True) -> Results:
+        """Return the tables of the strategies that are finished, or only what the study asks for of them."""
+        metrics = None if everything else {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
+        tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
+        for job, name, file in self._finished():
+            tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(read_rows(file, metrics))
+        return Results(self.config, tuple(tables.values()))
 
     def frame(self) -> dict[str, list[object]]:
-        """Return a tidy table as columns; see `Results.frame`."""
-        return self.results().frame()
+        """Return a tidy table of everything that is finished, as columns.
+
+        They are the grid keys, seed, strategy, and those of `lifelong.Row`; ``pandas.DataFrame(study.frame())`` makes
+        a data frame of them.
+        """
+        columns: dict[str, list[object]] = {}
+        for job, name, file in self._finished():
+            cell, rows = self.cells[job.cell], read_fields(file)
+            for key, value in {**cell.values, "seed": cell.seed, "strategy": name}.items():
+                columns.setdefault(key, []).extend([value] * len(rows))
+            for key, column in zip(Row.__slots__, zip(*rows, strict=True), strict=True):
+                columns.setdefault(key, []).extend(column)
+        return columns
+
+    def _finished(self) -> Iterator[tuple[Job, str, Path]]:
+        """Yield every strategy that has lived to its end, with its job and its table."""
+        for job in self.jobs:
+            for name in job.config["strategies"]:
+                folder = job.folder / "strategies" / name
+                if (folder / "done.json").exists():
+                    yield job, name, folder / "results.jsonl"
 
     def verdicts(self) -> list[Verdict]:
-        """Judge every criterion on what is on disk."""
-        return self.results().verdicts()
+        """Judge every criterion on what is finished."""
+        return self.results(everything=False).verdicts()
+
+    def differences(self) -> list[Difference]:
+        """Make every comparison on what is finished."""
+        return self.results(everything=False).differences()
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what came out so far, and what it rests on, as plain data."""
+        found = self.results(everything=False)
+        return {
+            "name": self.config.name,
+            "claim": self.config.claim,
+            "source": self.config.source,
+            "file": str(self.file),
+            "size": self.size,
+            "identity": self.identity,
+            "seeds": list(self.config.seeds),
+            "runs": len(self.jobs),
+            "runs_done": len(self.jobs) - len(self.pending),
+            "runs_done_when_criteria_were_declared": self._description().get("runs_done_when_declared", 0),
+            "code": code_version(),
+            "versions": versions(),
+            "date": time.strftime("%Y-%m-%d"),
+            "verdicts": [asdict(v) for v in found.verdicts()],
+            "comparisons": [asdict(d) for d in found.differences()],
+        }
+
+    def _declare(self) -> None:
+        """Write down what the study is, and how many runs were finished when its criteria were first seen."""
+        criteria = content_hash([c.model_dump(mode="json") for c in self.config.criteria])
+        done = len(self.jobs) - len(self.pending)
+        for file in self.folder.parent.glob(f"study-{self.config.name}-*/study.json"):
+            seen = _read(file)
+            if seen.get("criteria") == criteria:
+                done = min(done, int(seen.get("runs_done_when_declared", done)))
+        description = {
+            "file": str(self.file),
+            "size": self.size,
+            "config": self.declared.model_dump(mode="json", exclude_unset=True),
+            "criteria": criteria,
+            "runs_done_when_declared": done,
+        }
+        write_atomically(self.folder / "study.json", json.dumps(description, indent=1).encode())
+
+    def _description(self) -> dict[str, Any]:
+        file = self.folder / "study.json"
+        return _read(file) if file.exists() else {}
+
+    def _alone(self, job: Job) -> str:
+        """Write a job's configuration to the study folder; return the command that runs it alone."""
+        file = self.folder / "failed" / f"{job.name}.yaml"
+        write_atomically(file, yaml.safe_dump(job.config, sort_keys=False).encode())
+        return f"lifelong run {file} --runs {job.root}"
 
 
 def resume_study(folder: Path | str) -> Study:
-    """Return the study that a study folder belongs to.
+    """Return the study that a study folder belongs to, as it was declared when it ran last.
 
     Raises:
-        ConfigError: it is not a study folder, or its file has changed since.
+        ConfigError: it is not a study folder, or was made by another version of the code.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     try:
         description: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        file, size = description["file"], description["size"]
+        file, size, config = description["file"], description["size"], description["config"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder} is not a study folder: {error!r}.") from error
-    study = Study(file, size, folder.parent)
+    study = Study(config, size, folder.parent)
+    study.file = Path(file)
     if study.folder != folder:
-        raise ConfigError(
-            f"{file} or the code has changed since {folder} was made; run the study again: {study.folder}."
-        )
+        again = f"lifelong study {file}" + (f" --size {size}" if size else "")
+        raise ConfigError(f"{folder} was made by another version of the code. Run the study again: {again}")
     return study
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the study; one that was just killed gets a moment to be gone."""
+    deadline = time.monotonic() + _PATIENCE_S
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock(folder))
+                break
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_AGAIN_S)
+        yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lifelong.study.config import Cell, Comparison, Criterion, Quantity, StudyConfig
@@ -23,7 +25,7 @@ class Verdict:
             other side) or undecided.
         bar: what was asked, in words.
         estimate: the number over seeds, or None if no run has it.
-        reason: why it is undecided.
+        reason: why it is undecided, or what else to know.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Difference:
     minus: str
     estimate: Estimate | None
     p_corrected: float | None
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,28 +59,9 @@ class Results:
     config: StudyConfig
     tables: tuple[tuple[Cell, dict[str, Table]], ...]
 
-    def frame(self) -> dict[str, list[object]]:
-        """Return a tidy table as columns: grid keys, seed, strategy, and the columns of `Row`."""
-        columns: dict[str, list[object]] = {}
-        for cell, tables in self.tables:
-            for strategy, table in tables.items():
-                given: dict[str, object] = {**cell.values, "seed": cell.seed, "strategy": strategy}
-                for key, value in given.items():
-                    columns.setdefault(key, []).extend([value] * len(table.rows))
-                for key, values in table.frame().items():
-                    columns.setdefault(key, []).extend(values)
-        return columns
-
     def values(self, quantity: Quantity, strategy: str) -> dict[int, float]:
         """Return a quantity of one strategy for every seed: the mean over the grid points that `where` admits."""
-        found: dict[int, list[float]] = {}
-        for cell, tables in self.tables:
-            table = tables.get(strategy)
-            admitted = all(cell.values[k] == v for k, v in quantity.where.items())
-            value = None if table is None or not admitted else _value(table, quantity)
-            if value is not None:
-                found.setdefault(cell.seed, []).append(value)
-        return {seed: sum(v) / len(v) for seed, v in found.items()}
+        return _over_points({point: v for point, (v,) in self._at_points(quantity, strategy).items()})
 
     def verdicts(self) -> list[Verdict]:
         """Judge every criterion."""
@@ -87,79 +71,151 @@ class Results:
         """Return every comparison, with p-values corrected over all of them."""
         found: list[tuple[Comparison, str, Estimate | None]] = []
         for comparison in self.config.comparisons:
-            base = self.values(comparison, comparison.minus)
             for name in comparison.of:
-                own = self.values(comparison, name)
-                paired = [own[s] - base[s] for s in sorted(own.keys() & base.keys())]
-                found.append((comparison, name, estimate(paired) if paired else None))
+                paired = self._paired(comparison, name, comparison.minus, lambda a, b: a - b)
+                found.append((comparison, name, estimate(list(paired.values())) if paired else None))
         corrected = holm([None if e is None else e.p for _, _, e in found])
-        return [Difference(c.metric, name, c.minus, e, p) for (c, name, e), p in zip(found, corrected, strict=True)]
+        return [
+            Difference(c.metric, name, c.minus, e, p, in_words(c))
+            for (c, name, e), p in zip(found, corrected, strict=True)
+        ]
+
+    def _at_points(self, quantity: Quantity, *strategies: str) -> dict[tuple[str, int], tuple[float, ...]]:
+        """Return the quantity of the strategies for every grid point and seed where all of them have it."""
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        for cell, tables in self.tables:
+            if any(cell.values[k] != v for k, v in quantity.where.items()):
+                continue
+            point = (json.dumps(cell.values, sort_keys=True), cell.seed)
+            for name in strategies:
+                value = _value(tables[name], quantity) if name in tables else None
+                if value is not None:
+                    found.setdefault(point, {})[name] = value
+        return {
+            point: tuple(values[name] for name in strategies)
+            for point, values in found.items()
+            if len(values) == len(set(strategies))
+        }
+
+    def _paired(
+        self, quantity: Quantity, of: str, other: str, pair: Callable[[float, float], float]
+    ) -> dict[int, float]:
+        """Return a number for every seed: pairs are made at each grid point, then averaged over the points."""
+        return _over_points({p: pair(a, b) for p, (a, b) in self._at_points(quantity, of, other).items()})
 
     def _judge(self, c: Criterion) -> Verdict:
-        other = c.minus or c.over
-        own = self.values(c, c.of)
-        base = self.values(c, other) if other else dict.fromkeys(own, 0.0)
-        seeds = sorted(own.keys() & base.keys())
-        bar = _in_words(c)
-        if not seeds:
-            return Verdict(c.name, "undecided", bar, None, "no finished run has a value")
+        bar = f"{c.of if other(c) is None else f'{c.of} {sign_of(c)} {other(c)}'} on {in_words(c)} {_bar(c)}"
+        try:
+            values = self._numbers(c)
+        except ValueError as error:
+            return Verdict(c.name, "undecided", bar, None, str(error))
+        if not values:
+            return Verdict(c.name, "undecided", bar, None, self._why_nothing(c))
+        e = estimate(values)
         if c.over is not None:
-            if any(own[s] <= 0 or base[s] <= 0 for s in seeds):
-                return Verdict(c.name, "undecided", bar, None, "a ratio needs positive values")
-            logs = estimate([math.log(own[s] / base[s]) for s in seeds])
-            e = Estimate(
-                math.exp(logs.mean),
-                None if logs.low is None else math.exp(logs.low),
-                None if logs.high is None else math.exp(logs.high),
-                logs.p,
-                logs.n,
-            )
-        else:
-            e = estimate([own[s] - base[s] for s in seeds])
-        return Verdict(c.name, *_decide(c, e, bar))
+            low, high = (None if bound is None else math.exp(bound) for bound in (e.low, e.high))
+            e = replace(e, mean=math.exp(e.mean), low=low, high=high)
+        outcome, reason = _decide(c, e)
+        missing = len(self.config.seeds) - e.n
+        if missing > 0:
+            some = f"{missing} of {len(self.config.seeds)} seeds have no value everywhere"
+            reason = some if reason is None else f"{reason}; {some}"
+        return Verdict(c.name, outcome, bar, e, reason)
+
+    def _numbers(self, c: Criterion) -> list[float]:
+        """Return the number that is judged for every seed; of ratios the logarithm."""
+        if c.over is not None:
+            return list(self._paired(c, c.of, c.over, _log_ratio).values())
+        if c.minus is not None:
+            return list(self._paired(c, c.of, c.minus, lambda a, b: a - b).values())
+        return list(self.values(c, c.of).values())
+
+    def _why_nothing(self, c: Criterion) -> str:
+        tables = [t[c.of] for _, t in self.tables if c.of in t]
+        if not tables:
+            return "no run of it is finished"
+        subjects = {r.subject for t in tables for r in t.select(c.metric, model=c.model)}
+        if not subjects:
+            return f"no run has {c.metric} ({c.model})"
+        if c.subject not in subjects:
+            return f"it is not there for the subject {c.subject!r}, but for {', '.join(sorted(subjects)[:6])}"
+        reasons = [r.reason for t in tables for r in t.select(c.metric, c.subject, c.model) if r.reason]
+        return f"no finished run has a value{f': {reasons[-1]}' if reasons else ''}"
 
 
-def _decide(c: Criterion, e: Estimate, bar: str) -> tuple[Outcome, str, Estimate, str | None]:
+def other(c: Criterion) -> str | None:
+    """Return the strategy that a criterion compares with."""
+    return c.minus or c.over
+
+
+def sign_of(c: Criterion) -> str:
+    """Return how it compares."""
+    return "-" if c.minus else "/"
+
+
+def in_words(quantity: Quantity) -> str:
+    """Return which number of a run a quantity is.
+
+    >>> in_words(Quantity(metric="js", subject="requests", model="retrained", reduce="max"))
+    'max of js (retrained) of requests'
+    """
+    what = quantity.metric if quantity.model == "run" else f"{quantity.metric} ({quantity.model})"
+    if quantity.subject != "stream":
+        what += f" of {quantity.subject}"
+    if quantity.reduce != "one":
+        what = f"{quantity.reduce} of {what}"
+    if quantity.event != "last":
+        until = "at" if quantity.reduce == "one" else "until"
+        what += f" {until} {quantity.event if isinstance(quantity.event, str) else f'event {quantity.event}'}"
+    if quantity.where:
+        what += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
+    return what
+
+
+def _log_ratio(a: float, b: float) -> float:
+    if a <= 0 or b <= 0:
+        raise ValueError("a ratio needs positive values")
+    return math.log(a / b)
+
+
+def _over_points(values: dict[tuple[str, int], float]) -> dict[int, float]:
+    """Return the mean over grid points for every seed that has all points that any seed has, in the seeds' order."""
+    points = {point for point, _ in values}
+    seeds = sorted({seed for _, seed in values})
+    return {s: sum(values[p, s] for p in points) / len(points) for s in seeds if all((p, s) in values for p in points)}
+
+
+def _bar(c: Criterion) -> str:
+    return f"> {c.above:g}" if c.above is not None else f"< {c.below:g}"
+
+
+def _decide(c: Criterion, e: Estimate) -> tuple[Outcome, str | None]:
     if e.low is None or e.high is None:
-        return "undecided", bar, e, "one seed gives no interval"
-    beyond, short = (
-        (e.low > c.above, e.high <= c.above)
-        if c.above is not None
-        else (e.high < (c.below or 0.0), e.low >= (c.below or 0.0))
-    )
+        return "undecided", "one seed gives no interval"
+    if c.above is not None:
+        beyond, short = e.low > c.above, e.high <= c.above
+    else:
+        assert c.below is not None
+        beyond, short = e.high < c.below, e.low >= c.below
     if beyond:
-        return "reproduced", bar, e, None
+        return "reproduced", None
     if short:
-        return "contradicted", bar, e, None
-    return "undecided", bar, e, "the interval spans the bar"
-
-
-def _in_words(c: Criterion) -> str:
-    what = c.metric if c.model == "run" else f"{c.metric} ({c.model})"
-    if c.subject != "stream":
-        what += f" of {c.subject}"
-    if c.reduce != "one":
-        what = f"{c.reduce} of {what}"
-    if c.event != "last":
-        what += f" at event {c.event}"
-    left = c.of if not (c.minus or c.over) else f"{c.of} {'-' if c.minus else '/'} {c.minus or c.over}"
-    sign, value = (">", c.above) if c.above is not None else ("<", c.below)
-    return f"{left} on {what} {sign} {value:g}"
+        return "contradicted", None
+    return "undecided", "the interval spans the bar"
 
 
 def _value(table: Table, quantity: Quantity) -> float | None:
     """Return a quantity of one table, or None where it is undefined."""
     rows = [r for r in table.select(quantity.metric, quantity.subject, quantity.model) if r.value is not None]
     if quantity.event != "last":
-        rows = [
-            r for r in rows if (r.event == quantity.event if quantity.reduce == "one" else r.event <= quantity.event)
-        ]
+        event = _event(table, quantity.event)
+        rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]
     if not rows:
         return None
     numbers = [r.value for r in rows if r.value is not None]
     match quantity.reduce:
         case "one":
-            return max(rows, key=_event_of).value
+            return max(rows, key=lambda r: r.event).value
         case "mean":
             return sum(numbers) / len(numbers)
         case "sum":
@@ -170,5 +226,12 @@ def _value(table: Table, quantity: Quantity) -> float | None:
             return min(numbers)
 
 
-def _event_of(r: Row) -> int:
-    return r.event
+def _reduced_until(quantity: Quantity, r: Row, event: int) -> bool:
+    return quantity.reduce != "one" and r.event <= event
+
+
+def _event(table: Table, event: int | str) -> int | None:
+    """Return an event's index; a request's is where it was served."""
+    if isinstance(event, int):
+        return event
+    return next((r.event for r in table.select("exact", event)), None)

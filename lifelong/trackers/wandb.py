@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lifelong.metrics.catalogue import MEASURES
 from lifelong.table import Row, read_rows
 from lifelong.trackers._base import RunInfo
+from streams.events import DeletionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -34,33 +36,44 @@ class WandbTracker:
     go on from, is replaced by one that begins with the rows of the run folder.
     """
 
-    def __init__(self, project: str = "lifelong") -> None:
-        """Log to `project`. Nothing of W&B is imported or started before a strategy begins."""
-        self._project = project
+    def __init__(self, project: str = "lifelong", group: str | None = None, point: str = "") -> None:
+        """Nothing of W&B is imported or started before a strategy begins.
+
+        Args:
+            project: to log to; ``$WANDB_PROJECT`` goes before it.
+            group: of runs; by default the run folder's name, so that its strategies are together.
+            point: of the grid of a study, with the seed; follows the strategy in the run's name.
+        """
+        self._project, self._group, self._point = project, group, point
         self._run: Any = None
-        self._num_events = 0
+        self._info: RunInfo | None = None
+        self._steps = 0
+        self._scores: dict[int, dict[str, float | None]] = {}
         self._complete = False
-        self._unreachable = False
+        self._server = Server()
 
     def begin(self, info: RunInfo, first_event: int) -> None:
         """Open the W&B run of the strategy; bring it up to `first_event` if it does not have all rows before."""
-        self._num_events, self._complete = len(info.stream.events), False
+        self._info, self._steps, self._complete, self._scores = info, len(info.stream.events), False, {}
         self._run = self._open(info)
         self._run.define_metric("event")
         self._run.define_metric("*", step_metric="event")
         if first_event:
             before = read_rows(info.folder / "results.jsonl")
             for event, rows in _by_event(r for r in before if r.event < first_event).items():
-                self._log(event, event, rows)
+                self.event(event, rows, 0.0)
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
         """Log the rows of one event."""
         self._log(index, index, rows)
+        self._scores[index] = _by_unit(rows)
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
         """Log the rows that references gave, each group at its event."""
-        for number, (event, group) in enumerate(sorted(_by_event(rows).items())):
-            self._log(self._num_events + number, event, group)
+        for event, group in sorted(_by_event(rows).items()):
+            self._log(self._steps, event, group)
+            self._steps += 1
+        self._log_tables()
         self._complete = True
 
     def end(self) -> None:
@@ -73,20 +86,59 @@ class WandbTracker:
         if self._run is not None and step >= self._run.starting_step:
             self._run.log({"event": event, **logged(rows)}, step=step, commit=True)
 
+    def _log_tables(self) -> None:
+        """Log the requests, and the score of every unit after every event."""
+        if self._run is None or self._info is None or self._steps < self._run.starting_step:
+            return
+        table = import_module("wandb").Table
+        units = [u.name for u in self._info.stream.units]
+        matrix = [[event, *(scores.get(u) for u in units)] for event, scores in sorted(self._scores.items())]
+        deletions = [
+            [i, e.name, a.scope, " ".join(map(str, a.keys)), len(a.sample_ids), a.received]
+            for i, e in enumerate(self._info.stream.events)
+            if isinstance(e, DeletionRequest)
+            for a in e.asks
+        ]
+        heads = ["event", "name", "scope", "keys", "samples", "received"]
+        tables = {"tables/deletions": table(heads, deletions), "tables/scores": table(["event", *units], matrix)}
+        self._run.log(tables, step=self._steps, commit=True)
+
     def _open(self, info: RunInfo) -> Any:
+        return self._server.start(
+            info.folder,
+            id=f"{info.identity}-{info.strategy}",
+            project=os.environ.get("WANDB_PROJECT") or self._project,
+            group=self._group or f"{info.name}-{info.identity}",
+            name=f"{info.strategy} ({self._point})" if self._point else info.strategy,
+            job_type="run",
+            config=run_config(info),
+        )
+
+
+class Server:
+    """Starts W&B runs: online where there is a key and somebody answers, else offline for `wandb sync`."""
+
+    def __init__(self) -> None:
+        """Nobody has been asked yet."""
+        self._unreachable = False
+
+    def start(
+        self, folder: Path, *, id: str, project: str, group: str, name: str, job_type: str, config: dict[str, Any]
+    ) -> Any:
+        """Start a run, or go on with the one that has this id; its files are kept in `folder`."""
         # W&B reports its own errors to a third party, also offline, unless told not to before it starts.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb = import_module("wandb")
-        run_id = f"{info.identity}-{info.strategy}"
         mode = "offline" if self._unreachable else _mode()
         options: dict[str, Any] = {
-            "project": self._project,
-            "group": f"{info.name}-{info.identity}",
-            "name": info.strategy,
-            "id": run_id,
+            "id": id,
+            "project": project,
+            "group": group,
+            "name": name,
+            "job_type": job_type,
+            "config": config,
             "resume": "allow",
-            "dir": str(info.folder),
-            "config": run_config(info),
+            "dir": str(folder),
             "reinit": "create_new",
             "settings": _settings(wandb),
         }
@@ -98,7 +150,7 @@ class WandbTracker:
                 self._unreachable = True
                 wandb.teardown()  # else the id counts as in use
                 mode = "offline"
-        for old in (info.folder / "wandb").glob(f"offline-run-*-{run_id}"):
+        for old in (folder / "wandb").glob(f"offline-run-*-{id}"):
             shutil.rmtree(old)
         return wandb.init(mode=mode, **options)
 
@@ -142,6 +194,11 @@ def flatten(data: object, prefix: str = "") -> dict[str, Any]:
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def _by_unit(rows: Iterable[Row]) -> dict[str, float | None]:
+    """Return the scores of single units."""
+    return {r.subject: r.value for r in rows if r.model == "run" and r.metric in MEASURES}
 
 
 def _by_event(rows: Iterable[Row]) -> dict[int, list[Row]]:

@@ -246,7 +246,7 @@ def fit(
                     observer(step)
                     model.train(bn_mode=training.bn_mode)
     mean = float(total) / len(data)
-    if not math.isfinite(mean) or not bool(torch.isfinite(model.parameters).all()):
+    if not math.isfinite(mean) or not math.isfinite(float(model.parameters.abs().max())):
         raise TrainingError(
             f"Training diverged: the loss of the last epoch is {mean}. Lower training.lr (now {training.lr:g}), or the "
             f"strength of a penalty: explicit steps are stable only while lr x strength x importance stays below 2."

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
-from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_tensor_classification_dataset
+from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import EWC, Naive, Replay
 from torch import nn
+from torch.utils.data import TensorDataset
 
 
 @contextlib.contextmanager
@@ -30,10 +31,17 @@ def in_memory_benchmark(
     """Return a benchmark with one training and one test experience per array of rows."""
 
     def datasets(parts: Sequence[np.ndarray]) -> list[Any]:
-        rows = [torch.from_numpy(ids) for ids in parts]
-        return [_make_taskaware_tensor_classification_dataset(x[r], y[r], task_labels=0) for r in rows]
+        return [as_classification_dataset(_Tensors(x, y, torch.from_numpy(ids))) for ids in parts]
 
     return benchmark_from_datasets(train=datasets(train), test=datasets(test))
+
+
+class _Tensors(TensorDataset):
+    """Some rows, with the attribute that Avalanche reads labels from."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> None:
+        super().__init__(x[rows], y[rows])
+        self.targets = y[rows].tolist()
 
 
 def make_strategy(name: str, network: nn.Module, batch_size: int, memory: int, evaluator: Any = None) -> Any:

@@ -32,7 +32,8 @@ from torch import nn
 from lifelong.build import make_setting
 from lifelong.config import RunConfig
 from lifelong.evaluation import plan_evaluation
-from lifelong.runner import Prepared, prepare, run_prepared
+from lifelong.preparation import Prepared, prepare
+from lifelong.runner import run_prepared
 from lifelong.table import Row
 from lifelong.trackers._base import RunInfo
 from streams.config import parse

@@ -23,8 +23,8 @@ from lifelong.build import make_strategy
 from lifelong.config import RunConfig
 from lifelong.evaluation import Evaluator, Outputs
 from lifelong.play import step
+from lifelong.preparation import Prepared, prepare
 from lifelong.references import Point, References, chain, points_of
-from lifelong.runner import Prepared, prepare
 from streams.config import parse
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

@@ -11,6 +11,7 @@ import torch
 
 from lifelong.play import ledger_after, restore, step
 from strategies.base import Access
+from strategies.composed import Composed
 from strategies.parts.model import digest, num_bytes
 from streams.errors import AccessError, CheckpointError, ConfigError, LedgerError
 from streams.events import DeletionRequest, Experience
@@ -181,6 +182,17 @@ def test_what_is_declared_is_what_is_read(life: Any) -> None:
     else:
         assert (earlier > 0) == (access.retained > 0)
         assert earlier <= access.retained
+
+
+def test_each_half_needs_what_it_declares(life: Any) -> None:
+    if not isinstance(life.strategy, Composed):
+        return
+    learner, unlearner = life.strategy.learner.access, life.strategy.unlearner.access
+    learning = max(len(m.door.earlier) for m in life.moments if isinstance(m.event, Experience))
+    forgetting = max(len(m.door.earlier) for _, m in life.requests())
+    assert (learning > 0) == (learner.retained != 0)
+    if unlearner.retained == "full" and learner.retained != "full":
+        assert forgetting > learner.retained
 
 
 def test_reading_more_than_declared_fails(kit: Any, candidate: Any, world: Any, life: Any) -> None:

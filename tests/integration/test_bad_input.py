@@ -18,7 +18,7 @@ import pytest
 from cli.main import main
 from lifelong import record
 from lifelong.files import write_atomically
-from lifelong.runner import stream_from_manifest
+from lifelong.manifest import stream_from_manifest
 from streams.errors import CheckpointError, StreamError
 from streams.randomness import Key
 from streams.sources.digits import Config as Digits
@@ -95,7 +95,10 @@ def requests(*wanted: str) -> str:
         (["device=tpu"], "device: 'tpu' is not available here. Use cpu."),
         (["source={name: arrays, path: nowhere.npz}"], "'nowhere.npz' does not exist"),
         (["source={name: fashion-mnist, root: /nowhere}"], "'/nowhere' is not a folder. Install it with"),
-        ([requests("after: 2, scope: class, keys: [9]")], "names class 9 after 2 experiences: its data is never learned"),
+        (
+            [requests("after: 2, scope: class, keys: [9]")],
+            "names class 9 after 2 experiences: its data is never learned",
+        ),
         ([requests("after: 2, scope: class, keys: [99]")], "(there are 0 to 9)"),
         ([requests("after: 1, scope: task, keys: [2]")], "names task 2 after 1 experiences: its data is never learned"),
         ([requests("after: 1, scope: task, keys: [7]")], "A request names task 7; there are 0 to 2."),
@@ -104,7 +107,8 @@ def requests(*wanted: str) -> str:
             "names class 1 after 3 experiences: its data is already deleted",
         ),
         ([requests("after: 3, scope: sample, keys: [5000]")], "names sample 5000; 'digits' has samples 0 to 1796."),
-        ([requests("after: 1, scope: sample, keys: [9]")], "sample 9, which is never learned at that moment"),
+        ([requests("after: 1, scope: sample, keys: [9]")], "sample 9, which is a test sample at that moment"),
+        ([requests("after: 1, scope: sample, keys: [19]")], "sample 19, which is never learned at that moment"),
         ([requests("after: 1, scope: sample, count: 5000")], "A request wants 5000 sample(s) to delete"),
         ([requests("after: 9, scope: class, keys: [1]")], "9 is past the last of 3 experiences."),
     ],
@@ -255,6 +259,12 @@ def test_corrupt_results(call: Call, folder: Path) -> None:
     code, _, err = call("report", str(folder))
     assert code == 2
     assert "done.json is corrupt" in err
+
+
+def test_a_report_that_cannot_be_written(call: Call, folder: Path) -> None:
+    code, out, err = call("report", str(folder), "--file", "tiny.yaml/report.html")
+    assert (code, out) == (2, "")
+    assert "Cannot write the report to tiny.yaml" in err
 
 
 def test_a_runs_folder_that_is_a_file(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,11 @@ from streams.schedules.periodic import Config as Periodic
 @pytest.mark.parametrize(
     ("model", "values", "message"),
     [
-        (RunConfig, {"traning": {}}, "traning: there is no such key. Did you mean 'training'? Allowed: deterministic, "),
+        (
+            RunConfig,
+            {"traning": {}},
+            "traning: there is no such key. Did you mean 'training'? Allowed: deterministic, ",
+        ),
         (RunConfig, {"training": {"lrr": 1}}, "training.lrr: there is no such key. Did you mean 'lr'? Allowed: batch_"),
         (
             RunConfig,
@@ -37,14 +41,22 @@ from streams.schedules.periodic import Config as Periodic
         (RunConfig, {"training": {"lr": float("inf")}}, "training.lr: inf is not valid: it must be a finite number."),
         (RunConfig, {"training": {"epochs": 0}}, "training.epochs: 0 is not valid: it must be 1 or more."),
         (RunConfig, {"training": {"epochs": True}}, "training.epochs: true is not valid: it must be a number, not"),
-        (RunConfig, {"training": None}, "training: null is not valid: it must be a mapping of keys to values, of batch"),
+        (
+            RunConfig,
+            {"training": None},
+            "training: null is not valid: it must be a mapping of keys to values, of batch",
+        ),
         (RunConfig, {"seed": 2**31}, "seed: 2147483648 is not valid: it must be less than"),
         (RunConfig, {"seed": "x"}, "seed: 'x' is not valid: it must be an integer."),
         (RunConfig, {"deterministic": "maybe"}, "deterministic: 'maybe' is not valid: it must be true or false."),
         (RunConfig, {"source": None}, "source: null is not valid: it must be a name, or {name: ..., option: ...}."),
         (RunConfig, {"source": {"users": 3}}, "source.name: this key is required."),
         (RunConfig, {"strategies": {}}, "strategies: {} is not valid: it must be a collection of at least 1."),
-        (RunConfig, {"strategies": {"a b": {}}}, "strategies: the name 'a b' may only have letters, digits and - _ . +"),
+        (
+            RunConfig,
+            {"strategies": {"a b": {}}},
+            "strategies: the name 'a b' may only have letters, digits and - _ . +",
+        ),
         (
             RunConfig,
             {"strategies": {"a": {"isolated": "independent", "learner": "ewc"}}},
@@ -58,7 +70,11 @@ from streams.schedules.periodic import Config as Periodic
         ),
         (RunConfig, {"name": "a/b"}, "name: 'a/b' is not valid: it must be text that matches"),
         # a union is one problem, told without pydantic's tags
-        (Periodic, {"scope": "sampel"}, "scope: 'sampel' is not valid. Did you mean 'sample'? Allowed: class, sample, "),
+        (
+            Periodic,
+            {"scope": "sampel"},
+            "scope: 'sampel' is not valid. Did you mean 'sample'? Allowed: class, sample, ",
+        ),
         (Periodic, {"scope": ["sample", "x"]}, "scope.1: 'x' is not valid. Allowed: class, sample, task, user."),
         (
             Explicit,
@@ -173,7 +189,9 @@ def test_annotated_configurations_read_back_the_same(tmp_path: Path) -> None:
         assert load_config(str(file)).resolved() == config.resolved()
         comments = [line.strip() for line in text.splitlines() if line.strip().startswith("#")]
         assert "# How the data becomes experiences." in comments
-        assert "# Root of all randomness; 0 is a seed like any other. [integer, 0 or more, below 2147483648]" in comments
+        assert (
+            "# Root of all randomness; 0 is a seed like any other. [integer, 0 or more, below 2147483648]" in comments
+        )
 
 
 def test_every_option_is_described() -> None:

@@ -25,7 +25,7 @@ from lifelong.metrics.membership import membership_auc
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill
 from lifelong.table import Row, row
 from strategies.outcome import Outcome
-from streams.events import Ask, DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Experience, Unit
 from streams.plan import Again, Learn, Move, Plan, Service, Wish, assemble
 from streams.randomness import Key
 from streams.schedules import poisson
@@ -336,7 +336,11 @@ def test_relapse_can_be_negative(tools: Any) -> None:
 
 
 def test_means_over_requests_leave_out_what_is_undefined() -> None:
-    rows = [row(3, "run", "r0", "auc", 0.5, 4), row(3, "run", "r1", "auc", None, 4, "why"), row(3, "run", "r2", "auc", 1, 4)]
+    rows = [
+        row(3, "run", "r0", "auc", 0.5, 4),
+        row(3, "run", "r1", "auc", None, 4, "why"),
+        row(3, "run", "r2", "auc", 1, 4),
+    ]
     assert mean_rows(3, "run", rows, ("auc", "js")) == [
         Row(3, "run", "requests", "auc", 0.75, 2),
         Row(3, "run", "requests", "js", None, 0, "no request has a value"),

@@ -1,0 +1,215 @@
+"""`study`: many runs that answer one question, and the verdicts on what was claimed before they ran."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.arguments import Runs
+from cli.output import Json, emit, emit_json, emit_table, note
+from streams.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lifelong.study.jobs import JobResult
+    from lifelong.study.study import Study
+
+
+class Place(StrEnum):
+    """Where the runs of a study are computed."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(study)
+
+
+def study(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|FOLDER", help="A study file, or a study folder to go on with.", show_default=False
+        ),
+    ],
+    size: Annotated[str | None, typer.Option(help="A size that the file names, usually small or full.")] = None,
+    on: Annotated[Place, typer.Option(help="Processes on this machine, or Ray.")] = Place.LOCAL,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster (10.0.0.1:6379 or auto); else one is started here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; by default one per core.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs that a run takes on Ray.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that a run takes on Ray; 0.25 lets four share one.")] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be computed, with an estimate of time and disk.")
+    ] = False,
+    runs: Runs = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Json = False,
+    wandb: Annotated[bool, typer.Option("--wandb/--no-wandb", help="Send all runs to Weights & Biases.")] = False,
+) -> None:
+    """Run all runs of a study, go on where it was stopped, and judge its criteria.
+
+    Exit codes: 0 nothing is contradicted, 1 a run failed, 3 a criterion is contradicted.
+    """
+    found = _open(what, size, runs)
+    if dry_run:
+        _forecast(found, workers, as_json)
+        return
+    results = _run(found, on, address, workers, cpus, gpus, quiet, wandb)
+    failed = [r for r in results if r.error]
+    outcome = found.outcome()
+    report = _report(found)
+    if wandb:
+        from lifelong.study.share import share
+
+        share(found, report)
+    if as_json:
+        emit_json(outcome | {"folder": str(found.folder), "report": str(report), "failed": _failures(found)})
+    else:
+        _show(outcome)
+        emit(f"report: {report}" if report else f"folder: {found.folder}")
+    _blame(found, failed)
+    if failed:
+        raise typer.Exit(1)
+    if any(v["outcome"] == "contradicted" for v in outcome["verdicts"]):
+        raise typer.Exit(3)
+
+
+def _open(what: Path, size: str | None, runs: Path) -> Study:
+    from lifelong.study.study import Study, resume_study
+
+    if not what.is_dir():
+        return Study(what, size, runs)
+    if size is not None:
+        raise ConfigError(f"--size {size}: a study folder has its size already. Name the study file instead of {what}.")
+    return resume_study(what)
+
+
+def _run(
+    found: Study,
+    on: Place,
+    address: str | None,
+    workers: int | None,
+    cpus: float,
+    gpus: float,
+    quiet: bool,
+    wandb: bool,
+) -> list[JobResult]:
+    """Run what is not finished, with progress; if the user stops it, say how to go on."""
+    from lifelong.study.progress import Progress
+
+    if not quiet:
+        todo = len(found.pending)
+        note(
+            f"study {found.config.name}: {found.config.claim}\n"
+            f"{len(found.jobs)} runs, {len(found.jobs) - todo} of them finished before; folder {found.folder}"
+        )
+        if not todo:
+            note("Nothing to compute: this study was finished before.")
+    try:
+        with Progress(found.jobs, silent=quiet) as progress:
+            return found.run(on.value, workers, address, cpus, gpus, progress.result, wandb)
+    except KeyboardInterrupt:
+        done = len(found.jobs) - len(found.pending)
+        note(
+            f"\nStopped with {done} of {len(found.jobs)} runs finished; the others are saved where they were. Go on "
+            f"with:\n  lifelong study {shlex.quote(str(found.folder))}"
+        )
+        raise typer.Exit(130) from None
+
+
+def _report(found: Study) -> Path | None:
+    """Write the report; that it cannot be written does not take away what was found."""
+    from lifelong.report.study import write_study_report
+
+    try:
+        return write_study_report(found)
+    except OSError as error:
+        note(
+            f"The report could not be written: {error}. Write it elsewhere: lifelong report {found.folder} --file FILE"
+        )
+        return None
+
+
+def _show(outcome: dict[str, Any]) -> None:
+    """Print verdicts and comparisons."""
+    if outcome["verdicts"]:
+        rows = [
+            [v["outcome"], v["name"], v["bar"], *_numbers(v["estimate"]), v["reason"] or ""]
+            for v in outcome["verdicts"]
+        ]
+        emit_table(["verdict", "criterion", "what", "mean", "95 % interval", "seeds", "note"], rows, "verdicts")
+    if outcome["comparisons"]:
+        emit("")
+        rows = [
+            [f"{c['of']} - {c['minus']}", c["what"], *_numbers(c["estimate"]), _p(c["p_corrected"])]
+            for c in outcome["comparisons"]
+        ]
+        emit_table(["difference", "of", "mean", "95 % interval", "seeds", "p (Holm)"], rows, "comparisons")
+    late = outcome["runs_done_when_criteria_were_declared"]
+    if late and outcome["verdicts"]:
+        emit(f"These criteria were declared, or changed, when {late} of {outcome['runs']} runs were finished already.")
+    if outcome["runs_done"] < outcome["runs"]:
+        emit(f"{outcome['runs_done']} of {outcome['runs']} runs are finished; the rest is left out.")
+
+
+def _numbers(estimate: dict[str, Any] | None) -> list[str]:
+    if estimate is None:
+        return ["-", "-", "0"]
+    low, high = estimate["low"], estimate["high"]
+    return [f"{estimate['mean']:.4g}", "-" if low is None else f"[{low:.4g}, {high:.4g}]", str(estimate["n"])]
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _failures(found: Study) -> list[dict[str, Any]]:
+    import json
+
+    data: list[dict[str, Any]] = json.loads((found.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
+    return data
+
+
+def _blame(found: Study, failed: list[JobResult]) -> None:
+    """Show what went wrong in each run that failed, and how to run it alone."""
+    if not failed:
+        return
+    for failure in _failures(found):
+        note(f"\nFAILED: {failure['job']}\n{failure['error'].rstrip()}\nRun it alone:\n  {failure['command']}")
+
+
+def _forecast(found: Study, workers: int | None, as_json: bool) -> None:
+    """Print what is finished and what is not, and what the rest would take."""
+    from lifelong.study.forecast import forecast
+    from lifelong.study.local import num_cores
+    from lifelong.study.progress import clock
+
+    pending = {job.name for job in found.pending}
+    if pending:
+        found.check()
+        note(f"Playing the first events of some of {len(pending)} runs ...")
+    count = min(workers or num_cores(), max(len(pending), 1))
+    estimate = forecast(found.pending, found.cells)
+    if as_json:
+        jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in found.jobs]
+        numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.seconds / count, "bytes": estimate.size}
+        emit_json({"study": str(found.folder), "jobs": jobs, "workers": count, "estimate": numbers})
+        return
+    emit_table(["", "run"], [["to do" if j.name in pending else "done", j.label] for j in found.jobs])
+    if not pending:
+        emit("All runs are finished; nothing would be computed.")
+        return
+    emit(
+        f"{len(found.jobs) - len(pending)} of {len(found.jobs)} runs are finished. The others take about "
+        f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
+        f"their first events."
+    )

@@ -1,0 +1,97 @@
+"""How figures look: colours, lines, grounds, axes, and the marks of deletions.
+
+Colours are those of Okabe and Ito (2008), which people of any colour vision tell apart; strategies also differ by
+marker and dash. Backgrounds are transparent and texts take the colour of the page, so that both themes work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY = "#808080"
+HELD = [[0.0, "#dcecf7"], [0.5, "#56B4E9"], [1.0, "#00395c"]]
+DELETED = [[0.0, "#fbe6d4"], [0.5, "#E69F00"], [1.0, "#7a3000"]]
+DELETION = {"color": VERMILLION, "width": 1.5, "dash": "dot"}
+MAX_ROWS = 400
+"""Events that a heat map or a line through many panels shows at most."""
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, VERMILLION)  # deletions are vermillion, so it comes last
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
+_GRID = "rgba(128,128,128,0.3)"
+
+
+def colour(number: int) -> str:
+    """Return the colour of the strategy of that number."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def symbol(number: int) -> str:
+    """Return the marker of the strategy of that number."""
+    return _SYMBOLS[number % len(_SYMBOLS)]
+
+
+def faded(number: int, opacity: float) -> str:
+    """Return the colour of a strategy, so thin that what lies below can be seen.
+
+    >>> faded(0, 0.2)
+    'rgba(0,114,178,0.2)'
+    """
+    hexed = colour(number)
+    red, green, blue = (int(hexed[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def line(number: int, with_markers: bool) -> dict[str, object]:
+    """Return mode, line and marker of a strategy's trace."""
+    return {
+        "mode": "lines+markers" if with_markers else "lines",
+        "line": {"color": colour(number), "width": 2, "dash": _DASHES[number // len(_COLOURS) % len(_DASHES)]},
+        "marker": {"symbol": symbol(number), "size": 7, "color": colour(number)},
+    }
+
+
+def mark_deletions(figure: go.Figure, events: Sequence[int], above: bool = False, num_panels: int = 1) -> None:
+    """Draw a vertical line at every event, unless there are so many that nothing else could be seen."""
+    if len(events) * num_panels <= MAX_ROWS:
+        mark = {"type": "line", "y0": 0, "y1": 1, "line": DELETION, "layer": "above" if above else "below"}
+        mark["opacity"] = max(0.2, min(1.0, 20 / max(1, len(events))))
+        axes = ["", *range(2, num_panels + 1)]
+        marks = [mark | {"xref": f"x{axis}", "yref": f"y{axis} domain"} for axis in axes]
+        figure.update_layout(shapes=[m | {"x0": event, "x1": event} for m in marks for event in events])
+
+
+def event_axis(figure: go.Figure, num_events: int) -> None:
+    """Let a figure span the whole life, with whole numbers for ticks."""
+    ticks = {"dtick": 1} if num_events <= 16 else {"tickformat": "d"}
+    figure.update_xaxes(title="event", range=[-0.7, num_events - 0.3], **ticks)
+
+
+def style(figure: go.Figure, height: int) -> None:
+    """Give a figure its height, a clear ground, and what else all have in common."""
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": _GRID, "automargin": True}
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=height,
+        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": ORANGE},
+        hoverlabel={"bgcolor": "#ffffff", "font": {"color": "#1b1b1b"}},
+        legend={"orientation": "h", "x": 0, "y": 1 + 25 / height, "yanchor": "bottom"},
+    )
+    figure.update_xaxes(**axis, zeroline=False)
+    figure.update_yaxes(**axis)
+
+
+def score_range(measure: str) -> dict[str, object]:
+    """Return the range of an axis of scores, if the measure has one."""
+    return {"range": [-0.03, 1.03]} if measure == "accuracy" else {}
+
+
+def words(metric: str) -> str:
+    """Return a metric's name as people read it."""
+    return metric.replace("_", " ")

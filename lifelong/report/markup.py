@@ -1,0 +1,52 @@
+"""What pages are made of: tables that scroll and fold, and lists of names and values, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+FOLD = 24
+"""Rows from which on a table starts folded."""
+
+
+def pairs(items: Sequence[tuple[str, str]]) -> str:
+    """Return a description list."""
+    return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in items)}</dl>"
+
+
+def table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str], of_words: bool = False) -> str:
+    """Return a table.
+
+    Args:
+        caption: above it, as text.
+        heads: of the columns, each with what it means.
+        bodies: HTML of each ``tbody``.
+        of_words: whether columns hold words, which are set left, rather than numbers.
+    """
+    kind = ' class="words"' if of_words else ""
+    named = "".join(
+        f'<th scope="col">{f"<abbr title={quoted(why)}>{escape(head)}</abbr>" if why else escape(head)}</th>'
+        for head, why in heads
+    )
+    # what scrolls must take the focus, or the keyboard cannot scroll it
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label={quoted(caption)}><table{kind}>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
+    )
+
+
+def folded(title: str, num_rows: int, content: str) -> str:
+    """Return a table, which starts folded if it is long."""
+    if num_rows < FOLD:
+        return content
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def cell(text: str, why: str = "") -> str:
+    """Return a cell, with what is shown when pointing at it."""
+    return f"<td title={quoted(why)}>{escape(text)}</td>" if why else f"<td>{escape(text)}</td>"
+
+
+def quoted(text: str) -> str:
+    """Return the value of an attribute."""
+    return f'"{escape(text)}"'

@@ -1,0 +1,165 @@
+"""The tables of a study's report, as text; HTML and Markdown are made of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lifelong.report.facts import kept_events
+from lifelong.report.lives import Lives, Point
+from lifelong.report.look import MAX_ROWS, words
+from lifelong.report.spread import Spread, band_in_words, spread
+from lifelong.report.tables import meaning
+from lifelong.study.statistics import Estimate
+from lifelong.summary import UNFINISHED, Cell, Kind, columns, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table as text.
+
+    Attributes:
+        caption: what it shows.
+        heads: of the columns, each with what it means.
+        groups: titles (empty for none) and rows; the first cell of a row is its head.
+    """
+
+    caption: str
+    heads: tuple[tuple[str, str], ...]
+    groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+
+    @property
+    def num_rows(self) -> int:
+        """All rows."""
+        return sum(len(rows) for _, rows in self.groups)
+
+
+def verdicts(lives: Lives) -> Grid:
+    """Return one row for every criterion."""
+    heads = (
+        ("criterion", "declared before the study ran"),
+        ("verdict", "reproduced: the whole interval lies beyond the bar; contradicted: on the other side"),
+        ("what was asked", ""),
+        ("found", "mean over seeds and its 95 % bootstrap interval"),
+        ("seeds", ""),
+        ("why", ""),
+    )
+    rows = tuple(
+        (v.name, v.outcome, v.bar, in_words(v.estimate), str(0 if v.estimate is None else v.estimate.n), v.reason or "")
+        for v in lives.verdicts
+    )
+    return Grid("What the criteria of the study came to.", heads, (("", rows),))
+
+
+def comparisons(lives: Lives) -> Grid:
+    """Return one row for every comparison."""
+    heads = (
+        ("comparison", "of two strategies that lived through the same stream under the same seed"),
+        ("of what", ""),
+        ("difference", "mean over seeds and its 95 % bootstrap interval"),
+        ("corrected p", "sign-flip permutation test, corrected over all comparisons (Holm); needs 5 seeds"),
+        ("seeds", ""),
+    )
+    rows = []
+    for d in lives.differences:
+        p = "needs 5 seeds" if d.p_corrected is None else f"{d.p_corrected:.3g}"
+        n = 0 if d.estimate is None else d.estimate.n
+        rows.append((f"{d.of} - {d.minus}", d.what or d.metric, in_words(d.estimate), p, str(n)))
+    return Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),))
+
+
+def results(point: Point) -> Grid:
+    """Return one row for every strategy, grouped by what the strategies were allowed to read."""
+    heads = columns(point.measure)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for _, name in point.begun:
+        lives = list(point.lives[name].values())
+        finished = [life for life in lives if life.done]
+        lines = [life.line for life in finished or lives]
+        cells = []
+        for column, head in enumerate(heads):
+            cells.append(_over_seeds([line.cells[column] for line in lines], head.kind))
+        seeds = str(len(lives)) if len(finished) == len(lives) else f"{len(finished)} of {len(lives)} finished"
+        found.setdefault(point.access.get(name, UNFINISHED), []).append((name, seeds, *cells))
+    caption = (
+        f"Results at the end: {band_in_words(point.num_seeds())}. Grouped by what the strategies were allowed to read; "
+        f"compare within a group only."
+    )
+    titles = (("strategy", ""), ("seeds", ""), *((h.title, h.meaning) for h in heads))
+    groups = sorted(found.items(), key=lambda item: item[0] == UNFINISHED)
+    return Grid(caption, titles, tuple((access, tuple(rows)) for access, rows in groups))
+
+
+def requests(point: Point) -> Grid:
+    """Return what was left right after each request, beside the references, and what is left at the end."""
+    forget = f"forget_{point.measure}"
+    shape: tuple[tuple[str, str, str, str], ...] = (
+        ("forget", words(forget), ".3f", meaning(forget)),
+        ("retrained", "retrained", ".3f", f"the same of the retrained reference. {meaning(forget)}"),
+        ("withheld", "withheld", ".3f", f"the same of the withheld reference. {meaning(forget)}"),
+        ("gap", "gap", "+.3f", meaning(f"gap_{forget}")),
+        ("gap_end", "gap at the end", "+.3f", f"after the last event. {meaning(f'gap_{forget}')}"),
+        ("js", "JS", ".3f", meaning("js")),
+        ("js_end", "JS at the end", ".3f", f"after the last event. {meaning('js')}"),
+        ("relapse_end", "relapse at the end", "+.3f", meaning("relapse")),
+        ("steps", "steps", ",.0f", meaning("steps")),
+        ("seconds", "seconds", ".3f", "that the event took, without evaluation"),
+        ("latency", "latency", ".1f", meaning("latency")),
+        ("exposure", "exposure", ".1f", meaning("exposure")),
+    )
+    asks, rows = point.asks, []
+    found = {name: {key: spread(point.by_request(name, key)) for key, *_ in shape} for _, name in point.begun}
+    for k, ask in enumerate(asks):
+        for _, name in point.begun:
+            cells = [_band(_one(found[name][key], k), spec) for key, _, spec, _ in shape]
+            rows.append((f"{ask.name} ({ask.what})", name, *cells))
+    heads = (("request", ""), ("strategy", ""), *((title, why) for _, title, _, why in shape))
+    caption = (
+        f"Every request, right after it was served and at the end: {band_in_words(point.num_seeds())}. A dash: "
+        f"undefined, learned again, or not computed."
+    )
+    return Grid(caption, heads, (("", tuple(rows)),))
+
+
+def averages(point: Point) -> Grid:
+    """Return the numbers of the first figure, for whoever cannot see it."""
+    metric = f"average_{point.measure}"
+    events = kept_events(point.num_events, point.deletions, MAX_ROWS)
+    found = [spread(point.by_event(name, "average")) for _, name in point.begun]
+    rows = tuple((str(e), *(_band(_one(f, e), ".4f") for f in found)) for e in events)
+    heads = (("event", ""), *((name, meaning(metric)) for _, name in point.begun))
+    return Grid(f"{words(metric).capitalize()} after every event.", heads, (("", rows),))
+
+
+def in_words(found: Estimate | None) -> str:
+    """Return a mean and its interval.
+
+    >>> in_words(Estimate(0.25, 0.2, 0.3, None, 3))
+    '0.25 [0.2, 0.3]'
+    """
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.mean:.4g}"
+    return f"{found.mean:.4g} [{found.low:.4g}, {found.high:.4g}]"
+
+
+def _over_seeds(cells: Sequence[Cell], kind: Kind) -> str:
+    found = spread(np.array([np.nan if c.value is None else c.value for c in cells]))
+    if not found.count:
+        return shown(Cell(None), kind)
+    mean, low, high = (shown(Cell(float(x)), kind) for x in (found.mean, found.low, found.high))
+    return mean if low == high else f"{mean} [{low}, {high}]"
+
+
+def _one(found: Spread, place: int) -> Spread:
+    return Spread(found.mean[place], found.low[place], found.high[place], found.count[place])
+
+
+def _band(found: Spread, spec: str) -> str:
+    if not found.count:
+        return "-"
+    mean, low, high = (format(float(x), spec) for x in (found.mean, found.low, found.high))
+    return mean if low == high else f"{mean} [{low}, {high}]"

@@ -1,0 +1,90 @@
+"""What a study asks for, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lifelong.config import RunConfig
+from lifelong.metrics.catalogue import MEASURES, describe
+from lifelong.preparation import Prepared
+from lifelong.study.config import Cell, Quantity, StudyConfig
+from streams.errors import ConfigError, closest
+
+
+def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
+    """Refuse criteria and comparisons that no run can answer.
+
+    Raises:
+        ConfigError: names the key, and what there is.
+    """
+    for where, quantity, strategies in asked(study):
+        for key, value in quantity.where.items():
+            if key not in study.grid:
+                raise ConfigError(f"{where}.where: {key!r} is not a key of the grid. {closest(key, study.grid)}")
+            if value not in study.grid[key]:
+                values = ", ".join(map(str, study.grid[key]))
+                raise ConfigError(f"{where}.where.{key}: {value!r} is not in the grid, which has: {values}.")
+        admitted = [c for c in cells if all(c.values[k] == v for k, v in quantity.where.items())]
+        if not admitted:
+            raise ConfigError(f"{where}.where: no point of the grid has all of these values.")
+        names = {name for c in admitted for name in c.config.strategies}
+        for name in strategies:
+            if name not in names:
+                raise ConfigError(f"{where}: there is no strategy {name!r}. {closest(name, names)}")
+        try:
+            describe(quantity.metric)
+        except KeyError:
+            raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
+        kinds = {kind for c in admitted for kind in c.config.references.kinds} | {"run"}
+        if quantity.model not in kinds:
+            raise ConfigError(f"{where}.model: no run produces {quantity.model!r}. {closest(quantity.model, kinds)}")
+
+
+def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
+    """Return every quantity that the study asks for: its key, itself, and the strategies it is about."""
+    return [
+        *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
+        *((f"criteria.{i}", c, [s for s in (c.of, c.minus, c.over) if s]) for i, c in enumerate(study.criteria)),
+    ]
+
+
+def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[RunConfig], Prepared]) -> None:
+    """Refuse what no run can answer given its stream: a unit, request or event that there is not, another score.
+
+    Args:
+        study: the study.
+        cells: one for each point of the grid.
+        prepare: makes the stream of a run.
+
+    Raises:
+        ConfigError: names the key, and what there is.
+    """
+    known: dict[int, Prepared] = {}
+    for where, quantity, _ in asked(study):
+        problem = None
+        for number, cell in enumerate(cells):
+            if any(cell.values[k] != v for k, v in quantity.where.items()):
+                continue
+            if number not in known:
+                known[number] = prepare(cell.config)
+            problem = _unanswerable(quantity, known[number])
+            if problem is None:
+                break
+        if problem is not None:
+            raise ConfigError(f"{where}{problem}")
+
+
+def _unanswerable(quantity: Quantity, prepared: Prepared) -> str | None:
+    stream, measure = prepared.stream, prepared.setting.objective.measure
+    requests = [r.name for r in stream.requests]
+    subjects = ["stream", "requests", "event", *(u.name for u in stream.units), *requests]
+    if quantity.subject not in subjects:
+        return f".subject: no run has {quantity.subject!r}. {closest(quantity.subject, subjects)}"
+    other = [m for m in MEASURES if m != measure and quantity.metric.endswith(m)]
+    if other and not quantity.metric.endswith(measure):
+        return f".metric: no run produces {quantity.metric!r}; these runs are scored by {measure}."
+    if isinstance(quantity.event, int) and not -1 <= quantity.event < len(stream.events):
+        return f".event: there is no event {quantity.event}; the stream has events 0 to {len(stream.events) - 1}."
+    if isinstance(quantity.event, str) and quantity.event != "last" and quantity.event not in requests:
+        return f".event: there is no {quantity.event!r}. {closest(quantity.event, ['last', *requests])}"
+    return None

@@ -1,0 +1,248 @@
+"""References are what their names say, and sharing their prefixes changes not a bit of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lifelong
+from lifelong.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.evaluation import Evaluator, Outputs, plan_evaluation
+from lifelong.play import step
+from lifelong.references import Point, References, chain, points_of
+from streams.events import DeletionRequest, Experience
+from streams.ledger import Ledger
+from streams.stream import Stream
+
+KINDS = ("retrained", "original", "withheld", "no-op", "fresh")
+REQUESTS = [
+    {"after": 2, "scope": "sample", "count": 20},
+    {"after": 3, "scope": "class", "keys": [1], "again_after": 4},
+    {"after": 4, "scope": "user", "keys": [11]},
+    {"after": 5, "scope": "task", "keys": [2]},
+]
+
+
+def config_of(**changes: Any) -> Any:
+    data = {
+        "scenario": {"name": "class-incremental", "experiences": 5},
+        "schedule": {"name": "explicit", "requests": REQUESTS},
+        "model": {"name": "mlp", "hidden": [16]},
+        "training": {"epochs": 2, "batch_size": 64, "lr": 0.05},
+        "strategies": {
+            "replay-retrain": {"learner": {"name": "replay", "memory": 60}, "unlearner": "retrain"},
+            "ewc-retrain": {"learner": "ewc", "unlearner": "retrain"},
+            "independent": {"isolated": "independent"},
+            "replay-none": {"learner": {"name": "replay", "memory": 60}, "unlearner": "none"},
+        },
+        "references": {"kinds": ["retrained"]},
+    }
+    return lifelong.RunConfig.model_validate(data | changes)
+
+
+@pytest.fixture(scope="module")
+def stream() -> Stream:
+    config = config_of()
+    return make_stream(config, make_source(config))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+
+
+def words(events: tuple[Any, ...]) -> list[str]:
+    return [e.name for e in events]
+
+
+def taught(events: tuple[Any, ...]) -> dict[str, int]:
+    return {e.name: len(e.sample_ids) for e in events if isinstance(e, Experience)}
+
+
+# --- what the chains are --------------------------------------------------------------------------------------------
+
+
+def test_the_stream_is_as_the_tests_below_read_it(stream: Stream) -> None:
+    assert words(stream.events) == [
+        *("task-0", "task-1", "request-0", "task-2", "request-1", "task-3", "request-2"),
+        *("wish-1-again", "task-4", "request-3"),
+    ]
+
+
+def test_retrained_lives_without_the_forgotten(stream: Stream) -> None:
+    events, source = stream.events, stream.source
+    samples, user = events[2].sample_ids, events[6]
+    alone = chain(stream, Point("retrained", 2))
+    assert words(alone) == ["task-0", "task-1"]
+    assert all(not np.isin(e.sample_ids, samples).any() for e in alone)
+    assert sum(taught(alone).values()) == len(events[0].sample_ids) + len(events[1].sample_ids) - len(samples)
+    # Class 1 gone: only class 0 is left of the first task.
+    assert set(source.class_ids[chain(stream, Point("retrained", 4))[0].sample_ids]) == {0}
+    # After it is learned again it is there again, at its new place in time.
+    later = chain(stream, Point("retrained", 8))
+    assert words(later) == ["task-0", "task-1", "task-2", "task-3", "wish-1-again", "task-4"]
+    assert set(source.class_ids[later[0].sample_ids]) == {0}
+    assert set(source.class_ids[later[4].sample_ids]) == {1}
+    assert later[4].incarnation == 1
+    # The user's samples are nowhere, those of the last task (barred before they came) included.
+    assert all(not (source.user_ids[e.sample_ids] == 11).any() for e in later)
+    assert len(user.barred_ids)
+    # A whole task gone is an experience less.
+    assert words(chain(stream, Point("retrained", 9))) == ["task-0", "task-1", "task-3", "wish-1-again", "task-4"]
+
+
+def test_original_never_heard_of_deletion(stream: Stream) -> None:
+    events = chain(stream, Point("original", 9))
+    assert words(events) == ["task-0", "task-1", "task-2", "task-3", "task-4"]
+    plain = {e.name: len(e.sample_ids) for e in stream.experiences if not e.incarnation}
+    assert taught(events) == plain
+
+
+def test_withheld_learned_it_and_then_it_stopped_coming(stream: Stream) -> None:
+    events = chain(stream, Point("withheld", 9))
+    assert words(events) == ["task-0", "task-1", "task-2", "task-3", "wish-1-again", "task-4"]
+    first, last = events[0], events[-1]
+    assert len(first.sample_ids) == len(stream.events[0].sample_ids)  # what came before its deletion came in full
+    assert (stream.source.user_ids[first.sample_ids] == 11).any()
+    assert not (stream.source.user_ids[last.sample_ids] == 11).any()
+    assert not any(isinstance(e, DeletionRequest) for e in events)
+
+
+def test_no_op_skips_one_request_and_only_that(stream: Stream) -> None:
+    everything = words(stream.events)
+    for number, request in enumerate(stream.requests):
+        assert words(chain(stream, Point("no-op", 9, number))) == [n for n in everything if n != request.name]
+    assert words(chain(stream, Point("no-op", 2, 0))) == ["task-0", "task-1"]
+
+
+def test_fresh_has_lived_through_nothing(stream: Stream) -> None:
+    assert chain(stream, Point("fresh", 9)) == ()
+
+
+def test_points_are_every_request_and_the_end(stream: Stream) -> None:
+    assert [p.event for p in points_of(stream, ("retrained",))] == [2, 4, 6, 9]
+    no_op = [(p.request, p.event) for p in points_of(stream, ("no-op",))]
+    assert no_op == [(0, 2), (0, 9), (1, 4), (1, 9), (2, 6), (2, 9), (3, 9)]
+
+
+# --- the walk over the tree of chains -------------------------------------------------------------------------------
+
+
+def same(a: Outputs, b: Outputs) -> bool:
+    pairs = [(a.scores, b.scores), (a.losses, b.losses), (a.probabilities, b.probabilities), (a.features, b.features)]
+    return all((x is None and y is None) or np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("name", ["replay-retrain", "ewc-retrain", "independent", "replay-none"])
+def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
+    config = config_of()
+    setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
+    evaluator = Evaluator(stream, plan, setting, 256, "cpu")
+    plays = 0
+
+    def build() -> Any:
+        return make_strategy(config.strategies[name], setting, name)
+
+    def make_ledger() -> Ledger:
+        return Ledger(stream.source)
+
+    detailed = plan.audits[0].detailed
+    wanted = {p: (chain(stream, p), detailed) for p in points_of(stream, KINDS)}
+    references = References(build, make_ledger, evaluator, name, tmp_path)
+    found = references.compute(wanted)
+    assert references.cost.computed == len(wanted) == len(found)
+    steps = 0
+    for point, (events, _) in wanted.items():
+        strategy, ledger = build(), make_ledger()
+        for event in events:
+            steps += step(strategy, event, ledger).outcome.steps
+            plays += 1
+        assert same(found[point], evaluator.evaluate(strategy, detailed)), point
+    assert references.cost.outcome.steps <= 0.6 * steps, "prefixes are shared"
+    again = References(build, make_ledger, evaluator, name, tmp_path)
+    assert all(same(found[p], outputs) for p, outputs in again.compute(wanted).items())
+    assert (again.cost.computed, again.cost.cached, again.cost.outcome.steps) == (0, len(wanted), 0)
+
+
+# --- in a run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path: Path) -> None:
+    run = lifelong.run(config_of(), tmp_path)
+    for name, table in run.tables.items():
+        rows = [r for r in table.rows if r.model == "retrained"]
+        gaps = [r for r in rows if r.metric.startswith("gap_")]
+        js = [r for r in rows if r.metric == "js"]
+        assert len([r for r in gaps if r.value is not None]) >= 25
+        assert len([r for r in js if r.value is not None]) == 6  # four when served, two more at the end
+        features = [r for r in rows if r.metric.startswith("dd_")]
+        if name == "replay-none":
+            assert any(r.value for r in gaps)
+            assert any(r.value for r in js)
+            continue
+        assert {r.value for r in gaps} <= {0.0, None}
+        assert {r.value for r in js} == {0.0}
+        for r in features:
+            assert r.value == pytest.approx(0, abs=1e-12) if r.value is not None else r.reason
+        assert all((r.value is None) == (name == "independent") for r in features)
+        assert table.last("immediate_abs_gap_forget_accuracy", "requests", "retrained").value == 0.0
+
+
+def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Stream) -> None:
+    plan = plan_evaluation(stream, config_of().evaluation)
+    assert [(a.request.name, a.event, a.until) for a in plan.audits] == [
+        ("request-0", 2, 10),
+        ("request-1", 4, 7),
+        ("request-2", 6, 10),
+        ("request-3", 9, 10),
+    ]
+    table = lifelong.run(config_of(references={"kinds": ["retrained", "original"]}), tmp_path).tables["replay-none"]
+    for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 7)), ("request-2", range(6, 10))):
+        assert [r.event for r in table.select("forget_accuracy", request)] == list(events)
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4}
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 9}
+    # The unit whose class was deleted counts again, from its new beginning.
+    assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
+
+
+def test_lazy_service_keeps_its_promises(tmp_path: Path) -> None:
+    requests = [{k: v for k, v in r.items() if k != "again_after"} for r in REQUESTS]
+    changes = {"schedule": {"name": "explicit", "requests": requests}}
+    lazy = lifelong.run(config_of(**changes, service={"wait_for": 3}), tmp_path)
+    eager = lifelong.run(config_of(**changes), tmp_path)
+    for name in ("replay-retrain", "independent"):
+        table = lazy.tables[name]
+        served = [r for r in table.rows if r.metric == "latency"]
+        assert [(r.subject, r.value, r.n) for r in served] == [("request-0", 1.0, 3), ("request-1", 0.0, 1)]
+        assert [r.value for r in table.rows if r.metric == "exposure"] == [1.0, 0.0]
+        gaps = [r.value for r in table.rows if r.model == "retrained" and r.metric.startswith("gap_")]
+        assert set(gaps) <= {0.0, None}
+        # Late or at once: the same data is gone, so the same model is left.
+        for metric in ("average_accuracy", "retain_accuracy"):
+            ours, theirs = table.last(metric, "stream"), eager.tables[name].last(metric, "stream")
+            assert ours.value == theirs.value
+    inexact = lazy.tables["replay-none"]
+    assert [r.value for r in inexact.rows if r.metric == "exposure"] == [None, None]
+    assert [r.value for r in inexact.rows if r.metric == "latency"] == [1.0, 0.0]
+
+
+def test_every_reference_appears_with_what_it_scores_itself(tmp_path: Path) -> None:
+    kinds = [*KINDS, "retrained-2"]
+    strategies = {"naive-none": {"learner": "naive", "unlearner": "none"}}
+    run = lifelong.run(config_of(strategies=strategies, references={"kinds": kinds}), tmp_path)
+    table = run.tables["naive-none"]
+    assert {r.model for r in table.rows} == {"run", *kinds}
+    # Nothing was unlearned and nothing is kept: the run is the withheld model.
+    withheld = [r.value for r in table.rows if r.model == "withheld" and r.metric.startswith("gap_")]
+    assert set(withheld) == {0.0, None}
+    # Skipping a request that changed nothing changes nothing; data that it kept from arriving stays away all the same.
+    skipped = [(r.subject, r.event, r.value) for r in table.select("gap_forget_loss", model="no-op")]
+    served_and_end = [("request-0", 2), ("request-0", 9), ("request-1", 4), ("request-2", 6), ("request-2", 9)]
+    assert skipped == [(*key, 0.0) for key in [*served_and_end, ("request-3", 9)]]
+    # Another seed is another model; the initial weights know nothing.
+    losses = {k: table.last("forget_loss", "request-0", k).value for k in ("retrained", "retrained-2", "fresh")}
+    assert len(set(losses.values())) == 3
+    assert table.last("average_accuracy", "stream", "fresh").value < 0.3

@@ -1,0 +1,64 @@
+"""The generated pages are what the code says, and the examples in the documentation work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lifelong
+from streams.config import parse
+from streams.registry import entries
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    result = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_there_are_examples() -> None:
+    assert len(examples()) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the example as a third party would, by an entry point, and run it."""
+    kind, name = [("learners", "shrink"), ("unlearners", "noise")][number]
+    (tmp_path / f"their_{name}.py").write_text(examples()[number], encoding="utf-8")
+    metadata = tmp_path / f"their_{name}-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: their-{name}\nVersion: 1\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[lifelong.{kind}]\n{name} = their_{name}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    assert name in entries(kind)
+    config = {
+        "scenario": {"name": "class-incremental", "experiences": 2},
+        "schedule": {"name": "periodic", "limit": 1},
+        "model": {"name": "mlp", "hidden": [8]},
+        "strategies": {"theirs": {"learner": "naive", "unlearner": "none"} | {kind[:-1]: name}},
+        "references": {"kinds": []},
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    assert run.done
+
+
+def test_every_page_that_is_linked_exists() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links {link}"
