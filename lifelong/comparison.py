@@ -30,10 +30,11 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
             family = _family(p, name, mine[0], evaluator)
             reference |= family.compute({q: (chain(p.stream, q), p.plan.detailed(q.event)) for q in mine})
             cost += family.cost
-    scores, losses = record.read_outputs(len(p.stream.events) + 1)
+    scores, losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
     rows = []
     for point in points:
-        own = record.read_details(point.event, scores[point.event + 1], losses[point.event + 1])
+        index = p.plan.num_outputs(point.event) - 1
+        own = record.read_details(point.event, scores[index], losses[index])
         rows += _gaps(p, point, own, reference[point])
     return rows + _mean_gaps(p, rows), cost
 

@@ -53,8 +53,12 @@ class ServiceConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """What is measured after every event."""
+    """What is measured, and after which events."""
 
+    every: int = Field(1, ge=1)
+    """Evaluate after every that many events; and always after a request, before it, and after the last event."""
+    dense_every: int | None = Field(None, ge=1)
+    """Evaluate within an experience too, after every that many steps, for the stability gap; null never does."""
     batch_size: int = Field(256, ge=1)
     """Samples per evaluation pass."""
     probe: int = Field(1000, ge=0)
@@ -100,7 +104,7 @@ class RunConfig(Config):
     strategies: dict[str, StrategyConfig] = Field({"naive": StrategyConfig()}, min_length=1)
     """Strategies that live through the same stream, by a name of your choice."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """What is measured after every event."""
+    """What is measured, and after which events."""
     references: ReferencesConfig = ReferencesConfig()
     """Other models that the run is held against."""
     device: str = "cpu"
