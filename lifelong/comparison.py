@@ -16,7 +16,7 @@ from streams.ledger import Ledger
 
 _SECOND_SEED = 1_000_003
 # References of one family are built alike, so their chains of events can share prefixes.
-_FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), ("no-op",))
+_FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), ("no-op",), ("joint",))
 
 
 def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:

@@ -17,7 +17,7 @@ from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
-ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh"]
+ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint"]
 
 
 def _listed(value: object) -> object:
@@ -71,7 +71,8 @@ class ReferencesConfig(Config):
     kinds: tuple[ReferenceKind, ...] = ("retrained",)
     """retrained: the same life without the forgotten data. retrained-2: the same with another seed (noise floor).
     original: no deletion. withheld: the data merely stops coming, nothing is unlearned. no-op: this one request is
-    skipped. fresh: initial weights."""
+    skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
+    sample visits as the stream had."""
 
 
 class RunConfig(Config):

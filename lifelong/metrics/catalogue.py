@@ -44,6 +44,7 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "sample_": ("Over all test samples of the units held, each counted once: {}.", "higher"),
     "whole_": ("Over all test samples of the stream that are not deleted, learned or not: {}.", "higher"),
     "accumulated_": ("Mean over the last 20 evaluations of that on all test samples, learned or not: {}.", "higher"),
+    "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
     "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
     "retain_": ("On training samples that are learned and not deleted: {}.", "higher"),
     "deleted_": ("On test samples of deleted classes and tasks: {}.", "reference"),

@@ -13,7 +13,9 @@ from lifelong.config import EvaluationConfig, RunConfig
 from lifelong.evaluation import plan_evaluation
 from lifelong.metrics.catalogue import describe
 from lifelong.preparation import prepare
+from lifelong.references import Point, chain
 from lifelong.table import Table
+from streams.timeline import surviving
 
 CONFIG: dict[str, Any] = {
     "name": "dense",
@@ -125,3 +127,30 @@ def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
     resumed = lifelong.run(config, tmp_path / "parts")
     for name in CONFIG["strategies"]:
         assert resumed.tables[name].rows == whole.tables[name].rows
+
+
+def test_the_joint_reference_is_plain_training_at_once(tmp_path: Path) -> None:
+    config = CONFIG | {"references": {"kinds": ["joint"]}}
+    found = lifelong.run(RunConfig.model_validate(config), tmp_path)
+    shares = {}
+    for name, table in found.tables.items():
+        rows = {r.metric: r for r in table.rows if r.model == "joint"}
+        assert {r.event for r in rows.values()} == {13}
+        own = table.last("average_accuracy", "stream")
+        assert own is not None
+        assert own.value is not None
+        joint, share = rows["average_accuracy"].value, rows["normalised_accuracy"].value
+        assert joint is not None
+        assert share == pytest.approx(own.value / joint)
+        shares[name] = joint
+    assert len(set(shares.values())) == 1, "it is the same for all strategies"
+    assert shares["replay-none"] > 0.6
+
+
+def test_joint_visits_as_many_samples_as_the_stream() -> None:
+    stream = prepare(RunConfig.model_validate(CONFIG)).stream
+    events = chain(stream, Point("joint", 13))
+    left = surviving(stream.events)
+    visits = sum(len(e.sample_ids) for e in left)
+    assert abs(sum(len(e.sample_ids) for e in events) - visits) <= len(events[0].sample_ids) / 2
+    assert set(events[0].sample_ids.tolist()) == {i for e in left for i in e.sample_ids.tolist()}
