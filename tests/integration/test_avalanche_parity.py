@@ -406,6 +406,25 @@ def test_regression_is_refused(plan: Plan, tools: Any) -> None:
         avalanche.Avalanche(avalanche.Config(), setting)
 
 
+@pytest.mark.parametrize(
+    ("training", "objective", "key"),
+    [
+        ({"bn_mode": "eval"}, {}, "training.bn_mode"),
+        ({"clip_norm": 1.0}, {}, "training.clip_norm"),
+        ({}, {"loss": "bce"}, "objective.loss"),
+        ({}, {"mask": "batch"}, "objective.mask"),
+    ],
+)
+def test_what_its_loop_cannot_do_is_refused(
+    training: dict[str, Any], objective: dict[str, Any], key: str, plan: Plan, tools: Any
+) -> None:
+    from strategies.objectives.classification import Classification
+
+    setting = replace(tools.setting(plan.source, plan, **training), objective=Classification(6, **objective))
+    with pytest.raises(ConfigError, match=f"{key}: the 'avalanche' learner brings its own loop"):
+        avalanche.Avalanche(avalanche.Config(), setting)
+
+
 def test_the_module_is_importable_without_avalanche() -> None:
     code = "import sys; import strategies.learners.avalanche; sys.exit('avalanche' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

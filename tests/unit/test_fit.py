@@ -99,6 +99,44 @@ def test_hooks_run_in_order_and_on_values(tools: Any) -> None:
     )
 
 
+class Steps(Hooks):
+    """Notes the steps, and tries to change them."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
+        self.steps.append((gradient.clone(), change.clone()))
+        gradient.zero_()
+        change.zero_()
+
+
+class Triple(Hooks):
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        return gradient.mul_(3.0)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_stepped_gets_the_losss_gradient_and_the_change(order: str, tools: Any) -> None:
+    source = tools.source()
+    setting = tools.setting(source, epochs=2, batch_size=8, lr=0.1, momentum=0.9, weight_decay=0.1)
+    watched, plain = setting.make_model(), setting.make_model()
+    data, steps = tools.lend(source), Steps()
+    hooks = [steps, Triple()] if order == "before" else [Triple(), steps]
+    fit(watched, setting.objective, data, setting.training, KEY, hooks)
+    fit(plain, setting.objective, data, setting.training, KEY, [Triple()])
+    assert torch.equal(watched.parameters, plain.parameters)  # watching changes nothing
+    assert len(steps.steps) == 6
+    start = setting.make_model()
+    total = torch.stack([change for _, change in steps.steps]).sum(0)
+    assert torch.allclose(start.parameters + total, watched.parameters, atol=1e-6)
+    rows = torch.from_numpy(data.ids[(KEY / "epoch" / 0).order(data.ids)][:8])
+    nn.functional.cross_entropy(start(source.x[rows]), source.y[rows]).backward()
+    assert torch.allclose(steps.steps[0][0], start.gradient, atol=1e-7)  # not tripled, no weight decay
+    expected = -0.1 * (3 * start.gradient + 0.1 * start.parameters)
+    assert torch.allclose(steps.steps[0][1], expected, atol=1e-6)
+
+
 def test_hooks_that_are_not_overridden_are_never_called(tools: Any) -> None:
     source = tools.source()
     setting = tools.setting(source)
