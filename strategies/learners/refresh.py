@@ -112,9 +112,10 @@ class Refresh(Plugin):
         config = self.config
         self._generator = (lesson.key / "refresh").torch()
         if config.form == "paper":
-            inverse = 1 / (config.damping + self._fisher)
-            self._scale = config.gamma * inverse
-            self._noise_scale = math.sqrt(2 * config.gamma * config.temperature) * inverse.sqrt()
+            inverse = (config.damping + self._fisher).reciprocal_()
+            if config.temperature:
+                self._noise_scale = inverse.sqrt().mul_(math.sqrt(2 * config.gamma * config.temperature))
+            self._scale = inverse.mul_(config.gamma)
         else:
             self._scale = config.delta / (1 + config.preconditioner * self._fisher)
 

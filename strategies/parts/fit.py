@@ -89,6 +89,7 @@ class Slopes:
     def __init__(self, model: FlatModel, own: _Descent, full: _Descent) -> None:
         """Take gradients of `model` for one `fit`; `aim` says for which batch."""
         self._model, self._own, self._full = model, own, full
+        self._buffers = list(model.network.buffers())
         self._batch: Batch | None = None
         self._num_own = 0
         self.samples = 0
@@ -110,12 +111,12 @@ class Slopes:
     def _at(self, parameters: torch.Tensor, batch: Batch, descent: _Descent) -> torch.Tensor:
         if parameters is not self._model.parameters:
             self._model.parameters.copy_(parameters)
-        buffers = [(b, b.clone()) for b in self._model.network.buffers()]
+        before = [b.clone() for b in self._buffers]
         self.samples += len(batch)
         with _same_noise(self._model.parameters.device):
             _, gradient = descent(batch)
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for buffer, value in zip(self._buffers, before, strict=True):
+            buffer.copy_(value)
         return gradient
 
 
