@@ -37,8 +37,10 @@ class BaseSession(FitConfig):
     """Update rule."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate."""
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(100, ge=1)
     """Passes over the base characters' training faces."""
+    batch_size: int = Field(32, ge=1)
+    """Samples per step."""
     classes: int = Field(300, ge=2)
     """Base characters: the last so many of the pool of 673, by code point."""
     shift: int = Field(2, ge=0)
