@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import cast
 
 from lifelong.config import RunConfig, StrategyConfig
+from lifelong.features import embedded
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
 from streams.errors import ConfigError
 from streams.plan import Service, assemble
@@ -24,7 +25,7 @@ def make_source(config: RunConfig) -> Source:
     """Load the data."""
     module, options = resolve("sources", config.source, "source")
     source: Source = module.load(options)
-    return source
+    return source if config.features is None else embedded(source, config.features, config.device)
 
 
 def make_stream(config: RunConfig, source: Source) -> Stream:
@@ -60,7 +61,8 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
 
     def make_model() -> FlatModel:
         with seeded_globals(key / "init"):
-            return FlatModel(module.build(options, shape, objective.num_outputs).to(config.device))
+            network: Network = module.build(options, shape, objective.num_outputs)
+            return FlatModel(network.to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 

@@ -16,12 +16,12 @@ from streams.ledger import Ledger
 
 _SECOND_SEED = 1_000_003
 # References of one family are built alike, so their chains of events can share prefixes.
-_FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), ("no-op",))
+_FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), ("no-op",), ("joint",))
 
 
 def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
-    scores, losses = record.read_outputs(len(p.stream.events) + 1)
+    scores, losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
     rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
@@ -30,7 +30,8 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
             family = _family(p, name, points[0], evaluator)
             wanted = {q: (chain(p.stream, q), p.plan.detailed(q.event)) for q in points}
             for point, reference in family.compute(wanted):
-                own = record.read_details(point.event, scores[point.event + 1], losses[point.event + 1])
+                index = p.plan.num_outputs(point.event) - 1
+                own = record.read_details(point.event, scores[index], losses[index])
                 rows += _gaps(p, point, own, reference)
             cost += family.cost
     return rows + _mean_gaps(p, rows), cost

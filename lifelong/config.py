@@ -13,10 +13,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lifelong.ready import ready_scenarios
 from strategies.parts.fit import Training
+from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
-ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh"]
+ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint"]
 
 
 def _listed(value: object) -> object:
@@ -52,8 +53,12 @@ class ServiceConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """What is measured after every event."""
+    """What is measured, and after which events."""
 
+    every: int = Field(1, ge=1)
+    """Evaluate after every that many events; and always after a request, before it, and after the last event."""
+    dense_every: int | None = Field(None, ge=1)
+    """Evaluate within an experience too, after every that many steps, for the stability gap; null never does."""
     batch_size: int = Field(256, ge=1)
     """Samples per evaluation pass."""
     probe: int = Field(1000, ge=0)
@@ -66,7 +71,8 @@ class ReferencesConfig(Config):
     kinds: tuple[ReferenceKind, ...] = ("retrained",)
     """retrained: the same life without the forgotten data. retrained-2: the same with another seed (noise floor).
     original: no deletion. withheld: the data merely stops coming, nothing is unlearned. no-op: this one request is
-    skipped. fresh: initial weights."""
+    skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
+    sample visits as the stream had."""
 
 
 class RunConfig(Config):
@@ -86,14 +92,20 @@ class RunConfig(Config):
     """When pending requests are served."""
     objective: NameOrOptions = Named(name="classification")
     """The kind of task."""
+    features: NameOrOptions | None = None
+    """A model whose frozen body replaces every input by its features, computed once and kept; `model` then learns on
+    those (mlp with `hidden: []` is a linear head). null learns on the inputs themselves."""
     model: NameOrOptions = Named(name="mlp")
     """The network."""
+    trained: Trained = "all"
+    """Which parameters are trained: all, the head, or the body's self-attention blocks and the head. The others, and
+    batch norms among them, stay as they were built."""
     training: Training = Training()
     """How one experience is trained."""
     strategies: dict[str, StrategyConfig] = Field({"naive": StrategyConfig()}, min_length=1)
     """Strategies that live through the same stream, by a name of your choice."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """What is measured after every event."""
+    """What is measured, and after which events."""
     references: ReferencesConfig = ReferencesConfig()
     """Other models that the run is held against."""
     device: str = "cpu"
@@ -125,6 +137,8 @@ class RunConfig(Config):
             ("models", "model"),
         ):
             data[key] = _options(kind, getattr(self, key), key)
+        if self.features is not None:
+            data["features"] = _options("models", self.features, "features")
         data["strategies"] = {name: resolve_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
         return data
 

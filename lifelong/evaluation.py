@@ -60,6 +60,8 @@ class EvaluationPlan:
         probe: positions of the training samples that measure retained accuracy.
         probe_live: bool ``[E, len(probe)]``: learned and not deleted by then.
         audits: one per request.
+        measured: bool ``[E]``: whether there is an evaluation after event e.
+        watched: bool ``[E]``: whether there are evaluations within event e, too.
     """
 
     ids: np.ndarray
@@ -73,6 +75,12 @@ class EvaluationPlan:
     probe: np.ndarray
     probe_live: np.ndarray
     audits: tuple[Audit, ...]
+    measured: np.ndarray
+    watched: np.ndarray
+
+    def num_outputs(self, event: int) -> int:
+        """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
+        return 1 + int(self.measured[: event + 1].sum())
 
     def due(self, event: int) -> tuple[Audit, ...]:
         """Return what references are held against after `event`: the request it serves, and at the end all requests.
@@ -99,6 +107,7 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     unit_of = np.concatenate([np.full(len(u.test_ids), i) for i, u in enumerate(units)])
     position_of = np.searchsorted(ids, np.concatenate([u.test_ids for u in units]))
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
+    measured, watched = _moments(stream, config)
     probe = np.searchsorted(ids, np.sort(probe_ids))
     return EvaluationPlan(
         ids=ids,
@@ -112,7 +121,24 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         probe=probe,
         probe_live=_probe_lives(stream, ids[probe]),
         audits=_audits(stream, ids),
+        measured=measured,
+        watched=watched,
     )
+
+
+def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return `measured` and `watched` (see `EvaluationPlan`).
+
+    Within an experience only what falls below the accuracy just before it tells anything.
+    """
+    requests = np.array([isinstance(e, DeletionRequest) for e in stream.events])
+    measured = requests.copy()
+    measured[:-1] |= requests[1:]
+    measured[config.every - 1 :: config.every] = True
+    measured[-1] = True
+    before = np.concatenate([[True], measured[:-1]])
+    watched = measured & before & ~requests if config.dense_every is not None else np.zeros_like(measured)
+    return measured, watched
 
 
 def _lives(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lifelong.build import make_strategy
 from lifelong.comparison import compare
@@ -17,9 +20,25 @@ from lifelong.record import Checkpoint, Record
 from lifelong.references import Cost
 from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import Strategy
+from strategies.parts.fit import observed
 from streams.errors import LifelongError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
+
+
+class _Looks:
+    """Looks at a strategy while it learns, and keeps the scores."""
+
+    def __init__(self, strategy: Strategy, evaluator: Evaluator, every: int) -> None:
+        self._strategy, self._evaluator, self._every = strategy, evaluator, every
+        self.scores: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def __call__(self, step: int) -> None:
+        if step % self._every == 0:
+            started = time.perf_counter()
+            self.scores.append(self._evaluator.evaluate(self._strategy).scores)
+            self.seconds += time.perf_counter() - started
 
 
 class Life:
@@ -49,7 +68,8 @@ class Life:
             self._watch.end()
 
     def _play(self) -> None:
-        stream, measure = self._p.stream, Measure(self._p.stream, self._p.plan, self._p.setting.objective.measure)
+        stream, plan = self._p.stream, self._p.plan
+        measure = Measure(stream, plan, self._p.setting.objective.measure)
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
         first = self._go_on(strategy, ledger, measure)
@@ -58,33 +78,36 @@ class Life:
             first = self._take_over(self._prefix, strategy, ledger, measure)
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
-            done = self._step(strategy, index, ledger)
+            done, looks = self._step(strategy, index, ledger)
             acted = time.perf_counter()
-            outputs = self._evaluator.evaluate(strategy, self._p.plan.detailed(index))
+            outputs = self._evaluate(strategy, index)
             evaluated = time.perf_counter()
             state = strategy.state_dict()
-            rows = measure.update(index, outputs)
+            rows = [] if outputs is None else measure.update(index, outputs)
+            if plan.watched[index]:
+                rows += measure.within(index, looks.scores)
             rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
             self._record.write(rows, outputs)
-            if outputs.probabilities is not None or outputs.features is not None:
+            if outputs is not None and (outputs.probabilities is not None or outputs.features is not None):
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,
-                "act_s": acted - started,
-                "evaluate_s": evaluated - acted,
+                "act_s": acted - started - looks.seconds,
+                "evaluate_s": evaluated - acted + looks.seconds,
             }
             self._record.write_timing(timing)
             if self._prefix is not None:
                 self._prefix.add(index, rows, outputs, timing, state)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             self._record.save(Checkpoint(index, state), must)
-            self._watch.event(index, rows, acted - started)
+            self._watch.event(index, rows, acted - started - looks.seconds)
 
     def _take_over(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
         assert prefix.state is not None
         for index, (rows, outputs, timing) in enumerate(prefix.lived):
-            measure.update(index, outputs)
+            if outputs is not None:
+                measure.update(index, outputs)
             self._record.write(rows, outputs)
             self._record.write_timing(timing)
             self._watch.event(index, rows, float(timing["act_s"]))
@@ -93,12 +116,20 @@ class Life:
         self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
         return prefix.length
 
-    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> Step:
-        event = self._p.stream.events[index]
+    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks]:
+        event, every = self._p.stream.events[index], self._p.config.evaluation.dense_every
+        looks = _Looks(strategy, self._evaluator, every or 1)
+        watched = observed(looks) if self._p.plan.watched[index] else contextlib.nullcontext()
         try:
-            return step(strategy, event, ledger)
+            with watched:
+                return step(strategy, event, ledger), looks
         except LifelongError as error:
             raise type(error)(f"Strategy {self._name!r}, event {index} ({event.name}): {error}") from error
+
+    def _evaluate(self, strategy: Strategy, index: int) -> Outputs | None:
+        if not self._p.plan.measured[index]:
+            return None
+        return self._evaluator.evaluate(strategy, self._p.plan.detailed(index))
 
     def _go_on(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Bring everything to where the last checkpoint left it; return the next event."""
@@ -109,10 +140,10 @@ class Life:
             self._record.write([], outputs)
             self._record.save(Checkpoint(-1, strategy.state_dict()), must=True)
             return 0
-        scores, losses = self._record.read_outputs(checkpoint.event + 2)
+        scores, losses = self._record.read_outputs(self._p.plan.num_outputs(checkpoint.event))
         measure.start(Outputs(scores[0], losses[0]))
-        for index in range(checkpoint.event + 1):
-            measure.update(index, Outputs(scores[index + 1], losses[index + 1]))
+        for number, index in enumerate(np.flatnonzero(self._p.plan.measured[: checkpoint.event + 1]), 1):
+            measure.update(int(index), Outputs(scores[number], losses[number]))
         ledger_after(ledger, self._p.stream.events[: checkpoint.event + 1])
         restore(strategy, checkpoint.state, ledger)
         return checkpoint.event + 1

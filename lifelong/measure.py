@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.evaluation import EvaluationPlan, Outputs
-from lifelong.metrics.accumulation import Accumulation
+from lifelong.metrics.accumulation import Accumulation, unit_means
+from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
 from lifelong.play import Step
 from lifelong.table import Row, row
@@ -25,21 +26,53 @@ class Measure:
             plan.unit_of, plan.position_of, plan.num_units, [u.name for u in stream.units], measure
         )
         self._relapse = Relapse(measure)
+        self._knowledge = Knowledge(stream.events, plan.num_units, measure)
+        self._tests = np.zeros(len(plan.ids), dtype=bool)
+        self._tests[plan.position_of] = True
 
     def start(self, outputs: Outputs) -> None:
         """Take the outputs of the initial model."""
         self._accumulation.start(outputs.scores)
 
     def update(self, event: int, outputs: Outputs) -> list[Row]:
-        """Take the outputs after `event` and return everything that can be told without references."""
+        """Take the outputs after `event`, which is one that is evaluated; return all that needs no references."""
         plan = self._plan
         alive, since, seen = plan.alive[event], plan.since[event], plan.seen[event]
         rows = self._accumulation.update(event, outputs.scores, alive, since, seen)
+        rows += self._knowledge_rows(event, outputs)
         live = plan.probe[plan.probe_live[event]]
         retained = float(outputs.scores[live].mean()) if len(live) else None
         nothing = "no training sample of the probe is live"
         rows.append(row(event, "run", "stream", f"retain_{self._measure}", retained, len(live), nothing))
         return rows + self._request_rows(event, outputs)
+
+    def within(self, event: int, looks: list[np.ndarray]) -> list[Row]:
+        """Return how low earlier units fell within `event`, given the scores ``[N]`` at several steps of it.
+
+        Call it after `update`.
+        """
+        plan = self._plan
+        old = (plan.since[event] >= 0) & (plan.since[event] < event)
+        before = self._accumulation.accuracy_before(event, plan.alive[event])
+        old &= np.isfinite(before)
+        found = None
+        if looks and old.any():
+            pairs = (plan.unit_of, plan.position_of, plan.num_units, plan.alive[event])
+            found = stability(before[old], np.stack([unit_means(scores, *pairs)[0][old] for scores in looks]))
+        lowest, gap = (None, None) if found is None else found
+        n = int(old.sum())
+        reason = "no unit was learned before this event" if looks else "there was no step to look at"
+        return [
+            row(event, "run", "stream", f"lowest_{self._measure}", lowest, n, reason),
+            row(event, "run", "stream", "stability_gap", gap, n, reason),
+        ]
+
+    def _knowledge_rows(self, event: int, outputs: Outputs) -> list[Row]:
+        counting = self._tests & self._plan.alive[event]
+        n = int(counting.sum())
+        whole = float(outputs.scores[counting].mean()) if n else None
+        now = self._accumulation.previous  # that of this event, which has just been taken in
+        return self._knowledge.update(event, whole, n, now, self._plan.since[event] >= 0)
 
     def _request_rows(self, event: int, outputs: Outputs) -> list[Row]:
         rows: list[Row] = []

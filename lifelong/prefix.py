@@ -25,15 +25,15 @@ class Prefix:
 
     Attributes:
         length: how many they are.
-        lived: of each the rows, the outputs and the seconds it took.
+        lived: of each the rows, the outputs if it was evaluated, and the seconds it took.
         state: the strategy's after the last of them; None until then.
     """
 
     length: int
-    lived: list[tuple[list[Row], Outputs, Timing]] = field(default_factory=list)
+    lived: list[tuple[list[Row], Outputs | None, Timing]] = field(default_factory=list)
     state: State | None = None
 
-    def add(self, index: int, rows: list[Row], outputs: Outputs, timing: Timing, state: State) -> None:
+    def add(self, index: int, rows: list[Row], outputs: Outputs | None, timing: Timing, state: State) -> None:
         """Keep an event if it is the next one of the prefix."""
         if index == len(self.lived) < self.length:
             self.lived.append((rows, outputs, timing))

@@ -63,6 +63,18 @@ def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
             return tuple(e for e in admitted(events) if e.name != skipped)
         case "fresh":
             return ()
+        case "joint":
+            return _at_once(surviving(events))
+
+
+def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
+    """Return passes over everything that was learned, of about as many samples in all."""
+    if not experiences:
+        return ()
+    ids = np.unique(np.concatenate([e.sample_ids for e in experiences]))
+    units = tuple(sorted({u for e in experiences for u in e.units}))
+    passes = max(1, round(sum(len(e.sample_ids) for e in experiences) / len(ids)))
+    return tuple(Experience(f"joint-{i}", units, ids) for i in range(passes))
 
 
 def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
@@ -77,6 +89,8 @@ def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
         if kind == "no-op":
             for number, position in enumerate(positions):
                 points += [Point(kind, event, number) for event in dict.fromkeys([position, last])]
+        elif kind == "joint":
+            points.append(Point(kind, last))
         else:
             points += [Point(kind, event) for event in dict.fromkeys([*positions, last])]
     return points
@@ -214,8 +228,10 @@ def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyC
     """Return how a reference's strategy is built.
 
     Only no-op serves requests and needs the unlearner; all others only learn, so that strategies with the same
-    learner share them.
+    learner share them. Joint is the same for all strategies: no method is needed where nothing comes later.
     """
+    if kind == "joint":
+        return StrategyConfig()
     if kind == "no-op" or strategy.isolated is not None:
         return strategy
     return StrategyConfig(learner=strategy.learner)

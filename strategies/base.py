@@ -184,8 +184,8 @@ class Plugin(Hooks):
         """What it reads beside the experience."""
         return Access()
 
-    def select(self, ids: np.ndarray) -> np.ndarray:
-        """Return the ids to train on, given those of the experience."""
+    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+        """Return the ids to train on, given those so far; the door shows their targets."""
         return ids
 
     def begin(self, lesson: Lesson) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
+from strategies.parts.optimizers import make_optimizer
 from streams.events import DeletionRequest, Experience
 
 
@@ -33,6 +34,7 @@ class SGDLearner(Learner):
         self.model = self.setting.make_model()
         self.plugins = dict(self._make_plugins())
         self._derived = np.zeros(self.setting.num_samples, dtype=bool)
+        self._renew_optimizer()
 
     @property
     def access(self) -> Access:
@@ -46,20 +48,27 @@ class SGDLearner(Learner):
         """Train on the experience, as the plugins change it."""
         ids = experience.sample_ids
         for plugin in self.plugins.values():
-            ids = plugin.select(ids)
+            ids = plugin.select(ids, experience, door)
         data = door.fetch(ids)
         key = self.setting.key / "fit" / experience.name / experience.incarnation
         lesson = Lesson(experience, data, door, self.model, key, self.setting.training.num_steps(len(data)))
         for plugin in self.plugins.values():
             plugin.begin(lesson)
-        outcome = fit(self.model, self.setting.objective, data, self.setting.training, key, list(self.plugins.values()))
+        hooks = list(self.plugins.values())
+        outcome = fit(
+            self.model, self.setting.objective, data, self.setting.training, key, hooks, self._carried_optimizer
+        )
         for plugin in self.plugins.values():
             outcome += plugin.end(lesson)
         self._derived[ids] = True
+        if self._carried_optimizer is not None:
+            self._in_optimizer[ids] = True
         return outcome
 
     def purge(self, request: DeletionRequest) -> None:
-        """Let every plugin clean its own state."""
+        """Let every plugin clean its own state; forget moments that derive from the request's samples."""
+        if self._in_optimizer[request.sample_ids].any():
+            self._renew_optimizer()
         for plugin in self.plugins.values():
             plugin.purge(request)
 
@@ -70,7 +79,7 @@ class SGDLearner(Learner):
 
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the weights and every plugin hold."""
-        found = {"weights": ids[self._derived[ids]]}
+        found = {"weights": ids[self._derived[ids]], "optimizer": ids[self._in_optimizer[ids]]}
         for name, plugin in self.plugins.items():
             found |= {f"{name}.{component}": held for component, held in plugin.holds(ids).items()}
         return {component: held for component, held in found.items() if len(held)}
@@ -83,11 +92,15 @@ class SGDLearner(Learner):
 
     def state_dict(self) -> State:
         """Return model, plugins and the record of what the weights were derived from."""
-        return {
+        state: State = {
             "model": self.model.state_dict(),
             "plugins": {name: plugin.state_dict() for name, plugin in self.plugins.items()},
             "derived": torch.from_numpy(self._derived.copy()),
         }
+        if self._carried_optimizer is not None:
+            derived = torch.from_numpy(self._in_optimizer.copy())
+            state["optimizer"] = {"moments": self._carried_optimizer.state_dict(), "derived": derived}
+        return state
 
     def load_state_dict(self, state: State) -> None:
         """Put a state back."""
@@ -95,3 +108,11 @@ class SGDLearner(Learner):
         for name, plugin in self.plugins.items():
             plugin.load_state_dict(state["plugins"][name])
         self._derived = state["derived"].numpy().copy()
+        if self._carried_optimizer is not None:
+            self._carried_optimizer.load_state_dict(state["optimizer"]["moments"])
+            self._in_optimizer = state["optimizer"]["derived"].numpy().copy()
+
+    def _renew_optimizer(self) -> None:
+        training = self.setting.training
+        self._carried_optimizer = make_optimizer(training, self.model.parameters) if training.carry_optimizer else None
+        self._in_optimizer = np.zeros(self.setting.num_samples, dtype=bool)

@@ -30,6 +30,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, start: int, stop: int | None = None) -> Batch:
+        """Return the samples from position `start` up to `stop`, or to the end."""
+        where = slice(start, stop)
+        task = None if self.task is None else self.task[where]
+        return Batch(self.ids[where], self.x[where], self.y[where], task)
+
     def concat(self, other: Batch) -> Batch:
         """Return this batch followed by `other`."""
         task = None if self.task is None or other.task is None else torch.cat([self.task, other.task])

@@ -7,6 +7,8 @@ deleting half of a unit cannot look like forgetting the other half.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from lifelong.table import Row, row
@@ -61,6 +63,7 @@ class Accumulation:
         """Start before the first event."""
         self._unit_of, self._position_of, self._num_units = unit_of, position_of, num_units
         self._names, self._measure = unit_names, measure
+        self._events: list[int] = []
         self._scores: list[np.ndarray] = []
         self._start: np.ndarray | None = None
         self._alive: np.ndarray | None = None
@@ -78,48 +81,54 @@ class Accumulation:
     def update(
         self, event: int, scores: np.ndarray, alive: np.ndarray, since: np.ndarray, seen: np.ndarray
     ) -> list[Row]:
-        """Take the scores after `event` (0, 1, 2 ... without gaps) and return its rows."""
+        """Take the scores after `event` and return its rows.
+
+        Events that are not evaluated are left out; a unit learned in one of them counts from the next evaluation on.
+        """
+        last = self._events[-1] if self._events else -1
+        self._events.append(event)
         self._scores.append(scores)
         if self._alive is not None and not np.array_equal(alive, self._alive):
-            self._recompute(event, alive, since)
+            self._recompute(last, alive, since)
         now, counts = self._means(scores, alive)
-        started = (since == event) & (since >= 0)
+        started = since > last
         self.first = np.where(started, now, np.where(since >= 0, self.first, np.nan))
         self.best = np.where(started | (since < 0), np.nan, np.fmax(self.best, self.previous))
-        rows = self._rows(event, now, counts, alive, since, seen, scores)
+        rows = self._rows(event, last, now, counts, alive, since, seen, scores)
         self.previous = np.where(since >= 0, now, np.nan)
         self._alive, self._since, self._seen = alive, since, seen
         return rows
 
     def accuracy_before(self, event: int, alive: np.ndarray) -> np.ndarray:
         """Return unit accuracies ``[U]`` just before `event`, on the samples `alive`."""
-        scores = self._scores[event - 1] if event else self._start
+        index = bisect_left(self._events, event)
+        scores = self._scores[index - 1] if index else self._start
         assert scores is not None
         return self._means(scores, alive)[0]
 
     def accuracy_at(self, event: int, keep: np.ndarray) -> np.ndarray:
         """Return unit accuracies ``[U]`` after `event`, on the samples `keep`."""
-        return self._means(self._scores[event], keep)[0]
+        return self._means(self._scores[bisect_left(self._events, event)], keep)[0]
 
     def _means(self, scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return unit_means(scores, self._unit_of, self._position_of, self._num_units, keep)
 
-    def _recompute(self, event: int, alive: np.ndarray, since: np.ndarray) -> None:
-        """Redo first, best and previous of units that lose or regain samples, on those that count from `event` on."""
+    def _recompute(self, last: int, alive: np.ndarray, since: np.ndarray) -> None:
+        """Redo first, best and previous of units that lose or regain samples, on what counts now."""
         changed = (alive != self._alive)[self._position_of]
         touched = np.zeros(self._num_units, dtype=bool)
         touched[self._unit_of[changed]] = True
-        known = np.flatnonzero(touched & (since >= 0) & (since < event))
+        known = np.flatnonzero(touched & (since >= 0) & (since <= last))
         if not len(known):
             return
         pairs = touched[self._unit_of]
         unit_of, position_of = self._unit_of[pairs], self._position_of[pairs]
-        offset = int(since[known].min())
+        offset = bisect_left(self._events, since[known].min())
         past = np.stack(
-            [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:event]]
+            [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:-1]]
         )
         for u in known:
-            own = past[since[u] - offset :, u]
+            own = past[bisect_left(self._events, since[u]) - offset :, u]
             self.first[u] = own[0]
             self.previous[u] = own[-1]
             self.best[u] = np.nan if len(own) < 2 else np.nanmax(own[:-1]) if np.isfinite(own[:-1]).any() else np.nan
@@ -127,6 +136,7 @@ class Accumulation:
     def _rows(
         self,
         event: int,
+        last: int,
         now: np.ndarray,
         counts: np.ndarray,
         alive: np.ndarray,
@@ -135,7 +145,7 @@ class Accumulation:
         scores: np.ndarray,
     ) -> list[Row]:
         held = (since >= 0) & (counts > 0)
-        old = held & (since < event)
+        old = held & (since <= last)
         rows = [
             row(event, "run", self._names[u], self._measure, now[u], int(counts[u])) for u in np.flatnonzero(counts > 0)
         ]
@@ -164,12 +174,12 @@ class Accumulation:
     def _forward_transfer(self, event: int, held: np.ndarray) -> Row:
         """Accuracy just before a unit is learned, minus that of the initial model (Lopez-Paz and Ranzato 2017)."""
         new = np.flatnonzero(held & np.isnan(self.before))
-        if event and self._start is not None and len(new):
+        if len(self._scores) > 1 and self._start is not None and len(new):
             everything = np.ones(len(self._start), dtype=bool)
-            gain = self._means(self._scores[event - 1], everything)[0] - self._means(self._start, everything)[0]
+            gain = self._means(self._scores[-2], everything)[0] - self._means(self._start, everything)[0]
             self.before[new] = gain[new]
         elif len(new):
-            self.before[new] = np.inf  # learned in the first event: nothing came before, so it never counts
+            self.before[new] = np.inf  # learned before the first evaluation: nothing came before, so it never counts
         later = np.isfinite(self.before)
         value = float(self.before[later].mean()) if later.any() else None
         reason = "no unit was learned after the first event"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lifelong.metrics.knowledge import LAGS, THRESHOLDS
+
 Better = Literal["higher", "lower", "zero", "reference", "neither"]
 """Which way is better. zero: the closer to 0. reference: the closer to the same number of the retrained reference."""
 
@@ -40,6 +42,10 @@ MEASURES: dict[str, Metric] = {
 OF_MEASURE: dict[str, tuple[str, Better]] = {
     "average_": ("Mean over the units held (learned and not deleted as a whole) of their {} on test data.", "higher"),
     "sample_": ("Over all test samples of the units held, each counted once: {}.", "higher"),
+    "whole_": ("Over all test samples of the stream that are not deleted, learned or not: {}.", "higher"),
+    "accumulated_": ("Mean over the last 20 evaluations of that on all test samples, learned or not: {}.", "higher"),
+    "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
+    "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
     "retain_": ("On training samples that are learned and not deleted: {}.", "higher"),
     "deleted_": ("On test samples of deleted classes and tasks: {}.", "reference"),
     "forget_": ("On the training samples that a request deletes: {}.", "reference"),
@@ -47,6 +53,13 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "": ("On a unit's test samples that are not deleted: {}.", "higher"),
 }
 """Prefixes to the name of the objective's measure."""
+
+
+def _span(lag: int, following: int | None) -> str:
+    if following is None:
+        return f"{lag} or more"
+    return str(lag) if following == lag + 1 else f"{lag} to {following - 1}"
+
 
 METRICS: dict[str, Metric] = {
     "forgetting_from_first": Metric(
@@ -67,6 +80,42 @@ METRICS: dict[str, Metric] = {
     ),
     "plasticity": Metric(
         "Mean over the units held of the score right after the unit was first learned.", "as the score", "higher"
+    ),
+    "accumulation_slope": Metric(
+        "Least-squares slope, over the last 20 evaluations, of the score on all test samples, learned or not.",
+        "score per learn event",
+        "higher",
+    ),
+    **{
+        f"events_to_{p}": Metric(
+            f"Learn events until the mean over 20 evaluations of the score on all test samples first reached {p} %.",
+            "events",
+            "lower",
+        )
+        for p in THRESHOLDS
+    },
+    **{
+        f"retention_{lag}": Metric(
+            f"Mean score of the units that last came {_span(lag, following)} learn events ago (0 is the event itself).",
+            "as the score",
+            "higher",
+        )
+        for lag, following in zip(LAGS, (*LAGS[1:], None), strict=True)
+    },
+    "lag_correlation": Metric(
+        "Rank correlation, over the units held, of the time since a unit last came and its score: below 0 where it "
+        "decays between visits.",
+        "-1 to 1",
+        "neither",
+    ),
+    "frequency_correlation": Metric(
+        "Rank correlation, over the units held, of how often a unit came and its score.", "-1 to 1", "neither"
+    ),
+    "stability_gap": Metric(
+        "Mean over earlier units of the score just before an experience, minus the lowest within it.",
+        "as the score",
+        "lower",
+        0.0,
     ),
     "forget_loss": Metric("Mean loss on the training samples that a request deletes.", "loss", "reference"),
     "membership_auc": Metric(

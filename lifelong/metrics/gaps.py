@@ -29,7 +29,11 @@ def stream_gap_rows(
     retained = [float(o.scores[live].mean()) if len(live) else None for o in (reference, run)]
     retained_gap = None if retained[0] is None or retained[1] is None else retained[1] - retained[0]
     empty, nothing = "no unit with test samples is held", "no training sample of the probe is live"
-    return [
+    rows = []
+    if kind == "joint":
+        share = None if own is None or ours is None or own == 0 else ours / own
+        rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, "the reference scores nothing"))
+    return rows + [
         row(event, kind, "stream", f"average_{measure}", own, n, empty),
         row(event, kind, "stream", f"gap_average_{measure}", gap, n, empty),
         row(event, kind, "stream", f"retain_{measure}", retained[0], len(live), nothing),

@@ -76,6 +76,7 @@ class Avalanche(Learner):
         """
         if not isinstance(setting.objective, Classification):
             raise ConfigError("learner: 'avalanche' trains classifiers only; choose another learner for this task.")
+        _check_loop(setting.training, setting.objective)
         self.config, self.setting = config, setting
         self._objective = setting.objective
         self.reset()
@@ -325,6 +326,18 @@ class _Rows(Dataset[tuple[torch.Tensor, int]]):
 
 def _on_cpu(batch: Batch) -> Batch:
     return Batch(batch.ids.cpu(), batch.x.cpu(), batch.y.cpu(), None if batch.task is None else batch.task.cpu())
+
+
+def _check_loop(training: Training, objective: Classification) -> None:
+    """Refuse options of our loop that Avalanche's does not have, instead of passing over them."""
+    for key, value, plain in (
+        ("training.bn_mode", training.bn_mode, "train"),
+        ("training.clip_norm", training.clip_norm, None),
+        ("objective.loss", objective.loss, "ce"),
+        ("objective.mask", objective.training_mask, "none"),
+    ):
+        if value != plain:
+            raise ConfigError(f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}.")
 
 
 def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:

@@ -7,9 +7,9 @@ from typing import final
 import numpy as np
 import torch
 
-from strategies.base import Access, Plugin, Setting, State
+from strategies.base import Access, Door, Plugin, Setting, State
 from streams.config import Config as BaseConfig
-from streams.events import DeletionRequest
+from streams.events import DeletionRequest, Experience
 
 
 class Config(BaseConfig):
@@ -30,7 +30,7 @@ class Cumulative(Plugin):
         """Everything learned so far."""
         return Access(retained="full")
 
-    def select(self, ids: np.ndarray) -> np.ndarray:
+    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
         """Return all ids seen so far, these included."""
         self._seen[ids] = True
         return np.flatnonzero(self._seen)

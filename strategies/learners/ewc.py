@@ -1,152 +1,177 @@
-"""EWC: keep each weight near its earlier values in proportion to its Fisher information (offline and online)."""
+"""EWC: keep each weight near its earlier values in proportion to its Fisher information, one anchor per experience."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, final
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
 from strategies.parts.fisher import diagonal_fisher
+from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
-from streams.config import Config as BaseConfig
-from streams.errors import TrainingError
+from streams.data import Data
+from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
-class Config(BaseConfig):
-    """Options of `ewc` (Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370)."""
+class Config(TieConfig):
+    """Options of `ewc` (Kirkpatrick et al. 2017, arXiv 1612.00796)."""
 
     strength: float = Field(100.0, ge=0)
     """lambda in (lambda / 2) sum_k F_k (theta - theta_k)^2. Its scale depends on the estimator."""
-    mode: Literal["offline", "online"] = "offline"
-    """One anchor per experience, or a single anchor with a decayed sum of Fishers."""
-    decay: float = Field(1.0, ge=0, le=1)
-    """gamma of `online`: F <- gamma F + F_new after an experience; the penalty uses gamma F as in the paper."""
     fisher: FisherEstimator = "sampled"
     """exact: mean_x sum_c p(c|x) (d l(x,c))^2. sampled: mean_x (d l(x,y'))^2, y' ~ p, unbiased for exact at one
     backward. empirical: mean_x (d l(x,y))^2. p-weighted: mean_x p(y|x) (d l(x,y))^2. batch: mean over batches of
     (d mean l)^2, as in Avalanche, about 1/fisher_batch of empirical."""
     fisher_batch: int = Field(256, ge=1)
     """Samples per Fisher pass; changes the result of `batch` only."""
-    parameters: Literal["all", "body"] = "all"
-    """Tie everything, or leave the head free."""
-    stiff: Literal["clamp", "refuse"] = "clamp"
-    """Explicit SGD is stable only while lr x strength x F < 2. What to do with stiffer weights: clamp them to
-    lr x strength x F = 1, which snaps them back to their anchor in one step (the share is reported as
-    `ewc_clamped`), or refuse to go on."""
+    on_deletion: Literal["keep", "drop", "recompute"] = "keep"
+    """What a request does to the Fisher of an experience whose data it names. keep: nothing; the past is folded into
+    two vectors of constant size. drop: take that experience's Fisher out of the sum. recompute: also estimate it anew
+    at the unlearned weights, from the experience's data that is left, when the next experience is learned (needs full
+    access). The last two keep two vectors per experience."""
 
 
-def penalty(parameters: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, offset: float) -> float:
-    """Return sum_k F_k (theta - theta_k)^2 / 2 from its running sums.
+@dataclass(slots=True, eq=False)
+class Share:
+    """What one experience adds to the penalty; `fisher` and `anchor` are missing while it waits to be recomputed."""
 
-    Args:
-        parameters: theta, ``[P]``.
-        weight: sum_k F_k.
-        target: sum_k F_k theta_k.
-        offset: sum_k F_k theta_k^2, summed over parameters.
-    """
-    quadratic = (weight * parameters.square()).sum() - 2 * (target * parameters).sum()
-    return 0.5 * (float(quadratic) + offset)
+    ids: np.ndarray
+    fisher: torch.Tensor | None
+    anchor: torch.Tensor | None
 
 
 @final
 class EWC(Plugin):
-    """Folds all past experiences into two vectors, so that time and memory do not grow with their number."""
+    """Adds the gradient of all past experiences' penalties in closed form."""
 
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""
         super().__init__(config, setting)
+        check_stiff(config.stiff, setting.training, "ewc")
         model = setting.make_model()
         self._mask = model.mask(config.parameters)
-        self._weight = torch.zeros_like(model.parameters)
-        self._target = torch.zeros_like(model.parameters)
-        self._offset = 0.0
+        self._tie = Tie(model.parameters)
+        self._shares: dict[str, Share] = {}
         self._experiences = 0
-        self._pull = self._pull_to = self._weight
-        self._clamped = 0.0
-        self._derived = np.zeros(setting.num_samples, dtype=bool)
+        self._pull: Pull | None = None
+        self._recomputed = Outcome()
+        self._in_fisher = np.zeros(setting.num_samples, dtype=bool)
+        self._in_anchors = np.zeros(setting.num_samples, dtype=bool)
 
     @property
-    def _strength(self) -> float:
-        online = self.config.mode == "online"
-        return self.config.strength * (self.config.decay if online else 1.0)
+    def access(self) -> Access:
+        """The data of earlier experiences, if their Fisher is to be recomputed."""
+        return Access(retained="full" if self.config.on_deletion == "recompute" else 0)
 
     def begin(self, lesson: Lesson) -> None:
-        """Prepare lambda sum F and lambda sum F theta_k, clamped where an explicit step would overshoot."""
-        self._pull, self._pull_to = self._strength * self._weight, self._strength * self._target
-        self._clamped = 0.0
+        """Recompute what waits for it, and prepare lambda sum F."""
+        self._recomputed = Outcome()
+        waiting = {name: share for name, share in self._shares.items() if share.fisher is None}
+        for name, share in waiting.items():
+            key = lesson.key / "fisher-again" / name
+            share.fisher, cost = self._estimate(lesson.model, lesson.door.fetch(share.ids), key)
+            share.anchor = lesson.model.parameters.clone()
+            self._in_fisher[share.ids] = True
+            self._recomputed += cost
+        if waiting:
+            self._fold()
+        curvature = self.config.strength * self._tie.weight
         training = self.setting.training
-        stiff = self._pull * training.lr >= 2
-        if training.optimizer == "sgd" and bool(stiff.any()):
-            if self.config.stiff == "refuse":
-                raise TrainingError(
-                    f"ewc.strength: {self.config.strength:g} makes lr x strength x F = "
-                    f"{float(self._pull.max()) * training.lr:.3g} on the stiffest weight; explicit steps need less "
-                    f"than 2. Lower strength or training.lr, or set ewc.stiff: clamp."
-                )
-            scale = torch.where(stiff, 1 / (training.lr * self._pull), 1.0)
-            self._pull, self._pull_to = self._pull * scale, self._pull_to * scale
-            self._clamped = float(stiff.float().mean())
+        self._pull = None
+        if self._experiences:
+            self._pull = make_pull(curvature, self._tie.center, self.config.stiff, training, "ewc")
 
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add lambda (sum F theta - sum F theta_k)."""
-        if not self._experiences:
-            return gradient
-        return gradient.addcmul_(self._pull, parameters).sub_(self._pull_to)
+        """Add lambda sum_k F_k (theta - theta_k)."""
+        return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
     def end(self, lesson: Lesson) -> Outcome:
-        """Estimate the Fisher on the experience's training data and fold it in."""
+        """Estimate the Fisher on the experience's training data and add it."""
         theta = lesson.model.parameters
-        ended_with = self._strength * penalty(theta, self._weight, self._target, self._offset)
-        fisher, cost = diagonal_fisher(
-            lesson.model,
-            self.setting.objective,
-            lesson.data,
-            self.config.fisher,
-            lesson.key / "fisher",
-            self.config.fisher_batch,
-        )
-        fisher *= self._mask
-        if self.config.mode == "offline":
-            self._weight += fisher
-            self._target += fisher * theta
-            self._offset += float((fisher * theta.square()).sum())
-        else:
-            self._weight = self.config.decay * self._weight + fisher
-            self._anchor_at(theta)
+        ended_with = self.config.strength / 2 * self._tie.penalty(theta)
+        fisher, cost = self._estimate(lesson.model, lesson.data, lesson.key / "fisher")
+        self._tie.add(fisher, theta)
+        if self.config.on_deletion != "keep":
+            name = f"{lesson.experience.name}/{lesson.experience.incarnation}"
+            self._shares[name] = Share(lesson.data.ids.copy(), fisher, theta.clone())
         self._experiences += 1
-        self._derived[lesson.data.ids] = True
-        return cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": self._clamped})
+        self._in_fisher[lesson.data.ids] = self._in_anchors[lesson.data.ids] = True
+        clamped = 0.0 if self._pull is None else self._pull.clamped
+        return self._recomputed + cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": clamped})
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Take the Fisher of every experience that the request touches out of the sum, if it is kept apart."""
+        touched = {n: s for n, s in self._shares.items() if np.isin(s.ids, request.sample_ids).any()}
+        for name, share in touched.items():
+            left = share.ids[~np.isin(share.ids, request.sample_ids)]
+            if self.config.on_deletion == "recompute" and len(left):
+                self._shares[name] = Share(left, None, None)
+            else:
+                del self._shares[name]
+        if touched:
+            self._fold()
+            self._in_fisher[:] = False
+            for share in self._shares.values():
+                if share.fisher is not None:
+                    self._in_fisher[share.ids] = True
 
     def settle(self, model: FlatModel) -> None:
         """Move every anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""
-        self._anchor_at(model.parameters)
+        self._tie.anchor_at(model.parameters)
+        for share in self._shares.values():
+            if share.fisher is not None:
+                share.anchor = model.parameters.clone()
 
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return whose gradients the Fisher sums contain: they cannot be taken out of the sum again."""
-        return {"fisher": ids[self._derived[ids]]}
+        """Return whose gradients are in the Fisher sum, and what the anchors were derived from."""
+        return {"fisher": ids[self._in_fisher[ids]], "anchors": ids[self._in_anchors[ids]]}
 
     def state_dict(self) -> State:
-        """Return the running sums."""
+        """Return the running form, and every experience's share if they are kept apart."""
         return {
-            "weight": self._weight.clone(),
-            "target": self._target.clone(),
-            "offset": self._offset,
+            "tie": self._tie.state_dict(),
             "experiences": self._experiences,
-            "derived": torch.from_numpy(self._derived.copy()),
+            "shares": {
+                name: {"ids": torch.from_numpy(s.ids.copy()), "fisher": _copy(s.fisher), "anchor": _copy(s.anchor)}
+                for name, s in self._shares.items()
+            },
+            "derived": {
+                "fisher": torch.from_numpy(self._in_fisher.copy()),
+                "anchors": torch.from_numpy(self._in_anchors.copy()),
+            },
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Put the running sums back."""
-        self._weight, self._target = state["weight"].clone(), state["target"].clone()
-        self._offset, self._experiences = state["offset"], state["experiences"]
-        self._derived = state["derived"].numpy().copy()
+        """Put everything back."""
+        self._tie.load_state_dict(state["tie"])
+        self._experiences = state["experiences"]
+        self._shares = {
+            name: Share(s["ids"].numpy().copy(), _copy(s["fisher"]), _copy(s["anchor"]))
+            for name, s in state["shares"].items()
+        }
+        self._in_fisher = state["derived"]["fisher"].numpy().copy()
+        self._in_anchors = state["derived"]["anchors"].numpy().copy()
 
-    def _anchor_at(self, theta: torch.Tensor) -> None:
-        self._target = self._weight * theta
-        self._offset = float((self._weight * theta.square()).sum())
+    def _estimate(self, model: FlatModel, data: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
+        config = self.config
+        fisher, cost = diagonal_fisher(model, self.setting.objective, data, config.fisher, key, config.fisher_batch)
+        return fisher * self._mask, cost
+
+    def _fold(self) -> None:
+        """Add up the shares anew: a difference of sums would leave a trace of what was taken out."""
+        self._tie = Tie(self._mask)
+        for share in self._shares.values():
+            if share.fisher is not None and share.anchor is not None:
+                self._tie.add(share.fisher, share.anchor)
+
+
+def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.clone()

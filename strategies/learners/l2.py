@@ -1,4 +1,4 @@
-"""L2: keep the weights near the previous (or the initial) ones, every parameter alike."""
+"""L2: keep the weights near the previous ones, or the initial (pretrained) ones, every parameter alike."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.parts.importance import Pull, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
-from streams.config import Config as BaseConfig
 
 
-class Config(BaseConfig):
+class Config(TieConfig):
     """Options of `l2` (Smith et al. 2023, arXiv 2203.17269)."""
 
     strength: float = Field(0.1, ge=0)
@@ -22,13 +22,11 @@ class Config(BaseConfig):
     """The weights after the previous experience, or those before the first."""
     from_start: bool = True
     """Whether the first experience is tied to the initial weights, as in the paper."""
-    parameters: Literal["all", "body"] = "all"
-    """Tie everything, or leave the head free."""
 
 
-def penalty_gradient(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return d/d theta of sum_i weight_i (theta_i - anchor_i)^2, ``[P]``."""
-    return 2 * weight * (parameters - anchor)
+def penalty(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor) -> float:
+    """Return sum_i weight_i (theta_i - anchor_i)^2."""
+    return float((weight * (parameters - anchor).square()).sum())
 
 
 @final
@@ -40,25 +38,32 @@ class L2(Plugin):
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with the initial weights as anchor."""
         super().__init__(config, setting)
+        check_stiff(config.stiff, setting.training, "l2")
         model = setting.make_model()
         self._anchor = model.parameters.clone()
         self._weight = config.strength * model.mask(config.parameters)
         self._active = config.from_start
+        self._pull: Pull | None = None
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
+    def begin(self, lesson: Lesson) -> None:
+        """Prepare 2 lambda."""
+        if self._active:
+            self._pull = make_pull(2 * self._weight, self._anchor, self.config.stiff, self.setting.training, "l2")
+
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add the tie's gradient."""
-        return gradient.add_(penalty_gradient(parameters, self._anchor, self._weight)) if self._active else gradient
+        """Add 2 lambda (theta - anchor)."""
+        return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
     def end(self, lesson: Lesson) -> Outcome:
         """Move the anchor, if it moves; report the penalty that training ended with."""
-        squares = self._weight * (lesson.model.parameters - self._anchor).square()
-        penalty = float(squares.sum()) if self._active else 0.0
+        ended_with = penalty(lesson.model.parameters, self._anchor, self._weight) if self._active else 0.0
+        clamped = 0.0 if self._pull is None else self._pull.clamped
         self._active = True
         if self.config.anchor == "previous":
             self._anchor = lesson.model.parameters.clone()
             self._derived[lesson.data.ids] = True
-        return Outcome(losses={"l2_penalty": penalty})
+        return Outcome(losses={"l2_penalty": ended_with, "l2_clamped": clamped})
 
     def settle(self, model: FlatModel) -> None:
         """Move the anchor to the unlearned weights; otherwise the tie would pull the forgotten back."""

@@ -9,7 +9,7 @@ import torch
 
 from strategies.parts.model import FlatModel
 from streams.config import Config
-from streams.data import Batch
+from streams.data import Batch, Data
 from streams.source import Source
 
 FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
@@ -44,6 +44,13 @@ class Objective(ABC):
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs ``[B, num_outputs]``."""
         return model(batch.x)
+
+    def training_on(self, data: Data) -> Objective:
+        """Return the objective to train on `data` with, and to take its Fisher by.
+
+        It may weigh outputs otherwise than evaluation does; outputs, scores and probabilities are the same.
+        """
+        return self
 
     @abstractmethod
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

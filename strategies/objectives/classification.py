@@ -1,8 +1,8 @@
-"""Cross-entropy over a global label space, masked to the task's classes where the model is told the task."""
+"""Cross-entropy or BCE over a global label space, masked to the task's classes where the model is told the task."""
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,22 @@ import torch.nn.functional as F
 from strategies.objectives._base import FisherEstimator, Objective
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
-from streams.data import Batch
+from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.source import Source
 
+Loss = Literal["ce", "bce"]
+Mask = Literal["none", "batch", "experience"]
+
 
 class Config(BaseConfig):
-    """`classification` has no options."""
+    """Options of `classification`. They change what is trained on; evaluation is the same for all of them."""
+
+    loss: Loss = "ce"
+    """ce: softmax cross-entropy. bce: sigmoid and binary cross-entropy, the mean over the outputs that count."""
+    mask: Mask = "none"
+    """Which outputs count in the training loss. none: all. batch: classes that occur in the mini-batch (SCoLe, arXiv
+    2207.04543). experience: classes of the experience, and of what is replayed with it."""
 
 
 @final
@@ -30,8 +39,11 @@ class Classification(Objective):
         num_classes: int,
         task_classes: tuple[tuple[int, ...], ...] | None = None,
         device: str | torch.device = "cpu",
+        loss: Loss = "ce",
+        mask: Mask = "none",
     ) -> None:
         """Allow all outputs, or for samples with task label t only the classes ``task_classes[t]``."""
+        self.loss, self.training_mask = loss, mask
         self._num_classes = num_classes
         self._forbidden: torch.Tensor | None = None
         if task_classes is not None:
@@ -51,7 +63,8 @@ class Classification(Objective):
         """Use the source's whole label space."""
         if source.y.is_floating_point():
             raise ConfigError(f"objective: {source.name!r} has real-valued targets; set objective: regression.")
-        return cls(source.num_classes, task_classes, device)
+        assert isinstance(config, Config)
+        return cls(source.num_classes, task_classes, device, config.loss, config.mask)
 
     @property
     def num_outputs(self) -> int:
@@ -73,8 +86,14 @@ class Classification(Objective):
             return logits
         return logits.masked_fill(self._forbidden.index_select(0, batch.task), float("-inf"))
 
+    def training_on(self, data: Data) -> Objective:
+        """Return the objective with the chosen training loss and mask."""
+        if self.loss == "ce" and self.training_mask == "none":
+            return self
+        return _Training(self, data)
+
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return -log p(y | x)."""
+        """Return -log p(y | x) under the softmax."""
         return F.cross_entropy(outputs, batch.y, reduction="none")
 
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -105,3 +124,84 @@ class Classification(Objective):
             return [(one, -log_p.gather(1, labels).squeeze(1))]
         true = -log_p.gather(1, batch.y.unsqueeze(1)).squeeze(1)
         return [(true.detach().neg().exp() if estimator == "p-weighted" else one, true)]
+
+
+def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy of every sample, ``[B]``: the mean over the outputs that count.
+
+    Args:
+        outputs: logits ``[B, C]``; those that do not count may be infinite.
+        targets: probabilities ``[B, C]``.
+        counts: bool ``[B, C]``; at least one output of each sample counts.
+    """
+    z = outputs.masked_fill(~counts, 0.0)
+    each = (F.softplus(z) - z * targets).masked_fill(~counts, 0.0)
+    return each.sum(1) / counts.sum(1)
+
+
+@final
+class _Training(Objective):
+    """The classification objective while training on some data: its loss and mask are the chosen ones."""
+
+    measure: ClassVar[str] = "accuracy"
+
+    def __init__(self, plain: Classification, data: Data) -> None:
+        self._plain = plain
+        targets = data.targets()
+        self._taught = torch.zeros(plain.num_outputs, dtype=torch.bool, device=targets.device)
+        if plain.training_mask == "none":
+            self._taught.fill_(True)
+        else:
+            self._taught[targets] = True
+
+    @classmethod
+    def for_data(
+        cls,
+        config: BaseConfig,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Objective:
+        return Classification.for_data(config, source, task_classes, device)
+
+    @property
+    def num_outputs(self) -> int:
+        return self._plain.num_outputs
+
+    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        return self._plain.outputs(model, batch)
+
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        counts = torch.zeros_like(self._taught) if self._plain.training_mask == "batch" else self._taught.clone()
+        counts[batch.y] = True
+        if self._plain.loss == "ce":
+            return self._plain.losses(outputs.masked_fill(~counts, float("-inf")), batch)
+        return bce_losses(outputs, F.one_hot(batch.y, self.num_outputs).to(outputs), counts & outputs.isfinite())
+
+    def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return self._plain.scores(outputs, batch)
+
+    def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        return self._plain.probabilities(outputs, batch)
+
+    def fisher_terms(
+        self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        # All classes of the data count, also under a per-batch mask: a sample's term must not depend on its neighbours.
+        # BCE is the likelihood of independent labels, so that the expectation over them is a sum over outputs:
+        # E (d l)^2 = sum_c p_c (1 - p_c) (d z_c)^2.
+        if self._plain.loss == "ce":
+            outputs = outputs.masked_fill(~self._taught, float("-inf"))
+            return self._plain.fisher_terms(outputs, batch, estimator, generator)
+        counts = self._taught & outputs.isfinite()
+        z = outputs.masked_fill(~counts, 0.0)
+        p, num = z.detach().sigmoid(), counts.sum(1)
+        one = torch.ones(len(batch), device=outputs.device)
+        if estimator == "exact":
+            weights = (p * (1 - p) / num.unsqueeze(1).square()).masked_fill(~counts, 0.0)
+            return [(weights[:, c], z[:, c]) for c in range(self.num_outputs) if bool(counts[:, c].any())]
+        targets = F.one_hot(batch.y, self.num_outputs).to(outputs)
+        if estimator == "sampled":
+            targets = torch.bernoulli(p.cpu(), generator=generator).to(outputs)
+        losses = bce_losses(outputs, targets, counts)
+        return [((-losses.detach() * num).exp() if estimator == "p-weighted" else one, losses)]

@@ -1,8 +1,8 @@
-"""Diagonal Fisher information, exact per sample, at about the cost of one backward pass."""
+"""Diagonal Fisher information and mean absolute gradients, exact per sample, at about the cost of a backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,9 @@ from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
 from streams.data import Batch, Data
 from streams.randomness import Key
+
+Terms = Callable[[torch.Tensor, Batch], list[tuple[torch.Tensor, torch.Tensor]]]
+Size = Callable[[torch.Tensor], torch.Tensor]
 
 
 def diagonal_fisher(
@@ -42,22 +45,59 @@ def diagonal_fisher(
     Returns:
         The estimate ``[P]``, and what it cost.
     """
-    training = model.network.training
-    model.train(False)
+    objective = objective.training_on(data)
     generator = key.torch()
     total = torch.zeros_like(model.parameters)
     outcome = Outcome()
     batches = data.batches(batch_size)
-    for batch in batches:
-        if estimator == "batch":
-            square, passes = _batch_square(model, objective, batch), 1
-            total += square / len(batches)
-        else:
-            square, passes = _sample_squares(model, objective, batch, estimator, generator)
-            total += square / len(data)
-        outcome += Outcome(forward=len(batch), backward=passes * len(batch))
-    model.train(training)
+    with _evaluating(model):
+        for batch in batches:
+            if estimator == "batch":
+                square, passes = _batch_square(model, objective, batch), 1
+                total += square / len(batches)
+            else:
+                square, passes = _sample_sums(
+                    model,
+                    objective,
+                    batch,
+                    lambda o, b: objective.fisher_terms(o, b, estimator, generator),
+                    torch.square,
+                )
+                total += square / len(data)
+            outcome += Outcome(forward=len(batch), backward=passes * len(batch))
     return total, outcome
+
+
+def output_sensitivity(
+    model: FlatModel, objective: Objective, data: Data, batch_size: int = 256
+) -> tuple[torch.Tensor, Outcome]:
+    """Return mean_x |d ||z(x)||^2 / d theta|, ``[P]`` (Aljundi et al. 2018), in evaluation mode, and what it cost.
+
+    The absolute value is taken per sample, so that `batch_size` does not matter; labels are not read. Outputs that
+    the task forbids (minus infinity) do not count.
+    """
+
+    def squared_norm(outputs: torch.Tensor, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        finite = outputs.masked_fill(torch.isinf(outputs), 0.0)
+        return [(torch.ones(len(outputs), device=outputs.device), finite.square().sum(1))]
+
+    total = torch.zeros_like(model.parameters)
+    with _evaluating(model):
+        for batch in data.batches(batch_size):
+            total += _sample_sums(model, objective, batch, squared_norm, torch.abs)[0] / len(data)
+    return total, Outcome(forward=len(data), backward=len(data))
+
+
+@contextmanager
+def _evaluating(model: FlatModel) -> Iterator[None]:
+    """Lend the model in evaluation mode, and put every module's mode back."""
+    modes = [(module, module.training) for module in model.network.modules()]
+    model.train(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _batch_square(model: FlatModel, objective: Objective, batch: Batch) -> torch.Tensor:
@@ -73,24 +113,30 @@ def _gradient(model: FlatModel, loss: torch.Tensor, retain: bool = False) -> tor
     )
 
 
-def _sample_squares(
-    model: FlatModel, objective: Objective, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+def _sample_sums(
+    model: FlatModel, objective: Objective, batch: Batch, terms_of: Terms, size: Size
 ) -> tuple[torch.Tensor, int]:
-    """Return the sum over samples of weight x squared gradient, ``[P]``, and the number of backward passes."""
+    """Return the sum over samples of weight x size(gradient), ``[P]``, and the number of backward passes.
+
+    Args:
+        model, objective, batch: what is differentiated.
+        terms_of: from outputs and batch to pairs of weights ``[B]`` and scalars ``[B]`` to differentiate.
+        size: square or absolute value: the size of a product must be the product of the sizes.
+    """
     with _record(model.network) as calls:
         outputs = objective.outputs(model, batch)
-    terms = objective.fisher_terms(outputs, batch, estimator, generator)
+    terms = terms_of(outputs, batch)
     total = torch.zeros_like(model.parameters)
     modules = [m for m, _, _ in calls]
     layers_known = len(set(modules)) == len(modules) and _covers(model, modules)
     for weights, losses in terms:
         if not layers_known:
             for i in range(len(batch)):
-                total += weights[i] * _gradient(model, losses[i], retain=True).square()
+                total += weights[i] * size(_gradient(model, losses[i], retain=True))
             continue
         deltas = torch.autograd.grad(losses.sum(), [z for _, _, z in calls], retain_graph=True)
         for (module, a, _), delta in zip(calls, deltas, strict=True):
-            _add_layer(total, model, module, a.detach(), delta, weights)
+            _add_layer(total, model, module, a.detach(), delta, weights, size)
     return total, len(terms)
 
 
@@ -133,21 +179,22 @@ def _add_layer(
     a: torch.Tensor,
     delta: torch.Tensor,
     weights: torch.Tensor,
+    size: Size,
 ) -> None:
-    """Add one layer's weighted squared per-sample gradients: the outer product of output delta and input."""
+    """Add the weighted sizes of one layer's per-sample gradients: the outer product of output delta and input."""
     name = next(n for n, m in model.network.named_modules() if m is module)
     if isinstance(module, nn.Conv2d):
         assert not isinstance(module.padding, str)
         a = nn.functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)
         delta = delta.flatten(2).transpose(1, 2)
     if a.ndim == 2:
-        square = (weights.unsqueeze(1) * delta.square()).t() @ a.square()
-        bias = (weights.unsqueeze(1) * delta.square()).sum(0)
-    else:  # the sample's gradient is a sum over positions, which comes before the square
+        weight = (weights.unsqueeze(1) * size(delta)).t() @ size(a)
+        bias = (weights.unsqueeze(1) * size(delta)).sum(0)
+    else:  # the sample's gradient is a sum over positions, which comes before its size
         per_sample = torch.bmm(delta.flatten(1, -2).transpose(1, 2), a.flatten(1, -2))
-        square = torch.einsum("b,boi->oi", weights, per_sample.square())
-        bias = (weights.unsqueeze(1) * delta.flatten(1, -2).sum(1).square()).sum(0)
+        weight = torch.einsum("b,boi->oi", weights, size(per_sample))
+        bias = (weights.unsqueeze(1) * size(delta.flatten(1, -2).sum(1))).sum(0)
     if f"{name}.weight" in model.slices:
-        total[model.slices[f"{name}.weight"]] += square.reshape(-1)
+        total[model.slices[f"{name}.weight"]] += weight.reshape(-1)
     if f"{name}.bias" in model.slices:
         total[model.slices[f"{name}.bias"]] += bias

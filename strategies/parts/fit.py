@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Literal, final
 
 import torch
 from pydantic import Field
@@ -11,23 +14,36 @@ from pydantic import Field
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from streams.data import Batch, Data
 from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch
 
 
-class Training(OptimizerConfig):
+class FitConfig(OptimizerConfig):
     """How a model is trained on one set of data."""
 
     epochs: int = Field(1, ge=1)
     """Passes over the data."""
     batch_size: int = Field(64, ge=1)
     """Samples per step; a short last batch is kept."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
+    bn_mode: Literal["train", "eval"] = "train"
+    """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
+    by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
 
     def num_steps(self, samples: int) -> int:
         """Return the optimizer steps that `samples` samples take."""
         return self.epochs * math.ceil(samples / self.batch_size)
+
+
+class Training(FitConfig):
+    """How every experience of a stream is trained."""
+
+    carry_optimizer: bool = False
+    """Whether momentum and moments live on from one experience to the next, or start at zero in each. They are reset
+    when a request names data they derive from. The `avalanche` learner always carries them, as Avalanche does."""
 
 
 class Hooks:
@@ -37,6 +53,14 @@ class Hooks:
         """Return the batch to train on, for example with replayed samples added."""
         return batch
 
+    def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
+        """Return the weights ``[P]`` to take the step from; they stay displaced."""
+        return parameters
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the per-sample losses ``[B]`` whose mean is minimised."""
+        return losses
+
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the scalar loss to differentiate, given the mean loss of the batch."""
         return loss
@@ -45,25 +69,137 @@ class Hooks:
         """Return the gradient ``[P]`` to step along; it may be changed in place."""
         return gradient
 
+    def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
+        """Take note of a step that was made.
+
+        Args:
+            gradient: ``[P]``, the loss's gradient as backward left it, before any `gradient` hook.
+            change: ``[P]``, parameters after the step minus parameters before it.
+        """
+
+
+@final
+class Slopes:
+    """The gradients of one step at any weights, before the step is taken.
+
+    They call the `losses`, `loss` and `gradient` hooks too, so that those may be called several times in a step; the
+    last call is the step's own. Buffers and the noise of dropout layers are left as they were.
+    """
+
+    def __init__(self, model: FlatModel, own: _Descent, full: _Descent) -> None:
+        """Take gradients of `model` for one `fit`; `aim` says for which batch."""
+        self._model, self._own, self._full = model, own, full
+        self._buffers = list(model.network.buffers())
+        self._batch: Batch | None = None
+        self._num_own = 0
+        self.samples = 0
+
+    def aim(self, batch: Batch, num_own: int) -> None:
+        """Look at one batch: the first `num_own` samples are the experience's, the rest was added by hooks."""
+        self._batch, self._num_own = batch, num_own
+
+    def full(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Return the gradient ``[P]`` of all that is minimised: added samples, loss terms and penalties too."""
+        assert self._batch is not None
+        return self._at(parameters, self._batch, self._full)
+
+    def own(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Return the gradient ``[P]`` of the mean loss on the experience's own samples, and of nothing else."""
+        assert self._batch is not None
+        return self._at(parameters, self._batch.part(0, self._num_own), self._own)
+
+    def _at(self, parameters: torch.Tensor, batch: Batch, descent: _Descent) -> torch.Tensor:
+        if parameters is not self._model.parameters:
+            self._model.parameters.copy_(parameters)
+        before = [b.clone() for b in self._buffers]
+        self.samples += len(batch)
+        with _same_noise(self._model.parameters.device):
+            _, gradient = descent(batch)
+        for buffer, value in zip(self._buffers, before, strict=True):
+            buffer.copy_(value)
+        return gradient
+
+
+@contextlib.contextmanager
+def _same_noise(device: torch.device) -> Iterator[None]:
+    """Put torch's generators back, so that the step draws what it would have drawn."""
+    cpu = torch.default_generator.get_state()
+    other = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    yield
+    torch.default_generator.set_state(cpu)
+    if other is not None:
+        torch.cuda.set_rng_state(other, device)
+
+
+@final
+class _Descent:
+    """From a batch to the gradient of what is minimised at the model's weights."""
+
+    def __init__(self, model: FlatModel, objective: Objective, hooks: Sequence[Hooks]) -> None:
+        self._model, self._objective = model, objective
+        self._keeps = any(type(h).stepped is not Hooks.stepped for h in hooks)
+        self.kept = model.gradient
+        self._losses = [h.losses for h in hooks if type(h).losses is not Hooks.losses]
+        self._loss = [h.loss for h in hooks if type(h).loss is not Hooks.loss]
+        self._gradient = [h.gradient for h in hooks if type(h).gradient is not Hooks.gradient]
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss and its gradient ``[P]``, which the next call overwrites."""
+        model = self._model
+        outputs = self._objective.outputs(model, batch)
+        losses = self._objective.losses(outputs, batch)
+        for weigh in self._losses:
+            losses = weigh(losses, outputs, batch)
+        loss = losses.mean()
+        for change in self._loss:
+            loss = change(loss, outputs, batch, model)
+        model.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = model.gradient
+        if self._keeps:
+            self.kept = gradient.clone()
+        for alter in self._gradient:
+            gradient = alter(gradient, model.parameters)
+        return loss.detach(), gradient
+
+
+_observer: ContextVar[Callable[[int], None] | None] = ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observed(observer: Callable[[int], None]) -> Iterator[None]:
+    """Have `observer` called, with the number of steps done, after every step of every `fit` inside.
+
+    For measuring within an experience: who trains cannot tell that it is watched. An observer may put the model into
+    evaluation mode and must leave everything else as it is.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
 
 def fit(
     model: FlatModel,
     objective: Objective,
     data: Data,
-    training: Training,
+    training: FitConfig,
     key: Key,
     hooks: Sequence[Hooks] = (),
+    optimizer: Optimizer | None = None,
 ) -> Outcome:
-    """Train `model` on `data` with a fresh optimizer.
+    """Train `model` on `data`.
 
     Args:
         model: changed in place; left in training mode.
-        objective: turns outputs into losses.
+        objective: turns outputs into losses; its form for training on `data` is used.
         data: what to train on; nothing to do if it is empty.
         training: epochs, batch size and optimizer.
         key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``, dropout draws from
             ``key / "noise"``.
         hooks: applied in order at each point.
+        optimizer: goes on from its state; a fresh one is made if it is None.
 
     Returns:
         Steps, samples passed forward and backward, and the mean loss of the last epoch.
@@ -74,10 +210,14 @@ def fit(
     if not len(data):
         return Outcome()
     extend = [h.extend for h in hooks if type(h).extend is not Hooks.extend]
-    change_loss = [h.loss for h in hooks if type(h).loss is not Hooks.loss]
-    change_gradient = [h.gradient for h in hooks if type(h).gradient is not Hooks.gradient]
-    optimizer = make_optimizer(training, model.parameters)
-    model.train()
+    displace = [h.displace for h in hooks if type(h).displace is not Hooks.displace]
+    note_step = [h.stepped for h in hooks if type(h).stepped is not Hooks.stepped]
+    objective = objective.training_on(data)
+    descent = _Descent(model, objective, hooks)
+    slopes = Slopes(model, _Descent(model, objective, ()), descent)
+    observer = _observer.get()
+    optimizer = optimizer or make_optimizer(training, model.parameters)
+    model.train(bn_mode=training.bn_mode)
     step = samples = 0
     with seeded_torch(key / "noise"):
         for epoch in range(training.epochs):
@@ -86,23 +226,31 @@ def fit(
                 batch = data.batch(positions)
                 for add in extend:
                     batch = add(batch, step)
-                outputs = objective.outputs(model, batch)
-                loss = objective.losses(outputs, batch).mean()
-                for change in change_loss:
-                    loss = change(loss, outputs, batch, model)
-                model.gradient.zero_()
-                loss.backward()  # type: ignore[no-untyped-call]
-                gradient = model.gradient
-                for alter in change_gradient:
-                    gradient = alter(gradient, model.parameters)
+                for move in displace:
+                    slopes.aim(batch, len(positions))
+                    displaced = move(model.parameters, slopes)
+                    if displaced is not model.parameters:
+                        model.parameters.copy_(displaced)
+                loss, gradient = descent(batch)
+                if training.clip_norm is not None:
+                    gradient.mul_((training.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
+                before = model.parameters.clone() if note_step else None
                 optimizer.step(model.parameters, gradient)
-                total += loss.detach() * len(positions)
+                if before is not None:
+                    change = model.parameters - before
+                    for note in note_step:
+                        note(descent.kept, change)
+                total += loss * len(positions)
                 samples += len(batch)
                 step += 1
+                if observer is not None:
+                    observer(step)
+                    model.train(bn_mode=training.bn_mode)
     mean = float(total) / len(data)
     if not math.isfinite(mean) or not math.isfinite(float(model.parameters.abs().max())):
         raise TrainingError(
             f"Training diverged: the loss of the last epoch is {mean}. Lower training.lr (now {training.lr:g}), or the "
             f"strength of a penalty: explicit steps are stable only while lr x strength x importance stays below 2."
         )
+    samples += slopes.samples
     return Outcome(steps=step, forward=samples, backward=samples, losses={"loss": mean})

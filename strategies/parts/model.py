@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from streams.errors import ConfigError
+
+Part = Literal["all", "body", "head", "attention"]
+"""Which parameters: all, those of the body or of the head, or those of the body's self-attention blocks."""
+Trained = Literal["all", "head", "attention"]
+"""Which parameters are trained: all, the head, or the self-attention blocks and the head."""
+
+ATTENTION = frozenset({"attention", "attn", "self_attention", "self_attn", "SelfAttention"})
+"""Names that path components of self-attention blocks have in torchvision and transformers."""
 
 
 @final
@@ -30,12 +41,26 @@ class FlatModel:
 
     `parameters` and `gradient` are plain float vectors ``[P]``; the network's tensors are views of them, in the order
     of ``named_parameters``. Weight-space methods are arithmetic on these vectors, a snapshot is one copy, and a
-    digest is one hash. Frozen parameters (``requires_grad`` false) are part of neither.
+    digest is one hash. Frozen parameters (``requires_grad`` false) are part of neither; a parameter that several
+    modules share (tied weights) is there once.
     """
 
-    def __init__(self, network: Network) -> None:
-        """Move the network's trainable parameters into one vector."""
+    def __init__(self, network: Network, trained: Trained = "all") -> None:
+        """Freeze what is not `trained` and move all other parameters into one vector.
+
+        Raises:
+            ConfigError: nothing is left to train.
+        """
         self.network = network
+        for name, parameter in network.named_parameters():
+            if not (is_in(name, trained) or is_in(name, "head")):
+                parameter.requires_grad_(False)
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ConfigError(f"trained: {trained!r} leaves no parameter to train; choose all.")
+        if trained == "attention" and not any(is_in(n, "attention") for n, _ in network.named_parameters()):
+            raise ConfigError(NO_ATTENTION)
+        self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+        self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         self.slices: dict[str, slice] = {}
         start = 0
@@ -58,17 +83,26 @@ class FlatModel:
         """Return the penultimate features ``[B, F]``."""
         return self.network.body(x)
 
-    def mask(self, part: str) -> torch.Tensor:
-        """Return a float vector ``[P]``: 1 where a parameter belongs to ``all``, ``body`` or ``head``, else 0."""
+    def mask(self, part: Part) -> torch.Tensor:
+        """Return a float vector ``[P]``: 1 where a parameter belongs to the part, else 0.
+
+        Raises:
+            ConfigError: the part is ``attention`` and the network has none.
+        """
         mask = torch.zeros_like(self.parameters)
         for name, where in self.slices.items():
-            if part == "all" or name.startswith(f"{part}."):
+            if is_in(name, part):
                 mask[where] = 1.0
+        if part == "attention" and not bool(mask.any()):
+            raise ConfigError(NO_ATTENTION)
         return mask
 
-    def train(self, on: bool = True) -> None:
-        """Set the network's mode."""
+    def train(self, on: bool = True, bn_mode: Literal["train", "eval"] = "train") -> None:
+        """Set the mode; batch norms stay in evaluation mode where they are frozen, or if `bn_mode` is eval."""
         self.network.train(on)
+        if on:
+            for norm in self._norms if bn_mode == "eval" else self._still:
+                norm.eval()
 
     def state_dict(self) -> dict[str, object]:
         """Return parameters and buffers, copied."""
@@ -88,6 +122,24 @@ class FlatModel:
         """Return the size of parameters and buffers in bytes."""
         tensors = [self.parameters, *self.network.buffers()]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+NO_ATTENTION = (
+    "'attention' names self-attention blocks, and this model has none that is trained; choose another part, or a "
+    "model such as vit-tiny."
+)
+
+
+def is_in(name: str, part: Part) -> bool:
+    """Return whether a parameter belongs to a part, by whole components of its path.
+
+    >>> is_in("body.layers.0.attention.query.weight", "attention"), is_in("body.attention_pool.weight", "attention")
+    (True, False)
+    """
+    first, *rest = name.split(".")
+    if part == "attention":
+        return first == "body" and not ATTENTION.isdisjoint(rest)
+    return part in ("all", first)
 
 
 def digest(state: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
@@ -35,6 +35,14 @@ class Optimizer(ABC):
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         """Apply one update; `gradient` may be overwritten."""
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, object]:
+        """Return the moments, copied."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the moments back."""
+
 
 def make_optimizer(config: OptimizerConfig, parameters: torch.Tensor) -> Optimizer:
     """Return a fresh optimizer for one vector."""
@@ -58,6 +66,15 @@ class SGD(Optimizer):
         if self.velocity is not None:
             gradient = self.velocity.mul_(self.config.momentum).add_(gradient)
         parameters.add_(gradient, alpha=-self.config.lr)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the velocity, if there is any."""
+        return {} if self.velocity is None else {"velocity": self.velocity.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the velocity back."""
+        if self.velocity is not None:
+            self.velocity.copy_(state["velocity"])
 
 
 @final
@@ -83,3 +100,13 @@ class Adam(Optimizer):
         scale = (1 - beta_2**self.steps) ** 0.5
         denominator = (self.second.sqrt() / scale).add_(self.config.eps)
         parameters.addcdiv_(self.first, denominator, value=-self.config.lr / (1 - beta_1**self.steps))
+
+    def state_dict(self) -> dict[str, object]:
+        """Return both moments and the number of steps."""
+        return {"first": self.first.clone(), "second": self.second.clone(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put both moments and the number of steps back."""
+        self.first.copy_(state["first"])
+        self.second.copy_(state["second"])
+        self.steps = state["steps"]

@@ -7,12 +7,12 @@ from typing import final
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fit import Training, fit
+from strategies.parts.fit import FitConfig, fit
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
 from streams.events import DeletionRequest
 
 
-class Config(Training):
+class Config(FitConfig):
     """Options of `finetune`; defaults as commonly published for CIFAR (SGD .01 / .9, weight decay 5e-4, batch 256)."""
 
     epochs: int = Field(10, ge=1)

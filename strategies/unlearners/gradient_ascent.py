@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fit import Hooks, Training, fit
+from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from streams.data import Batch
 from streams.events import DeletionRequest
 
 
-class Config(Training):
+class Config(FitConfig):
     """Options of `gradient-ascent`; defaults as commonly published for CIFAR."""
 
     epochs: int = Field(5, ge=1)

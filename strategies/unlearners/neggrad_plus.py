@@ -10,7 +10,7 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fit import Hooks, Training, fit
+from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
@@ -18,7 +18,7 @@ from streams.events import DeletionRequest
 from streams.randomness import Key
 
 
-class Config(Training):
+class Config(FitConfig):
     """Options of `neggrad-plus` (Kurmanji et al. 2023, arXiv 2302.09880)."""
 
     epochs: int = Field(5, ge=1)
@@ -41,7 +41,7 @@ class Oppose(Hooks):
 
     def __init__(self, objective: Objective, forget_set: Data, alpha: float, size: int, key: Key) -> None:
         """Prepare an endless supply of forget batches, shuffled anew in every pass."""
-        self._objective, self._alpha = objective, alpha
+        self._objective, self._alpha = objective.training_on(forget_set), alpha
         self._batches = _endless(forget_set, size, key)
 
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

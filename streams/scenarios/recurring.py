@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from typing import Literal, final
+
 import numpy as np
 from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
-from streams.events import Experience
+from streams.events import Experience, Unit
 from streams.plan import Plan
 from streams.randomness import Key
-from streams.scenarios.joint import class_units
 from streams.source import Source
+
+_MOST_SUBSETS = 1_000_000
 
 
 class Config(BaseConfig):
@@ -23,16 +28,29 @@ class Config(BaseConfig):
     """Distinct classes in each, drawn without replacement and independently of the past."""
     classes: int | None = Field(None, ge=1)
     """Use only that many classes, drawn from the run's seed; null uses all."""
-    unevenness: float = Field(0.0, ge=0)
-    """Exponent e of the class weights ((1 - s c) / N)^e, s = 0.05 (0.01 from 100 classes on); 0 is uniform."""
     samples_per_class: int | None = Field(None, ge=1)
     """Samples of each class in one experience, drawn anew each time; null takes all of them."""
+    unevenness: float = Field(0.0, ge=0)
+    """Exponent e of the class weights ((1 - s c) / N)^e, s = 0.05 (0.01 from 100 classes on); 0 is uniform."""
+    max_gap: int | None = Field(None, ge=1)
+    """Every class comes at least once in any that many experiences; null bounds nothing."""
+    reduction: float = Field(1.0, ge=1)
+    """Divide a class's weight by this each time it comes, so that what was just seen becomes rarer."""
+    phases: Literal["one", "forgetting", "two-period"] = "one"
+    """one: all classes may come all the time. forgetting: in the second half of the stream, only the first half of the
+    classes. two-period: the first half of the classes in the first half of the stream, the others in the second."""
+    subsets: float = Field(1.0, gt=0, le=1)
+    """Share of all possible class subsets that ever occur, drawn at the start and then uniformly; 1 draws freely."""
 
 
 def build(source: Source, config: Config, seed: int) -> Plan:
     """Return the pre-drawn sequence of experiences, with one unit per class.
 
-    The sequence is a function of the seed alone: strategies, replay and deletions cannot change it.
+    The sequence is a function of the seed alone: strategies, replay and deletions cannot change it. Experiences whose
+    classes are deleted come without them.
+
+    Raises:
+        ConfigError: the options cannot be met together.
     """
     key = Key(seed) / "recurring"
     classes = np.unique(source.class_ids[source.train_ids])
@@ -43,27 +61,118 @@ def build(source: Source, config: Config, seed: int) -> Plan:
             f"classes_per_task <= classes <= {len(classes)} (the classes of {source.name!r})."
         )
     classes = np.sort(classes[(key / "classes").order(classes)[:count]])
-    weights = class_weights(count, config.unevenness, key / "weights")
+    rows = {int(c): np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in classes}
     experiences = []
+    for task, chosen in enumerate(class_sequence(count, config, key)):
+        parts = [rows[int(c)] for c in classes[chosen]]
+        if config.samples_per_class is not None:
+            name = key / "samples" / task
+            parts = [ids[name.order(ids)[: config.samples_per_class]] for ids in parts]
+        units = tuple(sorted(chosen.tolist()))
+        experiences.append(Experience(f"recurring-{task}", units, np.sort(np.concatenate(parts))))
+    units_of = tuple(
+        Unit(f"class-{source.class_names[c]}", (int(c),), np.flatnonzero((source.class_ids == c) & source.is_test))
+        for c in classes
+    )
+    return Plan(source, units_of, tuple(experiences))
+
+
+def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
+    """Return which of `count` classes come in each task, int64 arrays of ``classes_per_task`` positions.
+
+    Raises:
+        ConfigError: a phase has too few classes, a gap is too short for them all, or subsets cannot be listed.
+    """
+    size, half, middle = config.classes_per_task, count // 2, config.tasks / 2
+    early, late = np.arange(count), np.arange(count)
+    if config.phases != "one":
+        late = late[:half] if config.phases == "forgetting" else late[half:]
+        early = early if config.phases == "forgetting" else early[:half]
+    if min(len(early), len(late)) < size:
+        raise ConfigError(
+            f"scenario.phases: {config.phases!r} leaves {half} classes in a half, fewer than classes_per_task={size}."
+        )
+    if config.max_gap is not None and size * config.max_gap < max(len(early), len(late)):
+        raise ConfigError(
+            f"scenario.max_gap: {len(early)} classes cannot all come within {config.max_gap} experiences of {size} "
+            f"classes. Choose at least {math.ceil(len(early) / size)}."
+        )
+    if config.subsets < 1:
+        return _from_subsets(early, late, config, key)
+    weights = class_weights(count, config.unevenness, key / "weights")
+    gaps = None if config.max_gap is None else _Deadlines(config.max_gap, early)
+    sequence = []
     for task in range(config.tasks):
-        chosen = (key / "task" / task).numpy().choice(classes, config.classes_per_task, replace=False, p=weights)
-        ids = np.concatenate([_some(source, int(c), config.samples_per_class, key / "samples" / task) for c in chosen])
-        units = tuple(sorted(int(c) for c in chosen))
-        experiences.append(Experience(f"recurring-{task}", units, np.sort(ids)))
-    return Plan(source, class_units(source), tuple(experiences))
+        # The published code turns when task > T / 2.
+        allowed = late if task > middle else early
+        generator = (key / "task" / task).numpy()
+        if gaps is None:
+            p = weights[allowed] if len(allowed) == count else weights[allowed] / weights[allowed].sum()
+            chosen = generator.choice(allowed, size, replace=False, p=p)
+        else:
+            due = gaps.due(task, allowed, size)
+            rest = np.setdiff1d(allowed, due)
+            p = weights[rest] / weights[rest].sum() if len(rest) else None
+            drawn = generator.choice(rest, size - len(due), replace=False, p=p) if size > len(due) else due[:0]
+            chosen = np.concatenate([due, drawn])
+            gaps.came(task, chosen)
+        if config.reduction > 1:
+            weights[chosen] /= config.reduction
+            weights /= weights.sum()
+        sequence.append(chosen)
+    return sequence
+
+
+@final
+class _Deadlines:
+    """When each class must come again, so that no gap grows too long and never too many are due at once."""
+
+    def __init__(self, gap: int, classes: np.ndarray) -> None:
+        self._gap = gap
+        self._deadline = np.full(int(classes.max()) + 1, gap - 1)
+
+    def due(self, task: int, allowed: np.ndarray, size: int) -> np.ndarray:
+        """Return the classes that must come now, earliest deadline first.
+
+        With k classes per task, at most k (h + 1) may be left with a deadline within h tasks; what is above must come.
+        """
+        if len(self._deadline) <= allowed.max():  # a second period begins, with classes of its own
+            self._deadline = np.full(int(allowed.max()) + 1, task + self._gap - 1)
+        order = allowed[np.argsort(self._deadline[allowed], kind="stable")]
+        within = np.arange(1, len(order) + 1)
+        horizon = np.maximum(self._deadline[order] - task, 0)
+        return order[: max(int((within - size * horizon).max()), 0)]
+
+    def came(self, task: int, classes: np.ndarray) -> None:
+        self._deadline[classes] = task + self._gap
+
+
+def _from_subsets(early: np.ndarray, late: np.ndarray, config: Config, key: Key) -> list[np.ndarray]:
+    """Draw tasks uniformly from a fixed share of all subsets of classes."""
+    if config.max_gap is not None or config.unevenness or config.reduction > 1:
+        raise ConfigError("scenario.subsets: drawing from fixed subsets leaves unevenness, max_gap and reduction out.")
+    fixed = {}
+    for name, classes in (("early", early), ("late", late)):
+        total = math.comb(len(classes), config.classes_per_task)
+        if total > _MOST_SUBSETS:
+            raise ConfigError(f"scenario.subsets: {total:,} possible subsets are too many to list; set it to 1.")
+        every = np.array(list(itertools.combinations(classes, config.classes_per_task)))
+        kept = max(1, round(config.subsets * total))
+        fixed[name] = every[np.sort((key / "subsets" / name).order(np.arange(total))[:kept])]
+    sequence = []
+    for task in range(config.tasks):
+        subsets = fixed["late" if task > config.tasks / 2 else "early"] if config.phases != "one" else fixed["early"]
+        sequence.append(subsets[(key / "task" / task).numpy().integers(len(subsets))])
+    return sequence
 
 
 def class_weights(count: int, unevenness: float, key: Key) -> np.ndarray:
     """Return the sampling probabilities of `count` classes, float64 ``[count]``, shuffled over the classes.
 
     w_c = ((1 - s c) / N)^e for c = 0 .. N-1, with s = 0.05, or 0.01 from 100 classes on, and at most 1 / N so that
-    no weight is negative.
+    no weight is negative. Drawing is without replacement, so that a class comes in less than k p_c of the tasks where
+    p_c is large.
     """
     slope = min(0.01 if count >= 100 else 0.05, 1 / count)
     weights = ((1 - slope * np.arange(count)) / count) ** unevenness
     return (weights / weights.sum())[key.order(np.arange(count))]
-
-
-def _some(source: Source, class_id: int, limit: int | None, key: Key) -> np.ndarray:
-    ids = np.flatnonzero((source.class_ids == class_id) & ~source.is_test)
-    return ids if limit is None else ids[key.order(ids)[:limit]]

@@ -41,6 +41,12 @@ from streams.stream import Stream
 OPTIONS: dict[str, dict[str, Any]] = {
     "replay": {"memory": 30, "batch": 8},
     "ewc": {"strength": 10.0},
+    "refresh": {"temperature": 1e-6},
+    "der": {"memory": 30, "batch": 8},
+    "der-plus-plus": {"memory": 30, "batch": 8},
+    "er-ace": {"memory": 30, "batch": 8},
+    "agem": {"memory": 30, "batch": 8},
+    "frequency-replay": {"per_class": 5, "min_occurrences": 1, "high": 1.0},
     "finetune": {"epochs": 2, "batch_size": 64},
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
     "gradient-ascent": {"epochs": 2, "batch_size": 64},
@@ -49,7 +55,42 @@ OPTIONS: dict[str, dict[str, Any]] = {
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ewc(online)+none": {"learner": {"name": "ewc", "mode": "online", "decay": 0.9}, "unlearner": "none"},
+    "ewc+replay+refresh+none": {
+        "learner": ["ewc", {"name": "replay", "memory": 30, "batch": 8}, "refresh"],
+        "unlearner": "none",
+    },
+    "der-plus-plus+refresh(released)+retrain": {
+        "learner": [
+            {"name": "der-plus-plus", "memory": 30, "batch": 8},
+            {"name": "refresh", "form": "released", "delta": 1e-3},
+        ],
+        "unlearner": "retrain",
+    },
+    "er-ace+cpr+l2+finetune": {
+        "learner": [{"name": "er-ace", "memory": 30, "batch": 8}, "cpr", "l2"],
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "si+agem+refresh+finetune": {
+        "learner": ["si", {"name": "agem", "memory": 30, "batch": 8}, {"name": "refresh", "steps": 2}],
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "lwf+der(final)+gradient-ascent": {
+        "learner": ["lwf", {"name": "der", "memory": 20, "batch": 8, "stored": "final"}],
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+    },
+    "online-ewc(decay)+finetune": {
+        "learner": {"name": "online-ewc", "decay": 0.9},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "ewc(drop)+none": {"learner": {"name": "ewc", "strength": 10.0, "on_deletion": "drop"}, "unlearner": "none"},
+    "ewc(recompute)+finetune": {
+        "learner": {"name": "ewc", "strength": 10.0, "on_deletion": "recompute"},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "lwf+si+replay+finetune": {
+        "learner": ["lwf", "si", {"name": "replay", "memory": 30, "batch": 8}],
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
     "replay(class-balanced)+none": {
         "learner": {"name": "replay", "memory": 30, "batch": 8, "policy": "class-balanced"},
         "unlearner": "none",

@@ -18,7 +18,7 @@ from streams.events import DeletionRequest, Experience
 from streams.timeline import surviving
 
 # The state of these grows with what they have seen; everything else must stay as large as it is.
-GROWS = ("cumulative", "independent")
+GROWS = ("cumulative", "independent", "frequency-replay", "ewc(drop)", "ewc(recompute)")
 EXACT = ("retrain", "independent")
 
 

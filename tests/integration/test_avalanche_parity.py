@@ -16,9 +16,10 @@ from torch.utils.data import TensorDataset
 
 from strategies.base import Setting
 from strategies.composed import Composed
-from strategies.learners import avalanche, ewc
+from strategies.learners import avalanche
 from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import fit
+from strategies.parts.importance import Tie
 from strategies.parts.model import FlatModel, digest
 from strategies.unlearners import finetune, gradient_ascent, none, retrain
 from streams.errors import CheckpointError, ConfigError, LedgerError
@@ -99,7 +100,7 @@ def test_fisher_and_penalty_equal_avalanches(mode: str, plan: Plan, tools: Any) 
     model: FlatModel = setting.make_model()
     decay = {} if mode == "separate" else {"decay_factor": 0.5}
     theirs = EWCPlugin(ewc_lambda=strength, mode=mode, **decay)
-    weight, target, offset = torch.zeros_like(model.parameters), torch.zeros_like(model.parameters), 0.0
+    tie = Tie(model.parameters)
     for index, experience in enumerate(plan.experiences[:2]):
         data = tools.lend(plan.source, experience.sample_ids.tolist())
         fit(model, setting.objective, data, setting.training, setting.key / index)
@@ -114,18 +115,17 @@ def test_fisher_and_penalty_equal_avalanches(mode: str, plan: Plan, tools: Any) 
         theta = model.parameters.clone()
         if mode == "separate":
             assert torch.allclose(vector(theirs.importances[index]), fisher, rtol=1e-5, atol=1e-10)
-            weight, target = weight + fisher, target + fisher * theta
-            offset += float((fisher * theta.square()).sum())
+            tie.add(fisher, theta)
         else:
-            weight = 0.5 * weight + fisher
-            assert torch.allclose(vector(theirs.importances[index]), weight, rtol=1e-5, atol=1e-10)
-            target, offset = weight * theta, float((weight * theta.square()).sum())
-    assert float(weight.max()) > 1e-4
+            tie.weight = 0.5 * tie.weight + fisher
+            assert torch.allclose(vector(theirs.importances[index]), tie.weight, rtol=1e-5, atol=1e-10)
+            tie.anchor_at(theta)
+    assert float(tie.weight.max()) > 1e-4
     model.parameters += 0.1
     step.clock.train_exp_counter = 2
     theirs.before_backward(step)
     # Theirs: lambda sum F (theta - theta_k)^2. Ours has lambda / 2: the same number at twice the strength.
-    ours = 2 * strength * ewc.penalty(model.parameters, weight, target, offset)
+    ours = 2 * (strength / 2) * tie.penalty(model.parameters)
     assert ours == pytest.approx(step.loss.item(), rel=1e-4)
 
 
@@ -403,6 +403,25 @@ def test_regression_is_refused(plan: Plan, tools: Any) -> None:
 
     setting = replace(tools.setting(plan.source, plan), objective=Regression())
     with pytest.raises(ConfigError, match="classifiers only"):
+        avalanche.Avalanche(avalanche.Config(), setting)
+
+
+@pytest.mark.parametrize(
+    ("training", "objective", "key"),
+    [
+        ({"bn_mode": "eval"}, {}, "training.bn_mode"),
+        ({"clip_norm": 1.0}, {}, "training.clip_norm"),
+        ({}, {"loss": "bce"}, "objective.loss"),
+        ({}, {"mask": "batch"}, "objective.mask"),
+    ],
+)
+def test_what_its_loop_cannot_do_is_refused(
+    training: dict[str, Any], objective: dict[str, Any], key: str, plan: Plan, tools: Any
+) -> None:
+    from strategies.objectives.classification import Classification
+
+    setting = replace(tools.setting(plan.source, plan, **training), objective=Classification(6, **objective))
+    with pytest.raises(ConfigError, match=f"{key}: the 'avalanche' learner brings its own loop"):
         avalanche.Avalanche(avalanche.Config(), setting)
 
 

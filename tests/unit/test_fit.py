@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from strategies.parts.fit import Hooks, Training, fit
+from strategies.parts.fit import Hooks, Slopes, Training, fit, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from streams.data import Batch
 from streams.errors import TrainingError
@@ -97,6 +97,44 @@ def test_hooks_run_in_order_and_on_values(tools: Any) -> None:
     assert outcome.losses["loss"] == pytest.approx(
         4 * nn.functional.cross_entropy(by_hand(source.x[rows]), source.y[rows]).item(), rel=1e-5
     )
+
+
+class Steps(Hooks):
+    """Notes the steps, and tries to change them."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
+        self.steps.append((gradient.clone(), change.clone()))
+        gradient.zero_()
+        change.zero_()
+
+
+class Triple(Hooks):
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        return gradient.mul_(3.0)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_stepped_gets_the_losss_gradient_and_the_change(order: str, tools: Any) -> None:
+    source = tools.source()
+    setting = tools.setting(source, epochs=2, batch_size=8, lr=0.1, momentum=0.9, weight_decay=0.1)
+    watched, plain = setting.make_model(), setting.make_model()
+    data, steps = tools.lend(source), Steps()
+    hooks = [steps, Triple()] if order == "before" else [Triple(), steps]
+    fit(watched, setting.objective, data, setting.training, KEY, hooks)
+    fit(plain, setting.objective, data, setting.training, KEY, [Triple()])
+    assert torch.equal(watched.parameters, plain.parameters)  # watching changes nothing
+    assert len(steps.steps) == 6
+    start = setting.make_model()
+    total = torch.stack([change for _, change in steps.steps]).sum(0)
+    assert torch.allclose(start.parameters + total, watched.parameters, atol=1e-6)
+    rows = torch.from_numpy(data.ids[(KEY / "epoch" / 0).order(data.ids)][:8])
+    nn.functional.cross_entropy(start(source.x[rows]), source.y[rows]).backward()
+    assert torch.allclose(steps.steps[0][0], start.gradient, atol=1e-7)  # not tripled, no weight decay
+    expected = -0.1 * (3 * start.gradient + 0.1 * start.parameters)
+    assert torch.allclose(steps.steps[0][1], expected, atol=1e-6)
 
 
 def test_hooks_that_are_not_overridden_are_never_called(tools: Any) -> None:
@@ -243,3 +281,76 @@ def test_digest_sees_types_shapes_names_and_order() -> None:
 def test_num_bytes() -> None:
     assert num_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.int64), 5]}) == 12 + 16
     assert num_bytes({"derived": torch.zeros(100, dtype=torch.bool), "x": torch.zeros(1)}) == 4
+
+
+def test_losses_are_changed_before_they_are_reduced(tools: Any) -> None:
+    source = tools.source()
+    setting = tools.setting(source, epochs=1, batch_size=64, lr=0.05)
+
+    class Weigh(Hooks):
+        def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+            return losses * (batch.y == 1)
+
+    model, by_hand = setting.make_model(), setting.make_model()
+    data = tools.lend(source)
+    outcome = fit(model, setting.objective, data, setting.training, KEY, [Weigh()])
+    batch = data.all()
+    losses = nn.functional.cross_entropy(by_hand(batch.x), batch.y, reduction="none")
+    (losses * (batch.y == 1)).mean().backward()
+    assert torch.allclose(model.parameters, by_hand.parameters - 0.05 * by_hand.gradient, atol=1e-7)
+    assert outcome.losses["loss"] == pytest.approx((losses * (batch.y == 1)).mean().item(), rel=1e-6)
+
+
+def test_displaced_weights_are_stepped_from(tools: Any) -> None:
+    source = tools.source()
+    setting = tools.setting(source, epochs=1, batch_size=64, lr=0.05)
+
+    class Move(Hooks):
+        def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
+            return parameters + 0.1
+
+    model, by_hand = setting.make_model(), setting.make_model()
+    data = tools.lend(source)
+    outcome = fit(model, setting.objective, data, setting.training, KEY, [Move(), Move()])
+    batch = data.all()
+    by_hand.parameters.add_(0.1).add_(0.1)
+    nn.functional.cross_entropy(by_hand(batch.x), batch.y).backward()
+    assert torch.allclose(model.parameters, by_hand.parameters - 0.05 * by_hand.gradient, atol=1e-7)
+    assert outcome.forward == 24, "only gradients that were asked for are counted"
+
+
+def test_long_gradients_are_clipped(tools: Any) -> None:
+    source = tools.source()
+    data = tools.lend(source)
+    start = tools.setting(source).make_model()
+    nn.functional.cross_entropy(start(data.all().x), data.all().y).backward()
+    norm = start.gradient.norm().item()
+    for clip, expected in ((norm / 4, 0.25), (2 * norm, 1.0)):
+        setting = tools.setting(source, epochs=1, batch_size=64, lr=1.0, clip_norm=clip)
+        model = setting.make_model()
+        fit(model, setting.objective, data, setting.training, KEY)
+        assert torch.allclose(model.parameters, start.parameters - expected * start.gradient, atol=1e-5)
+
+
+def test_an_observer_sees_every_step_and_changes_nothing(tools: Any) -> None:
+    source = tools.source()
+    setting = tools.setting(source, epochs=2, batch_size=5)
+    plain, watched = setting.make_model(), setting.make_model()
+    steps: list[int] = []
+
+    def look(step: int) -> None:
+        steps.append(step)
+        watched.train(False)
+
+    class Mode(Hooks):
+        def extend(self, batch: Batch, step: int) -> Batch:
+            assert watched.network.training
+            return batch
+
+    fit(plain, setting.objective, tools.lend(source), setting.training, KEY)
+    with observed(look):
+        fit(watched, setting.objective, tools.lend(source), setting.training, KEY, [Mode()])
+    assert steps == list(range(1, 11))
+    assert torch.equal(plain.parameters, watched.parameters)
+    fit(watched, setting.objective, tools.lend(source), setting.training, KEY)
+    assert len(steps) == 10, "it ends with its block"

@@ -9,10 +9,11 @@ import torch
 
 from strategies.base import Access, Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
-from strategies.learners import cumulative, ewc, l2, naive, replay
+from strategies.learners import cumulative, ewc, l2, naive, online_ewc, replay
 from strategies.parts.buffers import draw_positions, keep_balanced, keep_uniform
 from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Hooks, fit
+from strategies.parts.importance import Tie
 from strategies.parts.model import digest
 from streams.errors import TrainingError
 from streams.events import Ask, DeletionRequest, Experience
@@ -37,6 +38,7 @@ def learner_of(setting: Setting, *plugins: tuple[str, Any]) -> SGDLearner:
         naive.Config: naive.Naive,
         l2.Config: l2.L2,
         ewc.Config: ewc.EWC,
+        online_ewc.Config: online_ewc.OnlineEWC,
         replay.Config: replay.Replay,
         cumulative.Config: cumulative.Cumulative,
     }
@@ -83,7 +85,8 @@ def seen_ids(learner: SGDLearner, plan: Plan, ledger: Ledger, index: int) -> lis
         l2.Config(strength=0.0),
         l2.Config(strength=0.0, anchor="initial"),
         ewc.Config(strength=0.0),
-        ewc.Config(strength=0.0, mode="online", fisher="exact"),
+        ewc.Config(strength=0.0, on_deletion="recompute"),
+        online_ewc.Config(strength=0.0, fisher="exact"),
         ewc.Config(strength=0.0, fisher="batch"),
     ],
     ids=repr,
@@ -119,6 +122,7 @@ def random_like(parameters: torch.Tensor, seed: int) -> torch.Tensor:
 def test_l2_gradient_is_the_penaltys(parameters: Any, plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     plugin = l2.L2(l2.Config(strength=0.7, parameters=parameters), setting)
+    plugin.begin(lesson_of(setting, plan, tools))
     anchor, mask = setting.make_model().parameters, setting.make_model().mask(parameters)
     theta = anchor + random_like(anchor, 1)
     expected = autograd(lambda t: 0.7 * (mask * (t - anchor).square()).sum(), theta)
@@ -138,15 +142,16 @@ def test_l2_anchors(plan: Plan, tools: Any) -> None:
     assert learner.holds(everything).keys() == {"weights", "p.anchor"}
     late = l2.L2(l2.Config(from_start=False), setting)
     zero = torch.zeros_like(start)
+    late.begin(lesson_of(setting, plan, tools))
     assert float(late.gradient(zero.clone(), start + 1).abs().max()) == 0
     late_learner = SGDLearner(setting, lambda: [("l", late)])
     teach(late_learner, plan, [0])
+    late.begin(lesson_of(setting, plan, tools))
     assert float(late.gradient(zero.clone(), start + 1).abs().max()) > 0
 
 
-def trained_ewc(plan: Plan, setting: Setting, **options: Any) -> tuple[Any, list[torch.Tensor], list[torch.Tensor]]:
+def trained_ewc(plan: Plan, setting: Setting, config: Any) -> tuple[Any, list[torch.Tensor], list[torch.Tensor]]:
     """An EWC plugin after all experiences, and every Fisher and anchor computed apart."""
-    config = ewc.Config(fisher="exact", **options)
     learner = learner_of(setting, ("ewc", config))
     ledger = Ledger(plan.source)
     fishers, anchors = [], []
@@ -175,7 +180,8 @@ def lesson_of(setting: Setting, plan: Plan, tools: Any) -> Lesson:
 @pytest.mark.parametrize("parameters", ["all", "body"])
 def test_offline_ewc_is_the_explicit_sum_over_experiences(parameters: Any, plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, lr=0.05)
-    plugin, fishers, anchors = trained_ewc(plan, setting, strength=2.0, parameters=parameters)
+    config = ewc.Config(strength=2.0, parameters=parameters, fisher="exact")
+    plugin, fishers, anchors = trained_ewc(plan, setting, config)
     theta = anchors[-1] + 0.1 * random_like(anchors[-1], 2)
 
     def penalty(t: torch.Tensor) -> torch.Tensor:
@@ -185,32 +191,37 @@ def test_offline_ewc_is_the_explicit_sum_over_experiences(parameters: Any, plan:
     found = plugin.gradient(torch.zeros_like(theta), theta)
     assert torch.allclose(found, autograd(penalty, theta), rtol=1e-4, atol=1e-6)
     assert float(found.abs().max()) > 0.01
-    state = plugin.state_dict()
-    value = 2.0 * ewc.penalty(theta, state["weight"], state["target"], state["offset"])
+    tie = Tie(theta)
+    tie.load_state_dict(plugin.state_dict()["tie"])
+    value = 2.0 / 2 * tie.penalty(theta)
     assert value == pytest.approx(float(penalty(theta)), rel=1e-4)
 
 
+@pytest.mark.parametrize("paper", [True, False])
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
-def test_online_ewc(decay: float, plan: Plan, tools: Any) -> None:
-    # F <- decay F + F_new, one anchor, and the penalty weighs decay F. decay 1: the plain sum; 0: no penalty at all.
+def test_online_ewc(decay: float, paper: bool, plan: Plan, tools: Any) -> None:
+    # F <- decay F + F_new with one anchor. decay 1: the plain sum; 0: the last F only. In the paper the penalty weighs
+    # decay F, so that 0 removes it.
     setting = tools.setting(plan.source, plan, lr=0.05)
-    plugin, fishers, anchors = trained_ewc(plan, setting, strength=2.0, mode="online", decay=decay)
+    config = online_ewc.Config(strength=2.0, decay=decay, decay_in_penalty=paper, fisher="exact")
+    plugin, fishers, anchors = trained_ewc(plan, setting, config)
     accumulated = decay**2 * fishers[0] + decay * fishers[1] + fishers[2]
-    assert torch.allclose(plugin.state_dict()["weight"], accumulated, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(plugin.state_dict()["tie"]["weight"], accumulated, rtol=1e-4, atol=1e-7)
     theta = anchors[-1] + 0.1 * random_like(anchors[-1], 2)
     plugin.begin(lesson_of(setting, plan, tools))
     found = plugin.gradient(torch.zeros_like(theta), theta)
-    assert torch.allclose(found, 2.0 * decay * accumulated * (theta - anchors[-1]), rtol=1e-3, atol=1e-5)
+    weighed = (decay if paper else 1.0) * accumulated
+    assert torch.allclose(found, 2.0 * weighed * (theta - anchors[-1]), rtol=1e-3, atol=1e-5)
     if decay == 0:
-        assert float(found.abs().max()) == 0
+        assert (float(found.abs().max()) == 0) == paper
         assert torch.allclose(accumulated, fishers[2])
 
 
 def test_online_and_offline_agree_only_while_there_is_one_anchor(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, lr=0.05)
     models = []
-    for mode in ("offline", "online"):
-        learner = learner_of(setting, ("ewc", ewc.Config(strength=5.0, mode=mode, fisher="exact")))
+    for config in (ewc.Config(strength=5.0, fisher="exact"), online_ewc.Config(strength=5.0, fisher="exact")):
+        learner = learner_of(setting, ("ewc", config))
         ledger = teach(learner, plan, [0, 1])
         two = learner.model.parameters.clone()
         teach(learner, plan, [2], ledger)
@@ -231,39 +242,37 @@ def test_the_first_step_after_an_anchor_is_naive(plan: Plan, tools: Any) -> None
 
 def test_settling_moves_the_anchors_to_the_unlearned_weights(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, lr=0.05)
-    off, on = ewc.Config(strength=1.0, fisher="exact"), ewc.Config(strength=1.0, fisher="exact", mode="online")
+    off, on = ewc.Config(strength=1.0, fisher="exact"), online_ewc.Config(strength=1.0, fisher="exact")
     configs = {"off": off, "on": on, "l2": l2.Config()}
     learner = learner_of(setting, *configs.items())
     teach(learner, plan)
-    weight = learner.plugins["off"].state_dict()["weight"]
+    weight = learner.plugins["off"].state_dict()["tie"]["weight"]
     learner.model.parameters += 0.3
     learner.settle()
     theta = learner.model.parameters
     for plugin in learner.plugins.values():
-        if isinstance(plugin, ewc.EWC):
-            plugin.begin(lesson_of(setting, plan, tools))
-        assert float(plugin.gradient(torch.zeros_like(theta), theta).abs().max()) < 1e-4
-    state = learner.plugins["off"].state_dict()
+        plugin.begin(lesson_of(setting, plan, tools))
+        assert float(plugin.gradient(torch.zeros_like(theta), theta).abs().max()) == 0
+    state = learner.plugins["off"].state_dict()["tie"]
     assert torch.equal(state["weight"], weight)
-    assert ewc.penalty(theta, state["weight"], state["target"], state["offset"]) == pytest.approx(0, abs=1e-3)
+    assert torch.equal(state["center"], theta)
+    assert state["spread"] == 0
 
 
 def test_stiff_weights_are_refused_or_snap_to_their_anchor(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     refusing = learner_of(setting, ("ewc", ewc.Config(strength=1e6, stiff="refuse")))
     ledger = teach(refusing, plan, [0])
-    with pytest.raises(TrainingError, match="lr x strength x F = "):
+    with pytest.raises(TrainingError, match="ewc.strength: lr x curvature of the penalty is .* need less than 2"):
         teach(refusing, plan, [1], ledger)
-    plugin = ewc.EWC(ewc.Config(strength=10.0), setting)
+    plugin = online_ewc.OnlineEWC(online_ewc.Config(strength=10.0), setting)
     theta = setting.make_model().parameters
     weight = torch.zeros_like(theta)
     weight[:2] = torch.tensor([1.0, 100.0])  # lr x strength x F = 1 and 100
     plugin.load_state_dict(
         {
-            "weight": weight,
-            "target": weight * 2.0,
-            "offset": 0.0,
-            "experiences": 1,
+            "tie": {"weight": weight, "center": torch.full_like(theta, 2.0), "spread": 0.0},
+            "active": True,
             "derived": torch.zeros(setting.num_samples, dtype=torch.bool),
         }
     )
@@ -279,7 +288,7 @@ def test_ewc_reports_whose_gradients_it_holds(plan: Plan, tools: Any) -> None:
     ids = plan.experiences[0].sample_ids
     assert learner.holds(plan.source.train_ids)["ewc.fisher"].tolist() == ids.tolist()
     delete(learner, ledger, ids[:3])
-    assert learner.holds(ids[:3]).keys() == {"weights", "ewc.fisher"}  # a sum cannot be undone
+    assert learner.holds(ids[:3]).keys() == {"weights", "ewc.fisher", "ewc.anchors"}  # a sum cannot be undone
 
 
 # ---------------------------------------------------------------------------------------------------- buffers

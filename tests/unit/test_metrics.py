@@ -553,3 +553,25 @@ def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder()
     found = [e for m in modules(lifelong.metrics) for t in finder.find(importlib.import_module(m)) for e in t.examples]
     assert len(found) >= 6
+
+
+def test_events_that_are_not_evaluated_are_left_out() -> None:
+    """Unit 1 is learned in event 1, which is not evaluated: it counts from event 2 on."""
+    accumulation = Accumulation(np.array([0, 1]), np.array([0, 1]), 2, ["u0", "u1"], "accuracy")
+    accumulation.start(np.array([0.0, 0.25]))
+    alive = np.ones(2, dtype=bool)
+
+    def after(event: int, scores: list[float], since: list[int]) -> dict[str, Row]:
+        held = np.array(since)
+        rows = accumulation.update(event, np.array(scores), alive, held, held >= 0)
+        return {f"{r.subject}.{r.metric}": r for r in rows}
+
+    after(0, [1.0, 0.5], [0, -1])
+    rows = after(2, [0.75, 0.75], [0, 1])
+    assert values(rows, "average_accuracy", "forgetting_from_first", "plasticity") == [0.75, 0.25, 0.875]
+    assert values(rows, "forward_transfer") == [0.25], "before it was learned: the last evaluation, minus the start"
+    rows = after(5, [0.5, 0.25], [0, 1])
+    assert values(rows, "forgetting_from_first", "forgetting_from_best") == [0.5, 0.5]
+    assert accumulation.accuracy_before(5, alive).tolist() == [0.75, 0.75]
+    assert accumulation.accuracy_at(2, alive).tolist() == [0.75, 0.75]
+    assert accumulation.accuracy_before(0, alive).tolist() == [0.0, 0.25]

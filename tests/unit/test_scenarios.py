@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from streams.errors import ConfigError
-from streams.plan import Plan
+from streams.events import Experience
+from streams.plan import Learn, Plan, Service, Wish, assemble
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import (
@@ -22,6 +23,7 @@ from streams.scenarios import (
     task_incremental,
 )
 from streams.source import Source
+from streams.timeline import admitted
 
 MODULES: dict[str, Any] = {
     "blurry": blurry,
@@ -269,3 +271,89 @@ def test_natural_domains_need_domains(digits: Source) -> None:
 def test_rows_that_are_no_squares_cannot_be_rotated(tools: Any) -> None:
     with pytest.raises(ConfigError, match="not square"):
         domain_incremental.build(tools.source(width=5), domain_incremental.Config(kind="rotated"), 0)
+
+
+def sequence(count: int, seed: int = 0, **options: Any) -> np.ndarray:
+    return np.stack(recurring.class_sequence(count, recurring.Config(**options), Key(seed) / "recurring"))
+
+
+@pytest.mark.parametrize(("count", "size", "gap"), [(10, 2, 5), (10, 2, 6), (10, 2, 20), (9, 4, 3), (7, 7, 1)])
+@pytest.mark.parametrize("unevenness", [0.0, 8.0])
+def test_recurring_gaps_are_bounded(count: int, size: int, gap: int, unevenness: float) -> None:
+    drawn = sequence(count, tasks=400, classes_per_task=size, max_gap=gap, unevenness=unevenness)
+    last = np.full(count, -1)
+    for task, chosen in enumerate(drawn):
+        assert len(set(chosen.tolist())) == size
+        last[chosen] = task
+        assert (task - last).max() < gap, "every class comes within any `gap` tasks"
+    if gap == 20:
+        free = sequence(count, tasks=400, classes_per_task=size)
+        assert not np.array_equal(drawn, free)
+        assert len({tuple(sorted(c)) for c in drawn.tolist()}) > 30, "it is still random"
+
+
+def test_recurring_reduction_makes_what_was_just_seen_rarer() -> None:
+    def repeats(**options: Any) -> float:
+        drawn = sequence(10, tasks=3000, **options)
+        return float(
+            np.mean([len(set(a) & set(b)) for a, b in zip(drawn[:-1].tolist(), drawn[1:].tolist(), strict=True)])
+        )
+
+    assert repeats() == pytest.approx(0.4, abs=0.03)
+    assert repeats(reduction=4.0) < 0.25
+    assert np.array_equal(sequence(10, tasks=50), sequence(10, tasks=50, reduction=1.0))
+    assert np.bincount(sequence(10, tasks=3000, reduction=4.0).reshape(-1)).min() > 550, "none is left out for good"
+
+
+def test_recurring_phases() -> None:
+    half = sequence(10, tasks=100, phases="forgetting")
+    assert np.array_equal(half[:51], sequence(10, tasks=51)[:51]), "the first half is as ever"
+    assert (half[51:] < 5).all()
+    assert set(half[51:].reshape(-1).tolist()) == set(range(5))
+    two = sequence(10, tasks=100, phases="two-period")
+    assert (two[:51] < 5).all()
+    assert (two[51:] >= 5).all()
+    bounded = sequence(10, tasks=100, phases="two-period", max_gap=3)
+    for period in (bounded[:51], bounded[51:]):
+        for start in range(len(period) - 3):
+            assert len(set(period[start : start + 3].reshape(-1).tolist())) == 5
+    with pytest.raises(ConfigError, match="leaves 2 classes in a half"):
+        sequence(4, tasks=10, classes_per_task=3, phases="forgetting")
+
+
+def test_recurring_subsets() -> None:
+    drawn = sequence(6, tasks=2000, classes_per_task=2, subsets=0.4)
+    found, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(found) == 6  # 0.4 of 15
+    assert counts.min() > 2000 / 6 * 0.8
+    assert not np.array_equal(found, np.unique(sequence(6, 1, tasks=2000, subsets=0.4), axis=0))
+    with pytest.raises(ConfigError, match="too many to list"):
+        sequence(100, tasks=10, classes_per_task=6, subsets=0.5)
+    with pytest.raises(ConfigError, match="subsets"):
+        sequence(6, tasks=10, subsets=0.5, max_gap=5)
+
+
+def test_recurring_gaps_that_cannot_be_met_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Choose at least 5"):
+        sequence(10, tasks=10, max_gap=4)
+
+
+def test_recurring_deletions_do_not_move_the_sequence(digits: Source) -> None:
+    plan = recurring.build(digits, recurring.Config(tasks=40), 0)
+    moves = [Learn(i) for i in range(40)]
+    plain = assemble(plan, moves, Service(), Key(0))
+    first = plan.experiences[0].units[0]
+    deleted = assemble(plan, [*moves[:10], Wish("class", (first,)), *moves[10:]], Service(), Key(0))
+    rest = [e for e in deleted.events if isinstance(e, Experience)]
+    assert [e.sample_ids.tolist() for e in rest] == [e.sample_ids.tolist() for e in plain.experiences]
+    later = admitted(deleted.events)[11:]
+    assert any(first in e.units for e in later)
+    assert all(not (digits.class_ids[e.sample_ids] == first).any() for e in later), "a deleted class does not come back"
+
+
+def test_recurring_only_has_units_for_its_classes(digits: Source) -> None:
+    plan = recurring.build(digits, recurring.Config(tasks=20, classes=4), 0)
+    assert len(plan.units) == 4
+    for experience in plan.experiences:
+        taught = {c for u in experience.units for c in plan.units[u].classes}
+        assert set(digits.class_ids[experience.sample_ids].tolist()) == taught

@@ -1,0 +1,66 @@
+"""Frozen features: a model's body run over a whole source once, so that streams can be lived on what it sees."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lifelong.files import cache_folder, write_atomically
+from strategies.parts.model import Network, digest
+from streams.config import Named, resolve
+from streams.randomness import Key, seeded_globals
+from streams.source import Source
+
+logger = logging.getLogger(__name__)
+
+BATCH = 128
+"""Samples per pass. Fixed, and part of the cache's key: the last bits of a feature depend on it."""
+
+
+def embedded(source: Source, model: Named, device: str = "cpu") -> Source:
+    """Return the source with every input replaced by its features under a frozen model, in evaluation mode.
+
+    They are computed once, for all rows, in one fixed order, and kept by content (source, weights): every run,
+    reference and resumed run reads the same bits.
+
+    Raises:
+        ConfigError: the model cannot be built for such inputs.
+    """
+    module, options = resolve("models", model, "features")
+    with seeded_globals(Key(0) / "features"):
+        network: Network = module.build(options, tuple(source.x.shape[1:]), 1)
+    recipe = [source.digest(), digest(dict(network.body.state_dict())), BATCH, torch.device(device).type]
+    key = hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()
+    file = cache_folder() / "features" / f"{source.name}-{model.name}-{key}.npz"
+    x = _read(file, len(source))
+    if x is None:
+        logger.info("computing features of %d samples with %s", len(source), model.name)
+        x = _compute(network, source.x, device)
+        content = io.BytesIO()
+        np.savez(content, x=x.numpy())
+        write_atomically(file, content.getvalue())
+    notes = (*source.notes, f"inputs: frozen features of {model.name} ({x.shape[1]})")
+    return replace(source, name=f"{source.name}@{model.name}", x=x, notes=notes)
+
+
+@torch.inference_mode()
+def _compute(network: Network, x: torch.Tensor, device: str) -> torch.Tensor:
+    body = network.body.to(device).eval()
+    return torch.cat([body(part.to(device)).float().cpu() for part in x.split(BATCH)]).clone()
+
+
+def _read(file: Path, rows: int) -> torch.Tensor | None:
+    """Return cached features, or None if there are none or the file is damaged (they are computed again then)."""
+    try:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+            x = torch.from_numpy(arrays["x"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return x if len(x) == rows else None

@@ -1,0 +1,28 @@
+"""DER++: dark experience replay, with the labels of stored samples too (Buzzega et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import final
+
+from pydantic import Field
+
+from strategies.base import Setting
+from strategies.learners._dark import DarkConfig, DarkExperience
+
+
+class Config(DarkConfig):
+    """Options of `der-plus-plus` (DER++; Buzzega et al. 2020, arXiv 2004.07211)."""
+
+    alpha: float = Field(0.1, ge=0)
+    """Weight of the squared difference between present and stored outputs, the mean over outputs."""
+    beta: float = Field(0.5, ge=0)
+    """Weight of the loss on the labels of a second, independent draw."""
+
+
+@final
+class DERPlusPlus(DarkExperience):
+    """Distils the past by stored outputs and by labels."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with an empty memory."""
+        super().__init__(config, setting, config.alpha, config.beta)

@@ -1,0 +1,127 @@
+"""ER-ACE: replay, with new samples competing only against classes of their own batch (Caccia et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import Objective
+from strategies.parts.exemplars import Draws, Exemplars, Policy
+from strategies.parts.model import FlatModel
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.events import DeletionRequest
+
+
+class Config(BaseConfig):
+    """Options of `er-ace` (asymmetric cross-entropy; Caccia et al. 2022, arXiv 2104.05025)."""
+
+    memory: int = Field(200, ge=1)
+    """Samples kept."""
+    policy: Policy = "reservoir"
+    """A uniform subset of all that was seen, or an equal share for every class."""
+    batch: int | None = Field(None, ge=1)
+    """Replayed samples per step; null takes the training batch size."""
+    strength: float = Field(1.0, ge=0)
+    """Weight of the replay loss; the paper adds both."""
+
+
+def competing(targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Return which outputs new samples compete with, bool ``[C]``: classes of the batch, and those never seen.
+
+    Args:
+        targets: int64 ``[B]``.
+        seen: bool ``[C]``.
+
+    >>> competing(torch.tensor([1, 1]), torch.tensor([True, True, False]))
+    tensor([False,  True,  True])
+    """
+    allowed = ~seen
+    allowed[targets] = True
+    return allowed
+
+
+@final
+class ERACE(Plugin):
+    """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with an empty memory and no class seen."""
+        super().__init__(config, setting)
+        self._memory = Exemplars(config.memory, config.policy, setting.key / "er-ace" / "priority")
+        self._seen = np.zeros(setting.objective.num_outputs, dtype=bool)
+        self._seen_here = torch.zeros(0, dtype=torch.bool)
+        self._draws: Draws | None = None
+        self._replayed: Batch | None = None
+        self._masks = False
+        self._passed = 0
+        self._objective: Objective = setting.objective
+
+    @property
+    def access(self) -> Access:
+        """The memory."""
+        return Access(retained=self.config.memory)
+
+    def begin(self, lesson: Lesson) -> None:
+        """Borrow the memory's samples and draw which are replayed at which step."""
+        size = self.config.batch or self.setting.training.batch_size
+        self._draws = self._memory.draw(lesson.data.ids, size, lesson.steps, lesson.key / "er-ace", lesson.door)
+        self._masks = len(self._seen) > 1 and bool(self._seen.any())
+        if len(self._seen) > 1:
+            self._seen[np.unique(lesson.data.targets().cpu().numpy())] = True
+        self._seen_here = torch.from_numpy(self._seen).to(lesson.model.parameters.device)
+        self._passed = 0
+        self._objective = self.setting.objective.training_on(lesson.data)
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Take the step's replayed samples; they are passed on their own."""
+        self._replayed = None if self._draws is None else self._draws[step]
+        return batch
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the losses with all classes masked that new samples must not push down."""
+        if not self._masks:
+            return losses
+        allowed = competing(batch.y, self._seen_here)
+        return self._objective.losses(outputs.masked_fill(~allowed, float("-inf")), batch)
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add the replayed samples' mean loss over all classes."""
+        if self._replayed is None or not self.config.strength:
+            return loss
+        self._passed += len(self._replayed)
+        old = self._objective.outputs(model, self._replayed)
+        return loss + self.config.strength * self._objective.losses(old, self._replayed).mean()
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Let the new samples compete for their places."""
+        self._draws = self._replayed = None
+        self._memory.compete(lesson.data)
+        return Outcome(forward=self._passed, backward=self._passed)
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Drop the request's samples."""
+        self._memory.purge(request.sample_ids)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the samples in memory."""
+        return {"memory": self._memory.holds(ids)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the samples in memory."""
+        return self._memory.ids
+
+    def state_dict(self) -> State:
+        """Return the memory and which classes were seen."""
+        return {"memory": self._memory.state_dict(), "seen": torch.from_numpy(self._seen.copy())}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put memory and record back."""
+        self._memory.load_state_dict(state["memory"])
+        self._seen = state["seen"].numpy().copy()

@@ -1,0 +1,156 @@
+"""LwF: distil the previous model's predictions on the new data into the new model (prediction distillation)."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives.classification import Classification
+from strategies.parts.model import FlatModel
+from strategies.parts.teacher import Tap, Teacher
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+
+
+class Config(BaseConfig):
+    """Options of `lwf` (Li and Hoiem 2016, arXiv 1606.09282; bce: Smith et al. 2023, arXiv 2203.17269)."""
+
+    strength: float = Field(1.0, ge=0)
+    """lambda, the weight of distillation."""
+    distance: Literal["softmax", "bce"] = "softmax"
+    """softmax: L + lambda KL(teacher || student) over the old classes at a temperature. bce: PredKD, sigmoid targets on
+    the old outputs, (n L + lambda p KD) / (n + lambda p) for n new and p old classes, so that at 1 all n + p outputs
+    share one mean; it needs `objective: {name: classification, loss: bce, mask: experience}`."""
+    temperature: float = Field(2.0, gt=0)
+    """T of `softmax`: both sides are softened by p^(1/T)."""
+    scale_by_t_squared: bool = False
+    """Multiply the softmax term by T^2, so that its gradient does not shrink as T grows. No published LwF does."""
+
+
+def softmax_distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return KL(softmax(teacher / T) || softmax(student / T)), the mean over samples.
+
+    Its gradient is that of the cross-entropy with soft targets; it is zero where both agree.
+    """
+    log_p, log_q = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def bce_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the mean over samples and outputs of BCE(sigmoid(student), sigmoid(teacher))."""
+    return F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
+
+
+def gaussian_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the KL divergence of unit Gaussians around both outputs: half the squared difference, the mean."""
+    return 0.5 * (student - teacher).square().sum(1).mean()
+
+
+@final
+class LwF(Plugin):
+    """Keeps a copy of the model after each experience, which teaches the next."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start without a teacher.
+
+        Raises:
+            ConfigError: `bce` on another objective than classification by BCE.
+        """
+        super().__init__(config, setting)
+        objective = setting.objective
+        if config.distance == "bce" and not (
+            isinstance(objective, Classification)
+            and objective.loss == "bce"
+            and objective.training_mask == "experience"
+        ):
+            raise ConfigError(
+                "lwf.distance: bce weighs old and new outputs of a sigmoid classifier; set objective: {name: "
+                "classification, loss: bce, mask: experience}."
+            )
+        self._told = isinstance(objective, Classification) and objective.masks
+        self._is_classifier = isinstance(objective, Classification)
+        self._teacher = Teacher(setting)
+        self._tap: Tap | None = None
+        self._heads: list[torch.Tensor] = []
+        self._new_share = 1.0
+        self._total = torch.zeros(())
+        self._calls = self._forward = 0
+
+    def begin(self, lesson: Lesson) -> None:
+        """Choose what is distilled: the outputs of classes that are known and not deleted, head by head."""
+        self._heads, self._new_share = [], 1.0
+        self._calls = self._forward = 0
+        if not (self._teacher.there and self.config.strength):
+            return
+        device = lesson.model.parameters.device
+        known = set(self._teacher.known)
+        if self.config.distance == "bce":
+            new = set(lesson.data.targets().tolist())
+            known -= new
+            self._new_share = len(new) / (len(new) + self.config.strength * len(known))
+        groups = [known & set(u.classes) for u in self.setting.units] if self._told else [known]
+        self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
+        self._total = torch.zeros((), device=device)
+        if self._heads:
+            self._tap = Tap(lesson.model.network)
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add the distillation on the batch. The network's own outputs are read: `outputs` may be masked."""
+        if self._tap is None:
+            return loss
+        student, teacher = self._tap.take(batch.x), self._teacher.outputs(batch.x)
+        pairs = [(student.index_select(1, h), teacher.index_select(1, h)) for h in self._heads]
+        term = torch.stack([self._distance(s, t) for s, t in pairs]).sum()
+        self._total += term.detach()
+        self._calls += 1
+        self._forward += len(batch)
+        if self.config.distance == "bce":
+            return self._new_share * loss + (1 - self._new_share) * term
+        return loss + self.config.strength * term
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Make the model the next teacher."""
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
+        self._teacher.learn(lesson.model, lesson.data)
+        mean = float(self._total) / self._calls if self._calls else 0.0
+        return Outcome(forward=self._forward, losses={"lwf_distillation": mean})
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Stop distilling classes of which no sample is left."""
+        self._teacher.purge(request)
+
+    def settle(self, model: FlatModel) -> None:
+        """Make the unlearned model the teacher; otherwise it would teach the forgotten again."""
+        self._teacher.refresh(model)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the teacher was derived from."""
+        return {"teacher": self._teacher.holds(ids)}
+
+    def state_dict(self) -> State:
+        """Return the teacher."""
+        return self._teacher.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Put the teacher back."""
+        self._teacher.load_state_dict(state)
+
+    def _distance(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        if not self._is_classifier:
+            return gaussian_distillation(student, teacher)
+        if self.config.distance == "bce":
+            return bce_distillation(student, teacher)
+        t = self.config.temperature
+        term = softmax_distillation(student, teacher, t)
+        return t**2 * term if self.config.scale_by_t_squared else term

@@ -1,0 +1,156 @@
+"""When a run is evaluated: every so many events, around requests, and within experiences; nothing else may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lifelong
+from lifelong.config import EvaluationConfig, RunConfig
+from lifelong.evaluation import plan_evaluation
+from lifelong.metrics.catalogue import describe
+from lifelong.preparation import prepare
+from lifelong.references import Point, chain
+from lifelong.table import Table
+from streams.timeline import surviving
+
+CONFIG: dict[str, Any] = {
+    "name": "dense",
+    "scenario": {"name": "recurring", "tasks": 12, "samples_per_class": 40},
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 5, "scope": "class", "count": 1}, {"after": 8, "scope": "sample", "count": 9}],
+    },
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 2, "batch_size": 16, "lr": 0.1},
+    "strategies": {
+        "replay-finetune": {
+            "learner": {"name": "replay", "memory": 60},
+            "unlearner": {"name": "finetune", "epochs": 1, "retained": "memory"},
+        },
+        "replay-none": {"learner": {"name": "replay", "memory": 60}, "unlearner": "none"},
+        "independent": {"isolated": "independent"},
+    },
+    "references": {"kinds": ["retrained"]},
+}
+# What a row says does not depend on which earlier events were evaluated.
+TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "spill_mean", "forget_loss")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+
+
+def run(folder: Path, **evaluation: Any) -> lifelong.Run:
+    return lifelong.run(RunConfig.model_validate(CONFIG | {"evaluation": evaluation}), folder)
+
+
+def values(table: Table, metric: str, model: str = "run") -> dict[tuple[int, str], float | None]:
+    return {(r.event, r.subject): r.value for r in table.select(metric, model=model)}
+
+
+def test_which_events_are_evaluated() -> None:
+    stream = prepare(RunConfig.model_validate(CONFIG)).stream
+    requests = [i for i, e in enumerate(stream.events) if e.name.startswith("request")]
+    assert requests == [5, 9]
+    every = plan_evaluation(stream, EvaluationConfig())
+    assert every.measured.all()
+    assert not every.watched.any()
+    third = plan_evaluation(stream, EvaluationConfig(every=3, dense_every=2))
+    assert np.flatnonzero(third.measured).tolist() == [2, 4, 5, 8, 9, 11, 13]
+    assert np.flatnonzero(third.watched).tolist() == [], "the accuracy just before is not known"
+    assert third.num_outputs(13) == 8
+    assert third.num_outputs(1) == 1
+    dense = plan_evaluation(stream, EvaluationConfig(dense_every=2))
+    assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
+
+
+def test_evaluating_less_often_changes_no_number(tmp_path: Path) -> None:
+    often, seldom = run(tmp_path), run(tmp_path, every=4)
+    for name in CONFIG["strategies"]:
+        one, other = often.tables[name], seldom.tables[name]
+        for metric in TELLING:
+            found, expected = values(other, metric), values(one, metric)
+            assert found
+            assert found == {k: expected[k] for k in found}
+        assert {e for e, s in values(other, "average_accuracy")} == {3, 4, 5, 7, 8, 9, 11, 13}
+        assert values(one, "steps") == values(other, "steps"), "what events cost is always told"
+        for metric in ("gap_average_accuracy", "js", "gap_forget_accuracy"):
+            assert values(one, metric, "retrained") == values(other, metric, "retrained")
+
+
+def test_looking_within_experiences_changes_nothing(tmp_path: Path) -> None:
+    plain, watched = run(tmp_path), run(tmp_path, dense_every=2)
+    for name in CONFIG["strategies"]:
+        new = [r for r in watched.tables[name].rows if r.metric not in ("stability_gap", "lowest_accuracy")]
+        assert new == plain.tables[name].rows
+    gaps = watched.tables["replay-none"].select("stability_gap")
+    assert [r.event for r in gaps] == [i for i in range(14) if i not in (5, 9)]
+    assert gaps[0].reason == "no unit was learned before this event"
+    known = [r.value for r in gaps if r.value is not None]
+    assert len(known) >= 10
+    assert max(known) > 0
+    lowest = values(watched.tables["replay-none"], "lowest_accuracy")
+    assert all(v is None or 0 <= v <= 1 for v in lowest.values())
+    assert describe("stability_gap").better == "lower"
+
+
+@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 3}])
+def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
+    evaluation: dict[str, int], tmp_path: Path
+) -> None:
+
+    whole = run(tmp_path / "whole", **evaluation)
+    config = RunConfig.model_validate(CONFIG | {"evaluation": evaluation})
+    for limit in (3, 6, 8, 2):
+        passed = 0
+
+        class Interrupt:
+            def begin(self, info: Any, first_event: int) -> None: ...
+
+            def event(self, index: int, rows: Any, seconds: float) -> None:
+                nonlocal passed
+                passed += 1
+                if passed == limit:  # noqa: B023
+                    raise KeyboardInterrupt
+
+            def references(self, rows: Any, seconds: float) -> None: ...
+
+            def end(self) -> None: ...
+
+        with pytest.raises(KeyboardInterrupt):
+            lifelong.run(config, tmp_path / "parts", [Interrupt()])
+    resumed = lifelong.run(config, tmp_path / "parts")
+    for name in CONFIG["strategies"]:
+        assert resumed.tables[name].rows == whole.tables[name].rows
+
+
+def test_the_joint_reference_is_plain_training_at_once(tmp_path: Path) -> None:
+    config = CONFIG | {"references": {"kinds": ["joint"]}}
+    found = lifelong.run(RunConfig.model_validate(config), tmp_path)
+    shares = {}
+    for name, table in found.tables.items():
+        rows = {r.metric: r for r in table.rows if r.model == "joint"}
+        assert {r.event for r in rows.values()} == {13}
+        own = table.last("average_accuracy", "stream")
+        assert own is not None
+        assert own.value is not None
+        joint, share = rows["average_accuracy"].value, rows["normalised_accuracy"].value
+        assert joint is not None
+        assert share == pytest.approx(own.value / joint)
+        shares[name] = joint
+    assert len(set(shares.values())) == 1, "it is the same for all strategies"
+    assert shares["replay-none"] > 0.6
+
+
+def test_joint_visits_as_many_samples_as_the_stream() -> None:
+    stream = prepare(RunConfig.model_validate(CONFIG)).stream
+    events = chain(stream, Point("joint", 13))
+    left = surviving(stream.events)
+    visits = sum(len(e.sample_ids) for e in left)
+    assert abs(sum(len(e.sample_ids) for e in events) - visits) <= len(events[0].sample_ids) / 2
+    assert set(events[0].sample_ids.tolist()) == {i for e in left for i in e.sample_ids.tolist()}
