@@ -42,7 +42,9 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
 
 def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
     """Return every quantity that the study asks for: its key, itself, and the strategies it is about."""
+    others = [(i, c) for i, c in enumerate(study.criteria) if c.against]
     return [
+        *((f"criteria.{i}.against", c.other, [s for s in (c.minus, c.over) if s]) for i, c in others),
         *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
         *((f"criteria.{i}", c, [s for s in (c.of, c.minus, c.over) if s]) for i, c in enumerate(study.criteria)),
     ]

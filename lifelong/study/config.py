@@ -70,6 +70,8 @@ class Criterion(Quantity):
     """Take the paired difference to this strategy."""
     over: str | None = None
     """Take the paired ratio to this strategy."""
+    against: dict[str, Any] = {}
+    """Grid values, on top of `where`, under which the other strategy is taken; it may be the same one by name."""
     above: float | None = None
     """The number must be above this."""
     below: float | None = None
@@ -81,7 +83,14 @@ class Criterion(Quantity):
             raise ValueError("needs exactly one of above and below")
         if self.minus is not None and self.over is not None:
             raise ValueError("can have minus or over, not both")
+        if self.against and self.minus is None and self.over is None:
+            raise ValueError("against needs minus or over, the strategy that it is about")
         return self
+
+    @property
+    def other(self) -> Criterion:
+        """The same number under the grid values that it is compared with."""
+        return self.model_copy(update={"where": self.where | self.against, "against": {}})
 
 
 class Size(Config):

@@ -104,7 +104,10 @@ class Results:
         return _over_points({p: pair(a, b) for p, (a, b) in self._at_points(quantity, of, other).items()})
 
     def _judge(self, c: Criterion) -> Verdict:
-        bar = f"{c.of if other(c) is None else f'{c.of} {sign_of(c)} {other(c)}'} on {in_words(c)} {_bar(c)}"
+        held = "" if other(c) is None else f" {sign_of(c)} {other(c)}"
+        if c.against:
+            held += f" where {', '.join(f'{k}={v}' for k, v in c.against.items())}"
+        bar = f"{c.of}{held} on {in_words(c)} {_bar(c)}"
         try:
             values = self._numbers(c)
         except ValueError as error:
@@ -124,10 +127,14 @@ class Results:
 
     def _numbers(self, c: Criterion) -> list[float]:
         """Return the number that is judged for every seed; of ratios the logarithm."""
+        if c.against:
+            own, base = self.values(c, c.of), self.values(c.other, c.minus or c.over or c.of)
+            pair = _difference if c.over is None else _log_ratio
+            return [pair(own[seed], base[seed]) for seed in own if seed in base]
         if c.over is not None:
             return list(self._paired(c, c.of, c.over, _log_ratio).values())
         if c.minus is not None:
-            return list(self._paired(c, c.of, c.minus, lambda a, b: a - b).values())
+            return list(self._paired(c, c.of, c.minus, _difference).values())
         return list(self.values(c, c.of).values())
 
     def _why_nothing(self, c: Criterion) -> str:
@@ -170,6 +177,10 @@ def in_words(quantity: Quantity) -> str:
     if quantity.where:
         what += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
     return what
+
+
+def _difference(a: float, b: float) -> float:
+    return a - b
 
 
 def _log_ratio(a: float, b: float) -> float:
