@@ -1,0 +1,97 @@
+"""The study files that come with the project, and criteria that compare grid points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifelong.config import RunConfig
+from lifelong.study.checks import check
+from lifelong.study.config import Cell, Criterion, StudyConfig, in_size, lay_out, read_study
+from lifelong.study.verdicts import Results
+from lifelong.table import Row, Table
+from streams.config import parse
+from streams.errors import ConfigError
+
+FILES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_every_study_can_be_laid_out(file: Path, size: str) -> None:
+    head = file.read_text(encoding="utf-8")
+    assert head.startswith("# Claim: ")
+    assert "# Source: " in head
+    assert f"lifelong study studies/{file.name}" in head
+    study = in_size(read_study(file), size)
+    cells = lay_out(study)
+    check(study, cells)
+    assert study.criteria
+    assert len(study.seeds) >= 3
+
+
+STUDY: dict[str, Any] = {
+    "name": "masks",
+    "claim": "masking helps",
+    "base": {"scenario": {"name": "recurring", "tasks": 3}},
+    "strategies": {"naive": {"learner": "naive"}, "replay": {"learner": "replay"}},
+    "grid": {
+        "objective": ["classification", {"name": "classification", "mask": "batch"}],
+        "training.momentum": [0.0, 0.9],
+    },
+    "seeds": 3,
+}
+PLAIN, MASKED = STUDY["grid"]["objective"]
+
+
+def results(*criteria: dict[str, Any]) -> Results:
+    """Accuracy is 0.5, plus 0.2 under the mask, minus 0.1 with momentum, plus 0.01 for every seed."""
+    common = {"name": "c", "metric": "average_accuracy"}
+    study = parse(StudyConfig, STUDY | {"criteria": [common | c for c in criteria]})
+    tables = []
+    for masked in (False, True):
+        for momentum in (0.0, 0.9):
+            for seed in range(3):
+                value = 0.5 + 0.2 * masked - 0.1 * (momentum > 0) + 0.01 * seed + 0.001 * seed**2 * masked
+                rows = {
+                    name: Table([Row(2, "run", "stream", "average_accuracy", value + extra, 10)])
+                    for name, extra in (("naive", 0.0), ("replay", 0.05))
+                }
+                values = {"objective": MASKED if masked else PLAIN, "training.momentum": momentum}
+                tables.append((Cell(values, seed, RunConfig(), {}), rows))
+    return Results(study, tuple(tables))
+
+
+def test_a_strategy_is_compared_with_itself_at_another_point() -> None:
+    at = {"where": {"objective": MASKED, "training.momentum": 0.0}, "against": {"objective": PLAIN}}
+    (verdict,) = results({"of": "naive", "minus": "naive", "above": 0.15, **at}).verdicts()
+    assert verdict.outcome == "reproduced"
+    assert verdict.estimate is not None
+    assert verdict.estimate.mean == pytest.approx(0.2 + 0.001 * 5 / 3)
+    assert verdict.estimate.n == 3
+    assert "naive - naive where objective=classification on average_accuracy where" in verdict.bar
+
+
+def test_ratios_and_other_strategies_too() -> None:
+    at = {"where": {"training.momentum": 0.9}, "against": {"training.momentum": 0.0}}
+    ratio, other = results(
+        {"of": "naive", "over": "naive", "below": 0.9, **at}, {"of": "replay", "minus": "naive", "below": 0.0, **at}
+    ).verdicts()
+    assert ratio.outcome == "reproduced"
+    assert other.estimate is not None
+    assert other.estimate.mean == pytest.approx(-0.05)
+
+
+def test_against_needs_a_strategy_and_values_of_the_grid() -> None:
+    with pytest.raises(ConfigError, match="against needs minus or over"):
+        parse(Criterion, {"name": "c", "metric": "m", "of": "naive", "above": 0, "against": {"a": 1}})
+    for against, message in (
+        ({"objective.mask": "batch"}, r"criteria\.0\.against\.where: 'objective\.mask' is not a key of the grid"),
+        ({"training.momentum": 0.5}, r"criteria\.0\.against\.where\.training\.momentum: 0\.5 is not in the grid"),
+    ):
+        criterion = {"name": "c", "metric": "average_accuracy", "of": "naive", "minus": "naive", "above": 0}
+        study = parse(StudyConfig, STUDY | {"criteria": [criterion | {"against": against}]})
+        with pytest.raises(ConfigError, match=message):
+            check(study, lay_out(study))
