@@ -5,7 +5,7 @@
 
 The study has 2 scenarios, 4 strategies and 5 seeds on digits. "One after another" is the same jobs in a loop in one
 process; every side starts from an empty cache in processes of its own, so that imports count on both. The ratio of
-two cores is of wall time and wants an idle machine; the overhead is of CPU time. The table is 1,000 lives of 100 events
+two cores is of wall time and wants an idle machine; everything else is of CPU time. The table is 1,000 lives of 100 events
 (links to the files of one real life); what is loaded is all of it, as columns, then the verdicts, then the report.
 """
 
@@ -80,7 +80,7 @@ TABLE = """
 import json, resource, sys, time
 from lifelong.study.study import Study
 study = Study(json.loads(sys.argv[1]), root=sys.argv[2])
-began = time.perf_counter()
+began = time.process_time()
 if sys.argv[3] == "frame":
     frame = study.frame()
     count = len(frame["value"])
@@ -89,7 +89,7 @@ else:
     from lifelong.report.study import write_study_report
     count = write_study_report(study).stat().st_size
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps([count, time.perf_counter() - began, used]))
+print(json.dumps([count, time.process_time() - began, used]))
 """
 
 
@@ -146,7 +146,7 @@ def synthesise(folder: Path) -> None:
 
 
 def table(what: str, folder: Path) -> tuple[int, float, float]:
-    """Load everything in a process of its own; return how much it is, seconds and GiB."""
+    """Load everything in a process of its own; return how much it is, CPU seconds and GiB."""
     command = [sys.executable, "-c", TABLE, json.dumps(LONG), str(folder), what]
     done = subprocess.run(command, check=True, env=environment(str(folder)), capture_output=True, text=True)
     count, seconds, used = json.loads(done.stdout)

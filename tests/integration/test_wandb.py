@@ -193,7 +193,7 @@ def check_equal(folder: Path) -> None:
 def history(folder: Path) -> Iterator[dict]:
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    file = max(folder.glob("wandb/offline-run-*/*.wandb"))  # a killed process may leave one behind, late
     for content in leveldb_log(file):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(content)
@@ -207,7 +207,7 @@ def opening(folder: Path) -> tuple[dict[str, object], set[tuple[str, str, str]]]
 
     config: dict[str, object] = {}
     metrics = set()
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    file = max(folder.glob("wandb/offline-run-*/*.wandb"))  # a killed process may leave one behind, late
     for content in leveldb_log(file):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(content)
