@@ -5,8 +5,8 @@
 
 The study has 2 scenarios, 4 strategies and 5 seeds on digits. "One after another" is the same jobs in a loop in one
 process; every side starts from an empty cache in processes of its own, so that imports count on both. The ratio of
-two cores is of wall time and wants an idle machine; everything else is of CPU time. The table is 1,000 lives of 100 events
-(links to the files of one real life); what is loaded is all of it, as columns, then the verdicts, then the report.
+two cores is of wall time and wants an idle machine; everything else is of CPU time. The table is 1,000 lives of 100
+events (links to the files of one real life); what is loaded is all of it, as columns, then the verdicts, then the report.
 """
 
 from __future__ import annotations
