@@ -7,7 +7,8 @@ import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_PRELOADED = ["lifelong.runner", "lifelong.study.local"]
+# scikit-learn is what the embedded source needs, and takes as long to import as a small run takes to live.
+_PRELOADED = ["lifelong.runner", "lifelong.study.local", "sklearn.datasets"]
 
 
 def start_forkserver() -> ForkServerContext:
