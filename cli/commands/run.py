@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,8 @@ from cli.tables import show_run
 if TYPE_CHECKING:
     from lifelong.preparation import Prepared
     from lifelong.runner import Run
-    from lifelong.trackers._base import Tracker
+    from lifelong.table import Row
+    from lifelong.trackers._base import RunInfo, Tracker
     from lifelong.trackers.console import ConsoleTracker
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -87,18 +88,22 @@ def _announce(prepared: Prepared, folder: Path) -> None:
 def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:
     """Play with trackers; if the user stops it, say where it stands and how to go on."""
     console: ConsoleTracker | None = None
+    interruption = _Interruption()
     try:
-        with _uninterrupted():
+        with interruption.put_off():
             from lifelong.trackers.console import ConsoleTracker
 
         console = ConsoleTracker(silent=quiet)
-        trackers: list[Tracker] = [console]
+        trackers: list[Tracker] = [console, interruption]
         if wandb:
             from lifelong.trackers.wandb import WandbTracker
 
             trackers.append(WandbTracker())
-        result = play(trackers)
-    except KeyboardInterrupt:
+        with interruption.at_once():
+            result = play(trackers)
+    except BaseException as error:
+        if not (interruption.came or isinstance(error, KeyboardInterrupt)):
+            raise
         if console is None or console.folder is None:
             note("\nStopped before the first event; nothing was computed yet.")
         else:
@@ -110,14 +115,56 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
     return result
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the end: torch 2.13 aborts the process if it comes while torch is being imported."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+class _Interruption:
+    """Ctrl-C, also where a library swallows the exception or turns it into another, as torch.save does.
+
+    It is a tracker, so that a run that went on regardless stops at its next event.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    @contextlib.contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Stop at the end only: torch 2.13 aborts the process if Ctrl-C comes while torch is being imported."""
+        with self._handled(raising=False):
+            yield
+        self._stop()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Stop where it comes."""
+        with self._handled(raising=True):
+            yield
+
+    @contextlib.contextmanager
+    def _handled(self, raising: bool) -> Iterator[None]:
+        def handle(number: int, frame: object) -> None:
+            self.came = True
+            if raising:
+                raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop(self) -> None:
+        if self.came:
+            raise KeyboardInterrupt
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """See `Tracker`."""
+        self._stop()
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+        self._stop()
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+        self._stop()
+
+    def end(self) -> None:
+        """See `Tracker`."""

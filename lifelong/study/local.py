@@ -105,7 +105,11 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
             job: Job = pipe.recv()
         except EOFError:
             return
-        pipe.send(execute(job))
+        result = execute(job)
+        try:
+            pipe.send(result)
+        except BrokenPipeError:  # the study was stopped; what the job wrote is on disk
+            return
 
 
 def _end_with_parent() -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cli.main import main
+from lifelong.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -314,6 +315,30 @@ def test_ctrl_c_in_the_middle_leaves_a_run_that_goes_on_exactly(call: Call, tmp_
     resumed.send_signal(signal.SIGINT)
     assert ", going on after event" in line
     assert finish(resumed)[0] == 130
+
+
+@pytest.mark.parametrize("becomes", [None, RuntimeError("unexpected pos 1088 vs 982")])
+def test_ctrl_c_stops_even_where_a_library_swallows_it(
+    becomes: Exception | None, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, seen = Record.save, []
+
+    def saves(self: Record, checkpoint: Checkpoint, must: bool) -> None:
+        if checkpoint.event == 1 and not seen:
+            seen.append(checkpoint.event)
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                if becomes is not None:
+                    raise becomes from None
+        save(self, checkpoint, must)
+
+    monkeypatch.setattr(Record, "save", saves)
+    code, out, err = call("run", "tiny.yaml")
+    assert (code, out) == (130, "")
+    assert "saved. Go on with:" in err
+    assert seen
+    assert call("run", "tiny.yaml")[0] == 0
 
 
 def wait_for_events(started: subprocess.Popen[str], runs: Path, count: int = 3) -> None:
