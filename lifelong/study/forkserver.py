@@ -7,8 +7,7 @@ import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-# scikit-learn is what the embedded source needs, and takes as long to import as a small run takes to live.
-_PRELOADED = ["lifelong.runner", "lifelong.study.local", "sklearn.datasets"]
+_PRELOADED = ["lifelong.runner", "lifelong.study.local"]
 
 
 def start_forkserver() -> ForkServerContext:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources import arrays, fashion_mnist, glyphs, torchvision
+from streams.sources import arrays, digits, fashion_mnist, glyphs, torchvision
 from streams.sources._glyph_list import distinct
 from streams.sources._images import limit_per_class, normalised, read_idx
 
@@ -585,3 +586,9 @@ def test_image_folder_errors(tmp_path):
     write_images(tmp_path / "other" / "test", ("ant",), 2)
     with pytest.raises(DataError, match="none called train"):
         load_arrays(tmp_path / "other")
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    source, theirs = digits.load(digits.Config()), load_digits()
+    assert np.array_equal(source.x.numpy(), theirs.data.astype(np.float32) / 16)
+    assert np.array_equal(source.class_ids, theirs.target)
