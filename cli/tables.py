@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from lifelong.summary import Column, Group
 
 
-def show_run(run: Run, as_json: bool) -> None:
-    """Write the report and print a run's results, and where both are."""
+def show_run(run: Run, as_json: bool) -> Path:
+    """Write the report and print a run's results; return where the report is."""
     from lifelong.summary import columns, measure_of, summarize, to_json
 
     heads, groups = columns(measure_of(run)), summarize(run)
@@ -23,9 +23,11 @@ def show_run(run: Run, as_json: bool) -> None:
         report = write(run)
         about = {"run": run.config.name, "folder": str(run.folder), "report": str(report), "done": run.done}
         emit_json(about | {"groups": to_json(groups, heads)})
-        return
+        return report
     show_groups(groups, heads)
-    emit(f"report: {write(run)}")
+    report = write(run)
+    emit(f"report: {report}")
+    return report
 
 
 def write(run: Run, file: Path | None = None) -> Path:

@@ -60,7 +60,7 @@ def run(
             _announce(prepared, prepared.folder(runs))
         return run_prepared(prepared, runs, trackers, fresh)
 
-    show_run(_watched(play, quiet, wandb), as_json)
+    _finish(_watched(play, quiet, wandb), as_json, wandb)
 
 
 def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False) -> None:
@@ -71,7 +71,16 @@ def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb
 
         return runner.resume(folder, trackers)
 
-    show_run(_watched(play, quiet, wandb), as_json)
+    _finish(_watched(play, quiet, wandb), as_json, wandb)
+
+
+def _finish(run: Run, as_json: bool, wandb: bool) -> None:
+    """Print what came out, and send the report where it is wanted."""
+    report = show_run(run, as_json)
+    if wandb:
+        from lifelong.study.share import share_run
+
+        share_run(run, report)
 
 
 def _announce(prepared: Prepared, folder: Path) -> None:

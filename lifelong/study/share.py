@@ -1,4 +1,4 @@
-"""A study in W&B: its runs are a group; verdicts, comparisons and the report go to one more run of that group."""
+"""What came out, in W&B: strategies are a group there, and the report and a study's verdicts one more run of it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,52 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lifelong.runner import Run
 from lifelong.study.study import Study
-from lifelong.trackers.wandb import Server
+from lifelong.trackers.wandb import PROJECT, Server
 
 logger = logging.getLogger(__name__)
 
 
-def share(study: Study, report: Path | None = None, project: str = "lifelong") -> None:
-    """Send what came out to W&B, with the report as an artifact; a failure is logged and nothing else."""
+def share(study: Study, report: Path | None = None) -> None:
+    """Send what came out of a study to W&B, with the report as an artifact; a failure is logged and nothing else."""
     try:
-        _share(study, report, project)
+        _share(study, report)
     except Exception:  # a tracker must never fail a study, whatever it raises
         logger.exception("The outcome of the study could not be sent to W&B; nothing else is affected.")
 
 
-def _share(study: Study, report: Path | None, project: str) -> None:
+def share_run(run: Run, report: Path) -> None:
+    """Send the report of a run to W&B as an artifact; a failure is logged and nothing else."""
+    try:
+        sent = _start(run.folder, run.folder.name, f"report-{run.folder.name}", "report", {"name": run.config.name})
+        _send_report(sent, run.folder.name, report)
+        sent.finish()
+    except Exception:  # a tracker must never fail a run, whatever it raises
+        logger.exception("The report could not be sent to W&B; nothing else is affected.")
+
+
+def _share(study: Study, report: Path | None) -> None:
     outcome = study.outcome()
-    run = Server().start(
-        study.folder,
-        id=f"study-{study.identity}",
-        project=os.environ.get("WANDB_PROJECT") or project,
-        group=study.folder.name,
-        name=f"study {study.config.name}",
-        job_type="study",
-        config={k: outcome[k] for k in ("name", "claim", "source", "size", "identity", "seeds", "code", "date")},
-    )
-    wandb: Any = import_module("wandb")
+    about = {k: outcome[k] for k in ("name", "claim", "source", "size", "identity", "seeds", "code", "date")}
+    run = _start(study.folder, study.folder.name, f"study-{study.identity}", f"study {study.config.name}", about)
+    table = import_module("wandb").Table
     numbers = ("mean", "low", "high", "p", "n")
     for key, heads in (("verdicts", ("name", "bar", "outcome", "reason")), ("comparisons", ("what", "of", "minus"))):
         rows = [[*(r[h] for h in heads), *((r["estimate"] or {}).get(n) for n in numbers)] for r in outcome[key]]
-        run.log({f"tables/{key}": wandb.Table([*heads, *numbers], rows)})
+        run.log({f"tables/{key}": table([*heads, *numbers], rows)})
     if report is not None and report.exists():
-        artifact = wandb.Artifact(f"report-{study.folder.name}", type="report")
-        artifact.add_file(str(report))
-        run.log_artifact(artifact)
+        _send_report(run, study.folder.name, report)
     run.finish()
+
+
+def _start(folder: Path, group: str, id: str, name: str, config: dict[str, Any]) -> Any:
+    project = os.environ.get("WANDB_PROJECT") or PROJECT
+    kind = name.split()[0]
+    return Server().start(folder, id=id, project=project, group=group, name=name, job_type=kind, config=config)
+
+
+def _send_report(run: Any, name: str, report: Path) -> None:
+    artifact = import_module("wandb").Artifact(f"report-{name}", type="report")
+    artifact.add_file(str(report))
+    run.log_artifact(artifact)

@@ -21,6 +21,9 @@ from streams.events import DeletionRequest
 
 logger = logging.getLogger(__name__)
 
+PROJECT = "lifelong"
+"""Where everything goes unless ``$WANDB_PROJECT`` says otherwise."""
+
 _DEFAULT_SERVER = "https://api.wandb.ai"
 _REACH_S, _INIT_S = 3.0, 30.0
 
@@ -36,7 +39,7 @@ class WandbTracker:
     go on from, is replaced by one that begins with the rows of the run folder.
     """
 
-    def __init__(self, project: str = "lifelong", group: str | None = None, point: str = "") -> None:
+    def __init__(self, project: str = PROJECT, group: str | None = None, point: str = "") -> None:
         """Nothing of W&B is imported or started before a strategy begins.
 
         Args:

@@ -137,6 +137,20 @@ def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
     assert "artifact" in kinds or "log_artifact" in kinds
 
 
+def test_the_command_line_sends_the_report_too(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(TINY))
+    command = [sys.executable, "-c", "from cli.main import main; main()", "run", str(file), "--wandb", "--quiet"]
+    done = subprocess.run(command, check=False, cwd=tmp_path / "elsewhere", env=environment(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "elsewhere" / "runs").iterdir()
+    (sent,) = (f for f in (folder / "wandb").glob("offline-run-*") if f.is_dir())
+    assert run_record(sent).run_group == folder.name
+    assert "artifact" in {r.WhichOneof("record_type") for r in records(sent)} | {
+        (r.request.WhichOneof("request_type") or "").removeprefix("log_") for r in records(sent)
+    }
+
+
 def test_what_cannot_be_shared_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
