@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from lifelong.config import RunConfig, StrategyConfig
@@ -73,7 +74,8 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
         return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
-    unlearner: Unlearner = class_of(module, Unlearner)(options, setting)
+    unlearning = replace(setting, objective=setting.objective.for_unlearning())
+    unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
     return Composed(make_learner(strategy, setting, where), unlearner)
 
 

@@ -32,9 +32,11 @@ class Independent(Strategy):
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no model."""
         self._setting = setting
-        self._models: dict[tuple[int, ...], FlatModel] = {}
+        self._model = setting.make_model()
+        self._loaded = self._initial = self._model.state_dict()
+        # One network serves all models. Their states are replaced and never changed, so that nobody has to copy them.
+        self._states: dict[tuple[int, ...], dict[str, object]] = {}
         self._derived: dict[tuple[int, ...], np.ndarray] = {}
-        self._blank = setting.make_model()
 
     @property
     def access(self) -> Access:
@@ -44,19 +46,22 @@ class Independent(Strategy):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train the units' model on; it starts from the common initial weights."""
         units = experience.units
-        if units not in self._models:
-            self._models[units] = self._setting.make_model()
-            self._derived[units] = np.zeros(self._setting.num_samples, dtype=bool)
         key = self._setting.key / "fit" / experience.name / experience.incarnation
-        self._derived[units][experience.sample_ids] = True
+        derived = self._derived.get(units, np.zeros(self._setting.num_samples, dtype=bool)).copy()
+        derived[experience.sample_ids] = True
         data = door.fetch(experience.sample_ids)
-        return fit(self._models[units], self._setting.objective, data, self._setting.training, key)
+        model = self._load(self._states.get(units, self._initial))
+        self._loaded = {}
+        outcome = fit(model, self._setting.objective, data, self._setting.training, key)
+        self._loaded = self._states[units] = model.state_dict()
+        self._derived[units] = derived
+        return outcome
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop every model that saw the samples, and train it again on what its units have left."""
         touched = [u for u, derived in self._derived.items() if derived[request.sample_ids].any()]
         for units in touched:
-            del self._models[units], self._derived[units]
+            del self._states[units], self._derived[units]
         outcome = Outcome()
         for experience in door.history():
             if experience.units in touched:
@@ -66,10 +71,9 @@ class Independent(Strategy):
     @torch.inference_mode()
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return log probabilities ``[B, C]`` (with one model: its outputs)."""
-        for model in (self._blank, *self._models.values()):
-            model.train(False)
-        if not self._models:
-            return self._setting.objective.outputs(self._blank, batch)
+        self._model.train(False)
+        if not self._states:
+            return self._setting.objective.outputs(self._load(self._initial), batch)
         return self._pool(batch) if batch.task is None else self._route(batch, batch.task)
 
     def features(self, batch: Batch) -> None:
@@ -89,34 +93,38 @@ class Independent(Strategy):
         """Return every model, under its units."""
         return {
             "models": [
-                {"units": list(u), "model": m.state_dict(), "derived": torch.from_numpy(self._derived[u].copy())}
-                for u, m in sorted(self._models.items())
+                {"units": list(u), "model": state, "derived": torch.from_numpy(self._derived[u])}
+                for u, state in sorted(self._states.items(), key=lambda item: item[0])
             ]
         }
 
     def load_state_dict(self, state: State) -> None:
         """Put every model back."""
-        self._models, self._derived = {}, {}
-        for entry in state["models"]:
-            units = tuple(entry["units"])
-            self._models[units] = self._setting.make_model()
-            self._models[units].load_state_dict(entry["model"])
-            self._derived[units] = entry["derived"].numpy().copy()
+        entries = {tuple(entry["units"]): entry for entry in state["models"]}
+        self._states = {units: entry["model"] for units, entry in entries.items()}
+        self._derived = {units: entry["derived"].numpy() for units, entry in entries.items()}
+
+    def _load(self, state: dict[str, object]) -> FlatModel:
+        """Return the network with the weights of one model."""
+        if state is not self._loaded:
+            self._model.load_state_dict(state)
+            self._loaded = state
+        return self._model
 
     def _route(self, batch: Batch, tasks: torch.Tensor) -> torch.Tensor:
-        outputs = self._setting.objective.outputs(self._blank, batch)
+        outputs = self._setting.objective.outputs(self._load(self._initial), batch)
         for task in tasks.unique().tolist():
-            models = [m for units, m in sorted(self._models.items()) if task in units]
+            models = [self._states[units] for units in sorted(self._states) if task in units]
             if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
                 part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows], tasks[rows])
                 outputs[rows] = self._mean_outputs(models, part)
         return outputs
 
-    def _mean_outputs(self, models: list[FlatModel], batch: Batch) -> torch.Tensor:
+    def _mean_outputs(self, models: list[dict[str, object]], batch: Batch) -> torch.Tensor:
         """Return the outputs of one model, or what several say together."""
         objective = self._setting.objective
-        outputs = [objective.outputs(m, batch) for m in models]
+        outputs = [objective.outputs(self._load(m), batch) for m in models]
         if len(models) == 1:
             return outputs[0]
         p = [objective.probabilities(o, batch) for o in outputs]
@@ -127,8 +135,8 @@ class Independent(Strategy):
         objective = self._setting.objective
         total: torch.Tensor | None = None
         known: torch.Tensor | None = None
-        for units, model in sorted(self._models.items()):
-            outputs = objective.outputs(model, batch)
+        for units in sorted(self._states):
+            outputs = objective.outputs(self._load(self._states[units]), batch)
             p = objective.probabilities(outputs, batch)
             classes = sorted({c for u in units for c in self._setting.units[u].classes})
             if p is None:  # no classes to speak for: the models' mean output

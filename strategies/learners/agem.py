@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
-import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Lesson, Outcome, Setting
+from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
-from strategies.parts.exemplars import Draws, Exemplars, Policy
+from strategies.parts.exemplars import Policy
 from strategies.parts.model import FlatModel
-from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.events import DeletionRequest
 
 
-class Config(BaseConfig):
+class Config(RehearsalConfig):
     """Options of `agem` (averaged gradient episodic memory; Chaudhry et al. 2019, arXiv 1812.00420)."""
 
     memory: int = Field(200, ge=1)
@@ -40,29 +38,22 @@ def project(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 @final
-class AGEM(Plugin):
+class AGEM(Rehearsal):
     """Projects the gradient where it points against the memory's."""
 
     config: Config
+    name: ClassVar[str] = "agem"
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""
         super().__init__(config, setting)
-        self._memory = Exemplars(config.memory, config.policy, setting.key / "agem" / "priority")
-        self._draws: Draws | None = None
         self._step = self._passed = 0
         self._model: FlatModel | None = None
         self._objective: Objective = setting.objective
 
-    @property
-    def access(self) -> Access:
-        """The memory."""
-        return Access(retained=self.config.memory)
-
     def begin(self, lesson: Lesson) -> None:
         """Borrow the memory's samples and draw which are looked at in which step."""
-        size = self.config.batch or self.setting.training.batch_size
-        self._draws = self._memory.draw(lesson.data.ids, size, lesson.steps, lesson.key / "agem", lesson.door)
+        super().begin(lesson)
         self._model, self._passed = lesson.model, 0
         self._objective = self.setting.objective.training_on(lesson.data)
 
@@ -87,26 +78,5 @@ class AGEM(Plugin):
 
     def end(self, lesson: Lesson) -> Outcome:
         """Let the new samples compete for their places."""
-        self._draws = self._model = None
-        self._memory.compete(lesson.data)
-        return Outcome(forward=self._passed, backward=self._passed)
-
-    def purge(self, request: DeletionRequest) -> None:
-        """Drop the request's samples."""
-        self._memory.purge(request.sample_ids)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory."""
-        return {"memory": self._memory.holds(ids)}
-
-    def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
-        return self._memory.ids
-
-    def state_dict(self) -> State:
-        """Return the ids and classes in memory."""
-        return self._memory.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Put the memory back."""
-        self._memory.load_state_dict(state)
+        self._model = None
+        return super().end(lesson) + Outcome(forward=self._passed, backward=self._passed)

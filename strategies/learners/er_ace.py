@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Lesson, Outcome, Setting, State
+from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
-from strategies.parts.exemplars import Draws, Exemplars, Policy
+from strategies.parts.exemplars import Policy
 from strategies.parts.model import FlatModel
-from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.events import DeletionRequest
 
 
-class Config(BaseConfig):
+class Config(RehearsalConfig):
     """Options of `er-ace` (asymmetric cross-entropy; Caccia et al. 2022, arXiv 2104.05025)."""
 
     memory: int = Field(200, ge=1)
@@ -46,32 +45,25 @@ def competing(targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
 
 
 @final
-class ERACE(Plugin):
+class ERACE(Rehearsal):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
     config: Config
+    name: ClassVar[str] = "er-ace"
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""
         super().__init__(config, setting)
-        self._memory = Exemplars(config.memory, config.policy, setting.key / "er-ace" / "priority")
         self._seen = np.zeros(setting.objective.num_outputs, dtype=bool)
         self._seen_here = torch.zeros(0, dtype=torch.bool)
-        self._draws: Draws | None = None
         self._replayed: Batch | None = None
         self._masks = False
         self._passed = 0
         self._objective: Objective = setting.objective
 
-    @property
-    def access(self) -> Access:
-        """The memory."""
-        return Access(retained=self.config.memory)
-
     def begin(self, lesson: Lesson) -> None:
         """Borrow the memory's samples and draw which are replayed at which step."""
-        size = self.config.batch or self.setting.training.batch_size
-        self._draws = self._memory.draw(lesson.data.ids, size, lesson.steps, lesson.key / "er-ace", lesson.door)
+        super().begin(lesson)
         self._masks = len(self._seen) > 1 and bool(self._seen.any())
         if len(self._seen) > 1:
             self._seen[np.unique(lesson.data.targets().cpu().numpy())] = True
@@ -101,27 +93,14 @@ class ERACE(Plugin):
 
     def end(self, lesson: Lesson) -> Outcome:
         """Let the new samples compete for their places."""
-        self._draws = self._replayed = None
-        self._memory.compete(lesson.data)
-        return Outcome(forward=self._passed, backward=self._passed)
-
-    def purge(self, request: DeletionRequest) -> None:
-        """Drop the request's samples."""
-        self._memory.purge(request.sample_ids)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory."""
-        return {"memory": self._memory.holds(ids)}
-
-    def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
-        return self._memory.ids
+        self._replayed = None
+        return super().end(lesson) + Outcome(forward=self._passed, backward=self._passed)
 
     def state_dict(self) -> State:
         """Return the memory and which classes were seen."""
-        return {"memory": self._memory.state_dict(), "seen": torch.from_numpy(self._seen.copy())}
+        return {"memory": super().state_dict(), "seen": torch.from_numpy(self._seen.copy())}
 
     def load_state_dict(self, state: State) -> None:
         """Put memory and record back."""
-        self._memory.load_state_dict(state["memory"])
+        super().load_state_dict(state["memory"])
         self._seen = state["seen"].numpy().copy()

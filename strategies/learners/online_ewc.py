@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
-import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Lesson, Outcome
+from strategies.learners._tied import Tied
 from strategies.objectives._base import FisherEstimator
 from strategies.parts.fisher import diagonal_fisher
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
-from strategies.parts.model import FlatModel
+from strategies.parts.importance import TieConfig
 
 
 class Config(TieConfig):
@@ -36,41 +35,20 @@ def accumulate(old: torch.Tensor, new: torch.Tensor, decay: float) -> torch.Tens
 
 
 @final
-class OnlineEWC(Plugin):
+class OnlineEWC(Tied):
     """Adds lambda gamma F~ (theta - theta*) to the gradient."""
 
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Start without any tie."""
-        super().__init__(config, setting)
-        check_stiff(config.stiff, setting.training, "online-ewc")
-        model = setting.make_model()
-        self._mask = model.mask(config.parameters)
-        self._tie = Tie(model.parameters)
-        self._active = False
-        self._pull: Pull | None = None
-        self._derived = np.zeros(setting.num_samples, dtype=bool)
+    name: ClassVar[str] = "online-ewc"
+    component: ClassVar[str] = "fisher"
 
     @property
-    def _strength(self) -> float:
+    def curvature(self) -> float:
+        """Lambda gamma, or lambda."""
         return self.config.strength * (self.config.decay if self.config.decay_in_penalty else 1.0)
-
-    def begin(self, lesson: Lesson) -> None:
-        """Prepare lambda gamma F~."""
-        if self._active:
-            curvature = self._strength * self._tie.weight
-            training = self.setting.training
-            self._pull = make_pull(curvature, self._tie.center, self.config.stiff, training, "online-ewc")
-
-    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient."""
-        return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
     def end(self, lesson: Lesson) -> Outcome:
         """Estimate the Fisher on the experience's training data, fold it in and move the anchor."""
-        theta = lesson.model.parameters
-        ended_with = self._strength / 2 * self._tie.penalty(theta)
         fisher, cost = diagonal_fisher(
             lesson.model,
             self.setting.objective,
@@ -79,29 +57,5 @@ class OnlineEWC(Plugin):
             lesson.key / "fisher",
             self.config.fisher_batch,
         )
-        self._tie.weight = accumulate(self._tie.weight, fisher * self._mask, self.config.decay)
-        self._tie.anchor_at(theta)
-        self._active = True
-        self._derived[lesson.data.ids] = True
-        clamped = 0.0 if self._pull is None else self._pull.clamped
-        return cost + Outcome(losses={"online_ewc_penalty": ended_with, "online_ewc_clamped": clamped})
-
-    def settle(self, model: FlatModel) -> None:
-        """Move the anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""
-        self._tie.anchor_at(model.parameters)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return whose gradients are in the Fisher sum, from which they cannot be taken out, and in the anchor."""
-        held = ids[self._derived[ids]]
-        return {"fisher": held, "anchor": held}
-
-    def state_dict(self) -> State:
-        """Return sum and anchor."""
-        derived = torch.from_numpy(self._derived.copy())
-        return {"tie": self._tie.state_dict(), "active": self._active, "derived": derived}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put sum and anchor back."""
-        self._tie.load_state_dict(state["tie"])
-        self._active = state["active"]
-        self._derived = state["derived"].numpy().copy()
+        total = accumulate(self._tie.weight, fisher * self._mask, self.config.decay)
+        return cost + Outcome(losses=self.fold(total, lesson))

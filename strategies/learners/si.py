@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
-import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
-from strategies.parts.model import FlatModel
+from strategies.base import Lesson, Outcome, Setting
+from strategies.learners._tied import Tied
+from strategies.parts.importance import TieConfig
 
 
 class Config(TieConfig):
@@ -36,34 +35,27 @@ def importance(path: torch.Tensor, moved: torch.Tensor, damping: float) -> torch
 
 
 @final
-class SI(Plugin):
-    """Sums path shares in every step; the penalty's gradient is added in closed form, so that it is not counted."""
+class SI(Tied):
+    """Sums path shares in every step; the penalty is not part of the loss that backward sees, so it is not counted."""
 
     config: Config
+    name: ClassVar[str] = "si"
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""
         super().__init__(config, setting)
-        check_stiff(config.stiff, setting.training, "si")
-        model = setting.make_model()
-        self._mask = model.mask(config.parameters)
-        self._tie = Tie(model.parameters)
-        self._start = self._path = torch.zeros_like(model.parameters)
-        self._active = False
-        self._pull: Pull | None = None
-        self._derived = np.zeros(setting.num_samples, dtype=bool)
+        self._start = self._path = torch.zeros_like(self._mask)
+
+    @property
+    def curvature(self) -> float:
+        """2 c."""
+        return 2 * self.config.strength
 
     def begin(self, lesson: Lesson) -> None:
-        """Note where the path starts, and prepare 2 c Omega."""
+        """Note where the path starts; a path lasts no longer than an experience."""
         self._start = lesson.model.parameters.clone()
         self._path = torch.zeros_like(self._start)
-        if self._active:
-            curvature = 2 * self.config.strength * self._tie.weight
-            self._pull = make_pull(curvature, self._tie.center, self.config.stiff, self.setting.training, "si")
-
-    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add 2 c Omega (theta - anchor)."""
-        return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
+        super().begin(lesson)
 
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
         """Add the step to every weight's path."""
@@ -71,32 +63,8 @@ class SI(Plugin):
 
     def end(self, lesson: Lesson) -> Outcome:
         """Turn the path into importance and move the anchor."""
-        theta = lesson.model.parameters
-        ended_with = self.config.strength * self._tie.penalty(theta)
-        found = importance(self._path, theta - self._start, self.config.damping) * self._mask
-        self._tie.weight += found.clamp(min=0) if self.config.negative == "clamp" else found
-        self._tie.anchor_at(theta)
-        self._active = True
-        self._derived[lesson.data.ids] = True
-        clamped = 0.0 if self._pull is None else self._pull.clamped
-        return Outcome(losses={"si_penalty": ended_with, "si_clamped": clamped})
-
-    def settle(self, model: FlatModel) -> None:
-        """Move the anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""
-        self._tie.anchor_at(model.parameters)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return whose gradients are in the importance, from which they cannot be taken out, and in the anchor."""
-        held = ids[self._derived[ids]]
-        return {"importance": held, "anchor": held}
-
-    def state_dict(self) -> State:
-        """Return importance and anchor; a path lasts no longer than an experience."""
-        derived = torch.from_numpy(self._derived.copy())
-        return {"tie": self._tie.state_dict(), "active": self._active, "derived": derived}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put importance and anchor back."""
-        self._tie.load_state_dict(state["tie"])
-        self._active = state["active"]
-        self._derived = state["derived"].numpy().copy()
+        moved = lesson.model.parameters - self._start
+        found = importance(self._path, moved, self.config.damping) * self._mask
+        if self.config.negative == "clamp":
+            found = found.clamp(min=0)
+        return Outcome(losses=self.fold(self._tie.weight + found, lesson))

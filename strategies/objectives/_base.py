@@ -52,6 +52,10 @@ class Objective(ABC):
         """
         return self
 
+    def for_unlearning(self) -> Objective:
+        """Return the objective that unlearners train with."""
+        return self
+
     @abstractmethod
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of every sample, ``[B]``, unreduced."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar, Literal, final
 
 import torch
@@ -25,7 +26,8 @@ class Config(BaseConfig):
     """ce: softmax cross-entropy. bce: sigmoid and binary cross-entropy, the mean over the outputs that count."""
     mask: Mask = "none"
     """Which outputs count in the training loss. none: all. batch: classes that occur in the mini-batch (SCoLe, arXiv
-    2207.04543). experience: classes of the experience, and of what is replayed with it."""
+    2207.04543). experience: classes of the experience, and of what is replayed with it. Unlearners see all outputs: a
+    batch of one deleted class would have nothing else that counts, hence no gradient."""
 
 
 @final
@@ -91,6 +93,14 @@ class Classification(Objective):
         if self.loss == "ce" and self.training_mask == "none":
             return self
         return _Training(self, data)
+
+    def for_unlearning(self) -> Objective:
+        """Return the objective with the chosen loss and without its mask."""
+        if self.training_mask == "none":
+            return self
+        other = copy.copy(self)
+        other.training_mask = "none"
+        return other
 
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return -log p(y | x) under the softmax."""

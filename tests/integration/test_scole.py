@@ -12,6 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifelong.build import make_strategy
+from lifelong.config import RunConfig, StrategyConfig
+from lifelong.evaluation import Evaluator
+from lifelong.play import step
+from lifelong.preparation import prepare
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -20,6 +25,7 @@ from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel, Network
 from strategies.unlearners import none
+from streams.config import parse
 from streams.data import Data
 from streams.events import Event, Experience
 from streams.ledger import Ledger
@@ -240,3 +246,29 @@ def test_accumulation_over_300_tasks() -> None:
     adam = {"optimizer": "adam", "lr": 1e-3, "batch_size": 8}
     assert end("batch", carry_optimizer=True, **adam) > end("batch", **adam) - 0.02
     assert end(carry_optimizer=True, **adam) > 0.9
+
+
+def test_ascent_forgets_a_class_alone_under_a_mask() -> None:
+    """All samples of a request may be of one class; under the mask of a batch nothing would push against it."""
+    config = parse(
+        RunConfig,
+        {
+            "scenario": {"name": "recurring", "tasks": 30, "classes_per_task": 3},
+            "schedule": {"name": "explicit", "requests": [{"after": 30, "scope": "class", "keys": [3]}]},
+            "objective": {"name": "classification", "mask": "batch"},
+            "model": {"name": "mlp", "hidden": [50]},
+            "training": {"lr": 0.05, "batch_size": 16},
+            "evaluation": {"probe": 0},
+            "references": {"kinds": []},
+        },
+    )
+    prepared = prepare(config)
+    choice = parse(StrategyConfig, {"unlearner": {"name": "gradient-ascent", "lr": 0.01}})
+    strategy = make_strategy(choice, prepared.setting, "strategy")
+    ledger, accuracies = Ledger(prepared.stream.source), []
+    evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, 256, "cpu")
+    for event in prepared.stream.events:
+        step(strategy, event, ledger)
+        accuracies.append(evaluator.evaluate(strategy).scores[prepared.stream.source.y[prepared.plan.ids] == 3].mean())
+    assert accuracies[-2] > 0.5
+    assert accuracies[-1] < 0.1
