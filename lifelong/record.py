@@ -26,7 +26,7 @@ from streams.errors import CheckpointError
 
 _FORMAT = 1
 # A checkpoint may be put off until the last one lies this many times its own cost back.
-_PATIENCE = 25.0
+_PATIENCE = 40.0
 
 
 @dataclass(frozen=True, slots=True)
