@@ -79,6 +79,10 @@ class Strategy(ABC):
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]`` in evaluation mode, for the objective to score."""
 
+    def constituents(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the outputs ``[B, num_outputs]`` of each model that is published; most publish the one they predict by."""
+        return [self.predict(batch)]
+
     @abstractmethod
     def features(self, batch: Batch) -> torch.Tensor | None:
         """Return penultimate features ``[B, F]`` in evaluation mode, or None where there is no single space."""
