@@ -80,7 +80,7 @@ class Strategy(ABC):
         """Return outputs ``[B, num_outputs]`` in evaluation mode, for the objective to score."""
 
     def constituents(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the outputs ``[B, num_outputs]`` of each model that is published; most publish the one they predict by."""
+        """Return the outputs ``[B, num_outputs]`` of each model that is published; most have but one."""
         return [self.predict(batch)]
 
     @abstractmethod

@@ -83,9 +83,9 @@ class _OneClass(Objective):
 class Arcane(Strategy):
     """One chain of blocks per class; a class speaks by how close a sample comes to its centre.
 
-    The centre is the mean feature of a class's first block under the initial weights, and distances are in units of their mean
-    over what the class was last trained on. A model that never saw another class cannot be told from one in a life without
-    that class, so deleting a class is dropping its model.
+    The centre is the mean feature of a class's first block under the initial weights, and distances are in units of
+    their mean over what the class was last trained on. No model ever saw another class, so deleting a class is dropping
+    its model.
     """
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -34,8 +34,8 @@ class Config(BaseConfig):
     """vote: each model votes for a class, and of equal votes the lowest class wins. mean: the mean of their
     probabilities."""
     epochs: Literal["sliced", "training"] = "sliced"
-    """Epochs of a stage. sliced: 2 e / (L + 1) of the e epochs of training, at least 1, so that slicing costs what plain
-    training does; training: e."""
+    """Epochs of a stage. sliced: 2 e / (L + 1) of the e epochs of training, at least 1, so that slicing costs what
+    plain training does; training: e."""
     trains_on: Literal["cumulative", "slice"] = "cumulative"
     """What a stage trains on: all that the shard holds so far (the paper), or the new slice only."""
     fresh: bool = False

@@ -1,9 +1,9 @@
 """Chain: a model trained stage by stage, that can go back to before any stage.
 
-What SISA (Bourtoule et al. 2021) does within one shard: each stage continues from the one before on data that was named
-beforehand, and leaves a checkpoint. To delete a sample, go back to before the first stage that saw it, and train the later ones
-again without it. A stage is a pure function of the state before it, its samples and its name, so that the result is, bit for
-bit, what would be there had the sample never come.
+What SISA (Bourtoule et al. 2021) does within one shard: each stage continues from the one before and leaves a
+checkpoint. To delete a sample, go back to before the first stage that saw it, and train the later ones again without it.
+A stage is a pure function of the state before it, its samples and its name, so that the result is, bit for bit, what
+would be there had the sample never come.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Chain:
         self.state = start
 
     def learn(self, stage: Stage, door: Door, key: Key | None = None) -> Outcome:
-        """Train one more stage, named below `key` instead of the constituent's; nothing happens if it brings no sample."""
+        """Train one more stage, named below `key` or the constituent's; nothing happens if it brings no sample."""
         if not len(stage.ids):
             return Outcome()
         before = self.stages if self._cumulative else []
@@ -85,7 +85,7 @@ class Chain:
         return replace(outcome, notes={"stages": 1.0})
 
     def forget(self, deleted: np.ndarray, door: Door, key: Key | None = None) -> Outcome:
-        """Go back to before the first stage that saw any of the `deleted` samples, and train from there without them."""
+        """Go back to before the first stage that saw any of `deleted`, and train from there without it."""
         hits = [i for i, s in enumerate(self.stages) if np.isin(s.ids, deleted).any()]
         if not hits:
             return Outcome()
