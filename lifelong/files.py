@@ -16,6 +16,7 @@ from streams.errors import ConfigError, LifelongError
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
     "lifelong/annotate.py",
+    "lifelong/capacity/",
     "lifelong/columns.py",
     "lifelong/doctor.py",
     "lifelong/metrics/catalogue.py",

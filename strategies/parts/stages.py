@@ -1,7 +1,7 @@
 """Chain: a model trained stage by stage, that can go back to before any stage.
 
 What SISA (Bourtoule et al. 2021) does within one shard: each stage continues from the one before and leaves a
-checkpoint. To delete a sample, go back to before the first stage that saw it, and train the later ones again without it.
+checkpoint. To delete a sample, go back to before the first stage that saw it, and train later ones again without it.
 A stage is a pure function of the state before it, its samples and its name, so that the result is, bit for bit, what
 would be there had the sample never come.
 """
