@@ -16,7 +16,6 @@ _MAX_ORDERS = 10  # inclusion and exclusion over more has too many terms
 
 def write_figure(sized: Sequence[Sized], file: Path) -> None:
     """Write a page that needs no network: one panel each for lifetime, cost, busy trainer and retention."""
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     from lifelong.report import look

@@ -54,7 +54,7 @@ class Sized:
         lifetime_simulated: the same by simulation, None if it never happened.
         visits: expected sample visits per request, None as above.
         visits_simulated: by simulation.
-        against_retraining: how many times more it would cost to train everything again, once in one order, at each batch.
+        against_retraining: how many times more it would cost to train everything again, in one order, at each batch.
         busy: share of the trainer's time that retraining takes; above 1 the system cannot keep up.
         outage: seconds that training again takes when it comes: the whole, or one shard.
         storage: bytes of all checkpoints.

@@ -1,7 +1,7 @@
 """Closed forms for SISA and S3T: lifetime, retention, cost and storage. Requests are uniform over the shards' slices.
 
-Symbols: m shards, L slices, B sequences per shard, N samples, e epochs per stage, K requests served together. Costs are in
-sample visits: one sample in one epoch.
+Symbols: m shards, L slices, B sequences per shard, N samples, e epochs per stage, K requests served together. Costs are
+in sample visits: one sample in one epoch.
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ def training_per_request(
 
 
 def exposure(together: int, rate: float) -> float:
-    """Return the mean wait of a request when K are gathered and arrive at `rate` per unit of time: (K - 1) / (2 rate)."""
+    """Return the mean wait of a request when K are gathered that arrive at `rate` per unit of time.
+
+    (K - 1) / (2 rate).
+    """
     return (together - 1) / (2 * rate)
 
 

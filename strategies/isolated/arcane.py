@@ -14,7 +14,7 @@ from strategies.objectives.classification import Classification
 from strategies.parts.deltas import pack, unpack
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage
+from strategies.parts.stages import Chain, Stage, partition
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -113,7 +113,7 @@ class Arcane(Strategy):
         if not len(chosen):
             return Outcome()
         classes = door.fetch(chosen).targets().cpu().numpy()
-        block_of = ((self._names / "block").priorities(chosen) % np.uint64(self._config.blocks)).astype(np.int64)
+        block_of = partition(chosen, self._config.blocks, self._names / "block")
         outcome, stages = Outcome(), 0.0
         for c in np.unique(classes).tolist():
             chain = self._chains.setdefault(c, self._make_chain(c))

@@ -15,7 +15,7 @@ from strategies.parts.deltas import pack, unpack
 from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage, restart_before
+from strategies.parts.stages import Chain, Stage, partition, restart_before
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience
@@ -57,16 +57,6 @@ class Recipe:
     fit: Callable[[FlatModel, Setting, Data, FitConfig, Key], Outcome] = lambda model, setting, data, training, key: (
         fit(model, setting.objective, data, training, key)
     )
-
-
-def partition(ids: np.ndarray, parts: int, key: Key) -> np.ndarray:
-    """Return the part (0 to parts - 1) of every id, int64: a function of the id and the key alone.
-
-    >>> ids = np.arange(100)
-    >>> bool((partition(ids, 4, Key(0))[50:] == partition(ids[50:], 4, Key(0))).all())
-    True
-    """
-    return (key.priorities(ids) % np.uint64(parts)).astype(np.int64)
 
 
 def stage_epochs(epochs: int, slices: int) -> int:

@@ -1,7 +1,7 @@
 """In which orders the slices of a shard are learned, so that some order keeps a long prefix when slices are deleted.
 
-After S3T (arXiv 2406.16257). A sequence is a permutation of the slices; deleting a slice costs it that slice and all that
-come later.
+After S3T (arXiv 2406.16257). A sequence is a permutation of the slices; deleting a slice costs it that slice and all
+that come later.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _spread(rest: Order, count: int, stride: int = 1) -> list[Order]:
 def score(order: Sequence[int], prior: Sequence[float], hits: int = 1, weighted: bool = False) -> float:
     """Return how many slices of a (partial) order are expected to survive `hits` requests.
 
-    sum_n (1 - c_n)^t, where c_n is the chance that a request hits one of the first n slices. `weighted` puts the factor n
-    before each term, as the paper prints it (Eq. 24), which is not that expectation.
+    sum_n (1 - c_n)^t, where c_n is the chance that a request hits one of the first n slices. `weighted` puts the factor
+    n before each term, as the paper prints it (Eq. 24), which is not that expectation.
 
     >>> round(score((0, 1, 2, 3), (0.1, 0.2, 0.3, 0.4)), 2), round(score((3, 2, 1, 0), (0.1, 0.2, 0.3, 0.4)), 2)
     (2.0, 1.0)
@@ -85,7 +85,7 @@ def matched(prior: Sequence[float], count: int, hits: int = 1, weighted: bool = 
 
 
 def drawn(prior: Sequence[float], count: int, generator: np.random.Generator) -> list[Order]:
-    """Return `count` different orders (more than L, at most L!), drawn so that slices that are seldom hit come early."""
+    """Return `count` different orders (more than L, at most L!), drawn so that what is seldom hit comes early."""
     weights = np.maximum(1 - np.asarray(prior), 1e-9)
     chosen: dict[Order, None] = {}
     while len(chosen) < min(count, math.factorial(len(weights))):

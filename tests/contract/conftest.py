@@ -53,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "avalanche": {"retained": 0},
     "sisa": {"shards": 2, "slices": 2},
     "arcane": {"blocks": 2},
+    "s3t": {"shards": 2, "slices": 1, "sequences": 1},
 }
 CLASSIFIERS = ("arcane",)
 TOGETHER = ("ewc", "replay", "l2")

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from lifelong.play import step
-from strategies.isolated.sisa import Config, Sisa, partition, stage_epochs
+from strategies.isolated.sisa import Config, Sisa, stage_epochs
 from strategies.parts.deltas import decode, encode, pack, unpack
 from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.model import digest, num_bytes
+from strategies.parts.stages import partition
 from streams.events import Ask, DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.randomness import Key
