@@ -32,7 +32,7 @@ def verify(
 ) -> None:
     """Replay a finished run, test its claims of exactness, and write a certificate into its folder.
 
-    Exit codes: 0 all claims are upheld and all faults were caught, 3 otherwise.
+    Exit codes: 0 all claims are upheld, 3 one is refuted.
     """
     from lifelong.verification.certificate import DOES_NOT_SUPPORT, verify
 
@@ -51,8 +51,13 @@ def verify(
             emit("")
             emit_table(
                 ["negative control", "caught by", "at"],
-                [[c.control, c.by or "NOTHING", c.request or ""] for c in certificate.controls],
+                [
+                    [c.control, "cannot be run here" if c.caught is None else c.by or "NOTHING", c.request or ""]
+                    for c in certificate.controls
+                ],
             )
+        if certificate.missed:
+            emit(f"On this stream the tests have no power against: {', '.join(certificate.missed)}.")
         emit("")
         emit("Not shown by this: " + " ".join(DOES_NOT_SUPPORT))
         emit(f"certificate: {certificate.file}")

@@ -75,11 +75,18 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Controlled:
-    """One negative control: whether the same tests caught it, at which request, and by which test."""
+    """One negative control.
+
+    Attributes:
+        control: its name.
+        fault: what it does wrong.
+        caught: whether the same tests caught it; None if it could not be run.
+        request, by: where, and by which test; or why it could not be run.
+    """
 
     control: str
     fault: str
-    caught: bool
+    caught: bool | None
     request: str | None
     by: str | None
 
@@ -102,8 +109,13 @@ class Certificate:
 
     @property
     def upheld(self) -> bool:
-        """Whether every claim is upheld and every control was caught."""
-        return all(v.upheld for v in self.verified) and all(c.caught for c in self.controls)
+        """Whether every claim is upheld."""
+        return all(v.upheld for v in self.verified)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """The controls that were not caught: against such faults, these tests have no power on this stream."""
+        return tuple(c.control for c in self.controls if c.caught is False)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data, with a hash of it."""
@@ -123,6 +135,7 @@ class Certificate:
             ],
             "controls": [asdict(c) for c in self.controls],
             "upheld": self.upheld,
+            "missed_controls": list(self.missed),
             "supports": list(SUPPORTS),
             "does_not_support": list(DOES_NOT_SUPPORT),
         }
@@ -226,7 +239,11 @@ def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[st
     tell(f"control: {name}")
     own = [s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == "sisa"]
     config = sisa.Config.model_validate(own[0].options if own else {})
-    fault = (CONTROLS[name].__doc__ or "").strip()
+    fault = (CONTROLS[name].__doc__ or "").split("\n", 1)[0]
+    try:
+        CONTROLS[name](config, p.setting)
+    except ConfigError as error:
+        return Controlled(name, fault, None, None, str(error))
     _, found = find(lambda: CONTROLS[name](config, p.setting), p.stream, events, Key(0), p.config.device)
     for finding in found:
         if not finding.upheld:

@@ -1,4 +1,4 @@
-"""Negative controls: SISA with one thing done wrong each. A verification that misses them proves nothing."""
+"""Negative controls: SISA and S3T with one thing done wrong each. A verification that misses them proves nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from strategies.base import Setting, Strategy
+from strategies.isolated import s3t
 from strategies.isolated.sisa import HONEST, Config, Sisa
 from strategies.outcome import Outcome
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Optimizer, make_optimizer
+from strategies.parts.sequences import Order
 from streams.data import Data
 from streams.randomness import Key
 
 Control = Callable[[Config, Setting], Strategy]
+"""Takes the options of the run's own `sisa`, or the defaults."""
 
 
 def positional_partition(config: Config, setting: Setting) -> Strategy:
@@ -57,9 +61,27 @@ def unsaved_optimizer(config: Config, setting: Setting) -> Strategy:
     return Sisa(config, setting, replace(HONEST, fit=carry))
 
 
+def shared_head(config: Config, setting: Setting) -> Strategy:
+    """S3T with one head for all stages of a shard: blocks are switched off, but the head saw every slice.
+
+    Raises:
+        ConfigError: the model is too shallow for two slices.
+    """
+
+    def share(stages: dict[Order, torch.Tensor], head_size: int) -> None:
+        newest = next(reversed(stages.values()))
+        for weights in stages.values():
+            weights[-head_size:] = newest[-head_size:]
+
+    return s3t.S3T(
+        s3t.Config(shards=config.shards, slices=2, sequences=2, rank=4, alpha=4.0), setting, s3t.Recipe(share)
+    )
+
+
 CONTROLS: dict[str, Control] = {
     "positional partition": positional_partition,
     "global generator": global_generator,
     "wrong checkpoint": wrong_checkpoint,
     "unsaved optimizer": unsaved_optimizer,
+    "shared head": shared_head,
 }

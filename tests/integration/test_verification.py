@@ -27,13 +27,14 @@ CONFIG: dict[str, Any] = {
     "scenario": {"name": "class-incremental", "experiences": 2},
     "schedule": {
         "name": "explicit",
-        "requests": [{"after": 1, "scope": "sample", "count": 3}, {"after": 2, "scope": "class", "keys": [1]}],
+        "requests": [{"after": 1, "scope": "sample", "count": 1}, {"after": 2, "scope": "class", "keys": [1]}],
     },
-    "model": {"name": "mlp", "hidden": [8]},
+    "model": {"name": "mlp", "hidden": [8, 8]},
     "training": {"epochs": 1, "lr": 0.05},
     "references": {"kinds": []},
     "strategies": {
         "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 3}},
+        "s3t": {"isolated": {"name": "s3t", "shards": 2, "slices": 2, "sequences": 2, "alpha": 4.0, "rank": 4}},
         "retrain": {"learner": "replay", "unlearner": "retrain"},
         "nothing": {"learner": "naive", "unlearner": "none"},
     },
@@ -50,15 +51,29 @@ def test_claims_are_upheld_and_controls_caught(run: lifelong.Run) -> None:
     found = verify(run.folder)
     assert found.upheld
     grades = {v.strategy: (v.claim, v.grade) for v in found.verified}
-    assert grades == {"sisa": ("bits", "bits"), "retrain": ("bits", "bits"), "nothing": ("none", "none")}
-    nothing = found.verified[2].findings
+    assert grades == {
+        "sisa": ("bits", "bits"),
+        "s3t": ("bits", "bits, others given up"),
+        "retrain": ("bits", "bits"),
+        "nothing": ("none", "none"),
+    }
+    nothing = found.verified[3].findings
     assert not any(f.independent or f.as_without for f in nothing), "the tests would pass on anything"
     assert {c.control: c.caught for c in found.controls} == dict.fromkeys(CONTROLS, True)
+    assert found.missed == ()
     assert next(c.by for c in found.controls if c.control == "global generator") == "life without"
     written = json.loads((run.folder / "certificate.json").read_text(encoding="utf-8"))
     assert written["upheld"]
     assert written["about"]["stream"] == json.loads((run.folder / "stream.json").read_text())["digest"]
     assert any("Adaptive" in line for line in written["does_not_support"])
+
+
+def test_a_control_that_cannot_be_run_says_so(tmp_path: Path) -> None:
+    config = CONFIG | {"model": {"name": "mlp", "hidden": [8]}, "strategies": {"sisa": CONFIG["strategies"]["sisa"]}}
+    found = verify(lifelong.run(parse(lifelong.RunConfig, config), tmp_path).folder, requests=1)
+    shared = found.controls[-1]
+    assert (shared.control, shared.caught) == ("shared head", None)
+    assert "2 slices need as many layers" in (shared.by or "")
 
 
 def test_a_false_claim_is_refuted(run: lifelong.Run, monkeypatch: pytest.MonkeyPatch) -> None:
