@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from streams.errors import StreamError
-from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Scope, Unit
+from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Retention, Scope, Unit
 from streams.ledger import Life
 from streams.randomness import Key
 from streams.source import Source
@@ -35,6 +35,14 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Learn:
     """Learn the experience of that index in the plan."""
+
+    experience: int
+    retention: Retention | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidate:
+    """Make permanent what the experience of that index taught as temporary."""
 
     experience: int
 
@@ -66,7 +74,7 @@ class Again:
     wish: int
 
 
-Move = Learn | Wish | Again
+Move = Learn | Consolidate | Wish | Again
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +120,10 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> S
     line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1))
     for number, move in enumerate(_numbered(moves)):
         match move:
-            case Learn(index):
-                _learn(line, plan.experiences[index])
+            case Learn(index, retention):
+                _learn(line, replace(plan.experiences[index], retention=retention))
+            case Consolidate(index):
+                _consolidate(line, plan.experiences[index])
             case (wish_number, Wish() as wish):
                 line.pending.append((wish_number, wish, _ask(line, wish, key / "wish" / wish_number)))
             case Again(wish_number):
@@ -123,7 +133,7 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> S
     return Stream(plan.source, plan.units, tuple(line.events), plan.task_of)
 
 
-def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Again | tuple[int, Wish]]:
+def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Consolidate | Again | tuple[int, Wish]]:
     count = 0
     for move in moves:
         if isinstance(move, Wish):
@@ -141,6 +151,15 @@ def _learn(line: _Timeline, experience: Experience) -> None:
     line.learned_at[ids] = line.num_learned
     line.num_learned += 1
     line.events.append(experience)
+
+
+def _consolidate(line: _Timeline, experience: Experience) -> None:
+    ids = experience.sample_ids[line.life[experience.sample_ids] == Life.LEARNED]
+    if not len(ids):
+        raise StreamError(f"{experience.name} cannot become permanent: none of its samples is live at that moment.")
+    line.num_learned += 1
+    name = f"{experience.name}-consolidated"
+    line.events.append(replace(experience, name=name, sample_ids=ids, retention="permanent", consolidates=True))
 
 
 def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:

@@ -53,9 +53,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "avalanche": {"retained": 0},
     "sisa": {"shards": 2, "slices": 2},
     "arcane": {"blocks": 2},
+    "clpu-der": {"memory": 20, "finer": "coarsen"},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
 }
-CLASSIFIERS = ("arcane",)
+CLASSIFIERS = ("arcane", "clpu-der")
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
