@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,8 +48,16 @@ class Consolidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Aim:
+    """What an adaptive requester looks at: one constituent of what a strategy publishes; None is the run's first."""
+
+    publisher: str | None
+    constituent: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
-    """Ask to forget. Without `keys` they are drawn by name from what is live.
+    """Ask to forget. Without `keys` they are drawn by name from what is live, or chosen by an adaptive requester.
 
     Attributes:
         scope: what the keys name.
@@ -57,6 +65,7 @@ class Wish:
         count: how many keys to draw when `keys` is None.
         age: draw only from data learned at least that many learn events ago.
         reason, exact: see `DeletionRequest`.
+        aim: of a requester who chooses samples by what has been published.
     """
 
     scope: Scope
@@ -65,6 +74,7 @@ class Wish:
     age: int = 0
     reason: Reason = "erase"
     exact: bool = False
+    aim: Aim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class Again:
     wish: int
 
 
+Choose = Callable[[Aim, tuple[Event, ...], np.ndarray, int], tuple[int, ...]]
+"""From an aim, the events so far, the live samples and a number to that many of them."""
 Move = Learn | Consolidate | Wish | Again
 
 
@@ -97,6 +109,7 @@ class _Timeline:
     plan: Plan
     life: np.ndarray
     learned_at: np.ndarray
+    choose: Choose | None = None
     events: list[Event] = field(default_factory=list)
     pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
     answered: dict[int, tuple[int, Ask]] = field(default_factory=dict)
@@ -104,7 +117,7 @@ class _Timeline:
     num_requests: int = 0
 
 
-def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> Stream:
+def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choose: Choose | None = None) -> Stream:
     """Turn moves into events: draw keys, resolve them to samples, gather asks that wait, bring back what is relearned.
 
     Args:
@@ -112,12 +125,13 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> S
         moves: from a schedule.
         service: when pending asks are served.
         key: names the draws of keys.
+        choose: the adaptive requester, for wishes with an aim.
 
     Raises:
         StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
     """
     n = len(plan.source)
-    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1))
+    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose)
     for number, move in enumerate(_numbered(moves)):
         match move:
             case Learn(index, retention):
@@ -188,6 +202,10 @@ def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
     if pending:
         live[np.concatenate(pending)] = False
     ids = np.flatnonzero(live)
+    if wish.aim is not None:
+        if line.choose is None:
+            raise StreamError("The schedule depends on published models, and nobody publishes any; use a run.")
+        return line.choose(wish.aim, tuple(line.events), ids, wish.count)
     source = line.plan.source
     match wish.scope:
         case "sample":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -38,8 +38,10 @@ class Config(BaseConfig):
     plain training does; training: e."""
     trains_on: Literal["cumulative", "slice"] = "cumulative"
     """What a stage trains on: all that the shard holds so far (the paper), or the new slice only."""
-    fresh: bool = False
-    """Train again with new randomness at every request. Exact in law instead of in bits; see adaptive requesters."""
+    fresh: Literal["never", "stages", "everything"] = "never"
+    """New randomness at every request, which makes it exact in law instead of in bits. stages: for the stages that are
+    trained again. everything: partition and all shards anew, at the price of training everything; nothing less helps
+    against requests that depend on published models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,7 @@ class Sisa(Strategy):
         if config.epochs == "sliced":
             training = training.model_copy(update={"epochs": stage_epochs(training.epochs, config.slices)})
         self._training = training
-        self._names = setting.key / "sisa"
-        self._chains = [
-            Chain(self._start, self._train, self._names / "shard" / n, config.trains_on == "cumulative", recipe.restart)
-            for n in range(config.shards)
-        ]
+        self._begin("")
 
     @property
     def access(self) -> Access:
@@ -111,19 +109,19 @@ class Sisa(Strategy):
                 done = chain.learn(Stage(experience.name, experience.incarnation, part, own), door)
                 stages += done.notes.get("stages", 0.0)
                 outcome += done
-        outcome.notes["stages"] = stages
-        return outcome
+        return replace(outcome, notes={"stages": stages})
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every shard that holds a sample again from before the first slice with one; leave the others alone."""
+        if self._config.fresh == "everything":
+            return self._anew(request.name, door).graded("law")
         outcome, stages = Outcome(), 0.0
         for number, chain in enumerate(self._chains):
-            again = self._names / "shard" / number / request.name if self._config.fresh else None
+            again = self._names / "shard" / number / request.name if self._config.fresh == "stages" else None
             done = chain.forget(request.sample_ids, door, again)
             stages += done.notes.get("stages", 0.0)
             outcome += done
-        outcome.notes["stages"] = stages
-        return outcome.graded("law" if self._config.fresh else "bits")
+        return replace(outcome, notes={"stages": stages}).graded("law" if self._config.fresh == "stages" else "bits")
 
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return the log shares of votes, or of mean probability, ``[B, C]``; for a regressor the mean output."""
@@ -157,12 +155,32 @@ class Sisa(Strategy):
 
     def state_dict(self) -> State:
         """Return the checkpoints of every shard."""
-        return {"shards": [chain.state_dict() for chain in self._chains]}
+        return {"root": self._root, "shards": [chain.state_dict() for chain in self._chains]}
 
     def load_state_dict(self, state: State) -> None:
         """Put the checkpoints back."""
+        self._begin(state["root"])
         for chain, stages in zip(self._chains, state["shards"], strict=True):
             chain.load_state_dict(stages)
+
+    def _begin(self, root: str) -> None:
+        """Empty all shards and name their randomness by `root`, the request that last made everything anew."""
+        self._root = root
+        self._names = self._setting.key / "sisa" / root if root else self._setting.key / "sisa"
+        cumulative, restart = self._config.trains_on == "cumulative", self._recipe.restart
+        self._chains = [
+            Chain(self._start, self._train, self._names / "shard" / n, cumulative, restart)
+            for n in range(self._config.shards)
+        ]
+
+    def _anew(self, root: str, door: Door) -> Outcome:
+        self._begin(root)
+        outcome, stages = Outcome(), 0.0
+        for experience in door.history():
+            done = self.learn(experience, door)
+            stages += done.notes["stages"]
+            outcome += done
+        return replace(outcome, notes={"stages": stages})
 
     def _train(self, state: np.ndarray, data: Data, key: Key) -> tuple[np.ndarray, Outcome]:
         unpack(self._model, state)

@@ -149,7 +149,7 @@ def test_no_checkpoint_of_the_deleted_is_left(tools: Any, source: Any) -> None:
 
 def test_fresh_randomness_is_exact_in_law_only(tools: Any, source: Any) -> None:
     x = int(source.train_ids[7])
-    config = Config(shards=SHARDS, slices=SLICES, fresh=True)
+    config = Config(shards=SHARDS, slices=SLICES, fresh="stages")
     strategy, ledger, outcomes = live(tools, source, [everything(source), request(x)], config)
     assert outcomes[-1].exactness == "law"
     never = live(tools, source, [everything(source, (x,))], config)[0]

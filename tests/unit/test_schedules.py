@@ -41,7 +41,8 @@ def shape(moves: list[Move]) -> str:
 
 
 def test_every_schedule_is_tested_here() -> None:
-    assert set(entries("schedules")) == set(MODULES)
+    # `adaptive` looks at models; it is tested with some in integration/test_adaptive.py.
+    assert set(entries("schedules")) - {"adaptive"} == set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
