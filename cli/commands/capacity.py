@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,7 @@ def capacity(
         "order": order,
         "seed": seed,
     }
-    grid = {
+    grid: dict[str, Sequence[object]] = {
         "method": [m.strip() for m in method.split(",")],
         "shards": _numbers("shards", shards),
         "slices": _numbers("slices", slices),

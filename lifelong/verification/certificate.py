@@ -220,7 +220,7 @@ def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell:
     for finding in found:
         tell(f"{name}: {finding.request} {'upheld' if finding.upheld else 'refuted'}")
         findings.append(finding)
-    grades = [claim for _, claim, _, _ in whole.served.values()]
+    grades = [served.claim for served in whole.served.values()]
     claim = next(g for g in ("none", "law", "bits") if g in grades)
     reproduced = whole.digest == _final_digest(folder / "strategies" / name, len(p.stream.events) - 1)
     return Verified(name, claim, reproduced, tuple(findings), whole.digest)

@@ -31,10 +31,11 @@ class Finding:
         samples: how many samples it deletes.
         claim: the grade that the strategy gave its service.
         independent: whether the state after it is the same, bit for bit, with other data in place of all that was
-            deleted by then.
+            deleted by then (but for what the strategy itself says that it still holds of earlier requests).
         as_without: whether it is the same, bit for bit, as that of a life without what was deleted by then.
         stranded: live samples that the strategy gave up with the deleted ones; with any, `as_without` may fail.
-        held: components that still hold deleted samples, as the strategy says itself.
+        held: components that still hold the request's samples, as the strategy says itself.
+        traces: samples of earlier requests that it says it still holds; with any, `as_without` fails.
         digest: of the state.
     """
 
@@ -46,6 +47,7 @@ class Finding:
     as_without: bool
     stranded: int
     held: tuple[str, ...]
+    traces: int
     digest: str
 
     @property
@@ -53,29 +55,42 @@ class Finding:
         """Whether the tests agree with the claim; a claim of nothing cannot be refuted."""
         if self.claim == "none":
             return True
-        same = self.as_without or self.stranded > 0 or self.claim == "law"
+        same = self.as_without or self.stranded > 0 or self.traces > 0 or self.claim == "law"
         return self.independent and same and not self.held
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lived:
-    """A life: the digest of the state after the last event, and what happened at each request."""
+class Served:
+    """What is known right after a request: the state's digest, the claim, samples given up, and what is still held."""
 
     digest: str
-    served: dict[int, tuple[str, Exactness, int, tuple[str, ...]]]
+    claim: Exactness
+    stranded: int
+    held: dict[str, np.ndarray]
+
+    def traces(self) -> np.ndarray:
+        """Return all deleted samples that the strategy says it still holds, ascending."""
+        return np.unique(np.concatenate([np.array([], dtype=np.int64), *self.held.values()]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lived:
+    """A life: the digest of the state after the last event, and what was known after each request."""
+
+    digest: str
+    served: dict[int, Served]
 
 
 def live(build: Build, stream: Stream, events: tuple[Event, ...], device: str = "cpu") -> Lived:
     """Live through `events` on the data of `stream`; return digests and claims at each request."""
     strategy, ledger = build(), Ledger(stream.source, stream.task_of, device)
-    served: dict[int, tuple[str, Exactness, int, tuple[str, ...]]] = {}
+    served: dict[int, Served] = {}
     for index, event in enumerate(events):
         outcome = step(strategy, event, ledger).outcome
         if isinstance(event, DeletionRequest):
-            held = tuple(sorted(strategy.holds(ledger.deleted_ids)))
-            claim = outcome.exactness or "none"
+            held = strategy.holds(ledger.deleted_ids)
             stranded = int(outcome.notes.get("stranded_samples", 0))
-            served[index] = (digest(strategy.state_dict()), claim, stranded, held)
+            served[index] = Served(digest(strategy.state_dict()), outcome.exactness or "none", stranded, held)
     return Lived(digest(strategy.state_dict()), served)
 
 
@@ -108,20 +123,23 @@ def find(
         for index in requests:
             events = stream.events[: index + 1]
             deleted = ledger_after(Ledger(stream.source), events).deleted_ids
-            other = live(build, altered(stream, deleted, key / index), events, device)
+            served, event = whole.served[index], events[-1]
+            traces = np.setdiff1d(served.traces(), event.sample_ids)
+            ids = np.setdiff1d(deleted, traces)
+            other = live(build, altered(stream, ids, key / index), events, device)
             without = live(build, stream, surviving(events), device)
-            state, claim, stranded, held = whole.served[index]
-            event = events[-1]
+            own = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
             yield Finding(
-                event.name,
-                index,
-                len(event.sample_ids),
-                claim,
-                other.digest == state,
-                without.digest == state,
-                stranded,
-                held,
-                state,
+                request=event.name,
+                event=index,
+                samples=len(event.sample_ids),
+                claim=served.claim,
+                independent=other.digest == served.digest,
+                as_without=without.digest == served.digest,
+                stranded=served.stranded,
+                held=tuple(own),
+                traces=len(traces),
+                digest=served.digest,
             )
 
     return whole, findings()

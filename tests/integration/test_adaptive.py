@@ -13,9 +13,10 @@ import torch
 import lifelong
 from lifelong.adaptive import Requester
 from lifelong.build import make_source, make_stream
-from lifelong.play import step
+from lifelong.play import ledger_after
 from strategies.base import Setting
 from strategies.isolated.sisa import Config, Sisa
+from strategies.parts.stages import partition
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
 from streams.ledger import Ledger
@@ -46,7 +47,7 @@ def noise(digits: Source) -> Source:
 
 
 def make(tools: Any, source: Source, seed: int = 0, **options: Any) -> tuple[Sisa, Setting]:
-    setting = tools.setting(source, hidden=64, epochs=40, batch_size=16, lr=0.01, optimizer="adam")
+    setting = tools.setting(source, hidden=64, epochs=30, batch_size=16, lr=0.01, optimizer="adam")
     setting = replace(setting, key=Key(seed))
     return Sisa(Config(shards=SHARDS, slices=1, **options), setting), setting
 
@@ -58,10 +59,11 @@ def skew(tools: Any, source: Source, adaptive_: bool, **options: Any) -> float:
     wishes = [Wish("sample", None, SAMPLES, aim=aim) for _ in range(REQUESTS)]
     requester = Requester(lambda _: make(tools, source, **options), source, None, "cpu")
     stream = assemble(plan, [Learn(0), *wishes], Service(), Key(0), requester)
-    strategy, ledger = make(tools, source, **options)[0], Ledger(source)
-    for event in stream.events:
-        step(strategy, event, ledger)
-    return deviations(np.array([sum(len(s.ids) for s in chain.stages) for chain in strategy._chains]))
+    ledger = ledger_after(Ledger(source), stream.events)
+    names = Key(0) / "sisa"
+    if options.get("fresh") == "everything":  # see test_sisa: the last request names the partition
+        names /= stream.requests[-1].name
+    return deviations(np.bincount(partition(ledger.live_ids, SHARDS, names / "shard"), minlength=SHARDS))
 
 
 def deviations(sizes: np.ndarray) -> float:

@@ -160,6 +160,22 @@ def test_fresh_randomness_is_exact_in_law_only(tools: Any, source: Any) -> None:
     assert digest(strategy.state_dict()) == digest(altered.state_dict())
 
 
+def test_everything_fresh_has_another_partition(tools: Any, source: Any) -> None:
+    x, y = (int(i) for i in source.train_ids[[7, 8]])
+    config = Config(shards=SHARDS, slices=1, fresh="everything")
+    events = [everything(source), request(x), request(y, number=1)]
+    strategy, ledger, outcomes = live(tools, source, events, config)
+    shard_of = partition(ledger.live_ids, SHARDS, Key(0) / "sisa" / "request-1" / "shard")
+    for number, chain in enumerate(strategy._chains):
+        assert chain.stages[0].ids.tolist() == ledger.live_ids[shard_of == number].tolist()
+    assert outcomes[-1].exactness == "law"
+    again = Sisa(config, tools.setting(source))
+    again.load_state_dict(strategy.state_dict())
+    assert digest(again.state_dict()) == digest(strategy.state_dict())
+    more = Experience("more", (), source.train_ids[:0])
+    assert again.learn(more, ledger.door(again.access, more.sample_ids)).steps == 0
+
+
 def test_deltas_are_lossless_and_smaller(tools: Any, source: Any) -> None:
     strategy, *_ = live(tools, source, [everything(source)], hidden=64)
     model = strategy._model
