@@ -10,19 +10,19 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import doctor, init, pretrain, preview, registry, results, run, study
+from cli.commands import capacity, doctor, init, pretrain, preview, registry, results, run, study, verify
 from streams.errors import LifelongError
 
 app = typer.Typer(
     name="lifelong",
     help="Play one stream of learning and forgetting to many strategies, and compare how they live through it.",
-    epilog="Exit codes: 0 good, 1 a run failed, 2 usage or configuration, 3 a criterion of a study is contradicted, "
-    "130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 good, 1 a run failed, 2 usage or configuration, 3 a criterion of a study or a claim of "
+    "exactness is contradicted, 130 stopped by Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, study, preview, results, registry, init, pretrain, doctor):
+for module in (run, study, preview, results, verify, capacity, registry, init, pretrain, doctor):
     module.register(app)
 
 

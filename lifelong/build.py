@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
@@ -14,8 +15,8 @@ from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
-from streams.errors import ConfigError
-from streams.plan import Service, assemble
+from streams.errors import ConfigError, closest
+from streams.plan import Plan, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.registry import class_of
 from streams.source import Source
@@ -37,7 +38,23 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     key = Key(config.seed)
     moves = schedule.place(plan, schedule_options, key / "schedule")
     service = Service(config.service.wait_for, config.service.deadline)
-    return assemble(plan, moves, service, key / "requests")
+    return assemble(plan, moves, service, key / "requests", _requester(config, plan))
+
+
+def _requester(config: RunConfig, plan: Plan) -> Requester:
+    """Return who chooses what adaptive requests name; it builds and lives a strategy only if it is asked."""
+    everything = Stream(plan.source, plan.units, plan.experiences, plan.task_of)
+
+    def build(name: str | None) -> tuple[Strategy, Setting]:
+        chosen = name or next(iter(config.strategies))
+        if chosen not in config.strategies:
+            raise ConfigError(
+                f"schedule.publisher: there is no strategy {chosen!r}. {closest(chosen, config.strategies)}"
+            )
+        setting = make_setting(config, everything)
+        return make_strategy(config.strategies[chosen], setting, f"strategies.{chosen}"), setting
+
+    return Requester(build, plan.source, plan.task_of, config.device)
 
 
 def make_objective(config: RunConfig, stream: Stream) -> Objective:

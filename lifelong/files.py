@@ -16,6 +16,7 @@ from streams.errors import ConfigError, LifelongError
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
     "lifelong/annotate.py",
+    "lifelong/capacity/",
     "lifelong/columns.py",
     "lifelong/doctor.py",
     "lifelong/metrics/catalogue.py",
@@ -25,6 +26,7 @@ ONLOOKERS = (
     "lifelong/study/",
     "lifelong/summary.py",
     "lifelong/trackers/",
+    "lifelong/verification/",
 )
 """Code that starts runs, is told of them or reads what they wrote: changing it changes no result."""
 

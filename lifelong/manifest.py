@@ -19,6 +19,14 @@ from streams.config import parse
 from streams.errors import CheckpointError
 from streams.stream import Stream
 
+_STREAM_KEYS = ("source", "scenario", "schedule", "service")
+_MODEL_KEYS = ("objective", "features", "model", "trained", "training", "strategies", "device")
+"""What decides a stream, and what decides one whose requests depend on a strategy's models as well."""
+
+
+def _adaptive(keys: dict[str, Any]) -> bool:
+    return keys["schedule"]["name"] == "adaptive"
+
 
 def write_manifest(p: Prepared, folder: Path) -> None:
     """Write config, stream and manifest, or check that what is there is the same.
@@ -71,7 +79,7 @@ def _stream_manifest(p: Prepared) -> dict[str, Any]:
     return {
         "digest": p.stream.digest(),
         "seed": p.config.seed,
-        **{k: p.resolved[k] for k in ("source", "scenario", "schedule", "service")},
+        **{k: p.resolved[k] for k in (*_STREAM_KEYS, *(_MODEL_KEYS if _adaptive(p.resolved) else ()))},
         "units": [{"name": u.name, "classes": list(u.classes), "tests": len(u.test_ids)} for u in p.stream.units],
         "events": p.stream.describe(),
     }
@@ -86,7 +94,7 @@ def stream_from_manifest(file: Path) -> Stream:
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        keys = {k: data[k] for k in ("seed", "source", "scenario", "schedule", "service")}
+        keys = {k: data[k] for k in ("seed", *_STREAM_KEYS, *(_MODEL_KEYS if _adaptive(data) else ()))}
         expected, digest = data["events"], data["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not a stream manifest: {error!r}.") from error

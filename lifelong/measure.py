@@ -129,6 +129,7 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
     }
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
     rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
+    rows += [row(event, "run", "event", name, value, 1) for name, value in sorted(outcome.notes.items())]
     happened = stream.events[event]
     if isinstance(happened, DeletionRequest):
         audit = next(a for a in plan.audits if a.event == event)

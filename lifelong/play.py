@@ -40,7 +40,7 @@ def step(strategy: Strategy, event: Event, ledger: Ledger) -> Step:
         if not len(admitted.sample_ids):
             return Step(Outcome(), 0, skipped=True)
         door = ledger.door(strategy.access, admitted.sample_ids)
-        outcome = strategy.learn(admitted, door)
+        outcome = strategy.consolidate(admitted, door) if event.consolidates else strategy.learn(admitted, door)
     else:
         ledger.delete(event)
         door = ledger.door(strategy.access, _NOTHING, event.sample_ids)

@@ -57,8 +57,8 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             count = len(admitted.sample_ids)
             learned += 1
             skipped += len(event.sample_ids) - count
-            visits += count * config.training.epochs
-            steps += config.training.num_steps(count)
+            visits += 0 if event.consolidates else count * config.training.epochs
+            steps += 0 if event.consolidates else config.training.num_steps(count)
             record = record | {"skipped_samples": len(event.sample_ids) - count}
             classes = stream.source.class_ids[event.sample_ids]
             for unit in event.units:

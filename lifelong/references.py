@@ -71,6 +71,7 @@ def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
     """Return passes over everything that was learned, of about as many samples in all."""
     if not experiences:
         return ()
+    experiences = tuple(e for e in experiences if not e.consolidates)
     ids = np.unique(np.concatenate([e.sample_ids for e in experiences]))
     units = tuple(sorted({u for e in experiences for u in e.units}))
     passes = max(1, round(sum(len(e.sample_ids) for e in experiences) / len(ids)))

@@ -75,9 +75,17 @@ class Strategy(ABC):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Serve a request; return an outcome with an exactness grade."""
 
+    def consolidate(self, experience: Experience, door: Door) -> Outcome:
+        """Make permanent what was learned as temporary; most know no such difference and do nothing."""
+        return Outcome()
+
     @abstractmethod
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]`` in evaluation mode, for the objective to score."""
+
+    def constituents(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the outputs ``[B, num_outputs]`` of each model that is published; most have but one."""
+        return [self.predict(batch)]
 
     @abstractmethod
     def features(self, batch: Batch) -> torch.Tensor | None:

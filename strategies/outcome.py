@@ -18,6 +18,7 @@ class Outcome:
         losses: named terms of the last epoch, means per sample.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
+        notes: what else is worth a number, by name (stages trained, samples given up ...).
     """
 
     steps: int = 0
@@ -25,15 +26,17 @@ class Outcome:
     backward: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     exactness: Exactness | None = None
+    notes: dict[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
-        """Return both, one after the other; the later loss of a name stands."""
+        """Return both, one after the other; the later loss and the later note of a name stand."""
         return Outcome(
             self.steps + other.steps,
             self.forward + other.forward,
             self.backward + other.backward,
             self.losses | other.losses,
             other.exactness or self.exactness,
+            self.notes | other.notes,
         )
 
     def graded(self, exactness: Exactness) -> Outcome:

@@ -40,6 +40,12 @@ class BusyError(CheckpointError):
     """Another process is at work in a folder."""
 
 
+class RequestError(LifelongError):
+    """A strategy cannot serve a request of that kind."""
+
+    exit_code = 2
+
+
 class LedgerError(LifelongError):
     """Data was asked for that the ledger does not give out: deleted, or never learned."""
 

@@ -11,6 +11,7 @@ from streams.errors import StreamError
 
 Scope = Literal["sample", "class", "task", "user"]
 Reason = Literal["erase", "correct", "suppress"]
+Retention = Literal["permanent", "temporary"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +40,10 @@ class Experience:
         task: task label that the model is told (task-incremental), or None.
         incarnation: 0 when first learned; k when this event teaches the k-th time again what was deleted.
             Only an incarnation above 0 brings deleted ids back; otherwise they are skipped.
+        retention: whether it may be asked to be forgotten (temporary) or never will be (permanent), where the stream
+            says so in advance; None where it does not.
+        consolidates: this teaches nothing new: what was learned as temporary becomes permanent. Strategies that know no
+            such difference do nothing.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Experience:
     sample_ids: np.ndarray
     task: int | None = None
     incarnation: int = 0
+    retention: Retention | None = None
+    consolidates: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from streams.errors import StreamError
-from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Scope, Unit
+from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Retention, Scope, Unit
 from streams.ledger import Life
 from streams.randomness import Key
 from streams.source import Source
@@ -37,11 +37,27 @@ class Learn:
     """Learn the experience of that index in the plan."""
 
     experience: int
+    retention: Retention | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidate:
+    """Make permanent what the experience of that index taught as temporary."""
+
+    experience: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What an adaptive requester looks at: one constituent of what a strategy publishes; None is the run's first."""
+
+    publisher: str | None
+    constituent: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Ask to forget. Without `keys` they are drawn by name from what is live.
+    """Ask to forget. Without `keys` they are drawn by name from what is live, or chosen by an adaptive requester.
 
     Attributes:
         scope: what the keys name.
@@ -49,6 +65,7 @@ class Wish:
         count: how many keys to draw when `keys` is None.
         age: draw only from data learned at least that many learn events ago.
         reason, exact: see `DeletionRequest`.
+        aim: of a requester who chooses samples by what has been published.
     """
 
     scope: Scope
@@ -57,6 +74,7 @@ class Wish:
     age: int = 0
     reason: Reason = "erase"
     exact: bool = False
+    aim: Aim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,9 @@ class Again:
     wish: int
 
 
-Move = Learn | Wish | Again
+Choose = Callable[[Aim, tuple[Event, ...], np.ndarray, int], tuple[int, ...]]
+"""From an aim, the events so far, the live samples and a number to that many of them."""
+Move = Learn | Consolidate | Wish | Again
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +109,7 @@ class _Timeline:
     plan: Plan
     life: np.ndarray
     learned_at: np.ndarray
+    choose: Choose | None = None
     events: list[Event] = field(default_factory=list)
     pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
     answered: dict[int, tuple[int, Ask]] = field(default_factory=dict)
@@ -96,7 +117,7 @@ class _Timeline:
     num_requests: int = 0
 
 
-def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> Stream:
+def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choose: Choose | None = None) -> Stream:
     """Turn moves into events: draw keys, resolve them to samples, gather asks that wait, bring back what is relearned.
 
     Args:
@@ -104,16 +125,19 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> S
         moves: from a schedule.
         service: when pending asks are served.
         key: names the draws of keys.
+        choose: the adaptive requester, for wishes with an aim.
 
     Raises:
         StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
     """
     n = len(plan.source)
-    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1))
+    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose)
     for number, move in enumerate(_numbered(moves)):
         match move:
-            case Learn(index):
-                _learn(line, plan.experiences[index])
+            case Learn(index, retention):
+                _learn(line, replace(plan.experiences[index], retention=retention))
+            case Consolidate(index):
+                _consolidate(line, plan.experiences[index])
             case (wish_number, Wish() as wish):
                 line.pending.append((wish_number, wish, _ask(line, wish, key / "wish" / wish_number)))
             case Again(wish_number):
@@ -123,7 +147,7 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key) -> S
     return Stream(plan.source, plan.units, tuple(line.events), plan.task_of)
 
 
-def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Again | tuple[int, Wish]]:
+def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Consolidate | Again | tuple[int, Wish]]:
     count = 0
     for move in moves:
         if isinstance(move, Wish):
@@ -141,6 +165,15 @@ def _learn(line: _Timeline, experience: Experience) -> None:
     line.learned_at[ids] = line.num_learned
     line.num_learned += 1
     line.events.append(experience)
+
+
+def _consolidate(line: _Timeline, experience: Experience) -> None:
+    ids = experience.sample_ids[line.life[experience.sample_ids] == Life.LEARNED]
+    if not len(ids):
+        raise StreamError(f"{experience.name} cannot become permanent: none of its samples is live at that moment.")
+    line.num_learned += 1
+    name = f"{experience.name}-consolidated"
+    line.events.append(replace(experience, name=name, sample_ids=ids, retention="permanent", consolidates=True))
 
 
 def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
@@ -169,6 +202,10 @@ def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
     if pending:
         live[np.concatenate(pending)] = False
     ids = np.flatnonzero(live)
+    if wish.aim is not None:
+        if line.choose is None:
+            raise StreamError("The schedule depends on published models, and nobody publishes any; use a run.")
+        return line.choose(wish.aim, tuple(line.events), ids, wish.count)
     source = line.plan.source
     match wish.scope:
         case "sample":

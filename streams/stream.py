@@ -67,6 +67,8 @@ def event_digest(event: Event) -> str:
     """Return a hash of everything that decides what one event does (hex, 32 characters)."""
     if isinstance(event, Experience):
         text = f"learn|{event.name}|{event.incarnation}|{event.units}|{event.task}|{_hash(event.sample_ids)}"
+        if event.retention is not None:
+            text += f"|{event.retention}|{event.consolidates}"
     else:
         asks = ";".join(
             f"{a.scope},{a.keys},{a.received},{_hash(a.sample_ids)},{_hash(a.barred_ids)}" for a in event.asks
@@ -120,6 +122,8 @@ def _describe(index: int, event: Event) -> dict[str, object]:
             "incarnation": event.incarnation,
             "samples": len(event.sample_ids),
         }
+        if event.retention is not None:
+            record |= {"retention": event.retention, "consolidates": event.consolidates}
     else:
         record |= {
             "kind": "forget",

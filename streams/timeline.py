@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,4 +55,4 @@ def with_ids(experience: Experience, ids: np.ndarray) -> Experience:
     """Return `experience` with other samples; the same object if they are the same."""
     if len(ids) == len(experience.sample_ids):
         return experience
-    return Experience(experience.name, experience.units, ids, experience.task, experience.incarnation)
+    return replace(experience, sample_ids=ids)

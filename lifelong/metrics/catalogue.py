@@ -183,6 +183,20 @@ METRICS: dict[str, Metric] = {
     "backward": Metric("Samples passed backward through the network.", "samples", "lower"),
     "samples_read": Metric("Distinct training samples that the strategy read.", "samples", "lower"),
     "state_bytes": Metric("Size of everything the strategy keeps, stored samples included.", "bytes", "lower"),
+    "stages": Metric("Stages of training that the event ran (strategies that train in stages).", "stages", "lower"),
+    "stranded_samples": Metric(
+        "Live samples that no longer count because what was trained on them was given up with deleted ones.",
+        "samples",
+        "lower",
+        0.0,
+    ),
+    "served_stages": Metric("Stages that still serve, over all constituents.", "stages", "higher"),
+    "exhausted": Metric("Constituent groups that a request left without any usable model.", "groups", "lower", 0.0),
+    "consolidation_drop": Metric(
+        "Score of a temporary task on its stored samples, before minus after it became permanent.",
+        "as the score",
+        "lower",
+    ),
     "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
 }
 

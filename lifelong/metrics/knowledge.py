@@ -124,7 +124,7 @@ class Knowledge:
     def __init__(self, events: Sequence[Event], num_units: int, measure: str) -> None:
         """Start before the first event."""
         self._events, self._measure = events, measure
-        taught = [e.units for e in events if isinstance(e, Experience)]
+        taught = [e.units for e in events if isinstance(e, Experience) and not e.consolidates]
         self._recurs = len(taught) > 1 and max(np.bincount([u for units in taught for u in units])) > 1
         self._next = self._learned = 0
         self._last = np.full(num_units, -1)
@@ -144,7 +144,7 @@ class Knowledge:
             held: bool ``[U]``, learned and not deleted as a whole.
         """
         for past in self._events[self._next : event + 1]:
-            if isinstance(past, Experience):
+            if isinstance(past, Experience) and not past.consolidates:
                 self._last[list(past.units)] = self._learned
                 self._times[list(past.units)] += 1
                 self._learned += 1

@@ -9,14 +9,13 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
-from streams.plan import Learn, Move, Plan, Wish
+from streams.plan import Consolidate, Learn, Move, Plan, Wish
 from streams.randomness import Key
 
-# L = learn, U = unlearn a task. Liu et al. 2022 (arXiv 2203.12817), released code; task 1 is later only *consolidated*
-# from temporary to permanent, which trains on no new data and is left out here.
-# UnCLe: arXiv 2509.17530, table 4.
+# L = learn, P = learn as permanent, T = learn as temporary, C = make permanent, U = unlearn a task.
+# CLPU: Liu et al. 2022 (arXiv 2203.12817), released code. UnCLe: arXiv 2509.17530, table 4.
 SEQUENCES = {
-    "clpu": "L0 L1 L2 L3 U2 L4 U4",
+    "clpu": "P0 T1 T2 P3 C1 U2 T4 U4",
     "uncle-ten-1": "L1 L0 U1 L5 L8 L9 L7 U0 L2 L3 L4 U8 U3 U5 L6",
     "uncle-ten-2": "L6 L7 L2 L1 L0 U1 L9 U7 U2 U0 L4 U4 L8 U6 L5",
     "uncle-ten-3": "L7 L1 L2 L8 L0 U1 L3 L6 U3 U2 L4 L5 U8 L9 U7",
@@ -68,7 +67,17 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
     needed = 1 + max(int(t[1:]) for t in tokens)
     if count != needed:
         raise ConfigError(f"schedule.sequence: {config.sequence!r} is for {needed} tasks, the scenario has {count}.")
-    return [Learn(int(t[1:])) if t[0] == "L" else Wish("task", (int(t[1:]),)) for t in tokens]
+    return [_move(t[0], int(t[1:])) for t in tokens]
+
+
+def _move(kind: str, task: int) -> Move:
+    match kind:
+        case "U":
+            return Wish("task", (task,))
+        case "C":
+            return Consolidate(task)
+        case _:
+            return Learn(task, {"P": "permanent", "T": "temporary", "L": None}[kind])
 
 
 def pall(count: int, forgets: int, generator: np.random.Generator) -> list[Move]:

@@ -51,7 +51,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
     "gradient-ascent": {"epochs": 2, "batch_size": 64},
     "avalanche": {"retained": 0},
+    "sisa": {"shards": 2, "slices": 2},
+    "arcane": {"blocks": 2},
+    "clpu-der": {"memory": 20, "finer": "coarsen"},
+    "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
+    "s3t": {"shards": 2, "slices": 1, "sequences": 1},
 }
+CLASSIFIERS = ("arcane", "clpu-der", "pall")
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -121,6 +127,11 @@ class Candidate:
     def own_learner(self) -> str | None:
         """The name of a learner that brings its own loop."""
         return "avalanche" if self.name.startswith("avalanche") else None
+
+    @property
+    def classifies_only(self) -> bool:
+        """Whether it refuses any other objective."""
+        return self.own_learner is not None or self.name in CLASSIFIERS
 
 
 def candidates() -> list[Candidate]:
@@ -356,7 +367,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     every = candidates()
     if "form" in metafunc.fixturenames:
-        pairs = [(c, f) for f in FORMS for c in every if not (f == "regression" and c.own_learner)]
+        pairs = [(c, f) for f in FORMS for c in every if not (f == "regression" and c.classifies_only)]
         metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
     else:
         metafunc.parametrize("candidate", every, ids=[c.name for c in every])

@@ -1,0 +1,71 @@
+"""`verify`: whether the claims of exactness of a finished run are true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.arguments import RunFolder
+from cli.output import Json, emit, emit_json, emit_table, note
+
+if TYPE_CHECKING:
+    from lifelong.verification.certificate import Verified
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(verify)
+
+
+def verify(
+    folder: RunFolder,
+    strategies: Annotated[
+        list[str], typer.Option("--strategy", help="Verify only that strategy; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006 (Typer copies it)
+    requests: Annotated[int, typer.Option(min=1, help="Test at most that many requests, evenly spread.")] = 5,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Also run strategies with known faults, to be caught.")
+    ] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Replay a finished run, test its claims of exactness, and write a certificate into its folder.
+
+    Exit codes: 0 all claims are upheld, 3 one is refuted.
+    """
+    from lifelong.verification.certificate import DOES_NOT_SUPPORT, verify
+
+    certificate = verify(folder, strategies, requests, controls, (lambda _: None) if quiet else note)
+    if as_json:
+        emit_json(certificate.to_json())
+    else:
+        emit_table(
+            ["strategy", "claims", "found", "requests", "verdict"],
+            [[v.strategy, v.claim, v.grade, str(len(v.findings)), _verdict(v)] for v in certificate.verified],
+        )
+        for v in certificate.verified:
+            if not v.reproduced:
+                emit(f"{v.strategy}: the replay did not end in the state that the run folder holds.")
+        if certificate.controls:
+            emit("")
+            emit_table(
+                ["negative control", "caught by", "at"],
+                [
+                    [c.control, "cannot be run here" if c.caught is None else c.by or "NOTHING", c.request or ""]
+                    for c in certificate.controls
+                ],
+            )
+        if certificate.missed:
+            emit(f"On this stream the tests have no power against: {', '.join(certificate.missed)}.")
+        emit("")
+        emit("Not shown by this: " + " ".join(DOES_NOT_SUPPORT))
+        emit(f"certificate: {certificate.file}")
+    if not certificate.upheld:
+        raise typer.Exit(3)
+
+
+def _verdict(verified: Verified) -> str:
+    if not verified.upheld:
+        return "REFUTED"
+    return "upheld" if verified.claim != "none" else "claims nothing"

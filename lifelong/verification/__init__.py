@@ -1,0 +1,1 @@
+"""Whether claims of exactness are true: replays of a run, and faulty strategies that the replays must catch."""

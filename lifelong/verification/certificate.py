@@ -1,0 +1,252 @@
+"""The certificate of a run: which claims of exactness its replays uphold, which faults they would have caught."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifelong.build import make_strategy
+from lifelong.config import content_hash
+from lifelong.files import code_version, write_atomically
+from lifelong.guards import torch_settings
+from lifelong.manifest import read_manifest, read_run_config, versions
+from lifelong.preparation import Prepared, prepare
+from lifelong.verification.controls import CONTROLS
+from lifelong.verification.replay import Finding, choose, find
+from strategies.isolated import sisa
+from strategies.parts.model import digest
+from streams.errors import CheckpointError, ConfigError, closest
+from streams.randomness import Key
+
+SUPPORTS = (
+    "Independent: the whole state after the request is, bit for bit, the same whatever the deleted samples were.",
+    "As without: it is, bit for bit, that of a life in which the deleted samples never came.",
+    "Both hold for this stream, this data, this code, this machine and this number of threads, at the requests listed.",
+)
+DOES_NOT_SUPPORT = (
+    "Adaptive requesters: requests that depend on published models can learn what fixed randomness hides.",
+    "Behaviour on deleted data: a model that never saw a sample may still get it right.",
+    "Differences of published models: two successive models can reveal the record that was deleted between them.",
+    "Copies outside of the state: logs, reports, references, backups, and per-sample scores in the run folder.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One strategy: what it claims and what was found.
+
+    Attributes:
+        strategy: its name in the run.
+        claim: the weakest grade that it gave any of the requests.
+        reproduced: whether the replay ended in the very state that the run folder holds.
+        findings: one per request that was looked at.
+        digest: of the state after the last event.
+    """
+
+    strategy: str
+    claim: str
+    reproduced: bool
+    findings: tuple[Finding, ...]
+    digest: str
+
+    @property
+    def upheld(self) -> bool:
+        """Whether nothing that was found speaks against the claim."""
+        return self.reproduced and all(f.upheld for f in self.findings)
+
+    @property
+    def grade(self) -> str:
+        """The grade that the findings support: bits, bits with samples given up, law, or none."""
+        found = self.findings
+        if not found or not all(f.independent and not f.held for f in found) or self.claim == "none":
+            return "none"
+        if all(f.as_without for f in found):
+            return "bits"
+        if all(f.as_without or f.stranded for f in found):
+            return "bits, others given up"
+        return "law" if self.claim == "law" else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """One negative control.
+
+    Attributes:
+        control: its name.
+        fault: what it does wrong.
+        caught: whether the same tests caught it; None if it could not be run.
+        request, by: where, and by which test; or why it could not be run.
+    """
+
+    control: str
+    fault: str
+    caught: bool | None
+    request: str | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """All that was verified.
+
+    Attributes:
+        about: identity, digests and versions.
+        verified: one per strategy.
+        controls: the negative controls, on the same stream.
+        file: where it was written.
+    """
+
+    about: dict[str, Any]
+    verified: tuple[Verified, ...]
+    controls: tuple[Controlled, ...]
+    file: Path
+
+    @property
+    def upheld(self) -> bool:
+        """Whether every claim is upheld."""
+        return all(v.upheld for v in self.verified)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """The controls that were not caught: against such faults, these tests have no power on this stream."""
+        return tuple(c.control for c in self.controls if c.caught is False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain data, with a hash of it."""
+        content: dict[str, Any] = {
+            "about": self.about,
+            "strategies": [
+                {
+                    "strategy": v.strategy,
+                    "claim": v.claim,
+                    "grade": v.grade,
+                    "upheld": v.upheld,
+                    "reproduced": v.reproduced,
+                    "state": v.digest,
+                    "requests": [asdict(f) | {"upheld": f.upheld} for f in v.findings],
+                }
+                for v in self.verified
+            ],
+            "controls": [asdict(c) for c in self.controls],
+            "upheld": self.upheld,
+            "missed_controls": list(self.missed),
+            "supports": list(SUPPORTS),
+            "does_not_support": list(DOES_NOT_SUPPORT),
+        }
+        return content | {"digest": content_hash(content)}
+
+
+def verify(
+    folder: Path | str,
+    strategies: Iterable[str] = (),
+    requests: int = 5,
+    controls: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Certificate:
+    """Replay a finished run, test the claims of exactness, and write ``certificate.json`` into its folder.
+
+    Args:
+        folder: the run folder.
+        strategies: which ones; none means all.
+        requests: at most that many requests are tested, evenly spread, the first and the last among them.
+        controls: whether to run the negative controls on the same stream as well.
+        tell: is told what is done next.
+
+    Raises:
+        CheckpointError: there is no finished run, or it was made by another version of the code or other data.
+        ConfigError: the stream has no request, or there is no strategy of that name.
+    """
+    folder = Path(folder).resolve()
+    config = read_run_config(folder)
+    chosen = tuple(strategies) or tuple(config.strategies)
+    for name in chosen:
+        if name not in config.strategies:
+            raise ConfigError(f"--strategy: the run has no {name!r}. {closest(name, config.strategies)}")
+    prepared = prepare(config)
+    _check(folder, prepared)
+    events = choose(prepared.stream, requests)
+    if not events:
+        raise ConfigError(f"{folder}: the stream has no deletion request, so there is nothing to verify.")
+    with torch_settings(config):
+        verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
+        controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
+    certificate = Certificate(_about(prepared, folder), verified, controlled, folder / "certificate.json")
+    write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
+    return certificate
+
+
+def _check(folder: Path, p: Prepared) -> None:
+    if not folder.name.endswith(p.identity):
+        raise CheckpointError(
+            f"{folder} was made by another version of the code (its name does not end in {p.identity}). Only the code "
+            f"that made a run can verify it: run it again with this version, or go back to that one."
+        )
+    found = read_manifest(folder)["digests"]
+    now = {"stream": p.stream.digest(), "data": p.data_digest}
+    for name, value in now.items():
+        if found.get(name) != value:
+            raise CheckpointError(
+                f"{folder}: the {name} digest was {found.get(name)} and is now {value}; the data has changed."
+            )
+
+
+def _about(p: Prepared, folder: Path) -> dict[str, Any]:
+    return {
+        "run": folder.name,
+        "identity": p.identity,
+        "code": code_version(),
+        "stream": p.stream.digest(),
+        "data": p.data_digest,
+        "versions": versions(),
+        "device": p.config.device,
+        "threads": p.config.threads,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell: Callable[[str], None]) -> Verified:
+    tell(f"{name}: living through the stream again")
+    where = f"strategies.{name}"
+    whole, found = find(
+        lambda: make_strategy(p.config.strategies[name], p.setting, where), p.stream, events, Key(0), p.config.device
+    )
+    findings = []
+    for finding in found:
+        tell(f"{name}: {finding.request} {'upheld' if finding.upheld else 'refuted'}")
+        findings.append(finding)
+    grades = [served.claim for served in whole.served.values()]
+    claim = next(g for g in ("none", "law", "bits") if g in grades)
+    reproduced = whole.digest == _final_digest(folder / "strategies" / name, len(p.stream.events) - 1)
+    return Verified(name, claim, reproduced, tuple(findings), whole.digest)
+
+
+def _final_digest(folder: Path, last: int) -> str:
+    """Return the digest of the state that the run ended in."""
+    file = folder / "checkpoints" / f"event-{last + 1:06d}.pt"
+    if not file.exists():
+        raise CheckpointError(f"{folder} has no final checkpoint: the run is not finished. Go on: lifelong resume RUN")
+    return digest(torch.load(file, weights_only=True)["state"])
+
+
+def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[str], None]) -> Controlled:
+    """Run one control with the options of the run's own `sisa`, or the defaults, until a test catches it."""
+    tell(f"control: {name}")
+    own = [s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == "sisa"]
+    config = sisa.Config.model_validate(own[0].options if own else {})
+    fault = (CONTROLS[name].__doc__ or "").split("\n", 1)[0]
+    try:
+        CONTROLS[name](config, p.setting)
+    except ConfigError as error:
+        return Controlled(name, fault, None, None, str(error))
+    _, found = find(lambda: CONTROLS[name](config, p.setting), p.stream, events, Key(0), p.config.device)
+    for finding in found:
+        if not finding.upheld:
+            by = "other data" if not finding.independent else "life without"
+            return Controlled(name, fault, True, finding.request, by)
+    return Controlled(name, fault, False, None, None)

@@ -1,0 +1,166 @@
+"""The two tests of exact deletion on a stream: other data in place of the deleted, and a life without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from lifelong.play import ledger_after, step
+from strategies.base import Exactness, Strategy
+from strategies.parts.model import digest
+from streams.events import DeletionRequest, Event, Unit
+from streams.ledger import Ledger
+from streams.randomness import Key
+from streams.source import Source
+from streams.stream import Stream
+from streams.timeline import surviving
+
+Build = Callable[[], Strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the tests say about one request.
+
+    Attributes:
+        request: its name.
+        event: index of the event that serves it.
+        samples: how many samples it deletes.
+        claim: the grade that the strategy gave its service.
+        independent: whether the state after it is the same, bit for bit, with other data in place of all that was
+            deleted by then (but for what the strategy itself says that it still holds of earlier requests).
+        as_without: whether it is the same, bit for bit, as that of a life without what was deleted by then.
+        stranded: live samples that the strategy gave up with the deleted ones; with any, `as_without` may fail.
+        held: components that still hold the request's samples, as the strategy says itself.
+        traces: samples of earlier requests that it says it still holds; with any, `as_without` fails.
+        digest: of the state.
+    """
+
+    request: str
+    event: int
+    samples: int
+    claim: Exactness
+    independent: bool
+    as_without: bool
+    stranded: int
+    held: tuple[str, ...]
+    traces: int
+    digest: str
+
+    @property
+    def upheld(self) -> bool:
+        """Whether the tests agree with the claim; a claim of nothing cannot be refuted."""
+        if self.claim == "none":
+            return True
+        same = self.as_without or self.stranded > 0 or self.traces > 0 or self.claim == "law"
+        return self.independent and same and not self.held
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What is known right after a request: the state's digest, the claim, samples given up, and what is still held."""
+
+    digest: str
+    claim: Exactness
+    stranded: int
+    held: dict[str, np.ndarray]
+
+    def traces(self) -> np.ndarray:
+        """Return all deleted samples that the strategy says it still holds, ascending."""
+        return np.unique(np.concatenate([np.array([], dtype=np.int64), *self.held.values()]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lived:
+    """A life: the digest of the state after the last event, and what was known after each request."""
+
+    digest: str
+    served: dict[int, Served]
+
+
+def live(build: Build, stream: Stream, events: tuple[Event, ...], device: str = "cpu") -> Lived:
+    """Live through `events` on the data of `stream`; return digests and claims at each request."""
+    strategy, ledger = build(), Ledger(stream.source, stream.task_of, device)
+    served: dict[int, Served] = {}
+    for index, event in enumerate(events):
+        outcome = step(strategy, event, ledger).outcome
+        if isinstance(event, DeletionRequest):
+            held = strategy.holds(ledger.deleted_ids)
+            stranded = int(outcome.notes.get("stranded_samples", 0))
+            served[index] = Served(digest(strategy.state_dict()), outcome.exactness or "none", stranded, held)
+    return Lived(digest(strategy.state_dict()), served)
+
+
+def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
+    """Return the same life of the same ids, but the rows `ids` hold other samples of the source, under other labels.
+
+    A label is drawn from the other classes of the sample's unit, so that it stays permitted where the task is told.
+    """
+    source = stream.source
+    generator = (key / "other data").numpy()
+    x, y = source.x.clone(), source.y.clone()
+    x[ids] = source.x[torch.from_numpy(generator.integers(0, len(source), len(ids)))]
+    if y.is_floating_point():
+        y[ids] = source.y[torch.from_numpy(generator.integers(0, len(source), len(ids)))]
+    else:
+        y[ids] = torch.from_numpy(_other_labels(source, stream.units, ids, generator))
+    return replace(stream, source=replace(source, x=x, y=y))
+
+
+def find(
+    build: Build, stream: Stream, requests: tuple[int, ...], key: Key, device: str = "cpu"
+) -> tuple[Lived, Iterator[Finding]]:
+    """Live through the whole stream once; return that, and the findings for the requests at the events `requests`.
+
+    Each finding takes two more lives up to its request.
+    """
+    whole = live(build, stream, stream.events, device)
+
+    def findings() -> Iterator[Finding]:
+        for index in requests:
+            events = stream.events[: index + 1]
+            deleted = ledger_after(Ledger(stream.source), events).deleted_ids
+            served, event = whole.served[index], events[-1]
+            traces = np.setdiff1d(served.traces(), event.sample_ids)
+            ids = np.setdiff1d(deleted, traces)
+            other = live(build, altered(stream, ids, key / index), events, device)
+            without = live(build, stream, surviving(events), device)
+            own = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
+            yield Finding(
+                request=event.name,
+                event=index,
+                samples=len(event.sample_ids),
+                claim=served.claim,
+                independent=other.digest == served.digest,
+                as_without=without.digest == served.digest,
+                stranded=served.stranded,
+                held=tuple(own),
+                traces=len(traces),
+                digest=served.digest,
+            )
+
+    return whole, findings()
+
+
+def choose(stream: Stream, count: int) -> tuple[int, ...]:
+    """Return the events of at most `count` requests, evenly spread, the first and the last among them."""
+    events = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
+    if count >= len(events):
+        return tuple(events)
+    spread = np.linspace(0, len(events) - 1, count).round().astype(int) if count > 1 else np.array([len(events) - 1])
+    return tuple(events[i] for i in np.unique(spread))
+
+
+def _other_labels(
+    source: Source, units: tuple[Unit, ...], ids: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    labels = source.y[torch.from_numpy(ids)].numpy().copy()
+    classes_of = {c: unit.classes for unit in units for c in unit.classes}
+    for position, label in enumerate(labels.tolist()):
+        others = [c for c in classes_of.get(label, ()) if c != label]
+        if others:
+            labels[position] = others[int(generator.integers(len(others)))]
+    return labels

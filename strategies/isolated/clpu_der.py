@@ -1,0 +1,346 @@
+"""CLPU-DER++: a model for permanent tasks, and for every temporary task one of its own, dropped on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.objectives.classification import Classification
+from strategies.parts.buffers import draw_positions, keep_uniform
+from strategies.parts.ensembles import pool
+from strategies.parts.exemplars import Draws
+from strategies.parts.fit import Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.parts.optimizers import make_optimizer
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.errors import ConfigError, RequestError, TrainingError
+from streams.events import DeletionRequest, Experience
+from streams.randomness import Key, seeded_torch
+
+_NOTHING = np.array([], dtype=np.int64)
+
+
+class Config(BaseConfig):
+    """Options of `clpu-der` (Liu et al. 2022, arXiv 2203.12817)."""
+
+    memory: int = Field(200, ge=1)
+    """Samples kept of every task, with their outputs. Each task has its own, or one task would shape another's."""
+    alpha: float = Field(0.5, ge=0)
+    """Weight of the squared difference to stored outputs."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the loss on stored samples (0.5 in the paper's Split CIFAR-10)."""
+    pretrain: bool = True
+    """Whether the model of a temporary task starts as a copy of the permanent one, or afresh."""
+    undeclared: Literal["temporary", "permanent"] = "temporary"
+    """What an experience is of which the stream does not say."""
+    finer: Literal["refuse", "coarsen"] = "refuse"
+    """What becomes of requests for a part of a task: refuse them, or give the whole task up with it."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """What was learned from one experience, and a memory of it.
+
+    Attributes:
+        experience, incarnation, units: which.
+        ids: all samples it was learned from.
+        memory: those that are kept, ascending.
+        outputs: what the model said of them while it was trained, ``[len(memory), C]``.
+        model: its own, if it is temporary.
+    """
+
+    experience: str
+    incarnation: int
+    units: tuple[int, ...]
+    ids: np.ndarray
+    memory: np.ndarray
+    outputs: torch.Tensor
+    model: FlatModel | None = None
+
+
+@final
+class _Remember(Hooks):
+    """Notes the outputs of the samples that will be kept, in an epoch drawn for each by name."""
+
+    def __init__(self, task: _Task, steps_per_epoch: int, epochs: int, key: Key) -> None:
+        self._task, self._per_epoch = task, steps_per_epoch
+        self._epoch = np.floor((key / "epoch").uniform(task.memory) * epochs).astype(np.int64)
+        self._step = 0
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Store the outputs of the step."""
+        ids, epoch = batch.ids.cpu().numpy(), self._step // self._per_epoch
+        rows = np.searchsorted(self._task.memory, ids).clip(max=len(self._task.memory) - 1)
+        kept = (self._task.memory[rows] == ids) & (self._epoch[rows] == epoch)
+        where = torch.from_numpy(np.flatnonzero(kept))
+        self._task.outputs[torch.from_numpy(rows[kept])] = outputs.detach()[where]
+        self._step += 1
+        return losses
+
+
+@final
+class _Replay(Hooks):
+    """Adds the mean, over permanent tasks, of what dark experience replay minimises on a draw of each memory."""
+
+    def __init__(self, strategy: ClpuDer, tasks: list[_Task], size: int, steps: int, key: Key, door: Door) -> None:
+        self._strategy, self._tasks, self._step = strategy, tasks, 0
+        self._draws = [strategy.draws(t, size, steps, key / t.experience / t.incarnation, door) for t in tasks]
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add (1 / n) sum over tasks of alpha MSE + beta CE, both on the same draw."""
+        for task, draws in zip(self._tasks, self._draws, strict=True):
+            loss = loss + self._strategy.dark(model, task, draws[self._step]) / len(self._tasks)
+        self._step += 1
+        return loss
+
+
+@final
+class ClpuDer(Strategy):
+    """Exact by isolation: nothing temporary ever enters a loss on the permanent model.
+
+    A permanent task is learned by dark experience replay of the earlier permanent ones. Of a temporary task nothing is
+    left when its model and memory are dropped. One that becomes permanent is learned from its memory alone. The memory
+    keeps a uniform subset, chosen by name; outputs are those of a training step, as a reservoir has them.
+    """
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with nothing learned.
+
+        Raises:
+            ConfigError: the objective is not classification.
+        """
+        if not isinstance(setting.objective, Classification):
+            raise ConfigError(
+                "isolated: clpu-der compares the outputs of classes; it needs the objective classification."
+            )
+        self._config, self._setting = config, setting
+        self._names = setting.key / "clpu-der"
+        self._main = setting.make_model()
+        self._permanent: list[_Task] = []
+        self._temporary: list[_Task] = []
+        self._given_up = _NOTHING
+        self._last_steps = 1
+
+    @property
+    def access(self) -> Access:
+        """The memories of permanent tasks."""
+        return Access(retained=self._config.memory * max(1, len(self._setting.units)))
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Learn a permanent task into the main model, a temporary one into a model of its own."""
+        training, key = self._setting.training, self._key(experience)
+        memory = keep_uniform(experience.sample_ids, self._config.memory, key / "memory")
+        width = self._setting.objective.num_outputs
+        outputs = torch.zeros(
+            len(memory), width, dtype=self._main.parameters.dtype, device=self._main.parameters.device
+        )
+        task = _Task(experience.name, experience.incarnation, experience.units, experience.sample_ids, memory, outputs)
+        data = door.fetch(experience.sample_ids)
+        steps = training.num_steps(len(data))
+        hooks: list[Hooks] = [_Remember(task, steps // training.epochs, training.epochs, key)]
+        if (experience.retention or self._config.undeclared) == "temporary":
+            task.model = self._copy() if self._config.pretrain else self._setting.make_model()
+            self._temporary.append(task)
+            return self._noted(fit(task.model, self._setting.objective, data, training, key, hooks))
+        if self._permanent:
+            size = max(1, training.batch_size // len(self._permanent))
+            hooks.append(_Replay(self, self._permanent, size, steps, key / "replay", door))
+        outcome = fit(self._main, self._setting.objective, data, training, key, hooks)
+        replayed = sum(min(size, len(t.memory)) for t in self._permanent) * steps if self._permanent else 0
+        self._permanent.append(task)
+        self._last_steps = steps
+        return self._noted(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
+
+    def consolidate(self, experience: Experience, door: Door) -> Outcome:
+        """Drop the task's own model and learn its memory into the main one.
+
+        As many steps as the last permanent task took, on beta CE + alpha MSE of the memory plus replay of the others.
+        """
+        chosen = [t for t in self._temporary if np.isin(experience.sample_ids, t.ids).any()]
+        outcome = Outcome()
+        for task in chosen:
+            data = door.fetch(task.memory).all()
+            assert task.model is not None
+            before = self._score(task.model, data)
+            outcome += self._absorb(task, experience, door)
+            drop = before - self._score(self._main, data)
+            outcome += Outcome(forward=2 * len(data), notes={"consolidation_drop": drop})
+            task.model = None
+            self._temporary.remove(task)
+            self._permanent.append(task)
+        return outcome
+
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Drop the models and memories of the tasks that are named.
+
+        Raises:
+            RequestError: a task is permanent, or only a part of it is named and `finer` is refuse.
+        """
+        gone = request.sample_ids
+        for task in self._permanent:
+            if np.isin(task.ids, gone).any():
+                raise RequestError(
+                    f"{request.name} names samples of {task.experience}, which was learned as permanent, and clpu-der "
+                    f"cannot forget that. Declare it temporary, or use another strategy."
+                )
+        left = []
+        for task in self._temporary:
+            rest = task.ids[~np.isin(task.ids, gone)]
+            if len(rest) == len(task.ids):
+                left.append(task)
+                continue
+            if len(rest) and self._config.finer == "refuse":
+                raise RequestError(
+                    f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
+                    f"{task.experience}; clpu-der forgets whole tasks. Set finer: coarsen to give all of it up, or ask "
+                    f"for the task."
+                )
+            self._given_up = np.union1d(self._given_up, rest)
+        self._temporary = left
+        self._given_up = self._given_up[~np.isin(self._given_up, gone)]
+        return self._noted(Outcome()).graded("bits")
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return pooled log probabilities ``[B, C]``: temporary models speak for their classes, the main one else."""
+        objective = self._setting.objective
+        temporary = [(t, self._classes(t.units)) for t in self._temporary]
+        spoken_for = {c for _, classes in temporary for c in classes}
+        self._main.train(False)
+        main = objective.outputs(self._main, batch)
+        if not temporary:
+            return main
+        parts = [(main.log_softmax(1), tuple(c for c in range(objective.num_outputs) if c not in spoken_for))]
+        for task, classes in temporary:
+            assert task.model is not None
+            task.model.train(False)
+            parts.append((objective.outputs(task.model, batch).log_softmax(1), classes))
+        return pool(parts)
+
+    def features(self, batch: Batch) -> None:
+        """Return None: the models share no feature space."""
+        return
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the main model and each temporary one were derived from."""
+        found: dict[str, np.ndarray] = {}
+        for task in self._permanent:
+            found["main"] = np.union1d(found.get("main", _NOTHING), ids[np.isin(ids, task.ids)])
+        for task in self._temporary:
+            found[f"{task.experience}.{task.incarnation}"] = ids[np.isin(ids, task.ids)]
+        return {component: held for component, held in found.items() if len(held)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return all memories."""
+        return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._permanent + self._temporary)]))
+
+    def state_dict(self) -> State:
+        """Return all models and memories."""
+        return {
+            "main": self._main.state_dict(),
+            "permanent": [_saved(t) for t in self._permanent],
+            "temporary": [_saved(t) for t in self._temporary],
+            "given_up": {"derived": torch.from_numpy(self._given_up.copy())},
+            "last_steps": self._last_steps,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Put all models and memories back."""
+        self._main.load_state_dict(state["main"])
+        self._permanent = [self._loaded(t) for t in state["permanent"]]
+        self._temporary = [self._loaded(t) for t in state["temporary"]]
+        self._given_up = state["given_up"]["derived"].numpy().copy()
+        self._last_steps = state["last_steps"]
+
+    def draws(self, task: _Task, size: int, steps: int, key: Key, door: Door) -> Draws:
+        """Return what to take from a task's memory at each of `steps` steps."""
+        size = min(size, len(task.memory))
+        positions = torch.from_numpy(draw_positions(task.memory, size * steps, key))
+        return Draws(door.fetch(task.memory), positions.to(task.outputs.device).view(steps, size))
+
+    def dark(self, model: FlatModel, task: _Task, batch: Batch) -> torch.Tensor:
+        """Return alpha mean (z - stored)^2, over the outputs of the task's classes, + beta loss."""
+        outputs = self._setting.objective.outputs(model, batch)
+        rows = torch.from_numpy(np.searchsorted(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
+        columns = list(self._classes(task.units))
+        squared = (outputs[:, columns] - task.outputs[rows][:, columns]).square().mean()
+        loss = self._setting.objective.losses(outputs, batch).mean()
+        return self._config.alpha * squared + self._config.beta * loss
+
+    def _absorb(self, task: _Task, experience: Experience, door: Door) -> Outcome:
+        training, key, model, steps = self._setting.training, self._key(experience), self._main, self._last_steps
+        own = self.draws(task, training.batch_size, steps, key / "own", door)
+        others = self._permanent
+        size = max(1, training.batch_size // max(1, len(others)))
+        replay = _Replay(self, others, size, steps, key / "replay", door)
+        optimizer = make_optimizer(training, model.parameters)
+        model.train(bn_mode=training.bn_mode)
+        samples, loss = 0, torch.zeros(())
+        with seeded_torch(key / "noise"):
+            for step in range(steps):
+                batch = own[step]
+                loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
+                model.gradient.zero_()
+                loss.backward()
+                if training.clip_norm is not None:
+                    model.gradient.mul_((training.clip_norm / (model.gradient.norm() + 1e-6)).clamp(max=1.0))
+                optimizer.step(model.parameters, model.gradient)
+                samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
+        if not bool(model.parameters.isfinite().all()):
+            raise TrainingError(f"{experience.name} diverged while it became permanent. Lower training.lr or alpha.")
+        return Outcome(steps=steps, forward=samples, backward=samples, losses={"loss": float(loss.detach())})
+
+    @torch.no_grad()
+    def _score(self, model: FlatModel, batch: Batch) -> float:
+        model.train(False)
+        outputs = self._setting.objective.outputs(model, batch)
+        return float(self._setting.objective.scores(outputs, batch).mean())
+
+    def _copy(self) -> FlatModel:
+        model = self._setting.make_model()
+        model.load_state_dict(self._main.state_dict())
+        return model
+
+    def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
+
+    def _key(self, experience: Experience) -> Key:
+        return self._names / experience.name / experience.incarnation
+
+    def _noted(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, notes=outcome.notes | {"stranded_samples": float(len(self._given_up))})
+
+    def _loaded(self, saved: dict[str, Any]) -> _Task:
+        model = None
+        if "model" in saved:
+            model = self._setting.make_model()
+            model.load_state_dict(saved["model"])
+        return _Task(
+            saved["experience"],
+            saved["incarnation"],
+            tuple(saved["units"]),
+            saved["derived"].numpy().copy(),
+            saved["memory"].numpy().copy(),
+            saved["outputs"].clone(),
+            model,
+        )
+
+
+def _saved(task: _Task) -> dict[str, Any]:
+    saved: dict[str, Any] = {
+        "experience": task.experience,
+        "incarnation": task.incarnation,
+        "units": list(task.units),
+        "derived": torch.from_numpy(task.ids.copy()),
+        "memory": torch.from_numpy(task.memory.copy()),
+        "outputs": task.outputs.clone(),
+    }
+    if task.model is not None:
+        saved["model"] = task.model.state_dict()
+    return saved

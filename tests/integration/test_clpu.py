@@ -1,0 +1,193 @@
+"""CLPU-DER++: exact because nothing temporary ever reaches the permanent model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.config import RunConfig
+from lifelong.play import step
+from lifelong.verification.replay import altered, live
+from strategies.isolated.clpu_der import ClpuDer, Config
+from strategies.parts.buffers import keep_uniform
+from strategies.parts.model import digest, num_bytes
+from streams.config import parse
+from streams.errors import ConfigError, RequestError
+from streams.ledger import Ledger
+from streams.randomness import Key
+from streams.timeline import surviving
+
+RUN: dict[str, Any] = {
+    "source": "digits",
+    "scenario": {"name": "task-incremental", "experiences": 5},
+    "schedule": {"name": "published", "sequence": "clpu"},
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 2, "batch_size": 32, "lr": 0.1},
+    "strategies": {"clpu": {"isolated": {"name": "clpu-der", "memory": 40}}},
+}
+
+
+class Life:
+    """CLPU's own sequence on digits: P0 T1 T2 P3 C1 U2 T4 U4."""
+
+    def __init__(self, **options: Any) -> None:
+        self.config = parse(RunConfig, RUN)
+        self.stream = make_stream(self.config, make_source(self.config))
+        self.setting = make_setting(self.config, self.stream)
+        self.options = Config.model_validate({"memory": 40} | options)
+
+    def build(self) -> ClpuDer:
+        return ClpuDer(self.options, self.setting)
+
+    def until(self, count: int) -> tuple[ClpuDer, list[Any]]:
+        strategy, ledger = self.build(), Ledger(self.stream.source, self.stream.task_of)
+        return strategy, [step(strategy, e, ledger) for e in self.stream.events[:count]]
+
+
+@pytest.fixture(scope="module")
+def life() -> Life:
+    return Life()
+
+
+def main_digest(strategy: ClpuDer) -> str:
+    return digest(strategy.state_dict()["main"])
+
+
+def test_the_sequence(life: Life) -> None:
+    """Main model and storage, event by event."""
+    mains, sizes, sides, outcomes = [], [], [], []
+    for count in range(9):
+        strategy, steps = life.until(count)
+        state = strategy.state_dict()
+        mains.append(digest(state["main"]))
+        sizes.append(num_bytes(state))
+        sides.append([t["units"] for t in state["temporary"]])
+        outcomes.append(steps[-1].outcome if steps else None)
+    start, p0, t1, t2, p3, c1, u2, t4, u4 = range(9)
+    assert sides == [[], [], [[1]], [[1], [2]], [[1], [2]], [[2]], [], [[4]], []]
+    changed = [after for after in range(1, 9) if mains[after] != mains[after - 1]]
+    assert changed == [p0, p3, c1]
+    assert sizes[t2] - sizes[t1] == sizes[t1] - sizes[p0]
+    assert sizes[u2] == sizes[u4] < sizes[t4]
+    assert sizes[u2] == sizes[start] + 3 * 40 * (10 * 4 + 8)
+    assert outcomes[c1].steps == outcomes[p3].steps
+    assert "consolidation_drop" in outcomes[c1].notes
+    assert outcomes[u2].exactness == "bits"
+    assert (outcomes[u2].steps, outcomes[u2].forward) == (0, 0)
+
+
+def test_forgetting_equals_never_seeing(life: Life) -> None:
+    """Against other data, and against a life without the task, at both requests and in every bit."""
+    events = life.stream.events
+    for count in (6, 8):
+        gone = events[count - 1].sample_ids
+        strategy, _ = life.until(count)
+        assert strategy.holds(gone) == {}
+        assert not np.isin(strategy.stored_ids(), gone).any()
+        whole = digest(strategy.state_dict())
+        other = altered(life.stream, gone, Key(0))
+        assert live(life.build, other, events[:count]).digest == whole
+        assert live(life.build, life.stream, surviving(events[:count])).digest == whole
+    permanent = altered(life.stream, events[0].sample_ids, Key(0))
+    assert live(life.build, permanent, events[:6]).digest != live(life.build, life.stream, events[:6]).digest
+
+
+def test_a_deleted_task_is_answered_by_the_main_model(life: Life) -> None:
+    """No relapse through the deleted route: what is said of the task changes only with the main model."""
+    data = Ledger(life.stream.source, life.stream.task_of).lend(life.stream.units[2].test_ids).all()
+    after, _ = life.until(6)
+    without = life.build()
+    ledger = Ledger(life.stream.source, life.stream.task_of)
+    for event in surviving(life.stream.events[:6]):
+        step(without, event, ledger)
+    assert torch.equal(after.predict(data), without.predict(data))
+    later, _ = life.until(8)
+    assert torch.equal(after.predict(data), later.predict(data))
+
+
+def test_consolidation_learns_from_the_memory_only(life: Life) -> None:
+    *_, last = life.until(5)[1]
+    assert last.samples_read == 40 + 2 * 40, "its own memory, and those of the two permanent tasks"
+    strategy, _ = life.until(5)
+    data = Ledger(life.stream.source, life.stream.task_of).lend(life.stream.units[1].test_ids).all()
+    known = life.setting.objective.scores(strategy.predict(data), data).mean()
+    assert float(known) > 0.8
+
+
+def test_replay_counts_and_keeps_permanent_tasks(life: Life) -> None:
+    _, steps = life.until(4)
+    assert steps[3].samples_read == len(life.stream.events[3].sample_ids) + 40
+    assert steps[1].samples_read == len(life.stream.events[1].sample_ids), "temporary tasks are learned without replay"
+    samples = len(life.stream.events[3].sample_ids)
+    assert steps[3].outcome.backward == 2 * samples + steps[3].outcome.steps * 32
+
+
+def test_permanent_tasks_cannot_be_forgotten(life: Life) -> None:
+    life_ = Life(undeclared="permanent")
+    request = life.stream.requests[0]
+    learned = replace(life.stream.events[2], retention=None)
+    strategy, ledger = life_.build(), Ledger(life.stream.source, life.stream.task_of)
+    step(strategy, learned, ledger)
+    with pytest.raises(RequestError, match="learned as permanent"):
+        step(strategy, request, ledger)
+
+
+def test_parts_of_tasks(life: Life) -> None:
+    learned, request = life.stream.events[2], life.stream.requests[0]
+    some = replace(request, asks=(replace(request.asks[0], scope="sample", sample_ids=learned.sample_ids[:5]),))
+    for finer in ("refuse", "coarsen"):
+        strategy, ledger = Life(finer=finer).build(), Ledger(life.stream.source, life.stream.task_of)
+        step(strategy, learned, ledger)
+        if finer == "refuse":
+            with pytest.raises(RequestError, match="5 of the .* coarsen"):
+                step(strategy, some, ledger)
+        else:
+            outcome = step(strategy, some, ledger).outcome
+            assert outcome.notes["stranded_samples"] == len(learned.sample_ids) - 5
+            assert strategy.state_dict()["temporary"] == []
+
+
+def test_the_memory_is_uniform() -> None:
+    """Each of 60 samples is kept with frequency 20 / 60, the last one too."""
+    ids, draws = np.arange(60), 3000
+    counts = np.zeros(60)
+    for n in range(draws):
+        counts[keep_uniform(ids, 20, Key(n) / "memory")] += 1
+    sigma = np.sqrt(1 / 3 * 2 / 3 / draws)
+    assert np.abs(counts / draws - 1 / 3).max() < 4 * sigma
+
+
+def test_stored_outputs_are_those_of_training_steps(life: Life) -> None:
+    """Each was noted, for a sample of the memory, before training ended."""
+    strategy, _ = life.until(1)
+    (task,) = strategy._permanent
+    data = Ledger(life.stream.source, life.stream.task_of).lend(task.memory).all()
+    final = life.setting.objective.outputs(strategy._main, data).detach()
+    own = list(life.stream.units[0].classes)
+    assert bool((task.outputs[:, own] != 0).all())
+    assert not torch.allclose(task.outputs[:, own], final[:, own])
+    assert float((task.outputs[:, own] - final[:, own]).abs().mean()) < float(final[:, own].abs().mean())
+
+
+def test_other_strategies_ignore_consolidation(life: Life) -> None:
+    config = parse(RunConfig, RUN | {"strategies": {"plain": {"learner": "naive"}}})
+    strategy = make_strategy(config.strategies["plain"], life.setting, "s")
+    ledger = Ledger(life.stream.source, life.stream.task_of)
+    states = []
+    for event in life.stream.events[:5]:
+        step(strategy, event, ledger)
+        states.append(digest(strategy.state_dict()))
+    assert states[4] == states[3]
+
+
+def test_it_needs_classes(tools: Any) -> None:
+    from strategies.objectives.regression import Regression
+
+    setting = replace(tools.setting(tools.source()), objective=Regression())
+    with pytest.raises(ConfigError, match="classification"):
+        ClpuDer(Config(), setting)

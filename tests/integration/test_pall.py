@@ -1,0 +1,195 @@
+"""PALL: what is frozen stays, what is reset is what nobody else uses, and its exactness is as far as it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lifelong.build import make_setting, make_source, make_stream
+from lifelong.config import RunConfig
+from lifelong.play import step
+from lifelong.verification.replay import altered, live
+from strategies.isolated.pall import Config, Pall, _Threshold, kept
+from strategies.parts.model import digest
+from streams.config import parse
+from streams.errors import RequestError
+from streams.events import DeletionRequest
+from streams.ledger import Ledger
+from streams.randomness import Key
+from streams.timeline import surviving
+
+SPARSITY = 0.6
+
+
+class Life:
+    """Three tasks of digits, and requests for whole tasks."""
+
+    def __init__(self, *forget: tuple[int, int], **options: Any) -> None:
+        requests = [{"after": after, "scope": "task", "keys": [task]} for after, task in forget]
+        config = parse(
+            RunConfig,
+            {
+                "scenario": {"name": "task-incremental", "experiences": 3},
+                "schedule": {"name": "explicit", "requests": requests},
+                "model": {"name": "mlp", "hidden": [32, 32]},
+                "training": {"epochs": 8, "batch_size": 32, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
+            },
+        )
+        self.stream = make_stream(config, make_source(config))
+        self.setting = make_setting(config, self.stream)
+        self.options = Config.model_validate({"sparsity": SPARSITY, "memory": 60, "steps": 10} | options)
+
+    def build(self) -> Pall:
+        return Pall(self.options, self.setting)
+
+    def until(self, count: int | None = None) -> tuple[Pall, list[Any]]:
+        strategy, ledger = self.build(), Ledger(self.stream.source, self.stream.task_of)
+        return strategy, [step(strategy, e, ledger) for e in self.stream.events[:count]]
+
+    def outputs(self, strategy: Pall, task: int) -> torch.Tensor:
+        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
+        return strategy.predict(data)
+
+    def accuracy(self, strategy: Pall, task: int) -> float:
+        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
+        return float(self.setting.objective.scores(strategy.predict(data), data).mean())
+
+
+def test_masks_have_the_density_and_weights_stay() -> None:
+    life = Life()
+    after = [life.until(n)[0] for n in (1, 2, 3)]
+    for task in after[2]._tasks:
+        for name in after[2]._layers:
+            own = after[2]._view(task.mask, name)
+            assert abs(int(own.sum()) - (1 - SPARSITY) * own.numel()) <= 1
+    first, second = after[0]._tasks[0], after[1]._tasks[1]
+    rows = after[0]._rows((0,))
+    for strategy in after[1:]:
+        assert torch.equal(strategy._tasks[0].mask, first.mask)
+        held = first.mask | rows
+        assert torch.equal(strategy._model.parameters[held], after[0]._model.parameters[held])
+        assert torch.equal(life.outputs(strategy, 0), life.outputs(after[0], 0))
+    assert bool((first.mask & second.mask).any()), "no forward reuse"
+    assert min(life.accuracy(after[2], t) for t in range(3)) > 0.85
+
+
+def test_free_weights_are_those_of_the_tasks_that_are_held() -> None:
+    strategy, _ = Life().until(2)
+    free = strategy._free()
+    fresh = strategy._draw(strategy._free_key())
+    assert torch.equal(strategy._model.parameters[free], fresh[free])
+    biases = [n for n in strategy._shapes if n.startswith("body.") and n.endswith("bias")]
+    assert all(not strategy._view(strategy._model.parameters, n).any() for n in biases)
+
+
+def test_forgetting_the_last_task_is_exact_and_leaves_the_others_alone() -> None:
+    life = Life((3, 2))
+    before, _ = life.until(3)
+    strategy, steps = life.until()
+    outcome = steps[-1].outcome
+    assert outcome.exactness == "bits"
+    assert (outcome.steps, steps[-1].samples_read) == (0, 0)
+    for task in (0, 1):
+        assert torch.equal(life.outputs(strategy, task), life.outputs(before, task))
+    events, gone = life.stream.events, life.stream.requests[0].sample_ids
+    state = digest(strategy.state_dict())
+    assert live(life.build, altered(life.stream, gone, Key(0)), events).digest == state
+    assert live(life.build, life.stream, surviving(events)).digest == state
+    assert strategy.holds(gone) == {}
+
+
+def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
+    """Later tasks were trained through its weights: masks, heads and stored outputs keep what came of it."""
+    life = Life((3, 0))
+    strategy, steps = life.until()
+    gone = life.stream.requests[0].sample_ids
+    assert steps[-1].outcome.exactness == "none"
+    assert steps[-1].outcome.steps == 10
+    assert np.array_equal(strategy.holds(gone)["weights"], gone)
+    other_life = Life((3, 0))
+    other_life.stream = altered(life.stream, gone, Key(0))
+    other, _ = other_life.until()
+    assert any(not torch.equal(a.mask, b.mask) for a, b in zip(strategy._tasks, other._tasks, strict=True))
+    assert any(not torch.equal(a.outputs, b.outputs) for a, b in zip(strategy._tasks, other._tasks, strict=True))
+    rows = strategy._rows((1, 2))
+    assert not torch.equal(strategy._model.parameters[rows], other._model.parameters[rows])
+    # Its own weights are gone all the same.
+    untouched = strategy._free() & other._free()
+    assert torch.equal(strategy._model.parameters[untouched], other._model.parameters[untouched])
+
+
+def test_only_shared_weights_are_repaired() -> None:
+    life = Life((3, 0))
+    before, _ = life.until(3)
+    after, steps = life.until()
+    one, two, three = (t.mask for t in before._tasks)
+    tune = one & (two | three)
+    changed = before._model.parameters != after._model.parameters
+    assert bool(changed[tune].any())
+    assert not bool(changed[(two | three) & ~tune].any())
+    assert len(after._tuned) == 1
+    assert torch.equal(after._tuned[0][0], tune)
+    assert steps[-1].samples_read == 2 * 20
+    assert min(life.accuracy(after, t) for t in (1, 2)) > 0.8
+
+
+def test_what_was_repaired_with_a_tasks_help_is_reset_with_it() -> None:
+    """Forget 0 while 1 and 2 are there, then 2: there is a leak where 1's weights were tuned with 2's memory."""
+    life = Life((3, 0), (3, 2))
+    after_one, _ = life.until(4)
+    one, two = after_one._tasks
+    leak = one.mask & two.mask & after_one._tuned[0][0]
+    assert bool(leak.any())
+    after, steps = life.until()
+    assert steps[-1].outcome.exactness == "none"
+    assert steps[-1].outcome.steps == 10
+    changed = after._model.parameters != after_one._model.parameters
+    assert bool(changed[leak].all())
+    assert not bool(changed[one.mask & ~leak].any())
+    clean, steps = Life((3, 2)).until()
+    assert clean._tuned == []
+
+
+def test_nothing_is_left_of_everything() -> None:
+    life = Life((3, 0), (3, 1), (3, 2))
+    strategy, _ = life.until()
+    assert digest(strategy.state_dict()) == digest(life.build().state_dict())
+
+
+def test_parts_of_tasks_are_refused() -> None:
+    life = Life((3, 0))
+    strategy, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
+    step(strategy, life.stream.events[0], ledger)
+    (ask,) = life.stream.requests[0].asks
+    some = DeletionRequest("request-0", (type(ask)("sample", (), ask.sample_ids[:4], ask.barred_ids, 1),))
+    with pytest.raises(RequestError, match="4 of the"):
+        step(strategy, some, ledger)
+
+
+def test_scores_get_the_gradient_of_their_mask() -> None:
+    scores = torch.tensor([[0.1, -0.9], [0.3, 0.2]], requires_grad=True)
+    mask = _Threshold.apply(scores, 0.5)
+    assert mask.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    (mask * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert int(kept(torch.arange(1.0, 102.0), 0.8).sum()) == 21
+
+
+def test_norms_keep_no_running_statistics(tools: Any) -> None:
+    from strategies.parts.model import FlatModel, Network
+
+    def make() -> FlatModel:
+        body = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+        return FlatModel(Network(body, nn.Linear(16, 10)))
+
+    life = Life((3, 0))
+    object.__setattr__(life.setting, "make_model", make)
+    strategy, _ = life.until(1)
+    assert dict(strategy._model.network.named_buffers()) == {}
+    norm = strategy._model.network.body[1]
+    assert torch.equal(norm.weight, torch.ones(16))
