@@ -16,6 +16,8 @@ class Outcome:
         steps: optimizer steps.
         forward, backward: samples passed through the network, each way (a sample in k epochs counts k times).
         losses: named terms of the last epoch, means per sample.
+        traits: numbers that the strategy tells of its own state, by subject (a unit, a layer, ``A > B`` for a pair of
+            units, ``stream`` for the whole) and metric; the runner puts them into the table as they are.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
     """
@@ -25,6 +27,7 @@ class Outcome:
     backward: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     exactness: Exactness | None = None
+    traits: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return both, one after the other; the later loss of a name stands."""
@@ -34,8 +37,13 @@ class Outcome:
             self.backward + other.backward,
             self.losses | other.losses,
             other.exactness or self.exactness,
+            self.traits | other.traits,
         )
 
     def graded(self, exactness: Exactness) -> Outcome:
         """Return this outcome with an exactness grade."""
         return replace(self, exactness=exactness)
+
+    def traced(self, traits: dict[str, dict[str, float]]) -> Outcome:
+        """Return this outcome with more traits."""
+        return replace(self, traits=self.traits | traits)

@@ -51,6 +51,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
     "gradient-ascent": {"epochs": 2, "batch_size": 64},
     "avalanche": {"retained": 0},
+    "exssnet": {"density": 0.2},
+    "ssnet": {"density": 0.2},
+    "supsup": {"density": 0.2},
 }
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
@@ -99,6 +102,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
     },
+    "exssnet(none)": {"isolated": {"name": "exssnet", "density": 0.2, "repair": "none"}},
+    "ssnet(kkt,none)": {"isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none"}},
+    "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
     "avalanche(replay)+retrain": {
         "learner": {
             "name": "avalanche",
