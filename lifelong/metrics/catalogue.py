@@ -187,7 +187,7 @@ METRICS: dict[str, Metric] = {
     "mask_overlap": Metric("Share of a task's mask that other masks contain too.", "share", "neither"),
     "free_share": Metric("Share of a task's mask that it could train.", "share", "neither"),
     "inherited": Metric(
-        "For `A > B`: B depends on A; the share of B's mask that A has trained (0: through scores or free weights only).",
+        "For `A > B`: B depends on A; the share of B's mask that A has trained (0: through scores or territory).",
         "share",
         "neither",
     ),

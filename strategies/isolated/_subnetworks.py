@@ -20,7 +20,6 @@ from strategies.parts.supermasks import (
     ScoreStep,
     WeightStep,
     binary,
-    choose,
     deal,
     entropy,
     entropy_slopes,
@@ -43,7 +42,7 @@ Inference = Literal["enumerate", "one-shot", "binary"]
 
 
 class SubnetworkConfig(BaseConfig):
-    """What all of them can be told. Optimizer, learning rates and decay are theirs: Adam, fresh in each stage, no decay."""
+    """What all of them can be told. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
@@ -56,7 +55,7 @@ class SubnetworkConfig(BaseConfig):
     outputs: int | None = Field(None, ge=1)
     """Outputs of every subnetwork, the superfluous ones included; null: one for each of its classes."""
     kkt: Transfer = "none"
-    """Whose scores a task starts from, by a nearest-neighbour probe of the earlier subnetworks' features on the new data:
+    """Whose scores a task starts from, by a nearest-neighbour probe of the earlier subnetworks' features on new data:
     `best`, if it is above chance; `always` the best; `all`: the mean over those above chance. Keeps all scores."""
     kkt_neighbours: int = Field(10, ge=1)
     """Neighbours that vote, at most half of those that there are."""
@@ -139,7 +138,7 @@ class Subnetworks(Strategy, ABC):
         return outcome.traced(self._capacity())
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
-        """Drop every subnetwork that saw the samples, and learn again what is left of it, and of what depended on it."""
+        """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
@@ -238,7 +237,8 @@ class Subnetworks(Strategy, ABC):
         known = self._nets.get(units)
         spans, objective = canvas.spans_of(units), canvas.objective_of(units)
         scores = initial_scores(canvas.layers, key / "scores", canvas.device)
-        outcome, sources = Outcome(), []
+        outcome = Outcome()
+        sources: list[Units] = []
         if known is None:
             sources, cost = self._sources(data, objective.num_outputs, units, key / "kkt")
             outcome += cost
@@ -254,7 +254,14 @@ class Subnetworks(Strategy, ABC):
         steps = self._mask_stage.num_steps(len(data))
         epochs = self._mask_stage.epochs
         by_score = ScoreStep(
-            self._mask_stage, canvas.weights, scores, spans, canvas.model.parameters, epochs, steps, self._config.schedule
+            self._mask_stage,
+            canvas.weights,
+            scores,
+            spans,
+            canvas.model.parameters,
+            epochs,
+            steps,
+            self._config.schedule,
         )
         outcome += fit(canvas.model, objective, data, self._mask_stage, key / "mask", optimizer=by_score)
         mask = by_score.mask
@@ -264,9 +271,7 @@ class Subnetworks(Strategy, ABC):
         if self._weight_stage is not None and bool(free.any()):
             positions = torch.nonzero(free).squeeze(1)
             steps, epochs = self._weight_stage.num_steps(len(data)), self._weight_stage.epochs
-            by_weight = WeightStep(
-                self._weight_stage, canvas.weights, positions, epochs, steps, self._config.schedule
-            )
+            by_weight = WeightStep(self._weight_stage, canvas.weights, positions, epochs, steps, self._config.schedule)
             outcome += fit(canvas.model, objective, data, self._weight_stage, key / "weights", optimizer=by_weight)
         self._learning = False
 

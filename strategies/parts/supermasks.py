@@ -84,12 +84,13 @@ def maskable(model: FlatModel, outputs: int | None, key: Key) -> FlatModel:
     for module in network.modules():
         trained = any(p.requires_grad for p in module.parameters(recurse=False))
         if isinstance(module, nn.Linear | _ConvNd) and trained:
-            module.bias = None
+            module.register_parameter("bias", None)
         elif isinstance(module, nn.MultiheadAttention) and trained:
-            module.in_proj_bias = None
+            module.register_parameter("in_proj_bias", None)
         elif isinstance(module, _BatchNorm) and trained:
             module.affine = False
-            module.weight = module.bias = None  # type: ignore[assignment]
+            module.register_parameter("weight", None)
+            module.register_parameter("bias", None)
     if not weights:
         raise ConfigError("Supermasks choose weights of linear, convolution or embedding layers; the model has none.")
     for name, parameter in network.named_parameters():
@@ -98,7 +99,7 @@ def maskable(model: FlatModel, outputs: int | None, key: Key) -> FlatModel:
     return FlatModel(network)
 
 
-def _weights(network: nn.Module) -> list[tuple[nn.Parameter, str]]:
+def _weights(network: nn.Module) -> list[tuple[torch.Tensor, str]]:
     """Return every weight tensor of a linear map, with its name."""
     found = []
     for path, module in network.named_modules():

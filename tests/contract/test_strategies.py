@@ -20,7 +20,7 @@ from streams.timeline import surviving
 # The state of these grows with what they have seen; everything else must stay as large as it is.
 GROWS = ("cumulative", "independent", "frequency-replay", "ewc(drop)", "ewc(recompute)", "supsup", "ssnet", "exssnet")
 EXACT = ("retrain", "independent", "supsup", "supsup(kkt)", "ssnet", "exssnet")
-# With these it depends on the request, and they say so: what comes last is deleted exactly, what others build on is not.
+# With these it depends on the request, and they say so: what others build on is not deleted exactly.
 VARIES = ("exssnet(none)", "ssnet(kkt,none)")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lifelong.models import lenet, resnet_18, vit_tiny
-from strategies.base import Setting
+from strategies.base import Setting, Strategy
 from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
 from strategies.objectives.classification import Classification
@@ -28,7 +28,6 @@ from streams.randomness import Key, seeded_globals
 from streams.registry import class_of
 from streams.scenarios import class_incremental, domain_incremental, task_incremental
 from streams.source import Source
-from strategies.base import Strategy
 
 NONE = np.array([], dtype=np.int64)
 
@@ -251,9 +250,7 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
 
 
 @pytest.mark.parametrize("how", ["always", "all"])
-def test_transferred_scores_are_copies(
-    how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transferred_scores_are_copies(how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     starts = []
     original = _subnetworks.ScoreStep
 

@@ -145,7 +145,14 @@ def test_the_step_is_straight_through() -> None:
     effective = torch.empty(24)
     before = weights.clone(), scores.clone()
     step = ScoreStep(
-        OptimizerConfig(optimizer="adam", lr=1e-3), weights.view(-1), scores.view(-1), spans, effective, 1, 1, "constant"
+        OptimizerConfig(optimizer="adam", lr=1e-3),
+        weights.view(-1),
+        scores.view(-1),
+        spans,
+        effective,
+        1,
+        1,
+        "constant",
     )
     mask = step.mask.view(3, 8)
     assert int(mask.sum()) == 10
