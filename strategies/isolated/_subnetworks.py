@@ -578,6 +578,9 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets[units].reads:
             owned = self._nets[u].bits if self._writes != "free" else pack(self._owner == order.index(u) + 1)
             traits[f"{self._name(u)} > {name}"] = {"inherited": _count(bits & owned) / size}
+        for u, net in others.items():
+            if self._writes == "mask" and units in net.reads:  # overwritten
+                traits[f"{name} > {self._name(u)}"] = {"inherited": _count(bits & net.bits) / _count(net.bits)}
         return traits
 
     def _capacity(self) -> dict[str, dict[str, float]]:
