@@ -16,6 +16,7 @@ from strategies.parts.supermasks import (
     Span,
     layers_of,
     maskable,
+    put_on,
     signed_constants,
     spans_of,
 )
@@ -77,16 +78,16 @@ class Canvas:
         for mine, given in zip(self._buffers, self._first_buffers if buffers is None else buffers, strict=True):
             mine.copy_(given)
 
-    def wear(self, who: object, mask: torch.Tensor, buffers: Sequence[torch.Tensor]) -> None:
+    def wear(self, who: object, bits: torch.Tensor, buffers: Sequence[torch.Tensor]) -> None:
         """Compute as a subnetwork, in evaluation mode.
 
         Args:
             who: stands for the subnetwork; nothing is done if it was the last one and no weight has changed.
-            mask: bool ``[P]``.
+            bits: its mask, packed.
             buffers: its running statistics.
         """
         self.put(buffers)
-        torch.mul(self.weights, mask, out=self.model.parameters)
+        put_on(self.weights, bits, self.model.parameters)
         self.model.train(False)
         self._worn = (who, self.weights._version)
 

@@ -26,6 +26,7 @@ from strategies.parts.supermasks import (
     initial_scores,
     one_shot,
     pack,
+    positions_of,
     union,
     unpack,
 )
@@ -498,36 +499,23 @@ class Subnetworks(Strategy, ABC):
         if batch.task is None:
             yield None, list(self._nets)
             return
-        for task in batch.task.unique().tolist():
-            yield torch.nonzero(batch.task == task).squeeze(1), [u for u in self._nets if task in u]
+        tasks = batch.task.unique().tolist()
+        for task in tasks:
+            rows = torch.nonzero(batch.task == task).squeeze(1) if len(tasks) > 1 else None
+            yield rows, [u for u in self._nets if task in u]
 
     def _answer(self, known: Sequence[Units], batch: Batch) -> torch.Tensor:
         if len(known) == 1:
-            return self._outputs(known[0], batch)[0]
+            return self._outputs(known[0], batch)
         if not self._canvas.classifies:
-            return torch.stack([self._outputs(u, batch)[0] for u in known]).mean(0)
-        if self._inference != "enumerate":
-            return self._answer_by_slopes(known, batch)
-        best, lowest = self._outputs(known[0], batch)
-        for u in known[1:]:
-            outputs, uncertainty = self._outputs(u, batch)
-            surer = uncertainty < lowest
-            best = torch.where(surer.unsqueeze(1), outputs, best)
-            lowest = torch.where(surer, uncertainty, lowest)
-        return best
-
-    def _answer_by_slopes(self, known: Sequence[Units], batch: Batch) -> torch.Tensor:
-        """Ask the subnetwork that the slopes of the entropy point to, for each sample by itself."""
-        masks = [unpack(self._nets[u].bits, len(self._canvas), self._canvas.device) for u in known]
-        chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)])
-        outputs = torch.empty(0)
-        for index in chosen.unique().tolist():
-            rows = torch.nonzero(chosen == index).squeeze(1).to(batch.x.device)
-            answer = self._outputs(known[index], _rows(batch, rows))[0]
-            if not len(outputs):
-                outputs = answer.new_empty((len(batch), answer.shape[1]))
-            outputs[rows] = answer
-        return outputs
+            return torch.stack([self._outputs(u, batch) for u in known]).mean(0)
+        if self._inference == "enumerate":
+            tried = [self._own_outputs(u, batch) for u in known]
+            chosen = torch.stack([entropy(own) for own in tried]).argmin(0)
+            return _by_choice(chosen, lambda i, rows: self._widened(known[i], tried[i][rows], _rows(batch, rows)))
+        masks = [positions_of(self._nets[u].bits, len(self._canvas), self._canvas.device) for u in known]
+        chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)], device=batch.x.device)
+        return _by_choice(chosen, lambda i, rows: self._outputs(known[i], _rows(batch, rows)))
 
     def _infer(self, known: Sequence[Units], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
         canvas = self._canvas
@@ -543,18 +531,23 @@ class Subnetworks(Strategy, ABC):
 
             return (one_shot if self._inference == "one-shot" else binary)(slopes, len(known))
 
-    def _outputs(self, units: Units, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a subnetwork's outputs ``[B, num_outputs]`` and their entropy ``[B]`` (0 for regressors)."""
-        self._wear(units)
+    def _outputs(self, units: Units, batch: Batch) -> torch.Tensor:
+        """Return a subnetwork's outputs ``[B, num_outputs]``."""
+        return self._widened(units, self._own_outputs(units, batch), batch)
+
+    def _widened(self, units: Units, own: torch.Tensor, batch: Batch) -> torch.Tensor:
         objective = self._canvas.objective_of(units)
-        own = objective.own(self._canvas.model, batch)
-        uncertainty = entropy(own) if self._canvas.classifies else own.new_zeros(len(own))
-        return objective.widen(own, batch)[:, : objective.num_outputs], uncertainty
+        return objective.widen(own, batch)[:, : objective.num_outputs]
+
+    def _own_outputs(self, units: Units, batch: Batch) -> torch.Tensor:
+        """Return a subnetwork's own outputs, the superfluous ones too."""
+        self._wear(units)
+        return self._canvas.objective_of(units).own(self._canvas.model, batch)
 
     def _wear(self, units: Units) -> None:
         net = self._nets[units]
         if not self._canvas.wears(net):
-            self._canvas.wear(net, unpack(net.bits, len(self._canvas), self._canvas.device), net.buffers)
+            self._canvas.wear(net, net.bits, net.buffers)
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 
@@ -633,6 +626,12 @@ def _rebuild(entry: State, device: torch.device) -> Subnetwork:
 def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
     task = None if batch.task is None else batch.task[rows]
     return Batch(batch.ids[rows], batch.x[rows], batch.y[rows], task)
+
+
+def _by_choice(chosen: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return every sample's answer by the one that was chosen for it; `answer` takes one and its rows."""
+    rows = [(i, torch.nonzero(chosen == i).squeeze(1)) for i in chosen.unique().tolist()]
+    return torch.cat([answer(i, r) for i, r in rows])[torch.cat([r for _, r in rows]).argsort()]
 
 
 def _some(scores: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

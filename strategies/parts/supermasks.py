@@ -234,6 +234,20 @@ def unpack(bits: torch.Tensor, length: int, device: torch.device | None = None) 
     return mask if device is None else mask.to(device)
 
 
+def positions_of(bits: torch.Tensor, length: int, device: torch.device | None = None) -> torch.Tensor:
+    """Return the positions, int64, that a packed mask of `length` contains."""
+    positions = torch.from_numpy(np.flatnonzero(np.unpackbits(bits.numpy(), count=length)))
+    return positions if device is None else positions.to(device)
+
+
+def put_on(weights: torch.Tensor, bits: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the effective weights W * m under a packed mask into `out`, ``[P]``."""
+    if weights.is_cuda:
+        torch.mul(weights, unpack(bits, len(weights), weights.device), out=out)
+    else:  # numpy multiplies by bytes without making floats of them first
+        np.multiply(weights.numpy(), np.unpackbits(bits.numpy(), count=len(weights)), out=out.numpy())
+
+
 def union(packed: Iterable[torch.Tensor], length: int) -> torch.Tensor:
     """Return, as bits, the positions that at least one mask contains; `length` positions in all."""
     total = np.zeros(-(-length // 8), dtype=np.uint8)
@@ -380,7 +394,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 def entropy_slopes(
     model: FlatModel,
     weights: torch.Tensor,
-    masks: Sequence[torch.Tensor],
+    chosen: Sequence[torch.Tensor],
     coefficients: torch.Tensor,
     x: torch.Tensor,
     outputs: int,
@@ -392,22 +406,22 @@ def entropy_slopes(
     Args:
         model: its parameters and gradient are overwritten; in evaluation mode.
         weights: W ``[P]``.
-        masks: K bool vectors ``[P]``.
+        chosen: the positions in each of the K masks, int64.
         coefficients: alpha ``[K]``.
         x: inputs ``[B, ...]``.
         outputs: logits that count.
     """
     with torch.no_grad():
         mixture = torch.zeros_like(weights)
-        for alpha, mask in zip(coefficients.tolist(), masks, strict=True):
+        for alpha, positions in zip(coefficients.tolist(), chosen, strict=True):
             if alpha:
-                mixture.add_(mask, alpha=alpha)
+                mixture[positions] += alpha
         torch.mul(weights, mixture, out=model.parameters)
     model.gradient.zero_()
     with torch.enable_grad():
         entropy(model(x)[:, :outputs]).mean().backward()
     slopes = model.gradient * weights
-    return torch.stack([slopes[mask].sum() for mask in masks])
+    return torch.stack([slopes[positions].sum() for positions in chosen])
 
 
 def one_shot(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:

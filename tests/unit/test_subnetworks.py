@@ -19,7 +19,7 @@ from strategies.isolated._subnetworks import Subnetworks
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.supermasks import WeightStep, pack, unpack
+from strategies.parts.supermasks import WeightStep, choose, pack, unpack
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
 from streams.ledger import Ledger
@@ -266,7 +266,7 @@ def test_transferred_scores_are_copies(how: str, world: World, tools: Any, monke
     (start,) = starts
     if how == "always":
         spans = strategy._canvas.spans_of((2,))
-        chosen = [u for u, (_, bits) in kept.items() if torch.equal(pack(_subnetworks.choose(start, spans)), bits)]
+        chosen = [u for u, (_, bits) in kept.items() if torch.equal(pack(choose(start, spans)), bits)]
         assert len(chosen) == 1, "right after initialisation the mask is that of the task it starts from"
     else:
         assert torch.allclose(start, torch.stack([s for s, _ in kept.values()]).mean(0))
@@ -545,7 +545,7 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_slopes(sign: float, how: Any) -> Any:
         def find(strategy: Any, units: Any, x: torch.Tensor) -> int:
             canvas = strategy._canvas
-            masks = [unpack(strategy._nets[u].bits, len(canvas)) for u in units]
+            masks = [_subnetworks.positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
             canvas.take_off()
             canvas.model.train(False)
 

@@ -28,6 +28,8 @@ from strategies.parts.supermasks import (
     maskable,
     one_shot,
     pack,
+    positions_of,
+    put_on,
     signed_constants,
     smallest,
     spans_of,
@@ -214,6 +216,11 @@ def test_masks_are_bits(size: int) -> None:
     bits = [pack(m) for m in masks]
     assert all(b.dtype == torch.uint8 and len(b) == math.ceil(size / 8) for b in bits)
     assert all(torch.equal(unpack(b, size), m) for b, m in zip(bits, masks, strict=True))
+    for mask, packed in zip(masks, bits, strict=True):
+        assert torch.equal(positions_of(packed, size), torch.nonzero(mask).squeeze(1))
+        weights, out = draw(size, seed=8), torch.empty(size)
+        put_on(weights, packed, out)
+        assert torch.equal(out, weights * mask)
     assert torch.equal(unpack(union(bits, size), size), masks[0] | masks[1] | masks[2])
     assert not unpack(union([], size), size).any()
 
@@ -224,7 +231,7 @@ def test_entropy_slopes_are_autograds() -> None:
     masks = [draw(len(weights), seed=i) > 0 for i in range(3)]
     x, alpha = draw(5, 1, 8, 8, seed=9), torch.tensor([0.5, 0.2, 0.3])
     model.train(False)
-    slopes = entropy_slopes(model, weights, masks, alpha, x, 4)
+    slopes = entropy_slopes(model, weights, [torch.nonzero(m).squeeze(1) for m in masks], alpha, x, 4)
 
     names = [n for n, p in model.network.named_parameters() if p.requires_grad]
     shapes = {n: p.shape for n, p in model.network.named_parameters()}
