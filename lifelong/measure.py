@@ -108,7 +108,7 @@ class Measure:
 
 
 def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int) -> list[Row]:
-    """Return what an event cost: work, data read, and the size of what is kept.
+    """Return what an event cost (work, data read, the size of what is kept), and what the strategy tells of itself.
 
     Args:
         event: its index.
@@ -130,6 +130,7 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
     rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
     rows += [row(event, "run", "event", name, value, 1) for name, value in sorted(outcome.notes.items())]
+    rows += [row(event, "run", s, name, v, 1) for s, traits in outcome.traits.items() for name, v in traits.items()]
     happened = stream.events[event]
     if isinstance(happened, DeletionRequest):
         audit = next(a for a in plan.audits if a.event == event)

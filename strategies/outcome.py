@@ -16,6 +16,8 @@ class Outcome:
         steps: optimizer steps.
         forward, backward: samples passed through the network, each way (a sample in k epochs counts k times).
         losses: named terms of the last epoch, means per sample.
+        traits: numbers that the strategy tells of its own state, by subject (a unit, a layer, ``A > B`` for a pair of
+            units, ``stream`` for the whole) and metric; the runner puts them into the table as they are.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
         notes: what else is worth a number, by name (stages trained, samples given up ...).
@@ -27,6 +29,7 @@ class Outcome:
     losses: dict[str, float] = field(default_factory=dict)
     exactness: Exactness | None = None
     notes: dict[str, float] = field(default_factory=dict)
+    traits: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return both, one after the other; the later loss and the later note of a name stand."""
@@ -37,8 +40,13 @@ class Outcome:
             self.losses | other.losses,
             other.exactness or self.exactness,
             self.notes | other.notes,
+            self.traits | other.traits,
         )
 
     def graded(self, exactness: Exactness) -> Outcome:
         """Return this outcome with an exactness grade."""
         return replace(self, exactness=exactness)
+
+    def traced(self, traits: dict[str, dict[str, float]]) -> Outcome:
+        """Return this outcome with more traits."""
+        return replace(self, traits=self.traits | traits)

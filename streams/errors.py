@@ -58,6 +58,10 @@ class TrainingError(LifelongError):
     """Training produced something that is not a number."""
 
 
+class IntegrityError(LifelongError):
+    """Something has changed that nothing may change."""
+
+
 def closest(name: str, allowed: Iterable[str]) -> str:
     """Return the tail of an error message: the closest match and everything that is allowed.
 

@@ -197,6 +197,18 @@ METRICS: dict[str, Metric] = {
         "as the score",
         "lower",
     ),
+    "mask_density": Metric("Share of the weights that a task's mask keeps, when it was learned.", "share", "neither"),
+    "mask_overlap": Metric("Share of a task's mask that other masks contain too.", "share", "neither"),
+    "free_share": Metric("Share of a task's mask that it could train.", "share", "neither"),
+    "inherited": Metric(
+        "For `A > B`: B depends on A; the share of B's mask that A has trained (0: through scores or territory).",
+        "share",
+        "neither",
+    ),
+    "capacity_used": Metric("Share of a layer's weights that lie in any mask.", "share", "neither"),
+    "storage_share": Metric(
+        "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
+    ),
     "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
 }
 

@@ -11,7 +11,7 @@ import yaml
 from plotly.graph_objects import Figure
 
 from lifelong.files import write_atomically
-from lifelong.report import figures, tables
+from lifelong.report import figures, subnetworks, tables
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
@@ -44,8 +44,10 @@ def render(facts: Facts) -> str:
         sections += [
             ("units", "What is known of each unit", _matrices(facts)),
             ("requests", "What each request left behind", _requests(facts)),
-            ("cost", "What it cost", _cost(facts)),
         ]
+        if subnetworks.described(facts):
+            sections += [("subnetworks", "How tasks build on each other", _subnetworks(facts))]
+        sections += [("cost", "What it cost", _cost(facts))]
     sections += [("repeat", "How to repeat it", _repeat(facts))]
     metrics = {r.metric for table in facts.run.tables.values() for r in table.rows}
     if metrics:
@@ -64,6 +66,9 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
             yield f"matrix-{name}", figures.matrix(facts, name)
         if figures.panels(facts):
             yield "requests", figures.requests(facts)
+        for name in subnetworks.described(facts):
+            yield f"dependencies-{name}", subnetworks.dependency_map(facts, name)
+            yield f"capacity-{name}", subnetworks.capacity(facts, name)
         yield "costs", figures.costs(facts)
 
 
@@ -149,6 +154,26 @@ def _requests(facts: Facts) -> str:
         f"coming. The dotted line: the request is served.{left_out}"
     )
     return _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+
+
+def _subnetworks(facts: Facts) -> str:
+    parts = []
+    for number, name in enumerate(subnetworks.described(facts)):
+        on_what = (
+            f"{name}, at the end: which task was learned on top of which, and what share of its mask the other has "
+            f"trained. An empty cell: no dependence at all. A cross: the source was deleted or learned again since, so "
+            f"that what stands on it still derives from what is gone."
+        )
+        how_full = (
+            f"{name}: share of each layer's weights that lie in any mask, after every event; stars: the share of a "
+            f"task's mask that it could train."
+        )
+        parts.append(
+            f"<h3>{escape(name)}</h3>"
+            + _drawn(f"figure-dependencies-{number}", subnetworks.dependency_map(facts, name), on_what)
+            + _drawn(f"figure-capacity-{number}", subnetworks.capacity(facts, name), how_full)
+        )
+    return "".join(parts)
 
 
 def _cost(facts: Facts) -> str:

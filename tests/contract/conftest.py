@@ -56,6 +56,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clpu-der": {"memory": 20, "finer": "coarsen"},
     "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
+    "exssnet": {"density": 0.2},
+    "ssnet": {"density": 0.2},
+    "supsup": {"density": 0.2},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall")
 TOGETHER = ("ewc", "replay", "l2")
@@ -105,6 +108,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
     },
+    "exssnet(none)": {"isolated": {"name": "exssnet", "density": 0.2, "repair": "none"}},
+    "ssnet(kkt,none)": {"isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none"}},
+    "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
     "avalanche(replay)+retrain": {
         "learner": {
             "name": "avalanche",

@@ -1,0 +1,217 @@
+"""The one network that all subnetworks share: its weights, how a subnetwork is put on, and what its outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import torch
+
+from strategies.base import Setting
+from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives.classification import Classification
+from strategies.parts.model import FlatModel, digest
+from strategies.parts.supermasks import (
+    Layer,
+    Span,
+    layers_of,
+    maskable,
+    put_on,
+    signed_constants,
+    spans_of,
+)
+from streams.config import Config
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.source import Source
+
+
+@final
+class Canvas:
+    """Weights W ``[P]`` and one model that computes with W * m for whichever mask m was put on last."""
+
+    def __init__(self, setting: Setting, outputs: int | None, density: float) -> None:
+        """Start with the initial weights.
+
+        Args:
+            setting: gives the model.
+            outputs: outputs of every subnetwork; None gives each as many as it has classes.
+            density: share of each layer's weights that a subnetwork keeps.
+        """
+        self._setting, self._outputs, self._density = setting, outputs, density
+        self._classes = isinstance(setting.objective, Classification)
+        if outputs is not None and not self._classes:
+            raise ConfigError("outputs: only classifiers can have more outputs than they need; leave it null.")
+        if outputs is not None and getattr(setting.objective, "loss", "ce") != "ce":
+            raise ConfigError("outputs: superfluous outputs need the softmax; set objective.loss: ce or outputs: null.")
+        self.model = self._make()
+        self.layers: tuple[Layer, ...] = layers_of(self.model)
+        self.weights = self.initial()
+        self._buffers = tuple(self.model.network.buffers())
+        self._first_buffers = self.buffers()
+        self._worn: tuple[object, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.weights.device
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs stand for classes."""
+        return self._classes
+
+    def initial(self) -> torch.Tensor:
+        """Return the initial weights ``[P]``: the signs of the model's own draw, one size per layer."""
+        return signed_constants(self._make().parameters, self.layers)
+
+    def buffers(self) -> tuple[torch.Tensor, ...]:
+        """Return the running statistics as they are, copied."""
+        return tuple(b.clone() for b in self._buffers)
+
+    def put(self, buffers: Sequence[torch.Tensor] | None) -> None:
+        """Put running statistics in place; None stands for the first ones."""
+        self.take_off()
+        for mine, given in zip(self._buffers, self._first_buffers if buffers is None else buffers, strict=True):
+            mine.copy_(given)
+
+    def wear(self, who: object, bits: torch.Tensor, buffers: Sequence[torch.Tensor]) -> None:
+        """Compute as a subnetwork, in evaluation mode.
+
+        Args:
+            who: stands for the subnetwork; nothing is done if it was the last one and no weight has changed.
+            bits: its mask, packed.
+            buffers: its running statistics.
+        """
+        self.put(buffers)
+        put_on(self.weights, bits, self.model.parameters)
+        self.model.train(False)
+        self._worn = (who, self.weights._version)
+
+    def wears(self, who: object) -> bool:
+        """Return whether `who` is on already, with the weights as they are."""
+        return self._worn is not None and self._worn[0] is who and self._worn[1] == self.weights._version
+
+    def take_off(self) -> None:
+        """Forget who was put on: something else computes here now."""
+        self._worn = None
+
+    def classes_of(self, units: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the global outputs that a subnetwork of these units speaks for, ascending."""
+        if not self._classes:
+            return tuple(range(self._setting.objective.num_outputs))
+        return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
+
+    def width_of(self, units: tuple[int, ...]) -> int:
+        """Return how many outputs a subnetwork of these units has.
+
+        Raises:
+            ConfigError: more classes than `outputs` allows.
+        """
+        needed = len(self.classes_of(units))
+        if self._outputs is None:
+            return needed
+        if needed > self._outputs:
+            raise ConfigError(
+                f"outputs: {self._outputs} are too few for the {needed} classes of one experience. Raise it, or leave "
+                f"it null."
+            )
+        return self._outputs
+
+    def spans_of(self, units: tuple[int, ...]) -> tuple[Span, ...]:
+        """Return what a subnetwork of these units chooses in every layer."""
+        return spans_of(self.layers, self._density, "head", self.width_of(units))
+
+    def objective_of(self, units: tuple[int, ...]) -> Local:
+        """Return the objective of a subnetwork: its own first outputs stand for the classes of its units."""
+        return Local(self._setting.objective, self.classes_of(units), self.width_of(units))
+
+    def blank(self, batch: Batch) -> torch.Tensor:
+        """Return outputs ``[B, num_outputs]`` that say nothing: all alike, where they are permitted."""
+        objective = self._setting.objective
+        outputs = self.weights.new_zeros((len(batch), objective.num_outputs))
+        return objective.mask(outputs, batch) if isinstance(objective, Classification) else outputs
+
+    def seal(self, mask: torch.Tensor) -> str:
+        """Return a hash of the weights that a subnetwork computes with."""
+        return digest(self.weights[mask])
+
+    def _make(self) -> FlatModel:
+        return maskable(self._setting.make_model(), self._outputs, self._setting.key / "init" / "outputs")
+
+
+@final
+class Local(Objective):
+    """An objective whose model has outputs of its own: the first of them are some of the objective's outputs.
+
+    Outputs are those of the whole objective, minus infinity where the model has none, followed by the superfluous ones.
+    """
+
+    measure: ClassVar[str] = "accuracy"
+
+    def __init__(self, whole: Objective, classes: tuple[int, ...], width: int, plain: Objective | None = None) -> None:
+        """Speak for `classes`, with `width` outputs of the model; `whole` gives the losses, `plain` the outputs."""
+        self._whole, self._classes, self._width = whole, classes, width
+        self._plain = plain or whole
+
+    @classmethod
+    def for_data(
+        cls,
+        config: Config,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Objective:
+        """Return the whole objective for a source."""
+        return Classification.for_data(config, source, task_classes, device)
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the whole objective."""
+        return self._whole.num_outputs
+
+    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return ``[B, num_outputs + superfluous]``."""
+        return self.widen(self.own(model, batch), batch)
+
+    def own(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the model's own outputs ``[B, width]``."""
+        if not isinstance(self._plain, Classification):
+            return self._plain.outputs(model, batch)
+        return model(batch.x)[:, : self._width]
+
+    def widen(self, own: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the model's own outputs where the whole objective has them."""
+        if not isinstance(self._plain, Classification):
+            return own
+        outputs = own.new_full((len(own), self.num_outputs), float("-inf"))
+        outputs[:, list(self._classes)] = own[:, : len(self._classes)]
+        outputs = self._plain.mask(outputs, batch)
+        return torch.cat([outputs, own[:, len(self._classes) :]], 1) if self._width > len(self._classes) else outputs
+
+    def training_on(self, data: Data) -> Objective:
+        """Return the form for training."""
+        return Local(self._whole.training_on(data), self._classes, self._width, self._plain)
+
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the whole objective's losses; superfluous outputs have a share in the softmax."""
+        kept = outputs[:, : self.num_outputs]
+        losses = self._whole.losses(kept, batch)
+        return losses + (outputs.logsumexp(1) - kept.logsumexp(1)) if outputs.shape[1] > self.num_outputs else losses
+
+    def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the whole objective's scores."""
+        return self._whole.scores(outputs[:, : self.num_outputs], batch)
+
+    def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """Return the whole objective's distribution."""
+        return self._whole.probabilities(outputs[:, : self.num_outputs], batch)
+
+    def fisher_terms(
+        self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the whole objective's terms."""
+        return self._whole.fisher_terms(outputs[:, : self.num_outputs], batch, estimator, generator)

@@ -1,0 +1,646 @@
+"""Subnetworks of one network: what `supsup`, `ssnet` and `exssnet` have in common, learning, deletion and repair."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
+from strategies.isolated._canvas import Canvas
+from strategies.parts.fit import FitConfig, fit
+from strategies.parts.kkt import Transfer, probe, sample_size, worthy
+from strategies.parts.supermasks import (
+    Schedule,
+    ScoreStep,
+    WeightStep,
+    binary,
+    deal,
+    entropy,
+    entropy_slopes,
+    initial_scores,
+    one_shot,
+    pack,
+    positions_of,
+    union,
+    unpack,
+)
+from streams.config import Config as BaseConfig
+from streams.data import Batch, Data
+from streams.errors import CheckpointError, IntegrityError
+from streams.events import DeletionRequest, Experience
+from streams.randomness import Key
+
+Units = tuple[int, ...]
+Writes = Literal["nothing", "mask", "free"]
+"""Which weights a task trains: none, all in its mask, or those in its mask that no other mask contains."""
+Inference = Literal["enumerate", "one-shot", "binary"]
+
+
+class SubnetworkConfig(BaseConfig):
+    """What all of them can be told. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
+
+    density: float = Field(0.1, gt=0, le=1)
+    """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
+    mask_epochs: int | None = Field(None, ge=1)
+    """Passes over an experience while its mask is learned; null takes `training.epochs`."""
+    mask_lr: float = Field(0.01, gt=0)
+    """Learning rate of the scores."""
+    schedule: Schedule = "cosine"
+    """Learning rate over the epochs of a stage: falling by a cosine, or constant."""
+    outputs: int | None = Field(None, ge=1)
+    """Outputs of every subnetwork, the superfluous ones included; null: one for each of its classes."""
+    kkt: Transfer = "none"
+    """Whose scores a task starts from, by a nearest-neighbour probe of the earlier subnetworks' features on new data:
+    `best`, if it is above chance; `always` the best; `all`: the mean over those above chance. Keeps all scores."""
+    kkt_neighbours: int = Field(10, ge=1)
+    """Neighbours that vote, at most half of those that there are."""
+    kkt_share: float = Field(0.2, gt=0, le=1)
+    """Share of the experience that the probe looks at."""
+    repair: Literal["cascade", "none"] = "cascade"
+    """What becomes of tasks that were learned on top of deleted data. cascade: they are learned again, in order, which
+    is exact to the bit. none: only the deleted is dropped, and the grade says whether others still derive from it."""
+
+
+@dataclass(slots=True)
+class Subnetwork:
+    """What belongs to one task.
+
+    Attributes:
+        bits: its mask, packed.
+        buffers: its running statistics.
+        own: bool ``[N]``, samples that it was trained on.
+        derived: bool ``[N]``, samples that it derives from, through other subnetworks too.
+        reads: the others that it depends on directly.
+        seen: how many subnetworks there were, in order, when it was learned (last).
+        stale: whether it derives from what has been deleted since.
+        scores: kept for KKT.
+        seal: hash of the weights that it computes with.
+    """
+
+    bits: torch.Tensor
+    buffers: tuple[torch.Tensor, ...]
+    own: np.ndarray
+    derived: np.ndarray
+    reads: list[Units] = field(default_factory=list)
+    seen: int = 0
+    stale: bool = False
+    scores: torch.Tensor | None = None
+    seal: str = ""
+
+
+class Subnetworks(Strategy, ABC):
+    """One network, and a mask, running statistics and outputs of its own for every set of units that arrives together.
+
+    A task that comes again goes on from its mask. With task labels a query goes to its task's subnetwork; without, or
+    if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
+    """
+
+    def __init__(
+        self,
+        config: SubnetworkConfig,
+        setting: Setting,
+        writes: Writes,
+        weight_stage: tuple[int | None, float] | None = None,
+        inference: Inference = "enumerate",
+    ) -> None:
+        """Start with no subnetwork.
+
+        Args:
+            config: options.
+            setting: what it is built in.
+            writes: which weights a task trains.
+            weight_stage: epochs and learning rate of that, if it trains any.
+            inference: how the subnetwork is found where no task is told.
+        """
+        self._config, self._setting, self._writes, self._inference = config, setting, writes, inference
+        self._canvas = Canvas(setting, config.outputs, config.density)
+        self._mask_stage = self._stage(config.mask_epochs, config.mask_lr)
+        self._weight_stage = None if weight_stage is None else self._stage(*weight_stage)
+        self._nets: dict[Units, Subnetwork] = {}
+        self._owner = self._no_owner(0)
+        self._learning = False
+        self._sealed = self._canvas.weights._version
+
+    @property
+    def access(self) -> Access:
+        """The remaining data of what a request touches."""
+        return Access(retained="full")
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Learn a mask, then the weights in it that may be trained."""
+        self._check()
+        outcome = self._teach(experience, door)
+        return outcome.traced(self._capacity())
+
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
+        self._check()
+        touched, later = self._affected(request.sample_ids)
+        again = touched | later if self._config.repair == "cascade" else touched
+        left = later - again
+        gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
+        for units in left:
+            self._nets[units].stale = True
+            self._nets[units].derived |= gone
+        self._drop(again)
+        outcome = Outcome()
+        for experience in door.history():
+            if experience.units in again:
+                outcome += self._teach(experience, door)
+        return outcome.graded(self._grade()).traced(self._capacity())
+
+    def foresee(self, request: DeletionRequest) -> Exactness:
+        """Return the grade that serving a request would have now, without serving it."""
+        touched, later = self._affected(request.sample_ids)
+        again = touched | later if self._config.repair == "cascade" else touched
+        stale = {u for u, net in self._nets.items() if net.stale}
+        return "bits" if later <= again and stale <= again else "none"
+
+    def dependents(self, units: Units) -> list[Units]:
+        """Return the subnetworks that depend on one, directly or through others, in order."""
+        found = {units}
+        while True:
+            more = {u for u, net in self._nets.items() if u not in found and not found.isdisjoint(net.reads)}
+            if not more:
+                return [u for u in self._nets if u in found and u != units]
+            found |= more
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return outputs ``[B, num_outputs]``; all alike where no subnetwork knows the task."""
+        self._check()
+        restore = self._interrupt()
+        with torch.inference_mode():
+            outputs = self._canvas.blank(batch)
+            for rows, known in self._routes(batch):
+                if known:
+                    part = batch if rows is None else _rows(batch, rows)
+                    answer = self._answer(known, part)
+                    outputs = answer if rows is None else outputs.index_copy(0, rows, answer)
+        restore()
+        return outputs
+
+    def features(self, batch: Batch) -> None:
+        """Return None: the subnetworks share no feature space."""
+        return
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what masks and trained weights derive from."""
+        writers = {u for u, net in self._nets.items() if self._wrote(u)}
+        found = {}
+        for component, nets in (("masks", set(self._nets)), ("weights", writers)):
+            derived = np.logical_or.reduce([self._nets[u].derived for u in nets], initial=False)
+            if np.any(derived):
+                found[component] = ids[derived[ids]]
+        return {component: held for component, held in found.items() if len(held)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Keep no raw sample."""
+        return np.array([], dtype=np.int64)
+
+    def state_dict(self) -> State:
+        """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
+        order = list(self._nets) if self._coupled else sorted(self._nets)
+        state: State = {"subnetworks": [_describe(u, self._nets[u]) for u in order]}
+        if self._writes != "nothing":
+            state["weights"] = self._canvas.weights.clone()
+        if self._writes == "free":
+            state["owner"] = self._owner.clone()
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Put everything back.
+
+        Raises:
+            CheckpointError: the weights are not those that the subnetworks were sealed with.
+        """
+        weights = state["weights"] if self._writes != "nothing" else self._canvas.initial()
+        self._canvas.weights.copy_(weights)
+        if self._writes == "free":
+            self._owner = state["owner"].clone().to(self._canvas.device)
+        self._nets = {tuple(entry["units"]): _rebuild(entry, self._canvas.device) for entry in state["subnetworks"]}
+        try:
+            self._verify()
+        except IntegrityError as error:
+            raise CheckpointError(f"The checkpoint is damaged: {error}") from error
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def _teach(self, experience: Experience, door: Door) -> Outcome:
+        units, canvas = experience.units, self._canvas
+        key = self._setting.key / "fit" / experience.name / experience.incarnation
+        data = door.fetch(experience.sample_ids)
+        known = self._nets.get(units)
+        spans, objective = canvas.spans_of(units), canvas.objective_of(units)
+        scores = initial_scores(canvas.layers, key / "scores", canvas.device)
+        outcome = Outcome()
+        sources: list[Units] = []
+        if known is None:
+            sources, cost = self._sources(data, objective.num_outputs, units, key / "kkt")
+            outcome += cost
+            if sources:
+                scores = torch.stack([self._scores(u) for u in sources]).mean(0)
+        elif known.scores is not None:
+            scores = known.scores.clone()
+        else:
+            scores = deal(scores, unpack(known.bits, len(canvas), canvas.device), spans)
+
+        canvas.put(None if known is None else known.buffers)
+        self._learning = True
+        steps = self._mask_stage.num_steps(len(data))
+        epochs = self._mask_stage.epochs
+        by_score = ScoreStep(
+            self._mask_stage,
+            canvas.weights,
+            scores,
+            spans,
+            canvas.model.parameters,
+            epochs,
+            steps,
+            self._config.schedule,
+        )
+        outcome += fit(canvas.model, objective, data, self._mask_stage, key / "mask", optimizer=by_score)
+        mask = by_score.mask
+        others = {u: net for u, net in self._nets.items() if u != units}
+        free = self._trainable(units, mask, others)
+        reads = self._reads(units, others) | set(sources)
+        if self._weight_stage is not None and bool(free.any()):
+            positions = torch.nonzero(free).squeeze(1)
+            steps, epochs = self._weight_stage.num_steps(len(data)), self._weight_stage.epochs
+            by_weight = WeightStep(self._weight_stage, canvas.weights, positions, epochs, steps, self._config.schedule)
+            outcome += fit(canvas.model, objective, data, self._weight_stage, key / "weights", optimizer=by_weight)
+        self._learning = False
+
+        net = known or Subnetwork(
+            pack(mask), (), np.zeros(self._setting.num_samples, bool), np.zeros(self._setting.num_samples, bool)
+        )
+        self._nets[units] = net
+        net.bits, net.buffers = pack(mask), canvas.buffers()
+        canvas.take_off()
+        net.scores = scores if self._config.kkt != "none" else None
+        net.own[experience.sample_ids] = True
+        net.reads = [u for u in self._nets if u in reads | set(net.reads)]
+        net.derived |= net.own
+        for u in net.reads:
+            net.derived |= self._nets[u].derived
+            net.stale |= self._nets[u].stale
+        net.seen = len(self._nets) if self._coupled else 0
+        if self._writes == "free":
+            self._own(units, free)
+        if self._writes == "mask":
+            self._overwrite(units, mask, others)
+        self._seal(units)
+        return outcome.traced(self._lesson_traits(units, mask, free, others))
+
+    def _stage(self, epochs: int | None, lr: float) -> FitConfig:
+        training = self._setting.training
+        return FitConfig(
+            optimizer="adam",
+            lr=lr,
+            epochs=epochs or training.epochs,
+            batch_size=training.batch_size,
+            clip_norm=training.clip_norm,
+            bn_mode=training.bn_mode,
+        )
+
+    def _sources(self, data: Data, num_outputs: int, units: Units, key: Key) -> tuple[list[Units], Outcome]:
+        """Return whose scores to start from, by KKT, and what the probe cost."""
+        if self._config.kkt == "none" or not self._nets:
+            return [], Outcome()
+        canvas = self._canvas
+        count = sample_size(len(data), self._config.kkt_share)
+        sample = data.batch(data.positions(key)[:count])
+        targets = sample.y.cpu().numpy()
+        qualities = []
+        for u in self._nets:
+            self._wear(u)
+            with torch.inference_mode():
+                features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
+            qualities.append(probe(features.cpu().numpy(), targets, self._config.kkt_neighbours))
+        chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0
+        order = list(self._nets)
+        chosen = [order[i] for i in worthy(qualities, chance, self._config.kkt)]
+        return chosen, Outcome(forward=count * len(order))
+
+    def _scores(self, units: Units) -> torch.Tensor:
+        scores = self._nets[units].scores
+        assert scores is not None
+        return scores
+
+    def _trainable(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> torch.Tensor:
+        """Return which weights of a mask its task may train, bool ``[P]``."""
+        if self._writes != "free":
+            return mask if self._writes == "mask" else torch.zeros_like(mask)
+        # A weight may lie in a live mask without being owned (its owner was deleted), and be owned without lying in
+        # its owner's mask any more (the task came again): either way it is not free.
+        taken = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
+        mine = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
+        return mask & ~taken & ((self._owner == 0) | mine)
+
+    def _reads(self, units: Units, others: dict[Units, Subnetwork]) -> set[Units]:
+        """Return the others without which this task's lesson would have gone otherwise, KKT aside.
+
+        Every score's gradient is multiplied by its weight, so that one trained weight anywhere is enough; and a mask
+        that covers what no other covers keeps weights from being trained.
+        """
+        if self._writes == "nothing" or not others:
+            return set()
+        if self._writes == "mask":
+            return set(others)
+        found = {u for u in others if self._wrote(u)}
+        for u in set(others) - found:
+            rest = union((net.bits for v, net in others.items() if v != u), len(self._canvas))
+            if (others[u].bits & ~rest).any():
+                found.add(u)
+        return found
+
+    def _overwrite(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> None:
+        """Note that earlier subnetworks compute with weights that this task has trained."""
+        bits, mine = pack(mask), self._nets[units]
+        for u, net in others.items():
+            if (net.bits & bits).any():
+                net.reads = [v for v in self._nets if v in {*net.reads, units} and v != u]
+                net.derived |= mine.derived
+                net.stale |= mine.stale
+                net.seal = self._canvas.seal(unpack(net.bits, len(mask), mask.device))
+
+    # --- ownership --------------------------------------------------------------------------------------------------
+
+    def _no_owner(self, count: int) -> torch.Tensor:
+        size = len(self._canvas) if self._writes == "free" else 0
+        return torch.zeros(size, dtype=_number_type(count), device=self._canvas.device)
+
+    def _own(self, units: Units, free: torch.Tensor) -> None:
+        """Write down who has trained which weights: positions in the order of subnetworks, from 1; 0 is nobody."""
+        number = list(self._nets).index(units) + 1
+        self._owner = self._owner.to(_number_type(len(self._nets)))
+        self._owner[free] = number
+
+    def _wrote(self, units: Units) -> bool:
+        if self._writes != "free":
+            return self._writes == "mask"
+        return bool((self._owner == list(self._nets).index(units) + 1).any())
+
+    # --- deletion ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _coupled(self) -> bool:
+        """Whether a task can depend on others at all."""
+        return self._writes != "nothing" or self._config.kkt != "none"
+
+    def _affected(self, ids: np.ndarray) -> tuple[set[Units], set[Units]]:
+        """Return the subnetworks that saw any of `ids`, and the others that would be different without them.
+
+        A subnetwork that is dropped as a whole changes those that depend on it. One that is learned again on less may
+        train other weights, or be chosen by KKT, and changes all that came after it. What was learned after any of
+        those is learned again too, since it must be in the old order.
+        """
+        touched = {u for u, net in self._nets.items() if net.own[ids].any()}
+        if not self._coupled or not touched:
+            return touched, set()
+        order = list(self._nets)
+        if self._writes == "mask":  # what was overwritten cannot be had back but from the start
+            return touched, set(order) - touched
+        starts = []
+        for u in touched:
+            rest = self._nets[u].own.copy()
+            rest[ids] = False
+            starts += [order.index(v) for v in ([u] if rest.any() else self.dependents(u))]
+        if not starts:
+            return touched, set()
+        start = min(starts)
+        while True:
+            positions = [i for i, u in enumerate(order) if self._nets[u].seen > start]
+            if min(positions) == start:
+                return touched, set(order[start:]) - touched
+            start = min(positions)
+
+    def _drop(self, dropped: set[Units]) -> None:
+        """Take subnetworks out, and put the weights that only they have trained back to what they were at first."""
+        canvas, order = self._canvas, list(self._nets)
+        canvas.take_off()
+        kept = [u for u in order if u not in dropped]
+        if self._writes == "free":
+            numbers = torch.zeros(len(order) + 1, dtype=torch.int64, device=canvas.device)
+            for number, u in enumerate(kept, 1):
+                numbers[order.index(u) + 1] = number
+            owner = numbers[self._owner.long()]
+            self._reset((owner == 0) & (self._owner > 0))
+            self._owner = owner.to(_number_type(len(kept)))
+        elif self._writes == "mask":
+            written = union((self._nets[u].bits for u in dropped), len(canvas))
+            shared = union((self._nets[u].bits for u in kept), len(canvas))
+            only = unpack(written & ~shared, len(canvas), canvas.device)
+            self._reset(only if kept else torch.ones_like(only))
+        for u in kept:
+            net = self._nets[u]
+            net.seen -= sum(i < net.seen for i, v in enumerate(order) if v in dropped)
+            net.reads = [v for v in net.reads if v not in dropped]
+        self._nets = {u: self._nets[u] for u in kept}
+        for u in kept:
+            self._seal(u)
+
+    def _reset(self, where: torch.Tensor) -> None:
+        if bool(where.any()):
+            self._canvas.weights[where] = self._canvas.initial()[where]
+
+    def _grade(self) -> Exactness:
+        return "none" if any(net.stale for net in self._nets.values()) else "bits"
+
+    # --- the seal ---------------------------------------------------------------------------------------------------
+
+    def _seal(self, units: Units) -> None:
+        """Hash what a subnetwork computes with; all others are looked at again before anything else happens."""
+        net = self._nets[units]
+        net.seal = self._canvas.seal(unpack(net.bits, len(self._canvas), self._canvas.device))
+        self._sealed = -1
+
+    def _check(self) -> None:
+        """Make sure that no weight has changed since the last look; costs nothing if none was written."""
+        if not self._learning and self._canvas.weights._version != self._sealed:
+            self._verify()
+
+    def _verify(self) -> None:
+        """Compare every subnetwork's weights with its seal.
+
+        Raises:
+            IntegrityError: they differ.
+        """
+        for units, net in self._nets.items():
+            if self._canvas.seal(unpack(net.bits, len(self._canvas), self._canvas.device)) != net.seal:
+                raise IntegrityError(
+                    f"Weights of the subnetwork of {self._name(units)} have changed, and nothing may change them. "
+                    f"Something else has written into the shared network; go back to the last checkpoint."
+                )
+        self._sealed = self._canvas.weights._version
+
+    # --- answering --------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> Callable[[], None]:
+        """Return what puts the model back; it may be asked for answers in the middle of a lesson."""
+        if not self._learning:
+            return lambda: None
+        model, canvas = self._canvas.model, self._canvas
+        parameters, buffers = model.parameters.clone(), canvas.buffers()
+
+        def restore() -> None:
+            canvas.put(buffers)
+            model.parameters.copy_(parameters)
+
+        return restore
+
+    def _routes(self, batch: Batch) -> Iterable[tuple[torch.Tensor | None, list[Units]]]:
+        """Yield rows (None: all of them) and the subnetworks that may know them."""
+        if batch.task is None:
+            yield None, list(self._nets)
+            return
+        tasks = batch.task.unique().tolist()
+        for task in tasks:
+            rows = torch.nonzero(batch.task == task).squeeze(1) if len(tasks) > 1 else None
+            yield rows, [u for u in self._nets if task in u]
+
+    def _answer(self, known: Sequence[Units], batch: Batch) -> torch.Tensor:
+        if len(known) == 1:
+            return self._outputs(known[0], batch)
+        if not self._canvas.classifies:
+            return torch.stack([self._outputs(u, batch) for u in known]).mean(0)
+        if self._inference == "enumerate":
+            tried = [self._own_outputs(u, batch) for u in known]
+            chosen = torch.stack([entropy(own) for own in tried]).argmin(0)
+            return _by_choice(chosen, lambda i, rows: self._widened(known[i], tried[i][rows], _rows(batch, rows)))
+        masks = [positions_of(self._nets[u].bits, len(self._canvas), self._canvas.device) for u in known]
+        chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)], device=batch.x.device)
+        return _by_choice(chosen, lambda i, rows: self._outputs(known[i], _rows(batch, rows)))
+
+    def _infer(self, known: Sequence[Units], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
+        canvas = self._canvas
+        outputs = max(canvas.width_of(u) for u in known)
+        with torch.inference_mode(False):
+            x = x.clone()
+            statistics = zip(*(self._nets[u].buffers for u in known), strict=True)
+            canvas.put([torch.stack(b).mean(0, dtype=torch.float64).to(b[0].dtype) for b in statistics])
+            canvas.model.train(False)
+
+            def slopes(coefficients: torch.Tensor) -> torch.Tensor:
+                return entropy_slopes(canvas.model, canvas.weights, masks, coefficients, x, outputs)
+
+            return (one_shot if self._inference == "one-shot" else binary)(slopes, len(known))
+
+    def _outputs(self, units: Units, batch: Batch) -> torch.Tensor:
+        """Return a subnetwork's outputs ``[B, num_outputs]``."""
+        return self._widened(units, self._own_outputs(units, batch), batch)
+
+    def _widened(self, units: Units, own: torch.Tensor, batch: Batch) -> torch.Tensor:
+        objective = self._canvas.objective_of(units)
+        return objective.widen(own, batch)[:, : objective.num_outputs]
+
+    def _own_outputs(self, units: Units, batch: Batch) -> torch.Tensor:
+        """Return a subnetwork's own outputs, the superfluous ones too."""
+        self._wear(units)
+        return self._canvas.objective_of(units).own(self._canvas.model, batch)
+
+    def _wear(self, units: Units) -> None:
+        net = self._nets[units]
+        if not self._canvas.wears(net):
+            self._canvas.wear(net, net.bits, net.buffers)
+
+    # --- what it says of itself -------------------------------------------------------------------------------------
+
+    def _name(self, units: Units) -> str:
+        return "+".join(self._setting.units[u].name for u in units)
+
+    def _lesson_traits(
+        self, units: Units, mask: torch.Tensor, free: torch.Tensor, others: dict[Units, Subnetwork]
+    ) -> dict[str, dict[str, float]]:
+        """Return, for the report, how much of its mask a task could train, and how much it shares with whom."""
+        size, name, bits = int(mask.sum()), self._name(units), pack(mask)
+        taken = union((net.bits for net in others.values()), len(mask))
+        traits = {
+            name: {
+                "mask_density": size / sum(s.stop - s.start for s in self._canvas.spans_of(units)),
+                "mask_overlap": _count(bits & taken) / size,
+                "free_share": int(free.sum()) / size,
+            }
+        }
+        order = list(self._nets)
+        for u in self._nets[units].reads:
+            owned = self._nets[u].bits if self._writes != "free" else pack(self._owner == order.index(u) + 1)
+            traits[f"{self._name(u)} > {name}"] = {"inherited": _count(bits & owned) / size}
+        for u, net in others.items():
+            if self._writes == "mask" and units in net.reads:  # overwritten
+                traits[f"{name} > {self._name(u)}"] = {"inherited": _count(bits & net.bits) / _count(net.bits)}
+        return traits
+
+    def _capacity(self) -> dict[str, dict[str, float]]:
+        """Return the share of each layer's weights that lie in any mask, and storage against one network per task."""
+        canvas = self._canvas
+        used = unpack(union((net.bits for net in self._nets.values()), len(canvas)), len(canvas), canvas.device)
+        traits = {
+            f"layer {layer.name}": {"capacity_used": int(used[layer.start : layer.stop].sum()) / layer.size}
+            for layer in canvas.layers
+        }
+        if self._nets:
+            one = canvas.model.num_bytes()
+            trained = (canvas.weights, self._owner) if self._writes != "nothing" else ()
+            kept = [t for net in self._nets.values() for t in (net.bits, *net.buffers, *_some(net.scores))]
+            total = sum(t.numel() * t.element_size() for t in (*kept, *trained))
+            traits["stream"] = {"storage_share": total / (one * len(self._nets))}
+        return traits
+
+
+def _describe(units: Units, net: Subnetwork) -> State:
+    entry: State = {
+        "units": list(units),
+        "bits": net.bits.clone(),
+        "buffers": [b.clone() for b in net.buffers],
+        "reads": [list(u) for u in net.reads],
+        "seen": net.seen,
+        "stale": net.stale,
+        "seal": net.seal,
+        "derived": {"own": torch.from_numpy(net.own.copy()), "all": torch.from_numpy(net.derived.copy())},
+    }
+    if net.scores is not None:
+        entry["scores"] = net.scores.clone()
+    return entry
+
+
+def _rebuild(entry: State, device: torch.device) -> Subnetwork:
+    return Subnetwork(
+        bits=entry["bits"].clone(),
+        buffers=tuple(b.clone().to(device) for b in entry["buffers"]),
+        own=entry["derived"]["own"].numpy().copy(),
+        derived=entry["derived"]["all"].numpy().copy(),
+        reads=[tuple(u) for u in entry["reads"]],
+        seen=entry["seen"],
+        stale=entry["stale"],
+        scores=entry["scores"].clone().to(device) if "scores" in entry else None,
+        seal=entry["seal"],
+    )
+
+
+def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
+    task = None if batch.task is None else batch.task[rows]
+    return Batch(batch.ids[rows], batch.x[rows], batch.y[rows], task)
+
+
+def _by_choice(chosen: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return every sample's answer by the one that was chosen for it; `answer` takes one and its rows."""
+    rows = [(i, torch.nonzero(chosen == i).squeeze(1)) for i in chosen.unique().tolist()]
+    return torch.cat([answer(i, r) for i, r in rows])[torch.cat([r for _, r in rows]).argsort()]
+
+
+def _some(scores: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    return () if scores is None else (scores,)
+
+
+def _count(bits: torch.Tensor) -> int:
+    return int(np.unpackbits(bits.numpy()).sum())
+
+
+def _number_type(count: int) -> torch.dtype:
+    return torch.uint8 if count < 256 else torch.int32
