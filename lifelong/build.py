@@ -7,6 +7,7 @@ from typing import cast
 
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
+from lifelong.suitability import check_parts
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -74,7 +75,9 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
         return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     unlearner: Unlearner = class_of(module, Unlearner)(options, setting)
-    return Composed(make_learner(strategy, setting, where), unlearner)
+    learner = make_learner(strategy, setting, where)
+    check_parts(unlearner, learner, [p.name for p in strategy.learner], where)
+    return Composed(learner, unlearner)
 
 
 def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
