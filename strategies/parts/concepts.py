@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.linear_model import Lasso
 from sklearn.svm import LinearSVC
 
 from streams.randomness import Key
@@ -41,15 +42,14 @@ def concept_vectors(features: np.ndarray, labels: np.ndarray, samples: int, key:
 
 
 def class_weights(scores: np.ndarray, is_class: np.ndarray, sparsity: float) -> np.ndarray:
-    """Return one row of a sparse linear layer from concept scores to classes: an l1-penalised linear machine.
+    """Return one row of a sparse linear layer from concept scores to classes, ``[J]``: the lasso on 0 and 1.
 
     Args:
         scores: standardised concept scores ``[n, J]``.
-        is_class: bool ``[n]``, both values occur.
-        sparsity: strength of the penalty; the inverse of scikit-learn's C.
+        is_class: bool ``[n]``.
+        sparsity: weight of the l1 penalty beside half the mean squared error.
     """
-    model = LinearSVC(penalty="l1", dual=False, C=1 / sparsity, random_state=0)
-    return np.asarray(model.fit(scores, is_class).coef_[0])
+    return np.asarray(Lasso(alpha=sparsity).fit(scores, is_class.astype(np.float64)).coef_)
 
 
 def _machine(x: np.ndarray, y: np.ndarray, c: float) -> LinearSVC:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from strategies.base import Setting
-from streams.data import Data
 from streams.errors import StreamError
 from streams.events import DeletionRequest, Unit
 
@@ -16,20 +15,15 @@ def named_classes(request: DeletionRequest, units: tuple[Unit, ...]) -> list[int
     return sorted({*request.keys_of("class"), *of_tasks})
 
 
-def deleted_classes(request: DeletionRequest, setting: Setting, retained: Data) -> list[int]:
-    """Return the classes that the request deletes as a whole.
+def whole_classes(request: DeletionRequest, setting: Setting) -> list[int]:
+    """Return the classes of a request that names nothing else. Whether all of a class goes is checked before a run.
 
     Raises:
-        StreamError: it names something else, or samples of the classes stay.
+        StreamError: it names samples or users.
     """
-    classes = named_classes(request, setting.units)
     if any(a.scope not in ("class", "task") for a in request.asks):
         raise StreamError(f"{request.name} names samples or users; only whole classes can be deleted here.")
-    left = retained.targets().unique().tolist()
-    stay = sorted(set(classes) & set(left))
-    if stay:
-        raise StreamError(f"{request.name}: samples of class {stay[0]} stay; only whole classes can be deleted here.")
-    return classes
+    return named_classes(request, setting.units)
 
 
 def task_of(classes: list[int], setting: Setting, like: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unle
 from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.unlearners._classes import deleted_classes
+from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
 from strategies.unlearners._retained import (
     DefaultRetainConfig,
@@ -45,8 +45,8 @@ class Config(DefaultRetainConfig):
     """Train the whole model, or the head on a frozen body."""
     concept_samples: int = Field(100, ge=2)
     """Samples of a class, and as many others, that its concept is learned from."""
-    sparsity: float = Field(1.0, gt=0)
-    """Strength of the l1 penalty of the layer from concepts to the class."""
+    sparsity: float = Field(0.01, gt=0)
+    """Strength of the l1 penalty of the layer from concepts to the class (lasso)."""
 
 
 def donor_and_concept(
@@ -99,9 +99,9 @@ def window_of(
     if config.patch == "center":
         return torch.tensor([(height - h) // 2, (width - w) // 2]).expand(len(x), 2)
     if config.patch == "random":
-        top = (key / "top").uniform(ids) * (height - h + 1)
-        left = (key / "left").uniform(ids) * (width - w + 1)
-        return torch.from_numpy(np.stack([top, left], 1).astype(np.int64))
+        down = (key / "top").uniform(ids) * (height - h + 1)
+        right = (key / "left").uniform(ids) * (width - w + 1)
+        return torch.from_numpy(np.stack([down, right], 1).astype(np.int64))
     corners = [(t, s) for t in _places(height, h) for s in _places(width, w)]
     found = []
     with torch.no_grad():
@@ -189,7 +189,7 @@ class ConceptPoisoning(Unlearner):
         config, model, setting = self.config, learner.model, self.setting
         retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
-        classes = deleted_classes(request, setting, retained)
+        classes = whole_classes(request, setting)
         key = setting.key / "concept-poisoning" / request.name
         own = forget_set.all()
         if config.patch != "none" and own.x.ndim != 4:

@@ -15,7 +15,7 @@ from strategies.parts.fisher import evaluating
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.unlearners._classes import deleted_classes, task_of
+from strategies.unlearners._classes import task_of, whole_classes
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
@@ -111,7 +111,7 @@ class UNSIR(Unlearner):
         """Learn a noise batch per class, impair, repair."""
         config, model, objective, setting = self.config, learner.model, self.setting.objective, self.setting
         retained = some_retained_data(config.retained, learner, door, request)
-        classes = deleted_classes(request, setting, retained)
+        classes = whole_classes(request, setting)
         key = setting.key / "unsir" / request.name
         subset = balanced(retained, config.per_class, key / "subset")
         example = subset.batch(torch.zeros(1, dtype=torch.int64, device=model.parameters.device))
