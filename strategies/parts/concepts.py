@@ -49,7 +49,7 @@ def class_weights(scores: np.ndarray, is_class: np.ndarray, sparsity: float) -> 
         is_class: bool ``[n]``.
         sparsity: weight of the l1 penalty beside half the mean squared error.
     """
-    return np.asarray(Lasso(alpha=sparsity).fit(scores, is_class.astype(np.float64)).coef_)
+    return np.asarray(Lasso(alpha=sparsity, random_state=0).fit(scores, is_class.astype(np.float64)).coef_)
 
 
 def _machine(x: np.ndarray, y: np.ndarray, c: float) -> LinearSVC:
