@@ -429,10 +429,10 @@ def test_fisher_noise_has_the_variance_it_should(fx: Blobs) -> None:
 def test_unsir_forgets_a_class_without_reading_it(fx: Blobs) -> None:
     request = fx.request(*CLASS_0)
     source = fx.ruined(request.sample_ids)
-    options = {"name": "unsir", "lr": 0.01, "repair_lr": 0.005, "per_class": 50, "copies": 5, "batch_size": 64}
+    options = {"name": "unsir", "per_class": 200, "copies": 5, "batch_size": 64}
     strategy, _, _ = fx.served(options, request, source)
-    assert fx.accuracy(strategy, request.sample_ids) < 0.5
-    assert fx.accuracy(strategy, fx.rest(request)) > 0.85
+    assert fx.accuracy(strategy, request.sample_ids) < 0.1
+    assert fx.accuracy(strategy, fx.rest(request)) > 0.97
 
 
 def test_unsir_noise_is_hated() -> None:
