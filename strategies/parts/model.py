@@ -64,7 +64,7 @@ class FlatModel:
         self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-        self._fixed: torch.Tensor | None = None  # positions that must not move at present, and their values
+        self._fixed: torch.Tensor | None = None  # which weights must not move at present, and their values
         self._values = torch.empty(0)
         self.slices: dict[str, slice] = {}
         start = 0
@@ -114,9 +114,8 @@ class FlatModel:
         before = self._fixed, self._values, self._still
         fixed = ~movable
         if self._fixed is not None:
-            fixed[self._fixed] = True
-        self._fixed = torch.nonzero(fixed).squeeze(1)
-        self._values = self.parameters[self._fixed].clone()
+            fixed |= self._fixed
+        self._fixed, self._values = fixed, self.parameters.clone()
         names = {m: n for n, m in self.network.named_modules()}
         parts = {m: [self.slices.get(f"{names[m]}.{p}") for p, _ in m.named_parameters()] for m in self._norms}
         self._still = [
@@ -130,7 +129,7 @@ class FlatModel:
     def hold(self) -> None:
         """Put the weights back that must not move at present."""
         if self._fixed is not None:
-            self.parameters[self._fixed] = self._values
+            torch.where(self._fixed, self._values, self.parameters, out=self.parameters)
 
     def train(self, on: bool = True, bn_mode: Literal["train", "eval"] = "train") -> None:
         """Set the mode; batch norms stay in evaluation mode where they are frozen, or if `bn_mode` is eval."""
