@@ -47,7 +47,8 @@ class Config(BaseConfig):
     vae_epochs: int = Field(10, ge=1)
     """Passes that the auto-encoders are trained."""
     decoder: Decoder = "linear"
-    """linear: features are standardised by those of all data, and the decoder's output is not bounded. sigmoid: raw
+    """linear: features are standardised by those of all data (deviations below a tenth of their mean are raised to
+    that), and the decoder's output is not bounded. sigmoid: raw
     features and a bounded output, as in the authors' code; the unlearning step is then nearly flat."""
     max_ratio: float | None = Field(0.5, gt=0)
     """Refuse a request for classes or tasks if the forget set's auto-encoder rebuilds its own features with more than
@@ -156,7 +157,8 @@ class LAF(Unlearner):
         if self.config.decoder == "sigmoid":
             return torch.zeros_like(e[0]), torch.ones_like(e[0])
         scale = e.std(0, correction=0)
-        return e.mean(0), torch.where(scale > 0, scale, 1.0)
+        # A feature that hardly ever fires would be blown up without bound once it does.
+        return e.mean(0), scale.clamp(min=max(0.1 * float(scale.mean()), 1e-12))
 
     def _vae(self, e: torch.Tensor, key: Key) -> FlatModel:
         config = self.config

@@ -118,6 +118,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": ["importance-log", {"name": "replay", **OPTIONS["replay"]}],
         "unlearner": {"name": "ssd", "whole": "stored", "alpha": 2.0},
     },
+    "replay+ssd(memory)": {
+        "learner": {"name": "replay", **OPTIONS["replay"]},
+        "unlearner": {"name": "ssd", "whole": "memory", "alpha": 2.0},
+    },
     "replay+salun(soft, memory)": {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "salun", "form": "soft", "retained": "memory", "epochs": 1},

@@ -167,7 +167,9 @@ def test_l1_ends_with_smaller_weights_than_fine_tuning(fx: Blobs) -> None:
 
 def test_pruned_weights_stay_pruned(fx: Blobs) -> None:
     method = {"name": "finetune", "epochs": 2, "weight_decay": 0.0}
-    strategy, _, _ = fx.served({"name": "prune-first", "sparsity": 0.6, "epochs": 2, "method": method}, fx.request(*FEW))
+    strategy, _, _ = fx.served(
+        {"name": "prune-first", "sparsity": 0.6, "epochs": 2, "method": method}, fx.request(*FEW)
+    )
     zero = strategy.learner.model.parameters == 0
     assert abs(float(zero.float().mean()) - 0.6) < 1e-3
     assert fx.accuracy(strategy, fx.source.test_ids) > 0.9
