@@ -9,6 +9,7 @@ from typing import cast
 from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
+from lifelong.suitability import check_parts
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -93,7 +94,9 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     unlearning = replace(setting, objective=setting.objective.for_unlearning())
     unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
-    return Composed(make_learner(strategy, setting, where), unlearner)
+    learner = make_learner(strategy, setting, where)
+    check_parts(unlearner, learner, [p.name for p in strategy.learner], where)
+    return Composed(learner, unlearner)
 
 
 def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:

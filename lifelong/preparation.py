@@ -12,6 +12,7 @@ from lifelong.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.config import RunConfig, content_hash
 from lifelong.evaluation import EvaluationPlan, plan_evaluation
 from lifelong.files import code_version
+from lifelong.suitability import check_stream
 from strategies.base import Setting
 from streams.errors import ConfigError
 from streams.stream import Stream
@@ -53,7 +54,7 @@ def prepare(config: RunConfig) -> Prepared:
     stream = make_stream(config, make_source(config))
     setting = make_setting(config, stream)
     for name, strategy in config.strategies.items():
-        make_strategy(strategy, setting, f"strategies.{name}")
+        check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")
     return Prepared(
         config=config,
         resolved=resolved,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
 from streams.config import Config
 from streams.data import Batch, Data
-from streams.events import DeletionRequest, Experience, Unit
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience, Scope, Unit
 from streams.ledger import Access, Door
 from streams.randomness import Key
 
@@ -28,11 +29,18 @@ __all__ = [
     "Lesson",
     "Outcome",
     "Plugin",
+    "Scope",
     "Setting",
     "State",
     "Strategy",
+    "Targets",
     "Unlearner",
 ]
+
+T = TypeVar("T")
+
+Targets = Literal["any", "classes", "numbers"]
+"""What a model predicts."""
 
 State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
@@ -157,6 +165,14 @@ class Learner(ABC):
     def restore(self, door: Door) -> None:  # noqa: B027
         """See `Strategy.restore`."""
 
+    def part(self, kind: type[T]) -> T:
+        """Return the one thing of a kind that a plugin offers to unlearners.
+
+        Raises:
+            ConfigError: no plugin does.
+        """
+        raise ConfigError(f"The learner has no plugin that offers {kind.__name__}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -209,6 +225,10 @@ class Plugin(Hooks):
     def settle(self, model: FlatModel) -> None:
         """Accept weights that an unlearner has changed."""
 
+    def offers(self) -> tuple[object, ...]:
+        """Return what unlearners may read and change: notes that were taken while learning."""
+        return ()
+
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return, per component, those of `ids` the state contains or was derived from."""
         return {}
@@ -226,7 +246,18 @@ class Plugin(Hooks):
 
 
 class Unlearner(ABC):
-    """The forgetting half of a composed strategy: changes a learner's model on request."""
+    """The forgetting half of a composed strategy: changes a learner's model on request.
+
+    What it declares here is checked before a run starts. It keeps nothing between requests: what must outlive one
+    (stored updates, importances) belongs to a learner plugin, which is purged, saved and audited like all others.
+    """
+
+    scopes: tuple[Scope, ...] = ("sample", "class", "task", "user")
+    """What a request may name."""
+    whole_classes: bool = False
+    """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
+    targets: Targets = "any"
+    """What the model must predict."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
@@ -237,6 +268,16 @@ class Unlearner(ABC):
     @abstractmethod
     def access(self) -> Access:
         """What it may read while serving a request."""
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """Names of the learner plugins whose notes it reads."""
+        return ()
+
+    @property
+    def needs_retained(self) -> bool:
+        """Whether it cannot serve a request that leaves nothing to retain."""
+        return False
 
     @abstractmethod
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:

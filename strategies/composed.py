@@ -9,6 +9,7 @@ import torch
 
 from strategies.base import Access, Door, Learner, Outcome, State, Strategy, Unlearner
 from streams.data import Batch
+from streams.errors import LifelongError
 from streams.events import DeletionRequest, Experience
 
 
@@ -31,10 +32,21 @@ class Composed(Strategy):
         return self.learner.learn(experience, door)
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
-        """Clean the learner's own state, let the unlearner act, and settle on weights that it has changed."""
+        """Clean the learner's own state, let the unlearner act, and settle on weights that it has changed.
+
+        Raises:
+            LifelongError: the unlearner failed. The model is then as it was before the request; what the plugins kept
+                of its samples is gone.
+        """
         self.learner.purge(request)
-        before = self.learner.model.parameters.clone()
-        outcome = self.unlearner.forget(request, self.learner, door)
+        state = self.learner.model.state_dict()
+        before = state["parameters"]
+        assert isinstance(before, torch.Tensor)
+        try:
+            outcome = self.unlearner.forget(request, self.learner, door)
+        except LifelongError:
+            self.learner.model.load_state_dict(state)
+            raise
         # An exact unlearner rebuilds the learner's whole state; anchors are where they belong already.
         if outcome.exactness == "none" and not torch.equal(before, self.learner.model.parameters):
             self.learner.settle()

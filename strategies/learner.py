@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Sett
 from strategies.parts.fit import fit
 from strategies.parts.optimizers import make_optimizer
 from streams.events import DeletionRequest, Experience
+
+T = TypeVar("T")
 
 
 @final
@@ -89,6 +91,14 @@ class SGDLearner(Learner):
         return np.unique(
             np.concatenate([np.array([], dtype=np.int64), *(p.stored_ids() for p in self.plugins.values())])
         )
+
+    def part(self, kind: type[T]) -> T:
+        """Return what a plugin offers."""
+        for plugin in self.plugins.values():
+            for offered in plugin.offers():
+                if isinstance(offered, kind):
+                    return offered
+        return super().part(kind)
 
     def state_dict(self) -> State:
         """Return model, plugins and the record of what the weights were derived from."""

@@ -48,9 +48,20 @@ class Data:
     Rows are index selections; nothing is copied until a batch is taken.
     """
 
-    def __init__(self, ids: np.ndarray, x: torch.Tensor, y: torch.Tensor, task: torch.Tensor | None) -> None:
-        """Keep references to whole columns `x`, `y`, `task` (``[N]``) and the `ids` (rows) that may be read."""
+    def __init__(
+        self,
+        ids: np.ndarray,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        task: torch.Tensor | None,
+        lent: tuple[Data, ...] = (),
+    ) -> None:
+        """Keep references to whole columns `x`, `y`, `task` (``[N]``) and the `ids` (rows) that may be read.
+
+        Views that are made of other views close with any of them (`lent`).
+        """
         self.ids = ids
+        self._lent = lent
         self._rows = torch.from_numpy(ids).to(x.device)
         self._x, self._y, self._task = x, y, task
         self._open = True
@@ -84,6 +95,28 @@ class Data:
         order = np.arange(len(self)) if key is None else key.order(self.ids)
         return torch.from_numpy(order).to(self._rows.device)
 
+    def relabelled(self, targets: torch.Tensor) -> Data:
+        """Return the same rows with other targets ``[n]``."""
+        self._check()
+        y = self._y.clone()
+        y[self._rows] = targets.to(y)
+        return Data(self.ids, self._x, y, self._task, (self,))
+
+    def joined(self, other: Data) -> Data:
+        """Return the rows of both; `other` must be a view of the same source, and share no row with this one."""
+        self._check()
+        y = self._y
+        if other._y is not y:
+            y = y.clone()
+            y[other._rows] = other.targets()
+        ids = np.sort(np.concatenate([self.ids, other.ids]))
+        return Data(ids, self._x, y, self._task, (self, other))
+
+    def part(self, positions: np.ndarray) -> Data:
+        """Return the rows at some positions (ascending)."""
+        self._check()
+        return Data(self.ids[positions], self._x, self._y, self._task, (self,))
+
     def close(self) -> None:
         """Refuse every read from now on."""
         self._open = False
@@ -94,5 +127,7 @@ class Data:
         return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task)
 
     def _check(self) -> None:
+        for data in self._lent:
+            data._check()
         if not self._open:
             raise LedgerError("This data was lent for one event, and the event is over. Ask the door again.")

@@ -184,6 +184,7 @@ class Door:
                 + ("." if self._to_forget is not None else " and no request is being served.")
             )
         self._read[self._to_forget] = True
+        self._own[self._to_forget] = True  # not retained data: it does not count against a buffer
         return self._lend(self._to_forget)
 
     def history(self) -> tuple[Experience, ...]:

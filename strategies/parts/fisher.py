@@ -50,7 +50,7 @@ def diagonal_fisher(
     total = torch.zeros_like(model.parameters)
     outcome = Outcome()
     batches = data.batches(batch_size)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             if estimator == "batch":
                 square, passes = _batch_square(model, objective, batch), 1
@@ -82,14 +82,24 @@ def output_sensitivity(
         return [(torch.ones(len(outputs), device=outputs.device), finite.square().sum(1))]
 
     total = torch.zeros_like(model.parameters)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in data.batches(batch_size):
             total += _sample_sums(model, objective, batch, squared_norm, torch.abs)[0] / len(data)
     return total, Outcome(forward=len(data), backward=len(data))
 
 
+def loss_gradient(model: FlatModel, objective: Objective, data: Data, batch_size: int = 256) -> torch.Tensor:
+    """Return sum_x d l(x, y), ``[P]``, with the training loss, in evaluation mode; it costs one pass each way."""
+    objective = objective.training_on(data)
+    total = torch.zeros_like(model.parameters)
+    with evaluating(model):
+        for batch in data.batches(batch_size):
+            total += gradient_of(model, objective.losses(objective.outputs(model, batch), batch).sum())
+    return total
+
+
 @contextmanager
-def _evaluating(model: FlatModel) -> Iterator[None]:
+def evaluating(model: FlatModel) -> Iterator[None]:
     """Lend the model in evaluation mode, and put every module's mode back."""
     modes = [(module, module.training) for module in model.network.modules()]
     model.train(False)
@@ -102,10 +112,11 @@ def _evaluating(model: FlatModel) -> Iterator[None]:
 
 def _batch_square(model: FlatModel, objective: Objective, batch: Batch) -> torch.Tensor:
     loss = objective.losses(objective.outputs(model, batch), batch).mean()
-    return _gradient(model, loss).square()
+    return gradient_of(model, loss).square()
 
 
-def _gradient(model: FlatModel, loss: torch.Tensor, retain: bool = False) -> torch.Tensor:
+def gradient_of(model: FlatModel, loss: torch.Tensor, retain: bool = False) -> torch.Tensor:
+    """Return the gradient of a scalar, ``[P]``; the model's own gradient vector is left alone."""
     parameters = [p for p in model.network.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, retain_graph=retain, allow_unused=True)
     return torch.cat(
@@ -132,7 +143,7 @@ def _sample_sums(
     for weights, losses in terms:
         if not layers_known:
             for i in range(len(batch)):
-                total += weights[i] * size(_gradient(model, losses[i], retain=True))
+                total += weights[i] * size(gradient_of(model, losses[i], retain=True))
             continue
         deltas = torch.autograd.grad(losses.sum(), [z for _, _, z in calls], retain_graph=True)
         for (module, a, _), delta in zip(calls, deltas, strict=True):

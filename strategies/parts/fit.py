@@ -69,6 +69,14 @@ class Hooks:
         """Return the gradient ``[P]`` to step along; it may be changed in place."""
         return gradient
 
+    def proceed(self, loss: torch.Tensor) -> bool:
+        """Return whether to take the step; if not, training ends at the weights as they are.
+
+        Args:
+            loss: the scalar that was differentiated, without gradient; the `gradient` hooks have run.
+        """
+        return True
+
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
         """Take note of a step that was made.
 
@@ -211,6 +219,7 @@ def fit(
         return Outcome()
     extend = [h.extend for h in hooks if type(h).extend is not Hooks.extend]
     displace = [h.displace for h in hooks if type(h).displace is not Hooks.displace]
+    may_stop = [h.proceed for h in hooks if type(h).proceed is not Hooks.proceed]
     note_step = [h.stepped for h in hooks if type(h).stepped is not Hooks.stepped]
     objective = objective.training_on(data)
     descent = _Descent(model, objective, hooks)
@@ -218,10 +227,13 @@ def fit(
     observer = _observer.get()
     optimizer = optimizer or make_optimizer(training, model.parameters)
     model.train(bn_mode=training.bn_mode)
-    step = samples = 0
+    step = samples = seen = 0
+    stopped = False
     with seeded_torch(key / "noise"):
         for epoch in range(training.epochs):
-            total = torch.zeros((), device=model.parameters.device)
+            if stopped:
+                break
+            total, seen = torch.zeros((), device=model.parameters.device), 0
             for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
                 batch = data.batch(positions)
                 for add in extend:
@@ -232,25 +244,30 @@ def fit(
                     if displaced is not model.parameters:
                         model.parameters.copy_(displaced)
                 loss, gradient = descent(batch)
+                samples += len(batch)
+                if may_stop and not all(go_on(loss) for go_on in may_stop):
+                    stopped = True
+                    break
                 if training.clip_norm is not None:
                     gradient.mul_((training.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
                 before = model.parameters.clone() if note_step else None
                 optimizer.step(model.parameters, gradient)
+                model.hold()
                 if before is not None:
                     change = model.parameters - before
                     for note in note_step:
                         note(descent.kept, change)
                 total += loss * len(positions)
-                samples += len(batch)
+                seen += len(positions)
                 step += 1
                 if observer is not None:
                     observer(step)
                     model.train(bn_mode=training.bn_mode)
-    mean = float(total) / len(data)
+    mean = float(total) / seen if seen else 0.0
     if not math.isfinite(mean) or not math.isfinite(float(model.parameters.abs().max())):
         raise TrainingError(
             f"Training diverged: the loss of the last epoch is {mean}. Lower training.lr (now {training.lr:g}), or the "
             f"strength of a penalty: explicit steps are stable only while lr x strength x importance stays below 2."
         )
     samples += slopes.samples
-    return Outcome(steps=step, forward=samples, backward=samples, losses={"loss": mean})
+    return Outcome(steps=step, forward=samples, backward=samples, losses={"loss": mean} if seen else {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Literal, final
 
 import torch
@@ -62,6 +64,8 @@ class FlatModel:
         self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        self._fixed: torch.Tensor | None = None  # which weights must not move at present, and their values
+        self._values = torch.empty(0)
         self.slices: dict[str, slice] = {}
         start = 0
         for name, parameter in named:
@@ -96,6 +100,36 @@ class FlatModel:
         if part == "attention" and not bool(mask.any()):
             raise ConfigError(NO_ATTENTION)
         return mask
+
+    @contextlib.contextmanager
+    def moving_only(self, movable: torch.Tensor) -> Iterator[None]:
+        """Let training move some weights alone while this is open: after every step of `fit` the others are put back.
+
+        Masking gradients would not do: momentum and weight decay move a weight without any gradient. Batch norms of
+        which no parameter moves normalise by their running statistics and leave them alone. Nested calls add up.
+
+        Args:
+            movable: bool ``[P]``.
+        """
+        before = self._fixed, self._values, self._still
+        fixed = ~movable
+        if self._fixed is not None:
+            fixed |= self._fixed
+        self._fixed, self._values = fixed, self.parameters.clone()
+        names = {m: n for n, m in self.network.named_modules()}
+        parts = {m: [self.slices.get(f"{names[m]}.{p}") for p, _ in m.named_parameters()] for m in self._norms}
+        self._still = [
+            m for m, own in parts.items() if m in self._still or (own and all(s and fixed[s].all() for s in own))
+        ]
+        try:
+            yield
+        finally:
+            self._fixed, self._values, self._still = before
+
+    def hold(self) -> None:
+        """Put the weights back that must not move at present."""
+        if self._fixed is not None:
+            torch.where(self._fixed, self._values, self.parameters, out=self.parameters)
 
     def train(self, on: bool = True, bn_mode: Literal["train", "eval"] = "train") -> None:
         """Set the mode; batch norms stay in evaluation mode where they are frozen, or if `bn_mode` is eval."""

@@ -1,13 +1,45 @@
-"""What unlearners that train on retained data share: which data that is."""
+"""What unlearners that train on retained data share: which data that is, and batch norms that are estimated on it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
+import torch
+from pydantic import Field
+
 from strategies.base import Access, Door, Learner
-from streams.data import Data
+from strategies.outcome import Outcome
+from strategies.parts.fit import FitConfig
+from strategies.parts.norms import recalibrate
+from streams.data import Batch, Data
+from streams.errors import StreamError
+from streams.events import DeletionRequest
+from streams.randomness import Key
 
 RetainedData = Literal["full", "memory"]
+
+
+class RetainConfig(FitConfig):
+    """Options of everything that trains on retained data."""
+
+    retained: RetainedData = "full"
+    """Use all live data, or what the learner's plugins keep (a replay memory)."""
+    recalibrate: bool = False
+    """Afterwards reset the running statistics of batch norms and estimate them anew on the retained data. Otherwise
+    deleted samples still shape them, also where `bn_mode: eval` leaves them alone."""
+
+
+class DefaultRetainConfig(RetainConfig):
+    """The same with what is commonly published for CIFAR (SGD .01 / .9, weight decay 5e-4, batch 256)."""
+
+    batch_size: int = Field(256, ge=1)
+    """Samples per step."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty added to the gradient."""
 
 
 def retained_access(retained: RetainedData, forget_set: bool) -> Access:
@@ -16,5 +48,49 @@ def retained_access(retained: RetainedData, forget_set: bool) -> Access:
 
 
 def retained_data(retained: RetainedData, learner: Learner, door: Door) -> Data:
-    """Borrow all live data, or what the learner's plugins keep."""
+    """Borrow all live data, or what the learner's plugins keep; it may be empty."""
     return door.retained() if retained == "full" else door.fetch(learner.stored_ids())
+
+
+def some_retained_data(retained: RetainedData, learner: Learner, door: Door, request: DeletionRequest) -> Data:
+    """Borrow it where the method cannot do without.
+
+    Raises:
+        StreamError: nothing is left.
+    """
+    data = retained_data(retained, learner, door)
+    if not len(data):
+        raise StreamError(
+            f"{request.name} leaves nothing to retain: "
+            + ("all that was learned is deleted." if retained == "full" else "the learner's memory is empty.")
+            + " Use an unlearner that needs no retained data, such as retrain or gradient-ascent"
+            + (", or retained: full." if retained == "memory" else ".")
+        )
+    return data
+
+
+def endless(data: Data, size: int, key: Key) -> Iterator[Batch]:
+    """Yield batches pass after pass, each pass in an order of its own name."""
+    epoch = 0
+    while True:
+        yield from data.batches(size, key / "forget-epoch" / epoch)
+        epoch += 1
+
+
+def finish(config: RetainConfig, learner: Learner, data: Data) -> Outcome:
+    """Estimate batch norms anew if that is wanted; return what it cost."""
+    return recalibrate(learner.model, data, config.batch_size) if config.recalibrate else Outcome()
+
+
+def live_classes(data: Data, num_classes: int) -> torch.Tensor:
+    """Return which classes occur in the data, bool ``[K]``."""
+    live = torch.zeros(num_classes, dtype=torch.bool, device=data.targets().device)
+    live[data.targets()] = True
+    return live
+
+
+def members(ids: np.ndarray, num_samples: int, device: torch.device) -> torch.Tensor:
+    """Return a bool column ``[N]``: whether a sample is one of `ids`."""
+    found = torch.zeros(num_samples, dtype=torch.bool)
+    found[torch.from_numpy(ids)] = True
+    return found.to(device)

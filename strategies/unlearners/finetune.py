@@ -7,24 +7,16 @@ from typing import final
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fit import FitConfig, fit
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.parts.fit import fit
+from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.events import DeletionRequest
 
 
-class Config(FitConfig):
-    """Options of `finetune`; defaults as commonly published for CIFAR (SGD .01 / .9, weight decay 5e-4, batch 256)."""
+class Config(DefaultRetainConfig):
+    """Options of `finetune`."""
 
     epochs: int = Field(10, ge=1)
     """Passes over the retained data."""
-    batch_size: int = Field(256, ge=1)
-    """Samples per step."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of `sgd`."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """L2 penalty added to the gradient."""
-    retained: RetainedData = "full"
-    """Train on all live data, or on what the learner's plugins keep (a replay memory)."""
 
 
 @final
@@ -38,8 +30,14 @@ class Finetune(Unlearner):
         """Retained data only; the forget set is never read."""
         return retained_access(self.config.retained, forget_set=False)
 
+    @property
+    def needs_retained(self) -> bool:
+        """There is nothing else to train on."""
+        return True
+
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train on what is left."""
-        data = retained_data(self.config.retained, learner, door)
+        data = some_retained_data(self.config.retained, learner, door, request)
         key = self.setting.key / "finetune" / request.name
-        return fit(learner.model, self.setting.objective, data, self.config, key).graded("none")
+        outcome = fit(learner.model, self.setting.objective, data, self.config, key)
+        return (outcome + finish(self.config, learner, data)).graded("none")

@@ -10,11 +10,12 @@ from pydantic import Field
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from streams.data import Batch
 from streams.events import DeletionRequest
 
 
-class Config(FitConfig):
+class Config(AscentConfig, FitConfig):
     """Options of `gradient-ascent`; defaults as commonly published for CIFAR."""
 
     epochs: int = Field(5, ge=1)
@@ -33,8 +34,13 @@ class Config(FitConfig):
 class Ascend(Hooks):
     """Turns descent into ascent."""
 
+    def __init__(self, brake: Brake) -> None:
+        """Tell `brake` the loss."""
+        self._brake = brake
+
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return minus the loss."""
+        self._brake.forget_loss = loss.detach()
         return -loss
 
 
@@ -52,5 +58,11 @@ class GradientAscent(Unlearner):
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Climb."""
         key = self.setting.key / "gradient-ascent" / request.name
-        data = door.forget_set()
-        return fit(learner.model, self.setting.objective, data, self.config, key, [Ascend()]).graded("none")
+        data, model = door.forget_set(), learner.model
+        brake = Brake(self.config, model)
+        hooks = [brake, Ascend(brake)]
+
+        def train() -> Outcome:
+            return fit(model, self.setting.objective, data, self.config, key, hooks)
+
+        return climb(model, self.config, brake, request, train).graded("none")

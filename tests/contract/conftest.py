@@ -19,7 +19,7 @@ from torch import nn
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
 from lifelong.play import step
-from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
@@ -31,7 +31,7 @@ from streams.events import DeletionRequest, Event
 from streams.ledger import Ledger, Life
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals
-from streams.registry import entries
+from streams.registry import class_of, entries, load
 from streams.scenarios import class_incremental, online, task_incremental
 from streams.schedules import explicit
 from streams.source import Source
@@ -59,9 +59,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "exssnet": {"density": 0.2},
     "ssnet": {"density": 0.2},
     "supsup": {"density": 0.2},
+    "l1-sparse": {"epochs": 1, "batch_size": 64},
+    "prune-first": {"epochs": 1, "method": {"name": "finetune", "epochs": 1}},
+    "random-label": {"epochs": 1, "batch_size": 64, "redraw": "batch"},
+    "salun": {"epochs": 1, "batch_size": 64, "order": "forget-first"},
+    "scrub": {"epochs": 2, "max_epochs": 1, "rewind": 0.2, "decay_epochs": [1]},
+    "unsir": {"batch_size": 16, "copies": 1, "noise_steps": 2, "per_class": 10},
+    "boundary-shrink": {"epochs": 1, "limits": None},
+    "boundary-expand": {"epochs": 1},
+    "influence": {"iterations": 3},
+    "cf-k": {"epochs": 1},
+    "eu-k": {"epochs": 1, "k": 1},
+    "npo": {"epochs": 1},
+    "laf": {"epochs": 1, "vae_epochs": 1, "max_ratio": None},
+    "concept-poisoning": {"epochs": 1, "patch": "none", "concept_samples": 10},
+    "blindspot": {"proxy": {"epochs": 1}},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall")
+# Learner plugins that an unlearner reads.
+NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
+# Unlearners that are also tried on several plugins together; what they do to a learner, all others do too.
+ON_BOTH = ("none", "retrain", "finetune", "gradient-ascent", "neggrad-plus", "ssd")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
     "ewc+replay+refresh+none": {
@@ -104,6 +123,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", "memory": 30, "batch": 8, "policy": "class-balanced"},
         "unlearner": "none",
     },
+    "importance-log+replay+ssd(stored)": {
+        "learner": ["importance-log", {"name": "replay", **OPTIONS["replay"]}],
+        "unlearner": {"name": "ssd", "whole": "stored", "alpha": 2.0},
+    },
+    "replay+ssd(memory)": {
+        "learner": {"name": "replay", **OPTIONS["replay"]},
+        "unlearner": {"name": "ssd", "whole": "memory", "alpha": 2.0},
+    },
+    "replay+salun(soft, memory)": {
+        "learner": {"name": "replay", **OPTIONS["replay"]},
+        "unlearner": {"name": "salun", "form": "soft", "retained": "memory", "epochs": 1},
+    },
+    "naive+influence(woodfisher)": {
+        "learner": "naive",
+        "unlearner": {"name": "influence", "form": "woodfisher", "samples": 20, "damping": 1.0},
+    },
+    "naive+npo(alone)": {"learner": "naive", "unlearner": {"name": "npo", "alpha": 0.0, "epochs": 1}},
     "replay+finetune(memory)": {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
@@ -135,13 +171,31 @@ class Candidate:
         return "avalanche" if self.name.startswith("avalanche") else None
 
     @property
-    def classifies_only(self) -> bool:
-        """Whether it refuses any other objective."""
-        return self.own_learner is not None or self.name in CLASSIFIERS
+    def unlearner(self) -> type[Unlearner] | None:
+        """The class of its unlearner, with what it declares; None for isolated strategies."""
+        if self.config.isolated is not None:
+            return None
+        return class_of(load("unlearners", self.config.unlearner.name), Unlearner)
+
+    @property
+    def targets(self) -> str:
+        """What it must predict."""
+        declared = "any" if self.unlearner is None else self.unlearner.targets
+        return "classes" if self.own_learner or self.name in CLASSIFIERS else declared
+
+    def lives(self, form: str) -> bool:
+        """Whether it can live in a world of that form."""
+        return self.targets in ("any", "numbers" if form.startswith("regression") else "classes")
+
+    def place(self, name: str) -> str:
+        """The world of that name in which it can live."""
+        if not self.lives(name):
+            name = "regression" if name == "class-incremental" else f"{name} of regression"
+        return f"{name} by class" if self.unlearner is not None and self.unlearner.whole_classes else name
 
 
 def candidates() -> list[Candidate]:
-    """Every learner with retrain and with none, every unlearner on two learners, every isolated strategy."""
+    """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy."""
 
     def named(name: str) -> dict[str, Any]:
         return {"name": name, **OPTIONS.get(name, {})}
@@ -151,7 +205,8 @@ def candidates() -> list[Candidate]:
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": named(learner), "unlearner": unlearner}
     for unlearner in entries("unlearners"):
-        for learners in (("replay",), TOGETHER):
+        for plugins in (("replay",), TOGETHER) if unlearner in ON_BOTH else (("replay",),):
+            learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
     for isolated in entries("isolated"):
@@ -169,7 +224,7 @@ class World:
     setting: Setting
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
-        noisy = self.name == "task-incremental"
+        noisy = self.name.startswith("task-incremental")
         setting = replace(self.setting, key=Key(seed), make_model=lambda: _model(self.setting.objective, seed, noisy))
         return make_strategy(candidate.config, setting, candidate.name)
 
@@ -324,29 +379,39 @@ REQUESTS = [
     {"after": 4, "scope": "task", "keys": [0]},
     {"after": 5, "scope": "sample", "count": 6},
 ]
+CLASS_REQUESTS = [
+    {"after": 2, "scope": "class", "keys": [1], "again_after": 3},
+    {"after": 3, "scope": "class", "keys": [3]},
+    {"after": 4, "scope": "task", "keys": [0]},
+    {"after": 5, "scope": "class", "keys": [4]},
+]
 
 
-def make_world(name: str) -> World:
-    source, scenario, requests = _source(), class_incremental, REQUESTS
+def make_world(full_name: str) -> World:
+    name = full_name.removesuffix(" by class")
+    by_class = name != full_name
+    source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
     if name in ("task-incremental", "everything-told"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
-    if name == "regression":
+    if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
     if name.startswith("everything"):
         requests = [{"after": 5, "scope": "task", "keys": [0, 1, 2, 3, 4], "again_after": 5}]
     plan = scenario.build(source, scenario.Config(experiences=5), 0)
-    if name == "online":
+    if name.startswith("online"):
         plan = online.build(source, online.Config(experiences=5, chunk=5), 0)
         requests = [{"after": 7 + 4 * i, "scope": "sample", "count": 2} for i in range(6)]
+        if by_class:
+            requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(wait_for=2 if name == "lazy" else 1), Key(0) / "requests")
+    stream = assemble(plan, moves, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
-    return World(name, stream, setting)
+    return World(full_name, stream, setting)
 
 
 _WORLDS: dict[str, World] = {}
@@ -373,15 +438,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     every = candidates()
     if "form" in metafunc.fixturenames:
-        pairs = [(c, f) for f in FORMS for c in every if not (f == "regression" and c.classifies_only)]
+        pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
         metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
     else:
         metafunc.parametrize("candidate", every, ids=[c.name for c in every])
 
 
 @pytest.fixture
-def world(form: str) -> World:
-    return world_of(form)
+def world(form: str, candidate: Candidate) -> World:
+    return world_of(candidate.place(form))
 
 
 @pytest.fixture

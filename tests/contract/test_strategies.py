@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from lifelong.play import ledger_after, restore, step
+from lifelong.suitability import check_stream
 from strategies.base import Access
 from strategies.composed import Composed
 from strategies.parts.model import digest, num_bytes
-from streams.errors import AccessError, CheckpointError, ConfigError, LedgerError
+from streams.errors import AccessError, CheckpointError, ConfigError, LedgerError, StreamError
 from streams.events import DeletionRequest, Experience
 from streams.timeline import surviving
 
@@ -23,6 +24,7 @@ GROWS = (
     "cumulative",
     "independent",
     "frequency-replay",
+    "update-log",
     "ewc(drop)",
     "ewc(recompute)",
     "sisa",
@@ -84,11 +86,15 @@ def test_the_registry_is_covered(kit: Any) -> None:
     assert {"naive+retrain", "ewc+none", "replay+finetune", "ewc+replay+l2+gradient-ascent", "independent"} <= names
 
 
-def test_what_classifies_only_refuses_regression(kit: Any) -> None:
+def test_what_is_for_other_models_is_refused(kit: Any) -> None:
+    refused = 0
     for candidate in kit.candidates():
-        if candidate.classifies_only:
-            with pytest.raises(ConfigError, match="classif"):
-                kit.world("regression").build(candidate)
+        for form in ("class-incremental", "regression"):
+            if not candidate.lives(form):
+                with pytest.raises(ConfigError, match=r"classif|Those that can: .*retrain"):
+                    kit.world(form).build(candidate)
+                refused += 1
+    assert refused > 10
 
 
 def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
@@ -100,7 +106,7 @@ def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any) ->
 
 
 def test_another_seed_gives_other_bits(kit: Any, candidate: Any) -> None:
-    world = kit.world("class-incremental")
+    world = kit.world(candidate.place("class-incremental"))
     other = kit.go_on(kit.begin(world, candidate, seed=1), world.stream.events[:1])
     assert other.digests[0] != kit.life(world, candidate).digests[0]
 
@@ -311,7 +317,14 @@ def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, 
 
 @pytest.mark.parametrize("name", ["everything", "everything-told"])
 def test_everything_deleted_and_learned_again(name: str, kit: Any, candidate: Any) -> None:
-    world = kit.world(name)
+    world = kit.world(candidate.place(name))
+    strategy = world.build(candidate)
+    if isinstance(strategy, Composed) and strategy.unlearner.needs_retained:
+        with pytest.raises(ConfigError, match=r"nothing is left to retain\. Those that can: .*retrain"):
+            check_stream(strategy, world.stream, "mine")
+        with pytest.raises(StreamError, match="leaves nothing to retain"):  # also if nobody asked before
+            kit.go_on(kit.begin(world, candidate), world.stream.events)
+        return
     life = kit.life(world, candidate)
     gone, back = life.moments[-2], life.moments[-1]
     assert len(gone.deleted) == len(world.stream.source.train_ids)
@@ -340,7 +353,7 @@ def test_a_class_deleted_is_learned_again(kit: Any, candidate: Any, world: Any, 
 
 
 def test_state_stays_as_large_as_it_is(kit: Any, candidate: Any) -> None:
-    world = kit.world("online")
+    world = kit.world(candidate.place("online"))
     life = kit.life(world, candidate)
     row = world.stream.source.x[0].numel() * 4
     learned = [m for m in life.moments if isinstance(m.event, Experience)]
@@ -355,7 +368,7 @@ def test_state_stays_as_large_as_it_is(kit: Any, candidate: Any) -> None:
 
 
 def test_a_lazy_server_ends_where_an_eager_one_does(kit: Any, candidate: Any) -> None:
-    eager, lazy = kit.world("class-incremental"), kit.world("lazy")
+    eager, lazy = kit.world(candidate.place("class-incremental")), kit.world(candidate.place("lazy"))
     assert len(lazy.stream.requests) < len(eager.stream.requests)
     if candidate.name in GIVES_UP:
         pytest.skip("what is given up with a request depends on what else was live then")

@@ -1,0 +1,65 @@
+"""Importance log: note every weight's importance while learning, so that `ssd` needs no retained data."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+
+from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.parts.dampening import ImportanceKind, ImportanceLog
+from strategies.parts.fisher import diagonal_fisher, output_sensitivity
+from streams.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """Options of `importance-log`."""
+
+    kind: ImportanceKind = "loss"
+    """loss: mean (d l)^2, for `ssd`. output: mean abs(d ||f||^2), for `lfssd`."""
+
+
+@final
+class ImportanceLogger(Plugin):
+    """Takes the importance of each experience's samples at the weights that learning them led to.
+
+    Training is not changed. `ssd` with ``whole: stored`` takes the forget set out again; what is left then still
+    derives from it (later weights had seen it), which `holds` reports.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with nothing noted."""
+        super().__init__(config, setting)
+        self._log = ImportanceLog(config.kind, setting.make_model().parameters)
+        self._derived = np.zeros(setting.num_samples, dtype=bool)
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Note the importances."""
+        objective = self.setting.objective
+        if self.config.kind == "loss":
+            found, cost = diagonal_fisher(lesson.model, objective, lesson.data, "empirical", lesson.key / "importance")
+        else:
+            found, cost = output_sensitivity(lesson.model, objective, lesson.data)
+        self._log.add(found, len(lesson.data))
+        self._derived[lesson.data.ids] = True
+        return cost
+
+    def offers(self) -> tuple[object, ...]:
+        """Return the log."""
+        return (self._log,)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the importances were derived from."""
+        return {"importances": ids[self._derived[ids]]}
+
+    def state_dict(self) -> State:
+        """Return the log, and what it derives from."""
+        return {"log": self._log.state_dict(), "derived": torch.from_numpy(self._derived.copy())}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put the log back."""
+        self._log.load_state_dict(state["log"])
+        self._derived = state["derived"].numpy().copy()

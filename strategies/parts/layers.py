@@ -1,0 +1,49 @@
+"""The parametrised layers of a network in order, and fresh draws of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from strategies.parts.model import FlatModel
+from streams.errors import ConfigError
+from streams.randomness import Key, seeded_torch
+
+
+def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
+    """Return which weights belong to the last `k` layers, bool ``[P]``.
+
+    Linear and convolutional layers count, in the order in which the network registers them; what else has parameters
+    (norms) goes with them if it comes after the first of the k.
+
+    Raises:
+        ConfigError: there are fewer layers.
+    """
+    own = [
+        (name, module)
+        for name, module in model.network.named_modules()
+        if any(f"{name}.{p}" in model.slices for p, _ in module.named_parameters(recurse=False))
+    ]
+    counted = [i for i, (_, m) in enumerate(own) if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    if k > len(counted):
+        raise ConfigError(f"{where}: {k}, but the model has {len(counted)} linear and convolutional layers.")
+    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
+    for name, module in own[counted[-k] :]:
+        for parameter, _ in module.named_parameters(recurse=False):
+            if f"{name}.{parameter}" in model.slices:
+                mask[model.slices[f"{name}.{parameter}"]] = True
+    return mask
+
+
+def redraw(model: FlatModel, key: Key) -> FlatModel:
+    """Draw all weights of `model` anew, by a name of their own, and return it.
+
+    Every module, at any depth, is asked to reset itself as torch's layers do; parameters outside of such modules stay
+    as they are.
+    """
+    with seeded_torch(key), torch.no_grad():
+        for module in model.network.modules():
+            reset = getattr(module, "reset_parameters", None)  # torch's convention, not part of nn.Module
+            if callable(reset):
+                reset()
+    return model

@@ -1,0 +1,131 @@
+"""What relabelling unlearners share: which labels are drawn, when, and in which order the data is passed through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Learner, Outcome, Setting
+from strategies.objectives.classification import Classification
+from strategies.parts.fit import Hooks, fit
+from strategies.parts.optimizers import make_optimizer
+from strategies.unlearners._retained import DefaultRetainConfig, finish, live_classes, members
+from streams.data import Batch, Data
+from streams.randomness import Key
+
+
+class RelabelConfig(DefaultRetainConfig):
+    """Options of everything that gives the forget set other labels."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over forget set and retained data."""
+    lr: float = Field(0.013, gt=0)
+    """Learning rate."""
+    exclude_true: bool = True
+    """Never draw the true label. If false, every live class is as likely, as in SalUn's code."""
+    redraw: Literal["once", "epoch", "batch"] = "once"
+    """When labels are drawn: once, anew in every epoch, or at every step."""
+    order: Literal["mixed", "forget-first"] = "mixed"
+    """Within an epoch: both kinds of samples shuffled together, or the whole forget set before the retained data."""
+
+
+def draw_labels(ids: np.ndarray, candidates: torch.Tensor, key: Key) -> torch.Tensor:
+    """Draw one label per sample, uniformly over its candidates, as a function of `key` and the sample's id alone.
+
+    Args:
+        ids: ``[n]``.
+        candidates: bool ``[n, K]``, at least one in every row.
+        key: names the draw.
+
+    Returns:
+        int64 ``[n]``.
+    """
+    u = torch.from_numpy(key.uniform(ids)).to(candidates.device)
+    rank = (u * candidates.sum(1)).long()  # which of the candidates, from 0
+    return (candidates.cumsum(1) > rank.unsqueeze(1)).int().argmax(1)
+
+
+def candidate_labels(forget_set: Data, live: torch.Tensor, setting: Setting, exclude_true: bool) -> torch.Tensor:
+    """Return the labels that each sample may get, bool ``[n, K]``: live classes that its task permits.
+
+    A class that is deleted as a whole, now or earlier, has no live sample and is never drawn.
+    """
+    objective = setting.objective
+    assert isinstance(objective, Classification)
+    batch = forget_set.all()
+    zeros = torch.zeros(len(batch), objective.num_outputs, device=batch.x.device)
+    candidates = objective.mask(zeros, batch).isfinite() & live
+    if exclude_true:
+        candidates.scatter_(1, batch.y.unsqueeze(1), False)
+    return candidates
+
+
+@final
+class Relabel(Hooks):
+    """Gives the forget set's samples in every batch their drawn labels."""
+
+    def __init__(self, forget_set: Data, candidates: torch.Tensor, num_samples: int, config: RelabelConfig, key: Key):
+        """Draw from `candidates`, by names below `key`."""
+        self._ids, self._candidates, self._config, self._key = forget_set.ids, candidates, config, key
+        device = candidates.device
+        self._is_forget = members(forget_set.ids, num_samples, device)
+        self._labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
+        self._rows = torch.from_numpy(forget_set.ids).to(device)
+        self._round = -1
+        self.steps_per_epoch = 1
+        self._step = 0
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the batch with other labels."""
+        rounds = {"once": 0, "epoch": self._step // self.steps_per_epoch, "batch": self._step}
+        if rounds[self._config.redraw] != self._round:
+            self._round = rounds[self._config.redraw]
+            self._labels[self._rows] = draw_labels(self._ids, self._candidates, self._key / "labels" / self._round)
+        self._step += 1
+        y = torch.where(self._is_forget[batch.ids], self._labels[batch.ids], batch.y)
+        return Batch(batch.ids, batch.x, y, batch.task)
+
+
+def relabel(
+    learner: Learner, forget_set: Data, retained: Data, config: RelabelConfig, key: Key, hooks: Sequence[Hooks] = ()
+) -> Outcome:
+    """Train on retained data and on the forget set with drawn labels.
+
+    Samples for which no label is left (their task has no other live class) are left out; their share is reported as
+    ``left_out``.
+
+    Args:
+        learner: its model is changed.
+        forget_set, retained: what is relabelled, and what keeps its labels.
+        config: epochs, optimizer, and how labels are drawn.
+        key: names orders and labels.
+        hooks: applied after the relabelling.
+    """
+    setting = learner.setting
+    objective = setting.objective
+    live = live_classes(retained, objective.num_outputs)
+    candidates = candidate_labels(forget_set, live, setting, config.exclude_true)
+    possible = candidates.any(1)
+    left_out = 1 - float(possible.float().mean())
+    forget_set = forget_set.part(np.flatnonzero(possible.cpu().numpy()))
+    labels = Relabel(forget_set, candidates[possible], setting.num_samples, config, key)
+    every: list[Hooks] = [labels, *hooks]
+    model = learner.model
+    outcome = Outcome()
+    if config.order == "mixed":
+        data = retained.joined(forget_set)
+        labels.steps_per_epoch = math.ceil(len(data) / config.batch_size)
+        outcome = fit(model, objective, data, config, key, every)
+    else:
+        one = config.model_copy(update={"epochs": 1})
+        optimizer = make_optimizer(config, model.parameters)
+        labels.steps_per_epoch = one.num_steps(len(forget_set)) + one.num_steps(len(retained))
+        for epoch in range(config.epochs):
+            for name, part in (("forget", forget_set), ("retained", retained)):
+                outcome += fit(model, objective, part, one, key / name / epoch, every, optimizer)
+    return outcome + Outcome(losses={"left_out": left_out}) + finish(config, learner, retained)

@@ -1,0 +1,81 @@
+"""l1-sparse: fine-tune on the retained data with an l1 penalty that fades out."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.parts.fit import Hooks, fit
+from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from streams.data import Batch
+from streams.events import DeletionRequest
+
+
+class Config(DefaultRetainConfig):
+    """Options of `l1-sparse` (Jia et al. 2023, arXiv 2304.04934)."""
+
+    epochs: int = Field(10, ge=1)
+    """E, passes over the retained data."""
+    gamma: float = Field(5e-4, ge=0)
+    """Weight of the sum of all absolute weights (biases and norms included) in the first epoch."""
+    plain_epochs: int = Field(0, ge=0)
+    """E0, final epochs without the penalty; before them it falls linearly to zero."""
+
+
+def l1_weight(gamma: float, epoch: int, epochs: int, plain_epochs: int) -> float:
+    """Return gamma (1 - e / (E - E0)) before the plain epochs, 0 in them.
+
+    >>> [round(l1_weight(1.0, e, 4, 1), 3) for e in range(4)]
+    [1.0, 0.667, 0.333, 0.0]
+    """
+    falling = epochs - plain_epochs
+    return gamma * (1 - epoch / falling) if epoch < falling else 0.0
+
+
+@final
+class Shrink(Hooks):
+    """Adds the penalty's gradient, gamma_e sign(theta)."""
+
+    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+        """Follow the epochs by counting steps."""
+        self._config, self._steps_per_epoch = config, steps_per_epoch
+        self._weight = 0.0
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Note the step; the batch stays as it is."""
+        epoch = step // self._steps_per_epoch
+        self._weight = l1_weight(self._config.gamma, epoch, self._config.epochs, self._config.plain_epochs)
+        return batch
+
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Add the penalty's gradient."""
+        return gradient.add_(parameters.sign(), alpha=self._weight)
+
+
+@final
+class L1Sparse(Unlearner):
+    """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned."""
+
+    config: Config
+
+    @property
+    def access(self) -> Access:
+        """Retained data only; the forget set is never read."""
+        return retained_access(self.config.retained, forget_set=False)
+
+    @property
+    def needs_retained(self) -> bool:
+        """There is nothing else to train on."""
+        return True
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Train on what is left, with the penalty."""
+        data = some_retained_data(self.config.retained, learner, door, request)
+        key = self.setting.key / "l1-sparse" / request.name
+        shrink = Shrink(self.config, math.ceil(len(data) / self.config.batch_size))
+        outcome = fit(learner.model, self.setting.objective, data, self.config, key, [shrink])
+        return (outcome + finish(self.config, learner, data)).graded("none")

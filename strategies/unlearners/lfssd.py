@@ -1,0 +1,42 @@
+"""LFSSD: SSD without labels, by how much each weight moves the size of the outputs."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.parts.fisher import output_sensitivity
+from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
+from streams.data import Data
+from streams.events import DeletionRequest
+
+
+class Config(DampenConfig):
+    """Options of `lfssd` (loss-free SSD)."""
+
+
+@final
+class LFSSD(Unlearner):
+    """Dampens by mean_x |d ||f(x)||^2 / d theta|; labels are not read."""
+
+    config: Config
+
+    @property
+    def access(self) -> Access:
+        """The forget set, and all data unless its importance is stored."""
+        return dampen_access(self.config)
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """The log of importances, if they are stored."""
+        return ("importance-log",) if self.config.whole == "stored" else ()
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Estimate both importances and dampen."""
+
+        def importance(data: Data) -> tuple[torch.Tensor, Outcome]:
+            return output_sensitivity(learner.model, self.setting.objective, data)
+
+        return dampen(self.config, "output", importance, learner, door)

@@ -1,0 +1,98 @@
+"""Prune first: prune by magnitude, then run another unlearner on the weights that are left."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.parts.fit import fit
+from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
+from streams.config import Named, NameOrOptions, resolve
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+from streams.registry import class_of
+
+
+class Config(RetainConfig):
+    """Options of `prune-first` (Jia et al. 2023, arXiv 2304.04934)."""
+
+    sparsity: float = Field(0.95, ge=0, lt=1)
+    """Share of all trained weights that is set to zero, the smallest by magnitude over the whole network; the paper
+    prunes 95 % of a ResNet-18."""
+    method: NameOrOptions = Named(name="finetune")
+    """The unlearner that follows; weights that were pruned stay at zero."""
+    recover: bool = True
+    """Train on retained data between pruning and the method, by the options above. The paper prunes while training (it
+    rewinds to epoch 8 and trains again, forget set included); at a request the forget set must not be trained on."""
+    epochs: int = Field(5, ge=1)
+    """Passes over the retained data, with `recover`."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of `sgd`."""
+
+
+def largest(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """Return which weights are not pruned, bool ``[P]``: the round((1 - sparsity) P) largest by magnitude."""
+    count = max(round((1 - sparsity) * len(weights)), 1)
+    mask = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
+    mask[weights.abs().topk(count).indices] = True
+    return mask
+
+
+@final
+class PruneFirst(Unlearner):
+    """One-shot global magnitude pruning, then any unlearner under the mask. Later learning is dense again."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Build the unlearner that follows.
+
+        Raises:
+            ConfigError: it is unknown, or builds the model anew, so that nothing stays pruned.
+        """
+        super().__init__(config, setting)
+        if config.method.name in ("retrain", "prune-first"):
+            raise ConfigError(
+                f"prune-first.method: {config.method.name} does not work on pruned weights. Choose finetune, or "
+                f"another unlearner that changes the model it is given."
+            )
+        module, options = resolve("unlearners", config.method, "prune-first.method")
+        self.method: Unlearner = class_of(module, Unlearner)(options, setting)
+        self.scopes = self.method.scopes
+        self.whole_classes = self.method.whole_classes
+        self.targets = self.method.targets
+
+    @property
+    def access(self) -> Access:
+        """What the method reads, and retained data to recover on."""
+        recovery = retained_access(self.config.retained, forget_set=False) if self.config.recover else Access()
+        return self.method.access | recovery
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """Those of the method."""
+        return self.method.needs_plugins
+
+    @property
+    def needs_retained(self) -> bool:
+        """Recovering does, and perhaps the method."""
+        return self.config.recover or self.method.needs_retained
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Prune, recover, unlearn."""
+        model, outcome = learner.model, Outcome()
+        kept = largest(model.parameters, self.config.sparsity)
+        model.parameters.mul_(kept)
+        with model.moving_only(kept):
+            if self.config.recover:
+                data = some_retained_data(self.config.retained, learner, door, request)
+                key = self.setting.key / "prune-first" / request.name
+                outcome += fit(model, self.setting.objective, data, self.config, key)
+            outcome += self.method.forget(request, learner, door)
+            model.hold()  # methods that do not train, such as noise
+            if self.config.recover:
+                outcome += finish(self.config, learner, data)
+        return outcome.graded("none")

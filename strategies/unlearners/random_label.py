@@ -1,0 +1,38 @@
+"""Random labels: train the forget set on wrong labels and the retained data on its own."""
+
+from __future__ import annotations
+
+from typing import final
+
+from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.unlearners._relabel import RelabelConfig, relabel
+from strategies.unlearners._retained import retained_access, some_retained_data
+from streams.events import DeletionRequest
+
+
+class Config(RelabelConfig):
+    """Options of `random-label` (RL; with labels drawn once also called amnesiac relabelling)."""
+
+
+@final
+class RandomLabel(Unlearner):
+    """Minimises the cross-entropy of drawn labels on the forget set and of true ones on retained data."""
+
+    config: Config
+    targets: Targets = "classes"
+
+    @property
+    def access(self) -> Access:
+        """The forget set (its labels only to leave them out), and retained data with labels."""
+        return retained_access(self.config.retained, forget_set=True)
+
+    @property
+    def needs_retained(self) -> bool:
+        """Labels are drawn from the classes that are left."""
+        return True
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Draw and train."""
+        retained = some_retained_data(self.config.retained, learner, door, request)
+        key = self.setting.key / "random-label" / request.name
+        return relabel(learner, door.forget_set(), retained, self.config, key).graded("none")

@@ -1,0 +1,124 @@
+"""SalUn: random labels, but only the weights that matter most to the forget set move."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.objectives._base import Objective
+from strategies.parts.fisher import loss_gradient
+from strategies.parts.fit import Hooks, Slopes
+from strategies.parts.model import FlatModel
+from strategies.unlearners._relabel import RelabelConfig, relabel
+from strategies.unlearners._retained import retained_access, some_retained_data
+from streams.data import Data
+from streams.events import DeletionRequest
+
+
+class Config(RelabelConfig):
+    """Options of `salun` (Fan et al. 2024, arXiv 2310.12508); defaults of its CIFAR-10 runs."""
+
+    share: float = Field(0.5, gt=0, le=1)
+    """s, the share of weights that may move; soft: 1 - s is the share that is put back after the first step."""
+    form: Literal["masked", "soft"] = "masked"
+    """masked: weights of low saliency stay at their value. soft: no mask; after every step theta - theta_o is
+    soft-thresholded so that a share of weights, falling linearly to none, is back at its value (an l1 penalty on the
+    change)."""
+    leaky_mask: bool = False
+    """Mask the gradient alone, as all published code did until February 2026: momentum and weight decay still move the
+    others. For reproduction."""
+
+
+def saliency_mask(gradient: torch.Tensor, share: float) -> torch.Tensor:
+    """Return which weights have the largest absolute gradients, bool ``[P]``: round(share x P) of them."""
+    count = max(round(share * len(gradient)), 1)
+    mask = torch.zeros(len(gradient), dtype=torch.bool, device=gradient.device)
+    mask[gradient.abs().topk(count).indices] = True
+    return mask
+
+
+def saliency(model: FlatModel, objective: Objective, forget_set: Data) -> torch.Tensor:
+    """Return the summed gradient of the forget loss ``[P]`` with true labels, in evaluation mode.
+
+    The absolute value comes after the sum, so that samples of opposite gradients have none.
+    """
+    return loss_gradient(model, objective, forget_set)
+
+
+def pull_back(parameters: torch.Tensor, start: torch.Tensor, share: float) -> torch.Tensor:
+    """Return parameters soft-thresholded towards `start`, with a threshold that puts `share` of them back there."""
+    count = int(share * len(parameters))
+    if not count:
+        return parameters
+    change = parameters - start
+    threshold = change.abs().kthvalue(count).values
+    return start + change.sign() * (change.abs() - threshold).clamp(min=0)
+
+
+@final
+class Soften(Hooks):
+    """Pulls the weights back after every step (before the next), by a share that falls to none."""
+
+    def __init__(self, start: torch.Tensor, share: float, steps: int) -> None:
+        """Pull towards `start`."""
+        self._start, self._share, self._steps = start.clone(), share, steps
+        self._step = 0
+
+    def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
+        """Return the weights to take the step from."""
+        share = self._share * (self._steps - self._step) / self._steps
+        self._step += 1
+        return pull_back(parameters, self._start, share)
+
+
+@final
+class MaskGradient(Hooks):
+    """Masks the gradient, and nothing else."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        """Let ``mask [P]`` through."""
+        self._mask = mask
+
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Return the masked gradient."""
+        return gradient.mul_(self._mask)
+
+
+@final
+class SalUn(Unlearner):
+    """Relabels, and moves only salient weights."""
+
+    config: Config
+    targets: Targets = "classes"
+
+    @property
+    def access(self) -> Access:
+        """The forget set with labels, and retained data."""
+        return retained_access(self.config.retained, forget_set=True)
+
+    @property
+    def needs_retained(self) -> bool:
+        """Labels are drawn from the classes that are left."""
+        return True
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Take the mask once, then relabel."""
+        config, model = self.config, learner.model
+        retained = some_retained_data(config.retained, learner, door, request)
+        forget_set = door.forget_set()
+        key = self.setting.key / "salun" / request.name
+        if config.form == "soft":
+            steps = config.num_steps(len(forget_set) + len(retained))
+            soften = Soften(model.parameters, 1 - config.share, steps)
+            return relabel(learner, forget_set, retained, config, key, [soften]).graded("none")
+        mask = saliency_mask(saliency(model, self.setting.objective, forget_set), config.share)
+        cost = Outcome(forward=len(forget_set), backward=len(forget_set))
+        if config.leaky_mask:
+            outcome = relabel(learner, forget_set, retained, config, key, [MaskGradient(mask)])
+        else:
+            with model.moving_only(mask):
+                outcome = relabel(learner, forget_set, retained, config, key)
+        return (cost + outcome).graded("none")

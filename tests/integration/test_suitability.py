@@ -1,0 +1,85 @@
+"""What an unlearner cannot do is refused before any compute, with the names of those that can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lifelong
+from lifelong.config import RunConfig
+from lifelong.preparation import prepare
+from streams.config import parse
+from streams.errors import ConfigError, TrainingError
+
+
+def config(unlearner: Any, requests: list[dict[str, Any]], learner: Any = "naive", **more: Any) -> RunConfig:
+    return parse(
+        RunConfig,
+        {
+            "scenario": {"name": "class-incremental", "experiences": 2},
+            "schedule": {"name": "explicit", "requests": requests},
+            "model": {"name": "mlp", "hidden": [16]},
+            "training": {"epochs": 1, "batch_size": 32, "lr": 0.05},
+            "strategies": {"mine": {"learner": learner, "unlearner": unlearner}},
+            **more,
+        },
+    )
+
+
+SAMPLES = {"after": 1, "scope": "sample", "count": 5}
+CLASS = {"after": 1, "scope": "class", "keys": [1]}
+
+
+@pytest.mark.parametrize("request_", [SAMPLES, {"after": 1, "scope": "user", "keys": [3]}], ids=["sample", "user"])
+@pytest.mark.parametrize("name", ["unsir", "concept-poisoning"])
+def test_scopes(name: str, request_: dict[str, Any]) -> None:
+    message = rf"strategies\.mine\.unlearner: {name} cannot serve request-1, which names a {request_['scope']}"
+    with pytest.raises(ConfigError, match=message + r".* Those that can: .*salun.*scrub"):
+        prepare(config(name, [CLASS, {**request_, "after": 2}]))
+    prepare(config(name, [CLASS, {"after": 2, "scope": "task", "keys": [1]}]))
+
+
+def test_whole_classes_only() -> None:
+    """In a domain-incremental stream a task is not a class: its classes stay."""
+    told = {"scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 2}}
+    with pytest.raises(ConfigError, match=r"it deletes whole classes, and samples of class \d stay\. Those that can"):
+        prepare(config("unsir", [{"after": 2, "scope": "task", "keys": [0]}], **told))
+
+
+def test_a_forget_set_that_is_the_whole_data() -> None:
+    everything = [{"after": 1, "scope": "task", "keys": [0]}]
+    with pytest.raises(ConfigError, match=r"nothing is left to retain\. Those that can: .*gradient-ascent.*retrain"):
+        prepare(config("finetune", everything))
+    for name in ("retrain", "none", "gradient-ascent", "ssd", {"name": "npo", "alpha": 0.0}):
+        prepare(config(name, everything))
+
+
+def test_a_memory_that_is_not_there() -> None:
+    for unlearner in ({"name": "salun", "retained": "memory"}, {"name": "ssd", "whole": "memory"}):
+        with pytest.raises(ConfigError, match=r"naive keeps no samples\. Add a memory"):
+            prepare(config(unlearner, [CLASS]))
+        prepare(config(unlearner, [CLASS], {"name": "replay", "memory": 20}))
+
+
+def test_notes_that_nobody_takes() -> None:
+    with pytest.raises(ConfigError, match=r"amnesiac reads what the plugin 'update-log' .* \[replay, update-log\]"):
+        prepare(config("amnesiac", [CLASS], "replay"))
+    prepare(config("amnesiac", [CLASS], ["replay", "update-log"]))
+
+
+def test_a_diverging_request_leaves_the_run_at_the_state_before(tmp_path: Path) -> None:
+    wild = {"name": "gradient-ascent", "lr": 1e6, "epochs": 20}
+    with pytest.raises(TrainingError, match=r"Strategy 'mine', event 1 \(request-0\): request-0: ascent diverged"):
+        lifelong.run(config(wild, [CLASS]), tmp_path)
+    run = lifelong.run(config({**wild, "on_divergence": "restore"}, [CLASS]), tmp_path)
+    rows = run.tables["mine"]
+    found = {r.metric: r.value for r in rows.rows if r.event == 1 and r.subject == "event"}
+    assert found["loss_diverged"] == 1.0
+
+
+def test_an_update_log_that_would_outgrow_memory_is_refused(tmp_path: Path) -> None:
+    learner = ["naive", {"name": "update-log", "max_megabytes": 0.01}]
+    with pytest.raises(TrainingError, match=r"steps of this model take .* MB; update-log.max_megabytes is 0.01"):
+        lifelong.run(config("amnesiac", [CLASS], learner), tmp_path)
