@@ -50,10 +50,15 @@ def request_gap_rows(
     """
     own = scores_of(kind, event, audit, reference, plan, measure)
     ours = scores_of("run", event, audit, run, plan, measure)
-    rows = list(own)
-    for a, b in zip(ours, own, strict=True):
+    return [*own, *gap_rows(kind, ours, own)]
+
+
+def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
+    """Return the run minus the reference, row by row."""
+    rows = []
+    for a, b in zip(run, reference, strict=True):
         gap = None if a.value is None or b.value is None else a.value - b.value
-        rows.append(row(event, kind, a.subject, f"gap_{a.metric}", gap, a.n, a.reason or b.reason or ""))
+        rows.append(row(a.event, kind, a.subject, f"gap_{a.metric}", gap, a.n, a.reason or b.reason or ""))
     return rows
 
 
