@@ -7,6 +7,7 @@ from typing import cast
 
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
+from lifelong.selection import Chooser
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -36,7 +37,24 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     key = Key(config.seed)
     moves = schedule.place(plan, schedule_options, key / "schedule")
     service = Service(config.service.wait_for, config.service.deadline)
-    return assemble(plan, moves, service, key / "requests")
+    corrupted = source.corruption is not None
+    if corrupted and plan.source.corruption is None:
+        raise ConfigError(
+            f"scenario: {config.scenario.name!r} makes new samples of its own, in which nobody would know what was "
+            "manipulated. Choose another scenario for a `corrupted` source."
+        )
+    if "clean" in config.references.kinds and not corrupted:
+        raise ConfigError("references.kinds: 'clean' needs manipulated data; set source: {name: corrupted, of: ...}.")
+    return assemble(plan, moves, service, key / "requests", _chooser(config))
+
+
+def _chooser(config: RunConfig) -> Chooser:
+    """Return what chooses samples for requests that want them chosen, by the run's own model and training."""
+    return Chooser(
+        config,
+        lambda stream: make_setting(config, stream),
+        lambda setting: make_strategy(StrategyConfig(), setting, "schedule"),
+    )
 
 
 def make_objective(config: RunConfig, stream: Stream) -> Objective:

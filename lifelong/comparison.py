@@ -9,6 +9,7 @@ from lifelong.config import ReferenceKind, StrategyConfig, content_hash, resolve
 from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.files import cache_folder, code_version
 from lifelong.metrics.audits import Closely, held_out_loss, pair_rows
+from lifelong.metrics.corrective import corrective_rows, recovery_rows
 from lifelong.metrics.distance import layer_distances
 from lifelong.metrics.gaps import distance_rows, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import over_stream_rows
@@ -23,7 +24,7 @@ _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 # Beside these a request is looked at closely; the others are no target of it.
 _CLOSELY = ("retrained", "retrained-2", "original", "no-op")
 # References of one family are built alike, so their chains of events can share prefixes.
-_FAMILIES = (("retrained", "original", "withheld", "fresh"), ("retrained-2",), ("no-op",), ("joint",))
+_FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
 
 def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:
@@ -41,6 +42,7 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
                 if point.kind in _CLOSELY:
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
+    rows += recovery_rows(rows, p.setting.objective.measure)
     rows += over_stream_rows(p.stream, rows, lived.work, p.setting.objective.measure)
     return rows + _mean_gaps(p, rows), cost
 
@@ -153,6 +155,8 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
     rows = []
     if kind != "no-op":
         rows += stream_gap_rows(event, kind, own, reference, plan, measure)
+        theirs = corrective_rows(kind, event, reference, plan, measure)
+        rows += [*theirs, *gap_rows(kind, corrective_rows("run", event, own, plan, measure), theirs)]
     detailed = plan.detailed(event)
     due = plan.due(event)
     for number, audit in enumerate(plan.audits):

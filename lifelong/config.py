@@ -18,7 +18,7 @@ from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
 Audit = Literal["relearn", "readout", "weights"]
-ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint"]
+ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
 
 def _listed(value: object) -> object:
@@ -79,7 +79,8 @@ class ReferencesConfig(Config):
     """retrained: the same life without the forgotten data. retrained-2: the same with another seed (noise floor).
     original: no deletion. withheld: the data merely stops coming, nothing is unlearned. no-op: this one request is
     skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
-    sample visits as the stream had."""
+    sample visits as the stream had. clean: the retrained life without any manipulated sample, named or not (needs a
+    `corrupted` source)."""
     shadows: int = Field(0, ge=0, multiple_of=4)
     """Lives of other seeds, in each of which a random half of all forgotten data never occurs: for attacks on single
     samples (LiRA, U-LiRA, the challenge's forgetting score). As many retrained ones are lived beside them. 0 asks for

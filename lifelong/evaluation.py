@@ -15,6 +15,7 @@ from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
+from streams.source import Corruption
 from streams.stream import Stream
 
 
@@ -45,6 +46,23 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Damage:
+    """Where manipulated data shows, as positions into `EvaluationPlan.ids`.
+
+    Attributes:
+        samples: the manipulated training samples.
+        live: bool ``[E, len(samples)]``: learned and not deleted by then.
+        affected, unaffected, attack: test rows; see `streams.source.Corruption`.
+    """
+
+    samples: np.ndarray
+    live: np.ndarray
+    affected: np.ndarray
+    unaffected: np.ndarray
+    attack: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EvaluationPlan:
     """Every sample that is ever evaluated, each once, and what it counts for.
 
@@ -64,6 +82,8 @@ class EvaluationPlan:
         audits: one per request.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
+        classes_held: bool ``[E, C]``: classes of the units that are held after event e.
+        damage: where manipulated data shows, or None if there is none.
     """
 
     ids: np.ndarray
@@ -79,6 +99,8 @@ class EvaluationPlan:
     audits: tuple[Audit, ...]
     measured: np.ndarray
     watched: np.ndarray
+    classes_held: np.ndarray
+    damage: Damage | None = None
 
     def num_outputs(self, event: int) -> int:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
@@ -105,7 +127,9 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.
     probe_ids = learnable[(Key(0) / "probe").order(learnable)[: config.probe]]
     forget_ids = [r.sample_ids for r in stream.requests]
-    ids = np.unique(np.concatenate([*(u.test_ids for u in units), *forget_ids, probe_ids]))
+    bad = stream.source.corruption
+    showing = [] if bad is None else [bad.samples, bad.affected, bad.unaffected, bad.attack]
+    ids = np.unique(np.concatenate([*(u.test_ids for u in units), *forget_ids, probe_ids, *showing]))
     unit_of = np.concatenate([np.full(len(u.test_ids), i) for i, u in enumerate(units)])
     position_of = np.searchsorted(ids, np.concatenate([u.test_ids for u in units]))
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
@@ -121,11 +145,25 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         since=since,
         seen=seen,
         probe=probe,
-        probe_live=_probe_lives(stream, ids[probe]),
+        probe_live=_live(stream, ids[probe]),
         audits=_audits(stream, ids),
         measured=measured,
         watched=watched,
+        classes_held=_classes_held(stream, since),
+        damage=None if bad is None else _damage(stream, bad, ids),
     )
+
+
+def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
+    held = np.zeros((len(since), stream.source.num_classes), dtype=bool)
+    for number, unit in enumerate(stream.units):
+        held[np.ix_(since[:, number] >= 0, np.array(unit.classes, dtype=np.int64))] = True
+    return held
+
+
+def _damage(stream: Stream, bad: Corruption, ids: np.ndarray) -> Damage:
+    parts = (np.searchsorted(ids, part) for part in (bad.affected, bad.unaffected, bad.attack))
+    return Damage(np.searchsorted(ids, bad.samples), _live(stream, bad.samples), *parts)
 
 
 def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +221,7 @@ def _revived_by(stream: Stream, sample_ids: np.ndarray) -> set[str]:
     return {r.name for r in stream.requests if np.isin(r.sample_ids, sample_ids).any()}
 
 
-def _probe_lives(stream: Stream, ids: np.ndarray) -> np.ndarray:
+def _live(stream: Stream, ids: np.ndarray) -> np.ndarray:
     ledger = Ledger(stream.source)
     lives = np.zeros((len(stream.events), len(ids)), dtype=bool)
     for index, event in enumerate(stream.events):

@@ -31,7 +31,7 @@ from streams.errors import CheckpointError
 from streams.events import DeletionRequest, Event, Experience
 from streams.ledger import Ledger
 from streams.stream import Stream, event_digest
-from streams.timeline import admitted, surviving
+from streams.timeline import admitted, surviving, with_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,19 @@ def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
         case "no-op":
             skipped = stream.requests[point.request or 0].name
             return tuple(e for e in admitted(events) if e.name != skipped)
+        case "clean":
+            return _clean(stream, surviving(events))
         case "fresh":
             return ()
         case "joint":
             return _at_once(surviving(events))
+
+
+def _clean(stream: Stream, experiences: tuple[Experience, ...]) -> tuple[Experience, ...]:
+    """Return the experiences without any manipulated sample, named or not."""
+    bad = np.array([], dtype=np.int64) if stream.source.corruption is None else stream.source.corruption.samples
+    kept = [with_ids(e, e.sample_ids[~np.isin(e.sample_ids, bad)]) for e in experiences]
+    return tuple(e for e in kept if len(e.sample_ids))
 
 
 def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
@@ -101,7 +110,9 @@ class Moment(Protocol):
     """What is wanted of a life: it stands beside one event of the main run."""
 
     @property
-    def event(self) -> int: ...
+    def event(self) -> int:
+        """Index of that event."""
+        ...
 
 
 class Looker(Protocol):

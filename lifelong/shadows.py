@@ -1,9 +1,9 @@
 """Shadow lives: the same stream under other seeds, in each of which a random half of the forgotten data never occurs.
 
-One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and were
-asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on a model
-that has forgotten nothing, the control that an attack works. They are cached like references, and shared by all runs
-that have the same strategy; the retrained ones by all strategies with the same learner.
+One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and
+were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on
+a model that has forgotten nothing, the control that an attack works. They are cached like references, and shared by
+all runs that have the same strategy; the retrained ones by all strategies with the same learner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lifelong.preparation import Prepared
 from lifelong.references import Cost, reference_config
 from lifelong.table import Row, row
 from strategies.base import Strategy
-from streams.events import Ask, DeletionRequest, Event, Experience
+from streams.events import Ask, Event, Experience
 from streams.randomness import Key
 from streams.timeline import surviving, with_ids
 
@@ -163,7 +163,8 @@ class _Lives:
 
 def _auc_row(event: int, audit: Audit, metric: str, found: Attack | None) -> Row:
     few = "there are too few shadows"
-    return row(event, "run", audit.request.name, metric, found and found.auc, found.n if found else 0, few)
+    value, n = (None, 0) if found is None else (found.auc, found.n)
+    return row(event, "run", audit.request.name, metric, value, n, few)
 
 
 def _attack_rows(event: int, audit: Audit, found: Attack | None) -> Iterator[Row]:

@@ -100,7 +100,7 @@ class Strategy(ABC):
         """Put a state back."""
 
     def network(self) -> FlatModel | None:
-        """Return a copy of the one model that predicts, for audits to take apart, or None where there is no such one."""
+        """Return a copy of the model that predicts, for audits to take apart, or None where there is no single one."""
         return None
 
     def restore(self, door: Door) -> None:  # noqa: B027 (most have nothing to finish)

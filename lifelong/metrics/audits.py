@@ -1,4 +1,4 @@
-"""One request looked at closely: attacks on a model, and the run beside a reference, when it is served and at the end."""
+"""One request looked at closely, when it is served and at the end: attacks, and the run beside a reference."""
 
 from __future__ import annotations
 
@@ -85,22 +85,22 @@ class Closely:
         if efficacy is None:
             return None
         scores = self.outputs.scores
-        means = (float(scores[where].mean()) for where in (audit.forget, self.live, self.tests))
-        return Quality(*means, efficacy)
+        forget, retain, test = (float(scores[where].mean()) for where in (audit.forget, self.live, self.tests))
+        return Quality(forget, retain, test, efficacy)
 
     def _attacks(self, audit: Audit) -> list[Row]:
         """Return the population attacks; see `lifelong.metrics.membership`."""
         model, event, name, n = self._model, self.event, audit.request.name, len(audit.forget)
         details, classes = self.outputs.details, self._plan.classes
         if "margins" not in details:
-            names = ("mia_efficacy", "entropy_member_rate", "attack_accuracy")
-            names += ("entropy_auc", "modified_entropy_auc", "membership_ks")
+            names = ["mia_efficacy", "entropy_member_rate", "attack_accuracy"]
+            names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
             return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
         forget, others = audit.forget, audit.non_members
         rate = None
         if (sides := self._sides()) is not None:
             entropies = details["entropies"]
-            rate = entropy_member_rate(*(entropies[s] for s in sides), entropies[forget])
+            rate = entropy_member_rate(entropies[sides[0]], entropies[sides[1]], entropies[forget])
         accuracy = None
         if (unseen := matched(audit, self._plan)) is not None:
             losses = self.outputs.losses
@@ -124,7 +124,7 @@ class Closely:
         if "margins" not in self.outputs.details or sides is None:
             return None
         confidences = np.exp(-self.outputs.losses.astype(np.float64))
-        return mia_efficacy(*(confidences[s] for s in sides), confidences[audit.forget])
+        return mia_efficacy(confidences[sides[0]], confidences[sides[1]], confidences[audit.forget])
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return as many live training samples as test samples, drawn by name: the same ones for every model."""
@@ -142,7 +142,7 @@ def counting_tests(plan: EvaluationPlan, event: int) -> np.ndarray:
 
 
 def matched(audit: Audit, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return as many samples of the forget set as unseen ones, class by class, drawn by name; None if there are none."""
+    """Return as many samples of the forget set as unseen ones of its classes, drawn by name; None if there are none."""
     key, ids = Key(0) / "matched", plan.ids
     pairs = []
     for c in np.unique(plan.classes[audit.forget]):

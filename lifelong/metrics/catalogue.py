@@ -48,6 +48,8 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
     "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
     "retain_": ("On training samples that are learned and not deleted: {}.", "higher"),
+    "corrected_": ("On test data where manipulated data does its damage, with true labels: {}.", "higher"),
+    "unaffected_": ("On test data where manipulated data does no damage: {}.", "higher"),
     "deleted_": ("On test samples of deleted classes and tasks: {}.", "reference"),
     "forget_": ("On the training samples that a request deletes: {}.", "reference"),
     "forget_test_": ("On test data of the classes, tasks or users that a request names: {}.", "reference"),
@@ -303,8 +305,8 @@ METRICS: dict[str, Metric] = {
         "neither",
     ),
     "ulira_auc": Metric(
-        "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives in "
-        "which it never occurred; 0.5, chance, is what retraining gives.",
+        "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives "
+        "in which it never occurred; 0.5, chance, is what retraining gives.",
         "AUC",
         "neither",
         0.5,
@@ -330,9 +332,7 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "neither",
     ),
-    "forgetting_score_ratio": Metric(
-        "Forgetting score over that of retrained lives.", "ratio", "higher", 1.0
-    ),
+    "forgetting_score_ratio": Metric("Forgetting score over that of retrained lives.", "ratio", "higher", 1.0),
     "forgetting_score_final": Metric(
         "Forgetting score times the lives' retained and test accuracy over those of retrained lives.",
         "0 to 1",
@@ -344,6 +344,24 @@ METRICS: dict[str, Metric] = {
         "epsilon",
         "lower",
         0.0,
+    ),
+    "attack_success": Metric(
+        "Share of test data on which the manipulation succeeds: triggered inputs of other classes that are taken for "
+        "the target, or samples of two confused classes that are taken for each other.",
+        "share",
+        "lower",
+    ),
+    "unnamed_fit": Metric(
+        "Share of the manipulated samples that are learned and were not named for which the model predicts the label "
+        "they were given: below 1, the damage is leaving where nobody pointed at it.",
+        "share",
+        "neither",
+    ),
+    "recovery": Metric(
+        "Accuracy on affected test data, from 0 (as in the life without requests) to 1 (as without any bad data).",
+        "share",
+        "higher",
+        1.0,
     ),
     "amplification": Metric(
         "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"

@@ -2,9 +2,9 @@
 
 For every forgotten example an attacker sees its log odds in models that unlearned it and in models retrained without
 it, and picks the rule that tells them apart best; its false positive and false negative rates give an epsilon as in
-differential privacy (Triantafillou et al. 2024, arXiv 2406.09073). Since the best of many rules is taken on few models,
-a *perfect* method has an epsilon of about 1.6 and a score of about 0.2, not 0 and 1: compare with the score of retrained
-models against other retrained ones.
+differential privacy (Triantafillou et al. 2024, arXiv 2406.09073). Since the best of many rules is taken on few
+models, a *perfect* method has an epsilon of about 1.6 and a score of about 0.2, not 0 and 1: compare with the score of
+retrained models against other retrained ones.
 """
 
 from __future__ import annotations

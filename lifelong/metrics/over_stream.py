@@ -32,7 +32,8 @@ def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str]
 
 
 def _amplification(stream: Stream, work: dict[tuple[int, str], float]) -> list[Row]:
-    rows, learned = [], []
+    rows: list[Row] = []
+    learned: list[float] = []
     for event, what in enumerate(stream.events):
         steps = work.get((event, "steps"), 0.0)
         if isinstance(what, DeletionRequest):
