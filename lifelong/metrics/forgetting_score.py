@@ -17,13 +17,15 @@ DELTA = 1e-5
 CERTAIN = 50.0
 """Epsilon where the models can be told apart without error, or where unlearned models all say the same."""
 _WIDTH = 0.5
-_MOST_THRESHOLDS = 64
+_BUFFER = 2.0
 
 
 def epsilon(unlearned: np.ndarray, retrained: np.ndarray) -> float:
     """Return the epsilon of one example.
 
-    Rules: log odds above a threshold, and inside of a window, each also the other way round.
+    Rules: log odds above a threshold, for whichever side has the larger median; and log odds inside of a window for
+    whichever side has the smaller range, where the window has that range and lies on it, give or take 2 at each end.
+    Thresholds lie between any two neighbouring values (the released code has a grid of 0.01).
 
     Args:
         unlearned: ``[N]`` log odds in models that unlearned the example.
@@ -32,26 +34,23 @@ def epsilon(unlearned: np.ndarray, retrained: np.ndarray) -> float:
     >>> epsilon(np.arange(8.0), np.arange(8.0) + 100)
     50.0
     """
-    spread = np.ptp(retrained)
-    if np.ptp(unlearned) < 0.01 * spread or spread == 0:
+    ranges = sorted((float(np.ptp(unlearned)), float(np.ptp(retrained))))
+    if ranges[0] < 0.01 * ranges[1] or ranges[1] == 0:
         return CERTAIN
-    positive, negative = unlearned, retrained
-    if np.median(retrained) > np.median(unlearned):
-        positive, negative = retrained, unlearned
-    values = np.unique(np.concatenate([positive, negative]))
-    cuts = (values[1:] + values[:-1]) / 2
-    if len(cuts) > _MOST_THRESHOLDS:
-        cuts = cuts[np.linspace(0, len(cuts) - 1, _MOST_THRESHOLDS).round().astype(int)]
-    cuts = np.concatenate([[-np.inf], cuts, [np.inf]])
+    values = np.unique(np.concatenate([unlearned, retrained]))
+    cuts = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    positive, negative = np.sort(unlearned), np.sort(retrained)
+    if np.median(negative) > np.median(positive):
+        positive, negative = negative, positive
+    fnr = [np.searchsorted(positive, cuts) / len(positive)]
+    fpr = [1 - np.searchsorted(negative, cuts) / len(negative)]
+    narrow, wide = (positive, negative) if np.ptp(positive) < np.ptp(negative) else (negative, positive)
     low, high = np.triu_indices(len(cuts), 1)
-    hits, false = (
-        np.searchsorted(np.sort(side), cuts[high]) - np.searchsorted(np.sort(side), cuts[low])
-        for side in (positive, negative)
-    )
-    inside = hits / len(positive), false / len(negative)
-    fnr = np.concatenate([1 - inside[0], inside[0]])
-    fpr = np.concatenate([inside[1], 1 - inside[1]])
-    return float(_epsilons(fpr, fnr).max())
+    near = (np.abs(cuts[high] - narrow[-1]) <= _BUFFER) & (np.abs(cuts[high] - cuts[low] - ranges[0]) <= _BUFFER)
+    for side, rates in ((narrow, fnr), (wide, fpr)):
+        inside = np.searchsorted(side, cuts[high[near]]) - np.searchsorted(side, cuts[low[near]])
+        rates.append(1 - inside / len(side) if side is narrow else inside / len(side))
+    return float(_epsilons(np.concatenate(fpr), np.concatenate(fnr)).max())
 
 
 def _epsilons(fpr: np.ndarray, fnr: np.ndarray) -> np.ndarray:
