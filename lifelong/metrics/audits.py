@@ -194,10 +194,10 @@ def _calibrated(
     What is hard or easy for every model cancels (difficulty calibration, Watson et al. 2022).
     """
     name, classes, forget, others = audit.request.name, plan.classes, audit.forget, audit.non_members
-    moves: dict[str, np.ndarray | None] = {"loss": run.losses - reference.losses}
+    moves: dict[str, np.ndarray | None] = {"loss": _moved(run.losses, reference.losses)}
     if "margins" in run.details and "margins" in reference.details:
         moves["confidence"] = np.exp(-reference.losses) - np.exp(-run.losses)
-        moves["entropy"] = run.details["entropies"] - reference.details["entropies"]
+        moves["entropy"] = _moved(run.details["entropies"], reference.details["entropies"])
     else:
         moves |= {"confidence": None, "entropy": None}
     rows, aucs = [], []
@@ -211,6 +211,12 @@ def _calibrated(
     apart = None if aucs[0] is None or aucs[1] is None else abs(aucs[0] - aucs[1])
     rows.append(row(event, kind, name, "streisand", apart, len(forget), _NO_TEST))
     return rows
+
+
+def _moved(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the difference; 0 where both are infinite (an output that neither model may use)."""
+    with np.errstate(invalid="ignore"):
+        return np.where(values == reference, 0.0, values - reference)
 
 
 def held_out_loss(audit: Audit, losses: np.ndarray) -> float:

@@ -83,7 +83,7 @@ def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np
 def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) -> float | None:
     """Return how well the loss tells the forget set from as many unseen samples: the attack of SCRUB, 0.5 is chance.
 
-    Logistic regression on losses clipped to 100, ten stratified random splits, mean accuracy on a tenth held out.
+    Logistic regression on losses clipped to 100 and standardised, ten stratified random splits, mean accuracy on a tenth held out.
     Orientation: none; below 0.5 is noise, or a leak that this attack does not turn round.
 
     Args:
@@ -100,6 +100,7 @@ def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) 
     if min(len(forget), len(unseen)) < 10:
         return None
     x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
+    x = (x - x.mean()) / (x.std() or 1.0)
     y = np.repeat([1, 0], [len(forget), len(unseen)])
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
     return float(cross_val_score(LogisticRegression(), x, y, cv=splits).mean())

@@ -201,8 +201,8 @@ def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Strea
     table = lifelong.run(config_of(references={"kinds": ["retrained", "original"]}), tmp_path).tables["replay-none"]
     for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 7)), ("request-2", range(6, 10))):
         assert [r.event for r in table.select("forget_accuracy", request)] == list(events)
-    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4}
-    assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 9}
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6}, "a curve"
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 4, 6, 9}
     # The unit whose class was deleted counts again, from its new beginning.
     assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
 
