@@ -68,6 +68,16 @@ def test_entropies_by_hand() -> None:
     assert float(modified_entropies(sure, torch.tensor([1]))) == np.inf
 
 
+def test_attacks_by_entropy_find_what_is_surer_than_unseen_data() -> None:
+    draw = np.random.default_rng(0)
+    sharp, flat = (torch.from_numpy(scale * draw.normal(size=(100, 5))).softmax(1) for scale in (4.0, 1.0))
+    zeros = np.zeros(100, dtype=int)
+    assert membership_auc(entropies(sharp).numpy(), zeros, entropies(flat).numpy(), zeros) > 0.8
+    labels = sharp.argmax(1)
+    modified = modified_entropies(sharp, labels).numpy(), modified_entropies(flat, labels).numpy()
+    assert membership_auc(modified[0], zeros, modified[1], zeros) > 0.9
+
+
 def test_margins_do_not_overflow(tools: Any) -> None:
     source = tools.source()
     objective = tools.setting(source).objective
