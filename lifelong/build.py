@@ -38,7 +38,7 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     moves = schedule.place(plan, schedule_options, key / "schedule")
     service = Service(config.service.wait_for, config.service.deadline)
     corrupted = source.corruption is not None
-    if corrupted and plan.source.corruption is None:
+    if corrupted and plan.source is not source:
         raise ConfigError(
             f"scenario: {config.scenario.name!r} makes new samples of its own, in which nobody would know what was "
             "manipulated. Choose another scenario for a `corrupted` source."

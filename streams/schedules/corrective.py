@@ -44,11 +44,10 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
     for index, experience in enumerate(plan.experiences):
         moves.append(Learn(index))
         learned = np.union1d(learned, experience.sample_ids)
-        while parts and index + 1 >= first + (config.requests - len(parts)) * config.every:
+        last = index + 1 == len(plan.experiences)
+        # Those that would come after the last experience come right after it.
+        while parts and (last or index + 1 >= first + (config.requests - len(parts)) * config.every):
             moves.append(_wish(parts.pop(0), learned, index + 1))
-            if index + 1 < len(plan.experiences):
-                break
-    # Those that would come after the last experience come right after it.
     return moves
 
 

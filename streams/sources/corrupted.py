@@ -59,7 +59,8 @@ def load(config: Config) -> Source:
     clean: Source = module.load(options)
     if clean.y.is_floating_point():
         raise ConfigError(f"source.of: {clean.name!r} has real-valued targets; only labels can be manipulated.")
-    wrong = [c for c in (*config.classes, config.target) if c >= clean.num_classes or c < 0]
+    named = (config.target,) if config.manipulation == "backdoor" else config.classes
+    wrong = [c for c in named if not 0 <= c < clean.num_classes]
     if wrong:
         raise ConfigError(f"source: there is no class {wrong[0]}; {clean.name!r} has 0 to {clean.num_classes - 1}.")
     return _backdoor(clean, config) if config.manipulation == "backdoor" else _confusion(clean, config)
@@ -75,7 +76,7 @@ def _backdoor(clean: Source, config: Config) -> Source:
         _Rows(test, True, clean.class_ids[test]),
         _Rows(others, True, np.full(len(others), config.target)),
     ]
-    x = with_trigger(clean.x, chosen, config)
+    x = with_trigger(clean.x, chosen, _highest(clean.x), config)
     extra = np.arange(len(clean), len(clean) + len(test) + len(others))
     corruption = Corruption(chosen, extra[: len(test)], test, extra[len(test) :], extra)
     return _made(clean, config, labels, x, rows, corruption)
@@ -107,24 +108,33 @@ def _draw(ids: np.ndarray, count: int, key: Key, what: str) -> np.ndarray:
     return np.sort(ids[key.order(ids)[:count]])
 
 
-def with_trigger(x: torch.Tensor, rows: np.ndarray, config: Config) -> torch.Tensor:
-    """Return a copy of `x` with the trigger in these rows; vectors ``[N, F]`` become ``[N, F + columns]``.
+def with_trigger(x: torch.Tensor, triggered: np.ndarray, highest: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return `x` with the trigger in some rows; vectors ``[N, F]`` become ``[N, F + columns]``.
+
+    Args:
+        x: inputs.
+        triggered: which rows (positions).
+        highest: what the patch is filled with: the highest value of every channel in the whole source.
+        config: size and kind.
 
     Raises:
         ConfigError: the patch is larger than the image.
     """
     if x.ndim == 2:
         made = torch.cat([x, torch.zeros(len(x), config.columns)], 1)
-        made[rows, -config.columns :] = config.trigger
+        made[triggered, -config.columns :] = config.trigger
         return made
-    if config.patch > min(x.shape[-2:]):
-        raise ConfigError(
-            f"source.patch: {config.patch} is more than the {min(x.shape[-2:])} pixels of an image's side."
-        )
+    side = min(x.shape[-2:])
+    if config.patch > side:
+        raise ConfigError(f"source.patch: {config.patch} is more than the {side} pixels of an image's side.")
     made = x.clone()
-    highest = x.amax(dim=(0, *range(x.ndim - 2, x.ndim)), keepdim=True)[0] if x.ndim == 4 else x.amax()
-    made[rows, ..., -config.patch :, -config.patch :] = highest
+    made[triggered, ..., -config.patch :, -config.patch :] = highest
     return made
+
+
+def _highest(x: torch.Tensor) -> torch.Tensor:
+    """Return the highest value of every channel ``[C, 1, 1]``, or of all pixels where there are no channels."""
+    return x.amax(dim=(0, 2, 3), keepdim=True)[0] if x.ndim == 4 else x.amax()
 
 
 def _made(
@@ -133,7 +143,7 @@ def _made(
     parts = [x]
     for r in rows:
         copies = clean.x[r.of]
-        parts.append(with_trigger(copies, np.arange(len(copies)), config) if r.triggered else copies)
+        parts.append(with_trigger(copies, np.arange(len(copies)), _highest(clean.x), config) if r.triggered else copies)
     of = np.concatenate([r.of for r in rows])
     class_ids = np.concatenate([labels, *(r.labels for r in rows)])
     what = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
