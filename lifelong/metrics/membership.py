@@ -83,8 +83,8 @@ def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np
 def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) -> float | None:
     """Return how well the loss tells the forget set from as many unseen samples: the attack of SCRUB, 0.5 is chance.
 
-    Logistic regression on losses clipped to 100 and standardised, ten stratified random splits, mean accuracy on a tenth held out.
-    Orientation: none; below 0.5 is noise, or a leak that this attack does not turn round.
+    Logistic regression on losses clipped to 100 and standardised, ten stratified random splits, mean accuracy on a
+    tenth held out. Orientation: none; below 0.5 is noise, or a leak that this attack does not turn round.
 
     Args:
         forget: ``[n]`` losses.
