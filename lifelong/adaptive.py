@@ -42,21 +42,20 @@ class Requester:
         self._lived = 0
         self._strategy: Strategy | None = None
 
-    def __call__(self, aim: Aim, events: tuple[Event, ...], live: np.ndarray, count: int) -> tuple[int, ...]:
+    def __call__(self, aim: Aim, events: tuple[Event, ...], live: np.ndarray, count: int) -> np.ndarray:
         """Return the `count` sample ids among `live` that the aim is surest of, given what was published so far.
 
         Raises:
-            StreamError: fewer are live, or the strategy publishes fewer models.
+            StreamError: the strategy publishes fewer models.
         """
-        if len(live) < count:
-            raise StreamError(f"An adaptive request wants {count} samples, and only {len(live)} are live.")
         if self._strategy is None:
             self._strategy, self._setting = self._build(aim.publisher)
         for event in events[self._lived :]:
             step(self._strategy, event, self._ledger)
         self._lived = len(events)
         sure = self._sureness(self._strategy, aim.constituent, live)
-        return tuple(sorted(live[np.argsort(-sure, kind="stable")[:count]].tolist()))
+        chosen: np.ndarray = live[np.argsort(-sure, kind="stable")[:count]]
+        return chosen
 
     def _sureness(self, strategy: Strategy, constituent: int, ids: np.ndarray) -> np.ndarray:
         parts = []

@@ -19,6 +19,7 @@ from streams.config import Named, resolve
 _WIDTH = 100
 _KINDS = {
     "source": "sources",
+    "of": "sources",
     "scenario": "scenarios",
     "schedule": "schedules",
     "objective": "objectives",

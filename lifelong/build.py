@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
+
 from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
+from lifelong.selection import Chooser
 from lifelong.suitability import check_parts
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
@@ -17,7 +20,8 @@ from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
-from streams.plan import Plan, Service, assemble
+from streams.events import Event
+from streams.plan import Aim, Choose, Plan, Service, Wish, assemble
 from streams.randomness import Key, seeded_globals
 from streams.registry import class_of
 from streams.source import Source
@@ -39,23 +43,42 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     key = Key(config.seed)
     moves = schedule.place(plan, schedule_options, key / "schedule")
     service = Service(config.service.wait_for, config.service.deadline)
-    return assemble(plan, moves, service, key / "requests", _requester(config, plan))
+    corrupted = source.corruption is not None
+    if corrupted and plan.source is not source:
+        raise ConfigError(
+            f"scenario: {config.scenario.name!r} makes new samples of its own, in which nobody would know what was "
+            "manipulated. Choose another scenario for a `corrupted` source."
+        )
+    if "clean" in config.references.kinds and not corrupted:
+        raise ConfigError("references.kinds: 'clean' needs manipulated data; set source: {name: corrupted, of: ...}.")
+    return assemble(plan, moves, service, key / "requests", _choose(config, plan))
 
 
-def _requester(config: RunConfig, plan: Plan) -> Requester:
-    """Return who chooses what adaptive requests name; it builds and lives a strategy only if it is asked."""
-    everything = Stream(plan.source, plan.units, plan.experiences, plan.task_of)
+def _choose(config: RunConfig, plan: Plan) -> Choose:
+    """Return what chooses samples where a wish wants that; it lives with a strategy only if it is asked."""
 
-    def build(name: str | None) -> tuple[Strategy, Setting]:
+    def published(name: str | None) -> tuple[Strategy, Setting]:
         chosen = name or next(iter(config.strategies))
         if chosen not in config.strategies:
             raise ConfigError(
                 f"schedule.publisher: there is no strategy {chosen!r}. {closest(chosen, config.strategies)}"
             )
-        setting = make_setting(config, everything)
+        setting = make_setting(config, Stream(plan.source, plan.units, plan.experiences, plan.task_of))
         return make_strategy(config.strategies[chosen], setting, f"strategies.{chosen}"), setting
 
-    return Requester(build, plan.source, plan.task_of, config.device)
+    requester = Requester(published, plan.source, plan.task_of, config.device)
+    chooser = Chooser(
+        config,
+        lambda stream: make_setting(config, stream),
+        lambda setting: make_strategy(StrategyConfig(), setting, "schedule"),
+    )
+
+    def choose(plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key) -> np.ndarray:
+        if isinstance(wish.choice, Aim):
+            return requester(wish.choice, events, candidates, wish.count)
+        return chooser(plan, events, candidates, wish, key)
+
+    return choose
 
 
 def make_objective(config: RunConfig, stream: Stream) -> Objective:

@@ -17,7 +17,8 @@ from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
-ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint"]
+Audit = Literal["relearn", "readout", "weights"]
+ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
 
 def _listed(value: object) -> object:
@@ -63,6 +64,12 @@ class EvaluationConfig(Config):
     """Samples per evaluation pass."""
     probe: int = Field(1000, ge=0)
     """Training samples, drawn by name, on which the accuracy on retained data is measured."""
+    audits: tuple[Audit, ...] = ()
+    """What is done to copies of the model at every request's event and at the end, of the run and of its references.
+    relearn: train on the forgotten data again and count the steps. readout: fit a new last layer on frozen features.
+    weights: keep them, to measure distances layer by layer."""
+    relearn_steps: int = Field(200, ge=1)
+    """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples (Adam 0.001)."""
 
 
 class ReferencesConfig(Config):
@@ -72,7 +79,12 @@ class ReferencesConfig(Config):
     """retrained: the same life without the forgotten data. retrained-2: the same with another seed (noise floor).
     original: no deletion. withheld: the data merely stops coming, nothing is unlearned. no-op: this one request is
     skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
-    sample visits as the stream had."""
+    sample visits as the stream had. clean: the retrained life without any manipulated sample, named or not (needs a
+    `corrupted` source)."""
+    shadows: int = Field(0, ge=0, multiple_of=4)
+    """Lives of other seeds, in each of which a random half of all forgotten data never occurs: for attacks on single
+    samples (LiRA, U-LiRA, the challenge's forgetting score). As many retrained ones are lived beside them. 0 asks for
+    none; below 64 the intervals are wide."""
 
 
 class RunConfig(Config):

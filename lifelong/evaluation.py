@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from lifelong.config import EvaluationConfig
+from lifelong.metrics.membership import entropies, modified_entropies
+from lifelong.metrics.relearning import Relearning, readout
 from strategies.base import Setting, Strategy
 from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
+from streams.source import Corruption
 from streams.stream import Stream
 
 
@@ -43,6 +46,23 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Damage:
+    """Where manipulated data shows, as positions into `EvaluationPlan.ids`.
+
+    Attributes:
+        samples: the manipulated training samples.
+        live: bool ``[E, len(samples)]``: learned and not deleted by then.
+        affected, unaffected, attack: test rows; see `streams.source.Corruption`.
+    """
+
+    samples: np.ndarray
+    live: np.ndarray
+    affected: np.ndarray
+    unaffected: np.ndarray
+    attack: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EvaluationPlan:
     """Every sample that is ever evaluated, each once, and what it counts for.
 
@@ -62,6 +82,8 @@ class EvaluationPlan:
         audits: one per request.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
+        classes_held: bool ``[E, C]``: classes of the units that are held after event e.
+        damage: where manipulated data shows, or None if there is none.
     """
 
     ids: np.ndarray
@@ -77,6 +99,8 @@ class EvaluationPlan:
     audits: tuple[Audit, ...]
     measured: np.ndarray
     watched: np.ndarray
+    classes_held: np.ndarray
+    damage: Damage | None = None
 
     def num_outputs(self, event: int) -> int:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
@@ -103,7 +127,9 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.
     probe_ids = learnable[(Key(0) / "probe").order(learnable)[: config.probe]]
     forget_ids = [r.sample_ids for r in stream.requests]
-    ids = np.unique(np.concatenate([*(u.test_ids for u in units), *forget_ids, probe_ids]))
+    bad = stream.source.corruption
+    showing = [] if bad is None else [bad.samples, bad.affected, bad.unaffected, bad.attack]
+    ids = np.unique(np.concatenate([*(u.test_ids for u in units), *forget_ids, probe_ids, *showing]))
     unit_of = np.concatenate([np.full(len(u.test_ids), i) for i, u in enumerate(units)])
     position_of = np.searchsorted(ids, np.concatenate([u.test_ids for u in units]))
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
@@ -119,11 +145,25 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         since=since,
         seen=seen,
         probe=probe,
-        probe_live=_probe_lives(stream, ids[probe]),
+        probe_live=_live(stream, ids[probe]),
         audits=_audits(stream, ids),
         measured=measured,
         watched=watched,
+        classes_held=_classes_held(stream, since),
+        damage=None if bad is None else _damage(stream, bad, ids),
     )
+
+
+def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
+    held = np.zeros((len(since), stream.source.num_classes), dtype=bool)
+    for number, unit in enumerate(stream.units):
+        held[np.ix_(since[:, number] >= 0, np.array(unit.classes, dtype=np.int64))] = True
+    return held
+
+
+def _damage(stream: Stream, bad: Corruption, ids: np.ndarray) -> Damage:
+    parts = (np.searchsorted(ids, part) for part in (bad.affected, bad.unaffected, bad.attack))
+    return Damage(np.searchsorted(ids, bad.samples), _live(stream, bad.samples), *parts)
 
 
 def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +221,7 @@ def _revived_by(stream: Stream, sample_ids: np.ndarray) -> set[str]:
     return {r.name for r in stream.requests if np.isin(r.sample_ids, sample_ids).any()}
 
 
-def _probe_lives(stream: Stream, ids: np.ndarray) -> np.ndarray:
+def _live(stream: Stream, ids: np.ndarray) -> np.ndarray:
     ledger = Ledger(stream.source)
     lives = np.zeros((len(stream.events), len(ids)), dtype=bool)
     for index, event in enumerate(stream.events):
@@ -234,48 +274,144 @@ class Outputs:
     Attributes:
         scores: float32 ``[N]``, the objective's score (1 or 0 for classification).
         losses: float32 ``[N]``.
-        probabilities: float32 ``[D, K]`` predicted distributions at the detailed positions, or None.
-        features: float32 ``[D, F]`` penultimate features at the detailed positions, or None.
+        details: what is there only where something is looked at closely, by name; D are the detailed positions, A the
+            audits that are due, M all samples and R the steps of relearning.
+
+            probabilities ``[D, K]``: predicted distributions. features ``[D, F]``: penultimate. margins ``[M]``: log
+            odds of the label. entropies, modified_entropies ``[M]``, in nats. weights ``[P]``. relearning
+            ``[A, R + 1]``: loss on held-out data of the request before every step and after the last. readout
+            ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where undefined.
     """
 
     scores: np.ndarray
     losses: np.ndarray
-    probabilities: np.ndarray | None = None
-    features: np.ndarray | None = None
+    details: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """Predicted distributions ``[D, K]`` at the detailed positions, if there are any."""
+        return self.details.get("probabilities")
+
+    @property
+    def features(self) -> np.ndarray | None:
+        """Penultimate features ``[D, F]`` at the detailed positions, if there are any."""
+        return self.details.get("features")
 
 
 class Evaluator:
     """Runs strategies over the evaluation plan. Holds its samples in batches, outside of any ledger."""
 
-    def __init__(self, stream: Stream, plan: EvaluationPlan, setting: Setting, batch_size: int, device: str) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        plan: EvaluationPlan,
+        setting: Setting,
+        config: EvaluationConfig,
+        device: str,
+    ) -> None:
         """Gather the evaluation samples once."""
-        self._setting = setting
-        self._size = batch_size
+        self._setting, self._plan, self._config = setting, plan, config
+        self._size = config.batch_size
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
-        self._batches = self._data.batches(batch_size)
+        self._batches = self._data.batches(self._size)
 
-    def evaluate(self, strategy: Strategy, detailed: np.ndarray | None = None) -> Outputs:
-        """Return scores and losses of every sample, and distributions and features at the `detailed` positions."""
+    def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
+        """Return scores and losses of every sample, and details where `event` is one that is looked at closely."""
         objective = self._setting.objective
+        closely = event is not None and bool(self._plan.due(event))
         scores, losses = [], []
+        more: dict[str, list[torch.Tensor]] = {}
         for batch in self._batches:
             outputs = strategy.predict(batch)
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
-        probabilities, features = self._details(strategy, detailed)
-        return Outputs(_array(scores), _array(losses), probabilities, features)
+                for name, values in self._of_predictions(outputs, batch) if closely else ():
+                    more.setdefault(name, []).append(values)
+        details = {name: _array(parts) for name, parts in more.items()}
+        if event is not None and closely:
+            details |= self._details(strategy, self._plan.detailed(event)) | self._audits(strategy, event)
+        return Outputs(_array(scores), _array(losses), details)
 
-    def _details(self, strategy: Strategy, positions: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-        if positions is None or not len(positions):
-            return None, None
-        parts: list[Batch] = [
-            self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)
-        ]
+    def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
+        """Return the distributions ``[len(positions), K]`` that a strategy predicts, or None where there are none."""
         with torch.inference_mode():
-            p = [self._setting.objective.probabilities(strategy.predict(b), b) for b in parts]
+            return _optional(
+                [self._setting.objective.probabilities(strategy.predict(b), b) for b in self._parts(positions)]
+            )
+
+    def margins(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
+        """Return the log odds of the labels ``[len(positions)]``, or None where no class is predicted."""
+        with torch.inference_mode():
+            return _optional([self._setting.objective.margins(strategy.predict(b), b) for b in self._parts(positions)])
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what decides, beside the strategy, the details of `event`: for the keys of caches."""
+        parts = [self._plan.detailed(event)]
+        if self._config.audits:
+            parts.append(self._plan.probe[self._plan.probe_live[event]])
+            parts += [part for a in self._plan.due(event) for part in (a.forget, a.forget_test)]
+        return b"|".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
+
+    def _of_predictions(self, outputs: torch.Tensor, batch: Batch) -> list[tuple[str, torch.Tensor]]:
+        p, margins = (
+            self._setting.objective.probabilities(outputs, batch),
+            self._setting.objective.margins(outputs, batch),
+        )
+        if p is None or margins is None:
+            return []
+        return [
+            ("margins", margins),
+            ("entropies", entropies(p)),
+            ("modified_entropies", modified_entropies(p, batch.y)),
+        ]
+
+    def _details(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
+        parts = self._parts(positions)
+        with torch.inference_mode():
             f = [strategy.features(b) for b in parts]
-        return _optional(p), _optional(f)
+        found = {"probabilities": self.probabilities(strategy, positions), "features": _optional(f)}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def _audits(self, strategy: Strategy, event: int) -> dict[str, np.ndarray]:
+        """Take copies of the model apart, as far as the configuration asks for it."""
+        config, due = self._config, self._plan.due(event)
+        live = self._plan.probe[self._plan.probe_live[event]]
+        found: dict[str, np.ndarray] = {}
+        model = strategy.network() if config.audits else None
+        if "weights" in config.audits and model is not None:
+            found["weights"] = _array([model.parameters])
+        if "relearn" in config.audits and model is not None:
+            start = model.state_dict()
+            curves = []
+            for a in due:
+                held_out = a.forget_test if len(a.forget_test) else a.forget
+                lesson = Relearning(self._setting, self._setting.key / "relearn" / a.request.name, config.relearn_steps)
+                curves.append(lesson.curve(model, self._part(a.forget), self._part(live), self._part(held_out)))
+                model.load_state_dict(start)
+            found["relearning"] = np.stack(curves)
+        if "readout" in config.audits:
+            found["readout"] = np.array([self._readout(strategy, a, live) for a in due], dtype=np.float32)
+        return found
+
+    def _readout(self, strategy: Strategy, audit: Audit, live: np.ndarray) -> float:
+        """Return the accuracy on the request's test data of a last layer fitted anew; NaN where there is none."""
+        others = live[(self._setting.key / "readout" / audit.request.name).order(self._plan.ids[live])]
+        parts = [self._part(p) for p in (audit.forget, np.sort(others[: len(audit.forget)]), audit.forget_test)]
+        if not all(len(b) for b in parts):
+            return float("nan")
+        features = [strategy.features(b) for b in parts]
+        if any(f is None for f in features):
+            return float("nan")
+        forgotten, retained, held_out = (f.float().cpu().numpy() for f in features if f is not None)
+        labels = [b.y.cpu().numpy() for b in parts]
+        return readout(forgotten, labels[0], retained, labels[1], held_out, labels[2])
+
+    def _parts(self, positions: np.ndarray) -> list[Batch]:
+        return [self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)]
+
+    def _part(self, positions: np.ndarray) -> Batch:
+        return self._data.batch(self._data.positions()[torch.from_numpy(positions)])
 
 
 def _array(parts: list[torch.Tensor]) -> np.ndarray:

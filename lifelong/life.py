@@ -18,6 +18,7 @@ from lifelong.prefix import Prefix
 from lifelong.preparation import Prepared
 from lifelong.record import Checkpoint, Record
 from lifelong.references import Cost
+from lifelong.shadows import shadow_rows
 from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import Strategy
 from strategies.parts.fit import observed
@@ -60,6 +61,8 @@ class Life:
                 return
             self._play()
             rows, cost = compare(self._p, self._name, self._record, self._evaluator)
+            more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
+            rows, cost = rows + more, cost + more_cost
             self._record.write(rows)
             self._watch.references(rows, cost.seconds)
             self._record.finish(self._summary(cost))
@@ -88,7 +91,7 @@ class Life:
                 rows += measure.within(index, looks.scores)
             rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
             self._record.write(rows, outputs)
-            if outputs is not None and (outputs.probabilities is not None or outputs.features is not None):
+            if outputs is not None and outputs.details:
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,
@@ -129,7 +132,7 @@ class Life:
     def _evaluate(self, strategy: Strategy, index: int) -> Outputs | None:
         if not self._p.plan.measured[index]:
             return None
-        return self._evaluator.evaluate(strategy, self._p.plan.detailed(index))
+        return self._evaluator.evaluate(strategy, index)
 
     def _go_on(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Bring everything to where the last checkpoint left it; return the next event."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from lifelong.evaluation import EvaluationPlan, Outputs
 from lifelong.metrics.accumulation import Accumulation, unit_means
+from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
 from lifelong.play import Step
@@ -44,6 +45,7 @@ class Measure:
         retained = float(outputs.scores[live].mean()) if len(live) else None
         nothing = "no training sample of the probe is live"
         rows.append(row(event, "run", "stream", f"retain_{self._measure}", retained, len(live), nothing))
+        rows += corrective_rows("run", event, outputs, plan, self._measure)
         return rows + self._request_rows(event, outputs)
 
     def within(self, event: int, looks: list[np.ndarray]) -> list[Row]:

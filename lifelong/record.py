@@ -76,10 +76,9 @@ class Record:
         self._files["timings.jsonl"].write((json.dumps(timing) + "\n").encode())
 
     def write_details(self, event: int, outputs: Outputs) -> None:
-        """Keep predicted distributions and features of one event."""
-        arrays = {"probabilities": outputs.probabilities, "features": outputs.features}
+        """Keep what was looked at closely after one event."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})  # type: ignore[arg-type]
+        np.savez(buffer, **outputs.details)  # type: ignore[arg-type]
         write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())
 
     def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
@@ -88,7 +87,7 @@ class Record:
         if not file.exists():
             return Outputs(scores, losses)
         with np.load(file) as arrays:
-            return Outputs(scores, losses, arrays.get("probabilities"), arrays.get("features"))
+            return Outputs(scores, losses, dict(arrays))
 
     def read_outputs(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""

@@ -14,14 +14,15 @@ import hashlib
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from lifelong.config import ReferenceKind, StrategyConfig
-from lifelong.evaluation import Evaluator, Outputs
+from lifelong.evaluation import Outputs
 from lifelong.files import write_atomically
 from lifelong.play import ledger_after, restore, step
 from strategies.base import State, Strategy
@@ -30,7 +31,7 @@ from streams.errors import CheckpointError
 from streams.events import DeletionRequest, Event, Experience
 from streams.ledger import Ledger
 from streams.stream import Stream, event_digest
-from streams.timeline import admitted, surviving
+from streams.timeline import admitted, surviving, with_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,19 @@ def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
         case "no-op":
             skipped = stream.requests[point.request or 0].name
             return tuple(e for e in admitted(events) if e.name != skipped)
+        case "clean":
+            return _clean(stream, surviving(events))
         case "fresh":
             return ()
         case "joint":
             return _at_once(surviving(events))
+
+
+def _clean(stream: Stream, experiences: tuple[Experience, ...]) -> tuple[Experience, ...]:
+    """Return the experiences without any manipulated sample, named or not."""
+    bad = np.array([], dtype=np.int64) if stream.source.corruption is None else stream.source.corruption.samples
+    kept = [with_ids(e, e.sample_ids[~np.isin(e.sample_ids, bad)]) for e in experiences]
+    return tuple(e for e in kept if len(e.sample_ids))
 
 
 def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
@@ -97,14 +107,37 @@ def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
     return points
 
 
+class Moment(Protocol):
+    """What is wanted of a life: it stands beside one event of the main run."""
+
+    @property
+    def event(self) -> int:
+        """Index of that event."""
+        ...
+
+
+class Looker(Protocol):
+    """Measures a life where it is wanted."""
+
+    def evaluate(self, strategy: Strategy, event: int) -> Outputs:
+        """Return the outputs of a strategy that stands beside `event`."""
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what decides, beside the strategy, what is measured there."""
+
+
+MomentT = TypeVar("MomentT", bound=Moment)
+
+
 @dataclass(slots=True)
 class _Node:
-    """A state that some references pass through."""
+    """A state that some references pass through; `visits` are the samples passed forward and backward until then."""
 
     key: str
     path: tuple[Event, ...]
     children: dict[str, _Node] = field(default_factory=dict)
-    wanted: list[tuple[Point, Path, np.ndarray]] = field(default_factory=list)
+    wanted: list[tuple[Moment, Path]] = field(default_factory=list)
+    visits: int = 0
 
     def pending(self) -> list[_Node]:
         return [c for c in self.children.values() if c.wanted or c.children]
@@ -136,7 +169,7 @@ class References:
         self,
         build: Callable[[], Strategy],
         make_ledger: Callable[[], Ledger],
-        evaluator: Evaluator,
+        evaluator: Looker,
         identity: str,
         folder: Path,
     ) -> None:
@@ -153,17 +186,21 @@ class References:
         self._identity, self._folder = identity, folder
         self.cost = Cost()
 
-    def compute(self, wanted: dict[Point, tuple[tuple[Event, ...], np.ndarray]]) -> Iterator[tuple[Point, Outputs]]:
+    def compute(self, wanted: Mapping[MomentT, tuple[Event, ...]]) -> Iterator[tuple[MomentT, Outputs]]:
         """Yield the outputs at every point, one at a time; all of them together may not fit in memory.
 
         Args:
-            wanted: for each point its chain of events, and the positions to measure in detail.
+            wanted: for each point its chain of events.
+
+        Yields:
+            The point and its outputs. ``details["visits"]`` is what a life from the start up to there takes, in
+            samples passed forward and backward.
         """
         started = time.perf_counter()
-        files = {p: self._file(c, detailed) for p, (c, detailed) in wanted.items()}
+        files = {p: self._file(c, p.event) for p, c in wanted.items()}
         if not all(_is_whole(file) for file in files.values()):
             with self._alone():  # another process may have computed them in the meantime
-                missing = {p: (c, files[p], d) for p, (c, d) in wanted.items() if not _is_whole(files[p])}
+                missing = {p: (c, files[p]) for p, c in wanted.items() if not _is_whole(files[p])}
                 self.cost.computed += len(missing)
                 if missing:
                     self._walk(self._tree(missing))
@@ -181,23 +218,23 @@ class References:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _file(self, events: tuple[Event, ...], detailed: np.ndarray) -> Path:
+    def _file(self, events: tuple[Event, ...], at: int) -> Path:
         h = hashlib.blake2b(self._identity.encode(), digest_size=16)
         for event in events:
             h.update(event_digest(event).encode())
-        h.update(np.ascontiguousarray(detailed, dtype=np.int64).data)
+        h.update(self._evaluator.looks_at(at))
         return self._folder / f"{h.hexdigest()}.npz"
 
-    def _tree(self, missing: dict[Point, tuple[tuple[Event, ...], Path, np.ndarray]]) -> _Node:
+    def _tree(self, missing: Mapping[MomentT, tuple[tuple[Event, ...], Path]]) -> _Node:
         root = _Node("", ())
-        for point, (events, file, detailed) in missing.items():
+        for point, (events, file) in missing.items():
             node = root
             for index, event in enumerate(events):
                 key = event_digest(event)
                 if key not in node.children:
                     node.children[key] = _Node(key, events[: index + 1])
                 node = node.children[key]
-            node.wanted.append((point, file, detailed))
+            node.wanted.append((point, file))
         return root
 
     def _walk(self, root: _Node) -> None:
@@ -206,8 +243,9 @@ class References:
         node = root
         branches: list[tuple[_Node, list[_Node], State]] = []
         while True:
-            for _, file, detailed in node.wanted:
-                _write(file, self._evaluator.evaluate(strategy, detailed))
+            parent = node
+            for point, file in node.wanted:
+                _write(file, self._evaluator.evaluate(strategy, point.event), node.visits)
             following = node.pending()
             if len(following) > 1:
                 branches.append((node, following[1:], strategy.state_dict()))
@@ -215,6 +253,7 @@ class References:
                 node = following[0]
             elif branches:
                 at, rest, state = branches.pop()
+                parent = at
                 ledger = ledger_after(self._make_ledger(), at.path)
                 restore(strategy, state, ledger)
                 if len(rest) > 1:
@@ -222,7 +261,9 @@ class References:
                 node = rest[0]
             else:
                 return
-            self.cost.outcome += step(strategy, node.path[-1], ledger).outcome
+            outcome = step(strategy, node.path[-1], ledger).outcome
+            node.visits = parent.visits + outcome.forward + outcome.backward
+            self.cost.outcome += outcome
 
 
 def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyConfig:
@@ -238,11 +279,8 @@ def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyC
     return StrategyConfig(learner=strategy.learner)
 
 
-def _write(file: Path, outputs: Outputs) -> None:
-    arrays = {"scores": outputs.scores, "losses": outputs.losses}
-    for name, value in (("probabilities", outputs.probabilities), ("features", outputs.features)):
-        if value is not None:
-            arrays[name] = value
+def _write(file: Path, outputs: Outputs, visits: int) -> None:
+    arrays = {"scores": outputs.scores, "losses": outputs.losses, "visits": np.array(visits), **outputs.details}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(file, buffer.getbuffer())
@@ -252,7 +290,8 @@ def _read(file: Path) -> Outputs | None:
     """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
     try:
         with file.open("rb") as content, np.load(content) as arrays:
-            return Outputs(arrays["scores"], arrays["losses"], arrays.get("probabilities"), arrays.get("features"))
+            details = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
+            return Outputs(arrays["scores"], arrays["losses"], details)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 

@@ -70,9 +70,7 @@ def run_prepared(
                 _remove(folder / part)
         write_manifest(prepared, folder)
         watch = Watch(trackers)
-        evaluator = Evaluator(
-            prepared.stream, prepared.plan, prepared.setting, config.evaluation.batch_size, config.device
-        )
+        evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, config.evaluation, config.device)
         shared, failed = prefixes(prepared.stream, prepared.resolved["strategies"]), []
         for name in config.strategies:
             try:

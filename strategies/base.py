@@ -115,6 +115,10 @@ class Strategy(ABC):
     def load_state_dict(self, state: State) -> None:
         """Put a state back."""
 
+    def network(self) -> FlatModel | None:
+        """Return a copy of the model that predicts, for audits to take apart, or None where there is no single one."""
+        return None
+
     def restore(self, door: Door) -> None:  # noqa: B027 (most have nothing to finish)
         """Finish loading with access to the data; called once after `load_state_dict`, with full access."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from strategies.base import Access, Door, Learner, Outcome, State, Strategy, Unlearner
+from strategies.parts.model import FlatModel
 from streams.data import Batch
 from streams.errors import LifelongError
 from streams.events import DeletionRequest, Experience
@@ -63,6 +64,12 @@ class Composed(Strategy):
         """Return the model's penultimate features."""
         self.learner.model.train(False)
         return self.learner.model.features(batch.x)
+
+    def network(self) -> FlatModel:
+        """Return a copy of the learner's model."""
+        copy = self.learner.setting.make_model()
+        copy.load_state_dict(self.learner.model.state_dict())
+        return copy
 
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the learner's state holds; unlearners keep nothing between requests."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -49,15 +50,35 @@ class Consolidate:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What an adaptive requester looks at: one constituent of what a strategy publishes; None is the run's first."""
+    """Samples are chosen by what a strategy (None: the first) has published: those one constituent is surest of."""
 
     publisher: str | None
     constituent: int
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Samples are chosen by how they fare once they are unlearned, as `lifelong.selection` does it.
+
+    Attributes:
+        kind: worst (their loss stays low) or easy (it becomes high).
+        rounds, passes: updates of the selection, and passes over the data before each.
+        lr: step of the signs of the gradient in these.
+        step: of the selection's weights, in units of one over the median loss.
+        gamma: strength of the penalty on the squared weights.
+    """
+
+    kind: Literal["worst", "easy"]
+    rounds: int
+    passes: int
+    lr: float
+    step: float
+    gamma: float
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
-    """Ask to forget. Without `keys` they are drawn by name from what is live, or chosen by an adaptive requester.
+    """Ask to forget. Without `keys` they are drawn by name from what is live.
 
     Attributes:
         scope: what the keys name.
@@ -65,7 +86,8 @@ class Wish:
         count: how many keys to draw when `keys` is None.
         age: draw only from data learned at least that many learn events ago.
         reason, exact: see `DeletionRequest`.
-        aim: of a requester who chooses samples by what has been published.
+        choice: choose samples by a model instead of drawing them; None draws.
+        window: choose only from data learned in that many latest learn events; None from all.
     """
 
     scope: Scope
@@ -74,7 +96,12 @@ class Wish:
     age: int = 0
     reason: Reason = "erase"
     exact: bool = False
-    aim: Aim | None = None
+    choice: Choice | Aim | None = None
+    window: int | None = None
+
+
+Choose = Callable[[Plan, tuple[Event, ...], np.ndarray, Wish, Key], np.ndarray]
+"""Chooses samples: given the plan, the events so far, ids to choose from, the wish and a key, returns ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +111,6 @@ class Again:
     wish: int
 
 
-Choose = Callable[[Aim, tuple[Event, ...], np.ndarray, int], tuple[int, ...]]
-"""From an aim, the events so far, the live samples and a number to that many of them."""
 Move = Learn | Consolidate | Wish | Again
 
 
@@ -125,13 +150,13 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choo
         moves: from a schedule.
         service: when pending asks are served.
         key: names the draws of keys.
-        choose: the adaptive requester, for wishes with an aim.
+        choose: chooses samples where a wish wants them chosen; a stream has no model of its own to do it.
 
     Raises:
         StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
     """
     n = len(plan.source)
-    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose)
+    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose=choose)
     for number, move in enumerate(_numbered(moves)):
         match move:
             case Learn(index, retention):
@@ -144,7 +169,15 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choo
                 _learn(line, _again(line, wish_number, number))
         _serve(line, service)
     _serve(line, service, flush=True)
-    return Stream(plan.source, plan.units, tuple(line.events), plan.task_of)
+    return Stream(plan.source, _units(plan), tuple(line.events), plan.task_of)
+
+
+def _units(plan: Plan) -> tuple[Unit, ...]:
+    """Return the plan's units without test rows that only show what was done to the data."""
+    if plan.source.corruption is None:
+        return plan.units
+    extra = plan.source.corruption.extra
+    return tuple(Unit(u.name, u.classes, np.setdiff1d(u.test_ids, extra)) for u in plan.units)
 
 
 def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Consolidate | Again | tuple[int, Wish]]:
@@ -201,11 +234,9 @@ def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
     live = (line.life == Life.LEARNED) & (line.num_learned - line.learned_at > wish.age)
     if pending:
         live[np.concatenate(pending)] = False
+    if wish.window is not None:
+        live &= line.num_learned - line.learned_at <= wish.window
     ids = np.flatnonzero(live)
-    if wish.aim is not None:
-        if line.choose is None:
-            raise StreamError("The schedule depends on published models, and nobody publishes any; use a run.")
-        return line.choose(wish.aim, tuple(line.events), ids, wish.count)
     source = line.plan.source
     match wish.scope:
         case "sample":
@@ -226,9 +257,18 @@ def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
     if len(choices) < wish.count:
         raise StreamError(
             f"A request wants {wish.count} {wish.scope}(s) to delete after {line.num_learned} experiences, but only "
-            f"{len(choices)} are live and at least {wish.age} experiences old. Ask for fewer, or later."
+            f"{len(choices)} are live and of the age it asks for. Ask for fewer, or later."
         )
+    if wish.choice is not None:
+        return _chosen(line, wish, choices, key)
     return tuple(sorted(choices[key.order(choices)[: wish.count]].tolist()))
+
+
+def _chosen(line: _Timeline, wish: Wish, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
+    if line.choose is None:
+        raise StreamError("A request wants its samples chosen by a model, and there is none; use `lifelong run`.")
+    ids = line.choose(line.plan, tuple(line.events), candidates, wish, key)
+    return tuple(sorted(ids.tolist()))
 
 
 def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:

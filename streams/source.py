@@ -13,6 +13,25 @@ from streams.randomness import Key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Corruption:
+    """What was done to a source on purpose. Evaluation and schedules know it; no strategy ever does.
+
+    Attributes:
+        samples: int64 ids of the manipulated training rows, ascending.
+        affected: int64 ids of test rows on which the damage shows, with their true labels.
+        unaffected: int64 ids of test rows elsewhere.
+        attack: int64 ids of test rows with the label that the damage aims at: right where it succeeds.
+        extra: int64 ids of test rows that exist only to show the damage; no unit counts them.
+    """
+
+    samples: np.ndarray
+    affected: np.ndarray
+    unaffected: np.ndarray
+    attack: np.ndarray
+    extra: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A data set held in memory once. A sample's id is its row, for good: nothing ever re-numbers rows.
 
@@ -28,6 +47,7 @@ class Source:
         domain_ids: int64 ``[N]`` or None: a natural domain (font face, camera), where the data has one.
         superclass_ids: int64 ``[C]`` or None: the group of each class (script of a character).
         notes: what a manifest must say about the data ("users: Dirichlet ...").
+        corruption: what was done to it on purpose, or None.
     """
 
     name: str
@@ -42,6 +62,7 @@ class Source:
     domain_ids: np.ndarray | None = None
     superclass_ids: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lifelong.metrics.knowledge import LAGS, THRESHOLDS
+from lifelong.metrics.over_stream import CAPACITY_LOSS, SURVIVED_GAP, SURVIVED_LOSS
 
 Better = Literal["higher", "lower", "zero", "reference", "neither"]
 """Which way is better. zero: the closer to 0. reference: the closer to the same number of the retrained reference."""
@@ -47,6 +48,8 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
     "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
     "retain_": ("On training samples that are learned and not deleted: {}.", "higher"),
+    "corrected_": ("On test data where manipulated data does its damage, with true labels: {}.", "higher"),
+    "unaffected_": ("On test data where manipulated data does no damage: {}.", "higher"),
     "deleted_": ("On test samples of deleted classes and tasks: {}.", "reference"),
     "forget_": ("On the training samples that a request deletes: {}.", "reference"),
     "forget_test_": ("On test data of the classes, tasks or users that a request names: {}.", "reference"),
@@ -178,6 +181,209 @@ METRICS: dict[str, Metric] = {
     "dd_cka": Metric(
         "1 - linear CKA between the features of run and reference on the request's data.", "0 to 1", "lower", 0.0
     ),
+    "mia_efficacy": Metric(
+        "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
+        "fitted on retained training data against test data).",
+        "share",
+        "reference",
+    ),
+    "entropy_member_rate": Metric(
+        "Share of the forget set that an attack takes for members (logistic regression on the entropy, fitted on "
+        "retained training data against test data); the other way round than mia_efficacy.",
+        "share",
+        "reference",
+    ),
+    "attack_accuracy": Metric(
+        "Cross-validated accuracy of telling the forget set from as many unseen samples of its classes by their loss "
+        "(logistic regression); 0.5 is chance.",
+        "share",
+        "reference",
+    ),
+    "entropy_auc": Metric(
+        "As membership_auc, by the entropy of the prediction instead of the loss.", "AUC", "reference"
+    ),
+    "modified_entropy_auc": Metric(
+        "As membership_auc, by the modified entropy, which is low only where the model is sure of the label.",
+        "AUC",
+        "reference",
+    ),
+    "membership_ks": Metric(
+        "Two-sided distance (Kolmogorov-Smirnov) between the log odds of the forget set and of unseen samples of its "
+        "classes: also seen where some of the forget set stands out high and some low.",
+        "0 to 1",
+        "reference",
+    ),
+    "calibrated_loss_auc": Metric(
+        "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
+        "samples of its classes; above 0.5 it is still known, below it is pushed away.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "calibrated_confidence_auc": Metric(
+        "As calibrated_loss_auc, by the confidence in the label.", "AUC", "neither", 0.5
+    ),
+    "calibrated_entropy_auc": Metric(
+        "As calibrated_loss_auc, by the entropy of the prediction.", "AUC", "neither", 0.5
+    ),
+    "streisand": Metric(
+        "Absolute difference of membership_auc to the reference's: the forget set stands out more, or less, than in a "
+        "model that never saw it.",
+        "AUC",
+        "lower",
+        0.0,
+    ),
+    "average_gap": Metric(
+        "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
+        "training data), TA (on test data that counts) and MIA (mia_efficacy).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "tow": Metric(
+        "Tug of war: product over forget set, retained data and test data of 1 - absolute difference in accuracy to "
+        "the reference.",
+        "0 to 1",
+        "higher",
+        1.0,
+    ),
+    "tow_mia": Metric(
+        "Tug of war with the difference in mia_efficacy in place of that on the forget set.", "0 to 1", "higher", 1.0
+    ),
+    "tow_forget": Metric("Factor of the tug of war on the forget set.", "0 to 1", "higher", 1.0),
+    "tow_retain": Metric("Factor of the tug of war on retained training data.", "0 to 1", "higher", 1.0),
+    "tow_test": Metric("Factor of the tug of war on test data that counts.", "0 to 1", "higher", 1.0),
+    "cost_ratio": Metric(
+        "Samples passed forward and backward to serve the request, over those of living all surviving experiences "
+        "again from the start (RTE in a unit that no machine changes).",
+        "ratio",
+        "lower",
+    ),
+    "zrf": Metric(
+        "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
+        "0 to 1",
+        "reference",
+    ),
+    "activation_distance": Metric(
+        "Mean L1 distance between the predictions of run and reference on the forget set.", "0 to 2", "lower", 0.0
+    ),
+    "agreement": Metric(
+        "Share of the forget set for which run and reference predict the same class (completeness).",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "layer_distance": Metric(
+        "Distance of all trained weights to the reference's, relative to their length.", "ratio", "lower", 0.0
+    ),
+    "layer_distance_max": Metric(
+        "Largest relative distance of one layer's weights to the reference's.", "ratio", "lower", 0.0
+    ),
+    "relearn_steps": Metric(
+        "Steps on half forgotten and half retained data until the loss on held-out data of the request (on the forget "
+        "set if it has none) is within 0.05 nats of what it was before the request.",
+        "steps",
+        "reference",
+    ),
+    "anamnesis": Metric(
+        "Relearn steps of the run over those of the reference: below 1 information was left, above 1 the model was "
+        "damaged; a time beyond the limit counts as the limit.",
+        "ratio",
+        "neither",
+        1.0,
+    ),
+    "readout_accuracy": Metric(
+        "Accuracy, on test data of what the request names, of a last layer fitted anew on frozen features of the "
+        "forget set and as much retained data.",
+        "share",
+        "reference",
+    ),
+    "lira_auc": Metric(
+        "AUC of an attack on single samples (LiRA, with shadow models) just before the request: how much there is to "
+        "find. 0.5 is chance.",
+        "AUC",
+        "neither",
+    ),
+    "ulira_auc": Metric(
+        "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives "
+        "in which it never occurred; 0.5, chance, is what retraining gives.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
+    "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
+    "ulira_accuracy": Metric(
+        "Balanced accuracy of U-LiRA, calling a sample known where its likelihood ratio is above 1.",
+        "share",
+        "neither",
+        0.5,
+    ),
+    "ulira_tpr_1": Metric("True positive rate of U-LiRA at 1 % false positives.", "share", "neither", 0.01),
+    "ulira_tpr_01": Metric("True positive rate of U-LiRA at 0.1 % false positives.", "share", "neither", 0.001),
+    "forgetting_score": Metric(
+        "Forgetting score F of the NeurIPS 2023 challenge: mean worth of every forgotten sample's epsilon, between "
+        "shadow lives that unlearned it and retrained ones. Even retraining scores about 0.2.",
+        "0 to 1",
+        "higher",
+    ),
+    "forgetting_score_null": Metric(
+        "Forgetting score of retrained lives against other retrained ones: what a perfect method gets.",
+        "0 to 1",
+        "neither",
+    ),
+    "forgetting_score_ratio": Metric("Forgetting score over that of retrained lives.", "ratio", "higher", 1.0),
+    "forgetting_score_final": Metric(
+        "Forgetting score times the lives' retained and test accuracy over those of retrained lives.",
+        "0 to 1",
+        "higher",
+    ),
+    "forgetting_epsilon": Metric("Median over forgotten samples of epsilon.", "epsilon", "lower"),
+    "forgetting_epsilon_bound": Metric(
+        "Mean over forgotten samples of a lower bound of epsilon (95 %, threshold chosen on other lives).",
+        "epsilon",
+        "lower",
+        0.0,
+    ),
+    "attack_success": Metric(
+        "Share of test data on which the manipulation succeeds: triggered inputs of other classes that are taken for "
+        "the target, or samples of two confused classes that are taken for each other.",
+        "share",
+        "lower",
+    ),
+    "unnamed_fit": Metric(
+        "Share of the manipulated samples that are learned and were not named for which the model predicts the label "
+        "they were given: below 1, the damage is leaving where nobody pointed at it.",
+        "share",
+        "neither",
+    ),
+    "recovery": Metric(
+        "Accuracy on affected test data, from 0 (as in the life without requests) to 1 (as without any bad data).",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "amplification": Metric(
+        "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"
+    ),
+    "debt_slope": Metric(
+        "Least-squares slope, on the number of the request, of the absolute gap on the forget set when it is served: "
+        "above 0, each request is served worse than the last.",
+        "as the score",
+        "lower",
+    ),
+    "deletion_capacity": Metric(
+        f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
+        "reference's.",
+        "samples",
+        "higher",
+    ),
+    "requests_survived": Metric(
+        f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
+        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
+        "requests",
+        "higher",
+    ),
     "steps": Metric("Optimizer steps of the event.", "steps", "lower"),
     "forward": Metric("Samples passed forward through the network.", "samples", "lower"),
     "backward": Metric("Samples passed backward through the network.", "samples", "lower"),
@@ -228,6 +434,9 @@ def describe(name: str) -> Metric:
         if name.startswith(prefix):
             inner = describe(name.removeprefix(prefix))
             return replace(inner, meaning=f"Mean over requests, {when}: {_within(inner.meaning)}")
+    if name.startswith("worst_"):
+        inner = describe(name.removeprefix("worst_"))
+        return replace(inner, meaning=f"Mean over requests of the highest at any reference: {_within(inner.meaning)}")
     if name.startswith("abs_"):
         inner = describe(name.removeprefix("abs_"))
         return replace(inner, meaning=f"Absolute value of: {_within(inner.meaning)}", better="lower")

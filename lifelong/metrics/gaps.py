@@ -6,6 +6,7 @@ import numpy as np
 
 from lifelong.evaluation import Audit, EvaluationPlan, Outputs
 from lifelong.metrics.accumulation import unit_means
+from lifelong.metrics.audits import counting_tests
 from lifelong.metrics.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.requests import scores_of
 from lifelong.table import Row, row
@@ -28,6 +29,9 @@ def stream_gap_rows(
     live = plan.probe[plan.probe_live[event]]
     retained = [float(o.scores[live].mean()) if len(live) else None for o in (reference, run)]
     retained_gap = None if retained[0] is None or retained[1] is None else retained[1] - retained[0]
+    tests = counting_tests(plan, event)
+    tested = [float(o.scores[tests].mean()) if len(tests) else None for o in (reference, run)]
+    tested_gap = None if tested[0] is None or tested[1] is None else tested[1] - tested[0]
     empty, nothing = "no unit with test samples is held", "no training sample of the probe is live"
     rows = []
     if kind == "joint":
@@ -36,6 +40,8 @@ def stream_gap_rows(
     return rows + [
         row(event, kind, "stream", f"average_{measure}", own, n, empty),
         row(event, kind, "stream", f"gap_average_{measure}", gap, n, empty),
+        row(event, kind, "stream", f"sample_{measure}", tested[0], len(tests), empty),
+        row(event, kind, "stream", f"gap_sample_{measure}", tested_gap, len(tests), empty),
         row(event, kind, "stream", f"retain_{measure}", retained[0], len(live), nothing),
         row(event, kind, "stream", f"gap_retain_{measure}", retained_gap, len(live), nothing),
     ]
@@ -50,10 +56,15 @@ def request_gap_rows(
     """
     own = scores_of(kind, event, audit, reference, plan, measure)
     ours = scores_of("run", event, audit, run, plan, measure)
-    rows = list(own)
-    for a, b in zip(ours, own, strict=True):
+    return [*own, *gap_rows(kind, ours, own)]
+
+
+def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
+    """Return the run minus the reference, row by row."""
+    rows = []
+    for a, b in zip(run, reference, strict=True):
         gap = None if a.value is None or b.value is None else a.value - b.value
-        rows.append(row(event, kind, a.subject, f"gap_{a.metric}", gap, a.n, a.reason or b.reason or ""))
+        rows.append(row(a.event, kind, a.subject, f"gap_{a.metric}", gap, a.n, a.reason or b.reason or ""))
     return rows
 
 

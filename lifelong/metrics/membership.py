@@ -1,8 +1,147 @@
-"""Membership attack by loss threshold: tell the deleted training samples from unseen ones."""
+"""Population attacks: tell deleted training samples from unseen ones by what one model says of them.
+
+Tables in the literature differ in the attack *and* in its orientation, so each function says what it is fitted on and
+which way its number points. None means anything by itself: what counts is the distance to the number that the same
+attack, fitted again, has on the retrained reference.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+MOST_PER_SIDE = 2000
+"""Samples of each kind that an attack is fitted on at most; a kernel machine costs more than their square."""
+
+
+def entropies(p: torch.Tensor) -> torch.Tensor:
+    """Return -sum_k p_k log p_k of every distribution ``[B, K]``, in nats, ``[B]``.
+
+    >>> round(float(entropies(torch.tensor([[0.7, 0.2, 0.1]]))), 4)
+    0.8018
+    """
+    return -torch.xlogy(p, p).sum(1)
+
+
+def modified_entropies(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return -(1 - p_y) log p_y - sum_(k != y) p_k log(1 - p_k) of every distribution, ``[B]`` (Song and Mittal 2021).
+
+    Unlike the entropy it is low only where the model is sure of the *label*.
+
+    >>> round(float(modified_entropies(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]))), 4)
+    0.1622
+    """
+    labels = labels.unsqueeze(1)
+    own = p.gather(1, labels).squeeze(1)
+    others = torch.xlogy(p, 1 - p).scatter(1, labels, 0.0)
+    # Where the label has probability 0 (in floats) the value is infinite, as its loss is.
+    return -torch.xlogy(1 - own, own) - others.sum(1)
+
+
+def mia_efficacy(members: np.ndarray, non_members: np.ndarray, forget: np.ndarray) -> float:
+    """Return the share of the forget set that an attack takes for *non*-members: the MIA column of SalUn and RUM.
+
+    A support vector machine (RBF, C = 3, gamma = 1 / features) on the confidence in the label, fitted on retained
+    training data against test data. Orientation: high means forgotten; the ideal is the retrained reference's value.
+
+    Args:
+        members: ``[n]`` confidences of retained training samples.
+        non_members: ``[n]`` confidences of test samples, as many.
+        forget: ``[m]`` confidences of the forget set.
+
+    >>> sure, unsure = np.linspace(0.86, 0.94, 50), np.linspace(0.56, 0.64, 50)
+    >>> mia_efficacy(sure, unsure, unsure), mia_efficacy(sure, unsure, sure)
+    (1.0, 0.0)
+    """
+    from sklearn.svm import SVC
+
+    attack = SVC(C=3, kernel="rbf", gamma="auto")
+    x = np.concatenate([members, non_members])[:, None]
+    attack.fit(x, np.repeat([1, 0], [len(members), len(non_members)]))
+    return float(np.mean(attack.predict(forget[:, None]) == 0))
+
+
+def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np.ndarray) -> float:
+    """Return the share of the forget set that an attack by entropy takes for members (Bad Teacher, SSD).
+
+    Logistic regression on the standardised entropy, classes balanced, fitted on retained training data against test
+    data. Orientation: low means forgotten; the ideal is the retrained reference's value.
+
+    >>> sharp, flat = np.linspace(0.0, 0.1, 50), np.linspace(0.9, 1.0, 50)
+    >>> entropy_member_rate(sharp, flat, flat), entropy_member_rate(sharp, flat, sharp)
+    (0.0, 1.0)
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    values = np.concatenate([members, non_members])
+    mean, scale = values.mean(), values.std() or 1.0
+    attack = LogisticRegression(class_weight="balanced")
+    attack.fit(((values - mean) / scale)[:, None], np.repeat([1, 0], [len(members), len(non_members)]))
+    return float(attack.predict(((forget - mean) / scale)[:, None]).mean())
+
+
+def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) -> float | None:
+    """Return how well the loss tells the forget set from as many unseen samples: the attack of SCRUB, 0.5 is chance.
+
+    Logistic regression on losses clipped to 100 and standardised, ten stratified random splits, mean accuracy on a
+    tenth held out. Orientation: none; below 0.5 is noise, or a leak that this attack does not turn round.
+
+    Args:
+        forget: ``[n]`` losses.
+        unseen: ``[n]`` losses of unseen samples of the same classes.
+        seed: of the splits.
+
+    Returns:
+        None if there are fewer than ten samples of a kind.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+
+    if min(len(forget), len(unseen)) < 10:
+        return None
+    x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
+    x = (x - x.mean()) / (x.std() or 1.0)
+    y = np.repeat([1, 0], [len(forget), len(unseen)])
+    splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
+    return float(cross_val_score(LogisticRegression(), x, y, cv=splits).mean())
+
+
+def membership_ks(
+    member_values: np.ndarray, member_classes: np.ndarray, other_values: np.ndarray, other_classes: np.ndarray
+) -> float | None:
+    """Return the two-sided Kolmogorov-Smirnov distance between members and unseen samples, in [0, 1].
+
+    Where members stand out at both ends (some still known, some pushed away) an AUC is 0.5 and this is not.
+    Non-members are weighted to the members' class mix.
+
+    Returns:
+        None if a class of the members has no unseen sample.
+
+    >>> zeros = np.zeros(4, dtype=int)
+    >>> membership_ks(np.array([-9.0, -9.0, 9.0, 9.0]), zeros, np.arange(4.0), zeros)
+    0.5
+    """
+    weights = _class_weights(member_classes, other_classes)
+    if weights is None:
+        return None
+    grid = np.concatenate([member_values, other_values])
+    order = np.argsort(other_values, kind="stable")
+    cumulative = np.concatenate([[0.0], np.cumsum(weights[order])])
+    others = cumulative[np.searchsorted(other_values[order], grid, side="right")] / cumulative[-1]
+    members = np.searchsorted(np.sort(member_values), grid, side="right") / len(member_values)
+    return float(np.abs(members - others).max())
+
+
+def _class_weights(member_classes: np.ndarray, other_classes: np.ndarray) -> np.ndarray | None:
+    """Return weights of others that give them the members' class mix, or None if a class has no other sample."""
+    classes, counts = np.unique(member_classes, return_counts=True)
+    weights = np.zeros(len(other_classes))
+    for c, count in zip(classes, counts, strict=True):
+        same = other_classes == c
+        if not same.any():
+            return None
+        weights[same] = count / same.sum()
+    return weights if len(classes) else None
 
 
 def membership_auc(
@@ -29,14 +168,8 @@ def membership_auc(
     >>> membership_auc(np.array([0.1, 0.2]), np.array([0, 0]), np.array([0.3, 0.15]), np.array([0, 0]))
     0.75
     """
-    classes, counts = np.unique(member_classes, return_counts=True)
-    weights = np.zeros(len(other_losses))
-    for c, count in zip(classes, counts, strict=True):
-        same = other_classes == c
-        if not same.any():
-            return None
-        weights[same] = count / same.sum()
-    if not len(classes):
+    weights = _class_weights(member_classes, other_classes)
+    if weights is None:
         return None
     order = np.argsort(other_losses, kind="stable")
     sorted_losses, cumulative = other_losses[order], np.concatenate([[0.0], np.cumsum(weights[order])])

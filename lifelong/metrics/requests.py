@@ -15,13 +15,16 @@ def scores_of(model: str, event: int, audit: Audit, outputs: Outputs, plan: Eval
     name = audit.request.name
     forget, test, others = audit.forget, audit.forget_test, audit.non_members
     losses, classes = outputs.losses, plan.classes
-    auc = membership_auc(losses[forget], classes[forget], losses[others], classes[others])
+    auc, why = None, "membership says nothing about data that is to be corrected"
+    if audit.request.reason != "correct":
+        auc = membership_auc(losses[forget], classes[forget], losses[others], classes[others])
+        why = "a class of the forget set has no test samples"
     test_score = float(outputs.scores[test].mean()) if len(test) else None
     return [
         row(event, model, name, f"forget_{measure}", float(outputs.scores[forget].mean()), len(forget)),
         row(event, model, name, "forget_loss", float(losses[forget].mean()), len(forget)),
         row(event, model, name, f"forget_test_{measure}", test_score, len(test), "no test data belongs to the request"),
-        row(event, model, name, "membership_auc", auc, len(forget), "a class of the forget set has no test samples"),
+        row(event, model, name, "membership_auc", auc, len(forget), why),
     ]
 
 

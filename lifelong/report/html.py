@@ -11,7 +11,7 @@ import yaml
 from plotly.graph_objects import Figure
 
 from lifelong.files import write_atomically
-from lifelong.report import figures, subnetworks, tables
+from lifelong.report import figures, subnetworks, tables, unlearning
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
@@ -153,7 +153,8 @@ def _requests(facts: Facts) -> str:
         f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
         f"coming. The dotted line: the request is served.{left_out}"
     )
-    return _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+    found = unlearning.beside_retraining(facts) + unlearning.correction(facts)
+    return found + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
 
 
 def _subnetworks(facts: Facts) -> str:

@@ -68,6 +68,10 @@ class Objective(ABC):
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
         """Return the predicted distribution ``[B, K]``, or None where the objective has none."""
 
+    def margins(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        """Return log p(y | x) - log(1 - p(y | x)) of every sample, ``[B]``, or None where no class is predicted."""
+        return None
+
     @abstractmethod
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator

@@ -114,6 +114,12 @@ class Classification(Objective):
         """Return the softmax."""
         return outputs.softmax(1)
 
+    def margins(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return z_y - log sum_(k != y) exp z_k: the log odds of the label, exact however sure the model is."""
+        labels = batch.y.unsqueeze(1)
+        others = outputs.scatter(1, labels, float("-inf"))
+        return outputs.gather(1, labels).squeeze(1) - others.logsumexp(1)
+
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

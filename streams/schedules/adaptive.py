@@ -41,5 +41,5 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
         moves.append(Learn(index))
         if index + 1 >= config.start and (index + 1 - config.start) % config.every == 0:
             aim = Aim(config.publisher, config.constituent)
-            moves += [Wish("sample", None, config.samples, aim=aim) for _ in range(config.requests)]
+            moves += [Wish("sample", None, config.samples, choice=aim) for _ in range(config.requests)]
     return moves

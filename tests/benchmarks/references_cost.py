@@ -53,7 +53,7 @@ class Comparison:
         }
         self.prepared: Prepared = prepare(parse(RunConfig, config))
         p = self.prepared
-        self.evaluator = Evaluator(p.stream, p.plan, p.setting, 256, "cpu")
+        self.evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")
         requests = [a.event for a in p.plan.audits]
         self.points = [x for x in points_of(p.stream, ("retrained",)) if x.event in requests]
         self.steps: dict[str, list[float]] = {"shared": [], "scratch": []}
@@ -69,7 +69,7 @@ class Comparison:
         """Compute all references with an empty cache; return the CPU seconds."""
         with tempfile.TemporaryDirectory() as cache:
             references = References(self.build, self.ledger, self.evaluator, "benchmark", Path(cache))
-            wanted = {p: (chain(self.prepared.stream, p), self.prepared.plan.ids[:0]) for p in self.points}
+            wanted = {p: chain(self.prepared.stream, p) for p in self.points}
 
             def work() -> None:
                 self.outputs["shared"] = dict(references.compute(wanted))
@@ -89,7 +89,7 @@ class Comparison:
                 strategy, ledger = self.build(), self.ledger()
                 for event in chain(self.prepared.stream, point):
                     steps += step(strategy, event, ledger).outcome.steps
-                outputs[point] = self.evaluator.evaluate(strategy)
+                outputs[point] = self.evaluator.evaluate(strategy, point.event)
 
         seconds = cpu_seconds(work)
         self.outputs["scratch"] = outputs

@@ -61,7 +61,7 @@ class Ours:
         self.stream = make_stream(self.config, make_source(self.config))
         self.setting = make_setting(self.config, self.stream)
         self.plan = plan_evaluation(self.stream, EvaluationConfig(probe=0))
-        self.evaluator = Evaluator(self.stream, self.plan, self.setting, 256, "cpu")
+        self.evaluator = Evaluator(self.stream, self.plan, self.setting, self.config.evaluation, "cpu")
 
     def live(self, name: str) -> float:
         """Learn and evaluate everything; return the CPU seconds."""

@@ -140,7 +140,7 @@ def same(a: Outputs, b: Outputs) -> bool:
 def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
     config = config_of()
     setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
-    evaluator = Evaluator(stream, plan, setting, 256, "cpu")
+    evaluator = Evaluator(stream, plan, setting, config.evaluation, "cpu")
     plays = 0
 
     def build() -> Any:
@@ -149,18 +149,17 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
     def make_ledger() -> Ledger:
         return Ledger(stream.source)
 
-    detailed = plan.audits[0].detailed
-    wanted = {p: (chain(stream, p), detailed) for p in points_of(stream, KINDS)}
+    wanted = {p: chain(stream, p) for p in points_of(stream, KINDS)}
     references = References(build, make_ledger, evaluator, name, tmp_path)
     found = dict(references.compute(wanted))
     assert references.cost.computed == len(wanted) == len(found)
     steps = 0
-    for point, (events, _) in wanted.items():
+    for point, events in wanted.items():
         strategy, ledger = build(), make_ledger()
         for event in events:
             steps += step(strategy, event, ledger).outcome.steps
             plays += 1
-        assert same(found[point], evaluator.evaluate(strategy, detailed)), point
+        assert same(found[point], evaluator.evaluate(strategy, point.event)), point
     assert references.cost.outcome.steps <= 0.6 * steps, "prefixes are shared"
     again = References(build, make_ledger, evaluator, name, tmp_path)
     assert all(same(found[p], outputs) for p, outputs in again.compute(wanted))
@@ -202,8 +201,8 @@ def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Strea
     table = lifelong.run(config_of(references={"kinds": ["retrained", "original"]}), tmp_path).tables["replay-none"]
     for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 7)), ("request-2", range(6, 10))):
         assert [r.event for r in table.select("forget_accuracy", request)] == list(events)
-    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4}
-    assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 9}
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6}, "a curve"
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 4, 6, 9}
     # The unit whose class was deleted counts again, from its new beginning.
     assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
 

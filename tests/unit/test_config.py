@@ -66,7 +66,7 @@ from streams.schedules.periodic import Config as Periodic
         (
             RunConfig,
             {"references": {"kinds": ["retraind"]}},
-            "references.kinds.0: 'retraind' is not valid. Did you mean 'retrained'? Allowed: fresh, joint, no-op, ",
+            "references.kinds.0: 'retraind' is not valid. Did you mean 'retrained'? Allowed: clean, fresh, joint, ",
         ),
         (RunConfig, {"name": "a/b"}, "name: 'a/b' is not valid: it must be text that matches"),
         # a union is one problem, told without pydantic's tags

@@ -458,8 +458,10 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     assert plan.classes[audit.forget_test].tolist() == [0] * 10
     p = np.tile([0.9, 0.1, 0.0], (len(detailed), 1))
     ours, theirs = outputs_with(plan, [0.2, 0.6, 0.8], 0.5), outputs_with(plan, [0.0, 0.9, 0.7], 0.0)
-    ours = Outputs(ours.scores, ours.losses, p, np.ones((len(detailed), 2)))
-    theirs = Outputs(theirs.scores, theirs.losses, p[:, [1, 0, 2]], np.ones((len(detailed), 2)))
+    ours = Outputs(ours.scores, ours.losses, {"probabilities": p, "features": np.ones((len(detailed), 2))})
+    theirs = Outputs(
+        theirs.scores, theirs.losses, {"probabilities": p[:, [1, 0, 2]], "features": np.ones((len(detailed), 2))}
+    )
     stream_rows = {r.metric: r.value for r in stream_gap_rows(3, "retrained", ours, theirs, plan, "accuracy")}
     assert stream_rows["average_accuracy"] == pytest.approx(0.8)  # the deleted unit does not count
     assert stream_rows["gap_average_accuracy"] == pytest.approx(-0.1)

@@ -1,0 +1,90 @@
+"""What many requests add up to: debt, amplification, and how much can be deleted before the model suffers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lifelong.metrics.quality import request_slope
+from lifelong.table import Row, row
+from streams.events import DeletionRequest
+from streams.stream import Stream
+
+CAPACITY_LOSS = 0.01
+"""Deletion capacity ends where the score falls that far below the retrained reference (Sekhari et al. 2021)."""
+SURVIVED_LOSS, SURVIVED_GAP = 0.02, 0.1
+"""A request counts as survived while retained accuracy and all gaps on forgotten data stay within these."""
+
+
+def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str], float], measure: str) -> list[Row]:
+    """Return the summaries over all requests of a stream.
+
+    Args:
+        stream: what was lived through.
+        rows: against the references.
+        work: by (event, metric), what events cost (``steps``).
+        measure: name of the score.
+    """
+    result = _amplification(stream, work)
+    mine = [r for r in rows if r.model == "retrained"]
+    if mine and stream.requests:
+        result += _debt(stream, mine, measure) + _capacity(stream, mine, measure)
+    return result
+
+
+def _amplification(stream: Stream, work: dict[tuple[int, str], float]) -> list[Row]:
+    rows: list[Row] = []
+    learned: list[float] = []
+    for event, what in enumerate(stream.events):
+        steps = work.get((event, "steps"), 0.0)
+        if isinstance(what, DeletionRequest):
+            mean = float(np.mean(learned)) if any(learned) else None
+            share = None if mean is None else steps / mean
+            rows.append(row(event, "run", what.name, "amplification", share, len(learned), "no step was ever taken"))
+        else:
+            learned.append(steps)
+    return rows
+
+
+def _debt(stream: Stream, mine: list[Row], measure: str) -> list[Row]:
+    last = len(stream.events) - 1
+    metric = f"gap_forget_{measure}"
+    gaps: dict[str, dict[int, float]] = {}
+    for r in mine:
+        if r.metric == metric and r.value is not None:
+            gaps.setdefault(r.subject, {})[r.event] = abs(r.value)
+    served = {e.name: i for i, e in enumerate(stream.events)}
+    worst = [max(found.values()) for found in gaps.values()]
+    immediate = [found[served[name]] for name, found in gaps.items() if served[name] in found]
+    value = float(np.mean(worst)) if worst else None
+    slope = request_slope(np.array(immediate))
+    few = "there are fewer than three requests"
+    return [
+        row(last, "retrained", "requests", f"worst_abs_{metric}", value, len(worst), "no request has a value"),
+        row(last, "retrained", "requests", "debt_slope", slope, len(immediate), few),
+    ]
+
+
+def _capacity(stream: Stream, mine: list[Row], measure: str) -> list[Row]:
+    """Walk along the requests until a limit is passed."""
+    last = len(stream.events) - 1
+    found: dict[tuple[int, str], list[float]] = {}
+    for r in mine:
+        if r.value is not None:
+            found.setdefault((r.event, r.metric), []).append(r.value)
+    deleted = survived = 0
+    holds = stands = True
+    for event, what in enumerate(stream.events):
+        if not isinstance(what, DeletionRequest):
+            continue
+        average = found.get((event, f"gap_average_{measure}"), [0.0])
+        holds = holds and min(average) >= -CAPACITY_LOSS
+        deleted += len(what.sample_ids) if holds else 0
+        retained = min(found.get((event, f"gap_retain_{measure}"), [0.0])) >= -SURVIVED_LOSS
+        gaps = found.get((event, f"gap_forget_{measure}"), [0.0])
+        stands = stands and retained and max(abs(g) for g in gaps) <= SURVIVED_GAP
+        survived += stands
+    n = len(stream.requests)
+    return [
+        row(last, "retrained", "stream", "deletion_capacity", deleted, n),
+        row(last, "retrained", "stream", "requests_survived", survived, n),
+    ]

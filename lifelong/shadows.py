@@ -1,0 +1,198 @@
+"""Shadow lives: the same stream under other seeds, in each of which a random half of the forgotten data never occurs.
+
+One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and
+were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on
+a model that has forgotten nothing, the control that an attack works. They are cached like references, and shared by
+all runs that have the same strategy; the retrained ones by all strategies with the same learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lifelong.comparison import lives_of
+from lifelong.evaluation import Audit, Evaluator, Outputs
+from lifelong.metrics.audits import counting_tests, is_private
+from lifelong.metrics.forgetting_score import epsilon_bound, forgetting_score
+from lifelong.metrics.per_sample import Attack, attack
+from lifelong.preparation import Prepared
+from lifelong.references import Cost, reference_config
+from lifelong.table import Row, row
+from strategies.base import Strategy
+from streams.events import Ask, Event, Experience
+from streams.randomness import Key
+from streams.timeline import surviving, with_ids
+
+_SEEDS = 4_000_037
+_NO_CLASS = "the objective predicts no class"
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A shadow beside one event of the main run."""
+
+    event: int
+
+
+class _Onlooker:
+    """Measures what shadows are lived for: log odds of all forgotten samples, and accuracy on what is kept."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator, targets: np.ndarray) -> None:
+        self._plan, self._evaluator, self._targets = p.plan, evaluator, targets
+
+    def evaluate(self, strategy: Strategy, event: int) -> Outputs:
+        """Return the log odds of the targets, and mean scores on live training and on test data."""
+        scores = self._evaluator.evaluate(strategy).scores
+        margins = self._evaluator.margins(strategy, self._targets)
+        nothing = np.zeros(0, dtype=np.float32)
+        means = [scores[part].mean() if len(part) else np.nan for part in self._kept(event)]
+        details = {"kept": np.array(means, dtype=np.float32)}
+        if margins is not None:
+            details["margins"] = margins
+        return Outputs(nothing, nothing, details)
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what is measured at `event`."""
+        return b"shadow" + b"|".join(part.tobytes() for part in (self._targets, *self._kept(event)))
+
+    def _kept(self, event: int) -> tuple[np.ndarray, np.ndarray]:
+        plan = self._plan
+        return plan.probe[plan.probe_live[event]], counting_tests(plan, event)
+
+
+def is_inside(life: int, ids: np.ndarray) -> np.ndarray:
+    """Return which of `ids` occur in a shadow life: a fair coin for each pair of lives, and the other side in its twin.
+
+    Any even number of lives has every sample in exactly half of them, and more lives leave the others as they are.
+    """
+    coin = (Key(0) / "shadow" / (life // 2)).uniform(ids) < 0.5
+    return coin if life % 2 == 0 else ~coin
+
+
+def shadow_events(events: tuple[Event, ...], excluded: np.ndarray) -> tuple[Event, ...]:
+    """Return `events` as if the `excluded` ids did not exist; what is left with nothing disappears."""
+    result: list[Event] = []
+    for event in events:
+        ids = event.sample_ids[~np.isin(event.sample_ids, excluded)]
+        if not len(ids):
+            continue
+        if isinstance(event, Experience):
+            result.append(with_ids(event, ids))
+            continue
+        asks = [_without(ask, excluded) for ask in event.asks]
+        result.append(replace(event, asks=tuple(a for a in asks if len(a.sample_ids))))
+    return tuple(result)
+
+
+def _without(ask: Ask, excluded: np.ndarray) -> Ask:
+    keys = np.array(ask.keys)
+    if ask.scope == "sample":
+        keys = keys[~np.isin(keys, excluded)]
+    kept = [part[~np.isin(part, excluded)] for part in (ask.sample_ids, ask.barred_ids)]
+    return replace(ask, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
+
+
+def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:
+    """Return what attacks on single samples find in strategy `name`, and what the lives cost."""
+    audits = [a for a in p.plan.audits if is_private(a)]
+    count, last = p.config.references.shadows, len(p.stream.events) - 1
+    if not count or not audits:
+        return [], Cost()
+    targets = np.unique(np.concatenate([a.forget for a in audits]))
+    onlooker = _Onlooker(p, evaluator, targets)
+    ids = p.plan.ids[targets]
+    moments = sorted({e for a in audits for e in (a.event - 1, a.event, last)})
+    lives, retrained = _Lives(p, name, onlooker, ids, moments), _Lives(p, name, onlooker, ids, moments)
+    for life in range(count):
+        lives.add(life, retrained=False)
+        retrained.add(life, retrained=True)
+    inside = np.stack([is_inside(life, ids) for life in range(count)])
+    rows: list[Row] = []
+    for audit in audits:
+        columns = np.searchsorted(targets, audit.forget)
+        if not lives.known:
+            rows.append(row(audit.event, "run", audit.request.name, "ulira_auc", None, len(columns), _NO_CLASS))
+            continue
+        before = attack(lives.margins(audit.event - 1)[:, columns], inside[:, columns])
+        rows.append(_auc_row(audit.event, audit, "lira_auc", before))
+        for event in sorted({audit.event, last} if audit.until > last else {audit.event}):
+            rows += _attack_rows(event, audit, attack(lives.margins(event)[:, columns], inside[:, columns]))
+            rows += _score_rows(event, audit, lives, retrained, inside, columns)
+    return rows, lives.cost + retrained.cost
+
+
+class _Lives:
+    """Shadow lives as arrays, life by life."""
+
+    def __init__(self, p: Prepared, name: str, onlooker: _Onlooker, ids: np.ndarray, moments: list[int]) -> None:
+        self._p, self._name, self._onlooker, self._ids, self._moments = p, name, onlooker, ids, moments
+        self._margins: dict[int, list[np.ndarray]] = {e: [] for e in moments}
+        self._kept: dict[int, list[np.ndarray]] = {e: [] for e in moments}
+        self.cost = Cost()
+        self.known = True
+
+    def margins(self, event: int) -> np.ndarray:
+        """Return log odds ``[J, T]`` after `event`."""
+        return np.stack(self._margins[event]).astype(np.float64)
+
+    def kept(self, event: int) -> np.ndarray:
+        """Return the mean accuracy over lives on live training data and on test data, ``[2]``."""
+        return np.stack(self._kept[event]).mean(0)
+
+    def add(self, life: int, retrained: bool) -> None:
+        """Live one, or find it in the cache."""
+        p, strategy = self._p, self._p.config.strategies[self._name]
+        seed = (p.config.seed + 1) * _SEEDS + life
+        if retrained:
+            strategy = reference_config("retrained", strategy)
+        family = lives_of(p, self._name, strategy, seed, self._onlooker)
+        excluded = self._ids[~is_inside(life, self._ids)]
+        wanted = {}
+        for moment in self._moments:
+            events = p.stream.events[: moment + 1]
+            wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
+        for point, outputs in family.compute(wanted):
+            self.known = self.known and "margins" in outputs.details
+            self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
+            self._kept[point.event].append(outputs.details["kept"])
+        self.cost += family.cost
+
+
+def _auc_row(event: int, audit: Audit, metric: str, found: Attack | None) -> Row:
+    few = "there are too few shadows"
+    value, n = (None, 0) if found is None else (found.auc, found.n)
+    return row(event, "run", audit.request.name, metric, value, n, few)
+
+
+def _attack_rows(event: int, audit: Audit, found: Attack | None) -> Iterator[Row]:
+    yield _auc_row(event, audit, "ulira_auc", found)
+    if found is not None:
+        for metric in ("low", "high", "accuracy", "tpr_1", "tpr_01"):
+            yield row(event, "run", audit.request.name, f"ulira_{metric}", getattr(found, metric), found.n)
+
+
+def _score_rows(
+    event: int, audit: Audit, lives: _Lives, retrained: _Lives, inside: np.ndarray, columns: np.ndarray
+) -> Iterator[Row]:
+    """Yield the challenge's score: lives that unlearned a sample against lives retrained without it."""
+    ours, theirs = lives.margins(event)[:, columns], retrained.margins(event)[:, columns]
+    half = len(theirs) // 2
+    a = [ours[inside[:, c], i] for i, c in enumerate(columns)]
+    b, other = ([part[:, i] for i in range(len(columns))] for part in (theirs[half:], theirs[:half]))
+    score, eps = forgetting_score(a, b)
+    null, _ = forgetting_score(other, b)
+    ratio = np.prod(lives.kept(event) / retrained.kept(event))
+    bounds = [epsilon_bound(x, y) for x, y in zip(a, b, strict=True)]
+    values = {
+        "forgetting_score": score,
+        "forgetting_score_null": null,
+        "forgetting_score_ratio": score / null if null else None,
+        "forgetting_score_final": score * float(ratio),
+        "forgetting_epsilon": float(np.median(eps)),
+        "forgetting_epsilon_bound": float(np.mean(bounds)),
+    }
+    for metric, value in values.items():
+        yield row(event, "run", audit.request.name, metric, value, len(columns), "two sets of retrained lives score 0")

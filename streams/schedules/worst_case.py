@@ -1,0 +1,56 @@
+"""Requests for the samples whose unlearning is least (or most) effective, chosen by bilevel selection."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from streams.config import Config as BaseConfig
+from streams.plan import Choice, Learn, Move, Plan, Wish
+from streams.randomness import Key
+
+
+class Config(BaseConfig):
+    """Options of `worst-case` (Fan et al. 2024, arXiv 2403.07362)."""
+
+    kind: Literal["worst", "easy", "random"] = "worst"
+    """worst: samples whose loss stays low once they are unlearned, which are redundant ones: retraining predicts them
+    too. easy: those whose loss becomes high, which are memorised ones. random: drawn, for comparison."""
+    samples: int = Field(100, ge=1)
+    """How many samples a request names."""
+    every: int = Field(1, ge=1)
+    """Experiences between two requests."""
+    start: int = Field(1, ge=1)
+    """Number of experiences before the first request."""
+    limit: int | None = Field(None, ge=0)
+    """At most that many requests; null means no limit."""
+    window: int | None = Field(None, ge=1)
+    """Choose only from data of that many latest experiences; null from all."""
+    rounds: int = Field(10, ge=1)
+    """Updates of the selection; before each, unlearning is simulated from the model as it is."""
+    passes: int = Field(2, ge=1)
+    """Passes over the data that simulate unlearning, by signs of the gradient."""
+    lr: float = Field(1e-3, gt=0)
+    """Step of these."""
+    step: float = Field(10.0, gt=0)
+    """Step of the selection's weights, over the median loss of the data. With a small one (the published default is
+    0.01, not divided) nothing ever leaves the random start; that is an error here."""
+    gamma: float = Field(0.0, ge=0)
+    """Strength of the penalty gamma ||w||^2 on the selection's weights."""
+
+
+def place(plan: Plan, config: Config, key: Key) -> list[Move]:
+    """Return the experiences with a wish after each of numbers start, start + every, ..."""
+    choice = None
+    if config.kind != "random":
+        choice = Choice(config.kind, config.rounds, config.passes, config.lr, config.step, config.gamma)
+    moves: list[Move] = []
+    number = 0
+    for index in range(len(plan.experiences)):
+        moves.append(Learn(index))
+        past = index + 1 - config.start
+        if past >= 0 and past % config.every == 0 and (config.limit is None or number < config.limit):
+            moves.append(Wish("sample", None, config.samples, choice=choice, window=config.window))
+            number += 1
+    return moves

@@ -1,0 +1,204 @@
+"""Every measure of unlearning is ideal for retraining and fails for doing nothing, on one small life."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lifelong
+from lifelong.build import make_strategy
+from lifelong.evaluation import Evaluator
+from lifelong.metrics.catalogue import describe
+from lifelong.preparation import prepare
+from lifelong.shadows import is_inside, shadow_events
+from lifelong.table import Table
+from strategies.parts.model import digest
+from streams.events import DeletionRequest, Experience
+
+SAMPLES, CLASS = "request-0", "request-1"
+# The metric, against the retrained reference; what retraining has; and what doing nothing has, for the deleted class.
+IDEAL = {
+    "average_gap": (0.0, lambda v: v > 0.3),
+    "tow": (1.0, lambda v: v < 0.3),
+    "tow_mia": (1.0, lambda v: v < 0.3),
+    "tow_forget": (1.0, lambda v: v < 0.3),
+    "gap_mia_efficacy": (0.0, lambda v: v < -0.3),
+    "gap_zrf": (0.0, lambda v: v < -0.01 or v > 0.01),
+    "activation_distance": (0.0, lambda v: v > 1.0),
+    "agreement": (1.0, lambda v: v < 0.3),
+    "js": (0.0, lambda v: v > 0.3),
+    "anamnesis": (1.0, lambda v: v < 0.5),
+    "cost_ratio": (1.0, lambda v: v == 0.0),
+    "gap_forget_accuracy": (0.0, lambda v: v > 0.5),
+    "gap_attack_accuracy": (0.0, lambda v: v > 0.1),
+    "gap_entropy_member_rate": (0.0, lambda v: v > 0.1),
+}
+# The same for single samples, where a class says nothing.
+IDEAL_SAMPLES = {
+    "calibrated_loss_auc": (0.5, lambda v: v > 0.6),
+    "calibrated_confidence_auc": (0.5, lambda v: v > 0.6),
+    "streisand": (0.0, lambda v: v > 0.1),
+    "gap_membership_ks": (0.0, lambda v: v > 0.1),
+    "calibrated_entropy_auc": (0.5, lambda v: v > 0.53),
+    "gap_modified_entropy_auc": (0.0, lambda v: v > 0.1),
+    "average_gap": (0.0, lambda v: v > 0.1),
+}
+
+
+def hard(folder: Path) -> Path:
+    """Ten blobs that overlap in 20 dimensions: a network learns its training data by heart."""
+    draw = np.random.default_rng(0)
+    y = np.tile(np.arange(10), 80)
+    x = 0.4 * draw.normal(size=(10, 20))[y] + draw.normal(size=(len(y), 20))
+    np.savez(folder / "hard.npz", x=x.astype(np.float32), y=y, test=np.arange(len(y)) >= 400)
+    return folder / "hard.npz"
+
+
+def config_of(folder: Path, **changes: Any) -> lifelong.RunConfig:
+    data: dict[str, Any] = {
+        "name": "audits",
+        "source": {"name": "arrays", "path": str(hard(folder))},
+        "scenario": "joint",
+        "schedule": {
+            "name": "explicit",
+            "requests": [{"after": 1, "scope": "sample", "count": 60}, {"after": 1, "scope": "class", "keys": [0]}],
+        },
+        "model": {"name": "mlp", "hidden": [48]},
+        "training": {"epochs": 50, "batch_size": 32, "lr": 0.1},
+        "strategies": {"none": {"unlearner": "none"}, "retrain": {"unlearner": "retrain"}},
+        "evaluation": {"audits": ["relearn", "readout", "weights"], "relearn_steps": 250},
+        "references": {"kinds": ["retrained", "retrained-2"], "shadows": 8},
+    }
+    return lifelong.RunConfig.model_validate(data | changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> lifelong.Run:
+    folder = tmp_path_factory.mktemp("audits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(folder / "cache"))
+        return lifelong.run(config_of(folder), folder)
+
+
+def when_served(table: Table, metric: str, request: str, model: str = "retrained") -> Any:
+    """The value right after the request."""
+    rows = table.select(metric, request, model)
+    assert rows, metric
+    return rows[0].value
+
+
+@pytest.mark.parametrize("metric", IDEAL)
+def test_of_a_deleted_class(metric: str, run: lifelong.Run) -> None:
+    ideal, fails = IDEAL[metric]
+    assert when_served(run.tables["retrain"], metric, CLASS) == ideal
+    assert fails(when_served(run.tables["none"], metric, CLASS))
+
+
+@pytest.mark.parametrize("metric", IDEAL_SAMPLES)
+def test_of_deleted_samples(metric: str, run: lifelong.Run) -> None:
+    ideal, fails = IDEAL_SAMPLES[metric]
+    assert when_served(run.tables["retrain"], metric, SAMPLES) == ideal
+    assert fails(when_served(run.tables["none"], metric, SAMPLES))
+
+
+def test_retraining_with_another_seed_is_the_floor(run: lifelong.Run) -> None:
+    for metric in ("average_gap", "activation_distance"):
+        floor = when_served(run.tables["retrain"], metric, CLASS, "retrained-2")
+        assert 0 < floor < when_served(run.tables["none"], metric, CLASS, "retrained-2") / 2
+
+
+def test_layers_and_cost(run: lifelong.Run) -> None:
+    none, retrain = run.tables["none"], run.tables["retrain"]
+    for metric in ("layer_distance", "layer_distance_max"):
+        assert [r.value for r in retrain.select(metric, "stream", "retrained")] == [0.0, 0.0]
+        assert min(r.value or 0 for r in none.select(metric, "stream", "retrained")) > 0.1
+    assert when_served(retrain, "amplification", SAMPLES, "run") == pytest.approx(0.85, abs=0.05)
+    assert when_served(none, "amplification", SAMPLES, "run") == 0.0
+
+
+def test_what_a_new_last_layer_reads(run: lifelong.Run) -> None:
+    """Features of a class are readable in either model: only the difference counts, and it needs a reference."""
+    for table in run.tables.values():
+        value = when_served(table, "readout_accuracy", CLASS, "run")
+        assert 0.5 < value <= 1.0
+    assert when_served(run.tables["retrain"], "gap_readout_accuracy", CLASS) == 0.0
+    row = run.tables["none"].select("readout_accuracy", SAMPLES)[0]
+    assert row.value is None
+    assert row.reason == "no test data, no retained data, or no single feature space"
+
+
+def test_over_the_stream(run: lifelong.Run) -> None:
+    none, retrain = run.tables["none"], run.tables["retrain"]
+    deleted = sum(r.n for r in retrain.rows if r.metric == "forget_loss" and r.model == "run" and r.event in (1, 2))
+    assert when_served(retrain, "requests_survived", "stream") == 2
+    assert when_served(retrain, "deletion_capacity", "stream") > when_served(none, "deletion_capacity", "stream") - 1
+    assert when_served(retrain, "deletion_capacity", "stream") <= deleted
+    assert when_served(none, "requests_survived", "stream") == 0
+    assert when_served(none, "worst_abs_gap_forget_accuracy", "requests") > 0.5
+    assert when_served(retrain, "worst_abs_gap_forget_accuracy", "requests") == 0.0
+
+
+def test_attacks_on_single_samples(run: lifelong.Run) -> None:
+    none, retrain = run.tables["none"], run.tables["retrain"]
+    for table in (none, retrain):
+        assert when_served(table, "lira_auc", SAMPLES, "run") > 0.6, "the attack works where nothing is forgotten"
+    assert when_served(none, "ulira_auc", SAMPLES, "run") == when_served(none, "lira_auc", SAMPLES, "run")
+    assert when_served(none, "ulira_low", SAMPLES, "run") > 0.5
+    assert (
+        when_served(retrain, "ulira_low", SAMPLES, "run") <= 0.5 <= when_served(retrain, "ulira_high", SAMPLES, "run")
+    )
+    scores = [when_served(t, "forgetting_epsilon", SAMPLES, "run") for t in (retrain, none)]
+    assert scores[0] <= scores[1]
+
+
+def test_shadows_are_found_again(run: lifelong.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = run.folder.parent
+    monkeypatch.setenv("LIFELONG_CACHE", str(folder / "cache"))
+    strategies = {"again": {"unlearner": "none"}}
+    again = lifelong.run(config_of(folder, name="again", strategies=strategies), tmp_path)
+    assert again.summaries["again"]["references"]["computed"] == 0
+    chosen = [r for r in run.tables["none"].rows if "lira" in r.metric or r.metric.startswith("forgetting_s")]
+    assert [r for r in again.tables["again"].rows if r in chosen] == chosen
+
+
+def test_every_metric_is_in_the_catalogue(run: lifelong.Run) -> None:
+    for r in run.tables["none"].rows:
+        assert describe(r.metric).meaning
+
+
+def test_shadow_lives_lack_half_of_what_is_forgotten(tmp_path: Path) -> None:
+    stream = prepare(config_of(tmp_path)).stream
+    ids = np.unique(np.concatenate([r.sample_ids for r in stream.requests]))
+    counts = sum(is_inside(life, ids).astype(int) for life in range(8))
+    assert set(counts.tolist()) == {4}
+    assert 0.3 < is_inside(0, ids).mean() < 0.7
+    excluded = ids[~is_inside(0, ids)]
+    events = shadow_events(stream.events, excluded)
+    assert [e.name for e in events] == [e.name for e in stream.events]
+    for event, whole in zip(events, stream.events, strict=True):
+        assert not np.isin(event.sample_ids, excluded).any()
+        assert np.isin(event.sample_ids, whole.sample_ids).all()
+        assert isinstance(event, Experience) or not set(event.keys_of("sample")) & set(excluded.tolist())
+    gone = shadow_events(stream.events, stream.requests[0].sample_ids)
+    assert [e.name for e in gone] == ["joint", "request-1"], "who is asked for nothing is not asked"
+
+
+def test_looking_closely_changes_nothing(tmp_path: Path) -> None:
+    p = prepare(config_of(tmp_path, training={"epochs": 1, "batch_size": 32, "lr": 0.1}))
+    strategy = make_strategy(p.config.strategies["none"], p.setting, "none")
+    evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")
+    generators = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    before = digest(strategy.state_dict())
+    for event in range(len(p.stream.events)):
+        if isinstance(p.stream.events[event], DeletionRequest):
+            one, two = evaluator.evaluate(strategy, event), evaluator.evaluate(strategy, event)
+            assert one.details.keys() >= {"margins", "entropies", "weights", "relearning", "readout", "features"}
+            for name, values in one.details.items():
+                assert np.array_equal(values, two.details[name], equal_nan=True), name
+    assert digest(strategy.state_dict()) == before
+    assert torch.equal(torch.random.get_rng_state(), generators[0])
+    assert np.array_equal(np.random.get_state()[1], generators[1])

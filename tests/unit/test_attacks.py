@@ -1,0 +1,249 @@
+"""Attacks and comparisons with retraining, on numbers whose answer is known; each can fail, and is seen to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.metrics.distance import (
+    activation_distance,
+    jensen_shannon,
+    layer_distances,
+    zero_retrain_forgetting,
+)
+from lifelong.metrics.forgetting_score import CERTAIN, epsilon, epsilon_bound, forgetting_score, worth
+from lifelong.metrics.membership import (
+    cross_validated_accuracy,
+    entropies,
+    entropy_member_rate,
+    membership_auc,
+    membership_ks,
+    mia_efficacy,
+    modified_entropies,
+)
+from lifelong.metrics.per_sample import attack, log_ratios
+from lifelong.metrics.quality import Quality, agreement, average_gap, request_slope, tow_factors
+from streams.errors import LifelongError
+
+# --- quality --------------------------------------------------------------------------------------------------------
+
+
+def test_average_gap_takes_absolute_values() -> None:
+    run, reference = Quality(0.99, 0.97, 0.92, 0.5), Quality(1.00, 0.98, 0.90, 0.5)
+    # UA differs by +1, RA by -1, TA by +2, MIA by 0 points.
+    assert average_gap(run, reference) == pytest.approx(0.01)
+    assert average_gap(reference, reference) == 0.0
+
+
+def test_tow_is_the_product_of_its_factors() -> None:
+    run, reference = Quality(0.90, 0.98, 0.90, 0.0), Quality(0.95, 0.99, 0.88, 0.0)
+    assert tow_factors(run, reference) == pytest.approx((0.95, 0.99, 0.98))
+    assert np.prod(tow_factors(run, reference)) == pytest.approx(0.92169)
+    assert tow_factors(run, Quality(0.90, 0.99, 0.88, 1.0))[0] == 1.0
+
+
+def test_agreement_and_slope() -> None:
+    p = np.array([[0.6, 0.4], [0.3, 0.7]])
+    assert agreement(p, p) == 1.0
+    assert agreement(p, p[:, ::-1]) == 0.0
+    assert request_slope(np.array([0.3, 0.2, 0.1, 0.0])) == pytest.approx(-0.1)
+    assert request_slope(np.array([0.3, 0.2])) is None
+
+
+# --- scores of attacks ----------------------------------------------------------------------------------------------
+
+
+def test_entropies_by_hand() -> None:
+    p, labels = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64), torch.tensor([0])
+    assert float(entropies(p)) == pytest.approx(0.8018, abs=1e-4)
+    assert float(modified_entropies(p, labels)) == pytest.approx(0.1622, abs=1e-4)
+    # The version that takes log p where log(1 - p) belongs, as in the SVC attack of two published repositories.
+    faulty = -(1 - p[0, 0]) * p[0, 0].log() - (p[0, 1:] * p[0, 1:].log()).sum()
+    assert abs(float(faulty) - 0.1622) > 0.1
+    sure = torch.tensor([[1.0, 0.0, 0.0]])
+    assert float(entropies(sure)) == float(modified_entropies(sure, labels)) == 0.0
+    assert float(modified_entropies(sure, torch.tensor([1]))) == np.inf
+
+
+def test_attacks_by_entropy_find_what_is_surer_than_unseen_data() -> None:
+    draw = np.random.default_rng(0)
+    sharp, flat = (torch.from_numpy(scale * draw.normal(size=(100, 5))).softmax(1) for scale in (4.0, 1.0))
+    zeros = np.zeros(100, dtype=int)
+    assert membership_auc(entropies(sharp).numpy(), zeros, entropies(flat).numpy(), zeros) > 0.8
+    labels = sharp.argmax(1)
+    modified = modified_entropies(sharp, labels).numpy(), modified_entropies(flat, labels).numpy()
+    assert membership_auc(modified[0], zeros, modified[1], zeros) > 0.9
+
+
+def test_margins_do_not_overflow(tools: Any) -> None:
+    source = tools.source()
+    objective = tools.setting(source).objective
+    batch = tools.lend(source, [0]).all()
+    assert batch.y.tolist() == [0]
+    logits = torch.log(torch.tensor([[0.7, 0.2, 0.1, 0.0]]))
+    assert float(objective.margins(logits, batch)) == pytest.approx(0.8473, abs=1e-4)
+    assert float(objective.margins(logits + 1000, batch)) == pytest.approx(0.8473, abs=1e-3)
+    assert float(objective.margins(torch.tensor([[200.0, 0.0, 0.0, 0.0]]), batch)) == pytest.approx(200 - np.log(3))
+
+
+@pytest.mark.parametrize(("like", "share"), [("unseen", 1.0), ("member", 0.0)])
+def test_mia_efficacy_is_high_where_the_data_is_forgotten(like: str, share: float) -> None:
+    draw = np.random.default_rng(0)
+    members, unseen = draw.normal(0.9, 0.02, 200), draw.normal(0.6, 0.02, 200)
+    forget = draw.normal(0.9 if like == "member" else 0.6, 0.02, 50)
+    assert mia_efficacy(members, unseen, forget) == share
+    order = draw.permutation(200)
+    assert mia_efficacy(members[order], unseen[order[::-1]], forget) == share
+    # The entropy attack points the other way: its rate is that of members.
+    assert entropy_member_rate(1 - members, 1 - unseen, 1 - forget) == 1 - share
+
+
+def test_attacks_find_nothing_where_there_is_nothing() -> None:
+    draw = np.random.default_rng(0)
+    zeros = np.zeros(100, dtype=int)
+    pairs = [draw.exponential(size=(2, 100)) for _ in range(200)]
+    aucs = [membership_auc(a, zeros, b, zeros) for a, b in pairs]
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.01)
+    assert np.std(aucs) == pytest.approx(0.042, abs=0.008)
+    found = [cross_validated_accuracy(a, b, 0) for a, b in pairs[:60]]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.025)
+    assert cross_validated_accuracy(pairs[0][0], pairs[0][1] + 5, 0) > 0.9
+    assert cross_validated_accuracy(np.zeros(5), np.ones(20), 0) is None
+
+
+def test_two_sided_exposure_is_seen_by_ks_and_not_by_auc() -> None:
+    draw = np.random.default_rng(0)
+    zeros = np.zeros(400, dtype=int)
+    others = draw.normal(size=400)
+    shifted = draw.normal(size=400) + np.tile([1.5, -1.5], 200)
+    assert membership_auc(shifted, zeros, others, zeros) == pytest.approx(0.5, abs=0.05)
+    assert membership_ks(shifted, zeros, others, zeros) > 0.2
+    assert membership_ks(draw.normal(size=400), zeros, others, zeros) < 0.12
+    assert membership_ks(others, zeros, others, zeros) == 0.0
+    assert membership_ks(others, zeros, others, zeros + 1) is None
+
+
+# --- distances ------------------------------------------------------------------------------------------------------
+
+
+def test_zrf_uses_the_true_divergence() -> None:
+    sure, uniform = np.eye(10)[:1], np.full((1, 10), 0.1)
+    assert zero_retrain_forgetting(sure, uniform) == pytest.approx(0.2417, abs=1e-4)
+    assert 1 - (1 - zero_retrain_forgetting(sure, uniform)) * np.log(2) == pytest.approx(0.4744, abs=1e-4)
+    assert zero_retrain_forgetting(uniform, uniform) == 1.0
+    assert jensen_shannon(np.eye(2)[:1], np.eye(2)[1:]) == 1.0
+
+
+def test_activation_and_layer_distances() -> None:
+    p, q = np.array([[0.7, 0.3], [0.5, 0.5]]), np.array([[0.3, 0.7], [0.5, 0.5]])
+    assert activation_distance(p, q) == pytest.approx(0.4)
+    layers = {"a": slice(0, 2), "b": slice(2, 4)}
+    found = layer_distances(np.array([3.0, 4.0, 0.0, 1.0]), np.array([3.0, 0.0, 0.0, 0.0]), layers)
+    assert found == {"a": pytest.approx(4 / 3), "b": 1.0}
+
+
+# --- attacks on single samples --------------------------------------------------------------------------------------
+
+
+def lives(models: int, targets: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Log odds that tell nothing, and which models a sample was in: exactly half of either half of the models."""
+    draw = np.random.default_rng(seed)
+    coin = draw.random((models // 2, targets)) < 0.5
+    inside = np.empty((models, targets), dtype=bool)
+    inside[::2], inside[1::2] = coin, ~coin
+    return draw.normal(size=(models, targets)), inside, draw
+
+
+def test_ulira_is_at_chance_where_retraining_is() -> None:
+    phi, inside, _ = lives(128, 200)
+    found = attack(phi, inside)
+    assert found is not None
+    assert found.auc == pytest.approx(0.5, abs=0.012)
+    assert found.low < 0.5 < found.high
+    assert found.accuracy == pytest.approx(0.5, abs=0.012)
+    assert found.tpr_1 == pytest.approx(0.01, abs=0.006)
+
+
+def test_what_is_fitted_on_the_models_it_judges_is_refused() -> None:
+    phi, inside, _ = lives(64, 200)
+    every = np.arange(64)
+    with pytest.raises(LifelongError, match="two halves"):
+        log_ratios(phi, inside, every, every)
+    # Why: fitted and judged on copies of the same numbers, chance looks like a leak.
+    twice, twice_inside = np.concatenate([phi, phi]), np.concatenate([inside, inside])
+    ratios = log_ratios(twice, twice_inside, every, every + 64)
+    order = np.argsort(np.argsort(ratios, axis=None)).reshape(ratios.shape)
+    hits, misses = order[inside], order[~inside]
+    auc = np.mean(np.searchsorted(np.sort(misses), hits)) / len(misses)
+    assert auc > 0.55
+
+
+def test_ulira_finds_shifts_that_no_population_attack_sees() -> None:
+    phi, inside, draw = lives(128, 200)
+    shift = np.where(draw.random(200) < 0.5, 1.5, -1.5)
+    moved = phi + inside * shift
+    found = attack(moved, inside)
+    assert found is not None
+    assert found.auc == pytest.approx(0.85, abs=0.02)
+    assert found.low > 0.8
+    zeros = np.zeros(200, dtype=int)
+    population = [membership_auc(-m[i], zeros[i], -m[~i], zeros[~i]) for m, i in zip(moved, inside, strict=True)]
+    assert np.mean(population) == pytest.approx(0.5, abs=0.03)
+
+
+def test_ulira_uses_variances_too() -> None:
+    phi, inside, _ = lives(256, 200)
+    found = attack(np.where(inside, 3 * phi, phi), inside)
+    assert found is not None
+    assert found.accuracy == pytest.approx(0.74, abs=0.02), "0.54 if the log of the deviation is left out"
+    assert found.auc == pytest.approx(0.79, abs=0.02)
+
+
+def test_too_few_models_and_infinite_odds_are_left_out() -> None:
+    phi, inside, _ = lives(8, 5)
+    phi[0, 0] = np.inf
+    found = attack(phi, inside)
+    assert found is None or found.n == 8 * 4
+    assert attack(phi[:4], inside[:4]) is None
+
+
+# --- the challenge's score ------------------------------------------------------------------------------------------
+
+
+def test_forgetting_score_of_a_perfect_method_is_a_fifth() -> None:
+    draw = np.random.default_rng(0)
+    means: list[float] = []
+    for shift in (0.0, 1.0):
+        a, b = draw.normal(size=(2, 100, 64))
+        means.append(forgetting_score(list(a + shift), list(b))[0])
+    assert 0.1 < means[0] < 0.35
+    assert means[1] < means[0] / 2
+    score, eps = forgetting_score(list(a + 100), list(b))
+    assert score == 0.0
+    assert set(eps) == {CERTAIN}
+
+
+def test_constant_outputs_are_certain_and_windows_count() -> None:
+    draw = np.random.default_rng(0)
+    retrained = draw.normal(size=64)
+    assert epsilon(np.full(64, 0.3) + 1e-6 * draw.normal(size=64), retrained) == CERTAIN
+    narrow = 0.2 * draw.normal(size=64)
+    # No threshold tells a narrow law from a wide one around the same middle; a window does.
+    assert epsilon(narrow, 3 * retrained) > 2.0
+
+
+def test_worth_by_bins() -> None:
+    assert [worth(e, 512) for e in (0.0, 0.49, 0.5, 1.0, 1.5)] == [1.0, 1.0, 0.5, 0.25, 0.125]
+    assert worth(6.99, 512) == 0.5**13
+    assert worth(7.0, 512) == 0.0
+
+
+def test_the_bound_of_epsilon_holds() -> None:
+    draw = np.random.default_rng(0)
+    null = [epsilon_bound(*draw.normal(size=(2, 128))) for _ in range(100)]
+    assert np.mean(np.array(null) > 0) <= 0.1
+    apart = epsilon_bound(draw.normal(size=128) + 8, draw.normal(size=128))
+    assert 2 < apart < 5
