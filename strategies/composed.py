@@ -50,7 +50,7 @@ class Composed(Strategy):
     def features(self, batch: Batch) -> torch.Tensor:
         """Return the model's penultimate features."""
         self.learner.model.train(False)
-        return self.learner.model.features(batch.x)
+        return self.learner.setting.objective.features(self.learner.model, batch)
 
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the learner's state holds; unlearners keep nothing between requests."""

@@ -35,6 +35,7 @@ class Metric:
 
 MEASURES: dict[str, Metric] = {
     "accuracy": Metric("share of samples that are classified right", "share", "higher", 1.0),
+    "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
     "negative_absolute_error": Metric("minus the mean absolute error", "units of the target", "higher", 0.0),
 }
 """What the objectives score; `OF_MEASURE` is about any of them."""

@@ -53,4 +53,6 @@ class GradientAscent(Unlearner):
         """Climb."""
         key = self.setting.key / "gradient-ascent" / request.name
         data = door.forget_set()
-        return fit(learner.model, self.setting.objective, data, self.config, key, [Ascend()]).graded("none")
+        return fit(learner.model, self.setting.objective.forgetting(), data, self.config, key, [Ascend()]).graded(
+            "none"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -12,7 +11,7 @@ from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -42,20 +41,13 @@ class Oppose(Hooks):
     def __init__(self, objective: Objective, forget_set: Data, alpha: float, size: int, key: Key) -> None:
         """Prepare an endless supply of forget batches, shuffled anew in every pass."""
         self._objective, self._alpha = objective.training_on(forget_set), alpha
-        self._batches = _endless(forget_set, size, key)
+        self._batches = endless(forget_set, size, key / "forget-epoch")
 
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the combined loss."""
         forget = next(self._batches)
         forget_loss = self._objective.losses(self._objective.outputs(model, forget), forget).mean()
         return self._alpha * loss - (1 - self._alpha) * forget_loss
-
-
-def _endless(data: Data, size: int, key: Key) -> Iterator[Batch]:
-    epoch = 0
-    while True:
-        yield from data.batches(size, key / "forget-epoch" / epoch)
-        epoch += 1
 
 
 @final
@@ -74,7 +66,8 @@ class NegGradPlus(Unlearner):
         data = retained_data(self.config.retained, learner, door)
         key = self.setting.key / "neggrad-plus" / request.name
         forget_set = door.forget_set()
-        hook = Oppose(self.setting.objective, forget_set, self.config.alpha, self.config.batch_size, key)
-        outcome = fit(learner.model, self.setting.objective, data, self.config, key, [hook])
+        objective = self.setting.objective.forgetting()
+        hook = Oppose(objective, forget_set, self.config.alpha, self.config.batch_size, key)
+        outcome = fit(learner.model, objective, data, self.config, key, [hook])
         forgotten = outcome.steps * min(self.config.batch_size, len(forget_set))
         return (outcome + Outcome(forward=forgotten, backward=forgotten)).graded("none")

@@ -1,0 +1,66 @@
+"""NPO: push down the likelihood of the forget set relative to the model before the request, ever less as it falls."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from strategies.base import Outcome
+from strategies.objectives._base import Objective
+from strategies.parts.model import FlatModel
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, Values, log_likelihoods
+from streams.data import Batch, Data
+from streams.randomness import Key
+
+
+class Config(PairedConfig):
+    """Options of `npo` (Zhang et al. 2024, arXiv 2404.05868).
+
+    `retain`: none is NPO alone, descent NPO+RT (also written NPO+GD), kl NPO+KL.
+    """
+
+    beta: float = Field(0.1, gt=0)
+    """Inverse temperature; towards 0 NPO becomes gradient ascent on log-likelihoods."""
+
+
+def npo_losses(log_p: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return (2 / beta) log(1 + (p / p_ref)^beta) of every sample, ``[B]`` (eq. 3).
+
+    Its gradient is W d log p with W = 2 r^beta / (1 + r^beta), r = p / p_ref: 1 at the start, at most 2, and 0 for
+    what is forgotten.
+
+    Args:
+        log_p: log-likelihoods ``[B]``: of a text the sum over its tokens.
+        reference: those of the model before the request.
+        beta: inverse temperature.
+    """
+    return -(2 / beta) * F.logsigmoid(-beta * (log_p - reference))
+
+
+@final
+class Preference(ForgetLoss):
+    """The mean NPO loss of a batch."""
+
+    def __init__(self, objective: Objective, reference: Values, beta: float) -> None:
+        """Keep the log-likelihoods before the request."""
+        self._objective, self._reference, self._beta = objective, reference, beta
+
+    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the scalar to lower."""
+        log_p = self._objective.log_likelihoods(outputs, batch)
+        return npo_losses(log_p, self._reference.of(batch), self._beta).mean()
+
+
+@final
+class NPO(PairedUnlearner):
+    """Negative preference optimisation against the model as it is when a request comes."""
+
+    config: Config
+
+    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+        """Compute the reference's log-likelihoods once: what is to be forgotten does not change."""
+        reference = log_likelihoods(model, objective, forget_set)
+        return Preference(objective, reference, self.config.beta), Outcome(forward=len(forget_set))
