@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch
 
+from streams.checkpoints import checkpoint_folder
 from streams.errors import ConfigError
 from streams.files import cache_folder, write_atomically
 
@@ -158,7 +159,7 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     """Load the tokeniser of a checkpoint.
 
     Args:
-        name: a folder, or a name on the Hugging Face hub.
+        name: `smollm2-135m`, a folder, or a name on the Hugging Face hub.
         where: the configuration key to name in an error.
 
     Raises:
@@ -167,7 +168,7 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        outer = AutoTokenizer.from_pretrained(name)
+        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "

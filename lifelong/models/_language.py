@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, final
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from strategies.parts.model import Network
+from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
 
@@ -53,8 +55,57 @@ def check_text(name: str, input_shape: tuple[int, ...], context: int | None = No
         )
 
 
+class LoRA(BaseConfig):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv 2106.09685), made by peft."""
+
+    rank: int = Field(8, ge=1)
+    """r, the inner width of an adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """An adapter's output is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of an adapter's input while training."""
+    targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get one (``q_proj``); null means every one in the blocks."""
+
+    def adapt(self, network: Network) -> Network:
+        """Freeze the network and put adapters into its blocks; what it computes does not change by that.
+
+        Raises:
+            ConfigError: peft is not installed, or no layer has such a name.
+        """
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ConfigError("model.lora: peft is not installed. pip install peft") from error
+        network.requires_grad_(False)
+        body = network.body
+        assert isinstance(body, Decoder)
+        linear, transposed = _linear_layers(body.layers)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.targets or linear),
+            fan_in_fan_out=transposed,
+        )
+        try:
+            inject_adapter_in_model(config, body.layers)
+        except ValueError as error:
+            raise ConfigError(f"model.lora.targets: {error}") from error
+        return network
+
+
+def _linear_layers(blocks: nn.Module) -> tuple[list[str], bool]:
+    """Return the names of all linear layers, and whether they keep their weights transposed (as GPT-2's do)."""
+    from transformers.pytorch_utils import Conv1D
+
+    named = list(blocks.named_modules())
+    transposed = any(isinstance(m, Conv1D) for _, m in named)
+    return sorted({n.rpartition(".")[2] for n, m in named if isinstance(m, nn.Linear | Conv1D)}), transposed
+
+
 def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Network:
-    """Return decoder and head.
+    """Return decoder and a new head.
 
     Args:
         inner: a transformers decoder without its head.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lifelong.models._language import check_text, language_network
+from lifelong.models._language import LoRA, check_text, language_network
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -27,6 +27,8 @@ class Config(BaseConfig):
     """Dropout of embeddings, attention weights and residuals while training."""
     tied: bool = True
     """Whether the head is the embedding."""
+    lora: LoRA | None = None
+    """Train low-rank adapters in place of the weights; null trains the weights."""
 
 
 def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Network:
@@ -55,4 +57,5 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
             attn_pdrop=config.dropout,
         )
     )
-    return language_network(inner, config.width, num_outputs, config.tied)
+    network = language_network(inner, config.width, num_outputs, config.tied)
+    return network if config.lora is None else config.lora.adapt(network)

@@ -56,12 +56,17 @@ class Scored:
 
     @property
     def counts(self) -> torch.Tensor:
-        """Return how many positions each row has, float ``[B]``, at least 1."""
-        return torch.bincount(self.rows, minlength=self.num_rows).clamp(min=1).to(self.logits.dtype)
+        """Return how many positions each row has, int64 ``[B]``, at least 1."""
+        return torch.bincount(self.rows, minlength=self.num_rows).clamp(min=1)
 
     def token_losses(self) -> torch.Tensor:
         """Return -log p of each target, ``[S]``."""
-        return F.cross_entropy(self.logits.float(), self.targets, reduction="none")
+        return F.cross_entropy(precise(self.logits), self.targets, reduction="none")
+
+
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """Return half-precision numbers in single precision, others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
@@ -156,7 +161,7 @@ class CausalLM(Objective):
     def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(reference || model) over the positions that count, reduced as the losses are."""
         found, theirs = self.scored(outputs, batch), self.scored(reference, batch)
-        log_p, log_q = found.logits.float().log_softmax(1), theirs.logits.float().log_softmax(1)
+        log_p, log_q = precise(found.logits).log_softmax(1), precise(theirs.logits).log_softmax(1)
         return self.reduce(found.sums(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)), found.counts)
 
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -170,7 +175,7 @@ class CausalLM(Objective):
 
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
-        return outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)].float().softmax(1)
+        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
@@ -193,7 +198,7 @@ class CausalLM(Objective):
             )
         found = self.scored(outputs, batch)
         if estimator == "sampled":
-            p = found.logits.detach().float().softmax(1).cpu()
+            p = precise(found.logits.detach()).softmax(1).cpu()
             drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
             found = replace(found, targets=drawn.to(outputs.device))
         losses = found.sums(found.token_losses()) / found.counts

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.causal_lm import CausalLM, precise
 from strategies.parts.model import FlatModel
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
 from streams.data import Batch, Data
@@ -30,7 +30,7 @@ def inverted_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits: ``[S, V]``.
         targets: int64 ``[S]``.
     """
-    p = logits.float().softmax(1)
+    p = precise(logits).softmax(1)
     true = p.gather(1, targets.unsqueeze(1)).squeeze(1)
     # The largest of the others; among equals the first, so that only one gets the gradient.
     runner_up = logits.detach().scatter(1, targets.unsqueeze(1), float("-inf")).argmax(1)
