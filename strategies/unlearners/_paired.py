@@ -27,7 +27,7 @@ Holding = Literal["none", "descent", "kl"]
 class PairedConfig(FitConfig):
     """How the forget set is worked on; every step has a batch of it and, if wanted, one of retained data."""
 
-    epochs: int = Field(8, ge=1)
+    epochs: int = Field(10, ge=1)
     """Passes over the forget set."""
     batch_size: int = Field(16, ge=1)
     """Samples per step, of each kind."""

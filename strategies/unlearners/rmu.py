@@ -26,7 +26,7 @@ from streams.text import ANSWER
 class Config(FitConfig):
     """Options of `rmu` (Li et al. 2024, arXiv 2403.03218)."""
 
-    epochs: int = Field(8, ge=1)
+    epochs: int = Field(10, ge=1)
     """Passes over the forget set."""
     batch_size: int = Field(16, ge=1)
     """Samples per step, of each kind."""

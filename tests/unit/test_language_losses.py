@@ -175,7 +175,7 @@ def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 def test_npo_starts_at_two_over_beta_log_two_with_the_gradient_of_ascent() -> None:
     logits = logits_of(BATCH)
     log_p = CausalLM(V).log_likelihoods(logits, BATCH)
-    loss = npo_losses(log_p, log_p.detach(), 0.1).mean()
+    loss = npo_losses(-log_p, -log_p.detach(), 0.1).mean()
     assert number(loss) == pytest.approx(13.8629, abs=1e-4)
     assert torch.allclose(gradient(loss, logits), gradient(log_p.mean(), logits), atol=1e-7)
 
@@ -184,7 +184,7 @@ def test_npo_starts_at_two_over_beta_log_two_with_the_gradient_of_ascent() -> No
 def test_npo_weighs_by_two_r_over_one_plus_r(beta: float) -> None:
     log_p = torch.tensor([-1.0, -4.0, -9.0], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([-2.0, -4.0, -1.0], dtype=torch.float64)
-    (weights,) = torch.autograd.grad(npo_losses(log_p, reference, beta).sum(), log_p)
+    (weights,) = torch.autograd.grad(npo_losses(-log_p, -reference, beta).sum(), log_p)
     r = (log_p.detach() - reference).exp() ** beta
     assert torch.allclose(weights, 2 * r / (1 + r), atol=1e-10)
     assert bool((weights <= 2).all())
@@ -198,18 +198,18 @@ def test_npo_is_ascent_in_the_limit_of_small_beta() -> None:
     ascent = gradient(log_p.mean(), logits)
     found = []
     for beta in (10.0, 1.0, 1e-2, 1e-4):
-        own = gradient(npo_losses(log_p, reference, beta).mean(), logits)
+        own = gradient(npo_losses(-log_p, -reference, beta).mean(), logits)
         found.append(number(torch.cosine_similarity(own, ascent, 0)))
     assert found[-1] > 0.99999
     assert number(own.norm() / ascent.norm()) == pytest.approx(1.0, abs=0.01)
     assert found[0] < 0.999
-    value = npo_losses(log_p.double(), reference.double(), 1e-4) - 2 / 1e-4 * math.log(2)
+    value = npo_losses(-log_p.double(), -reference.double(), 1e-4) - 2 / 1e-4 * math.log(2)
     assert number(value.mean()) == pytest.approx(number((log_p - reference).mean()), abs=1e-2)
 
 
 def test_npo_does_not_overflow() -> None:
     log_p = torch.tensor([-4000.0, 0.0], requires_grad=True)
-    loss = npo_losses(log_p, torch.tensor([0.0, -4000.0]), 1.0)
+    loss = npo_losses(-log_p, -torch.tensor([0.0, -4000.0]), 1.0)
     assert bool(torch.isfinite(loss).all())
     assert torch.autograd.grad(loss.sum(), log_p)[0].tolist() == pytest.approx([0.0, 2.0])
 
@@ -226,7 +226,7 @@ def test_simnpo_by_hand_and_without_regard_to_length() -> None:
     value = [simnpo_losses(CausalLM(V).losses(flat[:, : b.x.shape[2]], b), 2.5, 0.0) for b in (once, twice)]
     assert torch.allclose(value[0], value[1])
     sums = [
-        npo_losses(CausalLM(V).log_likelihoods(flat[:, : b.x.shape[2]], b), torch.zeros(1), 2.5) for b in (once, twice)
+        npo_losses(-CausalLM(V).log_likelihoods(flat[:, : b.x.shape[2]], b), torch.zeros(1), 2.5) for b in (once, twice)
     ]
     assert not torch.allclose(sums[0], sums[1])
 
