@@ -23,8 +23,8 @@ class Config(PairedConfig):
     """
 
     lr: float = Field(3e-4, gt=0)
-    """Learning rate. For models of a million weights, where a higher one lets `descent` repair what NPO breaks; published
-    for 7 billion: 1e-5."""
+    """Learning rate. For models of a million weights, where it lets `descent` repair what is broken; published for 7
+    billion: 1e-5."""
     beta: float = Field(0.1, gt=0)
     """Inverse temperature; towards 0 NPO becomes gradient ascent on log-likelihoods."""
 

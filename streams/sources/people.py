@@ -53,6 +53,8 @@ def load(config: Config) -> Source:
     """
     if config.groups > config.people:
         raise ConfigError(f"source.groups: {config.groups} is more than the {config.people} people.")
+    if config.people + config.holdout < 3:
+        raise ConfigError(f"source.people: {config.people} is too few; wrong mentors need at least three names.")
     key = Key(config.corpus) / "people"
     names = people_names(config.people + config.holdout, key / "names")
     groups = np.concatenate(

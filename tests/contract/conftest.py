@@ -137,7 +137,10 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "learner": ["si", {"name": "online-ewc", "fisher": "batch"}],
         "unlearner": {"name": "gradient-ascent", "epochs": 1},
     },
-    "agem+finetune": {"learner": {"name": "agem", "memory": 10, "batch": 4}, "unlearner": {"name": "finetune", "epochs": 1}},
+    "agem+finetune": {
+        "learner": {"name": "agem", "memory": 10, "batch": 4},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
     "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
     "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
     "independent": {"isolated": "independent"},

@@ -353,12 +353,12 @@ def test_the_sampled_fisher_is_unbiased() -> None:
     logits = logits_of(batch)
     total = torch.zeros_like(logits)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4000):
+    for _ in range(2000):
         ((_, losses),) = CausalLM(V).fisher_terms(logits, batch, "sampled", generator)
-        total += torch.autograd.grad(losses.sum(), logits)[0].square() / 4000
+        total += torch.autograd.grad(losses.sum(), logits)[0].square() / 2000
     p = logits.detach().softmax(2)
     exact = p * (1 - p) / 4  # both of the two positions weigh a half, squared
-    assert torch.allclose(total[0, 1:3], exact[0, 1:3], atol=0.004)
+    assert torch.allclose(total[0, 1:3], exact[0, 1:3], atol=0.006)
     assert not total[0, 0].any()
 
 
