@@ -6,6 +6,7 @@ from lifelong.build import make_setting, make_strategy
 from lifelong.config import content_hash, resolve_strategy
 from lifelong.evaluation import Evaluator, Outputs
 from lifelong.files import cache_folder, code_version
+from lifelong.metrics.answers import gap_rows, utility_rows
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.requests import mean_rows
 from lifelong.preparation import Prepared
@@ -68,13 +69,15 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
     """Return the rows of one reference at one moment."""
     plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
     rows = []
-    if kind != "no-op":
-        rows += stream_gap_rows(event, kind, own, reference, plan, measure)
     detailed = plan.detailed(event)
+    if kind != "no-op":
+        rows += utility_rows(event, kind, plan, detailed, reference)
+        rows += stream_gap_rows(event, kind, own, reference, plan, measure)
     for number, audit in enumerate(plan.audits):
         if point.request in {None, number} and audit in plan.due(event):
             rows += request_gap_rows(event, kind, audit, own, reference, plan, measure)
             rows += distance_rows(event, kind, audit, detailed, own, reference)
+            rows += gap_rows(event, kind, audit, detailed, own, reference)
     return rows
 
 

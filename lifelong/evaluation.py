@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from lifelong.answers import records_of, records_of_strangers
 from lifelong.config import EvaluationConfig
 from strategies.base import Setting, Strategy
+from strategies.objectives.causal_lm import CausalLM
 from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.stream import Stream
+
+KEPT = 60
+"""Samples of the probe whose answers are looked at closely."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +68,9 @@ class EvaluationPlan:
         audits: one per request.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
+        kept: positions of a few samples of the probe whose answers are looked at closely; none unless the data is text.
+        world: bool ``[N]``: whether a sample is a fact about the world.
+        is_text: whether every earlier request is looked at closely again after each request.
     """
 
     ids: np.ndarray
@@ -77,6 +86,9 @@ class EvaluationPlan:
     audits: tuple[Audit, ...]
     measured: np.ndarray
     watched: np.ndarray
+    kept: np.ndarray
+    world: np.ndarray
+    is_text: bool
 
     def num_outputs(self, event: int) -> int:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
@@ -85,14 +97,17 @@ class EvaluationPlan:
     def due(self, event: int) -> tuple[Audit, ...]:
         """Return what references are held against after `event`: the request it serves, and at the end all requests.
 
-        What has been learned again by then is left out.
+        What has been learned again by then is left out. In text all earlier requests are looked at again, too.
         """
         last = len(self.alive) - 1
-        return tuple(a for a in self.audits if a.event == event or (event == last and a.until > last))
+        again = event == last or (self.is_text and any(a.event == event for a in self.audits))
+        return tuple(a for a in self.audits if a.event == event or (again and a.event < event < a.until))
 
     def detailed(self, event: int) -> np.ndarray:
         """Return the positions whose distributions and features are kept after `event`."""
         chosen = [a.detailed for a in self.due(event)]
+        if chosen or (self.is_text and event == len(self.alive) - 1):
+            chosen.append(self.kept)
         return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
 
 
@@ -109,6 +124,8 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
     measured, watched = _moments(stream, config)
     probe = np.searchsorted(ids, np.sort(probe_ids))
+    is_text = stream.source.text is not None
+    names = np.array([n == "world" for n in stream.source.user_names])
     return EvaluationPlan(
         ids=ids,
         classes=stream.source.class_ids[ids],
@@ -123,6 +140,9 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         audits=_audits(stream, ids),
         measured=measured,
         watched=watched,
+        kept=np.searchsorted(ids, np.sort(probe_ids[:KEPT])) if is_text else np.array([], dtype=np.int64),
+        world=names[stream.source.user_ids[ids]],
+        is_text=is_text,
     )
 
 
@@ -236,12 +256,15 @@ class Outputs:
         losses: float32 ``[N]``.
         probabilities: float32 ``[D, K]`` predicted distributions at the detailed positions, or None.
         features: float32 ``[D, F]`` penultimate features at the detailed positions, or None.
+        records: of text: numbers of every answer at the detailed positions, float32 ``[D]`` by name, and of strangers,
+            ``[M]``, by names that begin with ``strangers_``; or None.
     """
 
     scores: np.ndarray
     losses: np.ndarray
     probabilities: np.ndarray | None = None
     features: np.ndarray | None = None
+    records: dict[str, np.ndarray] | None = None
 
 
 class Evaluator:
@@ -264,7 +287,18 @@ class Evaluator:
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
         probabilities, features = self._details(strategy, detailed)
-        return Outputs(_array(scores), _array(losses), probabilities, features)
+        return Outputs(_array(scores), _array(losses), probabilities, features, self._records(strategy, detailed))
+
+    def _records(self, strategy: Strategy, positions: np.ndarray | None) -> dict[str, np.ndarray] | None:
+        """Return what `lifelong.answers` says of the answers at `positions`, or None if the data is no text."""
+        objective = self._setting.objective
+        text = objective.text if isinstance(objective, CausalLM) else None
+        if text is None or positions is None or not len(positions):
+            return None
+        parts = [self._data.batch(p) for p in torch.from_numpy(positions).to(self._data.positions()).split(self._size)]
+        found = [records_of(strategy.predict, batch, text) for batch in parts]
+        strangers = records_of_strangers(strategy.predict, text, parts[0], self._size)
+        return {name: np.concatenate([f[name] for f in found]) for name in found[0]} | strangers
 
     def _details(self, strategy: Strategy, positions: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         if positions is None or not len(positions):
@@ -285,3 +319,9 @@ def _array(parts: list[torch.Tensor]) -> np.ndarray:
 def _optional(parts: list[torch.Tensor | None]) -> np.ndarray | None:
     there = [p for p in parts if p is not None]
     return _array(there) if there else None
+
+
+def records_in(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Return the records among stored arrays, whose names begin with ``record_`` there; None if there are none."""
+    found = {n.removeprefix("record_"): arrays[n] for n in arrays if n.startswith("record_")}
+    return found or None

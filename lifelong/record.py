@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lifelong.columns import write_columns
-from lifelong.evaluation import Outputs
+from lifelong.evaluation import Outputs, records_in
 from lifelong.files import write_atomically
 from lifelong.table import Row
 from strategies.base import State
@@ -78,6 +78,7 @@ class Record:
     def write_details(self, event: int, outputs: Outputs) -> None:
         """Keep predicted distributions and features of one event."""
         arrays = {"probabilities": outputs.probabilities, "features": outputs.features}
+        arrays |= {f"record_{name}": values for name, values in (outputs.records or {}).items()}
         buffer = io.BytesIO()
         np.savez(buffer, **{k: v for k, v in arrays.items() if v is not None})  # type: ignore[arg-type]
         write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())
@@ -88,7 +89,7 @@ class Record:
         if not file.exists():
             return Outputs(scores, losses)
         with np.load(file) as arrays:
-            return Outputs(scores, losses, arrays.get("probabilities"), arrays.get("features"))
+            return Outputs(scores, losses, arrays.get("probabilities"), arrays.get("features"), records_in(arrays))
 
     def read_outputs(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lifelong.config import ReferenceKind, StrategyConfig
-from lifelong.evaluation import Evaluator, Outputs
+from lifelong.evaluation import Evaluator, Outputs, records_in
 from lifelong.files import write_atomically
 from lifelong.play import ledger_after, restore, step
 from strategies.base import State, Strategy
@@ -239,6 +239,7 @@ def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyC
 
 def _write(file: Path, outputs: Outputs) -> None:
     arrays = {"scores": outputs.scores, "losses": outputs.losses}
+    arrays |= {f"record_{name}": values for name, values in (outputs.records or {}).items()}
     for name, value in (("probabilities", outputs.probabilities), ("features", outputs.features)):
         if value is not None:
             arrays[name] = value
@@ -251,7 +252,8 @@ def _read(file: Path) -> Outputs | None:
     """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
     try:
         with file.open("rb") as content, np.load(content) as arrays:
-            return Outputs(arrays["scores"], arrays["losses"], arrays.get("probabilities"), arrays.get("features"))
+            details = arrays.get("probabilities"), arrays.get("features"), records_in(arrays)
+            return Outputs(arrays["scores"], arrays["losses"], *details)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 
