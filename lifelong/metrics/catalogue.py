@@ -40,6 +40,9 @@ MEASURES: dict[str, Metric] = {
 }
 """What the objectives score; `OF_MEASURE` is about any of them."""
 
+SHARES = frozenset(name for name, metric in MEASURES.items() if metric.unit == "share")
+"""Those that lie between 0 and 1."""
+
 OF_MEASURE: dict[str, tuple[str, Better]] = {
     "average_": ("Mean over the units held (learned and not deleted as a whole) of their {} on test data.", "higher"),
     "sample_": ("Over all test samples of the units held, each counted once: {}.", "higher"),

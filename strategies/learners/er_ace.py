@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class ERACE(Plugin):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
     config: Config
+    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""

@@ -60,6 +60,18 @@ def test_avalanche_refuses_regression(kit: Any) -> None:
                 kit.world("regression").build(candidate)
 
 
+def test_what_compares_outputs_of_classes_refuses_text(kit: Any) -> None:
+    refused = ("lwf", "feature-distillation", "der", "der-plus-plus", "er-ace", "cpr", "avalanche")
+    found = 0
+    for candidate in kit.candidates():
+        name, _, unlearner = candidate.name.partition("+")
+        if name in refused and unlearner == "none":
+            with pytest.raises(ConfigError, match="text|classifiers"):
+                kit.world("text").build(candidate)
+            found += 1
+    assert found == len(refused)
+
+
 def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
     np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
     torch.manual_seed(3)
