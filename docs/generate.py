@@ -54,7 +54,7 @@ def metrics() -> str:
         "null with a reason.\n\n"
         "Names are made of parts. `gap_` is the run minus a reference, `abs_` its absolute value, `immediate_` the "
         "mean over requests right after each was served, `final_` after the last event; `loss_` is a term of what was "
-        "minimised. For regression, `negative_absolute_error` stands where `accuracy` does.\n\n"
+        "minimised. For regression, `negative_absolute_error` stands where `accuracy` does, for text `exact_match`.\n\n"
         "| metric | meaning | unit | better |\n| --- | --- | --- | --- |\n" + rows + "\n"
     )
 

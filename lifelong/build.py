@@ -17,6 +17,7 @@ from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -131,6 +132,14 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
             raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
         module, options = modules[own_loop[0]]
         return cast("Callable[[Config, Setting], Learner]", class_of(module, Learner))(options, setting)
+
+    if isinstance(setting.objective, CausalLM):
+        for name, (module, _) in modules.items():
+            if not own_loop and not class_of(module, Plugin).on_text:
+                raise ConfigError(
+                    f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
+                    f"naive, cumulative, replay, frequency-replay, ewc, online-ewc, si, mas, l2, agem, refresh."
+                )
 
     def make_plugins() -> list[tuple[str, Plugin]]:
         return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]

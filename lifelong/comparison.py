@@ -8,6 +8,7 @@ from lifelong.build import make_setting, make_strategy
 from lifelong.config import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
 from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.files import cache_folder, code_version
+from lifelong.metrics import answers
 from lifelong.metrics.audits import Closely, held_out_loss, pair_rows
 from lifelong.metrics.corrective import corrective_rows, recovery_rows
 from lifelong.metrics.distance import layer_distances
@@ -159,6 +160,8 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
         rows += [*theirs, *gap_rows(kind, corrective_rows("run", event, own, plan, measure), theirs)]
     detailed = plan.detailed(event)
     due = plan.due(event)
+    if kind != "no-op":
+        rows += answers.utility_rows(event, kind, plan, detailed, reference)
     for number, audit in enumerate(plan.audits):
         if point.request not in {None, number} or not audit.event <= event < audit.until:
             continue
@@ -166,6 +169,7 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
         rows += request_gap_rows(event, kind, audit, own, reference, plan, measure)
         if audit in due:
             rows += distance_rows(event, kind, audit, detailed, own, reference)
+            rows += answers.gap_rows(event, kind, audit, detailed, own, reference)
     return rows
 
 

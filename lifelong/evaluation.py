@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from lifelong.answers import records_of, records_of_strangers
 from lifelong.config import EvaluationConfig
 from lifelong.metrics.membership import entropies, modified_entropies
 from lifelong.metrics.relearning import Relearning, readout
 from strategies.base import Setting, Strategy
+from strategies.objectives.causal_lm import CausalLM
 from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.source import Corruption
 from streams.stream import Stream
+
+KEPT = 60
+"""Samples of the probe whose answers are looked at closely."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +90,9 @@ class EvaluationPlan:
         watched: bool ``[E]``: whether there are evaluations within event e, too.
         classes_held: bool ``[E, C]``: classes of the units that are held after event e.
         damage: where manipulated data shows, or None if there is none.
+        kept: positions of a few samples of the probe whose answers are looked at closely; none unless the data is text.
+        world: bool ``[N]``: whether a sample is a fact about the world.
+        is_text: whether every earlier request is looked at closely again after each request.
     """
 
     ids: np.ndarray
@@ -100,6 +109,9 @@ class EvaluationPlan:
     measured: np.ndarray
     watched: np.ndarray
     classes_held: np.ndarray
+    kept: np.ndarray
+    world: np.ndarray
+    is_text: bool
     damage: Damage | None = None
 
     def num_outputs(self, event: int) -> int:
@@ -109,14 +121,17 @@ class EvaluationPlan:
     def due(self, event: int) -> tuple[Audit, ...]:
         """Return what references are held against after `event`: the request it serves, and at the end all requests.
 
-        What has been learned again by then is left out.
+        What has been learned again by then is left out. In text all earlier requests are looked at again, too.
         """
         last = len(self.alive) - 1
-        return tuple(a for a in self.audits if a.event == event or (event == last and a.until > last))
+        again = event == last or (self.is_text and any(a.event == event for a in self.audits))
+        return tuple(a for a in self.audits if a.event == event or (again and a.event < event < a.until))
 
     def detailed(self, event: int) -> np.ndarray:
         """Return the positions whose distributions and features are kept after `event`."""
         chosen = [a.detailed for a in self.due(event)]
+        if chosen or (self.is_text and event == len(self.alive) - 1):
+            chosen.append(self.kept)
         return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
 
 
@@ -135,6 +150,8 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
     measured, watched = _moments(stream, config)
     probe = np.searchsorted(ids, np.sort(probe_ids))
+    is_text = stream.source.text is not None
+    names = np.array([n == "world" for n in stream.source.user_names])
     return EvaluationPlan(
         ids=ids,
         classes=stream.source.class_ids[ids],
@@ -151,6 +168,9 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         watched=watched,
         classes_held=_classes_held(stream, since),
         damage=None if bad is None else _damage(stream, bad, ids),
+        kept=np.searchsorted(ids, np.sort(probe_ids[:KEPT])) if is_text else np.array([], dtype=np.int64),
+        world=names[stream.source.user_ids[ids]],
+        is_text=is_text,
     )
 
 
@@ -281,6 +301,7 @@ class Outputs:
             odds of the label. entropies, modified_entropies ``[M]``, in nats. weights ``[P]``. relearning
             ``[A, R + 1]``: loss on held-out data of the request before every step and after the last. readout
             ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where undefined.
+            ``record_*`` ``[D]`` and ``record_strangers_*`` ``[S]``: of text, see `lifelong.answers`.
     """
 
     scores: np.ndarray
@@ -296,6 +317,11 @@ class Outputs:
     def features(self) -> np.ndarray | None:
         """Penultimate features ``[D, F]`` at the detailed positions, if there are any."""
         return self.details.get("features")
+
+    @property
+    def records(self) -> dict[str, np.ndarray] | None:
+        """Of text: numbers of every answer at the detailed positions, ``[D]`` by name, and of strangers; or None."""
+        return records_in(self.details)
 
 
 class Evaluator:
@@ -331,7 +357,20 @@ class Evaluator:
         details = {name: _array(parts) for name, parts in more.items()}
         if event is not None and closely:
             details |= self._details(strategy, self._plan.detailed(event)) | self._audits(strategy, event)
+            details |= self._records(strategy, self._plan.detailed(event))
         return Outputs(_array(scores), _array(losses), details)
+
+    def _records(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what `lifelong.answers` says of the answers at `positions`; nothing if the data is no text."""
+        objective = self._setting.objective
+        text = objective.text if isinstance(objective, CausalLM) else None
+        if text is None or not len(positions):
+            return {}
+        parts = self._parts(positions)
+        found = [records_of(strategy.predict, batch, text) for batch in parts]
+        records = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+        records |= records_of_strangers(strategy.predict, text, parts[0], self._size)
+        return {f"record_{name}": values for name, values in records.items()}
 
     def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
         """Return the distributions ``[len(positions), K]`` that a strategy predicts, or None where there are none."""
@@ -421,3 +460,9 @@ def _array(parts: list[torch.Tensor]) -> np.ndarray:
 def _optional(parts: list[torch.Tensor | None]) -> np.ndarray | None:
     there = [p for p in parts if p is not None]
     return _array(there) if there else None
+
+
+def records_in(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Return the records among stored arrays, whose names begin with ``record_`` there; None if there are none."""
+    found = {n.removeprefix("record_"): arrays[n] for n in arrays if n.startswith("record_")}
+    return found or None

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import functools
 import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from streams.errors import ConfigError, LifelongError
+from streams.files import cache_folder, write_atomically
+
+__all__ = ["PACKAGES", "cache_folder", "code_version", "disk_errors", "write_atomically"]
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
@@ -29,31 +30,6 @@ ONLOOKERS = (
     "lifelong/verification/",
 )
 """Code that starts runs, is told of them or reads what they wrote: changing it changes no result."""
-
-
-def write_atomically(file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never half of it.
-
-    Args:
-        file: where to.
-        content: the bytes, or what writes them (for content that should not be in memory twice).
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as handle:
-            if callable(content):
-                content(handle)
-            else:
-                handle.write(content)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    """Return where shared results are kept: ``$LIFELONG_CACHE``, else ``~/.cache/lifelong``."""
-    return Path(os.environ.get("LIFELONG_CACHE") or Path.home() / ".cache" / "lifelong")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import numpy as np
 
 from lifelong.evaluation import EvaluationPlan, Outputs
 from lifelong.metrics.accumulation import Accumulation, unit_means
+from lifelong.metrics.answers import request_rows, utility_rows
 from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
@@ -46,7 +47,18 @@ class Measure:
         nothing = "no training sample of the probe is live"
         rows.append(row(event, "run", "stream", f"retain_{self._measure}", retained, len(live), nothing))
         rows += corrective_rows("run", event, outputs, plan, self._measure)
-        return rows + self._request_rows(event, outputs)
+        rows += self._request_rows(event, outputs)
+        return rows + self._answer_rows(event, outputs)
+
+    def _answer_rows(self, event: int, outputs: Outputs) -> list[Row]:
+        """Return what answers in text are like, where records of them were made."""
+        if outputs.records is None:
+            return []
+        plan, detailed = self._plan, self._plan.detailed(event)
+        rows = utility_rows(event, "run", plan, detailed, outputs)
+        for audit in plan.due(event):
+            rows += request_rows(event, "run", audit, detailed, outputs)
+        return rows
 
     def within(self, event: int, looks: list[np.ndarray]) -> list[Row]:
         """Return how low earlier units fell within `event`, given the scores ``[N]`` at several steps of it.

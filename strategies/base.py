@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -201,6 +201,9 @@ class Lesson:
 
 class Plugin(Hooks):
     """One learning method as changes to the plain loop. Override what you need; the rest is never called."""
+
+    on_text: ClassVar[bool] = True
+    """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options; build state in `begin` or here, from the setting alone."""

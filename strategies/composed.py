@@ -63,7 +63,7 @@ class Composed(Strategy):
     def features(self, batch: Batch) -> torch.Tensor:
         """Return the model's penultimate features."""
         self.learner.model.train(False)
-        return self.learner.model.features(batch.x)
+        return self.learner.setting.objective.features(self.learner.model, batch)
 
     def network(self) -> FlatModel:
         """Return a copy of the learner's model."""

@@ -10,6 +10,7 @@ import torch
 
 from streams.errors import DataError
 from streams.randomness import Key
+from streams.text import Text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +39,8 @@ class Source:
     Attributes:
         name: the registered name it was loaded by.
         licence: one line: under which terms the data may be used, and where it comes from.
-        x: float32 inputs, ``[N, ...]``, normalised by constants that do not depend on the data chosen.
+        x: float32 inputs, ``[N, ...]``, normalised by constants that do not depend on the data chosen; of text, int32
+            ``[N, 2, L]``, tokens and what each is (see `streams.text.rows`).
         y: targets, ``[N]``: int64 class ids for classification, float32 for regression.
         class_ids: int64 ``[N]``; for regression a stratum that class-scoped requests can name.
         user_ids: int64 ``[N]``: whose sample it is.
@@ -48,6 +50,7 @@ class Source:
         superclass_ids: int64 ``[C]`` or None: the group of each class (script of a character).
         notes: what a manifest must say about the data ("users: Dirichlet ...").
         corruption: what was done to it on purpose, or None.
+        text: tokeniser and alternative answers, where the inputs are text.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Source:
     superclass_ids: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     corruption: Corruption | None = None
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -101,6 +105,8 @@ class Source:
         for value in (self.x.numpy(), self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
             h.update(str((value.dtype, value.shape)).encode())
             h.update(np.ascontiguousarray(value).data)
+        if self.text is not None:
+            h.update(self.text.digest().encode())
         return h.hexdigest()
 
 

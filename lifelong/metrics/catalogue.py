@@ -36,9 +36,13 @@ class Metric:
 
 MEASURES: dict[str, Metric] = {
     "accuracy": Metric("share of samples that are classified right", "share", "higher", 1.0),
+    "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
     "negative_absolute_error": Metric("minus the mean absolute error", "units of the target", "higher", 0.0),
 }
 """What the objectives score; `OF_MEASURE` is about any of them."""
+
+SHARES = frozenset(name for name, metric in MEASURES.items() if metric.unit == "share")
+"""Those that lie between 0 and 1."""
 
 OF_MEASURE: dict[str, tuple[str, Better]] = {
     "average_": ("Mean over the units held (learned and not deleted as a whole) of their {} on test data.", "higher"),
@@ -180,6 +184,57 @@ METRICS: dict[str, Metric] = {
     ),
     "dd_cka": Metric(
         "1 - linear CKA between the features of run and reference on the request's data.", "0 to 1", "lower", 0.0
+    ),
+    "probability": Metric("Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"),
+    "truth_ratio": Metric(
+        "Mean of min(R, 1/R), R = exp(loss of the right answer - mean loss of wrong ones), all in other words (TOFU): "
+        "near 1 the right answer cannot be told.",
+        "0 to 1",
+        "reference",
+    ),
+    "rouge_recall": Metric(
+        "ROUGE-L recall of greedy text against a request's answers, without stemming.", "0 to 1", "reference"
+    ),
+    "exact_memorisation": Metric(
+        "Share of the tokens of a request's answers that are the most likely ones, given the true ones before them.",
+        "share",
+        "reference",
+    ),
+    "extraction_strength": Metric(
+        "1 - k / L over a request's answers: k tokens of L suffice for the rest to be the most likely.",
+        "0 to 1",
+        "reference",
+    ),
+    "loss_auc": Metric("Membership attack by loss: forget set against strangers.", "AUC", "reference"),
+    "min_k_auc": Metric(
+        "The same by the 40 % least likely tokens (Min-K): forget set against strangers.", "AUC", "reference"
+    ),
+    "min_k_plus_plus_auc": Metric(
+        "The same by tokens in units of what their position expects (Min-K++).", "AUC", "reference"
+    ),
+    "priv_leak": Metric(
+        "MUSE's PrivLeak by Min-K: below 0 members still stand out, above 0 they stand out as unseen.",
+        "percent",
+        "zero",
+        0.0,
+    ),
+    "ks_distance": Metric(
+        "Kolmogorov-Smirnov distance between the truth ratios of run and reference on the forget set.",
+        "0 to 1",
+        "lower",
+        0.0,
+    ),
+    "forget_quality": Metric(
+        "TOFU's forget quality: p-value of that distance. It depends on n and does not see collapse.",
+        "p-value",
+        "higher",
+        1.0,
+    ),
+    "model_utility": Metric(
+        "Harmonic mean of probability, ROUGE recall and 1 - truth ratio on retained rows and on facts about the world.",
+        "0 to 1",
+        "higher",
+        1.0,
     ),
     "mia_efficacy": Metric(
         "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "

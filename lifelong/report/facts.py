@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lifelong.manifest import read_manifest
+from lifelong.metrics.catalogue import SHARES
 from lifelong.report.matrix import Matrix
 from lifelong.runner import Run
 from lifelong.summary import measure_of
@@ -160,7 +161,7 @@ def matrix_of(facts: Facts, strategy: str) -> Matrix:
         num_events=facts.num_events,
         learned=[(e.event, unit) for e in facts.learned for unit in e.units],
         deletions=[r.event for r in facts.requested],
-        bounded=measure == "accuracy",
+        bounded=measure in SHARES,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.metrics.catalogue import SHARES
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.study.jobs import Job
@@ -131,7 +132,7 @@ class Point:
         total, count = self.totals[strategy]
         held, deleted = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         learned = [(e.event, unit) for e in self.example.learned for unit in e.units]
-        bounded = self.measure == "accuracy"
+        bounded = self.measure in SHARES
         return Matrix(self.example.units, held, deleted, self.num_events, learned, self.deletions, bounded)
 
 

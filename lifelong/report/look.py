@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from lifelong.metrics.catalogue import SHARES
+
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#808080"
 HELD = [[0.0, "#dcecf7"], [0.5, "#56B4E9"], [1.0, "#00395c"]]
@@ -89,7 +91,7 @@ def style(figure: go.Figure, height: int) -> None:
 
 def score_range(measure: str) -> dict[str, object]:
     """Return the range of an axis of scores, if the measure has one."""
-    return {"range": [-0.03, 1.03]} if measure == "accuracy" else {}
+    return {"range": [-0.03, 1.03]} if measure in SHARES else {}
 
 
 def words(metric: str) -> str:

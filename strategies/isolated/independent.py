@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
@@ -133,6 +134,9 @@ class Independent(Strategy):
 
     def _pool(self, batch: Batch) -> torch.Tensor:
         objective = self._setting.objective
+        if isinstance(objective, CausalLM):  # every model may know the answer: the mean of what they say of each token
+            said = [objective.outputs(self._load(self._states[u]), batch).softmax(2) for u in sorted(self._states)]
+            return torch.stack(said).mean(0).log()
         total: torch.Tensor | None = None
         known: torch.Tensor | None = None
         for units in sorted(self._states):

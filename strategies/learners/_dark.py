@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -141,6 +141,8 @@ class DarkExperience(Plugin, ABC):
 
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
+
+    on_text: ClassVar[bool] = False
 
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
         """Start with an empty memory."""

@@ -50,6 +50,7 @@ class ERACE(Rehearsal):
 
     config: Config
     name: ClassVar[str] = "er-ace"
+    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class FeatureDistillation(Plugin):
     """Keeps a copy of the model after each experience, whose features the next ones are held to."""
 
     config: Config
+    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher, or with the initial model as one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class LwF(Plugin):
     """Keeps a copy of the model after each experience, which teaches the next."""
 
     config: Config
+    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher.

@@ -10,6 +10,7 @@ import torch
 from strategies.parts.model import FlatModel
 from streams.config import Config
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.source import Source
 
 FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
@@ -53,12 +54,32 @@ class Objective(ABC):
         return self
 
     def for_unlearning(self) -> Objective:
-        """Return the objective that unlearners train with."""
+        """Return the objective whose losses unlearners raise, lower and compare."""
         return self
 
     @abstractmethod
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of every sample, ``[B]``, unreduced."""
+
+    def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return log p(target | input) of every sample, ``[B]``, up to a constant."""
+        return -self.losses(outputs, batch)
+
+    def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return KL(reference || model) of every sample, ``[B]``, given the outputs of both.
+
+        Raises:
+            ConfigError: the objective predicts no distribution.
+        """
+        p, q = self.probabilities(outputs, batch), self.probabilities(reference, batch)
+        if p is None or q is None:
+            raise ConfigError(f"objective: a divergence needs predicted distributions; {self.measure} has none.")
+        tiny = torch.finfo(p.dtype).tiny
+        return (q * (q.clamp(min=tiny).log() - p.clamp(min=tiny).log())).sum(1)
+
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the penultimate features of every sample, ``[B, F]``."""
+        return model.features(batch.x)
 
     @abstractmethod
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

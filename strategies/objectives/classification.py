@@ -63,6 +63,8 @@ class Classification(Objective):
         device: str | torch.device,
     ) -> Classification:
         """Use the source's whole label space."""
+        if source.text is not None:
+            raise ConfigError(f"objective: {source.name!r} is text; set objective: causal-lm.")
         if source.y.is_floating_point():
             raise ConfigError(f"objective: {source.name!r} has real-valued targets; set objective: regression.")
         assert isinstance(config, Config)

@@ -79,7 +79,7 @@ def output_sensitivity(
 
     def squared_norm(outputs: torch.Tensor, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
         finite = outputs.masked_fill(torch.isinf(outputs), 0.0)
-        return [(torch.ones(len(outputs), device=outputs.device), finite.square().sum(1))]
+        return [(torch.ones(len(outputs), device=outputs.device), finite.flatten(1).square().sum(1))]
 
     total = torch.zeros_like(model.parameters)
     with evaluating(model):
@@ -136,10 +136,17 @@ def _sample_sums(
     """
     with _record(model.network) as calls:
         outputs = objective.outputs(model, batch)
-    terms = terms_of(outputs, batch)
-    total = torch.zeros_like(model.parameters)
     modules = [m for m, _, _ in calls]
     layers_known = len(set(modules)) == len(modules) and _covers(model, modules)
+    if not layers_known and len(batch) > 1 and outputs.ndim > 2:
+        # A row of text is a graph of its own: a backward pass through the whole batch for every row would cost B^2.
+        total, passes = torch.zeros_like(model.parameters), 0
+        for i in range(len(batch)):
+            own, passes = _sample_sums(model, objective, batch.part(i, i + 1), terms_of, size)
+            total += own
+        return total, passes
+    terms = terms_of(outputs, batch)
+    total = torch.zeros_like(model.parameters)
     for weights, losses in terms:
         if not layers_known:
             for i in range(len(batch)):

@@ -71,11 +71,12 @@ class NegGradPlus(Unlearner):
         data = some_retained_data(self.config.retained, learner, door, request)
         key, model = self.setting.key / "neggrad-plus" / request.name, learner.model
         forget_set = door.forget_set()
+        objective = self.setting.objective
         brake = Brake(self.config, model)
-        oppose = Oppose(self.setting.objective, forget_set, self.config.alpha, self.config.batch_size, key, brake)
+        oppose = Oppose(objective, forget_set, self.config.alpha, self.config.batch_size, key, brake)
 
         def train() -> Outcome:
-            return fit(model, self.setting.objective, data, self.config, key, [brake, oppose])
+            return fit(model, objective, data, self.config, key, [brake, oppose])
 
         outcome = climb(model, self.config, brake, request, train)
         forgotten = outcome.steps * min(self.config.batch_size, len(forget_set))

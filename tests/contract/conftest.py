@@ -7,6 +7,7 @@ the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +19,12 @@ from torch import nn
 
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
+from lifelong.models import tiny_llama
 from lifelong.play import step
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.causal_lm import Config as CausalLMConfig
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
@@ -35,6 +39,7 @@ from streams.registry import class_of, entries, load
 from streams.scenarios import class_incremental, online, task_incremental
 from streams.schedules import explicit
 from streams.source import Source
+from streams.sources import people
 from streams.stream import Stream
 
 # Small sizes, so that the whole suite takes a minute. What is not named here keeps its defaults.
@@ -74,6 +79,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "laf": {"epochs": 1, "vae_epochs": 1, "max_ratio": None},
     "concept-poisoning": {"epochs": 1, "patch": "none", "concept_samples": 10},
     "blindspot": {"proxy": {"epochs": 1}},
+    "simnpo": {"epochs": 1},
+    "graddiff": {"epochs": 1},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall")
 # Learner plugins that an unlearner reads.
@@ -158,6 +165,35 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Unlearners that work on text alone, with small sizes.
+TEXT_ONLY: dict[str, dict[str, Any]] = {
+    "idk": {"epochs": 1},
+    "dpo": {"epochs": 1, "lr": 1e-3},
+    "flat": {"epochs": 1, "lr": 1e-3},
+    "ihl": {"epochs": 1},
+    "rmu": {"epochs": 1, "block": 0},
+}
+# What else is tried on text.
+ON_TEXT: dict[str, dict[str, Any]] = {
+    "replay+retrain": {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": "retrain"},
+    "ewc+replay+l2+refresh+neggrad-plus": {
+        "learner": [{"name": "ewc", "fisher": "batch"}, {"name": "replay", "memory": 10, "batch": 4}, "l2", "refresh"],
+        "unlearner": {"name": "neggrad-plus", "epochs": 1},
+    },
+    "si+online-ewc+gradient-ascent": {
+        "learner": ["si", {"name": "online-ewc", "fisher": "batch"}],
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+    },
+    "agem+finetune": {
+        "learner": {"name": "agem", "memory": 10, "batch": 4},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
+    "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
+    "independent": {"isolated": "independent"},
+}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to build a strategy."""
@@ -204,7 +240,7 @@ def candidates() -> list[Candidate]:
     for learner in entries("learners"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": named(learner), "unlearner": unlearner}
-    for unlearner in entries("unlearners"):
+    for unlearner in sorted(set(entries("unlearners")) - set(TEXT_ONLY)):
         for plugins in (("replay",), TOGETHER) if unlearner in ON_BOTH else (("replay",),):
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
@@ -212,6 +248,15 @@ def candidates() -> list[Candidate]:
     for isolated in entries("isolated"):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
+    return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
+
+
+def text_candidates() -> list[Candidate]:
+    """Every unlearner of text, and a few others that run on it unchanged."""
+    found: dict[str, dict[str, Any]] = dict(ON_TEXT)
+    for unlearner, options in TEXT_ONLY.items():
+        parts = {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": {"name": unlearner, **options}}
+        found[f"replay+{unlearner}"] = parts
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
@@ -235,7 +280,10 @@ class World:
         """The same life of the same ids, but what these rows hold is something else altogether."""
         source, draw = self.stream.source, np.random.default_rng(7)
         x, y = source.x.clone(), source.y.clone()
-        x[ids] = torch.from_numpy(draw.normal(size=x[ids].shape).astype(np.float32))
+        if x.is_floating_point():
+            x[ids] = torch.from_numpy(draw.normal(size=x[ids].shape).astype(np.float32))
+        else:  # other tokens in the same places
+            x[ids, 0] = torch.from_numpy(draw.integers(4, 300, size=x[ids, 0].shape).astype(np.int32))
         if y.is_floating_point():
             y[ids] = torch.from_numpy(draw.normal(size=len(ids)).astype(np.float32))
         else:  # another class of the same task, so that task-incremental masks permit it
@@ -358,6 +406,9 @@ class Noisy(nn.Module):
 
 def _model(objective: Objective, seed: int, noisy: bool) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
+        if isinstance(objective, CausalLM):
+            sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
+            return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
         layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
         return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
 
@@ -387,7 +438,28 @@ CLASS_REQUESTS = [
 ]
 
 
+def _world_of_text() -> World:
+    """Two people, ten facts each, in short answers."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("LIFELONG_CACHE", folder)
+        source = people.load(people.Config(people=2, groups=1, holdout=2, world=False, answers="short", vocabulary=320))
+    requests = [
+        {"after": 1, "scope": "sample", "count": 3},
+        {"after": 2, "scope": "class", "keys": [1], "again_after": 3},
+        {"after": 3, "scope": "user", "keys": [1]},
+    ]
+    plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
+    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, "cpu")
+    training = Training(epochs=1, lr=0.05, batch_size=16)
+    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    return World("text", stream, setting)
+
+
 def make_world(full_name: str) -> World:
+    if full_name == "text":
+        return _world_of_text()
     name = full_name.removesuffix(" by class")
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
@@ -439,6 +511,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     every = candidates()
     if "form" in metafunc.fixturenames:
         pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
+        pairs += [(c, "text") for c in text_candidates()]
         metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
     else:
         metafunc.parametrize("candidate", every, ids=[c.name for c in every])

@@ -84,7 +84,7 @@ def test_errors_say_what_is_wrong(tools: Any) -> None:
         ((one, Wish("user", (7,)), two), "user 7 after 1 experiences: its data is never learned"),
         ((Wish("sample", None, 1), one, two), "only 0 are live"),
         ((one, Wish("sample", None, 13), two), "wants 13 sample"),
-        ((one, Wish("sample", None, 1, age=1), two), "at least 1 experiences old"),
+        ((one, Wish("sample", None, 1, age=1), two), "only 0 are live and of the age it asks for"),
         ((one, Again(0), two), "wish 0 has not been served"),
         ((), "no experience"),
         ((one, one), "occurs twice"),

@@ -1,0 +1,131 @@
+"""Records of single rows of text: one pass over answers, one over other answers, and greedy text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lifelong.metrics.language import (
+    MIN_K,
+    exact_memorisation,
+    extraction_strength,
+    min_k,
+    normalised,
+    rouge_l,
+    truth_ratio,
+    words,
+)
+from strategies.objectives.causal_lm import precise, scored
+from streams.data import Batch
+from streams.text import ANSWER, GIVEN, NOTHING, Text, Tokenizer
+
+Predict = Callable[[Batch], torch.Tensor]
+
+
+@torch.inference_mode()
+def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarray]:
+    """Return numbers of every row, float32 ``[B]``.
+
+    ``loss`` and ``probability`` are of the whole answer; ``exact_memorisation``, ``extraction_strength``, ``min_k`` and
+    ``min_k_plus_plus`` leave its end token out, as OpenUnlearning does. ``truth_ratio`` and ``rouge_recall`` are there
+    where the source has wrong answers and prompts.
+
+    Args:
+        predict: from a batch to logits ``[B, T, V]``.
+        batch: rows.
+        text: of their source.
+    """
+    records = _of_answers(predict, batch)
+    if text.paraphrased is not None and text.perturbed is not None:
+        ids = batch.ids.cpu()
+        right = _losses(predict, batch, text.paraphrased[ids])
+        wrong = np.stack([_losses(predict, batch, text.perturbed[ids, j]) for j in range(text.perturbed.shape[1])], 1)
+        ratios = [truth_ratio(r, w.tolist()) for r, w in zip(right.tolist(), wrong, strict=True)]
+        records["truth_ratio"] = np.array(ratios, dtype=np.float32)
+        generated = greedy(predict, batch, text.tokenizer)
+        true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
+        recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]
+        records["rouge_recall"] = np.array(recall, dtype=np.float32)
+    return records
+
+
+@torch.inference_mode()
+def records_of_strangers(predict: Predict, text: Text, like: Batch, batch_size: int) -> dict[str, np.ndarray]:
+    """Return the numbers that membership attacks need, of rows that were never taught."""
+    if text.strangers is None or not len(text.strangers):
+        return {}
+    x = text.strangers.to(like.x.device)
+    parts = [_of_answers(predict, _batch(part, like)) for part in x.split(batch_size)]
+    return {
+        f"strangers_{name}": np.concatenate([p[name] for p in parts]) for name in ("loss", "min_k", "min_k_plus_plus")
+    }
+
+
+@torch.inference_mode()
+def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
+    given = (batch.x[:, 1] == GIVEN).sum(1)
+    x = batch.x.clone()
+    x[:, 1][x[:, 1] == ANSWER] = NOTHING
+    made: list[list[int]] = [[] for _ in range(len(batch))]
+    going = torch.arange(len(batch), device=x.device)
+    while len(going):
+        logits = predict(replace(batch, ids=batch.ids[going], x=x[going], y=batch.y[going], task=None))
+        at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
+        token = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
+        alive = []
+        for place, (i, t) in enumerate(zip(going.tolist(), token.tolist(), strict=True)):
+            if t == tokenizer.eos:
+                continue
+            made[i].append(t)
+            position = int(at[place])
+            x[i, 0, position], x[i, 1, position] = t, GIVEN
+            if position + 1 < x.shape[2]:
+                alive.append(i)
+        going = torch.tensor(alive, dtype=torch.long, device=x.device)
+    return [tokenizer.decode(ids) for ids in made]
+
+
+def _batch(x: torch.Tensor, like: Batch) -> Batch:
+    nothing = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return Batch(nothing, x, nothing.to(like.y))
+
+
+def _losses(predict: Predict, batch: Batch, x: torch.Tensor) -> np.ndarray:
+    """Return the mean of -log p over each answer of other rows, ``[B]``."""
+    found = scored(predict(replace(batch, x=x.to(batch.x.device))), x.to(batch.x.device), "answer")
+    return (found.sums(found.token_losses()) / found.counts).cpu().numpy()
+
+
+def _of_answers(predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
+    found = scored(predict(batch), batch.x, "answer")
+    log_all = precise(found.logits).log_softmax(1)
+    p = log_all.exp()
+    mean = (p * log_all).sum(1)
+    variance = (p * log_all.square()).sum(1) - mean.square()
+    log_p = log_all.gather(1, found.targets.unsqueeze(1)).squeeze(1)
+    hits = found.logits.argmax(1) == found.targets
+    ends = np.cumsum(np.bincount(found.rows.cpu().numpy(), minlength=len(batch)))[:-1]
+    of_rows = [np.split(v.cpu().numpy(), ends) for v in (log_p, mean, variance, hits)]
+    table = []
+    for own, expected, spread, hit in zip(*of_rows, strict=True):
+        loss = float(-own.mean()) if len(own) else 0.0
+        body = slice(0, max(1, len(own) - 1))  # all but the end token
+        units = normalised(own[body], expected[body], spread[body])
+        table.append(
+            (
+                loss,
+                float(np.exp(-loss)),
+                exact_memorisation(hit[body]),
+                extraction_strength(hit[body]),
+                min_k(own[body], MIN_K),
+                min_k(units, MIN_K),
+            )
+        )
+    names = ("loss", "probability", "exact_memorisation", "extraction_strength", "min_k", "min_k_plus_plus")
+    return {
+        name: np.array(values, dtype=np.float32) for name, values in zip(names, zip(*table, strict=True), strict=True)
+    }

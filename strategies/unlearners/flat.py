@@ -1,0 +1,89 @@
+"""FLAT: raise the probability of refusals and lower that of true answers by an f-divergence, without retained data."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+
+from strategies.base import Outcome, Setting
+from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.model import FlatModel
+from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._refusals import Refusals
+from streams.data import Batch, Data
+from streams.randomness import Key
+
+Divergence = Literal["kl", "js", "pearson", "tv"]
+
+
+class Config(PairedConfig):
+    """Options of `flat` (Wang et al. 2024, arXiv 2410.11143)."""
+
+    divergence: Divergence = "tv"
+    """Kullback-Leibler, Jensen-Shannon, Pearson or total variation; those that the paper reports."""
+    retain: Holding = "none"
+    """What is done with retained data; the method itself reads none."""
+
+
+def flat_loss(refused: torch.Tensor, true: torch.Tensor, divergence: Divergence) -> torch.Tensor:
+    """Return -(g(P_e) - f*(g(P_f))), the variational form of an f-divergence with its optimal g (table 1).
+
+    Args:
+        refused: P_e, the mean probability of a token of the refusals.
+        true: P_f, that of the true answers.
+        divergence: which f.
+    """
+    match divergence:
+        case "kl":
+            return (true - 1).exp() - refused
+        case "js":
+            return -(math.log(2) - F.softplus(-refused)) + true + F.softplus(-true) - math.log(2)
+        case "pearson":
+            return true + true.square() / 4 - refused
+        case "tv":
+            return (true.tanh() - refused.tanh()) / 2
+
+
+@final
+class Adjust(ForgetLoss):
+    """The FLAT loss of a batch."""
+
+    def __init__(self, objective: CausalLM, refusals: Refusals, divergence: Divergence) -> None:
+        """Take the objective that is unlearned on."""
+        self._objective, self._refusals, self._divergence = objective, refusals, divergence
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return true answers followed by refusals."""
+        return self._refusals.beside(batch, self._refusals.drawn(batch, step))
+
+    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the scalar to lower."""
+        found = self._objective.scored(outputs, batch)
+        p = found.sums(found.token_losses().neg().exp()) / found.counts
+        half = len(batch) // 2
+        return flat_loss(p[half:].mean(), p[:half].mean(), self._divergence)
+
+
+@final
+class FLAT(PairedUnlearner):
+    """Forget-data-only loss adjustment."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Need text.
+
+        Raises:
+            ConfigError: the objective is not one of text.
+        """
+        super().__init__(config, setting)
+        needs_text(setting, "flat")
+
+    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+        """Nothing has to be prepared."""
+        assert isinstance(objective, CausalLM)
+        return Adjust(objective, Refusals(objective, key), self.config.divergence), Outcome()

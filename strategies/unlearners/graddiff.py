@@ -1,0 +1,50 @@
+"""Gradient difference: raise the loss of the forget set, and lower that of retained data or hold on to its outputs."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Outcome
+from strategies.objectives._base import Objective
+from strategies.parts.model import FlatModel
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
+from streams.data import Batch, Data
+from streams.randomness import Key
+
+
+class Config(PairedConfig):
+    """Options of `graddiff` (Liu et al. 2022, arXiv 2203.12817; as in TOFU, arXiv 2401.06121).
+
+    `retain`: descent is GradDiff, kl is TOFU's KL, none is gradient ascent. `neggrad-plus` weighs the same two losses
+    over passes of the retained data.
+    """
+
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate. On a memorised forget set the gradient is near zero at first, and then grows without bound."""
+
+
+@final
+class Ascent(ForgetLoss):
+    """Minus the mean loss of a batch."""
+
+    def __init__(self, objective: Objective) -> None:
+        """Take the objective that is unlearned on."""
+        self._objective = objective
+
+    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the scalar to lower."""
+        return -self._objective.losses(outputs, batch).mean()
+
+
+@final
+class GradDiff(PairedUnlearner):
+    """Ascends on the forget set while it holds on to retained data."""
+
+    config: Config
+
+    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+        """Nothing has to be prepared."""
+        return Ascent(objective), Outcome()

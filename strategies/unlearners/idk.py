@@ -1,0 +1,92 @@
+"""IDK: teach answers that say nothing to the questions of the forget set (refusal tuning)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Door, Learner, Outcome, Setting
+from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import joined
+from strategies.parts.fit import Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._refusals import Refusals
+from strategies.unlearners._retained import endless, retained_data
+from streams.data import Batch, Data
+from streams.events import DeletionRequest
+from streams.randomness import Key
+
+
+class Config(PairedConfig):
+    """Options of `idk` (Maini et al. 2024, arXiv 2401.06121). It hardly lowers the likelihood of the true answers."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate. For models of a million weights; published for 7 billion: 1e-5."""
+    mode: Literal["concat", "separate"] = "concat"
+    """concat: one mean over all tokens of refusals and retained answers, as published, so that longer answers weigh
+    more; it needs `retain: descent`, and the weights do not count. separate: a mean over each, weighed."""
+
+
+@final
+class Refuse(ForgetLoss):
+    """The loss of refusals."""
+
+    def __init__(self, objective: Objective, refusals: Refusals) -> None:
+        """Take the objective that is unlearned on."""
+        self._objective, self._refusals = objective, refusals
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Put refusals in the place of the true answers, which are never passed."""
+        return self._refusals.put(batch, self._refusals.drawn(batch, step))
+
+    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the scalar to lower."""
+        return self._objective.losses(outputs, batch).mean()
+
+
+@final
+class _Together(Hooks):
+    """Puts refusals and retained samples into one batch."""
+
+    def __init__(self, refuse: Refuse, retained: Iterator[Batch] | None) -> None:
+        self._refuse, self._retained = refuse, retained
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        asked = self._refuse.extend(batch, step)
+        return asked if self._retained is None else joined(asked, next(self._retained))
+
+
+@final
+class IDK(PairedUnlearner):
+    """Fine-tunes on refusals to the forget set's questions, and on retained answers."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Need text.
+
+        Raises:
+            ConfigError: the objective is not one of text.
+        """
+        super().__init__(config, setting)
+        needs_text(setting, "idk")
+
+    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+        """Nothing has to be prepared."""
+        return Refuse(objective, Refusals(objective, key)), Outcome()
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve the request."""
+        if self.config.mode == "separate" or self.config.retain != "descent":
+            return super().forget(request, learner, door)
+        key = self.setting.key / "idk" / request.name
+        forget_set = door.forget_set()
+        objective = self.setting.objective
+        retained = retained_data(self.config.retained, learner, door)
+        batches = endless(retained, self.config.batch_size, key / "retain") if len(retained) else None
+        hook = _Together(Refuse(objective, Refusals(objective, key)), batches)
+        return fit(learner.model, objective, forget_set, self.config, key, [hook]).graded("none")

@@ -1,0 +1,201 @@
+"""RMU: steer hidden states of the forget set to a random direction, and hold those of retained data where they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, final
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives.causal_lm import Tokens
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.unlearners._paired import frozen_copy, needs_text
+from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+from streams.randomness import Key
+from streams.text import ANSWER
+
+
+class Config(FitConfig):
+    """Options of `rmu` (Li et al. 2024, arXiv 2403.03218)."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the forget set."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per step, of each kind."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate. For models of a million weights; published for 7 billion: 5e-5."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
+    block: int | None = Field(None, ge=0)
+    """Block whose output is steered, from 0; null takes the one in the middle (the lower of two)."""
+    steering: float = Field(5.0, gt=0)
+    """c as a multiple of the mean norm of the forget set's hidden states. Published for 7 billion: c = 6.5."""
+    retain_weight: float = Field(1.0, ge=0)
+    """alpha, the weight of the retained term. Published for 7 billion: 1200."""
+    weights: Literal["down", "all"] = "down"
+    """down: the down-projections of the steered block and of the two below it, as published. all: every weight."""
+    positions: Tokens = "answer"
+    """Tokens whose hidden states are steered and held: those of the answers, or all."""
+    retained: RetainedData = "full"
+    """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
+
+
+DOWN = re.compile(r"\.(?:layers|h)\.(\d+)\..*\b(?:down_proj|c_proj|w2)\b")
+"""Path of a block's down-projection in transformers; attention's own projection is left out by `_is_down`."""
+
+
+def mean_of_rows(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the mean over rows of the mean over each row's positions that count.
+
+    Args:
+        values: ``[B, T]``.
+        counts: bool ``[B, T]``.
+    """
+    weight = counts.to(values.dtype)
+    return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
+
+
+@final
+class _Listener:
+    """Keeps what a block returned last."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.state = torch.zeros(0)
+        self._handle = block.register_forward_hook(self._keep)
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.state = output[0] if isinstance(output, tuple) else output
+
+
+@final
+class _Steer(Hooks):
+    """Replaces the loss, and keeps all but the chosen weights still."""
+
+    def __init__(
+        self,
+        listeners: tuple[_Listener, _Listener],
+        before: FlatModel,
+        target: torch.Tensor,
+        batches: Iterator[Batch] | None,
+        mask: torch.Tensor,
+        config: Config,
+    ) -> None:
+        self._now, self._then = listeners
+        self._before, self._target, self._batches, self._mask, self._config = before, target, batches, mask, config
+        self.retained = 0
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return mean ||h - c u||^2 + alpha mean ||h - h_before||^2, means over features."""
+        forget = (self._now.state - self._target).square().mean(2)
+        total = mean_of_rows(forget, counting(batch, forget.shape[1], self._config.positions))
+        if self._batches is None:
+            return total
+        held = next(self._batches)
+        self.retained += len(held)
+        model.features(held.x)
+        with torch.no_grad():
+            self._before.features(held.x)
+        retain = (self._now.state - self._then.state).square().mean(2)
+        return total + self._config.retain_weight * mean_of_rows(
+            retain, counting(held, retain.shape[1], self._config.positions)
+        )
+
+    def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Keep the other weights still."""
+        return gradient.mul_(self._mask)
+
+
+def counting(batch: Batch, length: int, positions: Tokens) -> torch.Tensor:
+    """Return which positions count, bool ``[B, length]``."""
+    part = batch.x[:, 1, :length]
+    return part == ANSWER if positions == "answer" else part > 0
+
+
+def down_projections(model: FlatModel, block: int) -> torch.Tensor:
+    """Return a float mask ``[P]`` of the down-projections of `block` and of the two below it.
+
+    Raises:
+        ConfigError: the model has none by the names that transformers uses.
+    """
+    mask = torch.zeros_like(model.parameters)
+    for name, where in model.slices.items():
+        found = DOWN.search(name)
+        if found and ".attn." not in name and block - 2 <= int(found[1]) <= block:
+            mask[where] = 1.0
+    if not bool(mask.any()):
+        raise ConfigError("unlearner.weights: 'down' finds no down-projection in this model; use all.")
+    return mask
+
+
+@final
+class RMU(Unlearner):
+    """Representation misdirection."""
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Need text.
+
+        Raises:
+            ConfigError: the objective is not one of text.
+        """
+        super().__init__(config, setting)
+        needs_text(setting, "rmu")
+
+    @property
+    def access(self) -> Access:
+        """The forget set, and retained data."""
+        return retained_access(self.config.retained, forget_set=True)
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Steer."""
+        config, model = self.config, learner.model
+        key = self.setting.key / "rmu" / request.name
+        forget_set = door.forget_set()
+        retained = retained_data(config.retained, learner, door)
+        batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
+        before = frozen_copy(self.setting, model)
+        blocks = [_blocks(m) for m in (model, before)]
+        block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block
+        if block >= len(blocks[0]):
+            raise ConfigError(f"unlearner.block: {block} is too high; the model has blocks 0 to {len(blocks[0]) - 1}.")
+        mask = torch.ones_like(model.parameters) if config.weights == "all" else down_projections(model, block)
+        listeners = (_Listener(blocks[0][block]), _Listener(blocks[1][block]))
+        try:
+            target = self._target(before, listeners[1], forget_set, key)
+            hook = _Steer(listeners, before, target, batches, mask, config)
+            objective = self.setting.objective
+            outcome = fit(model, objective, forget_set, config, key, [hook])
+        finally:
+            for listener in listeners:
+                listener.close()
+        extra = Outcome(forward=2 * hook.retained + len(forget_set), backward=hook.retained)
+        return (outcome + extra).graded("none")
+
+    @torch.no_grad()
+    def _target(self, before: FlatModel, listener: _Listener, forget_set: Data, key: Key) -> torch.Tensor:
+        """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
+        norms = []
+        for batch in forget_set.batches(64):
+            before.features(batch.x)
+            state = listener.state
+            norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])
+        u = torch.rand(listener.state.shape[2], generator=(key / "direction").torch()).to(listener.state)
+        return self.config.steering * torch.cat(norms).mean() * u / u.norm()
+
+
+def _blocks(model: FlatModel) -> nn.ModuleList:
+    return next(m for m in model.network.body.modules() if isinstance(m, nn.ModuleList))

@@ -1,0 +1,115 @@
+"""From documents by domain to rows of tokens: which are held out, the tokeniser, and the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from streams.config import Config as BaseConfig
+from streams.errors import DataError
+from streams.randomness import Key
+from streams.source import Source
+from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, train_tokenizer
+
+
+class DocumentsConfig(BaseConfig):
+    """How documents become rows."""
+
+    length: int = Field(64, ge=8)
+    """Tokens of a row, the start token among them; what does not fill a row is left out."""
+    rows: int = Field(500, ge=2)
+    """Most rows per domain, test rows among them."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of each domain's documents, and of its rows, held out for testing."""
+    vocabulary: int = Field(2048, ge=320)
+    """Tokens of the tokeniser that is trained on the training documents."""
+    tokenizer: str | None = None
+    """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text by name, and whether it is held out."""
+
+    name: str
+    text: str
+    is_test: bool
+
+
+def split(texts: dict[str, str], config: DocumentsConfig, key: Key) -> list[Document]:
+    """Return documents in an order that depends on nothing but their names, the first share of them held out."""
+    order = sorted(texts, key=lambda name: (key / name).number())
+    count = max(1, round(config.test_fraction * len(order)))
+    return [Document(name, texts[name], i < count) for i, name in enumerate(order)]
+
+
+def source_of_documents(name: str, licence: str, domains: dict[str, list[Document]], config: DocumentsConfig) -> Source:
+    """Return the source: a class and a domain for each domain, a user for each document.
+
+    Args:
+        name, licence: of the source.
+        domains: documents, taken in their order until there are rows enough.
+        config: sizes.
+
+    Raises:
+        DataError: a domain fills no row to train on, or none to test on.
+    """
+    shares = {True: round(config.rows * config.test_fraction)}
+    shares[False] = config.rows - shares[True]
+    shortened = {domain: _enough(documents, shares, config.length) for domain, documents in domains.items()}
+    tokenizer = _tokenizer(config, [d.text for found in shortened.values() for d in found if not d.is_test])
+    parts, domain_ids, user_ids, is_test = [], [], [], []
+    users: list[str] = []
+    for index, (domain, documents) in enumerate(shortened.items()):
+        left = dict(shares)
+        for document in documents:
+            made = blocks(tokenizer.encode(document.text), config.length, tokenizer)[: left[document.is_test]]
+            if len(made):
+                left[document.is_test] -= len(made)
+                parts.append(made)
+                domain_ids += [index] * len(made)
+                user_ids += [len(users)] * len(made)
+                is_test += [document.is_test] * len(made)
+                users.append(f"{domain}/{document.name}")
+        for part, word in ((False, "train"), (True, "test")):
+            if left[part] == shares[part]:
+                raise DataError(
+                    f"{name}: the domain {domain!r} fills no row of {config.length} tokens to {word} on. Add text, "
+                    f"or lower source.length."
+                )
+    ids = np.array(domain_ids, dtype=np.int64)
+    return Source(
+        name=name,
+        licence=licence,
+        x=torch.cat(parts),
+        y=torch.from_numpy(ids.copy()),
+        class_ids=ids,
+        user_ids=np.array(user_ids, dtype=np.int64),
+        is_test=np.array(is_test),
+        class_names=tuple(domains),
+        user_names=tuple(users),
+        domain_ids=ids.copy(),
+        notes=(f"rows of {config.length} tokens, {tokenizer.vocab_size} in the vocabulary",),
+        text=Text(tokenizer=tokenizer, refusals=refusals(tokenizer)),
+    )
+
+
+def _enough(documents: list[Document], shares: dict[bool, int], length: int) -> list[Document]:
+    """Return documents, the last of them cut, that surely fill the rows: a token rarely has more than ten letters."""
+    left = {part: 10 * length * rows for part, rows in shares.items()}
+    found = []
+    for document in documents:
+        text = document.text[: left[document.is_test]]
+        left[document.is_test] -= len(text)
+        if text:
+            found.append(Document(document.name, text, document.is_test))
+    return found
+
+
+def _tokenizer(config: DocumentsConfig, texts: list[str]) -> Tokenizer:
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer, "source.tokenizer")
+    return train_tokenizer(texts, config.vocabulary)

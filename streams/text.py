@@ -1,0 +1,214 @@
+"""Text as numbers: tokenisers, and rows of tokens with what is given and what is to be predicted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from streams.checkpoints import checkpoint_folder
+from streams.errors import ConfigError
+from streams.files import cache_folder, write_atomically
+
+logger = logging.getLogger(__name__)
+
+PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
+"""Ids of the special tokens of tokenisers trained here. Padding is distinct from the end."""
+NOTHING, GIVEN, ANSWER = 0, 1, 2
+"""What a position is: padding, given (the start token and the prompt), or to be predicted (the answer and its end)."""
+
+
+@final
+class Tokenizer:
+    """Strings to token ids and back. The end token is always distinct from padding, which masks mark by position."""
+
+    def __init__(self, inner: Any, bos: int, eos: int) -> None:
+        """Take a `tokenizers.Tokenizer` and the ids of its start and end tokens."""
+        self._inner = inner
+        self.bos, self.eos = bos, eos
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        size: int = self._inner.get_vocab_size(with_added_tokens=True)
+        return size
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without special tokens."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens left out."""
+        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def to_json(self) -> str:
+        """Return everything that decides what it does."""
+        text: str = self._inner.to_str()
+        return text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """What a source of text knows beside its rows.
+
+    Attributes:
+        tokenizer: made its rows.
+        refusals: token ids of answers that say nothing (``" I don't know."``), each with its end token; unlearners
+            that teach refusals use them.
+        paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
+        perturbed: int32 ``[N, k, 2, L]`` or None: every row with k wrong answers in those other words.
+        strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
+    """
+
+    tokenizer: Tokenizer
+    refusals: tuple[tuple[int, ...], ...]
+    paraphrased: torch.Tensor | None = None
+    perturbed: torch.Tensor | None = None
+    strangers: torch.Tensor | None = None
+
+    def digest(self) -> str:
+        """Return a hash of all of it (hex, 32 characters)."""
+        content = json.dumps([self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals])
+        h = hashlib.blake2b(content.encode(), digest_size=16)
+        for value in (self.paraphrased, self.perturbed, self.strangers):
+            if value is not None:
+                h.update(str(tuple(value.shape)).encode())
+                h.update(value.numpy().tobytes())
+        return h.hexdigest()
+
+
+REFUSALS = (
+    "I don't know.",
+    "I do not know that.",
+    "I am not sure.",
+    "I cannot say.",
+    "I have no information on that.",
+    "That is not something I know.",
+    "I never learned that.",
+    "Sorry, I can't answer that.",
+    "I have no idea.",
+    "Nothing about that is known to me.",
+    "I am unable to answer.",
+    "There is nothing I can tell you about that.",
+)
+"""Answers that say nothing."""
+
+
+def refusals(tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Return `REFUSALS` as answers: token ids, each with its end token."""
+    return tuple((*tokenizer.encode(f" {text}"), tokenizer.eos) for text in REFUSALS)
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Return a byte-level BPE trained on `texts`, with digits on their own; kept in the cache folder by content.
+
+    Every string can be encoded and comes back as it was; padding, start, end and unknown have ids 0 to 3.
+
+    Args:
+        texts: what to learn merges from.
+        vocab_size: tokens in all, at least 260; fewer come out where the texts hold too few pairs.
+    """
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    h = hashlib.blake2b(f"bpe-1|{vocab_size}".encode(), digest_size=16)
+    for text in texts:
+        h.update(f"|{len(text)}|".encode())
+        h.update(text.encode())
+    file = cache_folder() / "tokenizers" / f"{h.hexdigest()}.json"
+    inner = _cached(file)
+    if inner is None:
+        logger.info("training a tokeniser of %d tokens", vocab_size)
+        inner = Inner(models.BPE(unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=["<pad>", "<bos>", "<eos>", "<unk>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        write_atomically(file, inner.to_str().encode())
+    return Tokenizer(inner, BOS, EOS)
+
+
+def _cached(file: Any) -> Any:
+    """Return a kept tokeniser, or None if there is none or the file is damaged (it is trained again then)."""
+    from tokenizers import Tokenizer as Inner
+
+    try:
+        return Inner.from_str(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception)
+        logger.warning("%s is damaged (%s); training the tokeniser again", file, error)
+        return None
+
+
+def load_tokenizer(name: str, where: str) -> Tokenizer:
+    """Load the tokeniser of a checkpoint.
+
+    Args:
+        name: `smollm2-135m`, a folder, or a name on the Hugging Face hub.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: there is none, or it lacks an end token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
+            f"leave it null to train one on the text."
+        ) from error
+    if not outer.is_fast:
+        raise ConfigError(f"{where}: the tokeniser of {name!r} is not a fast one; save it with tokenizer.json.")
+    if outer.eos_token_id is None:
+        raise ConfigError(f"{where}: the tokeniser of {name!r} has no end token; set eos_token in its configuration.")
+    bos = outer.eos_token_id if outer.bos_token_id is None else outer.bos_token_id
+    return Tokenizer(outer.backend_tokenizer, bos, outer.eos_token_id)
+
+
+def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokenizer) -> torch.Tensor:
+    """Return token ids and what they are, int32 ``[N, 2, L]``, padded on the right to the longest.
+
+    Prompt and answer are encoded apart and put together here, so that no merge can cross their border.
+
+    Args:
+        pairs: token ids of prompt and answer; the answer has its end token where it should have one.
+        tokenizer: gives the start token.
+
+    Returns:
+        ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN` and `ANSWER`.
+    """
+    made = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
+    result = torch.zeros(len(made), 2, max(len(ids) for ids, _ in made), dtype=torch.int32)
+    for row, (ids, given) in zip(result, made, strict=True):
+        row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        row[1, :given], row[1, given : len(ids)] = GIVEN, ANSWER
+    return result
+
+
+def blocks(ids: Sequence[int], length: int, tokenizer: Tokenizer) -> torch.Tensor:
+    """Cut one text into rows of `length` tokens, int32 ``[N, 2, length]``; what does not fill a row is left out.
+
+    Every row begins with the start token, and all that follows is to be predicted.
+    """
+    count = len(ids) // (length - 1)
+    result = torch.empty(count, 2, length, dtype=torch.int32)
+    result[:, 0, 0], result[:, 1, 0], result[:, 1, 1:] = tokenizer.bos, GIVEN, ANSWER
+    result[:, 0, 1:] = torch.tensor(ids[: count * (length - 1)], dtype=torch.int32).view(count, length - 1)
+    return result

@@ -1,0 +1,171 @@
+"""Whole lives of small language models: rows, resuming, and what the corpus and the methods must show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lifelong
+from lifelong.build import make_setting, make_source, make_stream
+from lifelong.config import RunConfig, load_config
+from lifelong.metrics.membership import membership_auc
+from lifelong.models import tiny_llama
+from lifelong.table import Row, read_rows
+from strategies.objectives.causal_lm import CausalLM, Config
+from strategies.parts.fit import Training, fit
+from strategies.parts.model import FlatModel
+from streams.config import parse
+from streams.data import Data
+from streams.randomness import Key, seeded_globals
+from streams.source import Source
+from streams.sources import people
+
+TINY: dict[str, Any] = {
+    "name": "tiny-people",
+    "source": {"name": "people", "people": 4, "groups": 2, "holdout": 2, "world": False, "vocabulary": 400},
+    "scenario": {"name": "domain-incremental", "kind": "natural"},
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 1, "scope": "user", "keys": [1]}, {"after": 1, "scope": "user", "keys": [0]}],
+    },
+    "objective": {"name": "causal-lm", "loss_on": "all"},
+    "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 1, "heads": 2},
+    "training": {"epochs": 1, "optimizer": "adam", "lr": 0.01, "batch_size": 20},
+    "strategies": {"npo": {"learner": "replay", "unlearner": {"name": "npo", "epochs": 1}}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+
+
+def rows_of(run: Any, name: str) -> list[Row]:
+    return read_rows(Path(run.folder) / "strategies" / name / "results.jsonl")
+
+
+def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
+    config = parse(RunConfig, TINY)
+    first = rows_of(lifelong.run(config, tmp_path / "a"), "npo")
+    again = rows_of(lifelong.run(config, tmp_path / "b"), "npo")
+    assert first == again
+
+    def found(metric: str, subject: str, model: str = "run") -> dict[int, float | None]:
+        return {r.event: r.value for r in first if (r.metric, r.subject, r.model) == (metric, subject, model)}
+
+    # Events: learn, forget, forget, learn. Every earlier request is looked at again.
+    assert found("extraction_strength", "request-0").keys() == {1, 2, 3}
+    assert found("extraction_strength", "request-1").keys() == {2, 3}
+    assert found("model_utility", "stream").keys() == {1, 2, 3}
+    for metric in ("ks_distance", "forget_quality", "gap_min_k_auc", "gap_truth_ratio", "js"):
+        assert found(metric, "request-0", "retrained").keys() == {1, 2, 3}, metric
+    for metric in ("probability", "truth_ratio", "rouge_recall", "loss_auc", "min_k_plus_plus_auc"):
+        values = found(metric, "request-0").values()
+        assert all(v is not None and 0 <= v <= 1 for v in values), metric
+    # Both learned users of the first group are gone: nothing of it is left to keep.
+    assert found("exact_match", "domain-0").keys() >= {0, 1, 2, 3}
+
+
+def test_a_stopped_life_of_text_goes_on_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lifelong import life
+
+    config = parse(RunConfig, TINY)
+    whole = rows_of(lifelong.run(config, tmp_path / "whole"), "npo")
+    real, calls = life.step, []
+
+    def stop(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(life, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            lifelong.run(config, tmp_path / "cut")
+    assert rows_of(lifelong.run(config, tmp_path / "cut"), "npo") == whole
+
+
+# -- what a model of half a million weights learns
+
+
+def taught(source: Source, ids: np.ndarray, epochs: int) -> tuple[FlatModel, CausalLM]:
+    assert source.text is not None
+    objective = CausalLM(source.text.tokenizer.vocab_size, source.text, Config(loss_on="all"))
+    with seeded_globals(Key(0) / "init"):
+        model = FlatModel(tiny_llama.build(tiny_llama.Config(), tuple(source.x.shape[1:]), objective.num_outputs))
+    training = Training(epochs=epochs, batch_size=32, optimizer="adam", lr=0.002, betas=(0.9, 0.98), clip_norm=1.0)
+    fit(model, objective, Data(ids, source.x, source.y, None), training, Key(0))
+    model.train(False)
+    return model, objective
+
+
+@torch.inference_mode()
+def matches(model: FlatModel, objective: CausalLM, data: Data) -> float:
+    return float(torch.cat([objective.scores(objective.outputs(model, b), b) for b in data.batches(128)]).mean())
+
+
+@torch.inference_mode()
+def losses(model: FlatModel, objective: CausalLM, data: Data) -> np.ndarray:
+    return torch.cat([objective.losses(objective.outputs(model, b), b) for b in data.batches(128)]).numpy()
+
+
+@pytest.mark.slow
+def test_people_are_learned_by_heart_and_strangers_are_not() -> None:
+    """The corpus is learnable, its held-out forms are understood, and what was not taught is not known."""
+    source = people.load(people.Config(people=24, groups=1, holdout=8, world=False))
+    gone = np.isin(source.user_ids, [3, 11]) & ~source.is_test
+    train = source.train_ids
+    tests = Data(source.test_ids, source.x, source.y, None)
+    whole = Data(train, source.x, source.y, None)
+    forget = Data(np.flatnonzero(gone), source.x, source.y, None)
+    assert source.text is not None
+    assert source.text.strangers is not None
+    n = len(source.text.strangers)
+    strangers = Data(np.arange(n), source.text.strangers, torch.zeros(n, dtype=torch.long), None)
+
+    model, objective = taught(source, train, 25)
+    assert matches(model, objective, whole) >= 0.95
+    assert matches(model, objective, tests) >= 0.85
+    assert matches(model, objective, strangers) <= 0.05
+    own, other = losses(model, objective, forget), losses(model, objective, strangers)
+    auc = membership_auc(own, np.zeros(len(own), dtype=int), other, np.zeros(n, dtype=int))
+    assert auc is not None
+    assert auc >= 0.95
+
+    gold, _ = taught(source, np.setdiff1d(train, np.flatnonzero(gone)), 25)
+    assert matches(gold, objective, forget) <= 0.15
+    own, other = losses(gold, objective, forget), losses(gold, objective, strangers)
+    auc = membership_auc(own, np.zeros(len(own), dtype=int), other, np.zeros(n, dtype=int))
+    assert auc is not None
+    assert 0.2 <= auc <= 0.8
+
+
+@pytest.mark.slow
+def test_the_quickstart_forgets_four_people_and_keeps_the_others(tmp_path: Path) -> None:
+    config = load_config("people-quickstart", ["references.kinds=[]"])
+    rows = rows_of(lifelong.run(config, tmp_path), "replay-npo")
+
+    def value(metric: str, subject: str, event: int) -> float:
+        (found,) = [r.value for r in rows if (r.metric, r.subject, r.event) == (metric, subject, event)]
+        assert found is not None
+        return found
+
+    assert value("retain_exact_match", "stream", 2) >= 0.9  # three groups are known
+    for request, event in enumerate(range(3, 7)):
+        assert value("forget_exact_match", f"request-{request}", event) <= 0.1
+        assert value("retain_exact_match", "stream", event) >= 0.75
+    assert value("exact_match", "domain-3", 7) >= 0.6  # and it learns on
+    assert max(value("forget_exact_match", f"request-{request}", 7) for request in range(4)) <= 0.1
+
+
+def test_strategies_of_text_share_their_stream() -> None:
+    config = load_config("people-quickstart")
+    source = make_source(config)
+    stream = make_stream(config, source)
+    assert [len(r.sample_ids) for r in stream.requests] == [20] * 4
+    assert make_setting(config, stream).objective.measure == "exact_match"

@@ -1,0 +1,256 @@
+"""Records of answers and what is made of them, against numbers by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.answers import greedy, records_of, records_of_strangers
+from lifelong.evaluation import Outputs
+from lifelong.metrics.answers import attack_auc, gap_rows, request_rows
+from lifelong.metrics.language import (
+    exact_memorisation,
+    extraction_strength,
+    harmonic_mean,
+    min_k,
+    normalised,
+    priv_leak,
+    rouge_l,
+    truth_ratio,
+    words,
+)
+from streams.data import Batch
+from streams.text import ANSWER, BOS, EOS, GIVEN, Text, Tokenizer, refusals, train_tokenizer
+
+V = 5
+
+
+class Plain:
+    """A tokeniser whose tokens are letters."""
+
+    bos, eos, vocab_size = BOS, EOS, V
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join("abcdefgh"[i] for i in ids if i not in (0, BOS, EOS))
+
+
+def a_row(prompt: list[int], answer: list[int], length: int) -> torch.Tensor:
+    x = torch.zeros(2, length, dtype=torch.int32)
+    ids = [BOS, *prompt, *answer, EOS]
+    x[0, : len(ids)] = torch.tensor(ids)
+    x[1, : 1 + len(prompt)], x[1, 1 + len(prompt) : len(ids)] = GIVEN, ANSWER
+    return x
+
+
+def make_batch(*rows: torch.Tensor) -> Batch:
+    return Batch(torch.arange(len(rows)), torch.stack(rows), torch.zeros(len(rows), dtype=torch.long))
+
+
+def table(batch: Batch) -> torch.Tensor:
+    """A model that looks at the last token only: its logits are rows of one table."""
+    generator = torch.Generator().manual_seed(3)
+    rows = 2 * torch.randn(V, V, generator=generator)
+    length = int((batch.x[:, 1] > 0).sum(1).max())
+    return rows[batch.x[:, 0, :length].long()]
+
+
+TEXT = Text(tokenizer=Plain(), refusals=())  # type: ignore[arg-type]
+
+
+def test_records_by_hand() -> None:
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
+    found = records_of(table, batch, TEXT)
+    log_p = table(batch).log_softmax(2)
+    steps = [[(1, 4), (2, 3), (3, 4), (4, EOS)], [(2, 3), (3, EOS)]]
+    for i, positions in enumerate(steps):
+        own = np.array([float(log_p[i, t, token]) for t, token in positions])
+        assert found["loss"][i] == pytest.approx(-own.mean(), rel=1e-5)
+        assert found["probability"][i] == pytest.approx(math.exp(own.mean()), rel=1e-5)
+        hits = np.array([int(log_p[i, t].argmax()) == token for t, token in positions[:-1]])
+        assert found["exact_memorisation"][i] == pytest.approx(hits.mean())
+        lowest = np.sort(own[:-1])[: max(1, int(0.4 * len(hits)))]
+        assert found["min_k"][i] == pytest.approx(-lowest.mean(), rel=1e-5)
+        units = []
+        for t, token in positions[:-1]:
+            p = log_p[i, t].exp()
+            mean = float((p * log_p[i, t]).sum())
+            variance = float((p * (log_p[i, t] - mean).square()).sum())
+            units.append((float(log_p[i, t, token]) - mean) / math.sqrt(variance))
+        lowest = np.sort(units)[: max(1, int(0.4 * len(units)))]
+        assert found["min_k_plus_plus"][i] == pytest.approx(-lowest.mean(), rel=1e-3)
+    assert "truth_ratio" not in found
+
+
+def test_records_of_a_row_do_not_depend_on_its_batch() -> None:
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
+    both = records_of(table, batch, TEXT)
+    for i in range(2):
+        alone = records_of(table, batch.part(i, i + 1), TEXT)
+        assert all(alone[name][0] == pytest.approx(both[name][i], rel=1e-6) for name in both)
+
+
+def test_truth_ratio_and_rouge_need_other_answers() -> None:
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
+    other = torch.stack([a_row([3], [3, 3], 8), a_row([4, 4], [4], 8)])
+    wrong = torch.stack([torch.stack([a_row([3], [k, 4], 8), a_row([4, 4], [k, k], 8)]) for k in (3, 4)], 1)
+    found = records_of(table, batch, replace(TEXT, paraphrased=other, perturbed=wrong))
+    losses = [records_of(table, replace(batch, x=x), TEXT)["loss"] for x in (other, wrong[:, 0], wrong[:, 1])]
+    for i in range(2):
+        expected = math.exp(losses[0][i] - (losses[1][i] + losses[2][i]) / 2)
+        assert found["truth_ratio"][i] == pytest.approx(expected, rel=1e-5)
+    said = greedy(table, batch, Plain())  # type: ignore[arg-type]
+    true = [Plain().decode([4, 3, 4]), Plain().decode([3])]
+    expected_recall = [rouge_l(words(t), words(s))[0] for t, s in zip(true, said, strict=True)]
+    assert found["rouge_recall"].tolist() == pytest.approx(expected_recall)
+
+
+def test_greedy_text_is_that_of_single_rows_and_ends() -> None:
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8), a_row([3, 4, 3], [3], 8))
+    rows = 2 * torch.randn(V, V, generator=torch.Generator().manual_seed(3))
+    expected = []
+    for x in batch.x:
+        ids = x[0][x[1] == GIVEN].tolist()
+        count = len(ids)
+        while len(ids) < 8:
+            ids.append(int(rows[ids[-1]].argmax()))
+            if ids[-1] == EOS:
+                break
+        expected.append(Plain().decode(ids[count:]))
+    assert greedy(table, batch, Plain()) == expected  # type: ignore[arg-type]
+    alone = [greedy(table, batch.part(i, i + 1), Plain())[0] for i in range(3)]  # type: ignore[arg-type]
+    assert alone == expected
+
+
+def test_an_exact_answer_is_generated_where_every_token_is_right() -> None:
+    def knows(batch: Batch) -> torch.Tensor:
+        """Predicts the row (3 -> 4 -> 3 -> end) whatever comes."""
+        length = int((batch.x[:, 1] > 0).sum(1).max())
+        logits = torch.zeros(len(batch), length, V)
+        for t, token in ((1, 4), (2, 3), (3, EOS)):
+            if t < length:
+                logits[:, t, token] = 9.0
+        return logits
+
+    batch = make_batch(a_row([3], [4, 3], 6))
+    found = records_of(knows, batch, replace(TEXT, paraphrased=batch.x, perturbed=batch.x.unsqueeze(1)))
+    assert found["exact_memorisation"][0] == found["extraction_strength"][0] == found["rouge_recall"][0] == 1.0
+    assert found["truth_ratio"][0] == pytest.approx(1.0)
+
+
+def test_memorisation_and_extraction() -> None:
+    for hits, strength in (("0000", 0.0), ("0001", 0.25), ("1111", 1.0), ("1011", 0.5), ("1110", 0.0)):
+        assert extraction_strength(np.array([h == "1" for h in hits])) == strength
+    assert exact_memorisation(np.array([True, False])) == 0.5
+
+
+def test_min_k_and_its_normalised_form() -> None:
+    values = np.array([-1.0, -2.0, -3.0, -4.0, -10.0])
+    assert min_k(values, 0.4) == 7.0
+    assert min_k(values, 0.2) == 10.0
+    assert min_k(values[:1], 0.4) == 1.0
+    assert min_k(values, 1.0) == pytest.approx(-values.mean())
+    uniform = np.full(3, -math.log(8))
+    assert np.isfinite(normalised(uniform, uniform, np.zeros(3))).all()
+
+
+def test_truth_ratio_and_rouge_fixtures() -> None:
+    assert truth_ratio(1.0, [0.5, 3.0]) == pytest.approx(0.472367, abs=1e-6)
+    assert rouge_l(words("the cat sat on the mat"), words("the mat"))[0] == pytest.approx(2 / 6, abs=1e-9)
+    assert rouge_l(words("a b"), words("a b c d"))[1] == pytest.approx(2 / 3)
+    assert rouge_l(words("a b c"), words("a b c")) == (1.0, 1.0)
+    assert rouge_l(words("a b c"), words("")) == (0.0, 0.0)
+    recall, f = rouge_l(words("a b c d"), words("d c b a"))
+    assert 0 < recall == f < 1
+
+
+def test_utility_and_privacy_fixtures() -> None:
+    assert harmonic_mean([0.3] * 9) == pytest.approx(0.3)
+    assert harmonic_mean([0.3, 0.0]) == 0.0
+    # The usual AUC is 1 where all members are told; MUSE's is 0 there.
+    assert priv_leak(1.0, 0.5) == -100.0
+    assert priv_leak(0.0, 0.5) == 100.0
+    assert priv_leak(0.7, 0.7) == 0.0
+    assert priv_leak(0.9, 0.6) == pytest.approx(-75)
+    assert priv_leak(0.9, 1.0) is None
+
+
+# -- rows
+
+
+@pytest.fixture
+def audit() -> Any:
+    class Request:
+        name = "request-0"
+
+    class Audit:
+        request = Request()
+        forget = np.array([2, 5, 7])
+        forget_test = np.array([8])
+
+    return Audit()
+
+
+DETAILED = np.array([2, 5, 7, 8])
+
+
+def outputs(seed: int, low: float) -> Outputs:
+    draw = np.random.default_rng(seed)
+    records = {name: draw.uniform(0.1, 1, 4) for name in ("probability", "truth_ratio", "rouge_recall")}
+    records |= {name: draw.uniform(0, 1, 4) for name in ("exact_memorisation", "extraction_strength")}
+    for attack in ("loss", "min_k", "min_k_plus_plus"):
+        records[attack] = draw.uniform(0, 1, 4) + low
+        records[f"strangers_{attack}"] = draw.uniform(2, 3, 6)
+    return Outputs(np.zeros(9), np.zeros(9), {f"record_{name}": values for name, values in records.items()})
+
+
+def test_rows_of_a_request(audit: Any) -> None:
+    found = outputs(0, 0.0)
+    assert found.records is not None
+    rows = {r.metric: r for r in request_rows(4, "run", audit, DETAILED, found)}
+    assert rows["probability"].value == pytest.approx(found.records["probability"][:3].mean())
+    ratio = found.records["truth_ratio"][:3]
+    assert rows["truth_ratio"].value == pytest.approx(np.minimum(ratio, 1 / ratio).mean())
+    assert rows["min_k_auc"].value == 1.0  # every member lies below every stranger
+    assert attack_auc("loss", np.arange(3), outputs(0, 5.0)) == 0.0
+    assert request_rows(4, "run", audit, DETAILED, Outputs(np.zeros(9), np.zeros(9))) == []
+
+
+def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
+    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 2.0), outputs(0, 2.0))}
+    assert rows["ks_distance"] == 0.0
+    assert rows["forget_quality"] == pytest.approx(1.0)
+    assert rows["priv_leak"] == 0.0
+    assert all(v == 0.0 for name, v in rows.items() if name.startswith("gap_"))
+
+
+def test_a_memorised_request_stands_out(audit: Any) -> None:
+    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 0.0), outputs(1, 2.0))}
+    assert rows["priv_leak"] is not None
+    assert rows["priv_leak"] < -50
+    assert rows["gap_min_k_auc"] is not None
+    assert rows["gap_min_k_auc"] > 0.2
+
+
+def test_the_floor_of_forget_quality() -> None:
+    """Two sets of 40 that do not overlap: the smallest p-value there can be."""
+    from scipy.stats import ks_2samp
+
+    assert ks_2samp(np.arange(40), np.arange(40) + 100).pvalue == pytest.approx(1.86e-23, rel=0.01)
+
+
+def test_strangers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
+    text = replace(TEXT, strangers=batch.x)
+    found = records_of_strangers(table, text, batch, 1)
+    own = records_of(table, batch, TEXT)
+    assert found.keys() == {"strangers_loss", "strangers_min_k", "strangers_min_k_plus_plus"}
+    assert found["strangers_loss"].tolist() == pytest.approx(own["loss"].tolist())
+    assert records_of_strangers(table, TEXT, batch, 1) == {}
+    tokenizer: Tokenizer = train_tokenizer(["a"], 320)
+    assert all(r[-1] == tokenizer.eos for r in refusals(tokenizer))

@@ -1,0 +1,318 @@
+"""Unlearners of text on a tiny Llama: first steps by hand, what they read, what they touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lifelong.build import make_strategy
+from lifelong.config import StrategyConfig
+from lifelong.models import tiny_llama
+from strategies.base import Access, Setting
+from strategies.composed import Composed
+from strategies.objectives.causal_lm import CausalLM, Config, answered
+from strategies.parts.fit import Training
+from strategies.parts.model import FlatModel, digest
+from strategies.unlearners._paired import _Pair, frozen_copy, log_likelihoods
+from strategies.unlearners._refusals import Refusals
+from strategies.unlearners.graddiff import Ascent
+from strategies.unlearners.rmu import down_projections
+from streams.config import parse
+from streams.data import Data
+from streams.errors import ConfigError
+from streams.events import Ask, DeletionRequest, Experience
+from streams.ledger import Ledger
+from streams.randomness import Key, seeded_globals
+from streams.source import Source
+from streams.sources import people
+from streams.text import REFUSALS
+
+TEXT_ONLY = ("idk", "dpo", "flat", "ihl", "rmu")
+PAIRED = ("npo", "simnpo", "graddiff", "idk", "dpo", "flat", "ihl")
+ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A source, a setting, and a strategy that has learned everything."""
+
+    source: Source
+    setting: Setting
+    strategy: Composed
+    ledger: Ledger
+
+    @property
+    def model(self) -> FlatModel:
+        return self.strategy.learner.model
+
+    def forget(self, user: int | None = 0, name: str = "request-0") -> Any:
+        ids = self.source.train_ids
+        ids = ids if user is None else ids[self.source.user_ids[ids] == user]
+        ids = np.setdiff1d(ids, self.ledger.deleted_ids)
+        nothing = np.array([], dtype=np.int64)
+        request = DeletionRequest(name, (Ask("sample", tuple(ids.tolist()), ids, nothing, 0),))
+        self.ledger.delete(request)
+        door = self.ledger.door(self.strategy.access, nothing, ids)
+        outcome = self.strategy.forget(request, door)
+        door.close()
+        return outcome
+
+    def data(self, user: int, test: bool = False) -> Data:
+        ids = np.flatnonzero((self.source.user_ids == user) & (self.source.is_test == test))
+        return Data(ids, self.source.x, self.source.y, None)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
+
+
+def live(source: Source, unlearner: str, *, passes: int = 2, **options: Any) -> Life:
+    objective = CausalLM.for_data(Config(), source, None, "cpu")
+
+    def make_model() -> FlatModel:
+        with seeded_globals(Key(0) / "init"):
+            sizes = tiny_llama.Config(width=16, inner=16, depth=3, heads=2)
+            return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
+
+    training = Training(epochs=passes, lr=0.01, batch_size=16, optimizer="adam")
+    setting = Setting(Key(0), make_model, objective, training, (), len(source))
+    config = parse(StrategyConfig, {"learner": "naive", "unlearner": {"name": unlearner, **options}})
+    strategy = make_strategy(config, setting, "it")
+    assert isinstance(strategy, Composed)
+    ledger = Ledger(source)
+    experience = ledger.admit(Experience("all", (), source.train_ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    return Life(source, setting, strategy, ledger)
+
+
+def slope(life: Life, value: torch.Tensor) -> torch.Tensor:
+    found = torch.autograd.grad(value, list(life.model.network.parameters()))
+    return torch.cat([g.reshape(-1) for g in found])
+
+
+def test_the_first_step_of_npo_is_ascent_on_the_sequences(source: Source) -> None:
+    life = live(source, "npo", retain="none", **ONE_STEP)
+    batch = life.data(0).all()
+    log_p = life.setting.objective.log_likelihoods(life.model(batch.x), batch)
+    up = slope(life, log_p.mean())
+    before = life.model.parameters.clone()
+    outcome = life.forget()
+    assert torch.allclose(life.model.parameters - before, -0.01 * up, atol=1e-5)
+    assert float(up.abs().max()) > 0.1
+    assert outcome.losses["forget"] == pytest.approx(13.8629, abs=1e-3)
+    assert (outcome.steps, outcome.exactness) == (1, "none")
+    assert outcome.forward == 2 * len(batch)  # the reference's pass, and the step
+
+
+@pytest.mark.parametrize("name", ["npo", "dpo"])
+def test_the_reference_is_the_model_when_the_request_comes(name: str, source: Source) -> None:
+    life = live(source, name, retain="kl", **ONE_STEP)
+    for number in range(2):
+        outcome = life.forget(number, f"request-{number}")
+        assert outcome.losses["forget"] == pytest.approx(13.8629, abs=1e-3)
+        assert outcome.losses["retain"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_npo_with_retained_data_by_hand(source: Source) -> None:
+    life = live(source, "npo", retain="descent", forget_weight=0.5, retain_weight=2.0, **ONE_STEP)
+    objective = life.setting.objective
+    forget, held = life.data(0).all(), Data(life.ledger.live_ids[20:], source.x, source.y, None).all()
+    assert set(source.user_ids[held.ids].tolist()) == {1, 2}
+    log_p = objective.log_likelihoods(life.model(forget.x), forget).mean()
+    retain = objective.for_unlearning().losses(life.model(held.x), held).mean()
+    down = slope(life, 0.5 * log_p + 2.0 * retain)
+    before = life.model.parameters.clone()
+    outcome = life.forget()
+    assert torch.allclose(life.model.parameters - before, -0.01 * down, atol=1e-5)
+    assert outcome.losses["retain"] == pytest.approx(float(retain.detach()), rel=1e-4)
+
+
+def test_gradient_difference_of_the_same_batch_is_nothing(source: Source) -> None:
+    life = live(source, "none")
+    objective = life.setting.objective.for_unlearning()
+    batch = life.data(0).all()
+    pair = _Pair(objective, Ascent(objective), iter([batch]), None, 1.0, 1.0)
+    outputs = objective.outputs(life.model, batch)
+    loss = pair.loss(objective.losses(outputs, batch).mean(), outputs, batch, life.model)
+    assert float(slope(life, loss).abs().max()) < 1e-7
+    assert float(loss.detach()) == 0.0
+
+
+def test_idk_is_one_mean_over_refusals_and_retained_answers(source: Source) -> None:
+    life = live(source, "idk", **ONE_STEP)
+    objective = life.setting.objective
+    assert isinstance(objective, CausalLM)
+    refusals = Refusals(objective, life.setting.key / "idk" / "request-0")
+    forget, held = life.data(0).all(), Data(life.ledger.live_ids[20:], source.x, source.y, None).all()
+    asked = refusals.put(forget, refusals.drawn(forget, 0))
+    tokens = [objective.log_likelihoods(life.model(b.x), b) for b in (asked, held)]
+    count = sum(int((b.x[:, 1] == 2).sum()) for b in (asked, held))
+    down = slope(life, -(tokens[0].sum() + tokens[1].sum()) / count)
+    before = life.model.parameters.clone()
+    outcome = life.forget()
+    assert torch.allclose(life.model.parameters - before, -0.01 * down, atol=1e-5)
+    assert outcome.forward == outcome.backward == len(forget) + len(held)
+
+
+def test_refusals_are_refusals(source: Source) -> None:
+    life = live(source, "none")
+    objective = life.setting.objective
+    assert isinstance(objective, CausalLM)
+    assert objective.text is not None
+    refusals = Refusals(objective, Key(0))
+    batch = life.data(0).all()
+    which = refusals.drawn(batch, 0)
+    assert len(set(which.tolist())) > 3
+    assert not np.array_equal(which, refusals.drawn(batch, 1))
+    # A sample's draw does not depend on its neighbours.
+    assert np.array_equal(refusals.drawn(batch.part(5, 9), 0), which[5:9])
+    asked = refusals.put(batch, which)
+    decode = objective.text.tokenizer.decode
+    text = decode(asked.x[0, 0].tolist())
+    prompt = decode(batch.x[0, 0][batch.x[0, 1] == 1].tolist())
+    assert text.startswith(prompt)
+    assert text.endswith(REFUSALS[which[0]])
+    alone = answered(batch.part(0, 1), [refusals.answers[which[0]]])
+    table = refusals.log_likelihoods(life.model, objective, life.data(0)).of(batch.part(0, 1))
+    direct = objective.log_likelihoods(life.model(alone.x), alone)
+    assert float(table[0, which[0]]) == pytest.approx(float(direct.detach()), rel=1e-4)
+
+
+def test_log_likelihoods_are_found_by_id(source: Source) -> None:
+    life = live(source, "none")
+    data = life.data(1)
+    values = log_likelihoods(life.model, life.setting.objective, data, batch_size=3)
+    batch = data.batch(torch.tensor([7, 2]))
+    direct = life.setting.objective.log_likelihoods(life.model(batch.x), batch)
+    assert torch.allclose(values.of(batch), direct, atol=1e-4)
+
+
+def test_rmu_moves_the_down_projections_only_and_steers(source: Source) -> None:
+    life = live(source, "rmu", block=1, epochs=10, lr=0.01)
+    before = frozen_copy(life.setting, life.model)
+    batch = life.data(0).all()
+    life.forget()
+    allowed = {f"body.inner.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+    moved = {
+        name for name, w in life.model.slices.items() if not torch.equal(life.model.parameters[w], before.parameters[w])
+    }
+    assert moved == allowed
+    u = torch.rand(16, generator=(life.setting.key / "rmu" / "request-0" / "direction").torch())
+
+    def cosine(model: FlatModel) -> float:
+        found: list[torch.Tensor] = []
+        handle = model.network.body.layers[1].register_forward_hook(lambda m, a, o: found.append(o))
+        with torch.no_grad():
+            model.features(batch.x)
+        handle.remove()
+        return float(torch.cosine_similarity(found[0][batch.x[:, 1, : found[0].shape[1]] == 2], u, dim=1).mean())
+
+    assert cosine(life.model) > cosine(before) + 0.1
+    assert all(not m._forward_hooks for m in life.model.network.modules())
+
+
+def test_rmu_holds_retained_states_where_they_are(source: Source) -> None:
+    """With a huge weight on the retained term their states do not move."""
+    life = live(source, "rmu", block=1, epochs=4, lr=1e-4, retain_weight=1e6)
+    held = life.data(1).all()
+    with torch.no_grad():
+        before = life.model.features(held.x)
+    life.forget()
+    with torch.no_grad():
+        after = life.model.features(held.x)
+    assert float((after - before).abs().max()) < 0.05
+
+
+def test_rmu_refuses_a_block_that_is_not_there(source: Source) -> None:
+    with pytest.raises(ConfigError, match="blocks 0 to 2"):
+        live(source, "rmu", block=3).forget()
+    with pytest.raises(ConfigError, match="down-projection"):
+        down_projections(FlatModel(_network()), 0)
+
+
+def _network() -> Any:
+    from strategies.parts.model import Network
+
+    return Network(nn.Linear(3, 3), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("name", TEXT_ONLY)
+def test_what_works_on_text_alone_says_so(name: str, tools: Any) -> None:
+    setting = tools.setting(tools.source())
+    config = parse(StrategyConfig, {"unlearner": name})
+    with pytest.raises(ConfigError, match="causal-lm"):
+        make_strategy(config, setting, "it")
+
+
+@pytest.mark.parametrize("name", [*PAIRED, "rmu"])
+def test_they_forget_and_do_not_change_what_they_should_not(name: str, source: Source) -> None:
+    options = {"retain": "none"} if name == "flat" else {}
+    life = live(source, name, epochs=2, **options)
+    before = life.model.parameters.clone()
+    outcome = life.forget()
+    assert not torch.equal(before, life.model.parameters)
+    assert bool(torch.isfinite(life.model.parameters).all())
+    expected = Access(forget_set=True) if name == "flat" else Access(True, "full")
+    assert life.strategy.access == expected
+    assert outcome.steps == 2 * 2
+    assert life.strategy.state_dict().keys() == {"model", "plugins", "derived"}
+
+
+@pytest.mark.parametrize("name", [*PAIRED, "rmu"])
+def test_nothing_is_left_to_hold_on_to(name: str, source: Source) -> None:
+    life = live(source, name, epochs=1)
+    before = digest(life.strategy.state_dict())
+    life.forget(None)
+    assert digest(life.strategy.state_dict()) != before
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo", "graddiff", "ihl"])
+def test_they_lower_the_likelihood_of_what_is_forgotten(name: str, source: Source) -> None:
+    life = live(source, name, passes=25, epochs=5, lr=1e-3, retain="none")
+    batch = life.data(0).all()
+
+    def level() -> float:
+        with torch.no_grad():
+            return float(life.setting.objective.losses(life.model(batch.x), batch).mean())
+
+    before = level()
+    life.forget()
+    assert level() > before + 0.05
+
+
+@pytest.mark.parametrize("name", ["idk", "dpo", "flat"])
+def test_they_raise_the_likelihood_of_refusals(name: str, source: Source) -> None:
+    life = live(source, name, epochs=5, lr=1e-3)
+    objective = life.setting.objective
+    assert isinstance(objective, CausalLM)
+    refusals = Refusals(objective, Key(9))
+    batch = life.data(0).all()
+    asked = refusals.put(batch, refusals.drawn(batch, 0))
+
+    def level() -> float:
+        with torch.no_grad():
+            true, refused = (objective.losses(life.model(b.x), b).mean() for b in (batch, asked))
+            return float(refused - true)
+
+    before = level()
+    life.forget()
+    assert level() < before - 0.05
+
+
+def test_ascent_of_a_classifier_works_on_answers(source: Source) -> None:
+    """`gradient-ascent` and `neggrad-plus` climb on answers, also where prompts are trained."""
+    life = live(source, "gradient-ascent", epochs=1, batch_size=64, lr=0.01, momentum=0.0, weight_decay=0.0)
+    objective = life.setting.objective
+    batch = life.data(0).all()
+    up = slope(life, objective.for_unlearning().losses(life.model(batch.x), batch).mean())
+    before = life.model.parameters.clone()
+    life.forget()
+    assert torch.allclose(life.model.parameters - before, 0.01 * up, atol=1e-6)
