@@ -104,8 +104,9 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
     targets = np.unique(np.concatenate([a.forget for a in audits]))
     onlooker = _Onlooker(p, evaluator, targets)
     ids = p.plan.ids[targets]
-    moments = sorted({e for a in audits for e in (a.event - 1, a.event, last)})
-    lives, retrained = _Lives(p, name, onlooker, ids, moments), _Lives(p, name, onlooker, ids, moments)
+    after = {e for a in audits for e in (a.event, last)}
+    lives = _Lives(p, name, onlooker, ids, sorted(after | {a.event - 1 for a in audits}))
+    retrained = _Lives(p, name, onlooker, ids, sorted(after))
     for life in range(count):
         lives.add(life, retrained=False)
         retrained.add(life, retrained=True)
