@@ -134,7 +134,7 @@ def test_killed_at_random_instants(seed: int, uninterrupted: Any, tmp_path: Path
     (folder,) = (tmp_path / "runs").iterdir()
     lifelong.load_run(folder)  # what is left can be looked at as it is
     if seed:  # the command line goes on where the script was killed
-        command = ["-m", "cli.main", "resume", str(folder), "--quiet"]
+        command = ["-c", "from cli.main import main; main()", "resume", str(folder), "--quiet"]
     with start(command, tmp_path / "cache") as process:
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
