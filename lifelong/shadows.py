@@ -18,6 +18,7 @@ from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.metrics.audits import counting_tests, is_private
 from lifelong.metrics.forgetting_score import epsilon_bound, forgetting_score
 from lifelong.metrics.per_sample import Attack, attack
+from lifelong.metrics.requests import mean_rows
 from lifelong.preparation import Prepared
 from lifelong.references import Cost, reference_config
 from lifelong.table import Row, row
@@ -122,7 +123,20 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
         for event in sorted({audit.event, last} if audit.until > last else {audit.event}):
             rows += _attack_rows(event, audit, attack(lives.margins(event)[:, columns], inside[:, columns]))
             rows += _score_rows(event, audit, lives, retrained, inside, columns)
-    return rows, lives.cost + retrained.cost
+    return rows + _means(audits, rows, last), lives.cost + retrained.cost
+
+
+def _means(audits: list[Audit], rows: list[Row], last: int) -> list[Row]:
+    """Return means over requests: when each was served, and at the end."""
+    served = {a.request.name: a.event for a in audits}
+    result = []
+    for label, chosen in (
+        ("immediate", [r for r in rows if r.event == served[r.subject]]),
+        ("final", [r for r in rows if r.event == last]),
+    ):
+        for r in mean_rows(last, "run", chosen, ("ulira_auc", "forgetting_score_ratio", "forgetting_epsilon")):
+            result.append(replace(r, metric=f"{label}_{r.metric}"))
+    return result
 
 
 class _Lives:

@@ -151,6 +151,9 @@ def test_attacks_on_single_samples(run: lifelong.Run) -> None:
     assert (
         when_served(retrain, "ulira_low", SAMPLES, "run") <= 0.5 <= when_served(retrain, "ulira_high", SAMPLES, "run")
     )
+    assert when_served(none, "immediate_ulira_auc", "requests", "run") == np.mean(
+        [when_served(none, "ulira_auc", request, "run") for request in (SAMPLES, CLASS)]
+    )
     scores = [when_served(t, "forgetting_epsilon", SAMPLES, "run") for t in (retrain, none)]
     assert scores[0] <= scores[1]
 
