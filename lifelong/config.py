@@ -170,7 +170,11 @@ def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
 
 def _options(kind: str, named: Named, where: str) -> dict[str, Any]:
     _, config = resolve(kind, named, where)
-    return {"name": named.name, **config.model_dump(mode="json")}
+    data = {"name": named.name, **config.model_dump(mode="json")}
+    inner = getattr(config, "of", None)  # a source made from another one
+    if isinstance(inner, Named):
+        data["of"] = _options(kind, inner, f"{where}.of")
+    return data
 
 
 def content_hash(data: object) -> str:

@@ -18,6 +18,7 @@ from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.metrics.audits import counting_tests, is_private
 from lifelong.metrics.forgetting_score import epsilon_bound, forgetting_score
 from lifelong.metrics.per_sample import Attack, attack
+from lifelong.metrics.requests import mean_rows
 from lifelong.preparation import Prepared
 from lifelong.references import Cost, reference_config
 from lifelong.table import Row, row
@@ -104,8 +105,9 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
     targets = np.unique(np.concatenate([a.forget for a in audits]))
     onlooker = _Onlooker(p, evaluator, targets)
     ids = p.plan.ids[targets]
-    moments = sorted({e for a in audits for e in (a.event - 1, a.event, last)})
-    lives, retrained = _Lives(p, name, onlooker, ids, moments), _Lives(p, name, onlooker, ids, moments)
+    after = {e for a in audits for e in (a.event, last)}
+    lives = _Lives(p, name, onlooker, ids, sorted(after | {a.event - 1 for a in audits}))
+    retrained = _Lives(p, name, onlooker, ids, sorted(after))
     for life in range(count):
         lives.add(life, retrained=False)
         retrained.add(life, retrained=True)
@@ -121,7 +123,20 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
         for event in sorted({audit.event, last} if audit.until > last else {audit.event}):
             rows += _attack_rows(event, audit, attack(lives.margins(event)[:, columns], inside[:, columns]))
             rows += _score_rows(event, audit, lives, retrained, inside, columns)
-    return rows, lives.cost + retrained.cost
+    return rows + _means(audits, rows, last), lives.cost + retrained.cost
+
+
+def _means(audits: list[Audit], rows: list[Row], last: int) -> list[Row]:
+    """Return means over requests: when each was served, and at the end."""
+    served = {a.request.name: a.event for a in audits}
+    result = []
+    for label, chosen in (
+        ("immediate", [r for r in rows if r.event == served[r.subject]]),
+        ("final", [r for r in rows if r.event == last]),
+    ):
+        for r in mean_rows(last, "run", chosen, ("ulira_auc", "forgetting_score_ratio", "forgetting_epsilon")):
+            result.append(replace(r, metric=f"{label}_{r.metric}"))
+    return result
 
 
 class _Lives:

@@ -27,6 +27,7 @@ from lifelong.table import Table
 from streams.config import parse
 
 _PLAIN = [
+    "average_gap",
     "exact",
     "exposure",
     "forgetting_from_first",
@@ -38,6 +39,7 @@ _PLAIN = [
     "spill_mean",
     "state_bytes",
     "steps",
+    "tow",
 ]
 _OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
 _IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]
@@ -193,6 +195,8 @@ def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dic
         "gap": at(f"gap_{forget}", "retrained"),
         "gap_end": at(f"gap_{forget}", "retrained", last),
         "js": at("js", "retrained"),
+        "average_gap": at("average_gap", "retrained"),
+        "tow": at("tow", "retrained"),
         "js_end": at("js", "retrained", last),
         "relapse_end": at("relapse", "run", last),
         "latency": at("latency"),

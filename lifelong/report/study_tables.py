@@ -103,6 +103,8 @@ def requests(point: Point) -> Grid:
         ("gap_end", "gap at the end", "+.3f", f"after the last event. {meaning(f'gap_{forget}')}"),
         ("js", "JS", ".3f", meaning("js")),
         ("js_end", "JS at the end", ".3f", f"after the last event. {meaning('js')}"),
+        ("average_gap", "average gap", ".3f", meaning("average_gap")),
+        ("tow", "ToW", ".3f", meaning("tow")),
         ("relapse_end", "relapse at the end", "+.3f", meaning("relapse")),
         ("steps", "steps", ",.0f", meaning("steps")),
         ("seconds", "seconds", ".3f", "that the event took, without evaluation"),

@@ -110,6 +110,7 @@ class _Enough(BaseException):
 def _of_job(job: Job, allowed_s: float) -> Forecast:
     """Play the first events of every strategy of a job in a temporary folder, and extrapolate."""
     total, rates, first = Forecast(), [], 0
+    shadows = 0.0
     for name in job.config["strategies"]:
         config = parse(RunConfig, job.config | {"strategies": {name: job.config["strategies"][name]}})
         prepared = prepare(config)
@@ -122,10 +123,13 @@ def _of_job(job: Job, allowed_s: float) -> Forecast:
         rate = _rate(trial)
         rates.append(rate)
         share = len(prepared.stream.events) / max(len(trial.acted), 1)
-        seconds = sum(_seconds(trial, rate, retrains)[first:]) + trial.other_s * share
+        acting = _seconds(trial, rate, retrains)
+        shadows += sum(acting) * prepared.config.references.shadows if prepared.stream.requests else 0.0
+        seconds = sum(acting[first:]) + trial.other_s * share
         total += Forecast(seconds, written * share)
         first = next((i for i, e in enumerate(trial.events) if isinstance(e, DeletionRequest)), len(trial.events))
-    return total + _references(prepared, sum(rates) / len(rates))
+    rate = sum(rates) / len(rates)
+    return total + Forecast(shadows, 0.0) + _references(prepared, rate)
 
 
 def _rate(trial: _Trial) -> float:
@@ -166,4 +170,7 @@ def _references(prepared: Prepared, rate: float) -> Forecast:
         for event in chain(stream, point) if stream.requests or point.kind != "no-op" else ():
             path += event_digest(event)
             nodes[family, path] = len(event.sample_ids)
-    return Forecast(rate * sum(nodes.values()), 8.0 * len(prepared.plan.ids) * len(points))
+    # Beside every shadow a retrained life of its own seed.
+    retrained = sum(n for (family, _), n in nodes.items() if family == "shared") if stream.requests else 0
+    samples = sum(nodes.values()) + prepared.config.references.shadows * retrained
+    return Forecast(rate * samples, 8.0 * len(prepared.plan.ids) * len(points))

@@ -151,6 +151,9 @@ def test_attacks_on_single_samples(run: lifelong.Run) -> None:
     assert (
         when_served(retrain, "ulira_low", SAMPLES, "run") <= 0.5 <= when_served(retrain, "ulira_high", SAMPLES, "run")
     )
+    assert when_served(none, "immediate_ulira_auc", "requests", "run") == np.mean(
+        [when_served(none, "ulira_auc", request, "run") for request in (SAMPLES, CLASS)]
+    )
     scores = [when_served(t, "forgetting_epsilon", SAMPLES, "run") for t in (retrain, none)]
     assert scores[0] <= scores[1]
 
@@ -202,3 +205,29 @@ def test_looking_closely_changes_nothing(tmp_path: Path) -> None:
     assert digest(strategy.state_dict()) == before
     assert torch.equal(torch.random.get_rng_state(), generators[0])
     assert np.array_equal(np.random.get_state()[1], generators[1])
+
+
+def test_where_no_class_is_predicted_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(120, 5)).astype(np.float32)
+    np.savez(tmp_path / "real.npz", x=x, y=x[:, 0] + 0.1 * draw.normal(size=120))
+    config = config_of(
+        tmp_path,
+        source={"name": "arrays", "path": str(tmp_path / "real.npz"), "target": "regression"},
+        objective="regression",
+        schedule={"name": "burst", "after": 1, "requests": 1, "samples": 10},
+        training={"epochs": 2, "batch_size": 32, "lr": 0.01},
+        strategies={"retrain": {"unlearner": "retrain"}},
+        evaluation={"audits": ["relearn", "readout", "weights"], "relearn_steps": 5},
+        references={"kinds": ["retrained"], "shadows": 4},
+    )
+    table = lifelong.run(config, tmp_path).tables["retrain"]
+    for metric in ("average_gap", "tow", "zrf", "mia_efficacy", "activation_distance", "entropy_auc", "js"):
+        row = table.select(metric, SAMPLES, "retrained")[0]
+        assert row.value is None
+        assert "predicts no" in str(row.reason)
+    assert "predicts no class" in str(table.select("ulira_auc", SAMPLES)[0].reason)
+    assert when_served(table, "calibrated_loss_auc", SAMPLES) == 0.5
+    assert when_served(table, "gap_forget_loss", SAMPLES) == 0.0
+    assert table.select("layer_distance", "stream", "retrained")[0].value == 0.0

@@ -197,6 +197,19 @@ def test_what_cannot_be_corrected_is_refused(changes: dict[str, Any], message: s
         stream_of(**changes)
 
 
+def test_options_of_the_inner_source_are_written_out() -> None:
+    config = RunConfig.model_validate(CONFIG)
+    written = config.resolved()["source"]["of"]
+    assert written["name"] == "digits"
+    assert written["users"] == 20
+    again = RunConfig.model_validate(CONFIG | {"source": CONFIG["source"] | {"of": {"name": "digits", "users": 20}}})
+    assert again.resolved() == config.resolved()
+    with pytest.raises(ConfigError, match=r"source\.of\.userz"):
+        RunConfig.model_validate(
+            CONFIG | {"source": CONFIG["source"] | {"of": {"name": "digits", "userz": 1}}}
+        ).resolved()
+
+
 def test_recovery() -> None:
     assert recovery(0.1, 0.1, 0.9, 400) == 0.0
     assert recovery(0.9, 0.1, 0.9, 400) == 1.0
