@@ -36,8 +36,8 @@ class Config(RetainConfig):
     repair_lr: float = Field(0.01, gt=0)
     """Learning rate while repairing."""
     copies: int = Field(20, ge=1)
-    """Copies of the noise batch in the data to impair with. Where copies x batch_size outnumber the retained subset, the
-    model learns to see the class everywhere."""
+    """Copies of the noise batch in the data to impair with. Where copies x batch_size outnumber the retained subset,
+    the model learns to see the class everywhere."""
     per_class: int = Field(1000, ge=1)
     """Retained samples per class, for both passes."""
     noise_steps: int = Field(40, ge=1)
