@@ -4,7 +4,7 @@
 
 100 glyph classes and an MLP trained for 60 epochs, then a request for 10 % of the samples or for 5 classes. `ssd` has
 its defaults; `finetune` and `salun` take 5 epochs, as in `studies/salun.yaml`. Batches are as large as in training.
-The others are listed by ``--all``, without a gate.
+``--all`` lists the others too; their gate of ten retrainings is there for the eye alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lifelong.preparation import Prepared, prepare
 from streams.config import parse
 from streams.ledger import Ledger
 
-GATE = 0.25
+GATE, LOOSE = 0.25, 10.0
 TRAINED: dict[str, Any] = {"epochs": 5, "batch_size": 32, "lr": 0.03}
 GATED: dict[str, dict[str, Any]] = {"ssd": {}, "salun": TRAINED, "finetune": TRAINED}
 OTHERS: dict[str, dict[str, Any]] = {
@@ -79,7 +79,7 @@ def sides(p: Prepared) -> dict[str, Callable[[], float]]:
 def main() -> int:
     """Measure, report, and say whether all gates are met."""
     parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--all", action="store_true", help="list the other unlearners too; they have no gate")
+    parser.add_argument("--all", action="store_true", help="list the other unlearners too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: list[Result] = []
@@ -88,7 +88,7 @@ def main() -> int:
         costs = interleave(sides(prepared(request, unlearners)), options.rounds)
         for name in unlearners:
             if name != "retrain":
-                gate = GATE if name in GATED else float("inf")
+                gate = GATE if name in GATED else LOOSE
                 title = f"{name} / retrain, {what}"
                 results.append(ratio(title, costs[name], costs["retrain"], gate, at_most=True))
     return report(results, options.json)
