@@ -74,8 +74,8 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
             can = _those(lambda u, s=scopes: s <= set(u.scopes), unlearner)  # type: ignore[misc]
             raise ConfigError(f"{at}, which names a {wrong}; it serves {_listed(unlearner.scopes)} only. {can}")
         live = ledger.live_ids
-        left = np.intersect1d(classes[event.sample_ids], classes[live])
-        if unlearner.whole_classes and len(left):
+        left = np.intersect1d(classes[event.sample_ids], classes[live]) if unlearner.whole_classes else live[:0]
+        if len(left):
             can = _those(lambda u: not u.whole_classes, unlearner)
             raise ConfigError(f"{at}: it deletes whole classes, and samples of class {left[0]} stay. {can}")
         if unlearner.needs_retained and not len(live):

@@ -60,7 +60,7 @@ def climb(
     """Run `train`, which trains with `brake` as its first hook, and see to what it did.
 
     Returns:
-        The outcome; its terms ``stopped`` and ``diverged`` are 1 if that happened.
+        The outcome; its terms ``stopped`` and ``diverged`` are 1 if that happened, and are there if it may happen.
 
     Raises:
         TrainingError: it diverged and that is to fail.
@@ -80,5 +80,7 @@ def climb(
             model.load_state_dict(before)
         else:
             model.parameters.copy_(brake.good)
-    flags = {"stopped": float(brake.stopped), "diverged": float(brake.diverged)}
+    flags = {} if config.stop_loss is None else {"stopped": float(brake.stopped)}
+    if config.on_divergence != "fail":
+        flags["diverged"] = float(brake.diverged)
     return replace(outcome, losses=outcome.losses | flags)
