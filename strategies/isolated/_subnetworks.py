@@ -315,13 +315,12 @@ class Subnetworks(Strategy, ABC):
         canvas = self._canvas
         count = sample_size(len(data), self._config.kkt_share)
         sample = data.batch(data.positions(key)[:count])
-        targets = sample.y.cpu().numpy()
         qualities = []
         for u in self._nets:
             self._wear(u)
             with torch.inference_mode():
                 features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
-            qualities.append(probe(features.cpu().numpy(), targets, self._config.kkt_neighbours))
+                qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0
         order = list(self._nets)
         chosen = [order[i] for i in worthy(qualities, chance, self._config.kkt)]
@@ -602,7 +601,11 @@ def _describe(units: Units, net: Subnetwork) -> State:
         "seen": net.seen,
         "stale": net.stale,
         "seal": net.seal,
-        "derived": {"own": torch.from_numpy(net.own.copy()), "all": torch.from_numpy(net.derived.copy())},
+        "derived": {
+            "own": torch.from_numpy(np.packbits(net.own)),
+            "all": torch.from_numpy(np.packbits(net.derived)),
+            "samples": len(net.own),
+        },
     }
     if net.scores is not None:
         entry["scores"] = net.scores.clone()
@@ -610,11 +613,15 @@ def _describe(units: Units, net: Subnetwork) -> State:
 
 
 def _rebuild(entry: State, device: torch.device) -> Subnetwork:
+    record = entry["derived"]
+    own, derived = (
+        np.unpackbits(record[name].numpy(), count=record["samples"]).astype(np.bool_) for name in ("own", "all")
+    )
     return Subnetwork(
         bits=entry["bits"].clone(),
         buffers=tuple(b.clone().to(device) for b in entry["buffers"]),
-        own=entry["derived"]["own"].numpy().copy(),
-        derived=entry["derived"]["all"].numpy().copy(),
+        own=own,
+        derived=derived,
         reads=[tuple(u) for u in entry["reads"]],
         seen=entry["seen"],
         stale=entry["stale"],

@@ -19,6 +19,7 @@ from strategies.isolated._subnetworks import Subnetworks
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
+from strategies.parts.optimizers import Adam, OptimizerConfig
 from strategies.parts.supermasks import WeightStep, choose, pack, unpack
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
@@ -148,19 +149,28 @@ def test_ssnet_does_forget(world: World, tools: Any) -> None:
     assert drift(world.strategy(ssnet), world, tools) > 1.0
 
 
-def leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decay all weights in the exclusive step, as an optimizer with weight decay over whole layers does."""
+def leak(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Let the exclusive step leak: by weight decay over whole layers, or by one optimizer's moments for all tasks."""
     original = WeightStep.step
+    shared: dict[int, Adam] = {}
 
-    def step(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
+    def decay(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         original(self, parameters, gradient)
         self._weights.mul_(1 - 1e-4)
 
-    monkeypatch.setattr(WeightStep, "step", step)
+    def carry(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
+        free = torch.zeros_like(self._weights)
+        free[self._positions] = 1
+        config = OptimizerConfig(optimizer="adam", lr=0.01)
+        shared.setdefault(id(self._weights), Adam(config, self._weights)).step(self._weights, gradient * free)
+        parameters[self._positions] = self._weights[self._positions]
+
+    monkeypatch.setattr(WeightStep, "step", decay if how == "decay" else carry)
 
 
-def test_a_leak_is_an_error_at_once(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leak(monkeypatch)
+@pytest.mark.parametrize("how", ["decay", "moments"])
+def test_a_leak_is_an_error_at_once(how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leak(monkeypatch, how)
     strategy, ledger = world.strategy(exssnet), world.ledger()
     tools.live(strategy, ledger, world.plan.experiences[:1])
     tools.live(strategy, ledger, world.plan.experiences[1:2])
@@ -170,8 +180,11 @@ def test_a_leak_is_an_error_at_once(world: World, tools: Any, monkeypatch: pytes
         tools.live(strategy, ledger, world.plan.experiences[2:3])
 
 
-def test_the_check_for_forgetting_detects_a_leak(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leak(monkeypatch)
+@pytest.mark.parametrize("how", ["decay", "moments"])
+def test_the_check_for_forgetting_detects_a_leak(
+    how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak(monkeypatch, how)
     monkeypatch.setattr(Subnetworks, "_verify", lambda self: None)
     assert drift(world.strategy(exssnet), world, tools) > 0.01
 
@@ -243,9 +256,8 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
     qualities = []
     for u in strategy._nets:
         strategy._wear(u)
-        features = strategy._canvas.model.features(data.all().x).detach().numpy()
-        order = data.positions(Key(0)).numpy()
-        qualities.append(_subnetworks.probe(features[order], data.targets().numpy()[order], 30))
+        features, order = strategy._canvas.model.features(data.all().x).detach(), data.positions(Key(0))
+        qualities.append(_subnetworks.probe(features[order], data.targets()[order], 30))
     assert max(qualities) < 0.68, "chance is 0.5; three probes of 40 samples each"
 
 
