@@ -20,7 +20,17 @@ from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.parts.supermasks import WeightStep, choose, pack, unpack
+from strategies.parts.supermasks import (
+    WeightStep,
+    binary,
+    choose,
+    entropy,
+    entropy_slopes,
+    one_shot,
+    pack,
+    positions_of,
+    unpack,
+)
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
 from streams.ledger import Ledger
@@ -255,7 +265,7 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
     data = ledger.lend(world.plan.experiences[3].sample_ids)
     qualities = []
     for u in strategy._nets:
-        strategy._wear(u)
+        strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
         features, order = strategy._canvas.model.features(data.all().x).detach(), data.positions(Key(0))
         qualities.append(_subnetworks.probe(features[order], data.targets()[order], 30))
     assert max(qualities) < 0.68, "chance is 0.5; three probes of 40 samples each"
@@ -557,12 +567,12 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_slopes(sign: float, how: Any) -> Any:
         def find(strategy: Any, units: Any, x: torch.Tensor) -> int:
             canvas = strategy._canvas
-            masks = [_subnetworks.positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
+            masks = [positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
             canvas.take_off()
             canvas.model.train(False)
 
             def slopes(c: torch.Tensor) -> torch.Tensor:
-                return sign * _subnetworks.entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
+                return sign * entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
 
             return how(slopes, len(units))
 
@@ -571,13 +581,13 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_trying(strategy: Any, units: Any, x: torch.Tensor) -> int:
         means = []
         for u in units:
-            strategy._wear(u)
-            means.append(float(_subnetworks.entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
+            strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+            means.append(float(entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
         return int(np.argmin(means))
 
     masks = life(world, supsup, tools, plan.experiences, density=0.3, outputs=100)
-    assert share(masks, by_slopes(1, _subnetworks.binary)) >= 0.9
-    assert share(masks, by_slopes(-1, _subnetworks.one_shot)) <= 0.2
+    assert share(masks, by_slopes(1, binary)) >= 0.9
+    assert share(masks, by_slopes(-1, one_shot)) <= 0.2
     # The longer and faster weights are trained, the surer every subnetwork is of what it has never seen.
     trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3)
     assert share(trained, by_trying) >= 0.85
