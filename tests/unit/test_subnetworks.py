@@ -561,7 +561,7 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
         hits = []
         for unit in range(10):
             x = ledger.lend(plan.units[unit].test_ids).all().x
-            hits += [units[find(strategy, units, part)] == (unit,) for part in x[:160].split(16)]
+            hits += [units[find(strategy, units, part)] == (unit,) for part in x[:320].split(16)]
         return float(np.mean(hits))
 
     def by_slopes(sign: float, how: Any) -> Any:
@@ -589,5 +589,5 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     assert share(masks, by_slopes(1, binary)) >= 0.9
     assert share(masks, by_slopes(-1, one_shot)) <= 0.2
     # The longer and faster weights are trained, the surer every subnetwork is of what it has never seen.
-    trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3)
+    trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3, weight_epochs=4)
     assert share(trained, by_trying) >= 0.85
