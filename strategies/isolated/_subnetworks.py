@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,21 +11,18 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
+from strategies.isolated._answers import Answers, Inference
 from strategies.isolated._canvas import Canvas
+from strategies.isolated._subnetwork import Subnetwork, Units, rebuilt
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.kkt import Transfer, probe, sample_size, worthy
 from strategies.parts.supermasks import (
     Schedule,
     ScoreStep,
     WeightStep,
-    binary,
     deal,
-    entropy,
-    entropy_slopes,
     initial_scores,
-    one_shot,
     pack,
-    positions_of,
     union,
     unpack,
 )
@@ -36,10 +32,8 @@ from streams.errors import CheckpointError, IntegrityError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
 
-Units = tuple[int, ...]
 Writes = Literal["nothing", "mask", "free"]
 """Which weights a task trains: none, all in its mask, or those in its mask that no other mask contains."""
-Inference = Literal["enumerate", "one-shot", "binary"]
 
 
 class SubnetworkConfig(BaseConfig):
@@ -67,33 +61,6 @@ class SubnetworkConfig(BaseConfig):
     is exact to the bit. none: only the deleted is dropped, and the grade says whether others still derive from it."""
 
 
-@dataclass(slots=True)
-class Subnetwork:
-    """What belongs to one task.
-
-    Attributes:
-        bits: its mask, packed.
-        buffers: its running statistics.
-        own: bool ``[N]``, samples that it was trained on.
-        derived: bool ``[N]``, samples that it derives from, through other subnetworks too.
-        reads: the others that it depends on directly.
-        seen: how many subnetworks there were, in order, when it was learned (last).
-        stale: whether it derives from what has been deleted since.
-        scores: kept for KKT.
-        seal: hash of the weights that it computes with.
-    """
-
-    bits: torch.Tensor
-    buffers: tuple[torch.Tensor, ...]
-    own: np.ndarray
-    derived: np.ndarray
-    reads: list[Units] = field(default_factory=list)
-    seen: int = 0
-    stale: bool = False
-    scores: torch.Tensor | None = None
-    seal: str = ""
-
-
 class Subnetworks(Strategy, ABC):
     """One network, and a mask, running statistics and outputs of its own for every set of units that arrives together.
 
@@ -118,8 +85,9 @@ class Subnetworks(Strategy, ABC):
             weight_stage: epochs and learning rate of that, if it trains any.
             inference: how the subnetwork is found where no task is told.
         """
-        self._config, self._setting, self._writes, self._inference = config, setting, writes, inference
+        self._config, self._setting, self._writes = config, setting, writes
         self._canvas = Canvas(setting, config.outputs, config.density)
+        self._answers = Answers(self._canvas, inference)
         self._mask_stage = self._stage(config.mask_epochs, config.mask_lr)
         self._weight_stage = None if weight_stage is None else self._stage(*weight_stage)
         self._nets: dict[Units, Subnetwork] = {}
@@ -176,12 +144,7 @@ class Subnetworks(Strategy, ABC):
         self._check()
         restore = self._interrupt()
         with torch.inference_mode():
-            outputs = self._canvas.blank(batch)
-            for rows, known in self._routes(batch):
-                if known:
-                    part = batch if rows is None else _rows(batch, rows)
-                    answer = self._answer(known, part)
-                    outputs = answer if rows is None else outputs.index_copy(0, rows, answer)
+            outputs = self._answers.to(batch, self._nets)
         restore()
         return outputs
 
@@ -206,7 +169,7 @@ class Subnetworks(Strategy, ABC):
     def state_dict(self) -> State:
         """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
         order = list(self._nets) if self._coupled else sorted(self._nets)
-        state: State = {"subnetworks": [_describe(u, self._nets[u]) for u in order]}
+        state: State = {"subnetworks": [self._nets[u].state_dict(u) for u in order]}
         if self._writes != "nothing":
             state["weights"] = self._canvas.weights.clone()
         if self._writes == "free":
@@ -223,7 +186,7 @@ class Subnetworks(Strategy, ABC):
         self._canvas.weights.copy_(weights)
         if self._writes == "free":
             self._owner = state["owner"].clone().to(self._canvas.device)
-        self._nets = {tuple(entry["units"]): _rebuild(entry, self._canvas.device) for entry in state["subnetworks"]}
+        self._nets = dict(rebuilt(entry, self._canvas.device) for entry in state["subnetworks"])
         try:
             self._verify()
         except IntegrityError as error:
@@ -235,53 +198,69 @@ class Subnetworks(Strategy, ABC):
         units, canvas = experience.units, self._canvas
         key = self._setting.key / "fit" / experience.name / experience.incarnation
         data = door.fetch(experience.sample_ids)
-        known = self._nets.get(units)
-        spans, objective = canvas.spans_of(units), canvas.objective_of(units)
-        scores = initial_scores(canvas.layers, key / "scores", canvas.device)
-        outcome = Outcome()
-        sources: list[Units] = []
-        if known is None:
-            sources, cost = self._sources(data, objective.num_outputs, units, key / "kkt")
-            outcome += cost
-            if sources:
-                scores = torch.stack([self._scores(u) for u in sources]).mean(0)
-        elif known.scores is not None:
-            scores = known.scores.clone()
-        else:
-            scores = deal(scores, unpack(known.bits, len(canvas), canvas.device), spans)
-
-        canvas.put(None if known is None else known.buffers)
+        others = {u: net for u, net in self._nets.items() if u != units}
+        scores, sources, cost = self._start(data, units, key)
+        canvas.put(self._nets[units].buffers if units in self._nets else None)
         self._learning = True
-        steps = self._mask_stage.num_steps(len(data))
-        epochs = self._mask_stage.epochs
-        by_score = ScoreStep(
-            self._mask_stage,
+        mask, trained = self._train_mask(data, units, scores, key)
+        outcome = cost + trained
+        free = self._trainable(units, mask, others)
+        reads = self._reads(others) | set(sources)
+        outcome += self._train_weights(data, units, free, key)
+        self._learning = False
+        self._enter(experience, mask, scores, reads)
+        if self._writes == "free":
+            self._own(units, free)
+        if self._writes == "mask":
+            self._overwrite(units, mask, others)
+        self._seal(units)
+        return outcome.traced(self._lesson_traits(units, mask, free, others))
+
+    def _start(self, data: Data, units: Units, key: Key) -> tuple[torch.Tensor, list[Units], Outcome]:
+        """Return the scores to start from, whose they are, and what finding them cost."""
+        canvas = self._canvas
+        scores = initial_scores(canvas.layers, key / "scores", canvas.device)
+        known = self._nets.get(units)
+        if known is not None:
+            mask = unpack(known.bits, len(canvas), canvas.device)
+            again = deal(scores, mask, canvas.spans_of(units)) if known.scores is None else known.scores.clone()
+            return again, [], Outcome()
+        sources, cost = self._sources(data, units, key / "kkt")
+        if sources:
+            scores = torch.stack([self._scores(u) for u in sources]).mean(0)
+        return scores, sources, cost
+
+    def _train_mask(self, data: Data, units: Units, scores: torch.Tensor, key: Key) -> tuple[torch.Tensor, Outcome]:
+        """Train the scores in place; return the mask that they choose."""
+        canvas, stage = self._canvas, self._mask_stage
+        step = ScoreStep(
+            stage,
             canvas.weights,
             scores,
-            spans,
+            canvas.spans_of(units),
             canvas.model.parameters,
-            epochs,
-            steps,
+            stage.epochs,
+            stage.num_steps(len(data)),
             self._config.schedule,
         )
-        outcome += fit(canvas.model, objective, data, self._mask_stage, key / "mask", optimizer=by_score)
-        mask = by_score.mask
-        others = {u: net for u, net in self._nets.items() if u != units}
-        free = self._trainable(units, mask, others)
-        reads = self._reads(units, others) | set(sources)
-        if self._weight_stage is not None and bool(free.any()):
-            positions = torch.nonzero(free).squeeze(1)
-            steps, epochs = self._weight_stage.num_steps(len(data)), self._weight_stage.epochs
-            by_weight = WeightStep(self._weight_stage, canvas.weights, positions, epochs, steps, self._config.schedule)
-            outcome += fit(canvas.model, objective, data, self._weight_stage, key / "weights", optimizer=by_weight)
-        self._learning = False
+        outcome = fit(canvas.model, canvas.objective_of(units), data, stage, key / "mask", optimizer=step)
+        return step.mask, outcome
 
-        net = known or Subnetwork(
-            pack(mask), (), np.zeros(self._setting.num_samples, bool), np.zeros(self._setting.num_samples, bool)
-        )
-        self._nets[units] = net
-        net.bits, net.buffers = pack(mask), canvas.buffers()
-        canvas.take_off()
+    def _train_weights(self, data: Data, units: Units, free: torch.Tensor, key: Key) -> Outcome:
+        """Train the weights that are free, if there are any; the model computes under the mask already."""
+        canvas, stage = self._canvas, self._weight_stage
+        if stage is None or not bool(free.any()):
+            return Outcome()
+        positions, steps = torch.nonzero(free).squeeze(1), stage.num_steps(len(data))
+        step = WeightStep(stage, canvas.weights, positions, stage.epochs, steps, self._config.schedule)
+        return fit(canvas.model, canvas.objective_of(units), data, stage, key / "weights", optimizer=step)
+
+    def _enter(self, experience: Experience, mask: torch.Tensor, scores: torch.Tensor, reads: set[Units]) -> None:
+        """Write down what has been learned, and what it derives from."""
+        units, size = experience.units, self._setting.num_samples
+        net = self._nets.setdefault(units, Subnetwork(pack(mask), (), np.zeros(size, bool), np.zeros(size, bool)))
+        net.bits, net.buffers = pack(mask), self._canvas.buffers()
+        self._canvas.take_off()
         net.scores = scores if self._config.kkt != "none" else None
         net.own[experience.sample_ids] = True
         net.reads = [u for u in self._nets if u in reads | set(net.reads)]
@@ -290,12 +269,6 @@ class Subnetworks(Strategy, ABC):
             net.derived |= self._nets[u].derived
             net.stale |= self._nets[u].stale
         net.seen = len(self._nets) if self._coupled else 0
-        if self._writes == "free":
-            self._own(units, free)
-        if self._writes == "mask":
-            self._overwrite(units, mask, others)
-        self._seal(units)
-        return outcome.traced(self._lesson_traits(units, mask, free, others))
 
     def _stage(self, epochs: int | None, lr: float) -> FitConfig:
         training = self._setting.training
@@ -308,20 +281,19 @@ class Subnetworks(Strategy, ABC):
             bn_mode=training.bn_mode,
         )
 
-    def _sources(self, data: Data, num_outputs: int, units: Units, key: Key) -> tuple[list[Units], Outcome]:
+    def _sources(self, data: Data, units: Units, key: Key) -> tuple[list[Units], Outcome]:
         """Return whose scores to start from, by KKT, and what the probe cost."""
         if self._config.kkt == "none" or not self._nets:
             return [], Outcome()
         canvas = self._canvas
         count = sample_size(len(data), self._config.kkt_share)
         sample = data.batch(data.positions(key)[:count])
-        targets = sample.y.cpu().numpy()
         qualities = []
         for u in self._nets:
-            self._wear(u)
+            canvas.wear(self._nets[u], self._nets[u].bits, self._nets[u].buffers)
             with torch.inference_mode():
                 features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
-            qualities.append(probe(features.cpu().numpy(), targets, self._config.kkt_neighbours))
+                qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0
         order = list(self._nets)
         chosen = [order[i] for i in worthy(qualities, chance, self._config.kkt)]
@@ -342,7 +314,7 @@ class Subnetworks(Strategy, ABC):
         mine = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
         return mask & ~taken & ((self._owner == 0) | mine)
 
-    def _reads(self, units: Units, others: dict[Units, Subnetwork]) -> set[Units]:
+    def _reads(self, others: dict[Units, Subnetwork]) -> set[Units]:
         """Return the others without which this task's lesson would have gone otherwise, KKT aside.
 
         Every score's gradient is multiplied by its weight, so that one trained weight anywhere is enough; and a mask
@@ -494,61 +466,6 @@ class Subnetworks(Strategy, ABC):
 
         return restore
 
-    def _routes(self, batch: Batch) -> Iterable[tuple[torch.Tensor | None, list[Units]]]:
-        """Yield rows (None: all of them) and the subnetworks that may know them."""
-        if batch.task is None:
-            yield None, list(self._nets)
-            return
-        tasks = batch.task.unique().tolist()
-        for task in tasks:
-            rows = torch.nonzero(batch.task == task).squeeze(1) if len(tasks) > 1 else None
-            yield rows, [u for u in self._nets if task in u]
-
-    def _answer(self, known: Sequence[Units], batch: Batch) -> torch.Tensor:
-        if len(known) == 1:
-            return self._outputs(known[0], batch)
-        if not self._canvas.classifies:
-            return torch.stack([self._outputs(u, batch) for u in known]).mean(0)
-        if self._inference == "enumerate":
-            tried = [self._own_outputs(u, batch) for u in known]
-            chosen = torch.stack([entropy(own) for own in tried]).argmin(0)
-            return _by_choice(chosen, lambda i, rows: self._widened(known[i], tried[i][rows], _rows(batch, rows)))
-        masks = [positions_of(self._nets[u].bits, len(self._canvas), self._canvas.device) for u in known]
-        chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)], device=batch.x.device)
-        return _by_choice(chosen, lambda i, rows: self._outputs(known[i], _rows(batch, rows)))
-
-    def _infer(self, known: Sequence[Units], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
-        canvas = self._canvas
-        outputs = max(canvas.width_of(u) for u in known)
-        with torch.inference_mode(False):
-            x = x.clone()
-            statistics = zip(*(self._nets[u].buffers for u in known), strict=True)
-            canvas.put([torch.stack(b).mean(0, dtype=torch.float64).to(b[0].dtype) for b in statistics])
-            canvas.model.train(False)
-
-            def slopes(coefficients: torch.Tensor) -> torch.Tensor:
-                return entropy_slopes(canvas.model, canvas.weights, masks, coefficients, x, outputs)
-
-            return (one_shot if self._inference == "one-shot" else binary)(slopes, len(known))
-
-    def _outputs(self, units: Units, batch: Batch) -> torch.Tensor:
-        """Return a subnetwork's outputs ``[B, num_outputs]``."""
-        return self._widened(units, self._own_outputs(units, batch), batch)
-
-    def _widened(self, units: Units, own: torch.Tensor, batch: Batch) -> torch.Tensor:
-        objective = self._canvas.objective_of(units)
-        return objective.widen(own, batch)[:, : objective.num_outputs]
-
-    def _own_outputs(self, units: Units, batch: Batch) -> torch.Tensor:
-        """Return a subnetwork's own outputs, the superfluous ones too."""
-        self._wear(units)
-        return self._canvas.objective_of(units).own(self._canvas.model, batch)
-
-    def _wear(self, units: Units) -> None:
-        net = self._nets[units]
-        if not self._canvas.wears(net):
-            self._canvas.wear(net, net.bits, net.buffers)
-
     # --- what it says of itself -------------------------------------------------------------------------------------
 
     def _name(self, units: Units) -> str:
@@ -587,55 +504,10 @@ class Subnetworks(Strategy, ABC):
         if self._nets:
             one = canvas.model.num_bytes()
             trained = (canvas.weights, self._owner) if self._writes != "nothing" else ()
-            kept = [t for net in self._nets.values() for t in (net.bits, *net.buffers, *_some(net.scores))]
-            total = sum(t.numel() * t.element_size() for t in (*kept, *trained))
+            total = sum(t.numel() * t.element_size() for t in trained)
+            total += sum(net.num_bytes() for net in self._nets.values())
             traits["stream"] = {"storage_share": total / (one * len(self._nets))}
         return traits
-
-
-def _describe(units: Units, net: Subnetwork) -> State:
-    entry: State = {
-        "units": list(units),
-        "bits": net.bits.clone(),
-        "buffers": [b.clone() for b in net.buffers],
-        "reads": [list(u) for u in net.reads],
-        "seen": net.seen,
-        "stale": net.stale,
-        "seal": net.seal,
-        "derived": {"own": torch.from_numpy(net.own.copy()), "all": torch.from_numpy(net.derived.copy())},
-    }
-    if net.scores is not None:
-        entry["scores"] = net.scores.clone()
-    return entry
-
-
-def _rebuild(entry: State, device: torch.device) -> Subnetwork:
-    return Subnetwork(
-        bits=entry["bits"].clone(),
-        buffers=tuple(b.clone().to(device) for b in entry["buffers"]),
-        own=entry["derived"]["own"].numpy().copy(),
-        derived=entry["derived"]["all"].numpy().copy(),
-        reads=[tuple(u) for u in entry["reads"]],
-        seen=entry["seen"],
-        stale=entry["stale"],
-        scores=entry["scores"].clone().to(device) if "scores" in entry else None,
-        seal=entry["seal"],
-    )
-
-
-def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
-    task = None if batch.task is None else batch.task[rows]
-    return Batch(batch.ids[rows], batch.x[rows], batch.y[rows], task)
-
-
-def _by_choice(chosen: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return every sample's answer by the one that was chosen for it; `answer` takes one and its rows."""
-    rows = [(i, torch.nonzero(chosen == i).squeeze(1)) for i in chosen.unique().tolist()]
-    return torch.cat([answer(i, r) for i, r in rows])[torch.cat([r for _, r in rows]).argsort()]
-
-
-def _some(scores: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-    return () if scores is None else (scores,)
 
 
 def _count(bits: torch.Tensor) -> int:

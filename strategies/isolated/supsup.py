@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from strategies.base import Setting
-from strategies.isolated._subnetworks import Inference, SubnetworkConfig, Subnetworks
+from strategies.isolated._answers import Inference
+from strategies.isolated._subnetworks import SubnetworkConfig, Subnetworks
 
 
 class Config(SubnetworkConfig):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
+import torch
+from torch.nn import functional as F
 
 # Not where it is used: importing it draws from Python's global generator, which a life must leave alone.
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -18,7 +19,7 @@ the mean over all that are above chance."""
 FIT_SHARE = 0.66
 
 
-def probe(features: np.ndarray, targets: np.ndarray, neighbours: int) -> float:
+def probe(features: torch.Tensor, targets: torch.Tensor, neighbours: int) -> float:
     """Return how well nearest neighbours in the first 66 % predict the rest (Euclidean, majority vote).
 
     Args:
@@ -27,15 +28,22 @@ def probe(features: np.ndarray, targets: np.ndarray, neighbours: int) -> float:
         neighbours: k, at most half of what is fitted.
 
     Returns:
-        Accuracy in [0, 1] for classes, R^2 (at most 1) for real values; 0 if fewer than four samples are there.
+        Accuracy in [0, 1] for classes (among equal votes the lowest class wins), R^2 (at most 1) of the neighbours'
+        mean for real values; 0 if fewer than four samples are there.
     """
     fitted = int(FIT_SHARE * len(features))
     if len(features) < 4:
         return 0.0
-    kind = KNeighborsRegressor if np.issubdtype(targets.dtype, np.floating) else KNeighborsClassifier
-    judge = kind(n_neighbors=max(1, min(neighbours, fitted // 2)), algorithm="brute")
-    judge.fit(features[:fitted], targets[:fitted])
-    return float(judge.score(features[fitted:], targets[fitted:]))
+    k = max(1, min(neighbours, fitted // 2))
+    distances = torch.cdist(features[fitted:], features[:fitted], compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.topk(k, largest=False).indices
+    if targets.is_floating_point():
+        votes, truth = targets[:fitted][nearest], targets[fitted:]
+        spread = float((truth - truth.mean()).square().sum())
+        return 1 - float((votes.mean(1) - truth).square().sum()) / spread if spread else 0.0
+    _, classes = targets.unique(return_inverse=True)
+    votes, truth = classes[:fitted][nearest], classes[fitted:]
+    return float((F.one_hot(votes).sum(1).argmax(1) == truth).float().mean())
 
 
 def worthy(qualities: Sequence[float], chance: float, transfer: Transfer) -> list[int]:
@@ -48,7 +56,7 @@ def worthy(qualities: Sequence[float], chance: float, transfer: Transfer) -> lis
         return []
     if transfer == "all":
         return [i for i, quality in enumerate(qualities) if quality > chance]
-    best = int(np.argmax(qualities))
+    best = max(range(len(qualities)), key=lambda i: qualities[i])
     return [best] if transfer == "always" or qualities[best] > chance else []
 
 

@@ -19,7 +19,18 @@ from strategies.isolated._subnetworks import Subnetworks
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.supermasks import WeightStep, choose, pack, unpack
+from strategies.parts.optimizers import Adam, OptimizerConfig
+from strategies.parts.supermasks import (
+    WeightStep,
+    binary,
+    choose,
+    entropy,
+    entropy_slopes,
+    one_shot,
+    pack,
+    positions_of,
+    unpack,
+)
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
 from streams.ledger import Ledger
@@ -148,19 +159,28 @@ def test_ssnet_does_forget(world: World, tools: Any) -> None:
     assert drift(world.strategy(ssnet), world, tools) > 1.0
 
 
-def leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decay all weights in the exclusive step, as an optimizer with weight decay over whole layers does."""
+def leak(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Let the exclusive step leak: by weight decay over whole layers, or by one optimizer's moments for all tasks."""
     original = WeightStep.step
+    shared: dict[int, Adam] = {}
 
-    def step(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
+    def decay(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         original(self, parameters, gradient)
         self._weights.mul_(1 - 1e-4)
 
-    monkeypatch.setattr(WeightStep, "step", step)
+    def carry(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
+        free = torch.zeros_like(self._weights)
+        free[self._positions] = 1
+        config = OptimizerConfig(optimizer="adam", lr=0.01)
+        shared.setdefault(id(self._weights), Adam(config, self._weights)).step(self._weights, gradient * free)
+        parameters[self._positions] = self._weights[self._positions]
+
+    monkeypatch.setattr(WeightStep, "step", decay if how == "decay" else carry)
 
 
-def test_a_leak_is_an_error_at_once(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leak(monkeypatch)
+@pytest.mark.parametrize("how", ["decay", "moments"])
+def test_a_leak_is_an_error_at_once(how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leak(monkeypatch, how)
     strategy, ledger = world.strategy(exssnet), world.ledger()
     tools.live(strategy, ledger, world.plan.experiences[:1])
     tools.live(strategy, ledger, world.plan.experiences[1:2])
@@ -170,8 +190,11 @@ def test_a_leak_is_an_error_at_once(world: World, tools: Any, monkeypatch: pytes
         tools.live(strategy, ledger, world.plan.experiences[2:3])
 
 
-def test_the_check_for_forgetting_detects_a_leak(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leak(monkeypatch)
+@pytest.mark.parametrize("how", ["decay", "moments"])
+def test_the_check_for_forgetting_detects_a_leak(
+    how: str, world: World, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak(monkeypatch, how)
     monkeypatch.setattr(Subnetworks, "_verify", lambda self: None)
     assert drift(world.strategy(exssnet), world, tools) > 0.01
 
@@ -242,10 +265,9 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
     data = ledger.lend(world.plan.experiences[3].sample_ids)
     qualities = []
     for u in strategy._nets:
-        strategy._wear(u)
-        features = strategy._canvas.model.features(data.all().x).detach().numpy()
-        order = data.positions(Key(0)).numpy()
-        qualities.append(_subnetworks.probe(features[order], data.targets().numpy()[order], 30))
+        strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+        features, order = strategy._canvas.model.features(data.all().x).detach(), data.positions(Key(0))
+        qualities.append(_subnetworks.probe(features[order], data.targets()[order], 30))
     assert max(qualities) < 0.68, "chance is 0.5; three probes of 40 samples each"
 
 
@@ -539,18 +561,18 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
         hits = []
         for unit in range(10):
             x = ledger.lend(plan.units[unit].test_ids).all().x
-            hits += [units[find(strategy, units, part)] == (unit,) for part in x[:160].split(16)]
+            hits += [units[find(strategy, units, part)] == (unit,) for part in x[:320].split(16)]
         return float(np.mean(hits))
 
     def by_slopes(sign: float, how: Any) -> Any:
         def find(strategy: Any, units: Any, x: torch.Tensor) -> int:
             canvas = strategy._canvas
-            masks = [_subnetworks.positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
+            masks = [positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
             canvas.take_off()
             canvas.model.train(False)
 
             def slopes(c: torch.Tensor) -> torch.Tensor:
-                return sign * _subnetworks.entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
+                return sign * entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
 
             return how(slopes, len(units))
 
@@ -559,13 +581,13 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_trying(strategy: Any, units: Any, x: torch.Tensor) -> int:
         means = []
         for u in units:
-            strategy._wear(u)
-            means.append(float(_subnetworks.entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
+            strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+            means.append(float(entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
         return int(np.argmin(means))
 
     masks = life(world, supsup, tools, plan.experiences, density=0.3, outputs=100)
-    assert share(masks, by_slopes(1, _subnetworks.binary)) >= 0.9
-    assert share(masks, by_slopes(-1, _subnetworks.one_shot)) <= 0.2
+    assert share(masks, by_slopes(1, binary)) >= 0.9
+    assert share(masks, by_slopes(-1, one_shot)) <= 0.2
     # The longer and faster weights are trained, the surer every subnetwork is of what it has never seen.
-    trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3)
+    trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3, weight_epochs=4)
     assert share(trained, by_trying) >= 0.85

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
@@ -263,14 +263,16 @@ def test_the_steepest_fall_of_entropy_wins() -> None:
 
 
 def test_a_probe_knows_useful_features() -> None:
-    generator = np.random.default_rng(0)
-    y = generator.integers(0, 2, 90)
-    useful = y[:, None] + 0.1 * generator.normal(size=(90, 3))
+    y = (draw(90) > 0).long() * 5 + 2
+    useful = y.unsqueeze(1) + 0.3 * draw(90, 3, seed=1)
     assert kkt.probe(useful, y, 10) > 0.95
-    assert kkt.probe(useful, generator.permutation(y), 10) < 0.75
-    assert kkt.probe(useful, y.astype(np.float32), 10) > 0.9
+    assert kkt.probe(useful, y[draw(90, seed=2).argsort()], 10) < 0.75
+    assert kkt.probe(useful, y.float(), 10) > 0.9
     assert kkt.probe(useful[:3], y[:3], 10) == 0.0
     assert kkt.probe(useful[:4], y[:4], 200) >= 0.0
+    noisy = draw(90, 3, seed=4) + 0.3 * y.unsqueeze(1)
+    judge = KNeighborsClassifier(7, algorithm="brute").fit(noisy[:59].numpy(), y[:59].numpy())
+    assert kkt.probe(noisy, y, 7) == pytest.approx(judge.score(noisy[59:].numpy(), y[59:].numpy()))
 
 
 def test_who_is_worth_starting_from() -> None:
