@@ -54,10 +54,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sisa": {"shards": 2, "slices": 2},
     "arcane": {"blocks": 2},
     "clpu-der": {"memory": 20, "finer": "coarsen"},
+    "uncle": {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"},
     "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
 }
-CLASSIFIERS = ("arcane", "clpu-der", "pall")
+CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {
