@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from lifelong.capacity.simulate import Simulated, System, simulate
 from lifelong.capacity.theory import (
     batch_cost,
@@ -15,14 +17,14 @@ from lifelong.capacity.theory import (
     training_cost,
     training_per_request,
 )
-from lifelong.config import RunConfig
 from lifelong.manifest import stream_from_manifest
 from lifelong.runner import load_run
-from strategies.isolated import sisa
+from strategies.isolated import s3t, sisa
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.ledger import Ledger
+from streams.ledger import Ledger, Life
+from streams.stream import Stream
 
 DAY = 86_400.0
 
@@ -157,7 +159,7 @@ class Measured:
 
 
 def measured(folder: Path) -> list[Measured]:
-    """Return what requests cost every `sisa` strategy of a run.
+    """Return what requests cost every `sisa` and `s3t` strategy of a run, of those for which there is a closed form.
 
     The closed form takes samples to be deleted at random, and all slices to be of one size.
 
@@ -165,34 +167,60 @@ def measured(folder: Path) -> list[Measured]:
         ConfigError: the run has no such strategy.
     """
     run = load_run(folder)
-    chains = {
-        name: parse(sisa.Config, s.isolated.options, f"strategies.{name}.isolated")
-        for name, s in run.config.strategies.items()
-        if s.isolated is not None and s.isolated.name == "sisa"
-    }
-    if not chains:
-        raise ConfigError(f"--run: {folder} has no strategy 'sisa', for which there is a closed form.")
-    return [_measured(run.config, folder, name, config) for name, config in chains.items()]
-
-
-def _measured(run: RunConfig, folder: Path, name: str, config: sisa.Config) -> Measured:
     stream = stream_from_manifest(folder / "stream.json")
-    table = load_run(folder).tables[name]
-    epochs = run.training.epochs
+    found = []
+    for name, strategy in run.config.strategies.items():
+        if strategy.isolated is None:
+            continue
+        options, where = strategy.isolated.options, f"strategies.{name}.isolated"
+        expected = None
+        if strategy.isolated.name == "sisa":
+            expected = _expected_sisa(stream, parse(sisa.Config, options, where), run.config.training.epochs)
+        elif strategy.isolated.name == "s3t":
+            expected = _expected_s3t(stream, parse(s3t.Config, options, where), run.config.training.epochs)
+        if expected is not None:
+            served = {i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)}
+            rows = run.tables[name].rows
+            visits = sum(r.value or 0.0 for r in rows if r.metric == "backward" and r.event in served)
+            found.append(Measured(name, len(served), visits, expected))
+    if not found:
+        raise ConfigError(f"--run: {folder} has no 'sisa' or 's3t' with options for which there is a closed form.")
+    return found
+
+
+def _expected_sisa(stream: Stream, config: sisa.Config, epochs: int) -> float | None:
+    """Return the sample visits of all requests; every experience has brought its slices to every shard."""
+    if config.trains_on != "cumulative" or config.fresh == "everything":
+        return None
     if config.epochs == "sliced":
         epochs = sisa.stage_epochs(epochs, config.slices)
-    backward = {r.event: r.value or 0.0 for r in table.rows if r.metric == "backward" and r.subject == "event"}
-    ledger, learned = Ledger(stream.source), 0
-    requests, visits, expected = 0, 0.0, 0.0
-    for index, event in enumerate(stream.events):
-        if not isinstance(event, DeletionRequest):
+    ledger, learned, expected = Ledger(stream.source), 0, 0.0
+    for event in stream.events:
+        if isinstance(event, DeletionRequest):
+            live, count = len(ledger.live_ids), len(event.sample_ids)
+            ledger.delete(event)
+            expected += batch_cost(live - count / 2, config.shards, config.slices * learned, count, epochs)
+        else:
             ledger.admit(event)
-            learned += 1
-            continue
-        live, count = len(ledger.live_ids), len(event.sample_ids)
-        ledger.delete(event)
-        slices = config.slices * learned
-        expected += batch_cost(live - count / 2, config.shards, slices, count, epochs)
-        visits += backward.get(index, 0.0)
-        requests += 1
-    return Measured(name, requests, visits, expected)
+            learned += not event.consolidates
+    return expected
+
+
+def _expected_s3t(stream: Stream, config: s3t.Config, epochs: int) -> float | None:
+    """Return the sample visits of all requests: of each experience, those of a lifetime for as many as one lasts."""
+    if config.retrain_when != "all-dead" or config.sequences > config.slices:
+        return None
+    ledger, expected = Ledger(stream.source), 0.0
+    groups: list[np.ndarray] = []
+    for event in stream.events:
+        if isinstance(event, DeletionRequest):
+            for ids in groups:
+                live, count = int((ledger.life[ids] == Life.LEARNED).sum()), int(np.isin(event.sample_ids, ids).sum())
+                each = training_per_request(
+                    live, config.shards, config.slices, config.sequences, config.epochs or epochs
+                )
+                expected += count * each
+            ledger.delete(event)
+        elif not event.consolidates:
+            groups.append(ledger.admit(event).sample_ids)
+    return expected

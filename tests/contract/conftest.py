@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sisa": {"shards": 2, "slices": 2},
     "arcane": {"blocks": 2},
     "clpu-der": {"memory": 20, "finer": "coarsen"},
+    "uncle": {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"},
     "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
     "exssnet": {"density": 0.2},
@@ -82,7 +83,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simnpo": {"epochs": 1},
     "graddiff": {"epochs": 1},
 }
-CLASSIFIERS = ("arcane", "clpu-der", "pall")
+CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")

@@ -21,6 +21,7 @@ from streams.timeline import surviving
 # The state of these grows with what they have seen; everything else must stay as large as it is.
 GROWS = (
     "pall",
+    "uncle",
     "cumulative",
     "independent",
     "frequency-replay",

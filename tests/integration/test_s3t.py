@@ -241,6 +241,17 @@ def test_layers_of_transformers_are_whole_components() -> None:
     assert layers[1] == ["layers.1.attention.query", "layers.1.attention.value"]
 
 
+def test_the_layers_of_a_vision_transformer() -> None:
+    from lifelong.models import vit_tiny
+
+    network = vit_tiny.build(vit_tiny.Config(depth=12, width=8, heads=2), (1, 14, 14), 4)
+    layers = layers_of(network.body)
+    assert [len(layer) for layer in layers] == [2] * 12
+    assert layers[1] == ["inner.layers.1.attention.q_proj", "inner.layers.1.attention.v_proj"]
+    host = AdapterHost(lambda: FlatModel(network), 4, rank=2, alpha=2.0, dropout=0.0, rank_stabilised=True)
+    assert [len(block) for block in host.blocks] == [6] * 4
+
+
 def test_frozen_buffers_stand_still(tools: Any, source: Any) -> None:
     """Batch norm in the backbone neither learns nor moves its statistics."""
 

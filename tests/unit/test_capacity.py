@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lifelong
+from cli.commands.capacity import _numbers
 from lifelong.capacity import theory
 from lifelong.capacity.figure import write_figure
 from lifelong.capacity.simulate import System, simulate, waits
@@ -198,27 +199,35 @@ def test_sizing_a_grid(tmp_path: Path) -> None:
 
 
 def test_a_real_run_costs_what_the_closed_form_says(tmp_path: Path) -> None:
-    requests = [{"after": 1, "scope": "sample", "count": 1}] * 12
+    requests = [{"after": 1, "scope": "sample", "count": 1}] * 30
     config = {
         "scenario": {"name": "class-incremental", "experiences": 1},
         "schedule": {"name": "explicit", "requests": requests},
-        "model": {"name": "mlp", "hidden": [8]},
-        "training": {"epochs": 2},
+        "model": {"name": "mlp", "hidden": [8, 8]},
+        "training": {"epochs": 1, "batch_size": 256},
         "evaluation": {"probe": 10},
         "references": {"kinds": []},
-        "strategies": {"sisa": {"isolated": {"name": "sisa", "shards": 4, "slices": 3}}},
+        "strategies": {
+            "sisa": {"isolated": {"name": "sisa", "shards": 4, "slices": 3}},
+            "s3t": {"isolated": {"name": "s3t", "shards": 1, "slices": 2, "sequences": 2, "alpha": 1.0}},
+            "other": {"learner": "naive"},
+        },
     }
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path)
-    (found,) = measured(run.folder)
-    assert found.requests == 12
-    # Which slices are hit is a draw of 12.
-    assert found.visits / found.expected == pytest.approx(1.0, abs=0.35)
+    found = {m.strategy: m for m in measured(run.folder)}
+    assert set(found) == {"sisa", "s3t"}
+    # Where requests fall is a draw of 30; S3T is trained again about every third.
+    for each in found.values():
+        assert each.requests == 30
+        assert each.visits / each.expected == pytest.approx(1.0, abs=0.35)
     line = [sys.executable, "-c", "from cli.main import main; main()", "capacity", "--requests", "10000", "--json"]
     done = subprocess.run([*line, "--run", str(run.folder)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     out = json.loads(done.stdout)
-    assert out["run"][0]["visits"] == found.visits
+    assert out["run"][0]["visits"] == found["sisa"].visits
     assert [s["system"]["method"] for s in out["systems"]] == ["sisa", "s3t", "s3t"]
-    wrong = subprocess.run([*line, "--shards", "five"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2
-    assert "--shards: 'five'" in wrong.stderr
+
+
+def test_wrong_numbers_say_so() -> None:
+    with pytest.raises(ConfigError, match="--shards: 'five'"):
+        _numbers("shards", "five")

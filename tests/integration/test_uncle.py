@@ -1,0 +1,114 @@
+"""UnCLe: weights of a forgotten task collapse, those of others are held, and nothing is exact about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.build import make_setting, make_source, make_stream
+from lifelong.config import RunConfig
+from lifelong.play import step
+from strategies.isolated.uncle import Config, Uncle, burn_in
+from streams.config import parse
+from streams.errors import RequestError
+from streams.events import DeletionRequest
+from streams.ledger import Ledger
+
+
+class Life:
+    """Two tasks of digits, the first of which is forgotten."""
+
+    def __init__(self, tasks: int = 2, **options: Any) -> None:
+        config = parse(
+            RunConfig,
+            {
+                "scenario": {"name": "task-incremental", "experiences": 5},
+                "schedule": {"name": "explicit", "requests": [{"after": tasks, "scope": "task", "keys": [0]}]},
+                "model": {"name": "mlp", "hidden": [16]},
+                "training": {"optimizer": "adam", "lr": 0.002, "epochs": 6, "batch_size": 32},
+            },
+        )
+        self.stream = make_stream(config, make_source(config))
+        self.setting = make_setting(config, self.stream)
+        small = {"hidden": [32], "chunks": 8, "code": 8, "forgotten": "keep", "preserve": 0.01}
+        self.options = Config.model_validate(small | options)
+        self.strategy = Uncle(self.options, self.setting)
+        self.ledger = Ledger(self.stream.source, self.stream.task_of)
+        for event in self.stream.events[:tasks]:
+            step(self.strategy, event, self.ledger)
+
+    def forget(self) -> Any:
+        request = next(e for e in self.stream.events if isinstance(e, DeletionRequest))
+        return step(self.strategy, request, self.ledger)
+
+    def accuracy(self, task: int) -> float:
+        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
+        return float(self.setting.objective.scores(self.strategy.predict(data), data).mean())
+
+    def weights(self, number: int) -> torch.Tensor:
+        return torch.cat([w.flatten() for w in self.strategy._weights(self.strategy._tasks[number].code).values()])
+
+
+def test_steps_of_requests() -> None:
+    assert [burn_in(100, 20, n) for n in range(8)] == [100, 90, 81, 72, 64, 57, 51, 45]
+    assert burn_in(100, 20, 40) == 20
+
+
+def test_the_weights_of_a_forgotten_task_collapse() -> None:
+    """Noise that is fresh in every step has mean zero, and so is what the network learns to make."""
+    life = Life(steps=600, unlearn=0.1)
+    known = life.accuracy(0)
+    assert known > 0.9
+    assert min(life.accuracy(t) for t in (0, 1)) > 0.8
+    before = life.weights(0).square().mean().sqrt()
+    done = life.forget()
+    after = life.weights(0).square().mean().sqrt()
+    assert float(after) < 0.1
+    assert float(after) < float(before)
+    assert done.samples_read == 0
+    assert (done.outcome.steps, done.outcome.exactness) == (600, "none")
+    assert life.accuracy(0) < 0.75, "two classes: chance is 0.5"
+
+
+def test_holding_the_others_holds_them() -> None:
+    moved = []
+    for preserve in (0.0, 1.0):
+        life = Life(steps=100, unlearn=0.1)
+        object.__setattr__(life.strategy, "_config", life.options.model_copy(update={"preserve": preserve}))
+        before = life.weights(1)
+        life.forget()
+        moved.append(float((life.weights(1) - before).norm()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_a_single_task_can_be_forgotten() -> None:
+    life = Life(tasks=1, steps=20)
+    life.forget()
+    assert bool(life.strategy._hyper.parameters.isfinite().all())
+
+
+def test_chunk_codes_are_trained_in_the_first_task_only() -> None:
+    chunks = [Life(tasks=n).strategy._chunks for n in (1, 2)]
+    start = Uncle(Life(tasks=1).options, Life(tasks=1).setting)._chunks
+    assert not torch.equal(chunks[0], start)
+    assert torch.equal(chunks[0], chunks[1])
+
+
+def test_what_becomes_of_codes() -> None:
+    for forgotten, left in (("drop", 1), ("keep", 2), ("protect", 2)):
+        life = Life(steps=5, forgotten=forgotten)
+        gone = life.stream.requests[0].sample_ids
+        life.forget()
+        assert len(life.strategy._tasks) == left
+        assert np.array_equal(life.strategy.holds(gone)["weights"], gone)
+
+
+def test_parts_of_tasks_are_refused() -> None:
+    life = Life(tasks=1)
+    (ask,) = life.stream.requests[0].asks
+    some = DeletionRequest("request-0", (type(ask)("sample", (), ask.sample_ids[:4], ask.barred_ids, 1),))
+    with pytest.raises(RequestError, match="4 of the"):
+        step(life.strategy, some, life.ledger)
