@@ -59,6 +59,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "npo": {"epochs": 1},
     "simnpo": {"epochs": 1},
     "graddiff": {"epochs": 1},
+    "topr": {"epochs": 1},
+    "task-vector": {"epochs": 1, "batch_size": 64},
 }
 TOGETHER = ("ewc", "replay", "l2")
 # Options that change what is kept or read.
