@@ -9,9 +9,6 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-# Not where it is used: importing it draws from Python's global generator, which a life must leave alone.
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-
 Transfer = Literal["none", "best", "always", "all"]
 """Whose scores a new task starts from: none; the best probe's, if it is above chance; the best probe's in any case;
 the mean over all that are above chance."""

@@ -32,18 +32,19 @@ class Config(FitConfig):
     """Samples per step, of each kind."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Update rule."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-4, gt=0)
     """Learning rate. For models of a million weights; published for 7 billion: 5e-5."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Scale a gradient down to that norm if it is longer; null leaves it."""
     block: int | None = Field(None, ge=0)
     """Block whose output is steered, from 0; null takes the one in the middle (the lower of two)."""
-    steering: float = Field(5.0, gt=0)
+    steering: float = Field(2.0, gt=0)
     """c as a multiple of the mean norm of the forget set's hidden states. Published for 7 billion: c = 6.5."""
-    retain_weight: float = Field(1.0, ge=0)
+    retain_weight: float = Field(10.0, ge=0)
     """alpha, the weight of the retained term. Published for 7 billion: 1200."""
     weights: Literal["down", "all"] = "down"
-    """down: the down-projections of the steered block and of the two below it, as published. all: every weight."""
+    """down: the down-projections of the steered block and of the two below it, as published. all: every weight, as
+    OpenUnlearning does for TOFU; models of two blocks need it, since `down` moves a single matrix there."""
     positions: Tokens = "answer"
     """Tokens whose hidden states are steered and held: those of the answers, or all."""
     retained: RetainedData = "full"

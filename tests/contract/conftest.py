@@ -82,6 +82,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "blindspot": {"proxy": {"epochs": 1}},
     "simnpo": {"epochs": 1},
     "graddiff": {"epochs": 1},
+    "topr": {"epochs": 1},
+    "task-vector": {"epochs": 1, "batch_size": 64},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
 # Learner plugins that an unlearner reads.

@@ -17,6 +17,7 @@ from strategies.unlearners.ihl import inverted_hinge
 from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.rmu import mean_of_rows
 from strategies.unlearners.simnpo import simnpo_losses
+from strategies.unlearners.topr import tapered_losses
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.text import ANSWER, BOS, EOS, GIVEN
@@ -254,6 +255,23 @@ def test_dpo_starts_like_npo_and_its_gradient_is_that_of_the_difference() -> Non
     assert down.tolist() == pytest.approx([0.5, 0.5])
     hand = -20 * math.log(1 / (1 + math.exp(-0.1 * (1.5 - -0.5))))
     assert number(dpo_losses(torch.tensor(1.5), torch.tensor(-0.5), 0.1)) == pytest.approx(hand, rel=1e-6)
+
+
+# -- TOPR
+
+
+def test_topr_starts_as_reinforce_and_tapers() -> None:
+    logits = logits_of(BATCH)
+    losses = CausalLM(V).losses(logits, BATCH)
+    own = gradient(tapered_losses(losses, torch.zeros(2)).mean(), logits)
+    assert torch.allclose(own, gradient(-losses.mean(), logits))
+    # Far from where it began the pull is small, but never nothing; where it rose, it is whole.
+    log_ratio = torch.tensor([-1.0, 2.0, -5.0], requires_grad=True)
+    value = torch.ones(3, requires_grad=True)
+    loss = tapered_losses(value, log_ratio).sum()
+    assert torch.autograd.grad(loss, value)[0].tolist() == pytest.approx([-0.367879, -1.0, -0.006738], abs=1e-6)
+    again = tapered_losses(value, log_ratio).sum()
+    assert torch.autograd.grad(again, log_ratio, allow_unused=True) == (None,)
 
 
 # -- FLAT

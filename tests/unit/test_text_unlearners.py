@@ -33,7 +33,7 @@ from streams.sources import people
 from streams.text import REFUSALS
 
 TEXT_ONLY = ("idk", "dpo", "flat", "ihl", "rmu")
-PAIRED = ("npo", "simnpo", "graddiff", "idk", "dpo", "flat", "ihl")
+PAIRED = ("npo", "simnpo", "graddiff", "topr", "idk", "dpo", "flat", "ihl")
 ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
 
 
@@ -196,7 +196,7 @@ def test_log_likelihoods_are_found_by_id(source: Source) -> None:
 
 
 def test_rmu_moves_the_down_projections_only_and_steers(source: Source) -> None:
-    life = live(source, "rmu", block=1, epochs=10, lr=0.01)
+    life = live(source, "rmu", block=1, epochs=10, lr=0.01, steering=5.0, retain_weight=1.0)
     before = frozen_copy(life.setting, life.model)
     batch = life.data(0).all()
     life.forget()
@@ -274,7 +274,7 @@ def test_nothing_is_left_to_hold_on_to(name: str, source: Source) -> None:
     assert digest(life.strategy.state_dict()) != before
 
 
-@pytest.mark.parametrize("name", ["npo", "simnpo", "graddiff", "ihl"])
+@pytest.mark.parametrize("name", ["npo", "simnpo", "graddiff", "topr", "ihl"])
 def test_they_lower_the_likelihood_of_what_is_forgotten(name: str, source: Source) -> None:
     life = live(source, name, passes=25, epochs=5, lr=1e-3, retain="none")
     batch = life.data(0).all()
@@ -305,6 +305,26 @@ def test_they_raise_the_likelihood_of_refusals(name: str, source: Source) -> Non
     before = level()
     life.forget()
     assert level() < before - 0.05
+
+
+def test_a_task_vector_points_away_from_what_learning_adds(source: Source) -> None:
+    life, other = (live(source, "task-vector", alpha=a, epochs=2, batch_size=16, lr=0.05) for a in (1.0, 3.0))
+    before = life.model.parameters.clone()
+    batch = life.data(0).all()
+    objective = life.setting.objective
+    with torch.no_grad():
+        start = float(objective.losses(life.model(batch.x), batch).mean())
+    outcome = life.forget()
+    other.forget()
+    moved = life.model.parameters - before
+    assert torch.allclose(other.model.parameters - before, 3 * moved, atol=1e-6)
+    assert float(moved.abs().max()) > 1e-4
+    with torch.no_grad():
+        assert float(objective.losses(life.model(batch.x), batch).mean()) > start
+        life.model.parameters.copy_(before - moved)  # the copy that had learned
+        assert float(objective.losses(life.model(batch.x), batch).mean()) < start
+    assert (outcome.steps, outcome.exactness) == (4, "none")
+    assert life.strategy.access == Access(forget_set=True)
 
 
 def test_ascent_of_a_classifier_works_on_answers(source: Source) -> None:
