@@ -78,7 +78,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "eu-k": {"epochs": 1, "k": 1},
     "npo": {"epochs": 1},
     "laf": {"epochs": 1, "vae_epochs": 1, "max_ratio": None},
-    "concept-poisoning": {"epochs": 1, "patch": "none", "concept_samples": 10},
+    "concept-poisoning": {"epochs": 1, "patch": "none", "concept_samples": 3},
     "blindspot": {"proxy": {"epochs": 1}},
     "simnpo": {"epochs": 1},
     "graddiff": {"epochs": 1},

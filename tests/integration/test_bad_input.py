@@ -39,6 +39,12 @@ EVERY_KIND = (
     "ascent: {learner: [l2, replay], unlearner: gradient-ascent}, both: {learner: ewc, unlearner: neggrad-plus}, "
     "ignored: {learner: cumulative, unlearner: none}, alone: {isolated: independent}}"
 )
+# Those that can serve a request that leaves nothing to retain.
+WITHOUT_REST = (
+    EVERY_KIND.replace("finetune", "ssd")
+    .replace("neggrad-plus", "amnesiac")
+    .replace("learner: ewc", "learner: [ewc, update-log]")
+)
 EVERY_REFERENCE = "references.kinds=[retrained, retrained-2, original, withheld, no-op, fresh]"
 
 Result = tuple[int, str, str]
@@ -344,7 +350,8 @@ def test_one_class_only(call: Call) -> None:
 @pytest.mark.parametrize("asked", ["schedule=none", requests("after: 1, scope: sample, count: 1")])
 def test_one_sample_only(call: Call, asked: str) -> None:
     one = "scenario={name: recurring, classes: 1, classes_per_task: 1, tasks: 1, samples_per_class: 1}"
-    lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", asked, "--set", EVERY_KIND))
+    kinds = EVERY_KIND if asked == "schedule=none" else WITHOUT_REST
+    lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", asked, "--set", kinds))
     assert lines["tuned"]["average_accuracy"]["n"] == 1
     assert lines["tuned"]["forgetting_from_first"]["value"] == (None if asked == "schedule=none" else 0)
 
@@ -360,9 +367,15 @@ def test_a_class_deleted_entirely(call: Call) -> None:
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_everything_deleted(call: Call, after: int) -> None:
-    """At the end nothing is held: scores are undefined with a reason, and exact strategies are as good as new."""
+    """At the end nothing is held: scores are undefined with a reason, and exact strategies are as good as new.
+
+    What must retain something is refused before it starts.
+    """
     asked = f"after: {after}, scope: class, keys: {list(range(10 if after == 3 else 4))}"
-    arguments = ["--set", requests(asked), "--set", EVERY_KIND, "--set", EVERY_REFERENCE]
+    code, _, err = call("run", "tiny.yaml", "--set", requests(asked), "--set", EVERY_KIND)
+    assert code == 2
+    assert "nothing is left to retain. Those that can: " in err
+    arguments = ["--set", requests(asked), "--set", WITHOUT_REST, "--set", EVERY_REFERENCE]
     lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", *arguments))
     for line in lines.values():
         if after == 3:
