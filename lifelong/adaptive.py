@@ -13,7 +13,8 @@ from strategies.base import Setting, Strategy
 from streams.errors import StreamError
 from streams.events import Event
 from streams.ledger import Ledger
-from streams.plan import Aim
+from streams.plan import Aim, Plan, Wish
+from streams.randomness import Key
 from streams.source import Source
 
 _BATCH = 512
@@ -42,19 +43,23 @@ class Requester:
         self._lived = 0
         self._strategy: Strategy | None = None
 
-    def __call__(self, aim: Aim, events: tuple[Event, ...], live: np.ndarray, count: int) -> np.ndarray:
-        """Return the `count` sample ids among `live` that the aim is surest of, given what was published so far.
+    def __call__(
+        self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key
+    ) -> np.ndarray:
+        """Return the ids that the aim is surest of, given what was published so far; see `streams.plan.Choose`.
 
         Raises:
             StreamError: the strategy publishes fewer models.
         """
+        aim = wish.choice
+        assert isinstance(aim, Aim)
         if self._strategy is None:
             self._strategy, self._setting = self._build(aim.publisher)
         for event in events[self._lived :]:
             step(self._strategy, event, self._ledger)
         self._lived = len(events)
-        sure = self._sureness(self._strategy, aim.constituent, live)
-        chosen: np.ndarray = live[np.argsort(-sure, kind="stable")[:count]]
+        sure = self._sureness(self._strategy, aim.constituent, candidates)
+        chosen: np.ndarray = candidates[np.argsort(-sure, kind="stable")[: wish.count]]
         return chosen
 
     def _sureness(self, strategy: Strategy, constituent: int, ids: np.ndarray) -> np.ndarray:

@@ -75,9 +75,8 @@ def _choose(config: RunConfig, plan: Plan) -> Choose:
     )
 
     def choose(plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key) -> np.ndarray:
-        if isinstance(wish.choice, Aim):
-            return requester(wish.choice, events, candidates, wish.count)
-        return chooser(plan, events, candidates, wish, key)
+        chosen_by = requester if isinstance(wish.choice, Aim) else chooser
+        return chosen_by(plan, events, candidates, wish, key)
 
     return choose
 

@@ -15,6 +15,8 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
 
+Units = tuple[int, ...]
+
 
 class Config(BaseConfig):
     """`independent` has no options."""
@@ -35,9 +37,10 @@ class Independent(Strategy):
         self._setting = setting
         self._model = setting.make_model()
         self._loaded = self._initial = self._model.state_dict()
-        # One network serves all models. Their states are replaced and never changed, so that nobody has to copy them.
-        self._states: dict[tuple[int, ...], dict[str, object]] = {}
-        self._derived: dict[tuple[int, ...], np.ndarray] = {}
+        # One network answers for all models. Their states are replaced and never changed: nobody has to copy them.
+        self._states: dict[Units, dict[str, object]] = {}
+        self._trained: dict[Units, FlatModel] = {}
+        self._derived: dict[Units, np.ndarray] = {}
 
     @property
     def access(self) -> Access:
@@ -51,10 +54,13 @@ class Independent(Strategy):
         derived = self._derived.get(units, np.zeros(self._setting.num_samples, dtype=bool)).copy()
         derived[experience.sample_ids] = True
         data = door.fetch(experience.sample_ids)
-        model = self._load(self._states.get(units, self._initial))
-        self._loaded = {}
+        model = self._setting.make_model()
+        if units in self._states:
+            model.load_state_dict(self._states[units])
+        self._trained[units] = model
         outcome = fit(model, self._setting.objective, data, self._setting.training, key)
-        self._loaded = self._states[units] = model.state_dict()
+        del self._trained[units]
+        self._states[units] = model.state_dict()
         self._derived[units] = derived
         return outcome
 
@@ -72,8 +78,9 @@ class Independent(Strategy):
     @torch.inference_mode()
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return log probabilities ``[B, C]`` (with one model: its outputs)."""
-        self._model.train(False)
-        if not self._states:
+        for model in (self._model, *self._trained.values()):
+            model.train(False)
+        if not self._known:
             return self._setting.objective.outputs(self._load(self._initial), batch)
         return self._pool(batch) if batch.task is None else self._route(batch, batch.task)
 
@@ -105,8 +112,15 @@ class Independent(Strategy):
         self._states = {units: entry["model"] for units, entry in entries.items()}
         self._derived = {units: entry["derived"].numpy() for units, entry in entries.items()}
 
+    @property
+    def _known(self) -> list[Units]:
+        return sorted({*self._states, *self._trained})
+
+    def _model_of(self, units: Units) -> FlatModel:
+        """Return a network with the weights of one model: while that is trained, as they are then."""
+        return self._trained[units] if units in self._trained else self._load(self._states[units])
+
     def _load(self, state: dict[str, object]) -> FlatModel:
-        """Return the network with the weights of one model."""
         if state is not self._loaded:
             self._model.load_state_dict(state)
             self._loaded = state
@@ -115,17 +129,17 @@ class Independent(Strategy):
     def _route(self, batch: Batch, tasks: torch.Tensor) -> torch.Tensor:
         outputs = self._setting.objective.outputs(self._load(self._initial), batch)
         for task in tasks.unique().tolist():
-            models = [self._states[units] for units in sorted(self._states) if task in units]
+            models = [units for units in self._known if task in units]
             if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
                 part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows], tasks[rows])
                 outputs[rows] = self._mean_outputs(models, part)
         return outputs
 
-    def _mean_outputs(self, models: list[dict[str, object]], batch: Batch) -> torch.Tensor:
+    def _mean_outputs(self, models: list[Units], batch: Batch) -> torch.Tensor:
         """Return the outputs of one model, or what several say together."""
         objective = self._setting.objective
-        outputs = [objective.outputs(self._load(m), batch) for m in models]
+        outputs = [objective.outputs(self._model_of(u), batch) for u in models]
         if len(models) == 1:
             return outputs[0]
         p = [objective.probabilities(o, batch) for o in outputs]
@@ -135,12 +149,12 @@ class Independent(Strategy):
     def _pool(self, batch: Batch) -> torch.Tensor:
         objective = self._setting.objective
         if isinstance(objective, CausalLM):  # every model may know the answer: the mean of what they say of each token
-            said = [objective.outputs(self._load(self._states[u]), batch).softmax(2) for u in sorted(self._states)]
+            said = [objective.outputs(self._model_of(u), batch).softmax(2) for u in self._known]
             return torch.stack(said).mean(0).log()
         total: torch.Tensor | None = None
         known: torch.Tensor | None = None
-        for units in sorted(self._states):
-            outputs = objective.outputs(self._load(self._states[units]), batch)
+        for units in self._known:
+            outputs = objective.outputs(self._model_of(units), batch)
             p = objective.probabilities(outputs, batch)
             classes = sorted({c for u in units for c in self._setting.units[u].classes})
             if p is None:  # no classes to speak for: the models' mean output
