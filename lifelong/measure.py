@@ -143,7 +143,6 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
     }
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
     rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
-    rows += [row(event, "run", "event", name, value, 1) for name, value in sorted(outcome.notes.items())]
     rows += [row(event, "run", s, name, v, 1) for s, traits in outcome.traits.items() for name, v in traits.items()]
     happened = stream.events[event]
     if isinstance(happened, DeletionRequest):

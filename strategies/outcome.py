@@ -16,11 +16,10 @@ class Outcome:
         steps: optimizer steps.
         forward, backward: samples passed through the network, each way (a sample in k epochs counts k times).
         losses: named terms of the last epoch, means per sample.
-        traits: numbers that the strategy tells of its own state, by subject (a unit, a layer, ``A > B`` for a pair of
-            units, ``stream`` for the whole) and metric; the runner puts them into the table as they are.
+        traits: numbers that the strategy tells of itself, by subject (``event`` for what was done, a unit, a layer,
+            ``A > B`` for a pair of units, ``stream`` for the whole) and metric; they go into the table as they are.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
-        notes: what else is worth a number, by name (stages trained, samples given up ...).
     """
 
     steps: int = 0
@@ -28,25 +27,33 @@ class Outcome:
     backward: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     exactness: Exactness | None = None
-    notes: dict[str, float] = field(default_factory=dict)
     traits: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __add__(self, other: Outcome) -> Outcome:
-        """Return both, one after the other; the later loss and the later note of a name stand."""
+        """Return both, one after the other; the later loss and the later trait of a name stand."""
+        subjects = dict.fromkeys([*self.traits, *other.traits])
         return Outcome(
             self.steps + other.steps,
             self.forward + other.forward,
             self.backward + other.backward,
             self.losses | other.losses,
             other.exactness or self.exactness,
-            self.notes | other.notes,
-            self.traits | other.traits,
+            {s: self.traits.get(s, {}) | other.traits.get(s, {}) for s in subjects},
         )
+
+    @property
+    def notes(self) -> dict[str, float]:
+        """What the strategy tells of the event itself."""
+        return self.traits.get("event", {})
 
     def graded(self, exactness: Exactness) -> Outcome:
         """Return this outcome with an exactness grade."""
         return replace(self, exactness=exactness)
 
     def traced(self, traits: dict[str, dict[str, float]]) -> Outcome:
-        """Return this outcome with more traits."""
+        """Return this outcome with more traits; those of a subject that it has some of already are replaced."""
         return replace(self, traits=self.traits | traits)
+
+    def noted(self, **notes: float) -> Outcome:
+        """Return this outcome with these notes on the event in place of any others."""
+        return self.traced({"event": notes})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 import numpy as np
@@ -123,7 +122,7 @@ class Arcane(Strategy):
                 done = chain.learn(Stage(experience.name, experience.incarnation, block, own), door)
                 stages += done.notes.get("stages", 0.0)
                 outcome += done
-        return replace(outcome, notes={"stages": stages})
+        return outcome.noted(stages=stages)
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every class that saw a sample again from before the first block with one; drop what has none left."""
@@ -133,7 +132,7 @@ class Arcane(Strategy):
             stages += done.notes.get("stages", 0.0)
             outcome += done
         self._chains = {c: chain for c, chain in self._chains.items() if chain.stages}
-        return replace(outcome, notes={"stages": stages}).graded("bits")
+        return outcome.noted(stages=stages).graded("bits")
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> torch.Tensor:

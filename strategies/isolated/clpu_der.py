@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
@@ -170,7 +170,7 @@ class ClpuDer(Strategy):
             before = self._score(task.model, data)
             outcome += self._absorb(task, experience, door)
             drop = before - self._score(self._main, data)
-            outcome += Outcome(forward=2 * len(data), notes={"consolidation_drop": drop})
+            outcome += Outcome(forward=2 * len(data)).noted(consolidation_drop=drop)
             task.model = None
             self._temporary.remove(task)
             self._permanent.append(task)
@@ -314,7 +314,7 @@ class ClpuDer(Strategy):
         return self._names / experience.name / experience.incarnation
 
     def _noted(self, outcome: Outcome) -> Outcome:
-        return replace(outcome, notes=outcome.notes | {"stranded_samples": float(len(self._given_up))})
+        return outcome.noted(**outcome.notes, stranded_samples=float(len(self._given_up)))
 
     def _loaded(self, saved: dict[str, Any]) -> _Task:
         model = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
@@ -427,4 +427,4 @@ class Pall(Strategy):
         return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
 
     def _noted(self, outcome: Outcome) -> Outcome:
-        return replace(outcome, notes={"stranded_samples": float(len(self._given_up))})
+        return outcome.noted(stranded_samples=float(len(self._given_up)))

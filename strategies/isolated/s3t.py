@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 import numpy as np
@@ -143,7 +143,7 @@ class S3T(Strategy):
         for number in range(len(shards)):
             outcome += self._train(group, number, door, self._names)
         notes = self._notes() | {"stages": float(sum(len(shard.stages) for shard in shards)), "exhausted": 0.0}
-        return replace(outcome, notes=notes)
+        return outcome.noted(**notes)
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Switch off what saw a slice with a deleted sample; train again where nothing usable is left."""
@@ -163,7 +163,7 @@ class S3T(Strategy):
                 trained += len(group.shards[number].stages)
         self._groups = [g for g in self._groups if any(_live(shard) for shard in g.shards)]
         notes = self._notes() | {"stages": float(trained), "exhausted": float(exhausted)}
-        return replace(outcome, notes=notes).graded("law" if self._config.fresh else "bits")
+        return outcome.noted(**notes).graded("law" if self._config.fresh else "bits")
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:

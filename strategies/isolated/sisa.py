@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, final
 
 import numpy as np
@@ -109,7 +109,7 @@ class Sisa(Strategy):
                 done = chain.learn(Stage(experience.name, experience.incarnation, part, own), door)
                 stages += done.notes.get("stages", 0.0)
                 outcome += done
-        return replace(outcome, notes={"stages": stages})
+        return outcome.noted(stages=stages)
 
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every shard that holds a sample again from before the first slice with one; leave the others alone."""
@@ -121,7 +121,7 @@ class Sisa(Strategy):
             done = chain.forget(request.sample_ids, door, again)
             stages += done.notes.get("stages", 0.0)
             outcome += done
-        return replace(outcome, notes={"stages": stages}).graded("law" if self._config.fresh == "stages" else "bits")
+        return outcome.noted(stages=stages).graded("law" if self._config.fresh == "stages" else "bits")
 
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return the log shares of votes, or of mean probability, ``[B, C]``; for a regressor the mean output."""
@@ -180,7 +180,7 @@ class Sisa(Strategy):
             done = self.learn(experience, door)
             stages += done.notes["stages"]
             outcome += done
-        return replace(outcome, notes={"stages": stages})
+        return outcome.noted(stages=stages)
 
     def _train(self, state: np.ndarray, data: Data, key: Key) -> tuple[np.ndarray, Outcome]:
         unpack(self._model, state)

@@ -92,7 +92,7 @@ class Chain:
         state, outcome = self._train(self.state, door.fetch(ids), key)
         self.stages.append(replace(stage, delta=encode(state, self.state)))
         self.state = state
-        return replace(outcome, notes={"stages": 1.0})
+        return outcome.noted(stages=1.0)
 
     def forget(self, deleted: np.ndarray, door: Door, key: Key | None = None) -> Outcome:
         """Go back to before the first stage that saw any of `deleted`, and train from there without it."""
@@ -107,7 +107,7 @@ class Chain:
         for stage in later:
             outcome += self.learn(stage, door, key)
             trained += bool(len(stage.ids))
-        return replace(outcome, notes={"stages": float(trained)})
+        return outcome.noted(stages=float(trained))
 
     def derived_from(self, ids: np.ndarray) -> np.ndarray:
         """Return those of `ids` that some stage has seen."""
