@@ -149,7 +149,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": "naive",
         "unlearner": {"name": "influence", "form": "woodfisher", "samples": 20, "damping": 1.0},
     },
-    "naive+npo(alone)": {"learner": "naive", "unlearner": {"name": "npo", "alpha": 0.0, "epochs": 1}},
+    "naive+npo(alone)": {"learner": "naive", "unlearner": {"name": "npo", "retain": "none", "epochs": 1}},
     "replay+finetune(memory)": {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},

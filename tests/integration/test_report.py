@@ -277,7 +277,17 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional |= {"relearn_steps", "anamnesis", "readout_accuracy", "layer_distance", "layer_distance_max"}  # audits
     optional |= {m for m in METRICS if "lira" in m or m.startswith(("forgetting_score", "forgetting_eps"))}  # shadows
     optional |= {"attack_success", "unnamed_fit", "recovery"}  # corrupted sources
-    optional |= {"mask_density", "mask_overlap", "free_share", "inherited", "capacity_used", "storage_share"}
+    optional |= {"mask_density", "mask_overlap", "free_share", "inherited", "capacity_used", "storage_share"}  # masks
+    optional |= {
+        "stages",
+        "stranded_samples",
+        "served_stages",
+        "exhausted",
+        "consolidation_drop",
+    }  # stages
+    optional |= {"probability", "truth_ratio", "rouge_recall", "exact_memorisation", "extraction_strength"}  # text
+    optional |= {"loss_auc", "min_k_auc", "min_k_plus_plus_auc", "priv_leak", "ks_distance"}
+    optional |= {"forget_quality", "model_utility"}
     assert set(METRICS) - found == optional
 
 

@@ -266,7 +266,7 @@ def test_ascent_forgets_a_class_alone_under_a_mask() -> None:
     choice = parse(StrategyConfig, {"unlearner": {"name": "gradient-ascent", "lr": 0.01}})
     strategy = make_strategy(choice, prepared.setting, "strategy")
     ledger, accuracies = Ledger(prepared.stream.source), []
-    evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, 256, "cpu")
+    evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, config.evaluation, "cpu")
     for event in prepared.stream.events:
         step(strategy, event, ledger)
         accuracies.append(evaluator.evaluate(strategy).scores[prepared.stream.source.y[prepared.plan.ids] == 3].mean())

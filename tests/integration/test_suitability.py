@@ -52,7 +52,7 @@ def test_a_forget_set_that_is_the_whole_data() -> None:
     everything = [{"after": 1, "scope": "task", "keys": [0]}]
     with pytest.raises(ConfigError, match=r"nothing is left to retain\. Those that can: .*gradient-ascent.*retrain"):
         prepare(config("finetune", everything))
-    for name in ("retrain", "none", "gradient-ascent", "ssd", {"name": "npo", "alpha": 0.0}):
+    for name in ("retrain", "none", "gradient-ascent", "ssd", {"name": "npo", "retain": "none"}):
         prepare(config(name, everything))
 
 
