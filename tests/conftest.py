@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
 torch.set_num_threads(1)
+# Processes that tests start and interrupt inherit this; a shell that runs in the background would have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_source(

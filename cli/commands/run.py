@@ -153,7 +153,9 @@ class _Interruption:
             if raising:
                 raise KeyboardInterrupt
 
-        before = signal.signal(signal.SIGINT, handle)
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:  # as in a script that was sent to the background
+            signal.signal(signal.SIGINT, handle)
         try:
             yield
         finally:
