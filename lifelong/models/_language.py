@@ -95,6 +95,42 @@ class LoRA(BaseConfig):
         return network
 
 
+class TinyConfig(BaseConfig):
+    """Options of all small language models."""
+
+    width: int = Field(128, ge=8)
+    """Size of a hidden state; `heads` must divide it."""
+    depth: int = Field(2, ge=1)
+    """Number of blocks."""
+    heads: int = Field(4, ge=1)
+    """Attention heads."""
+    inner: int = Field(384, ge=8)
+    """Width inside a feed-forward layer."""
+    context: int = Field(512, ge=8)
+    """Most tokens of a row."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of attention weights while training."""
+    tied: bool = True
+    """Whether the head is the embedding."""
+    lora: LoRA | None = None
+    """Train low-rank adapters in place of the weights; null trains the weights."""
+
+    def check(self, name: str, input_shape: tuple[int, ...]) -> None:
+        """Refuse inputs that are no text, and sizes that do not fit.
+
+        Raises:
+            ConfigError: says which, and what to do.
+        """
+        check_text(name, input_shape, self.context)
+        if self.width % self.heads:
+            raise ConfigError(f"model.heads: {self.heads} heads do not divide width {self.width}.")
+
+    def network(self, inner: Any, num_outputs: int) -> Network:
+        """Return a transformers decoder with a new head, and adapters if they are wanted."""
+        network = language_network(inner, self.width, num_outputs, self.tied)
+        return network if self.lora is None else self.lora.adapt(network)
+
+
 def _linear_layers(blocks: nn.Module) -> tuple[list[str], bool]:
     """Return the names of all linear layers, and whether they keep their weights transposed (as GPT-2's do)."""
     from transformers.pytorch_utils import Conv1D

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from lifelong.models._language import LoRA, check_text, language_network
+from lifelong.models._language import TinyConfig
 from strategies.parts.model import Network
-from streams.config import Config as BaseConfig
-from streams.errors import ConfigError
 
 
-class Config(BaseConfig):
+class Config(TinyConfig):
     """Options of `tiny-mixtral`."""
 
-    width: int = Field(128, ge=8)
-    """Size of a hidden state; `heads` must divide it."""
-    depth: int = Field(2, ge=1)
-    """Number of blocks."""
-    heads: int = Field(4, ge=1)
-    """Attention heads."""
     inner: int = Field(256, ge=8)
     """Width inside an expert."""
     experts: int = Field(4, ge=2)
     """Experts in every block; trained without a loss that balances them."""
-    context: int = Field(512, ge=8)
-    """Most tokens of a row."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout of attention weights while training."""
-    tied: bool = True
-    """Whether the head is the embedding."""
-    lora: LoRA | None = None
-    """Train low-rank adapters in place of the weights; null trains the weights."""
 
 
 def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Network:
@@ -39,9 +23,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     Raises:
         ConfigError: the inputs are no text, or the sizes do not fit.
     """
-    check_text("tiny-mixtral", input_shape, config.context)
-    if config.width % config.heads:
-        raise ConfigError(f"model.heads: {config.heads} heads do not divide width {config.width}.")
+    config.check("tiny-mixtral", input_shape)
     from transformers import MixtralConfig, MixtralModel
 
     inner = MixtralModel(
@@ -59,5 +41,4 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
             pad_token_id=None,
         )
     )
-    network = language_network(inner, config.width, num_outputs, config.tied)
-    return network if config.lora is None else config.lora.adapt(network)
+    return config.network(inner, num_outputs)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
@@ -133,37 +132,21 @@ class Independent(Strategy):
             if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
                 part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows], tasks[rows])
-                outputs[rows] = self._mean_outputs(models, part)
+                said = [self._setting.objective.outputs(self._model_of(u), part) for u in models]
+                outputs[rows] = self._setting.objective.blend(said, part)
         return outputs
-
-    def _mean_outputs(self, models: list[Units], batch: Batch) -> torch.Tensor:
-        """Return the outputs of one model, or what several say together."""
-        objective = self._setting.objective
-        outputs = [objective.outputs(self._model_of(u), batch) for u in models]
-        if len(models) == 1:
-            return outputs[0]
-        p = [objective.probabilities(o, batch) for o in outputs]
-        known = [q for q in p if q is not None]
-        return torch.stack(known).mean(0).log() if known else torch.stack(outputs).mean(0)
 
     def _pool(self, batch: Batch) -> torch.Tensor:
         objective = self._setting.objective
-        if isinstance(objective, CausalLM):  # every model may know the answer: the mean of what they say of each token
-            said = [objective.outputs(self._model_of(u), batch).softmax(2) for u in self._known]
-            return torch.stack(said).mean(0).log()
-        total: torch.Tensor | None = None
-        known: torch.Tensor | None = None
-        for units in self._known:
-            outputs = objective.outputs(self._model_of(units), batch)
+        said = {units: objective.outputs(self._model_of(units), batch) for units in self._known}
+        if not objective.by_class:
+            return objective.blend(list(said.values()), batch)
+        total = torch.zeros(len(batch), objective.num_outputs, device=batch.x.device)
+        known = torch.zeros(objective.num_outputs, device=batch.x.device)
+        for units, outputs in said.items():
             p = objective.probabilities(outputs, batch)
+            assert p is not None
             classes = sorted({c for u in units for c in self._setting.units[u].classes})
-            if p is None:  # no classes to speak for: the models' mean output
-                p, classes = outputs, list(range(outputs.shape[1]))
-            if total is None or known is None:
-                total, known = torch.zeros_like(p), torch.zeros(p.shape[1], device=p.device)
             total[:, classes] += p[:, classes]
             known[classes] += 1
-        assert total is not None
-        assert known is not None
-        mean = total / known.clamp(min=1)
-        return mean if objective.num_outputs == 1 else mean.log()
+        return (total / known.clamp(min=1)).log()

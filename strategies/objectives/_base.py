@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +22,8 @@ class Objective(ABC):
 
     measure: ClassVar[str]
     """Name of the score; higher is better."""
+    by_class: ClassVar[bool] = True
+    """Whether an output column stands for a class, so that a model can speak for some of them only."""
 
     @classmethod
     @abstractmethod
@@ -92,6 +95,14 @@ class Objective(ABC):
     def margins(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
         """Return log p(y | x) - log(1 - p(y | x)) of every sample, ``[B]``, or None where no class is predicted."""
         return None
+
+    def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Return the outputs that predict the mean of what several models predict; of one model: its own."""
+        if len(outputs) == 1:
+            return outputs[0]
+        said = [self.probabilities(o, batch) for o in outputs]
+        known = [p for p in said if p is not None]
+        return torch.stack(known).mean(0).log() if known else torch.stack(list(outputs)).mean(0)
 
     @abstractmethod
     def fisher_terms(

@@ -177,6 +177,10 @@ class CausalLM(Objective):
         """Return the distribution of the first token of each answer, ``[B, V]``."""
         return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
 
+    def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Return the log of the mean of what the models say of every token, ``[B, T, V]``."""
+        return outputs[0] if len(outputs) == 1 else torch.stack([o.softmax(2) for o in outputs]).mean(0).log()
+
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
         hidden = model.features(batch.x)

@@ -22,6 +22,7 @@ class Regression(Objective):
     """Scalar regression; the score is minus the absolute error."""
 
     measure: ClassVar[str] = "negative_absolute_error"
+    by_class: ClassVar[bool] = False
 
     @classmethod
     def for_data(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.parts.layers import last_layers
-from strategies.unlearners._last_layers import LastLayersConfig, train_last_layers
-from strategies.unlearners._retained import retained_access, some_retained_data
-from streams.events import DeletionRequest
+from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 
 
 class Config(LastLayersConfig):
@@ -16,32 +12,8 @@ class Config(LastLayersConfig):
 
 
 @final
-class CFk(Unlearner):
+class CFk(LastLayers):
     """Fine-tunes the last k layers."""
 
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Make sure that there are k layers.
-
-        Raises:
-            ConfigError: there are fewer.
-        """
-        super().__init__(config, setting)
-        last_layers(setting.make_model(), config.k, "cf-k.k")
-
-    @property
-    def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train the last k layers on what is left."""
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "cf-k" / request.name
-        return train_last_layers(learner, data, self.config, key, "cf-k.k").graded("none")
+    name: ClassVar[str] = "cf-k"

@@ -75,12 +75,12 @@ class World:
     def ledger(self) -> Ledger:
         return Ledger(self.source, self.plan.task_of)
 
-    def test_of(self, unit: int) -> Any:
+    def held_out_of(self, unit: int) -> Any:
         ledger = self.ledger()
         return ledger.lend(self.plan.units[unit].test_ids).all()
 
     def accuracy(self, strategy: Any, unit: int) -> float:
-        batch = self.test_of(unit)
+        batch = self.held_out_of(unit)
         return float(self.setting.objective.scores(strategy.predict(batch), batch).mean())
 
     def request(self, *units: int, ids: np.ndarray | None = None) -> DeletionRequest:
@@ -100,7 +100,7 @@ def world(digits: Source) -> World:
 
 
 def logits(strategy: Any, world: World, units: Iterable[int]) -> list[torch.Tensor]:
-    return [strategy.predict(world.test_of(u)) for u in units]
+    return [strategy.predict(world.held_out_of(u)) for u in units]
 
 
 def same(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
@@ -185,7 +185,7 @@ def test_a_leak_is_an_error_at_once(how: str, world: World, tools: Any, monkeypa
     tools.live(strategy, ledger, world.plan.experiences[:1])
     tools.live(strategy, ledger, world.plan.experiences[1:2])
     with pytest.raises(IntegrityError, match="subnetwork of task-0 have changed"):
-        strategy.predict(world.test_of(0))
+        strategy.predict(world.held_out_of(0))
     with pytest.raises(IntegrityError):
         tools.live(strategy, ledger, world.plan.experiences[2:3])
 
@@ -206,7 +206,7 @@ def test_a_changed_weight_is_an_error_at_once(world: World, tools: Any) -> None:
     position = int(torch.nonzero(strategy._owner == 2)[0])
     strategy._canvas.weights[position] += 1e-6
     for act in (
-        lambda: strategy.predict(world.test_of(0)),
+        lambda: strategy.predict(world.held_out_of(0)),
         lambda: tools.live(strategy, ledger, world.plan.experiences[2:3]),
         lambda: strategy.forget(world.request(0), ledger.door(strategy.access, NONE)),
     ):
@@ -459,7 +459,7 @@ def test_the_surest_subnetwork_answers_where_no_task_is_told(digits: Source, too
 
 def test_slopes_answer_sample_by_sample(digits: Source, tools: Any) -> None:
     world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=2)
-    batch = world.test_of(0).part(0, 6)
+    batch = world.held_out_of(0).part(0, 6)
     for how in ("one-shot", "binary"):
         strategy = life(world, supsup, tools, world.plan.experiences, inference=how, outputs=40)
         together = strategy.predict(batch)
@@ -477,13 +477,13 @@ def test_looking_on_changes_nothing(world: World, tools: Any) -> None:
         strategy, seen = world.strategy(module), []
 
         def look(step: int, strategy: Any = strategy, seen: list[torch.Tensor] = seen) -> None:
-            seen.append(strategy.predict(world.test_of(0)))
+            seen.append(strategy.predict(world.held_out_of(0)))
 
         with observed(look):
             tools.live(strategy, world.ledger(), world.plan.experiences[:3])
         assert digest(strategy.state_dict()) == digest(quiet.state_dict())
         assert len(seen) > 100
-        assert torch.equal(seen[-1], quiet.predict(world.test_of(0)))
+        assert torch.equal(seen[-1], quiet.predict(world.held_out_of(0)))
 
 
 def image_world(build: Any, digits: Source, size: int, repeat: int) -> World:
