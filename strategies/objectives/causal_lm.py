@@ -81,7 +81,11 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
     part = x[:, 1, 1:length]
     counts = part == ANSWER if tokens == "answer" else part > 0
     rows, columns = counts.nonzero(as_tuple=True)
-    return Scored(logits[rows, columns], x[rows, 0, columns + 1].long(), rows, len(x))
+    targets = x[rows, 0, columns + 1].long()
+    if len(rows) == counts.numel():  # full rows of text: nothing has to be picked
+        return Scored(logits[:, :-1].flatten(0, 1), targets, rows, len(x))
+    # One index is several times as fast to go back through as two.
+    return Scored(logits.flatten(0, 1).index_select(0, rows * length + columns), targets, rows, len(x))
 
 
 @final

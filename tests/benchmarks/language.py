@@ -22,7 +22,7 @@ from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import corpora
 
-BATCH, ROUNDS = 32, 5
+BATCH, ROUNDS = 32, 3
 
 
 def model_for(source: Source) -> FlatModel:

@@ -390,3 +390,16 @@ def test_what_the_other_estimators_weigh() -> None:
     assert torch.allclose(plain, losses)
     assert torch.allclose(same, losses)
     assert torch.allclose(weight, (-losses).exp())
+
+
+def test_full_rows_are_counted_like_others() -> None:
+    x = torch.tensor([[[BOS, 3, 4, 5], [1, 2, 2, 2]], [[BOS, 6, 3, 4], [1, 2, 2, 2]]], dtype=torch.int32)
+    batch = Batch(torch.arange(2), x, torch.zeros(2, dtype=torch.long))
+    logits = logits_of(batch)
+    log_p = logits.detach().log_softmax(2)
+    hand = [-np.mean([float(log_p[r, t, int(x[r, 0, t + 1])]) for t in range(3)]) for r in range(2)]
+    losses = CausalLM(V).losses(logits, batch)
+    assert losses.tolist() == pytest.approx(hand, rel=1e-9)
+    padded = replace(batch, x=torch.nn.functional.pad(x, (0, 1)))  # goes the other way
+    longer = torch.cat([logits, torch.zeros(2, 1, V, dtype=torch.float64)], 1)
+    assert torch.equal(CausalLM(V).losses(longer, padded), losses)
