@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_
 from strategies.parts.model import FlatModel
 
 
-class Tied(Plugin):
+class Tied(Plugin, ABC):
     """Adds the gradient of (curvature / 2) (theta - anchor)^2, in closed form, from the second experience on."""
 
     config: TieConfig
@@ -33,9 +34,9 @@ class Tied(Plugin):
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
     @property
+    @abstractmethod
     def curvature(self) -> float:
         """Second derivative of the penalty, per unit of importance."""
-        raise NotImplementedError
 
     def begin(self, lesson: Lesson) -> None:
         """Prepare the penalty's gradient."""
