@@ -1,6 +1,6 @@
-"""Write configuration.md and metrics.md from the code and the numbers in choosing.md from results; ``--check`` compares.
+"""Write configuration.md and metrics.md, and the numbers in choosing.md, from code and results; ``--check`` compares.
 
-The pages are generated so that they cannot disagree with what the program does, and with what its studies have measured; a
+The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
 
 - ``<!-- STUDY: CRITERION -->``: the criterion's estimate and verdict;
