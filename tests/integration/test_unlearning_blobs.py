@@ -13,12 +13,14 @@ import torch
 
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
+from lifelong.metrics.relearning import SLACK, Relearning, anamnesis, relearn_time
 from lifelong.play import ledger_after, step
 from strategies.base import Setting, State
 from strategies.composed import Composed
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.outcome import Outcome
+from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
 from streams.config import parse
@@ -238,6 +240,52 @@ def test_dampening_a_class(fx: Blobs) -> None:
     strategy, _, _ = fx.served({"name": "ssd", "alpha": 5.0}, request)
     assert fx.accuracy(strategy, request.sample_ids) < 0.4
     assert fx.accuracy(strategy, fx.rest(request)) > 0.97
+
+
+def test_nothing_is_more_than_n_over_n_f_times_as_important_to_the_forget_set(fx: Blobs) -> None:
+    request = fx.request(*CLASS_0)
+    model, ledger = fx.served({"name": "none"}, request)[0].learner.model, Ledger(fx.source)
+    model.train(False)
+    ours, whole = (
+        diagonal_fisher(model, fx.setting.objective, ledger.lend(ids), "empirical", Key(0), 256)[0]
+        for ids in (request.sample_ids, fx.source.train_ids)
+    )
+    bound = len(fx.source.train_ids) / len(request.sample_ids)
+    assert (ours <= bound * whole * (1 + 1e-4) + 1e-20).all()
+    assert (ours > 0.5 * bound * whole).any(), "and the bound is nearly reached"
+
+
+def test_retraining_leaves_no_tensor_as_it_was(fx: Blobs) -> None:
+    request = fx.request(*CLASS_0)
+    strategy, _, before = fx.served({"name": "retrain"}, request)
+    model = strategy.learner.model
+    for name, where in model.slices.items():
+        assert not torch.isclose(model.parameters[where], before["parameters"][where]).all(), name
+    again, _, _ = fx.served({"name": "retrain"}, request)
+    assert digest(again.learner.model.state_dict()) == digest(model.state_dict())
+
+
+def test_relearning_a_class_takes_a_retrained_model_hundreds_of_steps(fx: Blobs) -> None:
+    request = fx.request(*CLASS_0)
+    ledger = Ledger(fx.source)
+    forgotten, retained = ledger.lend(request.sample_ids).all(), ledger.lend(fx.rest(request)[:400]).all()
+    held_out = ledger.lend(fx.source.test_ids[fx.source.class_ids[fx.source.test_ids] == 0]).all()
+    lesson = Relearning(fx.setting, Key(0) / "relearn", 450)
+    times = {}
+    threshold = None
+    for name in ("none", "retrain", "random-label"):
+        options = {"epochs": 10, "lr": 0.05} if name == "random-label" else {}
+        model = fx.served({"name": name, **options}, request)[0].network()
+        before = digest(model.state_dict())
+        curve = lesson.curve(model, forgotten, retained, held_out)
+        assert digest(model.state_dict()) != before
+        threshold = threshold or float(curve[0]) + SLACK
+        times[name] = relearn_time(curve, threshold)
+    assert times["none"] == 0
+    assert times["retrain"] is not None
+    assert 200 <= times["retrain"] <= 400
+    assert anamnesis(times["retrain"], times["retrain"], 450) == 1.0
+    assert 0.6 <= (anamnesis(times["random-label"], times["retrain"], 450) or 0) <= 1.2
 
 
 @cache

@@ -27,6 +27,7 @@ from lifelong.metrics.membership import (
 )
 from lifelong.metrics.per_sample import attack, log_ratios, rmia
 from lifelong.metrics.quality import Quality, agreement, average_gap, request_slope, tow_factors
+from lifelong.metrics.relearning import readout
 from streams.errors import LifelongError
 
 # --- quality --------------------------------------------------------------------------------------------------------
@@ -125,6 +126,18 @@ def test_two_sided_exposure_is_seen_by_ks_and_not_by_auc() -> None:
     assert membership_ks(draw.normal(size=400), zeros, others, zeros) < 0.12
     assert membership_ks(others, zeros, others, zeros) == 0.0
     assert membership_ks(others, zeros, others, zeros + 1) is None
+
+
+def test_a_readout_finds_what_is_hidden_and_not_what_is_gone() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    hidden = draw.normal(size=(200, 5)) + 3 * labels[:, None]
+    gone = draw.normal(size=(200, 5))
+    for features, low, high in ((hidden, 0.95, 1.0), (gone, 0.0, 0.65)):
+        train, test = features[::2], features[1::2]
+        y = labels[::2]
+        found = readout(train[y == 0], y[y == 0], train[y == 1], y[y == 1], test, labels[1::2])
+        assert low <= found <= high
 
 
 # --- distances ------------------------------------------------------------------------------------------------------
