@@ -1,20 +1,35 @@
-"""Write docs/configuration.md and docs/metrics.md from the code; with ``--check`` only compare.
+"""Write configuration.md and metrics.md, and the numbers in choosing.md, from code and results; ``--check`` compares.
 
-Both pages are generated so that they cannot disagree with what the program does; a test runs the check.
+The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
+test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
+
+- ``<!-- STUDY: CRITERION -->``: the criterion's estimate and verdict;
+- ``<!-- STUDY: A - B, WHAT -->``: the estimate of a comparison;
+- ``<!-- table STUDY -->``: all comparisons of a study, a row for each strategy;
+- ``<!-- table unlearners -->``: what every unlearner reads and serves.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from lifelong.annotate import Option, options
 from lifelong.config import RunConfig
 from lifelong.metrics.catalogue import MEASURES, METRICS, OF_MEASURE, Metric
+from lifelong.preparation import prepare
 from lifelong.study.config import StudyConfig
-from streams.registry import KINDS, entries, load
+from strategies.base import Unlearner
+from streams.config import parse
+from streams.errors import ConfigError
+from streams.registry import KINDS, class_of, entries, load
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "studies" / "results"
+MARK = re.compile(r"<!-- (?!end)(.+?) -->(.*?)<!-- end -->", re.DOTALL)
 SKIPPED_KINDS = {"trackers"}  # chosen by flags of the command line, without options
 
 
@@ -60,6 +75,82 @@ def metrics() -> str:
     )
 
 
+def choosing() -> str:
+    """Return docs/choosing.md with what its marks name filled in."""
+    return MARK.sub(lambda m: f"<!-- {m[1]} -->{_marked(m[1])}<!-- end -->", (DOCS / "choosing.md").read_text("utf-8"))
+
+
+def _marked(mark: str) -> str:
+    if mark == "table unlearners":
+        return "\n" + _unlearners()
+    name, _, what = mark.partition(": ")
+    table = name.startswith("table ")
+    outcome = _outcome(name.removeprefix("table "))
+    if outcome is None:
+        return "\nNot measured yet.\n" if table else "not measured yet"
+    return "\n" + _differences(outcome) if table else _evidence(outcome, what)
+
+
+def _outcome(study: str) -> dict[str, Any] | None:
+    """Return what is kept of a study, of its largest size."""
+    if not (DOCS.parent / "studies" / f"{study}.yaml").exists():
+        raise SystemExit(f"docs/choosing.md names a study that does not exist: {study}")
+    for size in ("full", "small"):
+        if (file := RESULTS / f"{study}-{size}.json").exists():
+            kept: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            return kept
+    return None
+
+
+def _evidence(outcome: dict[str, Any], what: str) -> str:
+    """Return the estimate of a criterion or of a comparison, linked to where it comes from."""
+    link = f"reproduction.md#{outcome['name']}-{outcome['size']}"
+    for verdict in outcome["verdicts"]:
+        if verdict["name"] == what:
+            return f"[{_estimate(verdict['estimate'])}, {verdict['outcome']}]({link})"
+    for c in outcome["comparisons"]:
+        if f"{c['of']} - {c['minus']}, {c['what']}" == what:
+            return f"[{_estimate(c['estimate'])}]({link})"
+    raise SystemExit(f"docs/choosing.md: the study {outcome['name']} has neither criterion nor comparison {what!r}")
+
+
+def _differences(outcome: dict[str, Any]) -> str:
+    columns = list(dict.fromkeys((c["what"], c["minus"]) for c in outcome["comparisons"]))
+    rows = list(dict.fromkeys(c["of"] for c in outcome["comparisons"]))
+    cells = {(c["of"], c["what"], c["minus"]): _estimate(c["estimate"]) for c in outcome["comparisons"]}
+    heads = " | ".join(f"{what}, minus `{minus}`" for what, minus in columns)
+    lines = [f"| | {heads} |", "| --- " * (len(columns) + 1) + "|"]
+    lines += [f"| `{row}` | " + " | ".join(cells.get((row, *column), "") for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _estimate(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return "undefined"
+    if estimate["low"] is None:
+        return f"{estimate['mean']:.2g}"
+    return f"{estimate['mean']:.2g} [{estimate['low']:.2g}, {estimate['high']:.2g}]"
+
+
+def _unlearners() -> str:
+    """Return what every unlearner reads by default, and what it serves."""
+    setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
+    lines = ["| unlearner | reads | requests | predicts | |", "| --- | --- | --- | --- | --- |"]
+    text = []
+    for name, entry in entries("unlearners").items():
+        module = load("unlearners", name)
+        try:
+            unlearner: Unlearner = class_of(module, Unlearner)(module.Config(), setting)
+        except ConfigError:  # it refuses to be built for a classifier
+            text.append(f"`{name}`")
+            continue
+        scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
+        what = "any" if unlearner.targets == "any" else unlearner.targets
+        served = ("whole classes: " if unlearner.whole_classes else "") + scopes
+        lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
+    return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"
+
+
 def _better(metric: Metric) -> str:
     words = {
         "zero": "closer to 0",
@@ -82,9 +173,10 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    """Write both pages, or compare them with what would be written."""
+    """Write all pages, or compare them with what would be written."""
     stale = []
-    for name, text in (("configuration.md", configuration()), ("metrics.md", metrics())):
+    pages = (("configuration.md", configuration()), ("metrics.md", metrics()), ("choosing.md", choosing()))
+    for name, text in pages:
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:

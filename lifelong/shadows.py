@@ -3,12 +3,14 @@
 One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and
 were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on
 a model that has forgotten nothing, the control that an attack works. They are cached like references, and shared by
-all runs that have the same strategy; the retrained ones by all strategies with the same learner.
+all runs that have the same strategy; the retrained ones by all strategies with the same learner. Small models of
+several lives are trained at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +19,22 @@ from lifelong.comparison import lives_of
 from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.metrics.audits import counting_tests, is_private
 from lifelong.metrics.forgetting_score import epsilon_bound, forgetting_score
-from lifelong.metrics.per_sample import Attack, attack
+from lifelong.metrics.klom import klom
+from lifelong.metrics.per_sample import Attack, attack, rmia
 from lifelong.metrics.requests import mean_rows
 from lifelong.preparation import Prepared
 from lifelong.references import Cost, reference_config
 from lifelong.table import Row, row
 from strategies.base import Strategy
+from strategies.parts.together import together
 from streams.events import Ask, Event, Experience
 from streams.randomness import Key
 from streams.timeline import surviving, with_ids
 
+STACKED = 16
+"""How many lives go on at once; small models are trained as one (`strategies.parts.together`)."""
 _SEEDS = 4_000_037
+_POPULATION = 200
 _NO_CLASS = "the objective predicts no class"
 
 
@@ -39,13 +46,15 @@ class _Moment:
 
 
 class _Onlooker:
-    """Measures what shadows are lived for: log odds of all forgotten samples, and accuracy on what is kept."""
+    """Measures what shadows are lived for: log odds of forgotten and unseen samples, and accuracy on what is kept."""
 
     def __init__(self, p: Prepared, evaluator: Evaluator, targets: np.ndarray) -> None:
-        self._plan, self._evaluator, self._targets = p.plan, evaluator, targets
+        tests = counting_tests(p.plan, len(p.stream.events) - 1)
+        unseen = tests[(Key(0) / "population").order(p.plan.ids[tests])[:_POPULATION]]
+        self._plan, self._evaluator, self._targets = p.plan, evaluator, np.concatenate([targets, unseen])
 
     def evaluate(self, strategy: Strategy, event: int) -> Outputs:
-        """Return the log odds of the targets, and mean scores on live training and on test data."""
+        """Return the log odds of the targets and of unseen samples, and mean scores on live and on test data."""
         scores = self._evaluator.evaluate(strategy).scores
         margins = self._evaluator.margins(strategy, self._targets)
         nothing = np.zeros(0, dtype=np.float32)
@@ -108,9 +117,10 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
     after = {e for a in audits for e in (a.event, last)}
     lives = _Lives(p, name, onlooker, ids, sorted(after | {a.event - 1 for a in audits}))
     retrained = _Lives(p, name, onlooker, ids, sorted(after))
-    for life in range(count):
-        lives.add(life, retrained=False)
-        retrained.add(life, retrained=True)
+    for start in range(0, count, STACKED):
+        group = range(start, min(start + STACKED, count))
+        lives.add(group, retrained=False)
+        retrained.add(group, retrained=True)
     inside = np.stack([is_inside(life, ids) for life in range(count)])
     rows: list[Row] = []
     for audit in audits:
@@ -118,10 +128,12 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
         if not lives.known:
             rows.append(row(audit.event, "run", audit.request.name, "ulira_auc", None, len(columns), _NO_CLASS))
             continue
-        before = attack(lives.margins(audit.event - 1)[:, columns], inside[:, columns])
-        rows.append(_auc_row(audit.event, audit, "lira_auc", before))
+        before = lives.margins(audit.event - 1)
+        rows.append(_auc_row(audit.event, audit, "lira_auc", attack(before[:, columns], inside[:, columns])))
         for event in sorted({audit.event, last} if audit.until > last else {audit.event}):
-            rows += _attack_rows(event, audit, attack(lives.margins(event)[:, columns], inside[:, columns]))
+            margins = lives.margins(event)
+            rows += _attack_rows(event, audit, attack(margins[:, columns], inside[:, columns]))
+            rows += _rmia_rows(event, audit, margins[:, columns], margins[:, len(targets) :], inside[:, columns])
             rows += _score_rows(event, audit, lives, retrained, inside, columns)
     return rows + _means(audits, rows, last), lives.cost + retrained.cost
 
@@ -134,7 +146,12 @@ def _means(audits: list[Audit], rows: list[Row], last: int) -> list[Row]:
         ("immediate", [r for r in rows if r.event == served[r.subject]]),
         ("final", [r for r in rows if r.event == last]),
     ):
-        for r in mean_rows(last, "run", chosen, ("ulira_auc", "forgetting_score_ratio", "forgetting_epsilon")):
+        for r in mean_rows(
+            last,
+            "run",
+            chosen,
+            ("ulira_auc", "rmia_auc", "forgetting_score_ratio", "forgetting_epsilon", "klom_median"),
+        ):
             result.append(replace(r, metric=f"{label}_{r.metric}"))
     return result
 
@@ -150,15 +167,25 @@ class _Lives:
         self.known = True
 
     def margins(self, event: int) -> np.ndarray:
-        """Return log odds ``[J, T]`` after `event`."""
+        """Return log odds ``[J, T + Z]`` after `event`: of all targets, then of unseen samples."""
         return np.stack(self._margins[event]).astype(np.float64)
 
     def kept(self, event: int) -> np.ndarray:
         """Return the mean accuracy over lives on live training data and on test data, ``[2]``."""
         return np.stack(self._kept[event]).mean(0)
 
-    def add(self, life: int, retrained: bool) -> None:
-        """Live one, or find it in the cache."""
+    def add(self, group: Sequence[int], retrained: bool) -> None:
+        """Live some at once, or find them in the cache."""
+        started = time.perf_counter()
+        for points, cost in together([lambda life=life: self._live(life, retrained) for life in group]):  # type: ignore[misc]
+            for point, outputs in points:
+                self.known = self.known and "margins" in outputs.details
+                self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
+                self._kept[point.event].append(outputs.details["kept"])
+            self.cost += replace(cost, seconds=0.0)
+        self.cost += Cost(seconds=time.perf_counter() - started)
+
+    def _live(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
         p, strategy = self._p, self._p.config.strategies[self._name]
         seed = (p.config.seed + 1) * _SEEDS + life
         if retrained:
@@ -169,11 +196,7 @@ class _Lives:
         for moment in self._moments:
             events = p.stream.events[: moment + 1]
             wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
-        for point, outputs in family.compute(wanted):
-            self.known = self.known and "margins" in outputs.details
-            self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
-            self._kept[point.event].append(outputs.details["kept"])
-        self.cost += family.cost
+        return list(family.compute(wanted)), family.cost
 
 
 def _auc_row(event: int, audit: Audit, metric: str, found: Attack | None) -> Row:
@@ -189,10 +212,18 @@ def _attack_rows(event: int, audit: Audit, found: Attack | None) -> Iterator[Row
             yield row(event, "run", audit.request.name, f"ulira_{metric}", getattr(found, metric), found.n)
 
 
+def _rmia_rows(event: int, audit: Audit, phi: np.ndarray, population: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
+    found = rmia(phi, population, inside)
+    for metric in ("auc", "low", "high", "tpr_1"):
+        value, n = (None, 0) if found is None else (getattr(found, metric), found.n)
+        why = "there are too few shadows, or no unseen samples"
+        yield row(event, "run", audit.request.name, f"rmia_{metric}", value, n, why)
+
+
 def _score_rows(
     event: int, audit: Audit, lives: _Lives, retrained: _Lives, inside: np.ndarray, columns: np.ndarray
 ) -> Iterator[Row]:
-    """Yield the challenge's score: lives that unlearned a sample against lives retrained without it."""
+    """Yield the challenge's score and KLoM: lives that unlearned a sample against lives retrained without it."""
     ours, theirs = lives.margins(event)[:, columns], retrained.margins(event)[:, columns]
     half = len(theirs) // 2
     a = [ours[inside[:, c], i] for i, c in enumerate(columns)]
@@ -201,6 +232,7 @@ def _score_rows(
     null, _ = forgetting_score(other, b)
     ratio = np.prod(lives.kept(event) / retrained.kept(event))
     bounds = [epsilon_bound(x, y) for x, y in zip(a, b, strict=True)]
+    apart, apart_null = (np.array([klom(x, y) for x, y in zip(side, b, strict=True)]) for side in (a, other))
     values = {
         "forgetting_score": score,
         "forgetting_score_null": null,
@@ -208,6 +240,9 @@ def _score_rows(
         "forgetting_score_final": score * float(ratio),
         "forgetting_epsilon": float(np.median(eps)),
         "forgetting_epsilon_bound": float(np.mean(bounds)),
+        "klom_median": float(np.median(apart)),
+        "klom_95": float(np.percentile(apart, 95)),
+        "klom_median_null": float(np.median(apart_null)),
     }
     for metric, value in values.items():
         yield row(event, "run", audit.request.name, metric, value, len(columns), "two sets of retrained lives score 0")

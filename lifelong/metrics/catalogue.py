@@ -376,6 +376,26 @@ METRICS: dict[str, Metric] = {
     ),
     "ulira_tpr_1": Metric("True positive rate of U-LiRA at 1 % false positives.", "share", "neither", 0.01),
     "ulira_tpr_01": Metric("True positive rate of U-LiRA at 0.1 % false positives.", "share", "neither", 0.001),
+    "rmia_auc": Metric(
+        "AUC of RMIA, an attack on single samples that weighs a sample's likelihood against that of unseen ones; 0.5, "
+        "chance, is what retraining gives.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
+    "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
+    "rmia_tpr_1": Metric("True positive rate of RMIA at 1 % false positives.", "share", "neither", 0.01),
+    "klom_median": Metric(
+        "Median over forgotten samples of KLoM: divergence of the log odds in lives that unlearned the sample from "
+        "those in retrained lives; compare with klom_median_null.",
+        "nats",
+        "lower",
+    ),
+    "klom_95": Metric("95 % quantile over forgotten samples of KLoM.", "nats", "lower"),
+    "klom_median_null": Metric(
+        "Median KLoM of retrained lives from other retrained ones: what a perfect method gets.", "nats", "neither"
+    ),
     "forgetting_score": Metric(
         "Forgetting score F of the NeurIPS 2023 challenge: mean worth of every forgotten sample's epsilon, between "
         "shadow lives that unlearned it and retrained ones. Even retraining scores about 0.2.",

@@ -1,4 +1,4 @@
-"""Attacks on single samples with many models: LiRA and U-LiRA.
+"""Attacks on single samples with many models: LiRA, U-LiRA and RMIA.
 
 Every model has lived with a random half of the targets. Where a sample was learned and unlearned it is *in*, where it
 never occurred it is *out*; both kinds have unlearned something, so that they differ in nothing but the sample. The
@@ -17,7 +17,10 @@ from streams.errors import LifelongError
 
 OWN_VARIANCE = 64
 """From that many models of a kind on, every sample has variances of its own; below, they are pooled over samples."""
+GAMMA = 2.0
+"""How many times as likely x must have become as z, beside the reference models, for x to count as known (RMIA)."""
 _RESAMPLES = 200
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,17 @@ class Attack:
     accuracy: float
     tpr_1: float
     tpr_01: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """What an attack without a natural threshold achieves; the attributes are those of `Attack`."""
+
+    auc: float
+    low: float
+    high: float
+    tpr_1: float
     n: int
 
 
@@ -84,8 +98,7 @@ def attack(phi: np.ndarray, inside: np.ndarray, key_seed: int = 0) -> Attack | N
     Returns:
         None if there are too few models or samples.
     """
-    number = np.arange(len(phi))
-    halves = (number[number // 2 % 2 == 0], number[number // 2 % 2 == 1])
+    halves = _halves(len(phi))
     finite = np.isfinite(phi).all(0)
     phi, inside = phi[:, finite], inside[:, finite]
     if not phi.shape[1] or len(halves[1]) < 4:
@@ -93,18 +106,58 @@ def attack(phi: np.ndarray, inside: np.ndarray, key_seed: int = 0) -> Attack | N
     ratios = np.zeros(phi.shape)
     for fit, judged in (halves, halves[::-1]):
         ratios[judged] = log_ratios(phi, inside, fit, judged)
+    hits, misses = ratios[inside], ratios[~inside]
+    low, high = _interval(ratios, inside, key_seed)
+    accuracy = (np.mean(hits > 0) + np.mean(misses <= 0)) / 2
+    return Attack(
+        _auc(hits, misses), low, high, float(accuracy), _tpr(hits, misses, 0.01),
+        _tpr(hits, misses, 0.001), ratios.size,
+    )  # fmt: skip
+
+
+def rmia(phi: np.ndarray, population: np.ndarray, inside: np.ndarray, key_seed: int = 0) -> Ratings | None:
+    """Attack every model by RMIA (Zarifzadeh et al. 2024, arXiv 2312.03262), with the other half as references.
+
+    The score of x in a model is the share of unseen samples z for which p(x) / mean p(x) is at least `GAMMA` times
+    p(z) / mean p(z); means are over the reference models, half of which had x. It needs few of them, and no variances.
+
+    Args:
+        phi: ``[J, T]`` log odds of the targets; halves as in `attack`.
+        population: ``[J, Z]`` log odds of samples that no model learned.
+        inside: bool ``[J, T]``.
+        key_seed: of the resampling.
+
+    Returns:
+        None if there are too few models, targets or unseen samples.
+    """
+    halves = _halves(len(phi))
+    if not phi.shape[1] or not population.shape[1] or len(halves[1]) < 4:
+        return None
+    x, z = (1 / (1 + np.exp(-np.clip(side, -500, 500))) for side in (phi, population))
+    scores = np.zeros(phi.shape)
+    for fit, judged in (halves, halves[::-1]):
+        against = np.sort(GAMMA * z[judged] / np.maximum(z[fit].mean(0), _TINY), axis=1)
+        ours = x[judged] / np.maximum(x[fit].mean(0), _TINY)
+        found = [np.searchsorted(row, mine, side="right") for row, mine in zip(against, ours, strict=True)]
+        scores[judged] = np.stack(found) / population.shape[1]
+    hits, misses = scores[inside], scores[~inside]
+    return Ratings(_auc(hits, misses), *_interval(scores, inside, key_seed), _tpr(hits, misses, 0.01), scores.size)
+
+
+def _halves(models: int) -> tuple[np.ndarray, np.ndarray]:
+    number = np.arange(models)
+    return number[number // 2 % 2 == 0], number[number // 2 % 2 == 1]
+
+
+def _interval(scores: np.ndarray, inside: np.ndarray, key_seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the AUC, by resampling models."""
     generator = np.random.default_rng(key_seed)
     aucs = []
     for _ in range(_RESAMPLES):
-        drawn = generator.integers(0, len(phi), len(phi))
-        aucs.append(_auc(ratios[drawn][inside[drawn]], ratios[drawn][~inside[drawn]]))
-    hits, misses = ratios[inside], ratios[~inside]
+        drawn = generator.integers(0, len(scores), len(scores))
+        aucs.append(_auc(scores[drawn][inside[drawn]], scores[drawn][~inside[drawn]]))
     low, high = np.percentile(aucs, [2.5, 97.5])
-    accuracy = (np.mean(hits > 0) + np.mean(misses <= 0)) / 2
-    return Attack(
-        _auc(hits, misses), float(low), float(high), float(accuracy), _tpr(hits, misses, 0.01),
-        _tpr(hits, misses, 0.001), ratios.size,
-    )  # fmt: skip
+    return float(low), float(high)
 
 
 def _auc(hits: np.ndarray, misses: np.ndarray) -> float:

@@ -67,6 +67,7 @@ def beside_retraining(facts: Facts) -> str:
         of("anamnesis", "anamnesis", ".2f"),
         of("readout gap", "gap_readout_accuracy", "+.3f"),
         of("U-LiRA", "ulira_auc", ".3f", "run"),
+        of("RMIA", "rmia_auc", ".3f", "run"),
         of("LiRA before", "lira_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]

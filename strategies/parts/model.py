@@ -126,6 +126,11 @@ class FlatModel:
         finally:
             self._fixed, self._values, self._still = before
 
+    @property
+    def is_free(self) -> bool:
+        """Whether all weights may move at present."""
+        return self._fixed is None
+
     def hold(self) -> None:
         """Put the weights back that must not move at present."""
         if self._fixed is not None:

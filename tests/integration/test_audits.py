@@ -105,6 +105,94 @@ def test_of_deleted_samples(metric: str, run: lifelong.Run) -> None:
     assert fails(when_served(run.tables["none"], metric, SAMPLES))
 
 
+# With shadow lives: what retraining has lies within an interval, and what doing nothing has is beyond it. With eight lives
+# the divergences and the score of retraining are far from 0 and 1, so that these are held against their null.
+SHADOWS = {
+    "ulira_auc": ("ulira_low", "ulira_high"),
+    "rmia_auc": ("rmia_low", "rmia_high"),
+    "klom_median": None,
+    "forgetting_score": None,
+    "forgetting_epsilon": None,
+}
+# Parts of the above, or what a number is made of.
+PARTS = {
+    *("tow_retain", "tow_test", "ulira_low", "ulira_high", "rmia_low", "rmia_high", "lira_auc", "ulira_accuracy"),
+    *("ulira_tpr_1", "ulira_tpr_01", "rmia_tpr_1", "forgetting_score_null", "forgetting_score_ratio", "klom_95"),
+    *("forgetting_score_final", "forgetting_epsilon_bound", "klom_median_null", "relapse_max", "relapse_test_max"),
+}
+# Not about how well something is forgotten, but about cost, time and others; tested in tests/unit/test_metrics.py.
+BESIDE = {
+    *(
+        "latency",
+        "exposure",
+        "exact",
+        "spill",
+        "spill_mean",
+        "retained_drop",
+        "amplification",
+        "relapse",
+        "relapse_test",
+    ),
+}
+# What doing nothing leaves at least this far from the retrained reference, on the deleted class or samples.
+APART = {
+    "forget_accuracy": 0.3,
+    "forget_test_accuracy": 0.3,
+    "forget_loss": 1.0,
+    "membership_auc": 0.1,
+    "membership_ks": 0.1,
+    "modified_entropy_auc": 0.1,
+    "mia_efficacy": 0.3,
+    "entropy_member_rate": 0.1,
+    "attack_accuracy": 0.1,
+    "relearn_steps": 50,
+    "zrf": 0.03,
+    # Overlapping blobs: a class is as readable, and its entropies are as high, in a network that never saw it. That
+    # these two can fail is shown on numbers (tests/unit/test_attacks.py).
+    "entropy_auc": 0.0,
+    "readout_accuracy": 0.0,
+}
+
+
+@pytest.mark.parametrize("metric", APART)
+def test_what_is_held_against_the_reference(metric: str, run: lifelong.Run) -> None:
+    assert describe(metric).better == "reference"
+    assert when_served(run.tables["retrain"], f"gap_{metric}", CLASS) == 0.0
+    gaps = [run.tables["none"].select(f"gap_{metric}", request, "retrained")[0].value for request in (SAMPLES, CLASS)]
+    assert max(abs(gap) for gap in gaps if gap is not None) >= APART[metric]
+
+
+@pytest.mark.parametrize("metric", ["dd_euclidean", "dd_cosine", "dd_cka"])
+def test_distances_of_features(metric: str, run: lifelong.Run) -> None:
+    assert when_served(run.tables["retrain"], metric, CLASS) == 0.0
+    assert when_served(run.tables["none"], metric, CLASS) > 0.05
+
+
+@pytest.mark.parametrize("metric", SHADOWS)
+def test_what_shadow_lives_show(metric: str, run: lifelong.Run) -> None:
+    none, retrain = run.tables["none"], run.tables["retrain"]
+    bounds = SHADOWS[metric]
+    if bounds is not None:
+        low, high = (when_served(retrain, bound, SAMPLES, "run") for bound in bounds)
+        assert low <= 0.5 <= high
+        assert when_served(none, bounds[0], SAMPLES, "run") > high
+    else:
+        worse = 1 if describe(metric).better == "lower" else -1
+        values = [worse * when_served(table, metric, SAMPLES, "run") for table in (retrain, none)]
+        assert values[0] < values[1]
+        if f"{metric}_null" in {r.metric for r in none.rows}:
+            null = worse * when_served(none, f"{metric}_null", SAMPLES, "run")
+            assert abs(values[0] - null) < (values[1] - null) / 2
+
+
+def test_no_metric_of_a_request_is_left_out(run: lifelong.Run) -> None:
+    """What is measured of a request has its ideal value shown above, and that it can fail."""
+    shown = {*IDEAL, *IDEAL_SAMPLES, *SHADOWS, *PARTS, *BESIDE, *APART, "dd_euclidean", "dd_cosine", "dd_cka"}
+    measured = {r.metric.removeprefix("gap_") for r in run.tables["none"].rows if r.subject in (SAMPLES, CLASS)}
+    assert measured <= shown | {name.removeprefix("gap_") for name in shown}
+    assert {*APART, *SHADOWS, *BESIDE, "js", "tow", "average_gap", "anamnesis"} - measured == {"relapse_test"}
+
+
 def test_retraining_with_another_seed_is_the_floor(run: lifelong.Run) -> None:
     for metric in ("average_gap", "activation_distance"):
         floor = when_served(run.tables["retrain"], metric, CLASS, "retrained-2")

@@ -15,6 +15,7 @@ from lifelong.metrics.distance import (
     zero_retrain_forgetting,
 )
 from lifelong.metrics.forgetting_score import CERTAIN, epsilon, epsilon_bound, forgetting_score, worth
+from lifelong.metrics.klom import klom
 from lifelong.metrics.membership import (
     cross_validated_accuracy,
     entropies,
@@ -24,8 +25,9 @@ from lifelong.metrics.membership import (
     mia_efficacy,
     modified_entropies,
 )
-from lifelong.metrics.per_sample import attack, log_ratios
+from lifelong.metrics.per_sample import attack, log_ratios, rmia
 from lifelong.metrics.quality import Quality, agreement, average_gap, request_slope, tow_factors
+from lifelong.metrics.relearning import readout
 from streams.errors import LifelongError
 
 # --- quality --------------------------------------------------------------------------------------------------------
@@ -126,6 +128,18 @@ def test_two_sided_exposure_is_seen_by_ks_and_not_by_auc() -> None:
     assert membership_ks(others, zeros, others, zeros + 1) is None
 
 
+def test_a_readout_finds_what_is_hidden_and_not_what_is_gone() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    hidden = draw.normal(size=(200, 5)) + 3 * labels[:, None]
+    gone = draw.normal(size=(200, 5))
+    for features, low, high in ((hidden, 0.95, 1.0), (gone, 0.0, 0.65)):
+        train, test = features[::2], features[1::2]
+        y = labels[::2]
+        found = readout(train[y == 0], y[y == 0], train[y == 1], y[y == 1], test, labels[1::2])
+        assert low <= found <= high
+
+
 # --- distances ------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +222,45 @@ def test_too_few_models_and_infinite_odds_are_left_out() -> None:
     found = attack(phi, inside)
     assert found is None or found.n == 8 * 4
     assert attack(phi[:4], inside[:4]) is None
+
+
+def test_rmia_is_at_chance_where_retraining_is_and_finds_what_is_still_known() -> None:
+    phi, inside, draw = lives(32, 200)
+    phi += draw.normal(size=200)  # some samples are harder than others, in every model
+    unseen = draw.normal(size=(32, 100)) + draw.normal(size=100)
+    found = rmia(phi, unseen, inside)
+    assert found is not None
+    assert found.auc == pytest.approx(0.5, abs=0.025)
+    assert found.low < 0.5 < found.high
+    assert found.tpr_1 < 0.05
+    known = rmia(phi + 1.5 * inside, unseen, inside)
+    assert known is not None
+    assert known.auc == pytest.approx(0.75, abs=0.12)
+    assert known.low > 0.6
+    # What is sure in every model alike tells nothing: the references take it out.
+    sure = rmia(phi + 8, unseen, inside)
+    assert sure is not None
+    assert sure.auc == pytest.approx(0.5, abs=0.03)
+    assert rmia(phi, unseen[:, :0], inside) is None
+    assert rmia(phi[:4], unseen[:4], inside[:4]) is None
+
+
+def test_klom_of_a_perfect_method_is_that_of_retrained_models_and_constants_are_seen() -> None:
+    draw = np.random.default_rng(0)
+    a, b, c = draw.normal(size=(3, 100, 100))
+
+    def median(left: np.ndarray, right: np.ndarray) -> float:
+        return float(np.median([klom(x, y) for x, y in zip(left, right, strict=True)]))
+
+    null = median(c, b)
+    assert 0 < null < 0.8
+    assert median(a, b) == pytest.approx(null, abs=0.1)
+    assert median(a, b) < median(a + 1, b) < median(a + 3, b)
+    # U-LiRA sees nothing where all models say the same, whoever they are; that is no forgetting, and seen here.
+    assert median(np.zeros_like(a), b) > 1.5
+    assert klom(a[0], a[0]) == 0.0
+    assert klom(np.full(9, np.inf), np.full(9, np.inf)) == 0.0
+    assert klom(np.zeros(9), np.ones(9)) == pytest.approx(-np.log(1e-5))
 
 
 # --- the challenge's score ------------------------------------------------------------------------------------------

@@ -62,3 +62,20 @@ def test_every_page_that_is_linked_exists() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+def test_numbers_in_choosing_are_those_of_studies() -> None:
+    """What is measured stands between marks, which `docs/generate.py` fills in and the check above compares."""
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    by_hand = re.sub(r"<!-- (?!end).+? -->.*?<!-- end -->", "", page, flags=re.DOTALL)
+    assert re.findall(r"\d+\.\d+|\d+ %", by_hand) == []
+    assert len(re.findall(r"<!-- (?!end)", page)) == len(re.findall(r"<!-- end -->", page)) > 30
+    headings = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8").lower().replace(",", "").splitlines()
+    for anchor in re.findall(r"\(reproduction\.md#([^)]+)\)", page):
+        assert f"### {anchor.replace('-', ' ')}" in [h.replace("-", " ") for h in headings], anchor
+
+
+def test_choosing_names_everything_that_forgets() -> None:
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    for kind in ("unlearners", "isolated"):
+        assert [name for name in entries(kind) if f"`{name}`" not in page] == []
