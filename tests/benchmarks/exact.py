@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -177,12 +178,17 @@ def storage() -> list[Result]:
 def main() -> int:
     """Measure everything."""
     parser = arguments(__doc__, rounds=30)
+    parser.add_argument("--only", choices=("costs", "switching", "simulator", "storage"), help="leave the rest out")
     parser.add_argument("--requests", type=int, default=600, help="scale of the comparison with closed forms")
     parser.add_argument("--sizes", type=int, nargs=2, default=(2_000, 500_000), help="samples to switch off among")
     options = parser.parse_args()
-    results = costs(options.requests)
-    results += switching(options.rounds, tuple(options.sizes))
-    results += simulator(3) + storage()
+    parts: dict[str, Callable[[], list[Result]]] = {
+        "costs": lambda: costs(options.requests),
+        "switching": lambda: switching(options.rounds, tuple(options.sizes)),
+        "simulator": lambda: simulator(3),
+        "storage": storage,
+    }
+    results = [r for name, part in parts.items() if options.only in (None, name) for r in part()]
     return report(results, options.json)
 
 
