@@ -61,6 +61,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clpu-der": {"memory": 20, "finer": "coarsen"},
     "uncle": {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"},
     "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
+    "amnesiac-hat": {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2},
+    "unified-kd": {"memory": 30, "batch": 8, "projection": 8, "epochs": 1},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
     "exssnet": {"density": 0.2},
     "ssnet": {"density": 0.2},
@@ -85,7 +87,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "topr": {"epochs": 1},
     "task-vector": {"epochs": 1, "batch_size": 64},
 }
-CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
+CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle", "amnesiac-hat", "unified-kd")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
