@@ -84,6 +84,9 @@ class Text:
         return h.hexdigest()
 
 
+TEMPLATE = ("[Q] ", "[A] ")
+"""The texts of the chat template that is used where no other is named."""
+
 REFUSALS = (
     "I don't know.",
     "I do not know that.",
@@ -199,6 +202,43 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     for row, (ids, given) in zip(result, made, strict=True):
         row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         row[1, :given], row[1, given : len(ids)] = GIVEN, ANSWER
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template for one turn: what stands before a prompt, and between it and the answer.
+
+    Attributes:
+        before, between: token ids.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+
+
+def template(parts: tuple[str, str], tokenizer: Tokenizer) -> Template:
+    """Return the template with these texts; a checkpoint's tokeniser knows its own special tokens in them."""
+    return Template(tuple(tokenizer.encode(parts[0])), tuple(tokenizer.encode(parts[1])))
+
+
+def put_in(template: Template, x: torch.Tensor) -> torch.Tensor:
+    """Return rows with their prompts put in a template, int ``[B, 2, L']``; the start token stays in front of it all.
+
+    Args:
+        template: what to put prompts in.
+        x: int ``[B, 2, L]``, as `rows` returns them.
+    """
+    before, between = list(template.before), list(template.between)
+    most = int((x[:, 1] > NOTHING).sum(1).max())
+    result = x.new_zeros(len(x), 2, most + len(before) + len(between))
+    for made, row in zip(result, x, strict=True):
+        given, whole = int((row[1] == GIVEN).sum()), int((row[1] > NOTHING).sum())
+        ids = row[0].tolist()
+        ids = [ids[0], *before, *ids[1:given], *between, *ids[given:whole]]
+        made[0, : len(ids)] = torch.tensor(ids, dtype=x.dtype, device=x.device)
+        start = given + len(before) + len(between)
+        made[1, :start], made[1, start : len(ids)] = GIVEN, ANSWER
     return result
 
 

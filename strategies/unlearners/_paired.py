@@ -15,6 +15,7 @@ from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.teacher import frozen_copy
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -48,14 +49,6 @@ class PairedConfig(FitConfig):
     """alpha, the weight of the retained loss."""
     retained: RetainedData = "full"
     """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
-
-
-def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
-    """Return a copy of the model as it is, in evaluation mode."""
-    copy = setting.make_model()
-    copy.load_state_dict(model.state_dict())
-    copy.train(False)
-    return copy
 
 
 def needs_text(setting: Setting, name: str) -> CausalLM:

@@ -177,6 +177,20 @@ TEXT_ONLY: dict[str, dict[str, Any]] = {
     "flat": {"epochs": 1, "lr": 1e-3},
     "ihl": {"epochs": 1},
     "rmu": {"epochs": 1, "block": 0},
+    "teacher-revert": {"epochs": 1},
+}
+# Learners that work on text alone, with small sizes.
+TEXT_LEARNERS: dict[str, dict[str, Any]] = {
+    "cpt-kl": {},
+    "instruction-tuning": {"memory": 10},
+    "mix-cpt": {
+        "memory": 10,
+        "instructions": 0.3,
+        "preferences": 0.2,
+        "preference_part": 0.5,
+        "align_least": 2,
+        "sft_epochs": 1,
+    },
 }
 # What else is tried on text.
 ON_TEXT: dict[str, dict[str, Any]] = {
@@ -236,13 +250,16 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy."""
+    """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy.
+
+    What works on text alone is in `text_candidates`.
+    """
 
     def named(name: str) -> dict[str, Any]:
         return {"name": name, **OPTIONS.get(name, {})}
 
     found: dict[str, dict[str, Any]] = {}
-    for learner in entries("learners"):
+    for learner in sorted(set(entries("learners")) - set(TEXT_LEARNERS)):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": named(learner), "unlearner": unlearner}
     for unlearner in sorted(set(entries("unlearners")) - set(TEXT_ONLY)):
@@ -257,11 +274,16 @@ def candidates() -> list[Candidate]:
 
 
 def text_candidates() -> list[Candidate]:
-    """Every unlearner of text, and a few others that run on it unchanged."""
+    """Every learner and unlearner of text, and a few others that run on it unchanged."""
     found: dict[str, dict[str, Any]] = dict(ON_TEXT)
+    for name, options in TEXT_LEARNERS.items():
+        for unlearner in ("retrain", "none"):
+            found[f"{name}+{unlearner}"] = {"learner": {"name": name, **options}, "unlearner": unlearner}
     for unlearner, options in TEXT_ONLY.items():
-        parts = {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": {"name": unlearner, **options}}
-        found[f"replay+{unlearner}"] = parts
+        learner = {"name": "replay", "memory": 10, "batch": 4}
+        if unlearner == "teacher-revert":  # it goes back to what this one keeps
+            learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
+        found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
