@@ -14,6 +14,7 @@ from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
+from strategies.parts.optimizers import Optimizer
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -221,6 +222,10 @@ class Plugin(Hooks):
 
     def begin(self, lesson: Lesson) -> None:
         """Prepare for training on an experience."""
+
+    def steps(self, lesson: Lesson) -> Optimizer | None:
+        """Return what takes the steps in place of the configured optimizer, or None; asked after `begin`."""
+        return None
 
     def end(self, lesson: Lesson) -> Outcome:
         """Update the state after training; return what that cost."""

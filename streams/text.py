@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 """Ids of the special tokens of tokenisers trained here. Padding is distinct from the end."""
-NOTHING, GIVEN, ANSWER = 0, 1, 2
-"""What a position is: padding, given (the start token and the prompt), or to be predicted (the answer and its end)."""
+NOTHING, GIVEN, ANSWER, SAID = 0, 1, 2, 3
+"""What a position is: padding, given (the start token and the prompt), to be predicted (the answer and its end), or
+said by the model itself (while it generates)."""
 
 
 @final

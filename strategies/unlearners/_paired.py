@@ -69,27 +69,6 @@ def needs_text(setting: Setting, name: str) -> CausalLM:
     return setting.objective
 
 
-class Values:
-    """A number for every sample of some data, computed once at the model as it is, and found by id."""
-
-    def __init__(self, ids: np.ndarray, values: torch.Tensor) -> None:
-        """Keep ``values [n]`` of ascending ``ids [n]``."""
-        self._ids = torch.from_numpy(ids).to(values.device)
-        self.values = values
-
-    def of(self, batch: Batch) -> torch.Tensor:
-        """Return the numbers of a batch's samples, ``[B]``."""
-        return self.values[torch.searchsorted(self._ids, batch.ids)]
-
-
-@torch.no_grad()
-def log_likelihoods(model: FlatModel, objective: Objective, data: Data, batch_size: int = 64) -> Values:
-    """Return log p(target | input) of every sample in evaluation mode; the model is left in it."""
-    model.train(False)
-    parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in data.batches(batch_size)]
-    return Values(data.ids, torch.cat(parts))
-
-
 class PairedUnlearner(Unlearner):
     """Minimises gamma L_forget + alpha L_retain over passes of the forget set. Derived classes say what L_forget is."""
 

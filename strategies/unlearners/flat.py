@@ -13,7 +13,7 @@ from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel
 from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
-from strategies.unlearners._refusals import Refusals
+from strategies.parts.answers import Refusals
 from streams.data import Batch, Data
 from streams.randomness import Key
 
