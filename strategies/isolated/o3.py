@@ -29,7 +29,6 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.gated import GatedHost
 from strategies.parts.lowrank import overlap, overlap_ratio
 from strategies.parts.model import FlatModel
-from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience

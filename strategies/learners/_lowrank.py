@@ -1,4 +1,4 @@
-"""What `lora` and `o-lora` share: every experience trains factors of its own, and their product stays in the weights."""
+"""What `lora` and `o-lora` share: factors of its own for every experience, whose product stays in the weights."""
 
 from __future__ import annotations
 

@@ -241,4 +241,3 @@ def detector_from(state: dict[str, object]) -> Detector:
         assert isinstance(pair, list)
         values[name] = (float(pair[0]), float(pair[1]))
     return Detector(**values)  # type: ignore[arg-type]
-

@@ -23,6 +23,9 @@ from streams.source import Source
 from streams.sources._people import ATTRIBUTES, TRAINED_FORMS, WORLD, Fact, people_facts, people_names, world_facts
 from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
 
+UNUSED = 8
+"""Names of nobody that can be put in the place of a person's."""
+
 
 class Config(BaseConfig):
     """Options of `people`."""
@@ -103,6 +106,8 @@ def load(config: Config) -> Source:
             paraphrased=x[n : 2 * n].clone(),
             perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
             strangers=x[(2 + most) * n :].clone(),
+            terms=_terms(every, [" ".join(n) for n in names[: config.people]], _unused(config, key)),
+            subjects=frozenset(f.name for f in every),
         ),
     )
 
@@ -110,6 +115,24 @@ def load(config: Config) -> Source:
 def _pair(fact: Fact, form: int, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     prompt = fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name)
     return tokenizer.encode(f"Q: {prompt}\nA:"), [*tokenizer.encode(f" {answer}"), tokenizer.eos]
+
+
+def _unused(config: Config, key: Key) -> tuple[str, ...]:
+    """Return names of nobody: neither of those who are taught nor of the strangers."""
+    count = config.people + config.holdout
+    return tuple(" ".join(n) for n in people_names(count + UNUSED, key / "names")[count:])
+
+
+def _terms(facts: list[Fact], taught: list[str], unused: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return every name and value with others of its kind: names of nobody, other values of the attribute."""
+    kinds = {a.name: a.domain for a in (*ATTRIBUTES, *WORLD)}
+    found = dict.fromkeys(taught, unused)
+    for fact in facts:
+        if fact.value not in found:
+            found[fact.value] = tuple(v for v in kinds[fact.attribute] if v != fact.value)
+        if fact.name not in found:  # a fact about the world
+            found[fact.name] = tuple(sorted({f.name for f in facts if f.attribute == fact.attribute} - {fact.name}))
+    return found
 
 
 def _tokenizer(config: Config, facts: list[Fact]) -> Tokenizer:

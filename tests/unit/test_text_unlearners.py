@@ -16,10 +16,10 @@ from lifelong.models import tiny_llama
 from strategies.base import Access, Setting
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config, answered
+from strategies.parts.answers import Refusals, log_likelihoods
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, digest
 from strategies.unlearners._paired import _Pair, frozen_copy
-from strategies.parts.answers import Refusals, log_likelihoods
 from strategies.unlearners.graddiff import Ascent
 from strategies.unlearners.rmu import down_projections
 from streams.config import parse
