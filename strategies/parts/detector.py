@@ -194,7 +194,8 @@ def fit_detector(
     Args:
         used: ``[L, n, d]`` features that it is made of.
         rest: ``[L, k, d]`` features of the same request that calibrate the gate; with none, the used ones do.
-        gamma, form: of the scores; with gamma 0 no feature is kept.
+        gamma, form: of the scores; with gamma 0 no feature is kept, and the boundary is a quantile of the distance
+            summed over layers.
         nu: share of used samples outside the boundary, at most.
         spread: of both normals that of the rest (as released), or each its own.
         passes: share of the rest that lies above `limit`.
@@ -210,10 +211,15 @@ def fit_detector(
     bank = torch.nn.functional.normalize(used, dim=2) if gamma else used[:, :0]
     of_used = layer_scores(used, mean, precision, bank, gamma, form, itself=leave_out).cpu().numpy()
     of_rest = layer_scores(rest, mean, precision, bank, gamma, form).cpu().numpy() if rest.shape[1] else of_used
-    # The boundary is the same at any scale of the scores, but its solver is not made for numbers in the thousands.
-    scale = float(np.linalg.norm(of_used, axis=1).mean()) or 1.0
-    machine = OneClassSVM(kernel="linear", nu=nu).fit(of_used / scale)
-    normal, offset = machine.coef_[0] / scale, float(machine.intercept_[0])
+    if gamma:
+        # The boundary is the same at any scale of the scores, but its solver is not made for numbers in the thousands.
+        scale = float(np.linalg.norm(of_used, axis=1).mean()) or 1.0
+        machine = OneClassSVM(kernel="linear", nu=nu).fit(of_used / scale)
+        normal, offset = machine.coef_[0] / scale, float(machine.intercept_[0])
+    else:
+        # A linear one-class machine puts the inside away from the origin, which for distances is where the strange is.
+        normal = np.ones(of_used.shape[1])
+        offset = -float(np.quantile(of_used @ normal, nu))
     inner, outer = of_used @ normal + offset, of_rest @ normal + offset
     spreads = [max(float(d.std(ddof=1)) if len(d) > 1 else 0.0, 1e-9) for d in (inner, outer)]
     if len(outer) < 2:
