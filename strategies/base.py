@@ -270,6 +270,8 @@ class Unlearner(ABC):
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
     targets: Targets = "any"
     """What the model must predict."""
+    on_text: bool = False
+    """Whether one for classes works on rows of text, too, with answers in the place of labels."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""

@@ -32,7 +32,7 @@ from strategies.parts.model import FlatModel
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import Key
+from streams.randomness import Key, seeded_globals
 from streams.text import GIVEN
 
 QKV = frozenset({"query", "key", "value", "q_proj", "k_proj", "v_proj", "c_attn"})
@@ -280,17 +280,18 @@ class O3(Strategy):
         encoder, cost = self._train_encoder(used, key)
         of_used = self._features(used.all(), encoder)
         of_rest = self._features(rest.all(), encoder) if len(rest) else of_used[:, :0]
-        detector, condition = fit_detector(
-            of_used,
-            of_rest,
-            config.gamma,
-            config.score,
-            config.nu,
-            config.spread,
-            config.passes,
-            shrink=len(used) < config.min_samples,
-            leave_out=config.leave_out,
-        )
+        with seeded_globals(key / "detector"):  # scikit-learn draws a number that it does not use
+            detector, condition = fit_detector(
+                of_used,
+                of_rest,
+                config.gamma,
+                config.score,
+                config.nu,
+                config.spread,
+                config.passes,
+                shrink=len(used) < config.min_samples,
+                leave_out=config.leave_out,
+            )
         derived = np.zeros(self._setting.num_samples, dtype=bool)
         if config.adapters == "resume" and self._bundles:
             derived |= self._bundles[-1].derived

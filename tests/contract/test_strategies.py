@@ -35,6 +35,7 @@ GROWS = (
     "supsup",
     "ssnet",
     "exssnet",
+    "o-lora",
 )
 # A request may cost these more than the samples it names; they say how many.
 GIVES_UP = ("s3t", "clpu-der", "pall")
