@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ class Taught:
         users, classes, domains: int64 ``[len(facts)]``.
         user_names, class_names: what they mean.
         strangers: facts of the same making that are never taught.
+        terms: names and values, each with others of its kind to put in its place; None where nobody knows.
     """
 
     facts: Sequence[Fact]
@@ -45,6 +46,7 @@ class Taught:
     user_names: tuple[str, ...]
     class_names: tuple[str, ...]
     strangers: Sequence[Fact] = ()
+    terms: Mapping[str, tuple[str, ...]] | None = None
 
 
 def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig, notes: tuple[str, ...]) -> Source:
@@ -86,6 +88,8 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
             paraphrased=x[n : 2 * n].clone(),
             perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
             strangers=x[(2 + most) * n :].clone(),
+            terms=taught.terms,
+            subjects=frozenset(f.name for f in facts),
         ),
     )
 

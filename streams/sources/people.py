@@ -10,6 +10,8 @@ built of syllables; nothing is taken from any other corpus.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydantic import Field
 
@@ -17,7 +19,10 @@ from streams.errors import ConfigError
 from streams.randomness import Key
 from streams.source import Source
 from streams.sources._facts import FactsConfig, Taught, source_of_facts
-from streams.sources._people import ATTRIBUTES, WORLD, people_facts, people_names, world_facts
+from streams.sources._people import ATTRIBUTES, WORLD, Fact, people_facts, people_names, world_facts
+
+UNUSED = 8
+"""Names of nobody that can be put in the place of a person's."""
 
 
 class Config(FactsConfig):
@@ -67,7 +72,26 @@ def load(config: Config) -> Source:
             user_names=(*(" ".join(n) for n in names[: config.people]), *(("world",) if config.world else ())),
             class_names=classes,
             strangers=[f for f in facts if f.subject >= config.people],
+            terms=_terms(every, [" ".join(n) for n in names[: config.people]], _unused(config, key)),
         ),
         config,
         (f"corpus: {config.corpus}, {len(every)} facts, answers: {config.answers}",),
     )
+
+
+def _unused(config: Config, key: Key) -> tuple[str, ...]:
+    """Return names of nobody: neither of those who are taught nor of the strangers."""
+    count = config.people + config.holdout
+    return tuple(" ".join(n) for n in people_names(count + UNUSED, key / "names")[count:])
+
+
+def _terms(facts: Sequence[Fact], taught: list[str], unused: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return every name and value with others of its kind: names of nobody, other values of the attribute."""
+    kinds = {a.name: a.domain for a in (*ATTRIBUTES, *WORLD)}
+    found = dict.fromkeys(taught, unused)
+    for fact in facts:
+        if fact.value not in found:
+            found[fact.value] = tuple(v for v in kinds[fact.attribute] if v != fact.value)
+        if fact.name not in found:  # a fact about the world
+            found[fact.name] = tuple(sorted({f.name for f in facts if f.attribute == fact.attribute} - {fact.name}))
+    return found

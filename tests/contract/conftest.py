@@ -51,6 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "der-plus-plus": {"memory": 30, "batch": 8},
     "er-ace": {"memory": 30, "batch": 8},
     "agem": {"memory": 30, "batch": 8},
+    "lora": {"rank": 4},
+    "o-lora": {"rank": 4},
     "frequency-replay": {"per_class": 5, "min_occurrences": 1, "high": 1.0},
     "finetune": {"epochs": 2, "batch_size": 64},
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
@@ -178,6 +180,9 @@ TEXT_ONLY: dict[str, dict[str, Any]] = {
     "ihl": {"epochs": 1},
     "rmu": {"epochs": 1, "block": 0},
     "teacher-revert": {"epochs": 1},
+    "loku": {"epochs": 1, "rank": 4, "fisher_batch": 16},
+    "lat": {"epochs": 1, "attack_steps": 2, "defence_steps": 1},
+    "whp": {"epochs": 1, "reinforce": {"epochs": 1}},
 }
 # Learners that work on text alone, with small sizes.
 TEXT_LEARNERS: dict[str, dict[str, Any]] = {
@@ -191,6 +196,11 @@ TEXT_LEARNERS: dict[str, dict[str, Any]] = {
         "align_least": 2,
         "sft_epochs": 1,
     },
+}
+# Isolated strategies that work on text alone, likewise.
+ISOLATED_TEXT: dict[str, dict[str, Any]] = {
+    "o3": {"epochs": 1, "rank": 4, "encoder": {"rank": 4}},
+    "in-context": {},
 }
 # What else is tried on text.
 ON_TEXT: dict[str, dict[str, Any]] = {
@@ -210,6 +220,23 @@ ON_TEXT: dict[str, dict[str, Any]] = {
     "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
     "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
     "independent": {"isolated": "independent"},
+    "o-lora+replay+random-label": {
+        "learner": [{"name": "o-lora", "rank": 4}, {"name": "replay", "memory": 10, "batch": 4}],
+        "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
+    },
+    "o3(resume, frozen encoder)": {
+        "isolated": {
+            "name": "o3",
+            "epochs": 1,
+            "rank": 4,
+            "adapters": "resume",
+            "gate": "hard",
+            "gamma": 0.0,
+            "encoder": {"rank": 4, "epochs": 0},
+        }
+    },
+    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
 }
 
 
@@ -267,7 +294,7 @@ def candidates() -> list[Candidate]:
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
-    for isolated in entries("isolated"):
+    for isolated in sorted(set(entries("isolated")) - set(ISOLATED_TEXT)):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
@@ -284,6 +311,8 @@ def text_candidates() -> list[Candidate]:
         if unlearner == "teacher-revert":  # it goes back to what this one keeps
             learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
         found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
+    for isolated, options in ISOLATED_TEXT.items():
+        found[isolated] = {"isolated": {"name": isolated, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 

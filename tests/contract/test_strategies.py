@@ -36,6 +36,7 @@ GROWS = (
     "supsup",
     "ssnet",
     "exssnet",
+    "o-lora",
 )
 # A request may cost these more than the samples it names; they say how many.
 GIVES_UP = ("s3t", "clpu-der", "pall", "amnesiac-hat")
