@@ -105,8 +105,8 @@ def test_of_deleted_samples(metric: str, run: lifelong.Run) -> None:
     assert fails(when_served(run.tables["none"], metric, SAMPLES))
 
 
-# With shadow lives: what retraining has lies within an interval, and what doing nothing has is beyond it. With eight lives
-# the divergences and the score of retraining are far from 0 and 1, so that these are held against their null.
+# With shadow lives: what retraining has lies within an interval, and what doing nothing has is beyond it. With eight
+# lives the divergences and the score of retraining are far from 0 and 1: these are held against their null.
 SHADOWS = {
     "ulira_auc": ("ulira_low", "ulira_high"),
     "rmia_auc": ("rmia_low", "rmia_high"),
