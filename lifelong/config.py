@@ -83,8 +83,8 @@ class ReferencesConfig(Config):
     `corrupted` source)."""
     shadows: int = Field(0, ge=0, multiple_of=4)
     """Lives of other seeds, in each of which a random half of all forgotten data never occurs: for attacks on single
-    samples (LiRA, U-LiRA, the challenge's forgetting score). As many retrained ones are lived beside them. 0 asks for
-    none; below 64 the intervals are wide."""
+    samples (LiRA, U-LiRA, RMIA, the challenge's forgetting score, KLoM). As many retrained ones are lived beside them.
+    0 asks for none; below 64 the intervals are wide."""
 
 
 class RunConfig(Config):

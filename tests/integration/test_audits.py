@@ -106,7 +106,7 @@ def test_of_deleted_samples(metric: str, run: lifelong.Run) -> None:
 
 
 # With shadow lives: what retraining has lies within an interval, and what doing nothing has is beyond it. With eight
-# lives the divergences and the score of retraining are far from 0 and 1, so that these are held against their null.
+# lives the divergences and the score of retraining are far from 0 and 1: these are held against their null.
 SHADOWS = {
     "ulira_auc": ("ulira_low", "ulira_high"),
     "rmia_auc": ("rmia_low", "rmia_high"),

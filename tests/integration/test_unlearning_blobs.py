@@ -351,6 +351,24 @@ def test_dampening_removes_a_backdoor_from_half_of_it_where_the_model_has_not_le
     assert selected < other_selected / 2
 
 
+def test_dampening_does_not_undo_confused_classes_even_if_all_is_named(fx: Blobs) -> None:
+    """Half of classes 1 and 2 are learned with swapped labels; what tells them apart is needed, wrong labels or not."""
+    classes = fx.source.class_ids
+    halves = [np.flatnonzero((classes == c) & ~fx.source.is_test) for c in (1, 2)]
+    one, two = (half[: len(half) // 2] for half in halves)
+    y = fx.source.y.clone()
+    y[one], y[two] = 2, 1
+    world = replace(fx, source=replace(fx.source, y=y, class_ids=y.numpy()), states={})
+    request = world.request("sample", *np.sort(np.concatenate([one, two])).tolist())
+    affected = fx.source.test_ids[np.isin(fx.source.class_ids[fx.source.test_ids], (1, 2))]
+    found = {}
+    for name, options in (("none", {}), ("ssd", {"alpha": 5.0}), ("retrain", {})):
+        found[name] = fx.accuracy(world.served({"name": name, **options}, request)[0], affected)
+    assert found["none"] == pytest.approx(0.53, abs=0.1)
+    assert found["ssd"] == pytest.approx(0.65, abs=0.15)
+    assert found["retrain"] > 0.95
+
+
 def test_dampening_beyond_the_bound_of_the_ratio_selects_nothing(fx: Blobs) -> None:
     request = fx.request(*CLASS_0)
     bound = len(fx.source.train_ids) / len(request.sample_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong.build import make_strategy
 from lifelong.config import RunConfig
 from lifelong.evaluation import plan_evaluation
 from lifelong.metrics.corrective import recovery
+from lifelong.play import step
 from lifelong.preparation import prepare
 from lifelong.references import Point, chain
+from strategies.parts.model import digest
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -170,6 +174,21 @@ def test_the_clean_reference_has_no_bad_sample() -> None:
     bad = stream.source.corruption.samples
     assert not any(np.isin(e.sample_ids, bad).any() for e in clean)
     assert sum(len(e.sample_ids) for e in retrained) - sum(len(e.sample_ids) for e in clean) == 20
+
+
+def test_no_weight_depends_on_what_is_only_measured() -> None:
+    """Labels of test data, the affected ones included, may be anything while a strategy lives."""
+    config = RunConfig.model_validate(CONFIG | {"strategies": {"ssd": {"unlearner": {"name": "ssd", "alpha": 3.0}}}})
+    p = prepare(config)
+    blank = replace(p.stream.source, y=p.stream.source.y.clone())
+    blank.y[p.stream.source.is_test] = -1
+    found = []
+    for source in (p.stream.source, blank):
+        strategy, ledger = make_strategy(config.strategies["ssd"], p.setting, "ssd"), Ledger(source)
+        for event in p.stream.events:
+            step(strategy, event, ledger)
+        found.append(digest(strategy.state_dict()))
+    assert found[0] == found[1]
 
 
 def test_requests_are_spread() -> None:
