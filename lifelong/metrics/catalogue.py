@@ -236,6 +236,30 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
     ),
+    "perplexity": Metric(
+        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
+        "tokens to be predicted.",
+        "tokens",
+        "lower",
+        1.0,
+    ),
+    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
+    "perplexity_growth": Metric(
+        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
+        "factor",
+        "lower",
+    ),
+    "mixture_domain": Metric(
+        "Share of an experience's tokens in stage 1 of mix-cpt that are the domain's own.", "share", "neither"
+    ),
+    "mixture_instructions": Metric("The same of general instructions.", "share", "neither"),
+    "mixture_preferences": Metric("The same of the preferred answers of preference data.", "share", "neither"),
+    "preference_margin": Metric(
+        "Over the last pass of preference optimisation, the mean of log p(preferred) - log p(rejected), each minus "
+        "that of the reference.",
+        "nats",
+        "higher",
+    ),
     "mia_efficacy": Metric(
         "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
         "fitted on retained training data against test data).",
