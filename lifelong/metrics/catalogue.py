@@ -511,6 +511,35 @@ METRICS: dict[str, Metric] = {
         "neither",
     ),
     "capacity_used": Metric("Share of a layer's weights that lie in any mask.", "share", "neither"),
+    "gate_used": Metric(
+        "Mean gate on the part of a request's data that adapter and detector were made of (o3).",
+        "share",
+        "higher",
+    ),
+    "gate_rest": Metric(
+        "Mean gate on the part of a request's data that was kept to calibrate it (o3).", "share", "higher"
+    ),
+    "gate": Metric(
+        "For `A > B`: mean gate of request A on the data of request B: how often an adapter acts on what others asked "
+        "for (o3).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "adapter_overlap": Metric(
+        "Mean over matrices and earlier requests of ||A_i A^T|| / (||A_i|| ||A||): 0 where adapters read orthogonal "
+        "inputs, about 1 / sqrt(rank) where they read the same (o3).",
+        "ratio",
+        "lower",
+        0.0,
+    ),
+    "detector_condition": Metric(
+        "Largest condition number of a layer's covariance in the request's detector (o3).", "ratio", "lower"
+    ),
+    "detector_small": Metric(
+        "Whether a request had so few samples that covariances were shrunk (o3).", "0 or 1", "neither"
+    ),
+    "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
     "storage_share": Metric(
         "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
     ),
