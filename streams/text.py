@@ -65,6 +65,8 @@ class Text:
         paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
         perturbed: int32 ``[N, k, 2, L]`` or None: every row with k wrong answers in those other words.
         strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
+        values: int64 ``[N]`` or None: the value that a row's answer tells, by number; equal values of a class are
+            equal numbers, however they are put.
     """
 
     tokenizer: Tokenizer
@@ -72,12 +74,13 @@ class Text:
     paraphrased: torch.Tensor | None = None
     perturbed: torch.Tensor | None = None
     strangers: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""
         content = json.dumps([self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals])
         h = hashlib.blake2b(content.encode(), digest_size=16)
-        for value in (self.paraphrased, self.perturbed, self.strangers):
+        for value in (self.paraphrased, self.perturbed, self.strangers, self.values):
             if value is not None:
                 h.update(str(tuple(value.shape)).encode())
                 h.update(value.numpy().tobytes())

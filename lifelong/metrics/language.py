@@ -9,6 +9,10 @@ import numpy as np
 
 MIN_K = 0.4
 """Share of the least likely tokens that Min-K looks at (MUSE and OpenUnlearning)."""
+BITS = (8, 4)
+"""To how many bits weights are rounded."""
+LOOKS = (0, 1, 5, 10, 20)
+"""Steps of fine-tuning after which the rest of the forget set is looked at."""
 
 
 def exact_memorisation(hits: np.ndarray) -> float:
@@ -66,6 +70,19 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
     0.472367
     """
     return float(np.exp(right - np.mean(wrong)))
+
+
+def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return p / (p + mean of wrong p) of each item, p being exp(-mean loss): OpenUnlearning's bounded truth ratio.
+
+    Args:
+        right: ``[n]`` probabilities of the right answer in other words.
+        wrong: ``[n, k]`` those of wrong ones.
+
+    >>> truth_probability(np.array([0.3]), np.array([[0.1, 0.1]])).round(2).tolist()
+    [0.75]
+    """
+    return right / (right + wrong.mean(1))
 
 
 def words(text: str) -> list[str]:

@@ -82,6 +82,7 @@ def load(config: Config) -> Source:
     x = rows([*plain, *other, *wrong, *unseen], tokenizer)
     n = len(plain)
     class_ids = np.repeat(np.array([classes.index(f.attribute) for f in every]), forms)
+    _, values = np.unique([f"{f.attribute}: {f.value}" for f in every], return_inverse=True)
     return Source(
         name="people",
         licence="made by this project's own generator (Apache-2.0); nobody in it exists",
@@ -103,6 +104,7 @@ def load(config: Config) -> Source:
             paraphrased=x[n : 2 * n].clone(),
             perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
             strangers=x[(2 + most) * n :].clone(),
+            values=torch.from_numpy(values.repeat(forms)),
         ),
     )
 

@@ -249,7 +249,7 @@ def test_strangers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = replace(TEXT, strangers=batch.x)
     found = records_of_strangers(table, text, batch, 1)
     own = records_of(table, batch, TEXT)
-    assert found.keys() == {"strangers_loss", "strangers_min_k", "strangers_min_k_plus_plus"}
+    assert found.keys() == {"strangers_loss", "strangers_zlib", "strangers_min_k", "strangers_min_k_plus_plus"}
     assert found["strangers_loss"].tolist() == pytest.approx(own["loss"].tolist())
     assert records_of_strangers(table, TEXT, batch, 1) == {}
     tokenizer: Tokenizer = train_tokenizer(["a"], 320)
