@@ -11,6 +11,7 @@ import torch
 
 from lifelong.metrics.language import (
     MIN_K,
+    choice_probability,
     exact_memorisation,
     extraction_strength,
     min_k,
@@ -51,10 +52,8 @@ def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarr
         wrong = np.stack([_losses(predict, batch, text.perturbed[ids, j]) for j in range(text.perturbed.shape[1])], 1)
         ratios = [truth_ratio(r, w.tolist()) for r, w in zip(right.tolist(), wrong, strict=True)]
         records["truth_ratio"] = np.array(ratios, dtype=np.float32)
-        likely = np.exp(-wrong)
-        records["truth_prob"] = truth_probability(np.exp(-right), likely).astype(np.float32)
-        own = records["probability"]
-        records["choice"] = own / (own + likely.sum(1)).astype(np.float32)
+        records["truth_prob"] = truth_probability(right, wrong).astype(np.float32)
+        records["choice"] = choice_probability(records["loss"], wrong).astype(np.float32)
         generated = greedy(predict, batch, text.tokenizer)
         true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
         recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]

@@ -15,6 +15,7 @@ from lifelong.metrics.relearning import Relearning, readout
 from lifelong.probes import Prober, check_audits
 from strategies.base import Setting, Strategy
 from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.memory import memory_errors
 from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -389,13 +390,19 @@ class Evaluator:
         self._setting, self._plan, self._config = setting, plan, config
         self._size = config.batch_size
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
+        self._unseen = stream.source.is_test[plan.ids]
         self._prober = Prober(setting, stream, plan, config, self._data)
         self._batches = self._data.batches(self._size)
 
     def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
         """Return scores and losses of every sample, and details where `event` is one that is looked at closely."""
-        objective = self._setting.objective
         closely = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
+        size = self._config.batch_size
+        with memory_errors("evaluation.batch_size", size, lambda n: strategy.predict(self._batches[0].part(0, n))):
+            return self._evaluate(strategy, event if closely else None)
+
+    def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
+        objective = self._setting.objective
         scores, losses = [], []
         more: dict[str, list[torch.Tensor]] = {}
         for batch in self._batches:
@@ -403,10 +410,10 @@ class Evaluator:
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
-                for name, values in self._of_predictions(outputs, batch) if closely else ():
+                for name, values in self._of_predictions(outputs, batch) if event is not None else ():
                     more.setdefault(name, []).append(values)
         details = {name: _array(parts) for name, parts in more.items()}
-        if event is not None and closely:
+        if event is not None:
             details |= self._details(strategy, self._plan.detailed(event)) | self._audits(strategy, event)
             details |= self._records(strategy, self._plan.detailed(event))
         return Outputs(_array(scores), _array(losses), details)
@@ -421,6 +428,8 @@ class Evaluator:
         found = [records_of(strategy.predict, batch, text) for batch in parts]
         records = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
         records |= records_of_strangers(strategy.predict, text, parts[0], self._size)
+        if self._plan.holdout:
+            records["unseen"] = self._unseen[positions].astype(np.float32)
         return {f"record_{name}": values for name, values in records.items()}
 
     def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:

@@ -135,9 +135,19 @@ class Prober:
         if not pairs:
             return float("nan")
         start = [self._text.tokenizer.bos, *self._examples()]
-        made = self._continued(strategy, [[*start, *prompt] for prompt, _ in pairs], [ANSWER_TOKENS] * len(pairs))
+        prompts, room = [[*start, *prompt] for prompt, _ in pairs], self._room(strategy)
+        if max(map(len, prompts)) >= room:  # with so many examples no question fits
+            return float("nan")
+        made = self._continued(strategy, prompts, [min(ANSWER_TOKENS, room - len(p)) for p in prompts])
         answers = [cut_answer(m) for m in made]
         return _mean(rouge_f([(self._decoded(a), m) for (_, a), m in zip(pairs, answers, strict=True)]))
+
+    def _room(self, strategy: Strategy) -> int:
+        """Return how many tokens fit into a row; without a single model, as many as the longest row."""
+        model = strategy.network()
+        if model is None or not isinstance(model.network.body, Decoder):
+            return max(self._source.x.shape[2], CONTINUATION)
+        return model.network.body.context
 
     def _examples(self) -> list[int]:
         text, between = self._text, self._text.tokenizer.encode("\n\n")
@@ -266,8 +276,7 @@ class Prober:
         if not pairs:
             return float("nan"), float("nan")
         x = rows(pairs, self._text.tokenizer)
-        model = strategy.network()
-        if model is not None and isinstance(model.network.body, Decoder) and x.shape[2] > model.network.body.context:
+        if x.shape[2] > self._room(strategy):
             return float("nan"), float("nan")
         hits, likely = [], []
         for part in x.split(self._size):

@@ -65,7 +65,7 @@ def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, out
             own = values[forget]
             own = np.minimum(own, 1 / own) if record == "truth_ratio" else own
             rows.append(row(event, model, name, record, float(own.mean()), len(own)))
-    held_out = _held_out(detailed, [audit])
+    held_out = _held_out(detailed, [audit], outputs)
     for attack in ATTACKS:
         sides = sides_of(attack, forget, held_out, outputs)
         if sides is not None:
@@ -97,10 +97,12 @@ def utility_rows(event: int, model: str, plan: EvaluationPlan, detailed: np.ndar
     return [*rows, row(event, model, "stream", "model_utility", value, len(live), "no retained row is live")]
 
 
-def _held_out(detailed: np.ndarray, due: Sequence[Audit]) -> np.ndarray:
-    """Return which of the detailed positions are unseen rows of the same classes."""
-    wanted = np.unique(np.concatenate([a.non_members for a in due]))
-    return np.flatnonzero(np.isin(detailed, wanted))
+def _held_out(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
+    """Return which detailed positions are unseen text of the same classes; none where questions tell of facts."""
+    unseen = None if outputs.records is None else outputs.records.get("unseen")
+    if unseen is None:
+        return np.array([], dtype=np.int64)
+    return np.flatnonzero(np.isin(detailed, np.concatenate([a.non_members for a in due])) & (unseen > 0))
 
 
 def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -> list[Row]:
@@ -118,8 +120,8 @@ def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -
 
 
 _WHY = {
-    "know_mem": "the text has no questions",
-    "retain_know_mem": "there are no questions about what is kept",
+    "know_mem": "the text has no questions, or they do not fit the model's context with the examples",
+    "retain_know_mem": "there are no questions about what is kept, or they do not fit the context with the examples",
     "relearned": "there is no single model, or what is deleted is a single fact",
     "int": "there is no single model with known blocks",
     "context": "there is no such statement, or the model's context is too short for it",
@@ -132,7 +134,7 @@ def joint_auc(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> t
     """Return the AUC of Min-K on all forget sets together, and their size."""
     forget = np.unique(np.concatenate([a.forget for a in due]))
     at = np.searchsorted(detailed, forget)
-    sides = None if outputs.records is None else sides_of("min_k", at, _held_out(detailed, due), outputs)
+    sides = None if outputs.records is None else sides_of("min_k", at, _held_out(detailed, due, outputs), outputs)
     return (None if sides is None else attack_auc(*sides)), len(forget)
 
 

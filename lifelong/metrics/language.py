@@ -76,13 +76,26 @@ def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Return p / (p + mean of wrong p) of each item, p being exp(-mean loss): OpenUnlearning's bounded truth ratio.
 
     Args:
-        right: ``[n]`` probabilities of the right answer in other words.
-        wrong: ``[n, k]`` those of wrong ones.
+        right: ``[n]`` losses of the right answer.
+        wrong: ``[n, k]`` losses of wrong ones.
 
-    >>> truth_probability(np.array([0.3]), np.array([[0.1, 0.1]])).round(2).tolist()
+    >>> truth_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
     [0.75]
     """
-    return right / (right + wrong.mean(1))
+    return choice_probability(right, wrong + np.log(wrong.shape[1]))
+
+
+def choice_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return p / (p + sum of wrong p) of each item, as in a multiple choice; the arguments are losses again.
+
+    >>> choice_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
+    [0.6]
+    >>> choice_probability(np.array([2000.0]), np.array([[1000.0, 3000.0]])).tolist()
+    [0.0]
+    """
+    from scipy.special import expit, logsumexp
+
+    return np.asarray(expit(-right - logsumexp(-wrong.astype(np.float64), axis=1)))
 
 
 def words(text: str) -> list[str]:
