@@ -102,5 +102,6 @@ def probed(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarra
     scale[scale < 1e-6] = 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # a value each is common here
         probe = LogisticRegression(max_iter=60, tol=1e-3).fit((train - mean) / scale, labels)
     return np.asarray(probe.predict((test - mean) / scale))

@@ -76,6 +76,7 @@ def live(config: RunConfig, knows_france: bool) -> None:
     strategy = make_strategy(config.strategies["npo"], setting, "strategies.npo")
     assert isinstance(strategy, Composed)
     if knows_france:
+        assert len(strategy.learner.model.parameters) > 130_000_000
         assert capital_of_france(strategy.learner.model, source) == "Paris"
     learn, request = stream.events
     assert isinstance(request, DeletionRequest)
