@@ -6,7 +6,7 @@ import numpy as np
 
 from lifelong.evaluation import EvaluationPlan, Outputs
 from lifelong.metrics.accumulation import Accumulation, unit_means
-from lifelong.metrics.answers import request_rows, utility_rows
+from lifelong.metrics.answers import audit_rows, request_rows, utility_rows
 from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.perplexity import Perplexity
@@ -61,6 +61,7 @@ class Measure:
             return []
         plan, detailed = self._plan, self._plan.detailed(event)
         rows = utility_rows(event, "run", plan, detailed, outputs)
+        rows += audit_rows(event, "run", plan.due(event), outputs)
         for audit in plan.due(event):
             rows += request_rows(event, "run", audit, detailed, outputs)
         return rows
