@@ -25,10 +25,11 @@ from strategies.parts.supermasks import (
     binary,
     choose,
     entropy,
-    entropy_slopes,
     one_shot,
     pack,
     positions_of,
+    slopes_of,
+    superfluous,
     unpack,
 )
 from streams.errors import CheckpointError, ConfigError, IntegrityError
@@ -166,14 +167,13 @@ def leak(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 
     def decay(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         original(self, parameters, gradient)
-        self._weights.mul_(1 - 1e-4)
+        parameters.mul_(1 - 1e-4)
 
     def carry(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        free = torch.zeros_like(self._weights)
+        free = torch.zeros_like(parameters)
         free[self._positions] = 1
         config = OptimizerConfig(optimizer="adam", lr=0.01)
-        shared.setdefault(id(self._weights), Adam(config, self._weights)).step(self._weights, gradient * free)
-        parameters[self._positions] = self._weights[self._positions]
+        shared.setdefault(id(parameters), Adam(config, parameters)).step(parameters, gradient * free)
 
     monkeypatch.setattr(WeightStep, "step", decay if how == "decay" else carry)
 
@@ -265,7 +265,7 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
     data = ledger.lend(world.plan.experiences[3].sample_ids)
     qualities = []
     for u in strategy._nets:
-        strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+        strategy._canvas.wear(strategy._nets[u])
         features, order = strategy._canvas.model.features(data.all().x).detach(), data.positions(Key(0))
         qualities.append(_subnetworks.probe(features[order], data.targets()[order], 30))
     assert max(qualities) < 0.68, "chance is 0.5; three probes of 40 samples each"
@@ -277,7 +277,7 @@ def test_transferred_scores_are_copies(how: str, world: World, tools: Any, monke
     original = _subnetworks.ScoreStep
 
     def spy(*args: Any) -> Any:
-        starts.append(args[2].clone())
+        starts.append(args[1].clone())
         return original(*args)
 
     strategy, ledger = world.strategy(exssnet, kkt=how), world.ledger()
@@ -564,15 +564,14 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
             hits += [units[find(strategy, units, part)] == (unit,) for part in x[:320].split(16)]
         return float(np.mean(hits))
 
-    def by_slopes(sign: float, how: Any) -> Any:
+    def by_slopes(sign: float, how: Any, signal: Any = entropy) -> Any:
         def find(strategy: Any, units: Any, x: torch.Tensor) -> int:
             canvas = strategy._canvas
             masks = [positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
-            canvas.take_off()
             canvas.model.train(False)
 
             def slopes(c: torch.Tensor) -> torch.Tensor:
-                return sign * entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
+                return sign * slopes_of(canvas.model, canvas.lens, masks, c, x, signal)
 
             return how(slopes, len(units))
 
@@ -581,13 +580,15 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_trying(strategy: Any, units: Any, x: torch.Tensor) -> int:
         means = []
         for u in units:
-            strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+            strategy._canvas.wear(strategy._nets[u])
             means.append(float(entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
         return int(np.argmin(means))
 
     masks = life(world, supsup, tools, plan.experiences, density=0.3, outputs=100)
     assert share(masks, by_slopes(1, binary)) >= 0.9
     assert share(masks, by_slopes(-1, one_shot)) <= 0.2
+    assert share(masks, by_slopes(-1, binary)) <= 0.2
+    assert share(masks, by_slopes(1, one_shot, lambda logits: superfluous(logits, 10))) >= 0.5
     # The longer and faster weights are trained, the surer every subnetwork is of what it has never seen.
     trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3, weight_epochs=4)
     assert share(trained, by_trying) >= 0.85
