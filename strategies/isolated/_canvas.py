@@ -10,6 +10,7 @@ import torch
 from strategies.base import Setting
 from strategies.isolated._subnetwork import Subnetwork
 from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.supermasks import (
@@ -40,7 +41,15 @@ class Canvas:
             outputs: outputs of every subnetwork; None gives each as many as it has classes.
             density: share of each layer's weights that a subnetwork keeps.
             spare: how many outputs must be superfluous.
+
+        Raises:
+            ConfigError: the objective or the model has nothing for masks or outputs to be about.
         """
+        if isinstance(setting.objective, CausalLM):
+            raise ConfigError(
+                "objective: subnetworks have outputs of their own for a task's classes or numbers, and causal-lm has none. "
+                "Texts can be classified: source: wordnet, model: text-cnn, objective: classification."
+            )
         self._setting, self._outputs, self._density = setting, outputs, density
         self._classes, self._spare = isinstance(setting.objective, Classification), spare
         if outputs is not None and not self._classes:

@@ -53,6 +53,7 @@ EXACT = (
     "supsup(kkt)",
     "ssnet",
     "exssnet",
+    "exssnet(private)",
 )
 
 

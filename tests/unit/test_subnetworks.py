@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -137,6 +139,26 @@ def test_stages_change_only_what_is_theirs(world: World, tools: Any) -> None:
     tools.live(still, world.ledger(), world.plan.experiences)
     assert torch.equal(still._canvas.weights, initial)
     assert "weights" not in still.state_dict()
+
+
+def test_each_stage_moves_its_own_alone(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, ledger, moved = world.strategy(exssnet, kkt="best"), world.ledger(), []
+    scores: list[torch.Tensor] = []
+    original = _subnetworks.fit
+
+    def watched(*args: Any, optimizer: Any) -> Any:
+        if hasattr(optimizer, "scores"):
+            scores.append(optimizer.scores)
+        before = strategy._canvas.weights.clone(), scores[-1].clone()
+        outcome = original(*args, optimizer=optimizer)
+        after = strategy._canvas.weights, scores[-1]
+        moved.append(tuple(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
+        return outcome
+
+    monkeypatch.setattr(_subnetworks, "fit", watched)
+    tools.live(strategy, ledger, world.plan.experiences[:3])
+    assert moved == [(False, True), (True, False)] * 3, "weights and scores, in the mask stage and in the weight stage"
+    assert all(torch.equal(strategy._scores((t,)), s) for t, s in enumerate(scores))
 
 
 def test_the_mask_stage_is_that_of_supsup(world: World, tools: Any) -> None:
@@ -362,14 +384,137 @@ def test_without_repair_later_tasks_are_not_those_of_a_life_without(world: World
     assert "request" not in str(strategy.state_dict())
     assert [e["units"] for e in strategy.state_dict()["subnetworks"]] == [[0], [2], [3], [4]]
 
-    # A new task must leave alone what lies in a live mask, although its owner is gone.
+
+@pytest.mark.parametrize(
+    "options",
+    [{"repair": "none"}, {"repair": "none", "erase": False}, {"repair": "cascade"}, {"keep": "private"}],
+    ids=lambda options: "-".join(f"{v}" for v in options.values()),
+)
+def test_after_a_deletion_a_new_task_leaves_the_others_alone(options: dict[str, Any], world: World, tools: Any) -> None:
+    """A weight may lie in a live mask although its owner is gone."""
+    strategy, ledger = world.strategy(exssnet, **options), world.ledger()
+    tools.live(strategy, ledger, [*world.plan.experiences, world.request(1)])
     before = logits(strategy, world, [0, 2, 3, 4])
-    masks = [unpack(strategy._nets[(u,)].bits, len(strategy._canvas)) for u in (0, 2, 3, 4)]
+    masks = [strategy._canvas.mask_of(strategy._nets[(u,)]) for u in (0, 2, 3, 4)]
     tools.live(strategy, ledger, [replace(world.plan.experiences[1], incarnation=1)])
     assert same(logits(strategy, world, [0, 2, 3, 4]), before)
-    assert not any(bool((mask & (strategy._owner == 5)).any()) for mask in masks)
-    assert strategy._nets[(1,)].stale, "it was learned on top of what derives from deleted data"
+    if "keep" not in options:
+        assert bool((strategy._owner == 5).any())
+        assert not any(bool((mask & (strategy._owner == 5)).any()) for mask in masks)
+    # Learned on top of what derives from deleted data it derives from that data, too.
+    assert strategy._nets[(1,)].stale == (options.get("repair") == "none")
     assert world.accuracy(strategy, 1) > 0.9
+
+
+def test_what_is_not_erased_stays_and_is_said_to_stay(world: World, tools: Any) -> None:
+    """Only the mask is dropped: others compute as they did, to the bit, with what the deleted task has trained."""
+    strategy, ledger = world.strategy(exssnet, repair="none", erase=False), world.ledger()
+    tools.live(strategy, ledger, world.plan.experiences)
+    before, weights = logits(strategy, world, [0, 2, 3, 4]), strategy._canvas.weights.clone()
+    owned, request = strategy._owner == 2, world.request(1)
+    assert strategy.foresee(request) == "none"
+    ledger.delete(request)
+    outcome = strategy.forget(request, ledger.door(strategy.access, NONE, request.sample_ids))
+    assert (outcome.exactness, outcome.steps) == ("none", 0)
+    assert same(logits(strategy, world, [0, 2, 3, 4]), before)
+    assert torch.equal(strategy._canvas.weights, weights)
+    assert not torch.equal(weights[owned], strategy._canvas.initial()[owned])
+    clean = life(world, exssnet, tools, without(world, 1))
+    reset = life(world, exssnet, tools, [*world.plan.experiences, request], repair="none")
+    assert same(logits(clean, world, [0]), before[:1]), "what came before is exact"
+    for unit in (2, 3, 4):
+        kept, exact, erased = (logits(s, world, [unit])[0] for s in (strategy, clean, reset))
+        assert not torch.equal(kept, exact)
+        assert not torch.equal(kept, erased)
+
+    # Even when all that read it are gone too, the weights themselves still hold it.
+    tools.live(strategy, ledger, [replace(world.request(2, 3, 4), name="request-1")])
+    assert np.array_equal(strategy.holds(request.sample_ids)["weights"], request.sample_ids)
+    assert "masks" not in strategy.holds(request.sample_ids)
+    assert strategy.foresee(world.request(0)) == "none"
+    again = world.strategy(exssnet, repair="none", erase=False)
+    again.load_state_dict(strategy.state_dict())
+    assert digest(again.state_dict()) == digest(strategy.state_dict())
+    assert np.array_equal(again.holds(request.sample_ids)["weights"], request.sample_ids)
+
+
+def test_the_last_task_is_not_deleted_exactly_if_its_weights_stay(world: World, tools: Any) -> None:
+    strategy, request = (
+        life(world, exssnet, tools, world.plan.experiences, repair="none", erase=False),
+        world.request(4),
+    )
+    assert strategy.foresee(request) == "none"
+    assert world.strategy(supsup, repair="none").foresee(request) == "bits"
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_private_weights_make_any_deletion_exact_and_free(unit: int, world: World, tools: Any) -> None:
+    strategy, ledger = world.strategy(exssnet, keep="private"), world.ledger()
+    assert drift(strategy, world, tools) == 0.0
+    accuracies = [world.accuracy(strategy, u) for u in range(5)]
+    assert min(accuracies) > 0.9
+    assert torch.equal(strategy._canvas.weights, strategy._canvas.initial())
+    canvas = strategy._canvas
+    for net in strategy._nets.values():
+        initial = canvas.weights[canvas.mask_of(net)]
+        assert net.values is not None
+        assert (net.values != initial).float().mean() > 0.5, "the whole mask is trained"
+        assert net.num_bytes() == -(-len(canvas) // 8) + 4 * int(canvas.mask_of(net).sum())
+    request = world.request(unit)
+    assert all(strategy.dependents((u,)) == [] for u in range(5))
+    assert strategy.foresee(request) == "bits"
+    ledger = world.ledger()
+    for experience in world.plan.experiences:
+        ledger.admit(experience)
+    ledger.delete(request)
+    outcome = strategy.forget(request, ledger.door(strategy.access, NONE, request.sample_ids))
+    assert (outcome.exactness, outcome.steps) == ("bits", 0)
+    clean = life(world, exssnet, tools, without(world, unit), keep="private")
+    assert digest(strategy.state_dict()) == digest(clean.state_dict())
+    assert strategy.holds(request.sample_ids) == {}
+
+
+def test_a_first_task_is_the_same_with_private_weights(world: World, tools: Any) -> None:
+    """The two ways part only where there is something to read or to leave alone."""
+    shared, private = (life(world, exssnet, tools, world.plan.experiences[:2], keep=k) for k in ("shared", "private"))
+    assert same(logits(shared, world, [0]), logits(private, world, [0]))
+    assert not same(logits(shared, world, [1]), logits(private, world, [1]))
+
+
+def mentions(state: Any, units: list[int]) -> bool:
+    if isinstance(state, dict):
+        return any(mentions(v, units) for v in state.values())
+    return isinstance(state, list) and (state == units or any(mentions(v, units) for v in state))
+
+
+@pytest.mark.parametrize("module", [supsup, ssnet, exssnet], ids=lambda m: m.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("repair", ["none", "cascade"])
+def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, world: World, tools: Any) -> None:
+    """Masks, scores, records, what the model wears, and all tensors that are reachable: nobody keeps them."""
+    strategy, ledger = world.strategy(module, repair=repair, kkt="best"), world.ledger()
+    tools.live(strategy, ledger, world.plan.experiences)
+    logits(strategy, world, [1])  # the last that was worn
+    assert mentions(strategy.state_dict(), [1])
+    net = strategy._nets[(1,)]
+    gone = [weakref.ref(t) for t in (net.bits, net.scores)]
+    mask, owner = strategy._canvas.mask_of(net), strategy._owner
+    tools.live(strategy, ledger, [world.request(1)])
+    assert not mentions(strategy.state_dict(), [1])
+    assert (1,) not in strategy._nets
+    assert strategy._canvas.lens.shown == (None, None)
+    del net
+    gc.collect()
+    assert all(tensor() is None for tensor in gone), "somebody still holds its mask or its scores"
+    initial, weights = strategy._canvas.initial(), strategy._canvas.weights
+    if module is exssnet:
+        free = (owner == 2) & (strategy._owner == 0)
+        assert bool(free.any())
+        assert torch.equal(weights[free], initial[free])
+    elif module is supsup:
+        assert torch.equal(weights, initial)
+    else:
+        others = torch.stack([strategy._canvas.mask_of(n) for n in strategy._nets.values()]).any(0)
+        assert torch.equal(weights[mask & ~others], initial[mask & ~others])
 
 
 def test_some_samples_of_a_task(world: World, tools: Any) -> None:
