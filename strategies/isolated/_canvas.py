@@ -47,8 +47,8 @@ class Canvas:
         """
         if isinstance(setting.objective, CausalLM):
             raise ConfigError(
-                "objective: subnetworks have outputs of their own for a task's classes or numbers, and causal-lm has none. "
-                "Texts can be classified: source: wordnet, model: text-cnn, objective: classification."
+                "objective: subnetworks have outputs of their own for a task's classes or numbers, and causal-lm has "
+                "none. Texts can be classified: source: wordnet, model: text-cnn, objective: classification."
             )
         self._setting, self._outputs, self._density = setting, outputs, density
         self._classes, self._spare = isinstance(setting.objective, Classification), spare
@@ -56,6 +56,8 @@ class Canvas:
             raise ConfigError("outputs: only classifiers can have more outputs than they need; leave it null.")
         if outputs is not None and getattr(setting.objective, "loss", "ce") != "ce":
             raise ConfigError("outputs: superfluous outputs need the softmax; set objective.loss: ce or outputs: null.")
+        for unit in range(len(setting.units)):  # the least that an experience can ask for: say it before anything runs
+            self.width_of((unit,))
         self.model = self._make()
         self.layers: tuple[Layer, ...] = layers_of(self.model)
         self.weights.copy_(signed_constants(self.weights, self.layers))

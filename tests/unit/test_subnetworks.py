@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,7 +19,9 @@ from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
 from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.optimizers import Adam, OptimizerConfig
@@ -34,6 +37,7 @@ from strategies.parts.supermasks import (
     superfluous,
     unpack,
 )
+from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
 from streams.ledger import Ledger
@@ -582,16 +586,69 @@ def test_a_task_that_comes_again_goes_on_from_its_mask(digits: Source, tools: An
 # --- other streams and models ---
 
 
+def tensor_bytes() -> int:
+    """Bytes of all tensors that are alive in this process, shared storage counted once."""
+    gc.collect()
+    found = (o.untyped_storage() for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+    return sum({s.data_ptr(): s.nbytes() for s in found}.values())
+
+
+def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
+    world = World(five_tasks(digits), hidden=(600, 300), epochs=1)
+    strategy, plain = life(world, exssnet, tools, world.plan.experiences[:3]), world.setting.make_model()
+    plain.train(False)
+    canvas, x = strategy._canvas, torch.rand(256, 64)
+    ids = np.arange(256)
+    asks = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
+    places = {p.data_ptr() for p in canvas.model.network.parameters()}
+    version, held = canvas.version, tensor_bytes()
+    for ask in asks:
+        strategy.predict(ask)
+    assert canvas.version == version, "nothing has been written to any weight"
+    assert {p.data_ptr() for p in canvas.model.network.parameters()} == places
+    assert min(places) == canvas.weights.data_ptr(), "the model's own parameters are the shared weights"
+    assert tensor_bytes() == held, "nothing has been kept"
+    canvas.wear(strategy._nets[(0,)])
+    assert canvas.lens.shown[0] is strategy._nets[(0,)].bits, "a mask is put on by pointing at it"
+
+    def seconds(work: Any) -> float:
+        started = time.process_time()
+        for _ in range(10):
+            work()
+        return time.process_time() - started
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for _ in asks:
+            plain(x)
+
+    rounds = []
+    for _ in range(7):
+        other = seconds(lambda: [strategy.predict(ask) for ask in asks])
+        alike = seconds(lambda: [strategy.predict(asks[0]) for _ in asks])
+        rounds.append((other / alike, other / seconds(forward)))
+    switching, whole = np.median(rounds, axis=0)
+    assert switching < 1.25, "another task each time costs what the same costs"
+    assert whole < 2.5, "and masking within the forward pass is a fraction of it"
+
+
 def test_a_hundred_tasks(digits: Source, tools: Any) -> None:
     config = domain_incremental.Config(domains=100, task_labels=True)
     world = World(domain_incremental.build(digits, config, 0), hidden=(60,), epochs=1)
+    before = tensor_bytes()
+    plain = world.setting.make_model()
+    one = tensor_bytes() - before
+    assert one == 2 * num_bytes(plain.parameters), "weights and their gradient"
+    before = tensor_bytes()
     strategy = world.strategy(exssnet, density=0.05)
     assert drift(strategy, world, tools) == 0.0
+    held = tensor_bytes() - before
     state = strategy.state_dict()
     parameters = len(strategy._canvas)
     assert all(e["bits"].numel() == -(-parameters // 8) for e in state["subnetworks"])
     masks = 100 * -(-parameters // 8)
-    assert num_bytes(state) <= 1.3 * 4 * parameters + masks
+    assert num_bytes(state) <= 1.3 * 4 * parameters + masks, "what is saved"
+    assert held <= 1.3 * one + masks, "and what is kept in memory: there is no second vector of weights"
     mean = np.mean([world.accuracy(strategy, u) for u in range(100)])
     assert mean > 0.5, "one pass, 200 weights of 4,440; chance is 0.1"
 
@@ -676,9 +733,34 @@ def test_any_model_of_linear_and_convolution_layers(kind: str, digits: Source, t
 
 
 def test_too_few_outputs_are_refused(world: World, tools: Any) -> None:
-    strategy, ledger = world.strategy(supsup, outputs=1), world.ledger()
-    with pytest.raises(ConfigError, match="1 are too few for the 2 classes"):
-        tools.live(strategy, ledger, world.plan.experiences[:1])
+    with pytest.raises(ConfigError, match=r"1 are too few for the 2 classes.*or leave it null"):
+        world.strategy(supsup, outputs=1)
+    with pytest.raises(ConfigError, match=r"2 are too few for the 2 classes of one experience and 1 superfluous"):
+        world.strategy(supsup, outputs=2, inference="binary", signal="superfluous")
+    both = replace(world.plan.experiences[0], units=(0, 1), sample_ids=world.plan.experiences[1].sample_ids)
+    with pytest.raises(ConfigError, match="2 are too few for the 4 classes"):
+        tools.live(world.strategy(supsup, outputs=2), world.ledger(), [both])
+
+
+def test_options_that_contradict_each_other_are_refused(world: World) -> None:
+    for module, options, message in (
+        (supsup, {"signal": "superfluous"}, "no use with inference: enumerate"),
+        (supsup, {"signal": "superfluous", "inference": "one-shot"}, "outputs: signal: superfluous needs more outputs"),
+        (exssnet, {"erase": False}, "set repair: none"),
+        (ssnet, {"erase": False, "repair": "cascade"}, "set repair: none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            world.strategy(module, **options)
+    world.setting, setting = replace(world.setting, objective=Classification(10, loss="bce")), world.setting
+    with pytest.raises(ConfigError, match="superfluous outputs need the softmax"):
+        world.strategy(supsup, outputs=20)
+    world.setting = replace(setting, objective=Regression())
+    with pytest.raises(ConfigError, match="only classifiers can have more outputs"):
+        world.strategy(supsup, outputs=20)
+    world.setting = replace(setting, objective=CausalLM(50))
+    with pytest.raises(ConfigError, match="causal-lm has none.*wordnet"):
+        world.strategy(exssnet)
+    world.setting = setting
 
 
 @pytest.mark.slow
