@@ -662,8 +662,8 @@ def test_the_surest_subnetwork_answers_where_no_task_is_told(digits: Source, too
 def test_slopes_answer_sample_by_sample(digits: Source, tools: Any) -> None:
     world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=2)
     batch = world.held_out_of(0).part(0, 6)
-    for how in ("one-shot", "binary"):
-        strategy = life(world, supsup, tools, world.plan.experiences, inference=how, outputs=40)
+    for how, signal in (("one-shot", "entropy"), ("binary", "entropy"), ("one-shot", "superfluous")):
+        strategy = life(world, supsup, tools, world.plan.experiences, inference=how, signal=signal, outputs=40)
         together = strategy.predict(batch)
         with torch.inference_mode():
             alone = torch.cat([strategy.predict(batch.part(i, i + 1)) for i in range(6)])
