@@ -67,6 +67,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
                 num_hidden_layers=config.depth,
                 num_attention_heads=config.heads,
                 max_position_embeddings=config.context,
+                initializer_range=config.width**-0.5,
                 attention_dropout=config.dropout,
                 pad_token_id=None,
             ),

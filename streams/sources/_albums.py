@@ -80,6 +80,21 @@ def scaled(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR)) for i in images])
 
 
+def framed(image: np.ndarray) -> np.ndarray:
+    """Return a picture enlarged until its content fills it but for a margin of a twelfth; its proportions stay."""
+    from PIL import Image
+
+    side = len(image)
+    rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
+    inside = Image.fromarray(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    most = side - 2 * round(side / 12)
+    scale = most / max(inside.size)
+    width, height = (max(1, round(scale * s)) for s in inside.size)
+    made = Image.new("L", (side, side))
+    made.paste(inside.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+    return np.asarray(made)
+
+
 def _glyphs(size: int, characters: int) -> Album:
     source = glyphs.load(glyphs.Config())
     points = glyphs.characters(673)
@@ -97,7 +112,7 @@ def _glyphs(size: int, characters: int) -> Album:
         "glyphs",
         "character",
         source.licence,
-        scaled((source.x[rows, 0].numpy() * 255).round().astype(np.uint8), size),
+        scaled(np.stack([framed(i) for i in (source.x[rows, 0].numpy() * 255).round().astype(np.uint8)]), size),
         np.searchsorted(chosen, source.class_ids[rows]),
         source.is_test[rows],
         tuple(chr(points[c]) for c in chosen),
