@@ -1,7 +1,8 @@
 """A small LLaVA with random weights: a CLIP vision tower, a projector and a Llama, for text with images.
 
-Large patches and a shallow tower learn most from few pictures: with patches of 14 pixels and one block it names held-out
-characters and digits of `instructions` after a minute, with patches of 7 and two blocks it hardly does."""
+Large patches and a shallow tower learn most from few pictures: with patches of 14 pixels and one block it names
+held-out characters and digits of `instructions` after a minute, with patches of 7 and two blocks it does not.
+"""
 
 from __future__ import annotations
 

@@ -161,10 +161,14 @@ def load(config: Config) -> Source:
 def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float) -> dict[Skill, float]:
     """Return the share of each skill: `rare_share` of each rare one, the rest in proportion to the weights.
 
+    Where all are rare none is: then the weights decide alone.
+
     >>> shares({"naming": 3, "face": 9, "script": 1}, ["face"], 0.2)
     {'naming': 0.6, 'face': 0.2, 'script': 0.2}
     """
     common = sum(w for s, w in skills.items() if s not in rare)
+    if not common:
+        return {s: w / sum(skills.values()) for s, w in skills.items()}
     left = 1 - rare_share * sum(s in rare for s in skills)
     return {s: rare_share if s in rare else left * w / common for s, w in skills.items()}
 
