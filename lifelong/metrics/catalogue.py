@@ -273,6 +273,7 @@ METRICS: dict[str, Metric] = {
         "that of the reference.",
         "nats",
         "higher",
+    ),
     **{
         f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
         for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
