@@ -177,6 +177,8 @@ class SurveyingSelection(Selection):
     """A selection that looks at every sample of the pool with the model first."""
 
     config: SurveyConfig
+    scores: ClassVar[bool] = True
+    """Whether it scores samples by what the model predicts."""
 
     def __init__(self, config: SurveyConfig, setting: Setting) -> None:
         """Start with an empty pool.
@@ -185,10 +187,10 @@ class SurveyingSelection(Selection):
             ConfigError: the model predicts no distributions.
         """
         super().__init__(config, setting)
-        if not setting.objective.by_class:
+        if self.scores and not setting.objective.by_class:
             raise ConfigError(
                 f"learner: {self.name} scores samples by predicted distributions; it works on classifiers and language "
-                f"models. For numbers choose random-selection."
+                f"models. For numbers choose random-selection or semdedup."
             )
 
     def look(

@@ -48,6 +48,7 @@ class SemDeDup(SurveyingSelection):
 
     config: Config
     name: ClassVar[str] = "semdedup"
+    scores: ClassVar[bool] = False
 
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         """Take the least redundant."""

@@ -51,6 +51,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "der-plus-plus": {"memory": 30, "batch": 8},
     "er-ace": {"memory": 30, "batch": 8},
     "agem": {"memory": 30, "batch": 8},
+    "adapt-infinity": {"share": 1.0, "width": 32},
+    "ccs": {"share": 1.0},
+    "random-selection": {"share": 1.0},
+    "score-selection": {"share": 1.0},
+    "semdedup": {"share": 1.0},
+    "trained-only": {"method": {"name": "finetune", "epochs": 1}},
     "frequency-replay": {"per_class": 5, "min_occurrences": 1, "high": 1.0},
     "finetune": {"epochs": 2, "batch_size": 64},
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
@@ -86,6 +92,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "task-vector": {"epochs": 1, "batch_size": 64},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
+SCORING = ("adapt-infinity", "ccs", "score-selection")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
@@ -154,6 +161,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
     },
+    "adapt-infinity(lite)+replay+retrain": {
+        "learner": [
+            {"name": "adapt-infinity", "share": 0.6, "width": 32, "pool": 60, "readmit": True},
+            {"name": "replay", "memory": 30, "batch": 8},
+        ],
+        "unlearner": "retrain",
+    },
+    "adapt-infinity(lite)+ewc+finetune": {
+        "learner": [
+            {
+                "name": "adapt-infinity",
+                "share": 0.6,
+                "projection": "tensor-sketch",
+                "pool": 60,
+                "redundancy": "gradient",
+            },
+            "ewc",
+        ],
+        "unlearner": {"name": "trained-only", "method": {"name": "finetune", "epochs": 1}},
+    },
     "exssnet(none)": {"isolated": {"name": "exssnet", "density": 0.2, "repair": "none"}},
     "ssnet(kkt,none)": {"isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none"}},
     "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
@@ -194,6 +221,16 @@ ON_TEXT: dict[str, dict[str, Any]] = {
     "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
     "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
     "independent": {"isolated": "independent"},
+    "adapt-infinity+retrain": {
+        "learner": {
+            "name": "adapt-infinity",
+            "share": 0.7,
+            "width": 32,
+            "selectors": ["perplexity", "grand", "context-grounding"],
+        },
+        "unlearner": "retrain",
+    },
+    "semdedup+none": {"learner": {"name": "semdedup", "share": 0.7}, "unlearner": "none"},
 }
 
 
@@ -220,7 +257,8 @@ class Candidate:
     def targets(self) -> str:
         """What it must predict."""
         declared = "any" if self.unlearner is None else self.unlearner.targets
-        return "classes" if self.own_learner or self.name in CLASSIFIERS else declared
+        by_class = self.own_learner or self.name in CLASSIFIERS or self.name.startswith(SCORING)
+        return "classes" if by_class else declared
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
