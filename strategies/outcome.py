@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Exactness = Literal["bits", "law", "none"]
+Selector = Literal["perplexity", "el2n", "entropy", "grand", "image-grounding", "context-grounding"]
+"""By what samples are chosen (see `strategies.parts.selectors`). context-grounding, for text alone, is ours."""
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
+"""All of them; their places stand for them in tables of results."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +28,7 @@ class Draw:
     pool: np.ndarray
     drawn: np.ndarray
     clusters: np.ndarray | None = None
-    selectors: tuple[str, ...] = ()
+    selectors: tuple[Selector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

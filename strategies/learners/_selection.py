@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
-from strategies.outcome import Draw
+from strategies.outcome import Draw, Selector
 from strategies.parts.deduplication import first_copies
 from strategies.parts.gradient_features import Projector, find_block
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Formulas, Selector
+from strategies.parts.selectors import Formulas
 from strategies.parts.survey import Look, NoImage, Surveyed, available, survey
 from streams.config import Config as BaseConfig
 from streams.data import Data

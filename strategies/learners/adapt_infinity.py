@@ -10,14 +10,14 @@ from pydantic import Field
 
 from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
-from strategies.outcome import Draw
+from strategies.outcome import Draw, Selector
 from strategies.parts.budgets import Shares, densities, equal_shares, spreads, weighted_shares
 from strategies.parts.clustering import Algorithm, clusters, default_clusters
 from strategies.parts.coverage import coverage_draw
 from strategies.parts.deduplication import earlier_similarity, least_redundant
 from strategies.parts.gradient_features import Form, Kind, Projector
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Binning, Selector, best_selector
+from strategies.parts.selectors import Binning, best_selector
 from strategies.parts.survey import Surveyed
 from streams.data import Data
 from streams.errors import ConfigError

@@ -8,10 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
-from strategies.outcome import Draw
+from strategies.outcome import Draw, Selector
 from strategies.parts.coverage import coverage_draw
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Selector
 from streams.data import Data
 from streams.randomness import Key
 

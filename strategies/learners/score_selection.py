@@ -7,9 +7,8 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
-from strategies.outcome import Draw
+from strategies.outcome import Draw, Selector
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Selector
 from streams.data import Data
 from streams.randomness import Key
 

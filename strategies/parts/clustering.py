@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Literal
 
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from streams.randomness import Key
 
 Algorithm = Literal["k-means", "mini-batch"]
 """Lloyd's, or mini-batches of 10,240 as in the released code."""
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()  # looks at every library that is loaded, which takes a while
 
 
 def default_clusters(samples: int) -> int:
@@ -45,7 +51,7 @@ def clusters(features: np.ndarray, count: int, key: Key, algorithm: Algorithm = 
     else:
         model = MiniBatchKMeans(count, n_init=3, batch_size=10240, random_state=seed)
     # Threads would add up sums in an order of their own, and the last bits with them.
-    with threadpool_limits(1), warnings.catch_warnings():
+    with _threads().limit(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: documented above
         labels = model.fit_predict(features)
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from strategies.objectives._base import Scored
+from strategies.outcome import Selector
 
-Selector = Literal["perplexity", "el2n", "entropy", "grand", "image-grounding", "context-grounding"]
-"""context-grounding is the analogue of image grounding in text alone; it is ours."""
 Formulas = Literal["paper", "released"]
 """The definitions, or what the released code computes."""
 Binning = Literal["z", "raw-scale"]

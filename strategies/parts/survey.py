@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from strategies.objectives._base import Objective, Without
-from strategies.outcome import Outcome
+from strategies.outcome import Outcome, Selector
 from strategies.parts.fisher import evaluating
 from strategies.parts.gradient_features import Block, Form, Projector, normalised, sample_features
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Formulas, Selector, el2n, entropies, groundings, log_perplexities
+from strategies.parts.selectors import Formulas, el2n, entropies, groundings, log_perplexities
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 
