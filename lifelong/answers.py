@@ -20,7 +20,7 @@ from lifelong.metrics.language import (
 )
 from strategies.objectives.causal_lm import precise, scored
 from streams.data import Batch
-from streams.text import ANSWER, GIVEN, NOTHING, Text, Tokenizer
+from streams.text import ANSWER, GIVEN, NOTHING, Text, Tokenizer, prompt_lengths
 
 Predict = Callable[[Batch], torch.Tensor]
 
@@ -67,13 +67,13 @@ def records_of_strangers(predict: Predict, text: Text, like: Batch, batch_size: 
 @torch.inference_mode()
 def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
-    given = (batch.x[:, 1] == GIVEN).sum(1)
+    given = prompt_lengths(batch.x)
     x = batch.x.clone()
     x[:, 1][x[:, 1] == ANSWER] = NOTHING
     made: list[list[int]] = [[] for _ in range(len(batch))]
     going = torch.arange(len(batch), device=x.device)
     while len(going):
-        logits = predict(replace(batch, ids=batch.ids[going], x=x[going], y=batch.y[going], task=None))
+        logits = predict(replace(batch, x=x, task=None).rows(going))
         at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
         token = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
         alive = []

@@ -133,13 +133,12 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
         stored: raw samples it keeps.
     """
     outcome = step.outcome
-    sample_bytes = stream.source.x[0].numel() * stream.source.x.element_size()
     values = {
         "steps": outcome.steps,
         "forward": outcome.forward,
         "backward": outcome.backward,
         "samples_read": step.samples_read,
-        "state_bytes": num_bytes(state) + stored * sample_bytes,
+        "state_bytes": num_bytes(state) + stored * stream.source.sample_bytes,
         "skipped": int(step.skipped),
     }
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]

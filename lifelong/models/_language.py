@@ -8,9 +8,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from lifelong.models._sight import Sight
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
+from streams.text import IMAGE
 
 
 @final
@@ -20,20 +22,30 @@ class Decoder(nn.Module):
     Rows are padded on the right and attention looks to the left only, so that padding needs no mask.
     """
 
-    def __init__(self, inner: Any) -> None:
-        """Take a transformers decoder without its head."""
+    def __init__(self, inner: Any, sight: Sight | None = None) -> None:
+        """Take a transformers decoder without its head, and what sees images where rows speak of them."""
         super().__init__()
         self.inner = inner
+        self.sight = sight
 
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks, from the bottom up."""
         return next(m for m in self.inner.modules() if isinstance(m, nn.ModuleList))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``."""
+    @property
+    def image_tokens(self) -> int:
+        """How many positions of a row an image takes; 0 if it sees none."""
+        return 0 if self.sight is None else self.sight.positions
+
+    def forward(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``, and images ``[B, M, C, H, W]``."""
         length = int((x[:, 1] > 0).sum(1).max())
-        hidden: torch.Tensor = self.inner(input_ids=x[:, 0, :length].long(), use_cache=False).last_hidden_state
+        ids = x[:, 0, :length].long()
+        embedded = self.inner.get_input_embeddings()(ids)
+        if self.sight is not None and images is not None:
+            embedded = self.sight.place(embedded, x[:, 1, :length] == IMAGE, images)
+        hidden: torch.Tensor = self.inner(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return hidden
 
 
@@ -43,6 +55,8 @@ def check_text(name: str, input_shape: tuple[int, ...], context: int | None = No
     Raises:
         ConfigError: says which, and what to do.
     """
+    if len(input_shape) == 6 and input_shape[0] == 2:
+        raise ConfigError(f"model: {name} reads text alone, and the source has images, too. Use tiny-llava.")
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ConfigError(
             f"model: {name} reads text, and the source gives inputs of shape {input_shape}. Use a source of text "
@@ -140,7 +154,7 @@ def _linear_layers(blocks: nn.Module) -> tuple[list[str], bool]:
     return sorted({n.rpartition(".")[2] for n, m in named if isinstance(m, nn.Linear | Conv1D)}), transposed
 
 
-def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Network:
+def language_network(inner: Any, width: int, num_outputs: int, tied: bool, sight: Sight | None = None) -> Network:
     """Return decoder and a new head.
 
     Args:
@@ -148,10 +162,11 @@ def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Ne
         width: of its hidden states.
         num_outputs: tokens of the vocabulary.
         tied: whether the head is the embedding.
+        sight: sees images, or None.
     """
     head = nn.Linear(width, num_outputs, bias=False)
     if tied:
         head.weight = inner.get_input_embeddings().weight
     else:
         nn.init.normal_(head.weight, std=0.02)
-    return Network(Decoder(inner.train()), head)
+    return Network(Decoder(inner.train(), sight), head)

@@ -86,7 +86,7 @@ class Objective(ABC):
 
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs ``[B, num_outputs]``."""
-        return model(batch.x)
+        return model(*batch.inputs)
 
     def training_on(self, data: Data) -> Objective:
         """Return the objective to train on `data` with, and to take its Fisher by.
@@ -121,7 +121,7 @@ class Objective(ABC):
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the penultimate features of every sample, ``[B, F]``."""
-        return model.features(batch.x)
+        return model.features(*batch.inputs)
 
     def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return what every sample means to the model, ``[B, F]``: its features, in text the mean over its row."""

@@ -17,7 +17,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.source import Source
-from streams.text import ANSWER, GIVEN, Text
+from streams.text import ANSWER, GIVEN, Text, prompt_lengths
 
 Tokens = Literal["all", "answer"]
 Reduction = Literal["token", "sequence"]
@@ -42,11 +42,11 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
     Args:
         logits: ``[B, T, V]``, T being at most L.
         x: int ``[B, 2, L]`` tokens, and what they are.
-        tokens: which count. The start token never does, nor does padding.
+        tokens: which count. The start token never does, nor do padding and images.
     """
     length = logits.shape[1]
     part = x[:, 1, 1:length]
-    counts = part == ANSWER if tokens == "answer" else part > 0
+    counts = part == ANSWER if tokens == "answer" else (part == GIVEN) | (part == ANSWER)
     rows, columns = counts.nonzero(as_tuple=True)
     targets = x[rows, 0, columns + 1].long()
     if len(rows) == counts.numel():  # full rows of text: nothing has to be picked
@@ -154,7 +154,7 @@ class CausalLM(Objective):
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
-        hidden = model.features(batch.x)
+        hidden = model.features(*batch.inputs)
         return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
 
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
@@ -198,7 +198,7 @@ class CausalLM(Objective):
 
 
 def _last_given(batch: Batch) -> torch.Tensor:
-    return (batch.x[:, 1] == GIVEN).sum(1) - 1
+    return prompt_lengths(batch.x) - 1
 
 
 def _first(x: torch.Tensor) -> torch.Tensor:
@@ -223,14 +223,14 @@ def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
     Returns:
         A batch with ``x [B, 2, L']``, as long as the longest row needs.
     """
-    given = (batch.x[:, 1] == GIVEN).sum(1).tolist()
+    given = prompt_lengths(batch.x).tolist()
     length = max(g + len(a) for g, a in zip(given, answers, strict=True))
     x = batch.x.new_zeros(len(batch), 2, length)
     for row, old, g, a in zip(x, batch.x, given, answers, strict=True):
         row[:, :g] = old[:, :g]
         row[0, g : g + len(a)] = torch.tensor(list(a), dtype=x.dtype, device=x.device)
         row[1, g : g + len(a)] = ANSWER
-    return Batch(batch.ids, x, batch.y, batch.task)
+    return replace(batch, x=x)
 
 
 def joined(first: Batch, second: Batch) -> Batch:

@@ -72,7 +72,8 @@ def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
         raise ConfigError(f"scenario.domains: {count} is more than the {len(trained)} domains of {source.name!r}.")
     place = np.full(int(source.domain_ids.max()) + 1, -1)
     place[trained[:count]] = np.arange(count)
-    return place[source.domain_ids], [f"domain-{d}" for d in trained[:count]]
+    names = source.domain_names or tuple(f"domain-{d}" for d in range(len(place)))
+    return place[source.domain_ids], [names[d] for d in trained[:count]]
 
 
 def _spread(source: Source, count: int, overlap: bool, key: Key) -> tuple[Source, np.ndarray]:
