@@ -17,7 +17,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.source import Source
-from streams.text import ANSWER, GIVEN, Text, prompt_lengths
+from streams.text import ANSWER, GIVEN, IMAGE, Text, prompt_lengths
 
 Tokens = Literal["all", "answer"]
 Reduction = Literal["token", "sequence"]
@@ -163,15 +163,22 @@ class CausalLM(Objective):
 
     def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the mean hidden state over each row, ``[B, F]``."""
-        hidden = model.features(batch.x)
+        hidden = model.features(*batch.inputs)
         there = (batch.x[:, 1, : hidden.shape[1]] > 0).unsqueeze(2)
         return (hidden * there).sum(1) / there.sum(1)
 
     def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
-        """Return rows that keep their start token and their answer alone, if the prompt is to go."""
-        if what != "prompt":
+        """Return rows with black images, without positions of images, or with their start token and answer alone."""
+        roles = batch.x[:, 1]
+        if what == "prompt":
+            alone = kept(batch, (roles == ANSWER) | _first(batch.x))
+            return replace(alone, images=None), prompt_lengths(batch.x) > 1
+        if batch.images is None:
             return None
-        return kept(batch, (batch.x[:, 1] == ANSWER) | _first(batch.x)), (batch.x[:, 1] == GIVEN).sum(1) > 1
+        had = (roles == IMAGE).any(1)
+        if what == "image":
+            return replace(batch, images=torch.zeros_like(batch.images)), had
+        return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator

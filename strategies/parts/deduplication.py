@@ -50,7 +50,7 @@ def first_copies(data: Data, batch_size: int = 1024) -> np.ndarray:
     seen: dict[bytes, int] = {}
     position = 0
     for batch in data.batches(batch_size):
-        columns = [c.cpu().numpy() for c in (batch.x, batch.y)]
+        columns = [c.cpu().numpy() for c in (*batch.inputs, batch.y)]
         for i in range(len(batch)):
             content = b"".join(c[i].tobytes() for c in columns)
             seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), position)

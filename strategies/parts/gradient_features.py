@@ -132,8 +132,8 @@ class Block:
 def find_block(model: FlatModel, which: int | str | None, where: str) -> Block:
     """Return a block of the network.
 
-    Networks of transformer blocks have a list of them; of several lists (a vision tower and a language model) the last
-    counts. Elsewhere every layer of the body is a block.
+    Networks of transformer blocks have a list of them; of several lists (a language model and its vision tower) the
+    first counts. Elsewhere every layer of the body is a block.
 
     Args:
         model: the network.
@@ -152,7 +152,7 @@ def find_block(model: FlatModel, which: int | str | None, where: str) -> Block:
     lists = [n for n, m in names.items() if n.startswith("body") and isinstance(m, nn.ModuleList) and _trained(m)]
     outer = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
     if outer:
-        blocks = [f"{outer[-1]}.{i}" for i, m in enumerate(names[outer[-1]].children()) if _trained(m)]
+        blocks = [f"{outer[0]}.{i}" for i, m in enumerate(names[outer[0]].children()) if _trained(m)]
         index = len(blocks) // 2 if which is None else which
     else:
         layers = [n for n, m in names.items() if any(p.requires_grad for p in m.parameters(recurse=False))]

@@ -16,6 +16,7 @@ from lifelong.build import make_strategy
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.metrics.catalogue import METRICS
 from lifelong.metrics.selection import selection_rows
+from lifelong.models import tiny_llava
 from lifelong.play import step
 from lifelong.report.facts import gather
 from lifelong.report.html import render, run_drawings
@@ -24,10 +25,14 @@ from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners._selection import Selection
 from strategies.learners.adapt_infinity import AdaptInfinity
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.outcome import SELECTORS, Draw, Outcome
-from strategies.parts.fit import Training
+from strategies.parts.deduplication import first_copies
+from strategies.parts.fit import FitConfig, Training, fit
+from strategies.parts.gradient_features import Projector, find_block, sample_features
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.survey import Look, available, survey
 from streams.config import parse
 from streams.events import Event, Experience
 from streams.ledger import Ledger
@@ -36,7 +41,9 @@ from streams.randomness import Key, seeded_globals
 from streams.scenarios import domain_incremental
 from streams.schedules import explicit
 from streams.source import Source
+from streams.sources import instructions
 from streams.stream import Stream
+from streams.text import IMAGE
 
 RARE = 2
 
@@ -453,3 +460,83 @@ def test_it_is_the_plugin_of_that_name() -> None:
     capped, *_ = play({"name": "adapt-infinity", "pool": 30}, stream_of(skills((20, 20, 20, 20))), epochs=1)
     assert capped.access.label() == "retain: buffer(30)"
     assert len(plugin_of(capped).pool) == 30
+
+
+def test_grounding_of_text_with_images() -> None:
+    """A tiny LLaVA: what zeroed and dropped images mean, and who has none."""
+    source = instructions.load(instructions.Config(distributors=("numbers", "knowledge"), samples=40, test=2))
+    assert source.text is not None
+    with seeded_globals(Key(0)):
+        sizes = tiny_llava.Config(
+            width=16, inner=24, depth=2, heads=2, vision_width=16, vision_depth=1, vision_inner=16
+        )
+        model = FlatModel(tiny_llava.build(sizes, source.input_shape, source.text.tokenizer.vocab_size))
+    objective = CausalLM(source.text.tokenizer.vocab_size, source.text)
+    data = Ledger(source).lend(source.train_ids)
+    batch = data.all()
+    seen = (batch.x[:, 1] == IMAGE).any(1)
+    assert 0 < int(seen.sum()) < len(seen)
+    block = find_block(model, None, "block")
+    assert block.name.startswith("body.inner.layers.1"), "the language model's, not the tower's"
+    assert block.readable
+    selectors = available(objective, batch, None, "selectors")
+    assert selectors == ("perplexity", "el2n", "entropy", "grand", "image-grounding")
+    zeros, dropped = (
+        survey(model, objective, data, Look(selectors, block, no_image=way)).scores["image-grounding"]
+        for way in ("zeros", "dropped")
+    )
+    for found in (zeros, dropped):
+        assert (found[~seen.numpy()] == 0).all(), "a ratio of exactly 1 where there is no image"
+        assert np.isfinite(found).all()
+        assert found[seen.numpy()].std() > 0
+    assert not np.allclose(zeros, dropped)
+    i = int(seen.nonzero()[0])
+    one = batch.rows(torch.tensor([i]))
+    model.train(False)
+    with torch.no_grad():
+        plain = objective.losses(objective.outputs(model, one), one)
+        black = replace(one, images=torch.zeros_like(one.images))  # type: ignore[arg-type]
+        assert zeros[i] == pytest.approx(
+            float(objective.losses(objective.outputs(model, black), black) - plain), abs=1e-4
+        )
+    bare, had = objective.without(one, "image-positions")  # type: ignore[misc]
+    assert bool(had)
+    assert bare.images is None
+    assert not (bare.x[:, 1] == IMAGE).any()
+    assert int((bare.x[:, 1] > 0).sum()) == int(((one.x[:, 1] > 0) & (one.x[:, 1] != IMAGE)).sum())
+    features = sample_features(model, objective, batch.part(0, 8), block, Projector("rademacher", 32, Key(0), 1 << 20))
+    alone = [
+        sample_features(model, objective, batch.part(j, j + 1), block, Projector("rademacher", 32, Key(0), 1 << 20))
+        for j in range(8)
+    ]
+    torch.testing.assert_close(features[1], torch.cat([a[1] for a in alone]), atol=1e-4, rtol=1e-3)
+
+
+def test_copies_of_text_with_other_images_are_no_copies() -> None:
+    source = instructions.load(instructions.Config(distributors=("numbers",), samples=40, test=2, redundancy=0.0))
+    assert source.images is not None
+    source = replace(source, x=source.x[:1].expand(len(source), -1, -1).clone(), y=torch.zeros_like(source.y))
+    data = Ledger(source).lend(source.train_ids)
+    assert len(first_copies(data)) == len(source.images[source.train_ids].unique(dim=0)) > 1
+
+
+@pytest.mark.slow
+def test_grounding_tells_who_needs_the_image() -> None:
+    """Check 9 on real images: naming digits needs them, what is asked beside an unrelated picture does not."""
+    source = instructions.load(instructions.Config(distributors=("numbers", "knowledge"), samples=600, hard=0.0))
+    assert source.text is not None
+    with seeded_globals(Key(0)):
+        model = FlatModel(tiny_llava.build(tiny_llava.Config(), source.input_shape, source.text.tokenizer.vocab_size))
+    objective = CausalLM(source.text.tokenizer.vocab_size, source.text)
+    ledger = Ledger(source)
+    config = FitConfig(epochs=25, optimizer="adam", lr=2e-3, batch_size=32)
+    fit(model, objective, ledger.lend(source.train_ids), config, Key(0))
+    found = survey(model, objective, ledger.lend(source.train_ids), Look(("image-grounding",))).scores
+    ratio = {
+        name: float(np.median(np.exp(found["image-grounding"][source.class_ids[source.train_ids] == c])))
+        for c, name in enumerate(source.class_names)
+    }
+    print(ratio)
+    assert ratio["naming"] > 3
+    assert ratio["facts"] == 1.0
+    assert abs(ratio["unrelated"] - 1) <= 0.05
