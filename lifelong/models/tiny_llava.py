@@ -1,4 +1,8 @@
-"""A small LLaVA with random weights: a CLIP vision tower, a projector and a Llama, for text with images."""
+"""A small LLaVA with random weights: a CLIP vision tower, a projector and a Llama, for text with images.
+
+Large patches and a shallow tower learn most from few pictures: with patches of 14 pixels and one block it names
+held-out characters and digits of `instructions` after a minute, with patches of 7 and two blocks it does not.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,12 @@ from streams.errors import ConfigError
 class Config(TinyConfig):
     """Options of `tiny-llava`: those of its Llama, and of its vision tower."""
 
-    patch: int = Field(7, ge=1)
+    patch: int = Field(14, ge=1)
     """Side of a patch of an image, in pixels; it must divide the image's side. An image takes (side / patch)^2
     positions of a row (`source.image_tokens`)."""
     vision_width: int = Field(64, ge=8)
     """Size of a hidden state of the tower; `vision_heads` must divide it."""
-    vision_depth: int = Field(2, ge=1)
+    vision_depth: int = Field(1, ge=1)
     """Number of the tower's blocks, all of which are used."""
     vision_heads: int = Field(4, ge=1)
     """Attention heads of the tower."""

@@ -66,9 +66,9 @@ DISTRIBUTORS: dict[DistributorName, Distributor] = {
     "letters": Distributor({"naming": 3, "script": 3, "face": 2, "comparison": 2, "yes-no": 1}, ("glyphs",), (0, 1)),
     "numbers": Distributor({"naming": 3, "parity": 2, "counting": 2, "yes-no": 2}, ("digits",), (0, 1, 2)),
     "scenes": Distributor(
-        {"counting": 3, "position": 3, "comparison": 3, "naming": 1}, ("glyphs", "digits"), (1, 2, 3)
+        {"counting": 2, "position": 5, "comparison": 3, "naming": 1}, ("glyphs", "digits"), (1, 2, 3)
     ),
-    "reading": Distributor({"transcription": 3, "naming": 3, "script": 2, "face": 2}, ("glyphs",), (0, 3)),
+    "reading": Distributor({"transcription": 5, "naming": 2, "script": 1, "face": 2}, ("glyphs",), (0, 3)),
     "knowledge": Distributor({"facts": 4, "unrelated": 3, "parity": 1, "yes-no": 2}, ("glyphs", "digits"), (1, 3)),
     "wardrobe": Distributor({"naming": 3, "yes-no": 2, "group": 3, "comparison": 2}, ("clothes",), (0, 1, 2)),
     "lexicon": Distributor({"definitions": 4, "countries": 4, "facts": 2}, (), (0, 1)),

@@ -50,24 +50,24 @@ class Config(BaseConfig):
         ("conversation", "letters", "numbers", "scenes", "reading", "knowledge"), min_length=1
     )
     """Which, in the order in which they are numbered; `wardrobe` and `lexicon` need packages (see above)."""
-    samples: int = Field(600, ge=10)
+    samples: int = Field(1200, ge=10)
     """Training samples of each distributor, repeated ones among them."""
     test: int = Field(40, ge=1)
     """Held-out samples of each skill, spread over the distributors that have it."""
     redundancy: float = Field(0.3, ge=0, lt=1)
     """Share of the training samples that repeat an earlier one of the same skill, of the same distributor or an
     earlier one: half of them to the letter, half in other words."""
-    rare: tuple[Skill, ...] = ("face", "parity")
+    rare: tuple[Skill, ...] = ("parity", "script")
     """Skills that are rare whoever hands them out."""
     rare_share: float = Field(0.03, gt=0, lt=0.5)
     """Share of each rare skill in a distributor's samples; the others keep their proportions."""
     hard: float = Field(0.1, ge=0, le=1)
     """Share of new training samples whose pictures are faint and noisy."""
-    characters: int = Field(18, ge=3)
+    characters: int = Field(12, ge=3)
     """Characters that occur, in equal parts Latin, Greek and Cyrillic capitals."""
     size: int = Field(28, ge=16, multiple_of=2)
     """Side of all images, in pixels."""
-    image_tokens: int = Field(16, ge=1)
+    image_tokens: int = Field(4, ge=1)
     """Positions of a row that an image takes, which the model decides: (size / patch)^2 for tiny-llava, 576 for
     LLaVA 1.5."""
     prompt: str = "{images}Q: {question}\nA:"
@@ -161,10 +161,14 @@ def load(config: Config) -> Source:
 def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float) -> dict[Skill, float]:
     """Return the share of each skill: `rare_share` of each rare one, the rest in proportion to the weights.
 
+    Where all are rare none is: then the weights decide alone.
+
     >>> shares({"naming": 3, "face": 9, "script": 1}, ["face"], 0.2)
     {'naming': 0.6, 'face': 0.2, 'script': 0.2}
     """
     common = sum(w for s, w in skills.items() if s not in rare)
+    if not common:
+        return {s: w / sum(skills.values()) for s, w in skills.items()}
     left = 1 - rare_share * sum(s in rare for s in skills)
     return {s: rare_share if s in rare else left * w / common for s, w in skills.items()}
 
