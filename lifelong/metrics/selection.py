@@ -27,7 +27,7 @@ def selection_rows(event: int, draw: Draw, source: Source) -> list[Row]:
     in_pool = np.bincount(at, minlength=len(present)) / num_pool
     in_draw = np.bincount(at[draw.drawn], minlength=len(present)) / max(num_drawn, 1)
     rows = [
-        row(event, "run", f"skill {source.class_names[skill]}", metric, float(share), n)
+        row(event, "run", source.class_names[skill], metric, float(share), n)
         for metric, shares, n in (("pool_share", in_pool, num_pool), ("draw_share", in_draw, num_drawn))
         for skill, share in zip(present, shares, strict=True)
     ]

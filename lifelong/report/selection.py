@@ -65,7 +65,7 @@ def shares(facts: Facts, strategy: str) -> go.Figure:
         figure.add_scatter(
             x=list(drawn),
             y=[None if r.value is None else r.value / (pool[e].value or np.nan) for e, r in drawn.items()],
-            name=subject.removeprefix("skill "),
+            name=subject,
             **look.line(number, len(drawn) <= 60),
         )
     look.mark_deletions(figure, [r.event for r in facts.requested])

@@ -387,7 +387,7 @@ def test_what_rows_say_of_a_draw() -> None:
     clusters = np.array([0, 0, 1, 1, 1, 1, 1, 1])
     rows = selection_rows(3, Draw(pool, drawn, clusters, ("el2n", "grand")), source)
     found = {(r.subject, r.metric): r.value for r in rows}
-    assert found["skill 0", "pool_share"] == found["skill 0", "draw_share"] == 0.25
+    assert found["0", "pool_share"] == found["0", "draw_share"] == 0.25
     assert found["event", "cluster_nmi"] == pytest.approx(1.0)
     assert found["event", "draw_balance"] == pytest.approx(0.8112781)  # entropy of (1/4, 3/4), in bits
     assert (found["cluster 0", "cluster_share"], found["cluster 1", "cluster_draw"]) == (0.25, 0.5)
