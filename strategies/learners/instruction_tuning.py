@@ -58,7 +58,7 @@ class InstructionTuning(Plugin):
         """The memory."""
         return Access(retained=self.config.memory)
 
-    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the questions of the domain and those that are kept."""
         if self._is_general:
             return ids

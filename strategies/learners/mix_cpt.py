@@ -134,7 +134,7 @@ class MixCPT(HeldToOriginal):
 
     # -- stage 1
 
-    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the domain's samples with general ones among them, by shares of tokens."""
         self._mixed, self._shares = {}, {}
         if self.is_general or not len(ids):

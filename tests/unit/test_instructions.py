@@ -240,7 +240,7 @@ def test_a_prompt_says_where_its_images_stand() -> None:
     found = objective.scored(torch.zeros(2, 7, V), batch)
     assert found.targets.tolist() == [7, 8, 9, 2, 7, 9, 2], "no image is ever predicted"
     other = answered(batch, [(5, 6, 2), (5, 2)])
-    assert other.x[0].tolist() == [[1, 7, 0, 0, 8, 5, 6, 2], [1, 1, 3, 3, 1, 2, 2, 2]]
+    assert other.x[0].tolist() == [[1, 7, 0, 0, 8, 5, 6, 2], [1, 1, IMAGE, IMAGE, 1, 2, 2, 2]]
     assert other.images is batch.images
     both = joined(batch, other)
     assert both.images is not None
