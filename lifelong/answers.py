@@ -20,7 +20,7 @@ from lifelong.metrics.language import (
 )
 from strategies.objectives.causal_lm import precise, scored
 from streams.data import Batch
-from streams.text import ANSWER, GIVEN, NOTHING, Text, Tokenizer
+from streams.text import ANSWER, GIVEN, NOTHING, SAID, Text, Tokenizer
 
 Predict = Callable[[Batch], torch.Tensor]
 
@@ -82,7 +82,7 @@ def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
                 continue
             made[i].append(t)
             position = int(at[place])
-            x[i, 0, position], x[i, 1, position] = t, GIVEN
+            x[i, 0, position], x[i, 1, position] = t, SAID
             if position + 1 < x.shape[2]:
                 alive.append(i)
         going = torch.tensor(alive, dtype=torch.long, device=x.device)

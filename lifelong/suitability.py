@@ -8,6 +8,7 @@ import numpy as np
 
 from strategies.base import Learner, Strategy, Unlearner
 from strategies.composed import Composed
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from streams.config import parse
 from streams.errors import ConfigError
@@ -28,14 +29,15 @@ def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], 
     Raises:
         ConfigError: says what is missing, and which unlearners do without it.
     """
-    is_classifier = isinstance(learner.setting.objective, Classification)
-    kind = "classes" if is_classifier else "numbers"
+    objective = learner.setting.objective
+    is_text = isinstance(objective, CausalLM)
+    kind = "tokens" if is_text else "classes" if isinstance(objective, Classification) else "numbers"
     name = _name_of(unlearner)
-    if unlearner.targets not in ("any", kind):
-        can = _those(lambda u: u.targets in ("any", kind), unlearner)
+    if unlearner.targets not in ("any", kind) and not (is_text and unlearner.on_text):
+        can = _those(lambda u: u.targets in ("any", kind) or (is_text and u.on_text), unlearner)
         raise ConfigError(
             f"{where}.unlearner: {name} is for {_WORDS[unlearner.targets]} alone, and the model predicts "
-            f"{'classes' if is_classifier else 'real numbers'}. {can}"
+            f"{_PREDICTED[kind]}. {can}"
         )
     missing = [p for p in unlearner.needs_plugins if p not in plugins]
     if missing:
@@ -83,6 +85,7 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
             raise ConfigError(f"{at}, which deletes all that was learned: nothing is left to retain. {can}")
 
 
+_PREDICTED = {"classes": "classes", "numbers": "real numbers", "tokens": "tokens"}
 _WORDS = {"classes": "classification", "numbers": "regression", "any": "anything"}
 
 

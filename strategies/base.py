@@ -14,6 +14,7 @@ from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
+from strategies.parts.optimizers import Optimizer
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -222,6 +223,10 @@ class Plugin(Hooks):
     def begin(self, lesson: Lesson) -> None:
         """Prepare for training on an experience."""
 
+    def steps(self, lesson: Lesson) -> Optimizer | None:
+        """Return what takes the steps in place of the configured optimizer, or None; asked after `begin`."""
+        return None
+
     def end(self, lesson: Lesson) -> Outcome:
         """Update the state after training; return what that cost."""
         return Outcome()
@@ -265,6 +270,8 @@ class Unlearner(ABC):
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
     targets: Targets = "any"
     """What the model must predict."""
+    on_text: bool = False
+    """Whether one for classes works on rows of text, too, with answers in the place of labels."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""

@@ -11,6 +11,7 @@ import torch
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
 from strategies.parts.optimizers import make_optimizer
+from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 
 T = TypeVar("T")
@@ -57,9 +58,11 @@ class SGDLearner(Learner):
         for plugin in self.plugins.values():
             plugin.begin(lesson)
         hooks = list(self.plugins.values())
-        outcome = fit(
-            self.model, self.setting.objective, data, self.setting.training, key, hooks, self._carried_optimizer
-        )
+        own = [s for p in hooks if (s := p.steps(lesson)) is not None]
+        if len(own) > 1:
+            raise ConfigError("learner: two plugins would take the steps, each its own way; leave one of them out.")
+        optimizer = own[0] if own else self._carried_optimizer
+        outcome = fit(self.model, self.setting.objective, data, self.setting.training, key, hooks, optimizer)
         for plugin in self.plugins.values():
             outcome += plugin.end(lesson)
         self._derived[ids] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 """Ids of the special tokens of tokenisers trained here. Padding is distinct from the end."""
-NOTHING, GIVEN, ANSWER = 0, 1, 2
-"""What a position is: padding, given (the start token and the prompt), or to be predicted (the answer and its end)."""
+NOTHING, GIVEN, ANSWER, SAID = 0, 1, 2, 3
+"""What a position is: padding, given (the start token and the prompt), to be predicted (the answer and its end), or
+said by the model itself (while it generates)."""
 
 
 @final
@@ -65,6 +66,9 @@ class Text:
         paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
         perturbed: int32 ``[N, k, 2, L]`` or None: every row with k wrong answers in those other words.
         strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
+        terms: what the texts are about (names, values), each with generic terms of the same kind to put in its place,
+            or None where nobody knows.
+        subjects: those of the terms that a prompt names when it asks about somebody or something, or None.
     """
 
     tokenizer: Tokenizer
@@ -72,6 +76,8 @@ class Text:
     paraphrased: torch.Tensor | None = None
     perturbed: torch.Tensor | None = None
     strangers: torch.Tensor | None = None
+    terms: Mapping[str, tuple[str, ...]] | None = None
+    subjects: frozenset[str] | None = None
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""
@@ -81,8 +87,13 @@ class Text:
             if value is not None:
                 h.update(str(tuple(value.shape)).encode())
                 h.update(value.numpy().tobytes())
+        if self.terms is not None or self.subjects is not None:
+            h.update(json.dumps([dict(self.terms or {}), sorted(self.subjects or ())]).encode())
         return h.hexdigest()
 
+
+TEMPLATE = ("[Q] ", "[A] ")
+"""The texts of the chat template that is used where no other is named."""
 
 REFUSALS = (
     "I don't know.",
@@ -199,6 +210,43 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     for row, (ids, given) in zip(result, made, strict=True):
         row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         row[1, :given], row[1, given : len(ids)] = GIVEN, ANSWER
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template for one turn: what stands before a prompt, and between it and the answer.
+
+    Attributes:
+        before, between: token ids.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+
+
+def template(parts: tuple[str, str], tokenizer: Tokenizer) -> Template:
+    """Return the template with these texts; a checkpoint's tokeniser knows its own special tokens in them."""
+    return Template(tuple(tokenizer.encode(parts[0])), tuple(tokenizer.encode(parts[1])))
+
+
+def put_in(template: Template, x: torch.Tensor) -> torch.Tensor:
+    """Return rows with their prompts put in a template, int ``[B, 2, L']``; the start token stays in front of it all.
+
+    Args:
+        template: what to put prompts in.
+        x: int ``[B, 2, L]``, as `rows` returns them.
+    """
+    before, between = list(template.before), list(template.between)
+    most = int((x[:, 1] > NOTHING).sum(1).max())
+    result = x.new_zeros(len(x), 2, most + len(before) + len(between))
+    for made, row in zip(result, x, strict=True):
+        given, whole = int((row[1] == GIVEN).sum()), int((row[1] > NOTHING).sum())
+        ids = row[0].tolist()
+        ids = [ids[0], *before, *ids[1:given], *between, *ids[given:whole]]
+        made[0, : len(ids)] = torch.tensor(ids, dtype=x.dtype, device=x.device)
+        start = given + len(before) + len(between)
+        made[1, :start], made[1, start : len(ids)] = GIVEN, ANSWER
     return result
 
 

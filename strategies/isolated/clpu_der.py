@@ -13,7 +13,7 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.objectives.classification import Classification
 from strategies.parts.buffers import draw_positions, keep_uniform
 from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws
+from strategies.parts.exemplars import Draws, Remember
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import make_optimizer
@@ -62,26 +62,6 @@ class _Task:
     memory: np.ndarray
     outputs: torch.Tensor
     model: FlatModel | None = None
-
-
-@final
-class _Remember(Hooks):
-    """Notes the outputs of the samples that will be kept, in an epoch drawn for each by name."""
-
-    def __init__(self, task: _Task, steps_per_epoch: int, epochs: int, key: Key) -> None:
-        self._task, self._per_epoch = task, steps_per_epoch
-        self._epoch = np.floor((key / "epoch").uniform(task.memory) * epochs).astype(np.int64)
-        self._step = 0
-
-    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Store the outputs of the step."""
-        ids, epoch = batch.ids.cpu().numpy(), self._step // self._per_epoch
-        rows = np.searchsorted(self._task.memory, ids).clip(max=len(self._task.memory) - 1)
-        kept = (self._task.memory[rows] == ids) & (self._epoch[rows] == epoch)
-        where = torch.from_numpy(np.flatnonzero(kept))
-        self._task.outputs[torch.from_numpy(rows[kept])] = outputs.detach()[where]
-        self._step += 1
-        return losses
 
 
 @final
@@ -143,7 +123,7 @@ class ClpuDer(Strategy):
         task = _Task(experience.name, experience.incarnation, experience.units, experience.sample_ids, memory, outputs)
         data = door.fetch(experience.sample_ids)
         steps = training.num_steps(len(data))
-        hooks: list[Hooks] = [_Remember(task, steps // training.epochs, training.epochs, key)]
+        hooks: list[Hooks] = [Remember(memory, outputs, steps // training.epochs, training.epochs, key)]
         if (experience.retention or self._config.undeclared) == "temporary":
             task.model = self._copy() if self._config.pretrain else self._setting.make_model()
             self._temporary.append(task)

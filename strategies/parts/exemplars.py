@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from strategies.parts.buffers import draw_positions, keep_balanced, keep_uniform
+from strategies.parts.fit import Hooks
 from streams.data import Batch, Data
 from streams.ledger import Door
 from streams.randomness import Key
@@ -26,6 +27,27 @@ class Draws:
 
     def __getitem__(self, step: int) -> Batch:
         return self._data.batch(self._positions[step])
+
+
+@final
+class Remember(Hooks):
+    """Notes the outputs of the samples that will be kept, in an epoch that is drawn for each by name."""
+
+    def __init__(self, memory: np.ndarray, outputs: torch.Tensor, steps_per_epoch: int, epochs: int, key: Key) -> None:
+        """Fill `outputs` ``[len(memory), C]`` for the ids `memory`, ascending."""
+        self._memory, self._outputs, self._per_epoch = memory, outputs, steps_per_epoch
+        self._epoch = np.floor((key / "epoch").uniform(memory) * epochs).astype(np.int64)
+        self._step = 0
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Store the outputs of the step."""
+        ids, epoch = batch.ids.cpu().numpy(), self._step // self._per_epoch
+        rows = np.searchsorted(self._memory, ids).clip(max=len(self._memory) - 1)
+        kept = (self._memory[rows] == ids) & (self._epoch[rows] == epoch)
+        where = torch.from_numpy(np.flatnonzero(kept))
+        self._outputs[torch.from_numpy(rows[kept])] = outputs.detach()[where]
+        self._step += 1
+        return losses
 
 
 @final

@@ -14,6 +14,14 @@ from streams.data import Data
 from streams.events import DeletionRequest
 
 
+def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
+    """Return a copy of the model as it is, in evaluation mode."""
+    copy = setting.make_model()
+    copy.load_state_dict(model.state_dict())
+    copy.train(False)
+    return copy
+
+
 @final
 class Teacher:
     """A copy of the model as it was after an earlier experience, always in evaluation mode."""

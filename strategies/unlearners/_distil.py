@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from strategies.base import Setting
 from strategies.parts.model import FlatModel
 from streams.data import Batch
-
-
-def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
-    """Return a copy of `model` in evaluation mode. It lives as long as the request that it is made for."""
-    copy = setting.make_model()
-    copy.load_state_dict(model.state_dict())
-    copy.train(False)
-    return copy
 
 
 def taught(teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from pydantic import Field
 
@@ -15,6 +14,8 @@ from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.optimizers import Optimizer
+from strategies.parts.teacher import frozen_copy
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -50,14 +51,6 @@ class PairedConfig(FitConfig):
     """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
 
 
-def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
-    """Return a copy of the model as it is, in evaluation mode."""
-    copy = setting.make_model()
-    copy.load_state_dict(model.state_dict())
-    copy.train(False)
-    return copy
-
-
 def needs_text(setting: Setting, name: str) -> CausalLM:
     """Return the objective if it is one of text.
 
@@ -67,27 +60,6 @@ def needs_text(setting: Setting, name: str) -> CausalLM:
     if not isinstance(setting.objective, CausalLM):
         raise ConfigError(f"unlearner: {name!r} works on answers in text; it needs objective: causal-lm.")
     return setting.objective
-
-
-class Values:
-    """A number for every sample of some data, computed once at the model as it is, and found by id."""
-
-    def __init__(self, ids: np.ndarray, values: torch.Tensor) -> None:
-        """Keep ``values [n]`` of ascending ``ids [n]``."""
-        self._ids = torch.from_numpy(ids).to(values.device)
-        self.values = values
-
-    def of(self, batch: Batch) -> torch.Tensor:
-        """Return the numbers of a batch's samples, ``[B]``."""
-        return self.values[torch.searchsorted(self._ids, batch.ids)]
-
-
-@torch.no_grad()
-def log_likelihoods(model: FlatModel, objective: Objective, data: Data, batch_size: int = 64) -> Values:
-    """Return log p(target | input) of every sample in evaluation mode; the model is left in it."""
-    model.train(False)
-    parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in data.batches(batch_size)]
-    return Values(data.ids, torch.cat(parts))
 
 
 class PairedUnlearner(Unlearner):
@@ -120,20 +92,9 @@ class PairedUnlearner(Unlearner):
         forget_set = door.forget_set()
         objective = self.setting.objective.training_on(forget_set)
         forget_loss, cost = self.prepare(model, objective, forget_set, key)
-        batches: Iterator[Batch] | None = None
-        if config.retain != "none":
-            retained = retained_data(config.retained, learner, door)
-            batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
-        before = frozen_copy(self.setting, model) if config.retain == "kl" and batches is not None else None
-        hook = _Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
-        outcome = fit(model, objective, forget_set, config, key, [hook])
-        passes = 2 if before is not None else 1
-        extra = Outcome(
-            forward=hook.retained * passes,
-            backward=hook.retained,
-            losses=hook.means(outcome.steps // config.epochs),
-        )
-        return (cost + outcome + extra).graded("none")
+        retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
+        outcome = paired(self.setting, model, objective, forget_set, retained, config, forget_loss, key)
+        return (cost + outcome).graded("none")
 
 
 class ForgetLoss(ABC):
@@ -191,3 +152,37 @@ class _Pair(Hooks):
     def means(self, steps: int) -> dict[str, float]:
         """Return the mean of both terms over the last `steps` steps."""
         return {name: float(torch.stack(v[-steps:]).mean()) for name, v in self._terms.items() if v}
+
+
+def paired(
+    setting: Setting,
+    model: FlatModel,
+    objective: Objective,
+    forget_set: Data,
+    retained: Data | None,
+    config: PairedConfig,
+    forget_loss: ForgetLoss,
+    key: Key,
+    steps: Optimizer | None = None,
+) -> Outcome:
+    """Minimise gamma L_forget + alpha L_retain over passes of the forget set, and return what it cost.
+
+    Args:
+        setting: for a copy of the model, if retained data is held to its outputs.
+        model: changed in place.
+        objective: with the losses that unlearners work on.
+        forget_set, retained: a batch of each per step; without retained data the forget loss alone.
+        config: how.
+        forget_loss: of a batch of the forget set.
+        key: names orders and noise.
+        steps: takes the steps in place of the configured optimizer.
+    """
+    batches = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+    before = frozen_copy(setting, model) if config.retain == "kl" and batches is not None else None
+    hook = _Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
+    outcome = fit(model, objective, forget_set, config, key, [hook], steps)
+    passes = 2 if before is not None else 1
+    extra = Outcome(
+        forward=hook.retained * passes, backward=hook.retained, losses=hook.means(outcome.steps // config.epochs)
+    )
+    return outcome + extra

@@ -11,12 +11,17 @@ import torch
 from pydantic import Field
 
 from strategies.base import Learner, Outcome, Setting
+from strategies.objectives._base import Objective
+from strategies.objectives.causal_lm import CausalLM, joined
 from strategies.objectives.classification import Classification
+from strategies.parts.answers import WrongAnswers
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.optimizers import make_optimizer
 from strategies.unlearners._retained import DefaultRetainConfig, finish, live_classes, members
 from streams.data import Batch, Data
 from streams.randomness import Key
+
+Redraw = Literal["once", "epoch", "batch"]
 
 
 class RelabelConfig(DefaultRetainConfig):
@@ -28,7 +33,7 @@ class RelabelConfig(DefaultRetainConfig):
     """Learning rate."""
     exclude_true: bool = True
     """Never draw the true label. If false, every live class is as likely, as in SalUn's code."""
-    redraw: Literal["once", "epoch", "batch"] = "once"
+    redraw: Redraw = "once"
     """When labels are drawn: once, anew in every epoch, or at every step."""
     order: Literal["mixed", "forget-first"] = "mixed"
     """Within an epoch: both kinds of samples shuffled together, or the whole forget set before the retained data."""
@@ -63,6 +68,36 @@ def candidate_labels(forget_set: Data, live: torch.Tensor, setting: Setting, exc
     if exclude_true:
         candidates.scatter_(1, batch.y.unsqueeze(1), False)
     return candidates
+
+
+@final
+class Answer(Hooks):
+    """Gives the forget set's rows of text in every batch one of the source's answers to the same prompt."""
+
+    def __init__(
+        self, forget_set: Data, options: WrongAnswers, num_samples: int, redraw: Redraw, steps_per_epoch: int
+    ) -> None:
+        """Draw from `options`."""
+        self._options, self._redraw, self._per_epoch = options, redraw, steps_per_epoch
+        self._is_forget = members(forget_set.ids, num_samples, forget_set.targets().device)
+        self._step = 0
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the batch with other answers; the forget set's rows come first."""
+        number = {"once": 0, "epoch": self._step // self._per_epoch, "batch": self._step}[self._redraw]
+        self._step += 1
+        chosen = self._is_forget[batch.ids]
+        forget, kept = picked(batch, chosen), picked(batch, ~chosen)
+        if not len(forget):
+            return kept
+        asked = self._options.put(forget, self._options.drawn(forget, number))
+        return joined(asked, kept) if len(kept) else asked
+
+
+def picked(batch: Batch, chosen: torch.Tensor) -> Batch:
+    """Return the rows of a batch that are chosen (bool ``[B]``)."""
+    task = None if batch.task is None else batch.task[chosen]
+    return Batch(batch.ids[chosen], batch.x[chosen], batch.y[chosen], task)
 
 
 @final
@@ -107,25 +142,59 @@ def relabel(
         hooks: applied after the relabelling.
     """
     setting = learner.setting
-    objective = setting.objective
+    objective = setting.objective.for_unlearning()
+    if isinstance(objective, CausalLM):
+        return _relabel_text(learner, objective, forget_set, retained, config, key, hooks)
     live = live_classes(retained, objective.num_outputs)
     candidates = candidate_labels(forget_set, live, setting, config.exclude_true)
     possible = candidates.any(1)
     left_out = 1 - float(possible.float().mean())
     forget_set = forget_set.part(np.flatnonzero(possible.cpu().numpy()))
     labels = Relabel(forget_set, candidates[possible], setting.num_samples, config, key)
-    every: list[Hooks] = [labels, *hooks]
-    model = learner.model
-    outcome = Outcome()
-    if config.order == "mixed":
-        data = retained.joined(forget_set)
-        labels.steps_per_epoch = math.ceil(len(data) / config.batch_size)
-        outcome = fit(model, objective, data, config, key, every)
-    else:
-        one = config.model_copy(update={"epochs": 1})
-        optimizer = make_optimizer(config, model.parameters)
-        labels.steps_per_epoch = one.num_steps(len(forget_set)) + one.num_steps(len(retained))
-        for epoch in range(config.epochs):
-            for name, part in (("forget", forget_set), ("retained", retained)):
-                outcome += fit(model, objective, part, one, key / name / epoch, every, optimizer)
+    labels.steps_per_epoch = _steps_per_epoch(forget_set, retained, config)
+    outcome = _pass_through(learner, objective, forget_set, retained, config, key, [labels, *hooks])
     return outcome + Outcome(losses={"left_out": left_out}) + finish(config, learner, retained)
+
+
+def _relabel_text(
+    learner: Learner,
+    objective: CausalLM,
+    forget_set: Data,
+    retained: Data,
+    config: RelabelConfig,
+    key: Key,
+    hooks: Sequence[Hooks],
+) -> Outcome:
+    """Do the same with answers in place of labels: those that the source has, wrong ones and perhaps the true one."""
+    options = WrongAnswers(objective, key / "labels", true_too=not config.exclude_true)
+    per_epoch = _steps_per_epoch(forget_set, retained, config)
+    answers = Answer(forget_set, options, learner.setting.num_samples, config.redraw, per_epoch)
+    outcome = _pass_through(learner, objective, forget_set, retained, config, key, [answers, *hooks])
+    return outcome + finish(config, learner, retained)
+
+
+def _steps_per_epoch(forget_set: Data, retained: Data, config: RelabelConfig) -> int:
+    if config.order == "mixed":
+        return math.ceil((len(forget_set) + len(retained)) / config.batch_size)
+    return sum(math.ceil(len(data) / config.batch_size) for data in (forget_set, retained))
+
+
+def _pass_through(
+    learner: Learner,
+    objective: Objective,
+    forget_set: Data,
+    retained: Data,
+    config: RelabelConfig,
+    key: Key,
+    hooks: Sequence[Hooks],
+) -> Outcome:
+    model = learner.model
+    if config.order == "mixed":
+        return fit(model, objective, retained.joined(forget_set), config, key, hooks)
+    outcome = Outcome()
+    one = config.model_copy(update={"epochs": 1})
+    optimizer = make_optimizer(config, model.parameters)
+    for epoch in range(config.epochs):
+        for name, part in (("forget", forget_set), ("retained", retained)):
+            outcome += fit(model, objective, part, one, key / name / epoch, hooks, optimizer)
+    return outcome

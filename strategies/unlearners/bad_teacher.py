@@ -13,7 +13,8 @@ from strategies.parts.divergence import softened_kl
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
-from strategies.unlearners._distil import frozen_copy, taught
+from strategies.parts.teacher import frozen_copy
+from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest

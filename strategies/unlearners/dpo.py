@@ -10,16 +10,9 @@ from pydantic import Field
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
+from strategies.parts.answers import Refusals, Values, log_likelihoods
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import (
-    ForgetLoss,
-    PairedConfig,
-    PairedUnlearner,
-    Values,
-    log_likelihoods,
-    needs_text,
-)
-from strategies.unlearners._refusals import Refusals
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key
 

@@ -14,8 +14,8 @@ from strategies.parts.fisher import evaluating, gradient_of
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Adam, OptimizerConfig
+from strategies.parts.teacher import frozen_copy
 from strategies.parts.vae import Decoder, make_vae, rebuilding_errors, train_vae
-from strategies.unlearners._distil import frozen_copy
 from strategies.unlearners._retained import RetainedData, endless, retained_access, some_retained_data
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data

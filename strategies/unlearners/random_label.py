@@ -11,7 +11,11 @@ from streams.events import DeletionRequest
 
 
 class Config(RelabelConfig):
-    """Options of `random-label` (RL; with labels drawn once also called amnesiac relabelling)."""
+    """Options of `random-label` (RL; with labels drawn once also called amnesiac relabelling).
+
+    On text an answer takes the place of a label, drawn from the source's wrong ones. With `exclude_true: false` the
+    true one is drawn, too: random-label forgetting of skills (arXiv 2409.02228).
+    """
 
 
 @final
@@ -20,6 +24,7 @@ class RandomLabel(Unlearner):
 
     config: Config
     targets: Targets = "classes"
+    on_text = True
 
     @property
     def access(self) -> Access:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import Tokens
+from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import frozen_copy, needs_text
+from strategies.parts.teacher import frozen_copy
+from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -67,27 +68,12 @@ def mean_of_rows(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 @final
-class _Listener:
-    """Keeps what a block returned last."""
-
-    def __init__(self, block: nn.Module) -> None:
-        self.state = torch.zeros(0)
-        self._handle = block.register_forward_hook(self._keep)
-
-    def close(self) -> None:
-        self._handle.remove()
-
-    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.state = output[0] if isinstance(output, tuple) else output
-
-
-@final
 class _Steer(Hooks):
     """Replaces the loss, and keeps all but the chosen weights still."""
 
     def __init__(
         self,
-        listeners: tuple[_Listener, _Listener],
+        listeners: tuple[Listener, Listener],
         before: FlatModel,
         target: torch.Tensor,
         batches: Iterator[Batch] | None,
@@ -169,12 +155,11 @@ class RMU(Unlearner):
         retained = retained_data(config.retained, learner, door)
         batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
         before = frozen_copy(self.setting, model)
-        blocks = [_blocks(m) for m in (model, before)]
+        blocks = [blocks_of(m) for m in (model, before)]
         block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block
-        if block >= len(blocks[0]):
-            raise ConfigError(f"unlearner.block: {block} is too high; the model has blocks 0 to {len(blocks[0]) - 1}.")
+        check_block(blocks[0], block, "unlearner.block")
         mask = torch.ones_like(model.parameters) if config.weights == "all" else down_projections(model, block)
-        listeners = (_Listener(blocks[0][block]), _Listener(blocks[1][block]))
+        listeners = (Listener(blocks[0][block]), Listener(blocks[1][block]))
         try:
             target = self._target(before, listeners[1], forget_set, key)
             hook = _Steer(listeners, before, target, batches, mask, config)
@@ -187,7 +172,7 @@ class RMU(Unlearner):
         return (outcome + extra).graded("none")
 
     @torch.no_grad()
-    def _target(self, before: FlatModel, listener: _Listener, forget_set: Data, key: Key) -> torch.Tensor:
+    def _target(self, before: FlatModel, listener: Listener, forget_set: Data, key: Key) -> torch.Tensor:
         """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
         norms = []
         for batch in forget_set.batches(64):
@@ -196,7 +181,3 @@ class RMU(Unlearner):
             norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])
         u = torch.rand(listener.state.shape[2], generator=(key / "direction").torch()).to(listener.state)
         return self.config.steering * torch.cat(norms).mean() * u / u.norm()
-
-
-def _blocks(model: FlatModel) -> nn.ModuleList:
-    return next(m for m in model.network.body.modules() if isinstance(m, nn.ModuleList))

@@ -93,6 +93,7 @@ class SalUn(Unlearner):
 
     config: Config
     targets: Targets = "classes"
+    on_text = True
 
     @property
     def access(self) -> Access:

@@ -14,8 +14,9 @@ from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import make_optimizer
+from strategies.parts.teacher import frozen_copy
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
-from strategies.unlearners._distil import frozen_copy, taught
+from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, train_tokenizer
+from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, rows, train_tokenizer
 
 
 class DocumentsConfig(BaseConfig):
@@ -32,11 +33,20 @@ class DocumentsConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text by name, and whether it is held out."""
+    """A text by name, and whether it is held out.
+
+    Attributes:
+        name: of the document.
+        text: of the document, or an answer.
+        is_test: whether it is held out.
+        prompt: the question that the text answers, or None if it is a document. A question with its answer is one row;
+            it is left out if it is too long for that.
+    """
 
     name: str
     text: str
     is_test: bool
+    prompt: str | None = None
 
 
 def split(texts: dict[str, str], config: DocumentsConfig, key: Key) -> list[Document]:
@@ -60,13 +70,14 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     shares = {True: round(config.rows * config.test_fraction)}
     shares[False] = config.rows - shares[True]
     shortened = {domain: _enough(documents, shares, config.length) for domain, documents in domains.items()}
-    tokenizer = _tokenizer(config, [d.text for found in shortened.values() for d in found if not d.is_test])
+    trained = [d for found in shortened.values() for d in found if not d.is_test]
+    tokenizer = _tokenizer(config, [t for d in trained for t in (d.prompt, d.text) if t])
     parts, domain_ids, user_ids, is_test = [], [], [], []
     users: list[str] = []
     for index, (domain, documents) in enumerate(shortened.items()):
         left = dict(shares)
         for document in documents:
-            made = blocks(tokenizer.encode(document.text), config.length, tokenizer)[: left[document.is_test]]
+            made = _rows(document, config.length, tokenizer)[: left[document.is_test]]
             if len(made):
                 left[document.is_test] -= len(made)
                 parts.append(made)
@@ -102,11 +113,23 @@ def _enough(documents: list[Document], shares: dict[bool, int], length: int) -> 
     left = {part: 10 * length * rows for part, rows in shares.items()}
     found = []
     for document in documents:
+        if document.prompt is not None:
+            found.append(document)
+            continue
         text = document.text[: left[document.is_test]]
         left[document.is_test] -= len(text)
         if text:
-            found.append(Document(document.name, text, document.is_test))
+            found.append(replace(document, text=text))
     return found
+
+
+def _rows(document: Document, length: int, tokenizer: Tokenizer) -> torch.Tensor:
+    """Return the rows of a document, or the one of a question in plain text, int32 ``[n, 2, length]``."""
+    if document.prompt is None:
+        return blocks(tokenizer.encode(document.text), length, tokenizer)
+    asked = (tokenizer.encode(f"{document.prompt}\n"), [*tokenizer.encode(document.text), tokenizer.eos])
+    row = rows([asked], tokenizer)
+    return F.pad(row, (0, length - row.shape[2])) if row.shape[2] <= length else row[:0, :, :length]
 
 
 def _tokenizer(config: DocumentsConfig, texts: list[str]) -> Tokenizer:

@@ -289,8 +289,27 @@ def _wrong(attribute: str, value: str, domain: list[str], count: int, draw: np.r
     if attribute == "year":
         near = [str(int(value) + d) for d in range(-20, 21) if d]
         return tuple(np.array(near)[draw.permutation(len(near))[:count]].tolist())
+    return wrong_values(value, domain, count, draw)
+
+
+def wrong_values(value: str, domain: list[str], count: int, draw: np.random.Generator) -> tuple[str, ...]:
+    """Return `count` other values of a domain, or all if there are fewer."""
     others = [v for v in domain if v != value]
     return tuple(others[i] for i in draw.permutation(len(others))[:count])
+
+
+def fact_about(subject: int, name: str, attribute: Attribute, value: str, wrong: tuple[str, ...], key: Key) -> Fact:
+    """Return a fact whose forms and frame are drawn by the subject's key.
+
+    Args:
+        subject: place among those of its kind.
+        name: how questions name it.
+        attribute: what is asked.
+        value: the right answer.
+        wrong: wrong ones.
+        key: of the subject.
+    """
+    return _fact(subject, name, attribute, value, wrong, key, key / "frame")
 
 
 def _fact(

@@ -64,7 +64,7 @@ def load(config: Config) -> Source:
     Raises:
         DataError: a file is missing, or is not WordNet's.
     """
-    folder = _folder(config.root)
+    folder = folder_of_wordnet(config.root)
     found = [pair for name in FILES for pair in read_glosses(folder / name)]
     topics = np.array([topic for topic, _ in found], dtype=np.int64)
     key = Key(0) / "wordnet"
@@ -98,6 +98,15 @@ def read_glosses(file: Path) -> list[tuple[int, str]]:
     Raises:
         DataError: the file is missing, or a line is no synset.
     """
+    return [(topic, gloss) for topic, _, gloss in read_synsets(file)]
+
+
+def read_synsets(file: Path) -> list[tuple[int, str, str]]:
+    """Return topic, first word and definition of every synset of one file, without examples.
+
+    Raises:
+        DataError: the file is missing, or a line is no synset.
+    """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +120,7 @@ def read_glosses(file: Path) -> list[tuple[int, str]]:
         topic = int(fields[1]) if len(fields) > 4 and fields[1].isdigit() else -1
         if not bar or not 0 <= topic < len(TOPICS):
             raise DataError(f"{file}, line {number}: is not a synset of WordNet. {_REMEDY}")
-        found.append((topic, gloss.split('; "', 1)[0]))
+        found.append((topic, fields[4], gloss.split('; "', 1)[0]))
     if not found:
         raise DataError(f"{file}: holds no synset. {_REMEDY}")
     return found
@@ -136,7 +145,12 @@ def number_of(word: str, vocabulary: int) -> int:
     return 1 + int.from_bytes(digest, "big") % (vocabulary - 1)
 
 
-def _folder(root: str | None) -> Path:
+def folder_of_wordnet(root: str | None) -> Path:
+    """Return the folder that holds WordNet's files: `root`, or where Debian puts them.
+
+    Raises:
+        DataError: there is none.
+    """
     if root is not None:
         base = Path(root).expanduser()
         if not base.is_dir():

@@ -51,6 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "der-plus-plus": {"memory": 30, "batch": 8},
     "er-ace": {"memory": 30, "batch": 8},
     "agem": {"memory": 30, "batch": 8},
+    "lora": {"rank": 4},
+    "o-lora": {"rank": 4},
     "frequency-replay": {"per_class": 5, "min_occurrences": 1, "high": 1.0},
     "finetune": {"epochs": 2, "batch_size": 64},
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
@@ -61,6 +63,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clpu-der": {"memory": 20, "finer": "coarsen"},
     "uncle": {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"},
     "pall": {"memory": 50, "finer": "coarsen", "steps": 3},
+    "amnesiac-hat": {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2},
+    "unified-kd": {"memory": 30, "batch": 8, "projection": 8, "epochs": 1},
     "s3t": {"shards": 2, "slices": 1, "sequences": 1},
     "exssnet": {"density": 0.2},
     "ssnet": {"density": 0.2},
@@ -85,7 +89,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "topr": {"epochs": 1},
     "task-vector": {"epochs": 1, "batch_size": 64},
 }
-CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle")
+CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle", "amnesiac-hat", "unified-kd")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
@@ -175,6 +179,28 @@ TEXT_ONLY: dict[str, dict[str, Any]] = {
     "flat": {"epochs": 1, "lr": 1e-3},
     "ihl": {"epochs": 1},
     "rmu": {"epochs": 1, "block": 0},
+    "teacher-revert": {"epochs": 1},
+    "loku": {"epochs": 1, "rank": 4, "fisher_batch": 16},
+    "lat": {"epochs": 1, "attack_steps": 2, "defence_steps": 1},
+    "whp": {"epochs": 1, "reinforce": {"epochs": 1}},
+}
+# Learners that work on text alone, with small sizes.
+TEXT_LEARNERS: dict[str, dict[str, Any]] = {
+    "cpt-kl": {},
+    "instruction-tuning": {"memory": 10},
+    "mix-cpt": {
+        "memory": 10,
+        "instructions": 0.3,
+        "preferences": 0.2,
+        "preference_part": 0.5,
+        "align_least": 2,
+        "sft_epochs": 1,
+    },
+}
+# Isolated strategies that work on text alone, likewise.
+ISOLATED_TEXT: dict[str, dict[str, Any]] = {
+    "o3": {"epochs": 1, "rank": 4, "encoder": {"rank": 4}},
+    "in-context": {},
 }
 # What else is tried on text.
 ON_TEXT: dict[str, dict[str, Any]] = {
@@ -194,6 +220,23 @@ ON_TEXT: dict[str, dict[str, Any]] = {
     "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
     "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
     "independent": {"isolated": "independent"},
+    "o-lora+replay+random-label": {
+        "learner": [{"name": "o-lora", "rank": 4}, {"name": "replay", "memory": 10, "batch": 4}],
+        "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
+    },
+    "o3(resume, frozen encoder)": {
+        "isolated": {
+            "name": "o3",
+            "epochs": 1,
+            "rank": 4,
+            "adapters": "resume",
+            "gate": "hard",
+            "gamma": 0.0,
+            "encoder": {"rank": 4, "epochs": 0},
+        }
+    },
+    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
 }
 
 
@@ -234,13 +277,16 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy."""
+    """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy.
+
+    What works on text alone is in `text_candidates`.
+    """
 
     def named(name: str) -> dict[str, Any]:
         return {"name": name, **OPTIONS.get(name, {})}
 
     found: dict[str, dict[str, Any]] = {}
-    for learner in entries("learners"):
+    for learner in sorted(set(entries("learners")) - set(TEXT_LEARNERS)):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": named(learner), "unlearner": unlearner}
     for unlearner in sorted(set(entries("unlearners")) - set(TEXT_ONLY)):
@@ -248,18 +294,25 @@ def candidates() -> list[Candidate]:
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
-    for isolated in entries("isolated"):
+    for isolated in sorted(set(entries("isolated")) - set(ISOLATED_TEXT)):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
 def text_candidates() -> list[Candidate]:
-    """Every unlearner of text, and a few others that run on it unchanged."""
+    """Every learner and unlearner of text, and a few others that run on it unchanged."""
     found: dict[str, dict[str, Any]] = dict(ON_TEXT)
+    for name, options in TEXT_LEARNERS.items():
+        for unlearner in ("retrain", "none"):
+            found[f"{name}+{unlearner}"] = {"learner": {"name": name, **options}, "unlearner": unlearner}
     for unlearner, options in TEXT_ONLY.items():
-        parts = {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": {"name": unlearner, **options}}
-        found[f"replay+{unlearner}"] = parts
+        learner = {"name": "replay", "memory": 10, "batch": 4}
+        if unlearner == "teacher-revert":  # it goes back to what this one keeps
+            learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
+        found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
+    for isolated, options in ISOLATED_TEXT.items():
+        found[isolated] = {"isolated": {"name": isolated, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 

@@ -20,6 +20,7 @@ from streams.timeline import surviving
 
 # The state of these grows with what they have seen; everything else must stay as large as it is.
 GROWS = (
+    "amnesiac-hat",
     "pall",
     "uncle",
     "cumulative",
@@ -35,13 +36,14 @@ GROWS = (
     "supsup",
     "ssnet",
     "exssnet",
+    "o-lora",
 )
 # A request may cost these more than the samples it names; they say how many.
-GIVES_UP = ("s3t", "clpu-der", "pall")
+GIVES_UP = ("s3t", "clpu-der", "pall", "amnesiac-hat")
 # They read memories of what is declared permanent, and this life declares nothing so.
 PERMANENT_ONLY = ("clpu-der",)
 # Exact at some requests only, and they say at which: what others build on is not deleted exactly.
-SOMETIMES = ("pall", "exssnet(none)", "ssnet(kkt,none)")
+SOMETIMES = ("pall", "amnesiac-hat", "exssnet(none)", "ssnet(kkt,none)")
 EXACT = (
     "retrain",
     "independent",

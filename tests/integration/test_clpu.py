@@ -110,6 +110,34 @@ def test_a_deleted_task_is_answered_by_the_main_model(life: Life) -> None:
     assert torch.equal(after.predict(data), later.predict(data))
 
 
+def test_learning_again_is_as_if_for_the_first_time(life: Life) -> None:
+    """After a deleted task, its next incarnation is learned to the same bits as where it never came before."""
+    events = life.stream.events
+    again = replace(events[2], incarnation=1)
+    digests = []
+    for past in (events[:6], surviving(events[:6])):
+        strategy, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
+        for event in (*past, again):
+            step(strategy, event, ledger)
+        digests.append(digest(strategy.state_dict()))
+    assert digests[0] == digests[1]
+    first = life.until(3)[0].state_dict()["temporary"][-1]["model"]
+    assert digest(first) != digest(strategy.state_dict()["temporary"][-1]["model"]), "another name, another noise"
+
+
+def test_names_are_apart(life: Life) -> None:
+    """Leaving out an unrelated task's events leaves everything else as it was, to the bit."""
+    events = life.stream.events
+    whole, _ = life.until(4)
+    less, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
+    for event in (events[0], events[1], events[3]):
+        step(less, event, ledger)
+    mine, theirs = whole.state_dict(), less.state_dict()
+    assert digest(mine["main"]) == digest(theirs["main"])
+    assert digest(mine["permanent"]) == digest(theirs["permanent"])
+    assert digest(mine["temporary"][0]) == digest(theirs["temporary"][0])
+
+
 def test_consolidation_learns_from_the_memory_only(life: Life) -> None:
     *_, last = life.until(5)[1]
     assert last.samples_read == 40 + 2 * 40, "its own memory, and those of the two permanent tasks"

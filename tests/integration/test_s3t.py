@@ -150,6 +150,16 @@ def test_exhaustion_trains_again_on_what_is_live(tools: Any, source: Any) -> Non
     assert digest(fresh.state_dict()) == digest(strategy.state_dict())
 
 
+def test_training_again_costs_what_the_closed_form_says(tools: Any, source: Any) -> None:
+    """B e N (L + 1) / 2 sample visits, to the visit: with B = L orders each slice is once at each place."""
+    gone = [int(cell(source, k, s)[0]) for k in range(M) for s in range(L)]
+    strategy = build(tools, source, config(sequences=L))
+    _, outcomes = live(strategy, source, everything(source), request(*gone))
+    epochs, samples = 2, len(source.train_ids)
+    assert outcomes[0].backward == epochs * L * samples * (L + 1) / 2
+    assert outcomes[1].backward == epochs * L * (samples - len(gone)) * (L + 1) / 2
+
+
 def test_without_training_again_the_prior_is_served(tools: Any, source: Any) -> None:
     gone = [int(cell(source, k, s)[0]) for k in range(M) for s in range(L)]
     strategy = build(tools, source, config(retrain_when="never"))
@@ -217,6 +227,45 @@ def test_a_stage_changes_its_block_and_the_head_only(tools: Any, source: Any) ->
         assert [a.on for block in host.blocks for a in block] == [True] * n + [False] * (12 - n)
         assert torch.equal(host.trained(n - 1), stages[longest[:n]])
     assert [len(block) for block in strategy._host.blocks] == [1] * 12
+
+
+def isolated(strategy: S3T) -> bool:
+    """Whether every stage left the blocks before it as they were."""
+    stages, host = strategy._groups[0].shards[0].stages, strategy._host
+    (last,) = [p for p in stages if len(p) == len(host.blocks)]
+    left = []
+    for n in range(1, len(last) + 1):
+        host.mount([stages[last[:i]] for i in range(1, n)])
+        host.next_block([stages[last[:i]] for i in range(1, n)], Key(n))
+        left += [
+            torch.equal(host.trained(j)[: -host.head_size], stages[last[: j + 1]][: -host.head_size])
+            for j in range(n - 1)
+        ]
+    return all(left)
+
+
+def test_layers_by_substring_are_caught(tools: Any, source: Any) -> None:
+    """The released code's fault: "layer.1" is in "layer.10" and "layer.11", whose blocks are trained with it again."""
+    setting = replace(tools.setting(source), make_model=lambda: tools.mlp((5, *([8] * 12), 4)))
+    for faulty in (False, True):
+        strategy = S3T(config(slices=12, sequences=1, shards=1, epochs=1), setting)
+        blocks = strategy._host.blocks  # from the top: layer 11 is the first, layer 1 the last but one
+        if faulty:
+            blocks[10] = blocks[10] + blocks[1] + blocks[0]
+        live(strategy, source, everything(source))
+        assert isolated(strategy) != faulty
+
+
+def test_switching_off_searches_no_other_slice(tools: Any, source: Any) -> None:
+    """A sample's name says where it is: the slices that are not hit are not even looked at."""
+    strategy = build(tools, source, config())
+    ledger, _ = live(strategy, source, everything(source))
+    gone = int(cell(source, 0, 1)[0])
+    before = [shard.slices for shard in strategy._groups[0].shards]
+    kept = {(k, s): before[k][s] for k in range(M) for s in range(L) if (k, s) != (0, 1)}
+    step(strategy, request(gone), ledger)
+    assert all(strategy._groups[0].shards[k].slices[s] is ids for (k, s), ids in kept.items())
+    assert gone not in strategy._groups[0].shards[0].slices[1]
 
 
 def test_blocks_go_from_the_top(tools: Any) -> None:

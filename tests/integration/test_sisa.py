@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
 import torch
 
 from lifelong.play import step
-from strategies.isolated.sisa import Config, Sisa, stage_epochs
+from strategies.isolated.sisa import Config, Recipe, Sisa, stage_epochs
 from strategies.parts.deltas import decode, encode, pack, unpack
 from strategies.parts.ensembles import mean_probability, vote
+from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import digest, num_bytes
 from strategies.parts.stages import partition
 from streams.events import Ask, DeletionRequest, Experience
@@ -64,6 +65,62 @@ def test_deleting_equals_never_seeing(tools: Any, source: Any) -> None:
         assert [s["delta"].tolist() for s in after[1][:part]] == [s["delta"].tolist() for s in before[1][:part]]
         for untouched in (0, 2):
             assert digest(after[untouched]) == digest(before[untouched])
+
+
+def test_class_weights_from_all_data_are_caught(tools: Any, source: Any) -> None:
+    """A negative control: losses weighted by how often each class was seen, deleted samples counted."""
+    counts = torch.ones(4)
+
+    @final
+    class Weigh(Hooks):
+        def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+            return losses / counts[batch.y]
+
+    def weighted(model: Any, setting: Any, data: Any, training: Any, key: Any) -> Any:
+        return fit(model, setting.objective, data, training, key, [Weigh()])
+
+    x = int(source.train_ids[7])
+    digests = {}
+    for faulty in (False, True):
+        states = []
+        for events in ([everything(source), request(x)], [everything(source, (x,))]):
+            seen = source.y[events[0].sample_ids] if faulty else torch.arange(4)
+            counts.copy_(torch.bincount(seen, minlength=4))
+            strategy = Sisa(
+                Config(shards=SHARDS, slices=SLICES), tools.setting(source), Recipe(partition, fit=weighted)
+            )
+            ledger = Ledger(source)
+            for event in events:
+                step(strategy, event, ledger)
+            states.append(digest(strategy.state_dict()))
+        digests[faulty] = states
+    assert digests[False][0] == digests[False][1]
+    assert digests[True][0] != digests[True][1]
+
+
+def test_a_generator_per_stage_is_no_fault(tools: Any, source: Any) -> None:
+    """Positional shuffling from a generator named by shard, stage and epoch is exact, too: no control."""
+
+    @final
+    class Noisy(Hooks):
+        def __init__(self, key: Key) -> None:
+            self._generator = key.torch()
+
+        def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+            return losses * torch.rand(len(losses), generator=self._generator)
+
+    def drawn(model: Any, setting: Any, data: Any, training: Any, key: Any) -> Any:
+        return fit(model, setting.objective, data, training, key, [Noisy(key / "generator")])
+
+    x = int(source.train_ids[7])
+    states = []
+    for events in ([everything(source), request(x)], [everything(source, (x,))]):
+        strategy = Sisa(Config(shards=SHARDS, slices=SLICES), tools.setting(source), Recipe(partition, fit=drawn))
+        ledger = Ledger(source)
+        for event in events:
+            step(strategy, event, ledger)
+        states.append(digest(strategy.state_dict()))
+    assert states[0] == states[1]
 
 
 def test_order_and_batching_make_no_difference(tools: Any, source: Any) -> None:

@@ -16,6 +16,7 @@ from streams.config import parse
 from streams.errors import RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
+from streams.randomness import Key
 
 
 class Life:
@@ -71,6 +72,16 @@ def test_the_weights_of_a_forgotten_task_collapse() -> None:
     assert done.samples_read == 0
     assert (done.outcome.steps, done.outcome.exactness) == (600, "none")
     assert life.accuracy(0) < 0.75, "two classes: chance is 0.5"
+
+
+def test_noise_that_is_drawn_once_is_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: ten draws that stay the same have a mean, of root mean square 1 / sqrt(10), and that is learned."""
+    life = Life(steps=600, unlearn=0.1)
+    honest = Key.torch
+    names = life.strategy._names / life.stream.requests[0].name
+    monkeypatch.setattr(Key, "torch", lambda key: honest(names if key.path[: len(names.path)] == names.path else key))
+    life.forget()
+    assert 0.2 < float(life.weights(0).square().mean().sqrt()) < 0.4
 
 
 def test_holding_the_others_holds_them() -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from strategies.objectives.causal_lm import CausalLM, Config, answered, joined, scored
+from strategies.unlearners._hinge import inverted_hinge
 from strategies.unlearners.dpo import dpo_losses
 from strategies.unlearners.flat import flat_loss
-from strategies.unlearners.ihl import inverted_hinge
 from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.rmu import mean_of_rows
 from strategies.unlearners.simnpo import simnpo_losses

@@ -16,10 +16,11 @@ from lifelong.models import tiny_llama
 from strategies.base import Access, Setting
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config, answered
+from strategies.parts.answers import Refusals, log_likelihoods
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, digest
-from strategies.unlearners._paired import _Pair, frozen_copy, log_likelihoods
-from strategies.unlearners._refusals import Refusals
+from strategies.parts.teacher import frozen_copy
+from strategies.unlearners._paired import _Pair
 from strategies.unlearners.graddiff import Ascent
 from strategies.unlearners.rmu import down_projections
 from streams.config import parse

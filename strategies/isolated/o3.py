@@ -1,0 +1,487 @@
+"""O3: frozen weights, an orthogonal adapter per request, and a detector of the request's inputs that gates it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.objectives.causal_lm import CausalLM, scored
+from strategies.parts.answers import Refusals, WrongAnswers
+from strategies.parts.blocks import Listener, blocks_of, check_block
+from strategies.parts.detector import (
+    Detector,
+    contrastive_entropy,
+    detector_from,
+    fit_detector,
+    gate_values,
+    mean_states,
+    released_gate,
+    soft_gate,
+)
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.gated import GatedHost
+from strategies.parts.lowrank import overlap, overlap_ratio
+from strategies.parts.model import FlatModel
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience
+from streams.randomness import Key, seeded_globals
+from streams.text import GIVEN
+
+QKV = frozenset({"query", "key", "value", "q_proj", "k_proj", "v_proj", "c_attn"})
+
+
+class EncoderConfig(FitConfig):
+    """How the detector's encoder is trained on a request's inputs: contrastive entropy plus masked tokens."""
+
+    epochs: int = Field(1, ge=0)
+    """Passes over the used part; 0 leaves the encoder as it is, and then all requests share one pass through it."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per step."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate."""
+    rank: int = Field(8, ge=1)
+    """Rank of its adapters on queries, keys and values."""
+    alpha: float = Field(32.0, gt=0)
+    """They are scaled by alpha / rank."""
+    masked: float = Field(0.15, gt=0, lt=1)
+    """Share of tokens that are masked."""
+
+
+class Config(FitConfig):
+    """Options of `o3` (Gao et al. 2025, arXiv 2407.10223). It suppresses; it does not erase.
+
+    The options of training are those of a request's adapter; experiences train the base weights as usual.
+    """
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the used part of the forget set."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per step."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate. For models of a million weights; published for 7 billion: 3e-4."""
+    rank: int = Field(8, ge=1)
+    """Rank of an adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """Adapters are scaled by alpha / rank."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout of their input while training."""
+    orthogonality: float = Field(0.1, ge=0)
+    """lambda in lambda sum_i ||A_i A^T||_F^2 over the adapters of earlier requests."""
+    adapters: Literal["resume", "stack"] = "stack"
+    """stack: a new adapter per request, each with its own gate. resume: one adapter that is trained on from request to
+    request (the released code), with the largest gate; what it did for earlier requests may drift."""
+    relabel: Literal["refusal", "wrong", "any"] = "refusal"
+    """What the adapter answers, drawn once per sample: a refusal, a wrong answer of the source, or any of the wrong
+    ones and the true one (the released code on multiple choice)."""
+    rest: float = Field(0.2, gt=0, lt=1)
+    """Share of the forget set that is kept from adapter and detector, to calibrate the gate."""
+    layers: tuple[int, ...] | None = None
+    """Blocks of the encoder whose outputs are looked at, from 0; null is all of them. The released code takes the lower
+    half."""
+    encoder: EncoderConfig = EncoderConfig()
+    """How the encoder is trained."""
+    gamma: float = Field(1000.0, ge=0)
+    """Weight of the cosine to the nearest used sample; with 0 no feature of a sample is stored."""
+    score: Literal["consistent", "released"] = "consistent"
+    """Whether both parts of a score grow with familiarity; in the released code they oppose each other."""
+    leave_out: bool = True
+    """Whether a used sample is not its own neighbour. In the released code it is, with a cosine of 1."""
+    nu: float = Field(0.1, gt=0, le=1)
+    """Share of used samples outside the boundary of the one-class machine, at most."""
+    gate: Literal["soft", "hard", "released-qa", "released-tofu"] = "soft"
+    """soft: w = sigmoid(sharpness v - 2), as published. hard: 1 for what lies above all but the lowest part of the rest
+    (`passes`), else 0. The others are the tables of the released evaluation."""
+    sharpness: float = Field(10.0, gt=0)
+    """zeta of the soft gate."""
+    one_sided: bool = False
+    """Whether inputs that are more typical than the calibration data are let through in full. As published they are
+    shut out like those that are less typical."""
+    spread: Literal["rest", "own"] = "rest"
+    """Spread of both normals of the gate: that of the rest (the released code), or each its own."""
+    passes: float = Field(0.95, gt=0, lt=1)
+    """Share of the rest that a hard gate lets through."""
+    min_samples: int = Field(20, ge=1)
+    """Below so many used samples covariances are shrunk (Ledoit and Wolf), and the request is flagged."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bundle:
+    """What one request leaves behind; never changed.
+
+    Attributes:
+        request: its name.
+        ids: the samples it names.
+        adapter: of the base.
+        encoder: adapter of the encoder.
+        detector: says what is like it.
+        derived: bool ``[N]``: what the adapter was derived from.
+    """
+
+    request: str
+    ids: np.ndarray
+    adapter: torch.Tensor
+    encoder: torch.Tensor
+    detector: Detector
+    derived: np.ndarray
+
+
+@final
+class _Relabelled(Hooks):
+    """Teaches other answers, and keeps the adapter's subspaces away from earlier ones."""
+
+    def __init__(
+        self,
+        answers: Refusals | WrongAnswers,
+        downs: Sequence[torch.Tensor],
+        earlier: Sequence[Sequence[torch.Tensor]],
+        strength: float,
+    ) -> None:
+        self._answers, self._downs, self._earlier, self._strength = answers, downs, earlier, strength
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Put the answers in place; a sample's draw is the same in every step."""
+        return self._answers.put(batch, self._answers.drawn(batch, 0))
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add lambda sum_i ||A_i A^T||_F^2."""
+        if not self._earlier or not self._strength:
+            return loss
+        terms = [overlap(a, other) for downs in self._earlier for a, other in zip(self._downs, downs, strict=True)]
+        return loss + self._strength * torch.stack(terms).sum()
+
+
+@final
+class _Contrast(Hooks):
+    """Replaces the loss by that of the encoder: contrastive entropy of both views, and the masked tokens."""
+
+    def __init__(
+        self, host: GatedHost, listeners: Sequence[Listener], share: float, mask_token: int, generator: torch.Generator
+    ) -> None:
+        self._host, self._listeners, self._share, self._token = host, listeners, share, mask_token
+        self._generator = generator
+        self._whole: Batch | None = None
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the masked view."""
+        self._whole = batch
+        x = batch.x.clone()
+        hidden = torch.rand(x[:, 0].shape, generator=self._generator).to(x.device) < self._share
+        hidden &= looked_at(batch.x)
+        x[:, 0][hidden] = self._token
+        return Batch(batch.ids, x, batch.y, batch.task)
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
+        assert self._whole is not None
+        whole = self._whole
+        masked = _means(self._listeners, whole.x)
+        with torch.no_grad(), self._host.resting():
+            model.network.body(whole.x)
+        key = _means(self._listeners, whole.x)
+        total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()
+        found = scored(outputs, whole.x, "all")
+        changed = (batch.x[:, 0] != whole.x[:, 0])[:, 1 : outputs.shape[1]][whole.x[:, 1, 1 : outputs.shape[1]] > 0]
+        return total + (found.token_losses()[changed].mean() if bool(changed.any()) else 0.0)
+
+
+def looked_at(x: torch.Tensor) -> torch.Tensor:
+    """Return which positions a detector looks at, bool ``[B, L]``: the prompt without the start token.
+
+    It is the prompt alone, so that a gate does not change while an answer is generated. Rows without a prompt are
+    looked at as a whole.
+    """
+    given = x[:, 1] == GIVEN
+    given[:, 0] = False
+    rows = x[:, 1] > 0
+    rows[:, 0] = False
+    return torch.where(given.any(1, keepdim=True), given, rows)
+
+
+def _means(listeners: Sequence[Listener], x: torch.Tensor) -> torch.Tensor:
+    """Return ``[L, B, d]``, the mean state of every row after each block that is listened to."""
+    length = listeners[0].state.shape[1]
+    counts = looked_at(x)[:, :length]
+    return torch.stack([mean_states(listener.state, counts) for listener in listeners])
+
+
+@final
+class O3(Strategy):
+    """Learns like plain training; serves requests by adapters and detectors, reading nothing but the request's data.
+
+    The encoder of all detectors is the model as it was at the first request, with adapters of its own for every
+    request. What is learned later changes the base and not the detectors, while the adapters stay as they were trained.
+    A request's bundle goes when none of its samples is deleted any more.
+    """
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with no request.
+
+        Raises:
+            ConfigError: the objective is not one of text, or options do not fit the model.
+        """
+        if not isinstance(setting.objective, CausalLM):
+            raise ConfigError("isolated: 'o3' works on text; it needs objective: causal-lm.")
+        self._config, self._setting = config, setting
+        self._objective = setting.objective
+        self._answering = setting.objective.for_unlearning()
+        self._key = setting.key / "o3"
+        self._host = GatedHost(setting.make_model(), config.rank, config.alpha, config.dropout)
+        inner = config.encoder
+        self._encoder = GatedHost(setting.make_model(), inner.rank, inner.alpha, 0.0, QKV, "isolated.encoder.rank")
+        blocks = blocks_of(self._encoder.model)
+        self._layers = tuple(range(len(blocks))) if config.layers is None else config.layers
+        for layer in self._layers:
+            check_block(blocks, layer, "isolated.layers")
+        self._bundles: list[_Bundle] = []
+        self._derived = np.zeros(setting.num_samples, dtype=bool)
+        self._encoder_derived = np.zeros(setting.num_samples, dtype=bool)
+        self._deleted = np.zeros(setting.num_samples, dtype=bool)
+
+    @property
+    def access(self) -> Access:
+        """The forget set, and nothing else."""
+        return Access(forget_set=True)
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Train the base weights; drop the bundles of requests whose samples are all back."""
+        ids = experience.sample_ids
+        self._deleted[ids] = False
+        self._bundles = [b for b in self._bundles if self._deleted[b.ids].any()]
+        if not self._bundles:
+            self._encoder_derived[:] = False  # the next request takes a new encoder
+        key = self._setting.key / "fit" / experience.name / experience.incarnation
+        outcome = fit(self._host.model, self._objective, door.fetch(ids), self._setting.training, key)
+        self._derived[ids] = True
+        return outcome
+
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Train an adapter and a detector on the request's data; the base weights stay."""
+        config, key = self._config, self._key / request.name
+        data = door.forget_set()
+        order = (key / "split").order(data.ids)
+        rest_size = min(max(1, round(config.rest * len(data))), len(data) - 1)
+        used, rest = (data.part(np.sort(part)) for part in (order[rest_size:], order[:rest_size]))
+        if not self._bundles:
+            self._encoder.model.load_state_dict(self._host.model.state_dict())
+            self._encoder_derived = self._derived.copy()
+        adapter, outcome, ratio = self._train_adapter(used, key)
+        encoder, cost = self._train_encoder(used, key)
+        of_used = self._features(used.all(), encoder)
+        of_rest = self._features(rest.all(), encoder) if len(rest) else of_used[:, :0]
+        with seeded_globals(key / "detector"):  # scikit-learn draws a number that it does not use
+            detector, condition = fit_detector(
+                of_used,
+                of_rest,
+                config.gamma,
+                config.score,
+                config.nu,
+                config.spread,
+                config.passes,
+                shrink=len(used) < config.min_samples,
+                leave_out=config.leave_out,
+            )
+        derived = np.zeros(self._setting.num_samples, dtype=bool)
+        if config.adapters == "resume" and self._bundles:
+            derived |= self._bundles[-1].derived
+        derived[used.ids] = True
+        bundle = _Bundle(request.name, data.ids.copy(), adapter, encoder, detector, derived)
+        self._bundles.append(bundle)
+        self._deleted[data.ids] = True
+        gates = [self._gate(detector, f) for f in (of_used, of_rest) if f.shape[1]]
+        notes = {
+            "gate_used": float(gates[0].mean()),
+            "gate_rest": float(gates[-1].mean()),
+            "detector_condition": condition,
+            "detector_small": float(len(used) < config.min_samples),
+        } | ({} if ratio is None else {"adapter_overlap": ratio})
+        others = {
+            f"{other.request} > {request.name}": {"gate": float(self._gates_of(other, data.all()).mean())}
+            for other in self._bundles[:-1]
+        }
+        passes = len(data) * (1 + len(others))
+        total = outcome + cost + Outcome(forward=passes)
+        return total.traced(others).traced({"event": notes}).graded("none")
+
+    @torch.no_grad()
+    def gates(self, batch: Batch) -> torch.Tensor:
+        """Return w of every row and request, ``[B, T]``, in the order in which requests came."""
+        if self._config.encoder.epochs:
+            columns = [self._gates_of(bundle, batch) for bundle in self._bundles]
+        else:  # one pass for all: their adapters of the encoder change nothing
+            features = self._features(batch, self._bundles[0].encoder)
+            columns = [self._gate(bundle.detector, features) for bundle in self._bundles]
+        return torch.from_numpy(np.stack(columns, 1)).to(batch.x.device, torch.float32)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return the base's outputs, changed by the adapters as far as their gates are open."""
+        self._host.model.train(False)
+        with self._served(batch):
+            return self._objective.outputs(self._host.model, batch)
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return the penultimate features, changed likewise."""
+        self._host.model.train(False)
+        with self._served(batch):
+            return self._objective.features(self._host.model, batch)
+
+    def network(self) -> FlatModel:
+        """Return a copy of the base: what an auditor finds who has the weights."""
+        copy = self._setting.make_model()
+        copy.load_state_dict(self._host.model.state_dict())
+        return copy
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the weights, the encoder, and every adapter and detector were derived from."""
+        found = {"weights": ids[self._derived[ids]], "encoder": ids[self._encoder_derived[ids]]}
+        for bundle in self._bundles:
+            found[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
+            found[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
+        return {component: held for component, held in found.items() if len(held)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Keep no raw sample (features of the forgotten are stored; `holds` reports them)."""
+        return np.array([], dtype=np.int64)
+
+    def state_dict(self) -> State:
+        """Return the base, the encoder once there is a request, and every bundle."""
+        state: State = {
+            "model": self._host.model.state_dict(),
+            "derived": torch.from_numpy(self._derived.copy()),
+            "deleted": torch.from_numpy(self._deleted.copy()),
+            "bundles": [
+                {
+                    "request": b.request,
+                    "ids": torch.from_numpy(b.ids),
+                    "adapter": b.adapter,
+                    "encoder": b.encoder,
+                    "detector": b.detector.state_dict(),
+                    "derived": torch.from_numpy(b.derived),
+                }
+                for b in self._bundles
+            ],
+        }
+        if self._bundles:
+            derived = torch.from_numpy(self._encoder_derived.copy())
+            state["encoder"] = {"model": self._encoder.model.state_dict(), "derived": derived}
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Put it back; bundles are never changed, and shared."""
+        self._host.model.load_state_dict(state["model"])
+        self._derived, self._deleted = state["derived"].numpy().copy(), state["deleted"].numpy().copy()
+        if "encoder" in state:
+            self._encoder.model.load_state_dict(state["encoder"]["model"])
+            self._encoder_derived = state["encoder"]["derived"].numpy().copy()
+        else:
+            self._encoder_derived = np.zeros(self._setting.num_samples, dtype=bool)
+        self._bundles = [
+            _Bundle(
+                b["request"],
+                b["ids"].numpy(),
+                b["adapter"],
+                b["encoder"],
+                detector_from(b["detector"]),
+                b["derived"].numpy(),
+            )
+            for b in state["bundles"]
+        ]
+
+    # -- serving a request
+
+    def _train_adapter(self, used: Data, key: Key) -> tuple[torch.Tensor, Outcome, float | None]:
+        """Return the adapter, what it cost, and its mean overlap with earlier ones."""
+        config, host = self._config, self._host
+        resumed = config.adapters == "resume" and self._bundles
+        start = self._bundles[-1].adapter if resumed else host.fresh(key / "adapter")
+        earlier = [[a for a, _ in host.factors(b.adapter)] for b in self._bundles]
+        if config.relabel == "refusal":
+            answers: Refusals | WrongAnswers = Refusals(self._objective, key)
+        else:
+            answers = WrongAnswers(self._objective, key, true_too=config.relabel == "any")
+        with host.training(start) as model:
+            hook = _Relabelled(answers, host.trained_downs(), earlier, config.orthogonality)
+            outcome = fit(model, self._answering, used, config, key / "adapter", [hook])
+            adapter = host.trained()
+        downs = [a for a, _ in host.factors(adapter)]
+        ratios = [overlap_ratio(a, o) for other in earlier for a, o in zip(downs, other, strict=True)]
+        return adapter, outcome, float(np.mean(ratios)) if ratios else None
+
+    def _train_encoder(self, used: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
+        """Return the encoder's adapter, and what it cost; nothing is trained without epochs."""
+        config, host = self._config.encoder, self._encoder
+        start = host.fresh(key / "encoder")
+        if not config.epochs:
+            return start, Outcome()
+        listeners = self._listeners()
+        assert self._objective.text is not None
+        token = self._objective.text.tokenizer.bos
+        try:
+            with host.training(start) as model:
+                hook = _Contrast(host, listeners, config.masked, token, (key / "mask").torch())
+                outcome = fit(model, self._objective, used, config, key / "encoder", [hook])
+                trained = host.trained()
+        finally:
+            for listener in listeners:
+                listener.close()
+        return trained, Outcome(outcome.steps, 2 * outcome.forward, outcome.backward)
+
+    # -- looking at inputs
+
+    @contextlib.contextmanager
+    def _served(self, batch: Batch) -> Iterator[None]:
+        """Let every request's adapter act as its gate says."""
+        if not self._bundles:
+            yield
+            return
+        gates = self.gates(batch)
+        chosen = self._bundles
+        if self._config.adapters == "resume":
+            chosen, gates = chosen[-1:], gates.amax(1, keepdim=True)
+        with self._host.gated([b.adapter for b in chosen], gates):
+            yield
+
+    def _listeners(self) -> list[Listener]:
+        blocks = blocks_of(self._encoder.model)
+        return [Listener(blocks[layer]) for layer in self._layers]
+
+    @torch.no_grad()
+    def _features(self, batch: Batch, adapter: torch.Tensor) -> torch.Tensor:
+        """Return the mean states of a batch under the encoder with an adapter, ``[L, B, d]``."""
+        self._encoder.model.train(False)
+        listeners = self._listeners()
+        try:
+            with self._encoder.gated([adapter], torch.ones(len(batch), 1, device=batch.x.device)):
+                self._encoder.model.features(batch.x)
+            return _means(listeners, batch.x)
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    def _gates_of(self, bundle: _Bundle, batch: Batch) -> np.ndarray:
+        return self._gate(bundle.detector, self._features(batch, bundle.encoder))
+
+    def _gate(self, detector: Detector, features: torch.Tensor) -> np.ndarray:
+        """Return w of each input, ``[B]``."""
+        config = self._config
+        decisions = detector.decisions(features)
+        if config.gate == "hard":
+            return (decisions >= detector.limit).astype(np.float64)
+        v = gate_values(decisions, detector.used, detector.rest, config.one_sided)
+        w = soft_gate(v, config.sharpness)
+        if config.gate == "soft":
+            return w
+        return released_gate(w, "qa" if config.gate == "released-qa" else "tofu")

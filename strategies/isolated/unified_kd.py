@@ -1,0 +1,360 @@
+"""UniCLUN: one student, a teacher that averages what it was, and one that has learned nothing, for what must go."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.objectives.classification import Classification
+from strategies.parts.buffers import keep_uniform
+from strategies.parts.contrastive import contrastive_distillation, rotated_views, supervised_contrastive
+from strategies.parts.divergence import softened_kl
+from strategies.parts.fit import Hooks, fit
+from strategies.parts.layers import redraw
+from strategies.parts.model import FlatModel, Network
+from strategies.parts.teacher import Tap
+from streams.config import Config as BaseConfig
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience
+from streams.randomness import Key, seeded_torch
+
+_NOTHING = np.array([], dtype=np.int64)
+
+
+class Config(BaseConfig):
+    """Options of `unified-kd` (Chatterjee et al. 2024, arXiv 2408.11374, on OCD-Net of Li et al. 2022)."""
+
+    memory: int = Field(5120, ge=1)
+    """Samples kept."""
+    batch: int | None = Field(None, ge=1)
+    """Samples drawn from them at each step; null takes the training batch size."""
+    replay: float = Field(1.0, ge=0)
+    """Weight of the loss on drawn samples."""
+    distil: float = Field(0.1, ge=0)
+    """a1: weight of the squared difference to the teacher's logits, times the teacher's confidence in the label."""
+    contrast: float = Field(0.1, ge=0)
+    """a2: weight of contrastive distillation."""
+    supervised: float = Field(0.3, ge=0)
+    """a3: weight of the supervised contrastive loss."""
+    rotate: float = Field(0.3, ge=0)
+    """Weight of telling how far images were turned (0, 90, 180 or 270 degrees)."""
+    rotations: bool | None = None
+    """Whether turned images are the second view of the two terms above. null: where inputs are square images. Without,
+    the contrastive term has one view and the last term is not there."""
+    temperature: float = Field(0.07, gt=0)
+    """Of both contrastive terms."""
+    projection: int = Field(64, ge=1)
+    """Outputs of the network that makes the vectors to contrast."""
+    decay: float = Field(0.999, ge=0, lt=1)
+    """The teacher's highest rate: at its k-th step it keeps min(1 - 1 / (k + 1), decay) of itself."""
+    chance: float = Field(0.7, gt=0, le=1)
+    """Chance that the teacher moves at a step."""
+    gamma: float | None = Field(0.5, ge=0, le=1)
+    """Weight of what is kept against what goes, gamma L_cl + (1 - gamma) L_cu, while a request is served; the paper's
+    value is not known to us. null: their plain sum, as in the released code. Learning is all L_cl."""
+    teacher: Literal["clear", "keep"] = "clear"
+    """What becomes of the teacher at a request. clear: nothing is distilled from it, and it starts again as a copy of
+    the unlearned student. keep: it goes on (the released code), and teaches again what was to be forgotten."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the forget set; null takes those of training."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate while a request is served; null takes that of training."""
+
+
+def teacher_rate(step: int, decay: float) -> float:
+    """Return what the teacher keeps of itself at its step number `step` (from 1): min(1 - 1 / (step + 1), decay).
+
+    >>> [round(teacher_rate(k, 0.999), 3) for k in (1, 2, 9, 5000)]
+    [0.5, 0.667, 0.9, 0.999]
+    """
+    return min(1 - 1 / (step + 1), decay)
+
+
+@final
+class _Heads(nn.Module):
+    """The classifier, and two small networks beside it: vectors to contrast, and quarter turns."""
+
+    def __init__(self, classes: nn.Linear, projection: int) -> None:
+        super().__init__()
+        width = classes.in_features
+        self.classes = classes
+        self.project = _tower(width, projection)
+        self.turns = _tower(width, 4)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classes(features)
+        return logits
+
+
+def _tower(width: int, outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+@final
+class UnifiedKD(Strategy):
+    """Learning and forgetting are one loss, gamma L_cl + (1 - gamma) L_cu.
+
+    L_cl is the loss of the experience plus, on a draw of the memory: the loss, the confidence-weighted squared
+    difference to the teacher, contrastive distillation from it; and the supervised contrastive loss of both. L_cu is
+    the divergence of the student from a random network on the forget set. Nothing about it is exact.
+    """
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with student and teacher at the initial weights.
+
+        Raises:
+            ConfigError: the objective is not classification, or the model's head is not linear.
+        """
+        if not isinstance(setting.objective, Classification):
+            raise ConfigError("isolated: unified-kd contrasts classes; it needs the objective classification.")
+        self.config, self.setting = config, setting
+        self.names = setting.key / "unified-kd"
+        self.student, self.teacher = self._make_model(), self._make_model()
+        self.teacher.train(False)
+        self.steps = 0
+        self.memory = _NOTHING
+        self._derived = np.zeros(setting.num_samples, dtype=bool)
+
+    @property
+    def access(self) -> Access:
+        """The forget set and the memory."""
+        return Access(forget_set=True, retained=self.config.memory)
+
+    def learn(self, experience: Experience, door: Door) -> Outcome:
+        """Minimise L_cl; the memory fills on the way, so that samples are replayed within their own experience."""
+        key = self.names / experience.name / experience.incarnation
+        own = door.fetch(experience.sample_ids)
+        earlier = np.setdiff1d(self.memory, experience.sample_ids)
+        known = own.joined(door.fetch(earlier)) if len(earlier) else own
+        with _Keep(self, known, key, remember=True, teach=True) as keep:
+            outcome = fit(self.student, self.setting.objective, own, self.setting.training, key, [keep])
+        self._derived[experience.sample_ids] = True
+        return outcome + Outcome(forward=keep.forward, backward=keep.backward, losses=outcome.losses)
+
+    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+        """Minimise gamma L_cl on the memory + (1 - gamma) KL(random network || student) on the forget set."""
+        config, key = self.config, self.names / request.name
+        self.memory = self.memory[~np.isin(self.memory, request.sample_ids)]
+        clear = config.teacher == "clear"
+        changes = {"epochs": config.epochs, "lr": config.lr}
+        training = self.setting.training.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        known = door.fetch(self.memory) if len(self.memory) else None
+        bad = redraw(self.setting.make_model(), self.names / "unlearning-teacher")
+        bad.train(False)
+        objective = self.setting.objective
+        assert isinstance(objective, Classification)
+        with _Keep(self, known, key, remember=False, teach=not clear) as keep:
+            hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
+            outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
+        if clear:
+            self.teacher.load_state_dict(self.student.state_dict())
+            self.steps = 0
+        counted = Outcome(forward=keep.forward + outcome.forward, backward=keep.backward)
+        return (outcome + counted).graded("none")
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Return the student's logits ``[B, C]``."""
+        self.student.train(False)
+        return self.setting.objective.outputs(self.student, batch)
+
+    @torch.inference_mode()
+    def features(self, batch: Batch) -> torch.Tensor:
+        """Return the student's penultimate features ``[B, F]``."""
+        self.student.train(False)
+        return self.setting.objective.features(self.student, batch)
+
+    def network(self) -> FlatModel:
+        """Return a copy of the student."""
+        model = self._make_model()
+        model.load_state_dict(self.student.state_dict())
+        return model
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what student and teacher were derived from: all that was ever learned."""
+        held = ids[self._derived[ids]]
+        return {"weights": held, "teacher": held} if len(held) else {}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the memory."""
+        return self.memory
+
+    def state_dict(self) -> State:
+        """Return student, teacher and memory."""
+        return {
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "steps": self.steps,
+            "memory": torch.from_numpy(self.memory.copy()),
+            "derived": torch.from_numpy(self._derived.copy()),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Put student, teacher and memory back."""
+        self.student.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+        self.steps = state["steps"]
+        self.memory = state["memory"].numpy().copy()
+        self._derived = state["derived"].numpy().copy()
+
+    def _make_model(self) -> FlatModel:
+        model = self.setting.make_model()
+        head = model.network.head
+        if not isinstance(head, nn.Linear):
+            raise ConfigError(f"isolated: unified-kd needs a linear head; the model has a {type(head).__name__}.")
+        with seeded_torch(self.names / "heads"):
+            heads = _Heads(head, self.config.projection).to(model.parameters.device)
+        for parameter in model.network.parameters():  # they are views of a vector that ends here
+            parameter.data, parameter.grad = parameter.data.clone(), None
+        return FlatModel(Network(model.network.body, heads))
+
+
+@final
+class _Keep(Hooks):
+    """L_cl, as terms on top of the loss of a batch; a context, since it listens to the student's body."""
+
+    def __init__(self, strategy: UnifiedKD, known: Data | None, key: Key, remember: bool, teach: bool) -> None:
+        """Draw from the memory, which is in `known` at any time.
+
+        Args:
+            strategy: whose student is trained.
+            known: what the memory holds or may hold soon, or None.
+            key: names all draws.
+            remember: whether the samples of each batch compete for places in the memory.
+            teach: whether there is a teacher, which follows the student.
+        """
+        self._s, self._known, self._key, self._remember, self._teach = strategy, known, key, remember, teach
+        self._step = self.forward = self.backward = 0
+
+    def __enter__(self) -> _Keep:
+        self.tap = Tap(self._s.student.network.body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tap.close()
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add all other terms."""
+        features = self.tap.take(batch.x)
+        loss = self.kept(loss, [(batch, features)])
+        if self._remember:
+            s = self._s
+            ids = np.union1d(s.memory, batch.ids.cpu().numpy())
+            s.memory = keep_uniform(ids, s.config.memory, s.names / "memory")
+        return loss
+
+    def kept(self, loss: torch.Tensor, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
+        """Return `loss` plus the terms of a draw of the memory, and the contrastive ones of it and of `parts`."""
+        s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
+        if self._known is not None and len(s.memory):
+            order = (self._key / "memory" / self._step).order(s.memory)[:size]
+            rows = np.searchsorted(self._known.ids, np.sort(s.memory[order]))
+            drawn = self._known.batch(torch.from_numpy(rows).to(self._known.targets().device))
+            features = s.student.features(drawn.x)
+            loss = loss + self._rehearsed(drawn, features)
+            parts = [*parts, (drawn, features)]
+            self.forward, self.backward = self.forward + len(drawn), self.backward + len(drawn)
+        if sum(len(b) for b, _ in parts) > 1 and (config.supervised or config.rotate):  # batch norms need two samples
+            loss = loss + self._contrasted(parts)
+        return loss
+
+    def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
+        """Let the teacher follow, by chance."""
+        self._step += 1
+        s = self._s
+        if not self._teach:
+            return
+        s.steps += 1
+        if float((self._key / "teacher").uniform(np.array([self._step]))[0]) < s.config.chance:
+            rate = teacher_rate(s.steps, s.config.decay)
+            s.teacher.parameters.mul_(rate).add_(s.student.parameters, alpha=1 - rate)
+            for mine, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
+                mine.copy_(its)
+
+    def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
+        """Return the loss on a draw of the memory, and what the teacher makes of it."""
+        s, config, objective = self._s, self._s.config, self._s.setting.objective
+        heads = s.student.network.head
+        assert isinstance(objective, Classification)
+        assert isinstance(heads, _Heads)
+        logits = heads(features)
+        total = config.replay * objective.losses(objective.mask(logits, drawn), drawn).mean()
+        if not self._teach or not (config.distil or config.contrast):
+            return total
+        with torch.no_grad():
+            taught_features = s.teacher.features(drawn.x)
+            others = s.teacher.network.head
+            assert isinstance(others, _Heads)
+            taught = objective.mask(others(taught_features), drawn)
+            vectors = F.normalize(others.project(taught_features), dim=1)
+            confidence = taught.softmax(1).gather(1, drawn.y.unsqueeze(1)).squeeze(1)
+        self.forward += len(drawn)
+        permitted = taught.isfinite()
+        squared = (logits - taught.masked_fill(~permitted, 0.0)).masked_fill(~permitted, 0.0).square()
+        weighted = confidence * squared.sum(1) / permitted.sum(1)
+        total = total + config.distil * weighted.mean()
+        if config.contrast and len(drawn) > 1:
+            own = F.normalize(heads.project(features), dim=1)
+            total = total + config.contrast * contrastive_distillation(own, vectors, drawn.y, config.temperature)
+        return total
+
+    def _contrasted(self, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
+        """Return the supervised contrastive loss, and that of telling turns apart where images can be turned."""
+        s, config = self._s, self._s.config
+        heads = s.student.network.head
+        assert isinstance(heads, _Heads)
+        x, labels = torch.cat([b.x for b, _ in parts]), torch.cat([b.y for b, _ in parts])
+        views = [F.normalize(heads.project(torch.cat([f for _, f in parts])), dim=1)]
+        total = views[0].new_zeros(())
+        if self._turns(x):
+            generator = (self._key / "views" / self._step).torch()
+            turns = torch.randint(0, 4, (len(x),), generator=generator).to(labels)
+            features = s.student.features(rotated_views(x, turns, generator))
+            views.append(F.normalize(heads.project(features), dim=1))
+            total = config.rotate * F.cross_entropy(heads.turns(features), turns)
+            self.forward, self.backward = self.forward + len(x), self.backward + len(x)
+        return total + config.supervised * supervised_contrastive(views, labels, config.temperature)
+
+    def _turns(self, x: torch.Tensor) -> bool:
+        wanted = self._s.config.rotations
+        possible = x.ndim == 4 and x.shape[-1] == x.shape[-2]
+        if wanted and not possible:
+            raise ConfigError(
+                f"isolated.rotations: true, but inputs have the shape {tuple(x.shape[1:])}; only square images "
+                f"[C, H, H] can be turned. Leave rotations null, or set it to false."
+            )
+        return possible if wanted is None else wanted
+
+
+@final
+class _Forget(Hooks):
+    """While a request is served: the divergence from a random network instead of the loss, and L_cl of the memory."""
+
+    def __init__(self, objective: Classification, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
+        self._objective, self._bad, self._keep, self._gamma = objective, bad, keep, gamma
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return KL(random network || student) of every sample."""
+        with torch.no_grad():
+            taught = self._objective.outputs(self._bad, batch)
+        return softened_kl(outputs, taught, 1.0)
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Weigh both."""
+        kept = self._keep.kept(loss.new_zeros(()), [])
+        self._keep.tap.take(batch.x)
+        return loss + kept if self._gamma is None else (1 - self._gamma) * loss + self._gamma * kept
+
+    def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
+        """See `_Keep.stepped`."""
+        self._keep.stepped(gradient, change)

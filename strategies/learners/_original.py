@@ -1,0 +1,151 @@
+"""What learners of text share that start from a general model: which experiences are general, and what they leave."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives.causal_lm import CausalLM, Scored
+from strategies.parts.model import FlatModel
+from strategies.parts.original import Original
+from strategies.parts.teacher import frozen_copy
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+
+
+class GeneralConfig(BaseConfig):
+    """Where the general model comes from."""
+
+    general: int = Field(1, ge=0)
+    """The first so many experiences of the stream are general text and are learned as they are; what they leave is the
+    original model. 0: the initial model is the original (a checkpoint), and there is no general data."""
+
+
+class OriginalConfig(GeneralConfig):
+    """Options of what is held to the original model while it learns a domain."""
+
+    strength: float = Field(1.0, ge=0)
+    """lambda, the weight of self-distillation. Unpublished; a reimplementation has 0.3."""
+    teacher: Literal["previous", "original"] = "previous"
+    """Who teaches while a domain is learned: the model as it was before this domain, which also protects earlier
+    domains, or the original. The paper adapts to one domain, where both are the same."""
+
+
+def needs_all_tokens(setting: Setting, name: str) -> CausalLM:
+    """Return the objective if it is next-token prediction over whole rows.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(setting.objective, CausalLM):
+        raise ConfigError(f"learner: {name!r} learns text; it needs objective: causal-lm, and a source of text.")
+    if setting.objective.config.loss_on != "all":
+        raise ConfigError(
+            f"objective.loss_on: {name!r} goes on pretraining, on every token of plain text; set objective: {{name: "
+            f"causal-lm, loss_on: all}}."
+        )
+    return setting.objective
+
+
+class HeldToOriginal(Plugin):
+    """Adds strength times a divergence from the teacher, per token, over every row that is trained on."""
+
+    config: OriginalConfig
+    name: ClassVar[str]
+    """Of the learner, for messages and for the names of its randomness."""
+
+    def __init__(self, config: OriginalConfig, setting: Setting) -> None:
+        """Start before the first lesson.
+
+        Raises:
+            ConfigError: the objective is another than next-token prediction over all tokens.
+        """
+        super().__init__(config, setting)
+        self._text_objective = needs_all_tokens(setting, self.name)
+        self._original = Original(setting)
+        self._lessons = 0
+        self._teacher: FlatModel | None = None
+        self._whole = self._text_objective
+        self._terms: list[torch.Tensor] = []
+        self._passed = 0
+
+    @abstractmethod
+    def distance(self, student: Scored, teacher: Scored) -> torch.Tensor:
+        """Return the divergence at every position, ``[S]``."""
+
+    @property
+    def is_general(self) -> bool:
+        """Whether the lesson at hand is part of the general experiences."""
+        return self._lessons < self.config.general
+
+    def begin(self, lesson: Lesson) -> None:
+        """Choose the teacher; before the first domain, keep the original."""
+        self._terms, self._passed, self._teacher = [], 0, None
+        if self.is_general:
+            return
+        if not self._original.there:
+            self._original.take(lesson.model)
+        if self.config.strength:
+            mine = self.config.teacher == "original"
+            self._teacher = self._original.model if mine else frozen_copy(self.setting, lesson.model)
+        whole = self._text_objective.training_on(lesson.data)
+        assert isinstance(whole, CausalLM)
+        self._whole = whole
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Add the distillation on the very batch that is trained on."""
+        if self._teacher is None:
+            return loss
+        term = self.divergence(self._whole, self._teacher, outputs, batch)
+        self._terms.append(term.detach())
+        return loss + self.config.strength * term
+
+    def divergence(self, objective: CausalLM, teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean divergence over the positions that count in the objective's losses, reduced as those are."""
+        self._passed += len(batch)
+        with torch.no_grad():
+            said = objective.outputs(teacher, batch)
+        now = objective.scored(outputs, batch)
+        apart = self.distance(now, objective.scored(said, batch))
+        return objective.reduce(now.sums(apart), now.counts).mean()
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Let go of the teacher."""
+        self._original.saw(lesson.data.ids)
+        self._lessons += 1
+        self._teacher = None
+        losses = {f"{self.name}_distillation": float(torch.stack(self._terms).mean())} if self._terms else {}
+        self._terms = []
+        return Outcome(forward=self._passed, losses=losses)
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Take note of what the original has seen."""
+        self._original.purge(request.sample_ids)
+
+    def settle(self, model: FlatModel) -> None:
+        """Replace an original that had seen what was unlearned."""
+        self._original.settle(model)
+
+    def offers(self) -> tuple[object, ...]:
+        """Return the original, for unlearners that go back to it."""
+        return (self._original,)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the original was derived from."""
+        return {"original": self._original.holds(ids)}
+
+    def state_dict(self) -> State:
+        """Return the original and how many lessons there were."""
+        return {"original": self._original.state_dict(), "lessons": self._lessons}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put it back."""
+        self._original.load_state_dict(state["original"])
+        self._lessons = state["lessons"]

@@ -1,0 +1,106 @@
+"""Instruction tuning only: after the general model, questions and answers in a chat template, and no document."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
+from strategies.learners._original import GeneralConfig, needs_all_tokens
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.alignment import templated, with_prompt
+from strategies.parts.exemplars import Exemplars
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience
+from streams.text import TEMPLATE, template
+
+
+class Config(GeneralConfig):
+    """Options of `instruction-tuning`."""
+
+    memory: int = Field(500, ge=1)
+    """Questions kept of the general experiences, to be trained on again with every domain."""
+    template: tuple[str, str] = TEMPLATE
+    """The chat template: text before a question, and between question and answer."""
+
+
+@final
+class InstructionTuning(Plugin):
+    """Trains on rows that ask something, on their answers alone; of a domain, whatever asks something.
+
+    A baseline of Mix-CPT: what a format teaches without the documents.
+    """
+
+    config: Config
+
+    def __init__(self, config: BaseConfig, setting: Setting) -> None:
+        """Start with an empty memory.
+
+        Raises:
+            ConfigError: the objective is another than next-token prediction over all tokens.
+        """
+        super().__init__(config, setting)
+        objective = needs_all_tokens(setting, "instruction-tuning")
+        if objective.text is None:
+            raise ConfigError("learner: 'instruction-tuning' needs a source of text, whose tokeniser it uses.")
+        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
+        self._template = template(self.config.template, objective.text.tokenizer)
+        self._memory = Exemplars(self.config.memory, "reservoir", setting.key / "instruction-tuning" / "priority")
+        self._lessons = 0
+
+    @property
+    def access(self) -> Access:
+        """The memory."""
+        return Access(retained=self.config.memory)
+
+    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+        """Return the questions of the domain and those that are kept."""
+        if self._is_general:
+            return ids
+        own = ids[with_prompt(door.fetch(ids))] if len(ids) else ids
+        return np.union1d(own, self._memory.ids)
+
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Return the batch in the template."""
+        return batch if self._is_general else templated(batch, self._template)
+
+    def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the losses of the answers."""
+        return losses if self._is_general else self._answers.losses(outputs, batch)
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Keep general questions."""
+        if self._is_general:
+            self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
+        self._lessons += 1
+        return Outcome()
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Drop the request's samples."""
+        self._memory.purge(request.sample_ids)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the samples in memory."""
+        return {"memory": self._memory.holds(ids)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the samples in memory."""
+        return self._memory.ids
+
+    def state_dict(self) -> State:
+        """Return what is in memory and how many lessons there were."""
+        return {"memory": self._memory.state_dict(), "lessons": self._lessons}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put it back."""
+        self._memory.load_state_dict(state["memory"])
+        self._lessons = state["lessons"]
+
+    @property
+    def _is_general(self) -> bool:
+        return self._lessons < self.config.general

@@ -1,0 +1,266 @@
+"""Mix-CPT: domain text mixed with general instructions, logit-swap self-distillation, then format alignment."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import ClassVar, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Lesson, Outcome, Setting, State
+from strategies.learners._original import HeldToOriginal, OriginalConfig
+from strategies.objectives.causal_lm import CausalLM, Scored
+from strategies.parts.alignment import (
+    InTemplate,
+    Preference,
+    Rejected,
+    Selection,
+    difficulties,
+    easiest,
+    num_tokens,
+    share_of_tokens,
+    with_prompt,
+)
+from strategies.parts.exemplars import Exemplars
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.parts.swap import swapped, token_divergences
+from strategies.parts.teacher import frozen_copy
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience
+from streams.text import TEMPLATE, Text, template
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["instructions", "preferences"]
+
+
+class Config(OriginalConfig):
+    """Options of `mix-cpt` (Jiang et al. 2024, arXiv 2407.10804). The paper publishes none of the numbers."""
+
+    swap: bool = True
+    """Whether the teacher's logit of the right token changes places with its largest; without, it is plain
+    self-distillation."""
+    memory: int = Field(500, ge=1)
+    """Questions kept of the general experiences: the general instruction and preference data."""
+    instructions: float = Field(0.2, ge=0, lt=1)
+    """Share of stage 1's tokens that are general instructions, as far as the memory has them."""
+    preferences: float = Field(0.05, ge=0, lt=1)
+    """Share of stage 1's tokens that are preferred answers of preference data. Rejected ones are never among them."""
+    preference_part: float = Field(0.2, ge=0, le=1)
+    """Part of the kept questions that serve as preference data, drawn by name; the others are instructions."""
+    rejected: Literal["wrong", "refusal"] = "wrong"
+    """What an answer is preferred to: a wrong one of the source's, in other words, or one that says nothing."""
+    template: tuple[str, str] = TEMPLATE
+    """The chat template of stage 2: text before a question, and between question and answer."""
+    align_every: int | None = Field(1, ge=1)
+    """Format alignment follows every so many domains (their number: only the last); null never."""
+    selection: Selection = "ppl-easy"
+    """Who teaches the format, of what stage 1 was trained on. ppl-easy: what the model of stage 1 finds likeliest.
+    fas-response: where the loss of the answer in the template is largest over that in plain text. fas-sequence: the
+    same of whole rows. random: the control. The paper's own score is not known exactly."""
+    align_share: float = Field(0.05, gt=0, le=1)
+    """Share of the instructions, and of the preference data, that teaches the format."""
+    align_least: int = Field(32, ge=1)
+    """At least so many of each, if there are."""
+    sft_epochs: int = Field(2, ge=1)
+    """Passes of instruction tuning."""
+    sft_lr: float = Field(0.3, gt=0)
+    """Its learning rate, in units of `training.lr`."""
+    dpo_epochs: int = Field(1, ge=1)
+    """Passes of preference optimisation."""
+    dpo_lr: float = Field(0.03, gt=0)
+    """Its learning rate, in units of `training.lr`."""
+    beta: float = Field(0.1, gt=0)
+    """Inverse temperature of preference optimisation."""
+    distil_tuning: bool = False
+    """Whether instruction tuning is distilled as well, on its answers, with the same strength and teacher."""
+
+
+@final
+class MixCPT(HeldToOriginal):
+    """Stage 1 is the loop's own training with more in it; stage 2 follows at its end.
+
+    Stage 1, knowledge mixture: L = next-token loss + lambda KL(swapped teacher || model), both means over all tokens of
+    plain text, domain documents and general questions in one shuffled stream.
+
+    Stage 2, format alignment: a few of the general questions that stage 1 has used, in a chat template. First their
+    answers are learned, then they are preferred to others (DPO, held to the model that tuning has left).
+    """
+
+    config: Config
+    name: ClassVar[str] = "mix_cpt"
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with an empty memory.
+
+        Raises:
+            ConfigError: the objective does not fit, shares leave nothing to the domain, or the source has no wrong
+                answers.
+        """
+        super().__init__(config, setting)
+        objective = self._text_objective
+        if config.instructions + config.preferences >= 1:
+            raise ConfigError(
+                f"mix-cpt.instructions: {config.instructions} and preferences {config.preferences} leave no share to "
+                f"the domain; their sum must stay below 1."
+            )
+        if objective.text is None:
+            raise ConfigError("learner: 'mix-cpt' needs a source of text, whose tokeniser it uses.")
+        if config.rejected == "wrong" and config.align_every is not None and objective.text.perturbed is None:
+            raise ConfigError(
+                "mix-cpt.rejected: the source has no wrong answers; set rejected: refusal, or align_every: null."
+            )
+        self._text: Text = objective.text
+        self._template = template(config.template, self._text.tokenizer)
+        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
+        self._memory = Exemplars(config.memory, "reservoir", setting.key / "mix-cpt" / "priority")
+        self._mixed: dict[Kind, np.ndarray] = {}
+        self._shares: dict[str, float] = {}
+
+    @property
+    def access(self) -> Access:
+        """The memory."""
+        return Access(retained=self.config.memory)
+
+    def distance(self, student: Scored, teacher: Scored) -> torch.Tensor:
+        """Return KL(swapped teacher || model) at every position."""
+        said = swapped(teacher.logits, teacher.targets) if self.config.swap else teacher.logits
+        return token_divergences(student.logits, said)
+
+    # -- stage 1
+
+    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+        """Return the domain's samples with general ones among them, by shares of tokens."""
+        self._mixed, self._shares = {}, {}
+        if self.is_general or not len(ids):
+            return ids
+        key = self.setting.key / "mix-cpt" / "mixture" / experience.name / experience.incarnation
+        own = int(num_tokens(door.fetch(ids)).sum())
+        shares: dict[Kind, float] = {
+            "instructions": self.config.instructions,
+            "preferences": self.config.preferences,
+        }
+        whole = own / (1 - sum(shares.values()))
+        used: dict[str, int] = {"domain": own}
+        for kind, kept in self._general(ids).items():
+            tokens = num_tokens(door.fetch(kept))
+            self._mixed[kind] = share_of_tokens(kept, tokens, shares[kind] * whole, key / kind)
+            used[kind] = int(tokens[np.isin(kept, self._mixed[kind])].sum())
+            if used[kind] < 0.9 * shares[kind] * whole:
+                logger.info("%s: only %d tokens of %s are kept", experience.name, used[kind], kind)
+        self._shares = {f"share_{name}": count / sum(used.values()) for name, count in used.items()}
+        return np.unique(np.concatenate([ids, *self._mixed.values()]))
+
+    def end(self, lesson: Lesson) -> Outcome:
+        """Keep general questions, or align the format."""
+        domains = self._lessons + 1 - self.config.general
+        if self.is_general:
+            self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
+        every, cost = self.config.align_every, Outcome(losses=dict(self._shares))
+        if not self.is_general and every is not None and domains % every == 0:
+            cost += self._align(lesson)
+        self._mixed, self._shares = {}, {}
+        return cost + super().end(lesson)
+
+    def _general(self, own: np.ndarray) -> dict[Kind, np.ndarray]:
+        """Return the kept questions by what they serve as; those of the experience itself are left out."""
+        kept = np.setdiff1d(self._memory.ids, own)
+        prefers = (self.setting.key / "mix-cpt" / "preferences").uniform(kept) < self.config.preference_part
+        return {"instructions": kept[~prefers], "preferences": kept[prefers]}
+
+    # -- stage 2
+
+    def _align(self, lesson: Lesson) -> Outcome:
+        """Teach the format; return what it cost."""
+        chosen, cost = {}, Outcome()
+        pools = self._mixed
+        if not any(len(pool) for pool in pools.values()):
+            pools = self._general(lesson.experience.sample_ids)  # nothing was mixed in: CPT, then alignment
+        for kind, pool in pools.items():
+            chosen[kind] = self._easiest(kind, lesson.door.fetch(pool), lesson)
+            cost += Outcome(forward=0 if self.config.selection == "random" else len(pool))
+        cost += self._tune(lesson, lesson.door.fetch(chosen["instructions"]))
+        return cost + self._prefer(lesson, lesson.door.fetch(chosen["preferences"]))
+
+    def _easiest(self, kind: Kind, pool: Data, lesson: Lesson) -> np.ndarray:
+        """Return the ids that teach the format, as the model of stage 1 finds them."""
+        key = lesson.key / "align" / kind
+        values = difficulties(lesson.model, self._answers, pool, self.config.selection, self._template, key)
+        count = max(self.config.align_least, round(self.config.align_share * len(pool)))
+        return pool.ids[easiest(values, count)]
+
+    def _tune(self, lesson: Lesson, data: Data) -> Outcome:
+        hooks: list[Hooks] = [InTemplate(self._template)]
+        before = self._passed
+        if self.config.distil_tuning and self._teacher is not None:
+            hooks.append(_Distilled(self, self._answers, self._teacher))
+        outcome = fit(lesson.model, self._answers, data, self._rates("sft"), lesson.key / "sft", hooks)
+        self._passed, extra = before, self._passed - before
+        return _renamed(outcome, "sft") + Outcome(forward=extra)
+
+    def _prefer(self, lesson: Lesson, data: Data) -> Outcome:
+        rejected = Rejected(self._text, self.config.rejected == "wrong", lesson.key / "rejected")
+        reference = frozen_copy(self.setting, lesson.model)
+        preference = Preference(self._answers, reference, self._template, rejected, self.config.beta)
+        outcome = fit(lesson.model, self._answers, data, self._rates("dpo"), lesson.key / "dpo", [preference])
+        if not outcome.steps:
+            return outcome
+        last = outcome.steps // self.config.dpo_epochs
+        margin = float(torch.stack(preference.margins[-last:]).mean())
+        return replace(outcome, losses={"dpo": outcome.losses["loss"], "dpo_margin": margin}) + Outcome(
+            forward=outcome.forward
+        )
+
+    def _rates(self, stage: Literal["sft", "dpo"]) -> FitConfig:
+        rate, epochs = {
+            "sft": (self.config.sft_lr, self.config.sft_epochs),
+            "dpo": (self.config.dpo_lr, self.config.dpo_epochs),
+        }[stage]
+        training = self.setting.training
+        return training.model_copy(update={"lr": rate * training.lr, "epochs": epochs})
+
+    # -- requests and state
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Drop the request's samples; neither stage will see them again."""
+        super().purge(request)
+        self._memory.purge(request.sample_ids)
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the samples in memory, and what the original was derived from."""
+        return super().holds(ids) | {"memory": self._memory.holds(ids)}
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the samples in memory."""
+        return self._memory.ids
+
+    def state_dict(self) -> State:
+        """Return the memory and the original."""
+        return super().state_dict() | {"memory": self._memory.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put memory and original back."""
+        super().load_state_dict(state)
+        self._memory.load_state_dict(state["memory"])
+
+
+@final
+class _Distilled(Hooks):
+    """Adds the learner's distillation to another training."""
+
+    def __init__(self, learner: MixCPT, objective: CausalLM, teacher: FlatModel) -> None:
+        self._learner, self._objective, self._teacher = learner, objective, teacher
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return the loss with it."""
+        term = self._learner.divergence(self._objective, self._teacher, outputs, batch)
+        return loss + self._learner.config.strength * term
+
+
+def _renamed(outcome: Outcome, name: str) -> Outcome:
+    return replace(outcome, losses={name: outcome.losses["loss"]} if outcome.losses else {})

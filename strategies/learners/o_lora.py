@@ -1,0 +1,94 @@
+"""O-LoRA: low-rank changes, each in a subspace of the inputs that is orthogonal to those of earlier experiences."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from strategies.base import Lesson, Setting, State
+from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
+from strategies.parts.lowrank import Factors, LowRankSteps
+from streams.events import DeletionRequest
+
+
+class Config(LowRankConfig):
+    """Options of `o-lora` (Wang et al. 2023, arXiv 2310.14152)."""
+
+    strength: float = Field(0.5, ge=0)
+    """lambda in lambda sum_i ||A_i A^T||^2 over earlier experiences i, summed over all matrices."""
+    norm: Literal["squared", "absolute"] = "squared"
+    """squared: the sum of squares of A_i A^T, as the paper writes it. absolute: of absolute values, as the authors'
+    code has it."""
+
+
+@final
+class OLoRA(LowRankPlugin):
+    """Keeps the A of every experience and pushes new ones away from the subspaces that they span.
+
+    A request drops the subspaces of experiences of which nothing is left; then they need no protection.
+    """
+
+    config: Config
+    name = "o-lora"
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with no subspace."""
+        super().__init__(config, setting)
+        self._kept: list[tuple[list[torch.Tensor], np.ndarray, np.ndarray]] = []  # A, all ids, which are live
+
+    def earlier(self) -> list[list[torch.Tensor]]:
+        """Return the A of every earlier experience."""
+        return [down for down, _, _ in self._kept]
+
+    def keep(self, factors: list[Factors], ids: np.ndarray) -> None:
+        """Keep the A."""
+        self._kept.append(([a for a, _ in factors], ids.copy(), np.ones(len(ids), dtype=bool)))
+
+    def make_steps(self, lesson: Lesson, factors: list[Factors]) -> LowRankSteps:
+        """Return steps with the penalty."""
+        return LowRankSteps(
+            self.setting.training,
+            lesson.model.parameters,
+            self._matrices,
+            factors,
+            self.config.alpha / self.config.rank,
+            self._free,
+            self.earlier(),
+            self.config.strength,
+            self.config.norm == "absolute",
+        )
+
+    def purge(self, request: DeletionRequest) -> None:
+        """Drop the subspaces of which no sample is left."""
+        for _, ids, alive in self._kept:
+            alive &= ~np.isin(ids, request.sample_ids)
+        self._kept = [entry for entry in self._kept if entry[2].any()]
+
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the subspaces were derived from."""
+        derived = np.concatenate([np.array([], dtype=np.int64), *(own for _, own, _ in self._kept)])
+        return {"subspaces": ids[np.isin(ids, derived)]}
+
+    def state_dict(self) -> State:
+        """Return the subspaces."""
+        return super().state_dict() | {
+            "kept": [
+                {
+                    "down": [a.clone() for a in down],
+                    "derived": torch.from_numpy(ids.copy()),
+                    "alive": torch.from_numpy(alive.copy()),
+                }
+                for down, ids, alive in self._kept
+            ]
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Put them back."""
+        super().load_state_dict(state)
+        self._kept = [
+            ([a.clone() for a in e["down"]], e["derived"].numpy().copy(), e["alive"].numpy().copy())
+            for e in state["kept"]
+        ]

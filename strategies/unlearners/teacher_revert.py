@@ -1,0 +1,121 @@
+"""Teacher revert: hold the forget set to what the model said before it ever saw it, and go on as Mix-CPT elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.model import FlatModel
+from strategies.parts.original import Original
+from strategies.parts.swap import swapped, token_divergences
+from strategies.unlearners._paired import needs_text
+from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from streams.data import Batch
+from streams.events import DeletionRequest
+
+
+class Config(FitConfig):
+    """Options of `teacher-revert`, this project's own companion to Mix-CPT."""
+
+    epochs: int = Field(10, ge=1)
+    """Passes over the forget set."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per step, of each kind."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate. For models of a million weights."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of `adam`'s moments."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
+    strength: float = Field(1.0, ge=0)
+    """lambda, the weight of logit-swap self-distillation on retained data."""
+    retained: RetainedData = "full"
+    """Go on with all live data, or with what the learner's plugins keep (general questions)."""
+
+
+@final
+class TeacherRevert(Unlearner):
+    """Minimises KL(original || model) on the forget set, plus next-token loss and swapped distillation elsewhere.
+
+    The original that `mix-cpt` keeps teaches if it never saw any of the request's samples; if it did, the initial model
+    teaches. On the forget set its logits are not swapped: that would teach the samples again.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Need text.
+
+        Raises:
+            ConfigError: the objective is not one of text.
+        """
+        super().__init__(config, setting)
+        needs_text(setting, "teacher-revert")
+
+    @property
+    def access(self) -> Access:
+        """The forget set, and retained data."""
+        return retained_access(self.config.retained, forget_set=True)
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """The learner that keeps the original."""
+        return ("mix-cpt",)
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve the request."""
+        key = self.setting.key / "teacher-revert" / request.name
+        teacher = learner.part(Original).innocent_of(request.sample_ids)
+        forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
+        whole = learner.setting.objective.training_on(forget_set)
+        assert isinstance(whole, CausalLM)
+        batches = endless(retained, self.config.batch_size, key / "retain") if len(retained) else None
+        hook = Revert(whole, teacher, batches, self.config.strength)
+        outcome = fit(learner.model, whole, forget_set, self.config, key, [hook])
+        extra = Outcome(forward=outcome.forward + 2 * hook.retained, backward=hook.retained)
+        return (outcome + extra).graded("none")
+
+
+@final
+class Revert(Hooks):
+    """Replaces the loss."""
+
+    def __init__(
+        self, objective: CausalLM, teacher: FlatModel, batches: Iterator[Batch] | None, strength: float
+    ) -> None:
+        """Take what the loss is made of.
+
+        Args:
+            objective: over all tokens.
+            teacher: innocent of what is forgotten.
+            batches: retained data, or None.
+            strength: lambda.
+        """
+        self._objective, self._teacher, self._batches, self._strength = objective, teacher, batches, strength
+        self.retained = 0
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        """Return KL on the forget set + L_NTP + lambda L_LSSD on retained data."""
+        objective = self._objective
+        reverted = objective.divergences(outputs, self._said(batch), batch).mean()
+        if self._batches is None:
+            return reverted
+        held = next(self._batches)
+        self.retained += len(held)
+        now = objective.outputs(model, held)
+        found, theirs = objective.scored(now, held), objective.scored(self._said(held), held)
+        apart = token_divergences(found.logits, swapped(theirs.logits, theirs.targets))
+        kept = objective.reduce(found.sums(apart), found.counts).mean()
+        return reverted + objective.losses(now, held).mean() + self._strength * kept
+
+    def _said(self, batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            return self._objective.outputs(self._teacher, batch)

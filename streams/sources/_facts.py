@@ -1,0 +1,117 @@
+"""From facts to rows of questions and answers: forms trained and held out, wrong answers, the tokeniser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from streams.config import Config as BaseConfig
+from streams.source import Source
+from streams.sources._people import TRAINED_FORMS, Fact
+from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
+
+
+class FactsConfig(BaseConfig):
+    """How facts become rows."""
+
+    answers: Literal["sentence", "short"] = "sentence"
+    """Whether an answer is a sentence (``Aria Bold was born in Elmsgate.``) or the value alone."""
+    vocabulary: int = Field(1024, ge=320)
+    """Tokens of the tokeniser that is trained on the corpus."""
+    tokenizer: str | None = None
+    """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Facts with what they belong to.
+
+    Attributes:
+        facts: in order; each is trained in two forms of question and tested in a third one.
+        users, classes, domains: int64 ``[len(facts)]``.
+        user_names, class_names: what they mean.
+        strangers: facts of the same making that are never taught.
+        terms: names and values, each with others of its kind to put in its place; None where nobody knows.
+    """
+
+    facts: Sequence[Fact]
+    users: np.ndarray
+    classes: np.ndarray
+    domains: np.ndarray
+    user_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    strangers: Sequence[Fact] = ()
+    terms: Mapping[str, tuple[str, ...]] | None = None
+
+
+def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig, notes: tuple[str, ...]) -> Source:
+    """Return the source: int32 ``x [N, 2, L]``, ``y`` the class; three rows per fact, the last of them to test with.
+
+    Raises:
+        ConfigError: the tokeniser cannot be had.
+    """
+    facts, forms = taught.facts, (*range(TRAINED_FORMS), -1)
+    tokenizer = tokenizer_of_facts([*facts, *taught.strangers], config)
+    plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
+    unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.strangers]
+    other = [_pair(f, form, f.told(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    most = max(len(f.wrong) for f in facts)
+    wrong = [
+        _pair(f, form, f.told(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
+        for f in facts
+        for form in forms
+        for i in range(most)
+    ]
+    x = rows([*plain, *other, *wrong, *unseen], tokenizer)
+    n = len(plain)
+    class_ids = taught.classes.repeat(len(forms))
+    return Source(
+        name=name,
+        licence=licence,
+        x=x[:n].clone(),
+        y=torch.from_numpy(class_ids),
+        class_ids=class_ids,
+        user_ids=taught.users.repeat(len(forms)),
+        is_test=np.tile(np.array(forms) == -1, len(facts)),
+        class_names=taught.class_names,
+        user_names=taught.user_names,
+        domain_ids=taught.domains.repeat(len(forms)),
+        notes=notes,
+        text=Text(
+            tokenizer=tokenizer,
+            refusals=refusals(tokenizer),
+            paraphrased=x[n : 2 * n].clone(),
+            perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
+            strangers=x[(2 + most) * n :].clone(),
+            terms=taught.terms,
+            subjects=frozenset(f.name for f in facts),
+        ),
+    )
+
+
+def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequence[str] = ()) -> Tokenizer:
+    """Return a tokeniser trained on all that can be asked and answered, or the one that is named.
+
+    Args:
+        facts: taught ones and strangers, so that no split shows in where tokens begin.
+        config: which tokeniser.
+        more: other texts to train it on.
+    """
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer, "source.tokenizer")
+    texts = []
+    for fact in facts:
+        texts += [f"Q: {fact.question(form)}\nA:" for form in range(len(fact.forms))]
+        values = (fact.value, *fact.wrong)
+        texts += [f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.told(v, ""))]
+    return train_tokenizer([*texts, *more], config.vocabulary)
+
+
+def _pair(fact: Fact, form: int, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    prompt = fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name)
+    return tokenizer.encode(f"Q: {prompt}\nA:"), [*tokenizer.encode(f" {answer}"), tokenizer.eos]
