@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,41 +11,49 @@ import torch
 
 from lifelong.metrics.language import (
     MIN_K,
+    choice_probability,
     exact_memorisation,
     extraction_strength,
     min_k,
     normalised,
     rouge_l,
+    truth_probability,
     truth_ratio,
     words,
 )
 from strategies.objectives.causal_lm import precise, scored
 from streams.data import Batch
-from streams.text import ANSWER, GIVEN, NOTHING, SAID, Text, Tokenizer
+from streams.text import ANSWER, GIVEN, SAID, Text, Tokenizer
 
 Predict = Callable[[Batch], torch.Tensor]
+
+ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
+"""Records whose lowness tells members from strangers."""
 
 
 @torch.inference_mode()
 def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarray]:
     """Return numbers of every row, float32 ``[B]``.
 
-    ``loss`` and ``probability`` are of the whole answer; ``exact_memorisation``, ``extraction_strength``, ``min_k`` and
-    ``min_k_plus_plus`` leave its end token out, as OpenUnlearning does. ``truth_ratio`` and ``rouge_recall`` are there
-    where the source has wrong answers and prompts.
+    ``loss`` and ``probability`` are of the whole answer, and ``zlib`` is the loss over the bytes that its text packs
+    into; ``exact_memorisation``, ``extraction_strength``, ``min_k`` and ``min_k_plus_plus`` leave its end token out, as
+    OpenUnlearning does. ``truth_ratio``, ``truth_prob``, ``choice`` and ``rouge_recall`` are there where the source has
+    wrong answers and prompts.
 
     Args:
         predict: from a batch to logits ``[B, T, V]``.
         batch: rows.
         text: of their source.
     """
-    records = _of_answers(predict, batch)
+    records = _of_answers(predict, batch, text.tokenizer)
     if text.paraphrased is not None and text.perturbed is not None:
         ids = batch.ids.cpu()
         right = _losses(predict, batch, text.paraphrased[ids])
         wrong = np.stack([_losses(predict, batch, text.perturbed[ids, j]) for j in range(text.perturbed.shape[1])], 1)
         ratios = [truth_ratio(r, w.tolist()) for r, w in zip(right.tolist(), wrong, strict=True)]
         records["truth_ratio"] = np.array(ratios, dtype=np.float32)
+        records["truth_prob"] = truth_probability(right, wrong).astype(np.float32)
+        records["choice"] = choice_probability(records["loss"], wrong).astype(np.float32)
         generated = greedy(predict, batch, text.tokenizer)
         true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
         recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]
@@ -58,33 +67,51 @@ def records_of_strangers(predict: Predict, text: Text, like: Batch, batch_size: 
     if text.strangers is None or not len(text.strangers):
         return {}
     x = text.strangers.to(like.x.device)
-    parts = [_of_answers(predict, _batch(part, like)) for part in x.split(batch_size)]
-    return {
-        f"strangers_{name}": np.concatenate([p[name] for p in parts]) for name in ("loss", "min_k", "min_k_plus_plus")
-    }
+    parts = [_of_answers(predict, _batch(part, like), text.tokenizer) for part in x.split(batch_size)]
+    return {f"strangers_{name}": np.concatenate([p[name] for p in parts]) for name in ATTACKS}
 
 
 @torch.inference_mode()
 def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
-    given = (batch.x[:, 1] == GIVEN).sum(1)
-    x = batch.x.clone()
-    x[:, 1][x[:, 1] == ANSWER] = NOTHING
-    made: list[list[int]] = [[] for _ in range(len(batch))]
-    going = torch.arange(len(batch), device=x.device)
+    prompts = [x[0][x[1] == GIVEN].tolist() for x in batch.x]
+    return continued(predict, batch, prompts, [batch.x.shape[2] - len(p) for p in prompts], tokenizer)
+
+
+@torch.inference_mode()
+def continued(
+    predict: Predict, like: Batch, prompts: Sequence[Sequence[int]], most: Sequence[int], tokenizer: Tokenizer
+) -> list[str]:
+    """Return the greedy continuation of every prompt, until its end token or for `most` tokens.
+
+    Rows are padded on the right, and each goes on behind its own prompt: a text does not depend on its batch.
+
+    Args:
+        predict: from a batch to logits ``[B, T, V]``.
+        like: gives device and types.
+        prompts: token ids, each with the start token.
+        most: tokens to make of each.
+        tokenizer: gives the end token.
+    """
+    given = torch.tensor([len(p) for p in prompts], device=like.x.device)
+    longest = max((len(p) + m for p, m in zip(prompts, most, strict=True)), default=0)
+    x = like.x.new_zeros(len(prompts), 2, longest)
+    for row, prompt in zip(x, prompts, strict=True):
+        row[0, : len(prompt)], row[1, : len(prompt)] = torch.tensor(prompt, dtype=x.dtype), GIVEN
+    batch = _batch(x, like)
+    made: list[list[int]] = [[] for _ in prompts]
+    going = torch.tensor([i for i, m in enumerate(most) if m > 0], dtype=torch.long, device=x.device)
     while len(going):
-        logits = predict(replace(batch, ids=batch.ids[going], x=x[going], y=batch.y[going], task=None))
+        logits = predict(replace(batch, ids=batch.ids[going], x=x[going], y=batch.y[going]))
         at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
-        token = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
+        tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
+        x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID
         alive = []
-        for place, (i, t) in enumerate(zip(going.tolist(), token.tolist(), strict=True)):
-            if t == tokenizer.eos:
-                continue
-            made[i].append(t)
-            position = int(at[place])
-            x[i, 0, position], x[i, 1, position] = t, SAID
-            if position + 1 < x.shape[2]:
-                alive.append(i)
+        for i, t in zip(going.tolist(), tokens.tolist(), strict=True):
+            if t != tokenizer.eos:
+                made[i].append(t)
+                if len(made[i]) < most[i]:
+                    alive.append(i)
         going = torch.tensor(alive, dtype=torch.long, device=x.device)
     return [tokenizer.decode(ids) for ids in made]
 
@@ -100,7 +127,7 @@ def _losses(predict: Predict, batch: Batch, x: torch.Tensor) -> np.ndarray:
     return (found.sums(found.token_losses()) / found.counts).cpu().numpy()
 
 
-def _of_answers(predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
+def _of_answers(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     found = scored(predict(batch), batch.x, "answer")
     log_all = precise(found.logits).log_softmax(1)
     p = log_all.exp()
@@ -109,9 +136,9 @@ def _of_answers(predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
     log_p = log_all.gather(1, found.targets.unsqueeze(1)).squeeze(1)
     hits = found.logits.argmax(1) == found.targets
     ends = np.cumsum(np.bincount(found.rows.cpu().numpy(), minlength=len(batch)))[:-1]
-    of_rows = [np.split(v.cpu().numpy(), ends) for v in (log_p, mean, variance, hits)]
+    of_rows = [np.split(v.cpu().numpy(), ends) for v in (log_p, mean, variance, hits, found.targets)]
     table = []
-    for own, expected, spread, hit in zip(*of_rows, strict=True):
+    for own, expected, spread, hit, ids in zip(*of_rows, strict=True):
         loss = float(-own.mean()) if len(own) else 0.0
         body = slice(0, max(1, len(own) - 1))  # all but the end token
         units = normalised(own[body], expected[body], spread[body])
@@ -119,13 +146,14 @@ def _of_answers(predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
             (
                 loss,
                 float(np.exp(-loss)),
+                loss / len(zlib.compress(tokenizer.decode(ids.tolist()).encode())),
                 exact_memorisation(hit[body]),
                 extraction_strength(hit[body]),
                 min_k(own[body], MIN_K),
                 min_k(units, MIN_K),
             )
         )
-    names = ("loss", "probability", "exact_memorisation", "extraction_strength", "min_k", "min_k_plus_plus")
+    names = ("loss", "probability", "zlib", "exact_memorisation", "extraction_strength", "min_k", "min_k_plus_plus")
     return {
         name: np.array(values, dtype=np.float32) for name, values in zip(names, zip(*table, strict=True), strict=True)
     }

@@ -138,7 +138,7 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
                 raise ConfigError(
                     f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
                     f"naive, cumulative, replay, frequency-replay, ewc, online-ewc, si, mas, l2, agem, refresh, "
-                    f"mix-cpt, cpt-kl, instruction-tuning."
+                    f"lora, o-lora, mix-cpt, cpt-kl, instruction-tuning."
                 )
 
     def make_plugins() -> list[tuple[str, Plugin]]:

@@ -13,7 +13,7 @@ from lifelong.metrics.audits import Closely, held_out_loss, pair_rows
 from lifelong.metrics.corrective import corrective_rows, recovery_rows
 from lifelong.metrics.distance import layer_distances
 from lifelong.metrics.gaps import distance_rows, gap_rows, request_gap_rows, stream_gap_rows
-from lifelong.metrics.over_stream import over_stream_rows
+from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.metrics.requests import mean_rows
 from lifelong.preparation import Prepared
 from lifelong.record import Record
@@ -54,8 +54,8 @@ class _Lived:
     def __init__(self, p: Prepared, record: Record, evaluator: Evaluator) -> None:
         self._p, self._record, self._evaluator = p, record, evaluator
         self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
-        rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward"))
-        self.work = {(r.event, r.metric): r.value or 0.0 for r in rows}
+        rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
+        self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
         self._random: dict[int, np.ndarray] = {}
         self._told: dict[int, Closely] = {}
 
@@ -162,6 +162,9 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
     due = plan.due(event)
     if kind != "no-op":
         rows += answers.utility_rows(event, kind, plan, detailed, reference)
+        rows += answers.joint_rows(event, kind, due, detailed, own, reference)
+        theirs = answers.audit_rows(event, kind, due, reference)
+        rows += [*theirs, *answers.gaps_of(kind, answers.audit_rows(event, "run", due, own), theirs)]
     for number, audit in enumerate(plan.audits):
         if point.request not in {None, number} or not audit.event <= event < audit.until:
             continue

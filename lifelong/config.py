@@ -17,7 +17,7 @@ from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
-Audit = Literal["relearn", "readout", "weights"]
+Audit = Literal["relearn", "readout", "weights", "muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
 
@@ -67,7 +67,19 @@ class EvaluationConfig(Config):
     audits: tuple[Audit, ...] = ()
     """What is done to copies of the model at every request's event and at the end, of the run and of its references.
     relearn: train on the forgotten data again and count the steps. readout: fit a new last layer on frozen features.
-    weights: keep them, to measure distances layer by layer."""
+    weights: keep them, to measure distances layer by layer. Of text alone: muse, verbatim memory and knowledge.
+    relearn-rest: train on half of the forgotten facts and look at the others. quantise: round the weights to 8 and to 4
+    bits. reintroduce: put facts into the context of the question. probe: read values, and the truth of answers, from
+    the hidden states of every layer."""
+    audits_every: int = Field(1, ge=1)
+    """Make the audits after every that many of the events at which requests are looked at closely; and always after the
+    last event."""
+    closely_every: int | None = Field(None, ge=1)
+    """In text, every earlier request is looked at closely again after each request and at the end; with a number also
+    after every that many events, whatever they are."""
+    shots: int = Field(0, ge=0)
+    """Questions with answers, about those who are never taught, that `muse` puts before a question. Small models that
+    start from random weights do not learn from context."""
     relearn_steps: int = Field(200, ge=1)
     """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples (Adam 0.001)."""
 

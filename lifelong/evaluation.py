@@ -12,14 +12,17 @@ from lifelong.answers import records_of, records_of_strangers
 from lifelong.config import EvaluationConfig
 from lifelong.metrics.membership import entropies, modified_entropies
 from lifelong.metrics.relearning import Relearning, readout
+from lifelong.probes import Prober, check_audits
 from strategies.base import Setting, Strategy
 from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.memory import memory_errors
 from streams.data import Batch
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.source import Corruption
 from streams.stream import Stream
+from streams.text import GIVEN
 
 KEPT = 60
 """Samples of the probe whose answers are looked at closely."""
@@ -92,7 +95,11 @@ class EvaluationPlan:
         damage: where manipulated data shows, or None if there is none.
         kept: positions of a few samples of the probe whose answers are looked at closely; none unless the data is text.
         world: bool ``[N]``: whether a sample is a fact about the world.
-        is_text: whether every earlier request is looked at closely again after each request.
+        is_text: whether the data is text.
+        again: bool ``[E]``: whether every earlier request is looked at closely again after event e.
+        audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
+        holdout: whether test rows are what membership attacks hold a request against, closely: text without questions,
+            of which there are no strangers.
     """
 
     ids: np.ndarray
@@ -112,6 +119,9 @@ class EvaluationPlan:
     kept: np.ndarray
     world: np.ndarray
     is_text: bool
+    again: np.ndarray
+    audited: np.ndarray
+    holdout: bool = False
     damage: Damage | None = None
 
     def num_outputs(self, event: int) -> int:
@@ -119,24 +129,41 @@ class EvaluationPlan:
         return 1 + int(self.measured[: event + 1].sum())
 
     def due(self, event: int) -> tuple[Audit, ...]:
-        """Return what references are held against after `event`: the request it serves, and at the end all requests.
+        """Return what is looked at closely after `event`: the request it serves, and at the end all requests.
 
         What has been learned again by then is left out. In text all earlier requests are looked at again, too.
         """
-        last = len(self.alive) - 1
-        again = event == last or (self.is_text and any(a.event == event for a in self.audits))
+        again = self.again[event]
         return tuple(a for a in self.audits if a.event == event or (again and a.event < event < a.until))
+
+    def starts_requests(self, event: int) -> bool:
+        """Return whether the first request comes right after `event`: in text, utility is looked at before it."""
+        return self.is_text and bool(self.audits) and min(a.event for a in self.audits) == event + 1
 
     def detailed(self, event: int) -> np.ndarray:
         """Return the positions whose distributions and features are kept after `event`."""
-        chosen = [a.detailed for a in self.due(event)]
-        if chosen or (self.is_text and event == len(self.alive) - 1):
+        due = self.due(event)
+        chosen = [a.detailed for a in due]
+        if self.holdout:
+            chosen += [a.non_members for a in due]
+        if chosen or (self.is_text and event == len(self.alive) - 1) or self.starts_requests(event):
             chosen.append(self.kept)
         return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
 
+    def kept_questions(self, event: int) -> np.ndarray:
+        """Return positions of test rows, of units that are held, about nobody whose data is deleted."""
+        positions = self.position_of[self.since[event][self.unit_of] >= 0]
+        gone = [a.forget_test for a in self.audits if a.event <= event < a.until]
+        return np.setdiff1d(positions[self.alive[event][positions]], np.concatenate([*gone, positions[:0]]))
+
 
 def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
-    """Work out, before anything is computed, what every event of `stream` is measured on."""
+    """Work out, before anything is computed, what every event of `stream` is measured on.
+
+    Raises:
+        ConfigError: an audit needs text, or more strangers than there are.
+    """
+    check_audits(stream.source.text, config)
     units = stream.units
     learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
     # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.
@@ -150,7 +177,10 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
     measured, watched = _moments(stream, config)
     probe = np.searchsorted(ids, np.sort(probe_ids))
-    is_text = stream.source.text is not None
+    text = stream.source.text
+    is_text = text is not None
+    again, audited = _looks(stream, config, is_text)
+    measured |= again
     names = np.array([n == "world" for n in stream.source.user_names])
     return EvaluationPlan(
         ids=ids,
@@ -171,7 +201,27 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         kept=np.searchsorted(ids, np.sort(probe_ids[:KEPT])) if is_text else np.array([], dtype=np.int64),
         world=names[stream.source.user_ids[ids]],
         is_text=is_text,
+        again=again,
+        audited=audited,
+        holdout=text is not None and text.strangers is None and int((stream.source.x[:, 1] == GIVEN).sum(1).max()) == 1,
     )
+
+
+def _looks(stream: Stream, config: EvaluationConfig, is_text: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return `again` and `audited` (see `EvaluationPlan`)."""
+    requests = np.array([isinstance(e, DeletionRequest) for e in stream.events])
+    again = np.zeros(len(requests), dtype=bool)
+    if is_text:
+        again |= requests
+        if config.closely_every is not None:
+            again[config.closely_every - 1 :: config.closely_every] = True
+            again &= np.cumsum(requests) > 0
+    again[-1] = True
+    looked = np.flatnonzero(requests | again)
+    audited = np.zeros_like(again)
+    audited[looked[:: config.audits_every]] = True
+    audited[-1] = True
+    return again, audited
 
 
 def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
@@ -301,7 +351,8 @@ class Outputs:
             odds of the label. entropies, modified_entropies ``[M]``, in nats. weights ``[P]``. relearning
             ``[A, R + 1]``: loss on held-out data of the request before every step and after the last. readout
             ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where undefined.
-            ``record_*`` ``[D]`` and ``record_strangers_*`` ``[S]``: of text, see `lifelong.answers`.
+            ``audit_*`` ``[A]`` and ``stream_*`` ``[1]``: of text, see `lifelong.probes`. ``record_*`` ``[D]`` and
+            ``record_strangers_*`` ``[S]``: of text, see `lifelong.answers`.
     """
 
     scores: np.ndarray
@@ -339,12 +390,19 @@ class Evaluator:
         self._setting, self._plan, self._config = setting, plan, config
         self._size = config.batch_size
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
+        self._unseen = stream.source.is_test[plan.ids]
+        self._prober = Prober(setting, stream, plan, config, self._data)
         self._batches = self._data.batches(self._size)
 
     def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
         """Return scores and losses of every sample, and details where `event` is one that is looked at closely."""
+        closely = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
+        size = self._config.batch_size
+        with memory_errors("evaluation.batch_size", size, lambda n: strategy.predict(self._batches[0].part(0, n))):
+            return self._evaluate(strategy, event if closely else None)
+
+    def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
         objective = self._setting.objective
-        closely = event is not None and bool(self._plan.due(event))
         scores, losses = [], []
         more: dict[str, list[torch.Tensor]] = {}
         for batch in self._batches:
@@ -352,10 +410,10 @@ class Evaluator:
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
-                for name, values in self._of_predictions(outputs, batch) if closely else ():
+                for name, values in self._of_predictions(outputs, batch) if event is not None else ():
                     more.setdefault(name, []).append(values)
         details = {name: _array(parts) for name, parts in more.items()}
-        if event is not None and closely:
+        if event is not None:
             details |= self._details(strategy, self._plan.detailed(event)) | self._audits(strategy, event)
             details |= self._records(strategy, self._plan.detailed(event))
         return Outputs(_array(scores), _array(losses), details)
@@ -370,6 +428,8 @@ class Evaluator:
         found = [records_of(strategy.predict, batch, text) for batch in parts]
         records = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
         records |= records_of_strangers(strategy.predict, text, parts[0], self._size)
+        if self._plan.holdout:
+            records["unseen"] = self._unseen[positions].astype(np.float32)
         return {f"record_{name}": values for name, values in records.items()}
 
     def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
@@ -387,9 +447,10 @@ class Evaluator:
     def looks_at(self, event: int) -> bytes:
         """Return what decides, beside the strategy, the details of `event`: for the keys of caches."""
         parts = [self._plan.detailed(event)]
-        if self._config.audits:
+        if self._config.audits and self._plan.audited[event]:
             parts.append(self._plan.probe[self._plan.probe_live[event]])
             parts += [part for a in self._plan.due(event) for part in (a.forget, a.forget_test)]
+            parts.append(self._plan.kept_questions(event))
         return b"|".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
 
     def _of_predictions(self, outputs: torch.Tensor, batch: Batch) -> list[tuple[str, torch.Tensor]]:
@@ -416,7 +477,11 @@ class Evaluator:
         """Take copies of the model apart, as far as the configuration asks for it."""
         config, due = self._config, self._plan.due(event)
         live = self._plan.probe[self._plan.probe_live[event]]
-        found: dict[str, np.ndarray] = {}
+        if self._plan.starts_requests(event) and "muse" in config.audits:
+            return self._prober.utility(strategy, event)
+        if not due or not self._plan.audited[event]:
+            return {}
+        found = self._prober.look(strategy, event)
         model = strategy.network() if config.audits else None
         if "weights" in config.audits and model is not None:
             found["weights"] = _array([model.parameters])

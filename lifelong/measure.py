@@ -6,9 +6,10 @@ import numpy as np
 
 from lifelong.evaluation import EvaluationPlan, Outputs
 from lifelong.metrics.accumulation import Accumulation, unit_means
-from lifelong.metrics.answers import request_rows, utility_rows
+from lifelong.metrics.answers import audit_rows, request_rows, utility_rows
 from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
+from lifelong.metrics.perplexity import Perplexity
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
 from lifelong.play import Step
 from lifelong.table import Row, row
@@ -29,6 +30,8 @@ class Measure:
         )
         self._relapse = Relapse(measure)
         self._knowledge = Knowledge(stream.events, plan.num_units, measure)
+        names = [u.name for u in stream.units]
+        self._perplexity = Perplexity(plan.unit_of, plan.position_of, names) if plan.is_text else None
         self._tests = np.zeros(len(plan.ids), dtype=bool)
         self._tests[plan.position_of] = True
 
@@ -42,6 +45,8 @@ class Measure:
         alive, since, seen = plan.alive[event], plan.since[event], plan.seen[event]
         rows = self._accumulation.update(event, outputs.scores, alive, since, seen)
         rows += self._knowledge_rows(event, outputs)
+        if self._perplexity is not None:
+            rows += self._perplexity.update(event, outputs.losses, alive, since)
         live = plan.probe[plan.probe_live[event]]
         retained = float(outputs.scores[live].mean()) if len(live) else None
         nothing = "no training sample of the probe is live"
@@ -56,6 +61,7 @@ class Measure:
             return []
         plan, detailed = self._plan, self._plan.detailed(event)
         rows = utility_rows(event, "run", plan, detailed, outputs)
+        rows += audit_rows(event, "run", plan.due(event), outputs)
         for audit in plan.due(event):
             rows += request_rows(event, "run", audit, detailed, outputs)
         return rows

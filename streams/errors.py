@@ -58,6 +58,10 @@ class TrainingError(LifelongError):
     """Training produced something that is not a number."""
 
 
+class ResourceError(LifelongError):
+    """The machine has not enough memory for what is asked."""
+
+
 class IntegrityError(LifelongError):
     """Something has changed that nothing may change."""
 

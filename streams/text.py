@@ -69,6 +69,8 @@ class Text:
         terms: what the texts are about (names, values), each with generic terms of the same kind to put in its place,
             or None where nobody knows.
         subjects: those of the terms that a prompt names when it asks about somebody or something, or None.
+        values: int64 ``[N]`` or None: the value that a row's answer tells, by number; equal values of a class are
+            equal numbers, however they are put.
     """
 
     tokenizer: Tokenizer
@@ -78,12 +80,13 @@ class Text:
     strangers: torch.Tensor | None = None
     terms: Mapping[str, tuple[str, ...]] | None = None
     subjects: frozenset[str] | None = None
+    values: torch.Tensor | None = None
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""
         content = json.dumps([self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals])
         h = hashlib.blake2b(content.encode(), digest_size=16)
-        for value in (self.paraphrased, self.perturbed, self.strangers):
+        for value in (self.paraphrased, self.perturbed, self.strangers, self.values):
             if value is not None:
                 h.update(str(tuple(value.shape)).encode())
                 h.update(value.numpy().tobytes())

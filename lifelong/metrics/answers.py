@@ -5,27 +5,52 @@ Records are computed once after an event (`lifelong.answers`); all else is arith
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from lifelong.answers import ATTACKS
 from lifelong.evaluation import Audit, EvaluationPlan, Outputs
 from lifelong.metrics.language import harmonic_mean, priv_leak
 from lifelong.metrics.membership import membership_auc
 from lifelong.table import Row, row
 
-OF_REQUESTS = ("probability", "truth_ratio", "rouge_recall", "exact_memorisation", "extraction_strength")
+OF_REQUESTS = ("probability", "truth_ratio", "truth_prob", "rouge_recall", "exact_memorisation", "extraction_strength")
 """Records that are averaged over the forget set of a request."""
-ATTACKS = ("loss", "min_k", "min_k_plus_plus")
-"""Records whose lowness tells members from strangers."""
+UTILITY = ("probability", "rouge_recall", "truth")
+"""What utility is made of, on retained rows and on facts about the world."""
+FALSE_POSITIVES = 0.05
+"""At which the attacks' true positives are counted; strangers are too few for a share of 1 %."""
 
 
-def attack_auc(attack: str, forget: np.ndarray, outputs: Outputs) -> float | None:
-    """Return the AUC of "lower means member" on the forget set against strangers; None without strangers."""
+def sides_of(
+    attack: str, forget: np.ndarray, held_out: np.ndarray, outputs: Outputs
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a record of the forget set and of strangers; None without strangers.
+
+    Args:
+        attack: which.
+        forget, held_out: positions among the detailed ones; the second stand in where the source has no strangers.
+        outputs: with records.
+    """
     assert outputs.records is not None
-    strangers = outputs.records.get(f"strangers_{attack}")
-    if strangers is None or not len(strangers):
-        return None
-    members = outputs.records[attack][forget]
+    records = outputs.records[attack]
+    strangers = outputs.records.get(f"strangers_{attack}", records[held_out])
+    return (records[forget], strangers) if len(strangers) and len(forget) else None
+
+
+def attack_auc(members: np.ndarray, strangers: np.ndarray) -> float | None:
+    """Return the AUC of "lower means member"."""
     return membership_auc(members, np.zeros(len(members), dtype=int), strangers, np.zeros(len(strangers), dtype=int))
+
+
+def true_positives(members: np.ndarray, strangers: np.ndarray, share: float = FALSE_POSITIVES) -> float:
+    """Return the share of members that lie below all strangers but a `share` of them.
+
+    >>> true_positives(np.array([0.1, 0.2, 0.9]), np.linspace(0.5, 1, 100), 0.05)
+    0.6666666666666666
+    """
+    return float(np.mean(members < np.sort(strangers)[int(share * len(strangers))]))
 
 
 def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, outputs: Outputs) -> list[Row]:
@@ -40,10 +65,12 @@ def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, out
             own = values[forget]
             own = np.minimum(own, 1 / own) if record == "truth_ratio" else own
             rows.append(row(event, model, name, record, float(own.mean()), len(own)))
+    held_out = _held_out(detailed, [audit], outputs)
     for attack in ATTACKS:
-        auc = attack_auc(attack, forget, outputs)
-        if auc is not None:
-            rows.append(row(event, model, name, f"{attack}_auc", auc, len(forget)))
+        sides = sides_of(attack, forget, held_out, outputs)
+        if sides is not None:
+            rows.append(row(event, model, name, f"{attack}_auc", attack_auc(*sides), len(forget)))
+            rows.append(row(event, model, name, f"{attack}_tpr", true_positives(*sides), len(forget)))
     return rows
 
 
@@ -55,16 +82,86 @@ def utility_rows(event: int, model: str, plan: EvaluationPlan, detailed: np.ndar
     if outputs.records is None or "truth_ratio" not in outputs.records:
         return []
     live = plan.kept[plan.probe_live[event][np.searchsorted(plan.probe, plan.kept)]]
-    parts = [part for part in (live[~plan.world[live]], live[plan.world[live]]) if len(part)]
-    numbers = []
-    for part in parts:
+    rows, numbers = [], []
+    for where, part in (("retained", live[~plan.world[live]]), ("world", live[plan.world[live]])):
+        if not len(part):
+            continue
         at = np.searchsorted(detailed, part)
-        truth = np.maximum(0, 1 - outputs.records["truth_ratio"][at])
-        numbers += [float(outputs.records[r][at].mean()) for r in ("probability", "rouge_recall")] + [
-            float(truth.mean())
-        ]
+        records = outputs.records | {"truth": np.maximum(0, 1 - outputs.records["truth_ratio"])}
+        if where == "world":  # a choice between the right answer and the wrong ones, as TOFU has it
+            records = records | {"probability": records["choice"]}
+        means = [float(records[r][at].mean()) for r in UTILITY]
+        rows += [row(event, model, "stream", f"{where}_{r}", m, len(part)) for r, m in zip(UTILITY, means, strict=True)]
+        numbers += means
     value = harmonic_mean(numbers) if numbers else None
-    return [row(event, model, "stream", "model_utility", value, len(live), "no retained row is live")]
+    return [*rows, row(event, model, "stream", "model_utility", value, len(live), "no retained row is live")]
+
+
+def _held_out(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
+    """Return which detailed positions are unseen text of the same classes; none where questions tell of facts."""
+    unseen = None if outputs.records is None else outputs.records.get("unseen")
+    if unseen is None:
+        return np.array([], dtype=np.int64)
+    return np.flatnonzero(np.isin(detailed, np.concatenate([a.non_members for a in due])) & (unseen > 0))
+
+
+def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -> list[Row]:
+    """Return what the audits of text found (`lifelong.probes`), of every request that was due and of the stream."""
+    rows = []
+    for key, values in outputs.details.items():
+        kind, _, metric = key.partition("_")
+        why = next((why for prefix, why in _WHY.items() if metric.startswith(prefix)), "")
+        if kind == "audit":
+            for audit, value in zip(due, values.tolist(), strict=True):
+                rows.append(row(event, model, audit.request.name, metric, value, len(audit.forget), why))
+        elif kind == "stream":
+            rows.append(row(event, model, "stream", metric, float(values[0]), 1, why))
+    return rows
+
+
+_WHY = {
+    "know_mem": "the text has no questions, or they do not fit the model's context with the examples",
+    "retain_know_mem": "there are no questions about what is kept, or they do not fit the context with the examples",
+    "relearned": "there is no single model, or what is deleted is a single fact",
+    "int": "there is no single model with known blocks",
+    "context": "there is no such statement, or the model's context is too short for it",
+    "reintroduction": "there is no such statement, or the model's context is too short for it",
+    "probe": "no held-out wording asks for it",
+}
+
+
+def joint_auc(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> tuple[float | None, int]:
+    """Return the AUC of Min-K on all forget sets together, and their size."""
+    forget = np.unique(np.concatenate([a.forget for a in due]))
+    at = np.searchsorted(detailed, forget)
+    sides = None if outputs.records is None else sides_of("min_k", at, _held_out(detailed, due, outputs), outputs)
+    return (None if sides is None else attack_auc(*sides)), len(forget)
+
+
+def joint_rows(
+    event: int, kind: str, due: Sequence[Audit], detailed: np.ndarray, run: Outputs, reference: Outputs
+) -> list[Row]:
+    """Return MUSE's PrivLeak on all that was deleted until now, which the reference has never seen."""
+    if run.records is None or reference.records is None or not due:
+        return []
+    ours, n = joint_auc(detailed, due, run)
+    theirs, _ = joint_auc(detailed, due, reference)
+    if ours is None or theirs is None:
+        return []
+    nothing = "the reference tells every member"
+    return [row(event, kind, "requests", "joint_priv_leak", priv_leak(ours, theirs), n, nothing)]
+
+
+def gaps_of(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
+    """Return the run minus the reference, for rows that both have."""
+    ours = {(r.subject, r.metric): r for r in run}
+    rows = []
+    for r in reference:
+        own = ours.get((r.subject, r.metric))
+        if own is not None:
+            gap = None if own.value is None or r.value is None else own.value - r.value
+            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", gap, r.n, own.reason or r.reason or ""))
+    return rows
 
 
 def gap_rows(event: int, kind: str, audit: Audit, detailed: np.ndarray, run: Outputs, reference: Outputs) -> list[Row]:
@@ -72,12 +169,9 @@ def gap_rows(event: int, kind: str, audit: Audit, detailed: np.ndarray, run: Out
     theirs = request_rows(event, kind, audit, detailed, reference)
     if not theirs or run.records is None or reference.records is None:
         return []
-    ours = {r.metric: r.value for r in request_rows(event, "run", audit, detailed, run)}
-    rows = list(theirs)
-    for r in theirs:
-        own = ours[r.metric]
-        gap = None if own is None or r.value is None else own - r.value
-        rows.append(row(event, kind, r.subject, f"gap_{r.metric}", gap, r.n, r.reason or ""))
+    mine = request_rows(event, "run", audit, detailed, run)
+    ours = {r.metric: r.value for r in mine}
+    rows = [*theirs, *gaps_of(kind, mine, theirs)]
     name, n = audit.request.name, len(audit.forget)
     if "truth_ratio" in run.records:
         from scipy.stats import ks_2samp

@@ -7,10 +7,12 @@ set (`forget_` and the objective's measure).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from lifelong.metrics.knowledge import LAGS, THRESHOLDS
+from lifelong.metrics.language import BITS, LOOKS
 from lifelong.metrics.over_stream import CAPACITY_LOSS, SURVIVED_GAP, SURVIVED_LOSS
 
 Better = Literal["higher", "lower", "zero", "reference", "neither"]
@@ -205,6 +207,11 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "reference",
     ),
+    "truth_prob": Metric(
+        "Mean of p / (p + mean p of wrong answers), all in other words: above 0.5 the right answer is likelier.",
+        "0 to 1",
+        "reference",
+    ),
     "loss_auc": Metric("Membership attack by loss: forget set against strangers.", "AUC", "reference"),
     "min_k_auc": Metric(
         "The same by the 40 % least likely tokens (Min-K): forget set against strangers.", "AUC", "reference"
@@ -212,6 +219,13 @@ METRICS: dict[str, Metric] = {
     "min_k_plus_plus_auc": Metric(
         "The same by tokens in units of what their position expects (Min-K++).", "AUC", "reference"
     ),
+    "zlib_auc": Metric("The same by the loss over the bytes that the answer packs into.", "AUC", "reference"),
+    **{
+        f"{attack}_tpr": Metric(
+            f"Share of the forget set that {attack}_auc's attack tells at 5 % false positives.", "share", "reference"
+        )
+        for attack in ("loss", "zlib", "min_k", "min_k_plus_plus")
+    },
     "priv_leak": Metric(
         "MUSE's PrivLeak by Min-K: below 0 members still stand out, above 0 they stand out as unseen.",
         "percent",
@@ -235,6 +249,159 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "higher",
         1.0,
+    ),
+    "perplexity": Metric(
+        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
+        "tokens to be predicted.",
+        "tokens",
+        "lower",
+        1.0,
+    ),
+    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
+    "perplexity_growth": Metric(
+        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
+        "factor",
+        "lower",
+    ),
+    "mixture_domain": Metric(
+        "Share of an experience's tokens in stage 1 of mix-cpt that are the domain's own.", "share", "neither"
+    ),
+    "mixture_instructions": Metric("The same of general instructions.", "share", "neither"),
+    "mixture_preferences": Metric("The same of the preferred answers of preference data.", "share", "neither"),
+    "preference_margin": Metric(
+        "Over the last pass of preference optimisation, the mean of log p(preferred) - log p(rejected), each minus "
+        "that of the reference.",
+        "nats",
+        "higher",
+    **{
+        f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
+        for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
+        for what, meaning in (
+            ("probability", "mean probability of the answer, over that of it and the wrong ones")
+            if where == "world"
+            else ("probability", "mean probability of the answer"),
+            ("rouge_recall", "ROUGE-L recall of greedy text"),
+            ("truth", "mean of max(0, 1 - truth ratio)"),
+        )
+    },
+    "verb_mem": Metric(
+        "MUSE's VerbMem: ROUGE-L F-measure of the second half of each deleted text against what the model makes of the "
+        "first half.",
+        "percent",
+        "reference",
+    ),
+    "know_mem": Metric(
+        "MUSE's KnowMem: ROUGE-L F-measure of answers to questions about what is deleted, in words that were not "
+        "trained where there are any.",
+        "percent",
+        "reference",
+    ),
+    "retain_know_mem": Metric(
+        "MUSE's utility: ROUGE-L F-measure of answers to questions about what is kept, in words that were not trained.",
+        "percent",
+        "higher",
+        100.0,
+    ),
+    "joint_priv_leak": Metric(
+        "PrivLeak on all that was deleted until now, together, against a reference that never saw any of it.",
+        "percent",
+        "zero",
+        0.0,
+    ),
+    "utility_slope": Metric(
+        "Least-squares slope of MUSE's utility over the requests, from before the first.",
+        "percent per request",
+        "higher",
+        0.0,
+    ),
+    "utility_acceleration": Metric(
+        "Utility lost over k requests, over k times that lost by the first: 1 adds up, above 1 accelerates, below 1 "
+        "saturates.",
+        "ratio",
+        "lower",
+    ),
+    "utility_capacity": Metric(
+        "Requests served before MUSE's utility first fell below 95 % of that before the first.", "requests", "higher"
+    ),
+    **{
+        f"relearned_{steps}": Metric(
+            f"Mean probability of a request's answers after {steps} steps of fine-tuning on the other half of its "
+            "facts.",
+            "0 to 1",
+            "reference",
+        )
+        for steps in LOOKS
+    },
+    "relearned": Metric(
+        "Mean height of that curve over its steps; the difference to the reference is the relearning gap.",
+        "0 to 1",
+        "reference",
+    ),
+    **{
+        f"int{bits}_{what}": metric
+        for bits in BITS
+        for what, metric in (
+            (
+                "probability",
+                Metric(
+                    f"Mean probability of a request's answers with the blocks' weights rounded to {bits} bits.",
+                    "0 to 1",
+                    "reference",
+                ),
+            ),
+            (
+                "recovered",
+                Metric(f"What rounding to {bits} bits adds to that probability.", "-1 to 1", "reference"),
+            ),
+            (
+                "robustness",
+                Metric(
+                    f"1 - |after - before| / (after + before) of that probability under rounding to {bits} bits.",
+                    "0 to 1",
+                    "higher",
+                    1.0,
+                ),
+            ),
+        )
+    },
+    **{
+        f"context_{condition}_{what}": Metric(
+            f"{meaning} to questions about what is deleted, {before}.", "0 to 1", "reference"
+        )
+        for condition, before in (
+            ("none", "with nothing put before them"),
+            ("true", "with the fact and others about the same person put before them"),
+            ("other", "with facts about another person put before them"),
+            ("definition", "with the fact told of an alias, and who the alias is, put before them"),
+        )
+        for what, meaning in (
+            ("accuracy", "Share of right answers"),
+            ("probability", "Mean probability of the right answers"),
+        )
+    },
+    "reintroduction_gain_accuracy": Metric(
+        "UnUnlearning: right answers with the facts in the context minus those without. As large as the reference's "
+        "where only the knowledge went; smaller where the method damaged the use of contexts.",
+        "-1 to 1",
+        "reference",
+    ),
+    "reintroduction_gain_probability": Metric(
+        "The same by the probability of the right answers.", "-1 to 1", "reference"
+    ),
+    "probe_value_layer": Metric(
+        "Share of forgotten facts whose value a linear probe reads from that layer (0: the embedding) at the end of a "
+        "question in other words than it was fitted on.",
+        "share",
+        "reference",
+    ),
+    "probe_selectivity_layer": Metric(
+        "That share minus what the same probe reaches with the values dealt out anew.", "-1 to 1", "reference"
+    ),
+    "probe_truth_layer": Metric(
+        "Share of right and wrong answers about forgotten facts that a linear probe on that layer, fitted on answers "
+        "that are kept, tells apart; 0.5 is chance.",
+        "share",
+        "reference",
     ),
     "mia_efficacy": Metric(
         "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
@@ -487,6 +654,35 @@ METRICS: dict[str, Metric] = {
         "neither",
     ),
     "capacity_used": Metric("Share of a layer's weights that lie in any mask.", "share", "neither"),
+    "gate_used": Metric(
+        "Mean gate on the part of a request's data that adapter and detector were made of (o3).",
+        "share",
+        "higher",
+    ),
+    "gate_rest": Metric(
+        "Mean gate on the part of a request's data that was kept to calibrate it (o3).", "share", "higher"
+    ),
+    "gate": Metric(
+        "For `A > B`: mean gate of request A on the data of request B: how often an adapter acts on what others asked "
+        "for (o3).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "adapter_overlap": Metric(
+        "Mean over matrices and earlier requests of ||A_i A^T|| / (||A_i|| ||A||): 0 where adapters read orthogonal "
+        "inputs, about 1 / sqrt(rank) where they read the same (o3).",
+        "ratio",
+        "lower",
+        0.0,
+    ),
+    "detector_condition": Metric(
+        "Largest condition number of a layer's covariance in the request's detector (o3).", "ratio", "lower"
+    ),
+    "detector_small": Metric(
+        "Whether a request had so few samples that covariances were shrunk (o3).", "0 or 1", "neither"
+    ),
+    "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
     "storage_share": Metric(
         "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
     ),
@@ -518,8 +714,9 @@ def describe(name: str) -> Metric:
     if name.startswith("gap_"):
         inner = describe(name.removeprefix("gap_"))
         return replace(inner, meaning=f"Run minus reference: {_within(inner.meaning)}", better="zero", ideal=0.0)
-    if name in METRICS:
-        return METRICS[name]
+    by_layer = re.sub(r"(?<=_layer)_\d+$", "", name)
+    if by_layer in METRICS:
+        return METRICS[by_layer]
     if name.startswith("loss_"):
         return Metric(f"Term {name.removeprefix('loss_')!r} of what was minimised, mean per sample.", "loss", "lower")
     return _of_measure(name)

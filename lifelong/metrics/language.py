@@ -9,6 +9,10 @@ import numpy as np
 
 MIN_K = 0.4
 """Share of the least likely tokens that Min-K looks at (MUSE and OpenUnlearning)."""
+BITS = (8, 4)
+"""To how many bits weights are rounded."""
+LOOKS = (0, 1, 5, 10, 20)
+"""Steps of fine-tuning after which the rest of the forget set is looked at."""
 
 
 def exact_memorisation(hits: np.ndarray) -> float:
@@ -66,6 +70,32 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
     0.472367
     """
     return float(np.exp(right - np.mean(wrong)))
+
+
+def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return p / (p + mean of wrong p) of each item, p being exp(-mean loss): OpenUnlearning's bounded truth ratio.
+
+    Args:
+        right: ``[n]`` losses of the right answer.
+        wrong: ``[n, k]`` losses of wrong ones.
+
+    >>> truth_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
+    [0.75]
+    """
+    return choice_probability(right, wrong + np.log(wrong.shape[1]))
+
+
+def choice_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return p / (p + sum of wrong p) of each item, as in a multiple choice; the arguments are losses again.
+
+    >>> choice_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
+    [0.6]
+    >>> choice_probability(np.array([2000.0]), np.array([[1000.0, 3000.0]])).tolist()
+    [0.0]
+    """
+    from scipy.special import expit, logsumexp
+
+    return np.asarray(expit(-right - logsumexp(-wrong.astype(np.float64), axis=1)))
 
 
 def words(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lifelong.metrics.muse import acceleration, lasting
 from lifelong.metrics.quality import request_slope
 from lifelong.table import Row, row
 from streams.events import DeletionRequest
@@ -11,6 +12,8 @@ from streams.stream import Stream
 
 CAPACITY_LOSS = 0.01
 """Deletion capacity ends where the score falls that far below the retrained reference (Sekhari et al. 2021)."""
+UTILITY = "retain_know_mem"
+"""The utility that sustainability is about (MUSE)."""
 SURVIVED_LOSS, SURVIVED_GAP = 0.02, 0.1
 """A request counts as survived while retained accuracy and all gaps on forgotten data stay within these."""
 
@@ -21,10 +24,10 @@ def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str]
     Args:
         stream: what was lived through.
         rows: against the references.
-        work: by (event, metric), what events cost (``steps``).
+        work: by (event, metric), what events cost (``steps``), and MUSE's utility after them where it was measured.
         measure: name of the score.
     """
-    result = _amplification(stream, work)
+    result = _amplification(stream, work) + _sustainability(stream, work)
     mine = [r for r in rows if r.model == "retrained"]
     if mine and stream.requests:
         result += _debt(stream, mine, measure) + _capacity(stream, mine, measure)
@@ -43,6 +46,23 @@ def _amplification(stream: Stream, work: dict[tuple[int, str], float]) -> list[R
         else:
             learned.append(steps)
     return rows
+
+
+def _sustainability(stream: Stream, work: dict[tuple[int, str], float]) -> list[Row]:
+    """Return how utility went from before the first request to after the last; nothing where it was not measured."""
+    served = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
+    before = served[0] - 1 if served else -1
+    curve = [work[at, UTILITY] for at in (before, *served) if (at, UTILITY) in work]
+    if len(curve) < len(served) + 1 or not served:
+        return []
+    last, n = len(stream.events) - 1, len(served)
+    slope = request_slope(np.array(curve))
+    few, nothing = "there are fewer than two requests", "the first request cost nothing"
+    return [
+        row(last, "run", "stream", "utility_slope", slope, n, few),
+        row(last, "run", "stream", "utility_acceleration", acceleration(curve), n, nothing),
+        row(last, "run", "stream", "utility_capacity", lasting(curve), n),
+    ]
 
 
 def _debt(stream: Stream, mine: list[Row], measure: str) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,29 +28,35 @@ class Relearning:
         setting: gives the objective.
         key: names the order of samples.
         steps: how many steps to take.
+        looks: the steps before which `held_out` is looked at, ascending; None looks before each and after the last.
+        measure: what is noted of outputs and batch, per sample; None notes the objective's losses.
     """
 
     setting: Setting
     key: Key
     steps: int
+    looks: tuple[int, ...] | None = None
+    measure: Callable[[torch.Tensor, Batch], torch.Tensor] | None = None
 
     def curve(self, model: FlatModel, forgotten: Batch, retained: Batch, held_out: Batch) -> np.ndarray:
-        """Return the mean loss on `held_out` before every step and after the last, float32 ``[steps + 1]``.
+        """Return the mean of what is noted on `held_out` at every look, by default float32 ``[steps + 1]`` losses.
 
-        Half of every batch is forgotten data and half retained: on forgotten data alone a constant would do. Adam,
-        0.001. `model` is changed; hand over a copy.
+        Half of every batch is forgotten data and half retained, where there is any: on forgotten data alone a
+        constant would do. Adam, 0.001. `model` is changed; hand over a copy.
         """
         objective = self.setting.objective
         optimizer = make_optimizer(OptimizerConfig(optimizer="adam", lr=1e-3), model.parameters)
         supplies = [_endless(forgotten, self.key / "forgotten")]
         if len(retained):
             supplies.append(_endless(retained, self.key / "retained"))
-        curve = torch.empty(self.steps + 1)
+        measure, looks = self.measure or objective.losses, self.looks or tuple(range(self.steps + 1))
+        curve = torch.empty(len(looks))
         with seeded_torch(self.key / "noise"):
             for step in range(self.steps + 1):
-                model.train(False)
-                with torch.inference_mode():
-                    curve[step] = objective.losses(objective.outputs(model, held_out), held_out).mean()
+                if step in looks:
+                    model.train(False)
+                    with torch.inference_mode():
+                        curve[looks.index(step)] = measure(objective.outputs(model, held_out), held_out).mean()
                 if step == self.steps:
                     break
                 model.train()

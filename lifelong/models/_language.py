@@ -30,6 +30,19 @@ class Decoder(nn.Module):
         """The blocks, from the bottom up."""
         return next(m for m in self.inner.modules() if isinstance(m, nn.ModuleList))
 
+    @property
+    def context(self) -> int:
+        """Most tokens of a row."""
+        size: int = self.inner.config.max_position_embeddings
+        return size
+
+    def states(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the hidden states ``[B, T, width]`` of the embedding and behind every block, from the bottom up."""
+        length = int((x[:, 1] > 0).sum(1).max())
+        found = self.inner(input_ids=x[:, 0, :length].long(), use_cache=False, output_hidden_states=True)
+        states: tuple[torch.Tensor, ...] = found.hidden_states
+        return states
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``."""
         length = int((x[:, 1] > 0).sum(1).max())

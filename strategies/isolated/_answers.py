@@ -9,19 +9,20 @@ import torch
 
 from strategies.isolated._canvas import Canvas
 from strategies.isolated._subnetwork import Subnetwork, Units
-from strategies.parts.supermasks import binary, entropy, entropy_slopes, one_shot, positions_of
+from strategies.parts.supermasks import binary, entropy, one_shot, positions_of, slopes_of, superfluous
 from streams.data import Batch
 
 Inference = Literal["enumerate", "one-shot", "binary"]
+Signal = Literal["entropy", "superfluous"]
 
 
 @final
 class Answers:
     """Asks the subnetworks of one canvas."""
 
-    def __init__(self, canvas: Canvas, inference: Inference) -> None:
-        """Take the canvas, and how a subnetwork is found where several may know."""
-        self._canvas, self._inference = canvas, inference
+    def __init__(self, canvas: Canvas, inference: Inference, signal: Signal) -> None:
+        """Take the canvas, and how a subnetwork is found where several may know: what is done, and what is lowered."""
+        self._canvas, self._inference, self._signal = canvas, inference, signal
 
     def to(self, batch: Batch, nets: Mapping[Units, Subnetwork]) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]``; all alike where no subnetwork knows the task."""
@@ -46,17 +47,22 @@ class Answers:
         return _by_choice(chosen, lambda i, rows: self._outputs(*known[i], _rows(batch, rows)))
 
     def _infer(self, known: Sequence[tuple[Units, Subnetwork]], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
-        """Return who the slopes of the entropy point to; running statistics are the mean of all."""
+        """Return who the slopes of the signal point to; running statistics are the mean of all."""
         canvas = self._canvas
         outputs = max(canvas.width_of(u) for u, _ in known)
+        classes = max(len(canvas.classes_of(u)) for u, _ in known)
         with torch.inference_mode(False):
             x = x.clone()
             statistics = zip(*(net.buffers for _, net in known), strict=True)
             canvas.put([torch.stack(b).mean(0, dtype=torch.float64).to(b[0].dtype) for b in statistics])
             canvas.model.train(False)
 
+            def signal(logits: torch.Tensor) -> torch.Tensor:
+                own = logits[:, :outputs]
+                return entropy(own) if self._signal == "entropy" else superfluous(own, classes)
+
             def slopes(coefficients: torch.Tensor) -> torch.Tensor:
-                return entropy_slopes(canvas.model, canvas.weights, masks, coefficients, x, outputs)
+                return slopes_of(canvas.model, canvas.lens, masks, coefficients, x, signal)
 
             return (one_shot if self._inference == "one-shot" else binary)(slopes, len(known))
 
@@ -70,7 +76,7 @@ class Answers:
 
     def _own_outputs(self, units: Units, net: Subnetwork, batch: Batch) -> torch.Tensor:
         """Return a subnetwork's own outputs, the superfluous ones too."""
-        self._canvas.wear(net, net.bits, net.buffers)
+        self._canvas.wear(net)
         return self._canvas.objective_of(units).own(self._canvas.model, batch)
 
 

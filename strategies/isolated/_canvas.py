@@ -8,17 +8,20 @@ from typing import ClassVar, final
 import torch
 
 from strategies.base import Setting
+from strategies.isolated._subnetwork import Subnetwork
 from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.supermasks import (
     Layer,
+    Lens,
     Span,
     layers_of,
     maskable,
-    put_on,
     signed_constants,
     spans_of,
+    unpack,
 )
 from streams.config import Config
 from streams.data import Batch, Data
@@ -28,31 +31,53 @@ from streams.source import Source
 
 @final
 class Canvas:
-    """Weights W ``[P]`` and one model that computes with W * m for whichever mask m was put on last."""
+    """One model whose parameters are the shared weights W ``[P]``; it computes with W * m for the mask m it wears."""
 
-    def __init__(self, setting: Setting, outputs: int | None, density: float) -> None:
+    def __init__(self, setting: Setting, outputs: int | None, density: float, spare: int = 0) -> None:
         """Start with the initial weights.
 
         Args:
             setting: gives the model.
             outputs: outputs of every subnetwork; None gives each as many as it has classes.
             density: share of each layer's weights that a subnetwork keeps.
+            spare: how many outputs must be superfluous.
+
+        Raises:
+            ConfigError: the objective or the model has nothing for masks or outputs to be about.
         """
+        if isinstance(setting.objective, CausalLM):
+            raise ConfigError(
+                "objective: subnetworks have outputs of their own for a task's classes or numbers, and causal-lm has "
+                "none. Texts can be classified: source: wordnet, model: text-cnn, objective: classification."
+            )
         self._setting, self._outputs, self._density = setting, outputs, density
-        self._classes = isinstance(setting.objective, Classification)
+        self._classes, self._spare = isinstance(setting.objective, Classification), spare
         if outputs is not None and not self._classes:
             raise ConfigError("outputs: only classifiers can have more outputs than they need; leave it null.")
         if outputs is not None and getattr(setting.objective, "loss", "ce") != "ce":
             raise ConfigError("outputs: superfluous outputs need the softmax; set objective.loss: ce or outputs: null.")
+        for unit in range(len(setting.units)):  # the least that an experience can ask for: say it before anything runs
+            self.width_of((unit,))
         self.model = self._make()
         self.layers: tuple[Layer, ...] = layers_of(self.model)
-        self.weights = self.initial()
+        self.weights.copy_(signed_constants(self.weights, self.layers))
         self._buffers = tuple(self.model.network.buffers())
         self._first_buffers = self.buffers()
-        self._worn: tuple[object, int] | None = None
+        self._parameters = tuple(self.model.network.parameters())
+        self.lens = Lens(self.model)
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The shared weights W, which are the model's own parameters."""
+        return self.model.parameters
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """What is another after any weight has been written."""
+        return (self.weights._version, *(p._version for p in self._parameters))
 
     @property
     def device(self) -> torch.device:
@@ -74,28 +99,18 @@ class Canvas:
 
     def put(self, buffers: Sequence[torch.Tensor] | None) -> None:
         """Put running statistics in place; None stands for the first ones."""
-        self.take_off()
         for mine, given in zip(self._buffers, self._first_buffers if buffers is None else buffers, strict=True):
             mine.copy_(given)
 
-    def wear(self, who: object, bits: torch.Tensor, buffers: Sequence[torch.Tensor]) -> None:
-        """Compute as a subnetwork, in evaluation mode.
-
-        Args:
-            who: stands for the subnetwork; nothing is done if it was the last one and no weight has changed.
-            bits: its mask, packed.
-            buffers: its running statistics.
-        """
-        if self._worn is not None and self._worn[0] is who and self._worn[1] == self.weights._version:
-            return
-        self.put(buffers)
-        put_on(self.weights, bits, self.model.parameters)
+    def wear(self, net: Subnetwork) -> None:
+        """Compute as a subnetwork, in evaluation mode; no weight is copied."""
+        self.put(net.buffers)
+        self.lens.show(net.bits, None if net.values is None else self._spread(net))
         self.model.train(False)
-        self._worn = (who, self.weights._version)
 
     def take_off(self) -> None:
-        """Forget who was put on: something else computes here now."""
-        self._worn = None
+        """Keep nothing of whatever was worn."""
+        self.lens.show(None)
 
     def classes_of(self, units: tuple[int, ...]) -> tuple[int, ...]:
         """Return the global outputs that a subnetwork of these units speaks for, ascending."""
@@ -112,10 +127,12 @@ class Canvas:
         needed = len(self.classes_of(units))
         if self._outputs is None:
             return needed
-        if needed > self._outputs:
+        if needed + self._spare > self._outputs:
+            more = f" and {self._spare} superfluous output" if self._spare else ""
+            remedy = "." if self._spare else ", or leave it null."
             raise ConfigError(
-                f"outputs: {self._outputs} are too few for the {needed} classes of one experience. Raise it, or leave "
-                f"it null."
+                f"outputs: {self._outputs} are too few for the {needed} classes of one experience{more}. "
+                f"Raise it{remedy}"
             )
         return self._outputs
 
@@ -133,9 +150,18 @@ class Canvas:
         outputs = self.weights.new_zeros((len(batch), objective.num_outputs))
         return objective.mask(outputs, batch) if isinstance(objective, Classification) else outputs
 
-    def seal(self, mask: torch.Tensor) -> str:
+    def mask_of(self, net: Subnetwork) -> torch.Tensor:
+        """Return a subnetwork's mask, bool ``[P]``."""
+        return unpack(net.bits, len(self), self.device)
+
+    def seal(self, net: Subnetwork) -> str:
         """Return a hash of the weights that a subnetwork computes with."""
-        return digest(self.weights[mask])
+        return digest(self.weights[self.mask_of(net)] if net.values is None else net.values)
+
+    def _spread(self, net: Subnetwork) -> torch.Tensor:
+        """Return the weights of a subnetwork that has its own, ``[P]``."""
+        assert net.values is not None
+        return torch.zeros_like(self.weights).masked_scatter_(self.mask_of(net), net.values)
 
     def _make(self) -> FlatModel:
         return maskable(self._setting.make_model(), self._outputs, self._setting.key / "init" / "outputs")

@@ -26,6 +26,7 @@ class Subnetwork:
         seen: how many subnetworks there were, in order, when it was learned (last).
         stale: whether it derives from what has been deleted since.
         scores: kept for KKT.
+        values: its own weights, in the order of its mask's positions; None if it computes with the shared ones.
         seal: hash of the weights that it computes with.
     """
 
@@ -37,12 +38,13 @@ class Subnetwork:
     seen: int = 0
     stale: bool = False
     scores: torch.Tensor | None = None
+    values: torch.Tensor | None = None
     seal: str = ""
 
     def num_bytes(self) -> int:
-        """Return the size of mask, statistics and scores."""
-        tensors = [self.bits, *self.buffers] + ([] if self.scores is None else [self.scores])
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """Return the size of mask, statistics, scores and weights of its own."""
+        tensors = (self.bits, *self.buffers, self.scores, self.values)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     def state_dict(self, units: Units) -> State:
         """Return everything, copied, with what it is known by."""
@@ -60,8 +62,9 @@ class Subnetwork:
                 "samples": len(self.own),
             },
         }
-        if self.scores is not None:
-            state["scores"] = self.scores.clone()
+        for name, tensor in (("scores", self.scores), ("values", self.values)):
+            if tensor is not None:
+                state[name] = tensor.clone()
         return state
 
 
@@ -80,5 +83,6 @@ def rebuilt(state: State, device: torch.device) -> tuple[Units, Subnetwork]:
         seen=state["seen"],
         stale=state["stale"],
         scores=state["scores"].clone().to(device) if "scores" in state else None,
+        values=state["values"].clone().to(device) if "values" in state else None,
         seal=state["seal"],
     )

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
-from strategies.isolated._answers import Answers, Inference
+from strategies.isolated._answers import Answers, Inference, Signal
 from strategies.isolated._canvas import Canvas
 from strategies.isolated._subnetwork import Subnetwork, Units, rebuilt
 from strategies.parts.fit import FitConfig, fit
@@ -28,12 +28,13 @@ from strategies.parts.supermasks import (
 )
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
-from streams.errors import CheckpointError, IntegrityError
+from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
 
-Writes = Literal["nothing", "mask", "free"]
-"""Which weights a task trains: none, all in its mask, or those in its mask that no other mask contains."""
+Writes = Literal["nothing", "mask", "free", "private"]
+"""Which weights a task trains: none, all in its mask, those in its mask that no other mask contains, or copies of all
+in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
@@ -61,6 +62,19 @@ class SubnetworkConfig(BaseConfig):
     is exact to the bit. none: only the deleted is dropped, and the grade says whether others still derive from it."""
 
 
+class TrainedConfig(SubnetworkConfig):
+    """What those can be told that train weights."""
+
+    weight_epochs: int | None = Field(None, ge=1)
+    """Passes over an experience while its weights are trained; null takes `training.epochs`."""
+    weight_lr: float = Field(0.01, gt=0)
+    """Learning rate of the weights."""
+    erase: bool = True
+    """Whether weights that only deleted tasks have trained go back to their initial values. false leaves them as they
+    are, so that what others compute does not change at all; they still derive from deleted data, and `holds` says so.
+    For `repair: none` only."""
+
+
 class Subnetworks(Strategy, ABC):
     """One network, and a mask, running statistics and outputs of its own for every set of units that arrives together.
 
@@ -73,8 +87,8 @@ class Subnetworks(Strategy, ABC):
         config: SubnetworkConfig,
         setting: Setting,
         writes: Writes,
-        weight_stage: tuple[int | None, float] | None = None,
         inference: Inference = "enumerate",
+        signal: Signal = "entropy",
     ) -> None:
         """Start with no subnetwork.
 
@@ -82,18 +96,29 @@ class Subnetworks(Strategy, ABC):
             config: options.
             setting: what it is built in.
             writes: which weights a task trains.
-            weight_stage: epochs and learning rate of that, if it trains any.
             inference: how the subnetwork is found where no task is told.
+            signal: what that lowers, if it follows a slope.
+
+        Raises:
+            ConfigError: options contradict each other, or do not fit the model or the objective.
         """
+        trained = config if isinstance(config, TrainedConfig) else None
+        self._erases = trained is None or trained.erase
+        if not self._erases and config.repair == "cascade":
+            raise ConfigError(
+                "erase: false leaves deleted data in the weights, so nothing can repair it; set repair: none."
+            )
         self._config, self._setting, self._writes = config, setting, writes
-        self._canvas = Canvas(setting, config.outputs, config.density)
-        self._answers = Answers(self._canvas, inference)
+        self._canvas = Canvas(setting, config.outputs, config.density, spare=int(signal == "superfluous"))
+        self._answers = Answers(self._canvas, inference, signal)
         self._mask_stage = self._stage(config.mask_epochs, config.mask_lr)
-        self._weight_stage = None if weight_stage is None else self._stage(*weight_stage)
+        self._weight_stage = None if trained is None else self._stage(trained.weight_epochs, trained.weight_lr)
         self._nets: dict[Units, Subnetwork] = {}
         self._owner = self._no_owner(0)
+        self._left = np.zeros(setting.num_samples, dtype=bool)
+        """Deleted samples that weights without an owner still derive from."""
         self._learning = False
-        self._sealed = self._canvas.weights._version
+        self._sealed: tuple[int, ...] | None = self._canvas.version
 
     @property
     def access(self) -> Access:
@@ -116,6 +141,8 @@ class Subnetworks(Strategy, ABC):
         for units in left:
             self._nets[units].stale = True
             self._nets[units].derived |= gone
+        if not self._erases:
+            self._left |= np.logical_or.reduce([self._nets[u].derived for u in again if self._wrote(u)], initial=False)
         self._drop(again)
         outcome = Outcome()
         for experience in door.history():
@@ -128,7 +155,8 @@ class Subnetworks(Strategy, ABC):
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
         stale = {u for u, net in self._nets.items() if net.stale}
-        return "bits" if later <= again and stale <= again else "none"
+        left = bool(self._left.any()) or (not self._erases and any(self._wrote(u) for u in touched))
+        return "bits" if later <= again and stale <= again and not left else "none"
 
     def dependents(self, units: Units) -> list[Units]:
         """Return the subnetworks that depend on one, directly or through others, in order."""
@@ -156,8 +184,8 @@ class Subnetworks(Strategy, ABC):
         """Return what masks and trained weights derive from."""
         writers = {u for u, net in self._nets.items() if self._wrote(u)}
         found = {}
-        for component, nets in (("masks", set(self._nets)), ("weights", writers)):
-            derived = np.logical_or.reduce([self._nets[u].derived for u in nets], initial=False)
+        for component, nets, left in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
+            derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *left], initial=False)
             if np.any(derived):
                 found[component] = ids[derived[ids]]
         return {component: held for component, held in found.items() if len(held)}
@@ -170,10 +198,12 @@ class Subnetworks(Strategy, ABC):
         """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
         order = list(self._nets) if self._coupled else sorted(self._nets)
         state: State = {"subnetworks": [self._nets[u].state_dict(u) for u in order]}
-        if self._writes != "nothing":
+        if self._shares:
             state["weights"] = self._canvas.weights.clone()
         if self._writes == "free":
             state["owner"] = self._owner.clone()
+        if not self._erases:
+            state["derived"] = {"left": torch.from_numpy(np.packbits(self._left))}
         return state
 
     def load_state_dict(self, state: State) -> None:
@@ -182,10 +212,12 @@ class Subnetworks(Strategy, ABC):
         Raises:
             CheckpointError: the weights are not those that the subnetworks were sealed with.
         """
-        weights = state["weights"] if self._writes != "nothing" else self._canvas.initial()
+        weights = state["weights"] if self._shares else self._canvas.initial()
         self._canvas.weights.copy_(weights)
         if self._writes == "free":
             self._owner = state["owner"].clone().to(self._canvas.device)
+        if not self._erases:
+            self._left = np.unpackbits(state["derived"]["left"].numpy(), count=len(self._left)).astype(np.bool_)
         self._nets = dict(rebuilt(entry, self._canvas.device) for entry in state["subnetworks"])
         try:
             self._verify()
@@ -202,12 +234,14 @@ class Subnetworks(Strategy, ABC):
         scores, sources, cost = self._start(data, units, key)
         canvas.put(self._nets[units].buffers if units in self._nets else None)
         self._learning = True
+        self._bring(units)
         mask, trained = self._train_mask(data, units, scores, key)
         outcome = cost + trained
         free = self._trainable(units, mask, others)
         reads = self._reads(others) | set(sources)
         outcome += self._train_weights(data, units, free, key)
         self._learning = False
+        canvas.take_off()
         self._enter(experience, mask, scores, reads)
         if self._writes == "free":
             self._own(units, free)
@@ -222,7 +256,7 @@ class Subnetworks(Strategy, ABC):
         scores = initial_scores(canvas.layers, key / "scores", canvas.device)
         known = self._nets.get(units)
         if known is not None:
-            mask = unpack(known.bits, len(canvas), canvas.device)
+            mask = canvas.mask_of(known)
             again = deal(scores, mask, canvas.spans_of(units)) if known.scores is None else known.scores.clone()
             return again, [], Outcome()
         sources, cost = self._sources(data, units, key / "kkt")
@@ -231,23 +265,16 @@ class Subnetworks(Strategy, ABC):
         return scores, sources, cost
 
     def _train_mask(self, data: Data, units: Units, scores: torch.Tensor, key: Key) -> tuple[torch.Tensor, Outcome]:
-        """Train the scores in place; return the mask that they choose."""
+        """Train the scores in place; return the mask that they choose, which the model then wears."""
         canvas, stage = self._canvas, self._mask_stage
-        step = ScoreStep(
-            stage,
-            canvas.weights,
-            scores,
-            canvas.spans_of(units),
-            canvas.model.parameters,
-            stage.epochs,
-            stage.num_steps(len(data)),
-            self._config.schedule,
-        )
+        steps = stage.num_steps(len(data))
+        step = ScoreStep(stage, scores, canvas.spans_of(units), stage.epochs, steps, self._config.schedule)
+        canvas.lens.show(step.mask)
         outcome = fit(canvas.model, canvas.objective_of(units), data, stage, key / "mask", optimizer=step)
         return step.mask, outcome
 
     def _train_weights(self, data: Data, units: Units, free: torch.Tensor, key: Key) -> Outcome:
-        """Train the weights that are free, if there are any; the model computes under the mask already."""
+        """Train the weights that are free, if there are any; the model wears the mask already."""
         canvas, stage = self._canvas, self._weight_stage
         if stage is None or not bool(free.any()):
             return Outcome()
@@ -259,8 +286,9 @@ class Subnetworks(Strategy, ABC):
         """Write down what has been learned, and what it derives from."""
         units, size = experience.units, self._setting.num_samples
         net = self._nets.setdefault(units, Subnetwork(pack(mask), (), np.zeros(size, bool), np.zeros(size, bool)))
+        if self._writes == "private":
+            self._take(net, mask)
         net.bits, net.buffers = pack(mask), self._canvas.buffers()
-        self._canvas.take_off()
         net.scores = scores if self._config.kkt != "none" else None
         net.own[experience.sample_ids] = True
         net.reads = [u for u in self._nets if u in reads | set(net.reads)]
@@ -268,7 +296,23 @@ class Subnetworks(Strategy, ABC):
         for u in net.reads:
             net.derived |= self._nets[u].derived
             net.stale |= self._nets[u].stale
+        if self._shares:
+            net.derived |= self._left
+            net.stale |= bool(self._left.any())
         net.seen = len(self._nets) if self._coupled else 0
+
+    def _bring(self, units: Units) -> None:
+        """Put weights of its own, that a task comes again with, among the initial ones."""
+        net = self._nets.get(units)
+        if net is not None and net.values is not None:
+            self._canvas.weights[self._canvas.mask_of(net)] = net.values
+
+    def _take(self, net: Subnetwork, mask: torch.Tensor) -> None:
+        """Give a task the weights that it has trained, and put the initial ones back."""
+        weights = self._canvas.weights
+        written = mask if net.values is None else mask | self._canvas.mask_of(net)
+        net.values = weights[mask]
+        self._reset(written)
 
     def _stage(self, epochs: int | None, lr: float) -> FitConfig:
         training = self._setting.training
@@ -290,10 +334,11 @@ class Subnetworks(Strategy, ABC):
         sample = data.batch(data.positions(key)[:count])
         qualities = []
         for u in self._nets:
-            canvas.wear(self._nets[u], self._nets[u].bits, self._nets[u].buffers)
+            canvas.wear(self._nets[u])
             with torch.inference_mode():
                 features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
                 qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
+        canvas.take_off()
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0
         order = list(self._nets)
         chosen = [order[i] for i in worthy(qualities, chance, self._config.kkt)]
@@ -307,7 +352,7 @@ class Subnetworks(Strategy, ABC):
     def _trainable(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> torch.Tensor:
         """Return which weights of a mask its task may train, bool ``[P]``."""
         if self._writes != "free":
-            return mask if self._writes == "mask" else torch.zeros_like(mask)
+            return mask if self._weight_stage is not None else torch.zeros_like(mask)
         # A weight may lie in a live mask without being owned (its owner was deleted), and be owned without lying in
         # its owner's mask any more (the task came again): either way it is not free.
         taken = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
@@ -320,7 +365,7 @@ class Subnetworks(Strategy, ABC):
         Every score's gradient is multiplied by its weight, so that one trained weight anywhere is enough; and a mask
         that covers what no other covers keeps weights from being trained.
         """
-        if self._writes == "nothing" or not others:
+        if not self._shares or not others:
             return set()
         if self._writes == "mask":
             return set(others)
@@ -339,7 +384,7 @@ class Subnetworks(Strategy, ABC):
                 net.reads = [v for v in self._nets if v in {*net.reads, units} and v != u]
                 net.derived |= mine.derived
                 net.stale |= mine.stale
-                net.seal = self._canvas.seal(unpack(net.bits, len(mask), mask.device))
+                net.seal = self._canvas.seal(net)
 
     # --- ownership --------------------------------------------------------------------------------------------------
 
@@ -355,7 +400,7 @@ class Subnetworks(Strategy, ABC):
 
     def _wrote(self, units: Units) -> bool:
         if self._writes != "free":
-            return self._writes == "mask"
+            return self._writes != "nothing"
         return bool((self._owner == list(self._nets).index(units) + 1).any())
 
     # --- deletion ---------------------------------------------------------------------------------------------------
@@ -363,7 +408,12 @@ class Subnetworks(Strategy, ABC):
     @property
     def _coupled(self) -> bool:
         """Whether a task can depend on others at all."""
-        return self._writes != "nothing" or self._config.kkt != "none"
+        return self._shares or self._config.kkt != "none"
+
+    @property
+    def _shares(self) -> bool:
+        """Whether tasks train weights that others compute with."""
+        return self._writes in ("mask", "free")
 
     def _affected(self, ids: np.ndarray) -> tuple[set[Units], set[Units]]:
         """Return the subnetworks that saw any of `ids`, and the others that would be different without them.
@@ -402,9 +452,10 @@ class Subnetworks(Strategy, ABC):
             for number, u in enumerate(kept, 1):
                 numbers[order.index(u) + 1] = number
             owner = numbers[self._owner.long()]
-            self._reset((owner == 0) & (self._owner > 0))
+            if self._erases:
+                self._reset((owner == 0) & (self._owner > 0))
             self._owner = owner.to(_number_type(len(kept)))
-        elif self._writes == "mask":
+        elif self._writes == "mask" and self._erases:
             written = union((self._nets[u].bits for u in dropped), len(canvas))
             shared = union((self._nets[u].bits for u in kept), len(canvas))
             only = unpack(written & ~shared, len(canvas), canvas.device)
@@ -418,23 +469,24 @@ class Subnetworks(Strategy, ABC):
             self._seal(u)
 
     def _reset(self, where: torch.Tensor) -> None:
+        """Put weights back to their initial values."""
         if bool(where.any()):
             self._canvas.weights[where] = self._canvas.initial()[where]
 
     def _grade(self) -> Exactness:
-        return "none" if any(net.stale for net in self._nets.values()) else "bits"
+        return "none" if self._left.any() or any(net.stale for net in self._nets.values()) else "bits"
 
     # --- the seal ---------------------------------------------------------------------------------------------------
 
     def _seal(self, units: Units) -> None:
         """Hash what a subnetwork computes with; all others are looked at again before anything else happens."""
         net = self._nets[units]
-        net.seal = self._canvas.seal(unpack(net.bits, len(self._canvas), self._canvas.device))
-        self._sealed = -1
+        net.seal = self._canvas.seal(net)
+        self._sealed = None
 
     def _check(self) -> None:
         """Make sure that no weight has changed since the last look; costs nothing if none was written."""
-        if not self._learning and self._canvas.weights._version != self._sealed:
+        if not self._learning and self._canvas.version != self._sealed:
             self._verify()
 
     def _verify(self) -> None:
@@ -444,25 +496,25 @@ class Subnetworks(Strategy, ABC):
             IntegrityError: they differ.
         """
         for units, net in self._nets.items():
-            if self._canvas.seal(unpack(net.bits, len(self._canvas), self._canvas.device)) != net.seal:
+            if self._canvas.seal(net) != net.seal:
                 raise IntegrityError(
                     f"Weights of the subnetwork of {self._name(units)} have changed, and nothing may change them. "
                     f"Something else has written into the shared network; go back to the last checkpoint."
                 )
-        self._sealed = self._canvas.weights._version
+        self._sealed = self._canvas.version
 
     # --- answering --------------------------------------------------------------------------------------------------
 
     def _interrupt(self) -> Callable[[], None]:
         """Return what puts the model back; it may be asked for answers in the middle of a lesson."""
+        canvas = self._canvas
         if not self._learning:
-            return lambda: None
-        model, canvas = self._canvas.model, self._canvas
-        parameters, buffers = model.parameters.clone(), canvas.buffers()
+            return canvas.take_off
+        worn, buffers = canvas.lens.shown, canvas.buffers()
 
         def restore() -> None:
             canvas.put(buffers)
-            model.parameters.copy_(parameters)
+            canvas.lens.show(*worn)
 
         return restore
 
@@ -503,7 +555,7 @@ class Subnetworks(Strategy, ABC):
         }
         if self._nets:
             one = canvas.model.num_bytes()
-            trained = (canvas.weights, self._owner) if self._writes != "nothing" else ()
+            trained = (canvas.weights, self._owner) if self._shares else ()
             total = sum(t.numel() * t.element_size() for t in trained)
             total += sum(net.num_bytes() for net in self._nets.values())
             traits["stream"] = {"storage_share": total / (one * len(self._nets))}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import final
-
-from pydantic import Field
+from typing import Literal, final
 
 from strategies.base import Setting
-from strategies.isolated._subnetworks import SubnetworkConfig, Subnetworks
+from strategies.isolated._subnetworks import Subnetworks, TrainedConfig
 
 
-class Config(SubnetworkConfig):
+class Config(TrainedConfig):
     """Options of `exssnet` (Yadav and Bansal 2023, arXiv 2210.10209)."""
 
-    weight_epochs: int | None = Field(None, ge=1)
-    """Passes over an experience while its weights are trained; null takes `training.epochs`."""
-    weight_lr: float = Field(0.01, gt=0)
-    """Learning rate of the weights."""
+    keep: Literal["shared", "private"] = "shared"
+    """Where trained weights go. `shared` is the paper's: into the one network, where later tasks read them. `private`
+    is ours: a task trains copies of all weights of its mask from their initial values and keeps them to itself. Nothing
+    passes from task to task then, every deletion is exact at no cost, and a task takes 4 more bytes for each weight in
+    its mask."""
 
 
 @final
@@ -25,4 +24,4 @@ class Exssnet(Subnetworks):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""
-        super().__init__(config, setting, "free", (config.weight_epochs, config.weight_lr))
+        super().__init__(config, setting, "private" if config.keep == "private" else "free")

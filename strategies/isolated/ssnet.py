@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
-from pydantic import Field
-
 from strategies.base import Setting
-from strategies.isolated._subnetworks import SubnetworkConfig, Subnetworks
+from strategies.isolated._subnetworks import Subnetworks, TrainedConfig
 
 
-class Config(SubnetworkConfig):
+class Config(TrainedConfig):
     """Options of `ssnet` (the non-exclusive form in Yadav and Bansal 2023, arXiv 2210.10209)."""
-
-    weight_epochs: int | None = Field(None, ge=1)
-    """Passes over an experience while its weights are trained; null takes `training.epochs`."""
-    weight_lr: float = Field(0.01, gt=0)
-    """Learning rate of the weights."""
 
 
 @final
@@ -25,4 +18,4 @@ class Ssnet(Subnetworks):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""
-        super().__init__(config, setting, "mask", (config.weight_epochs, config.weight_lr))
+        super().__init__(config, setting, "mask")

@@ -153,7 +153,7 @@ class MixCPT(HeldToOriginal):
             used[kind] = int(tokens[np.isin(kept, self._mixed[kind])].sum())
             if used[kind] < 0.9 * shares[kind] * whole:
                 logger.info("%s: only %d tokens of %s are kept", experience.name, used[kind], kind)
-        self._shares = {f"share_{name}": count / sum(used.values()) for name, count in used.items()}
+        self._shares = {f"mixture_{name}": count / sum(used.values()) for name, count in used.items()}
         return np.unique(np.concatenate([ids, *self._mixed.values()]))
 
     def end(self, lesson: Lesson) -> Outcome:
@@ -161,7 +161,7 @@ class MixCPT(HeldToOriginal):
         domains = self._lessons + 1 - self.config.general
         if self.is_general:
             self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
-        every, cost = self.config.align_every, Outcome(losses=dict(self._shares))
+        every, cost = self.config.align_every, Outcome().noted(**self._shares)
         if not self.is_general and every is not None and domains % every == 0:
             cost += self._align(lesson)
         self._mixed, self._shares = {}, {}
@@ -212,9 +212,8 @@ class MixCPT(HeldToOriginal):
             return outcome
         last = outcome.steps // self.config.dpo_epochs
         margin = float(torch.stack(preference.margins[-last:]).mean())
-        return replace(outcome, losses={"dpo": outcome.losses["loss"], "dpo_margin": margin}) + Outcome(
-            forward=outcome.forward
-        )
+        passed_by_reference = Outcome(forward=outcome.forward).noted(preference_margin=margin)
+        return _renamed(outcome, "dpo") + passed_by_reference
 
     def _rates(self, stage: Literal["sft", "dpo"]) -> FitConfig:
         rate, epochs = {

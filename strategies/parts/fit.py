@@ -14,6 +14,7 @@ from pydantic import Field
 
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
+from strategies.parts.memory import memory_errors
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from streams.data import Batch, Data
@@ -254,6 +255,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is no longer finite.
+        ResourceError: memory ran out; says which batch size fits.
     """
     if not len(data):
         return Outcome()
@@ -273,7 +275,13 @@ def fit(
     model.train(bn_mode=training.bn_mode)
     step = samples = seen = 0
     stopped = False
-    with seeded_torch(key / "noise"):
+
+    def attempt(size: int) -> None:
+        few = data.batch(data.positions()[:size])
+        objective.losses(objective.outputs(model, few), few).mean().backward()  # type: ignore[no-untyped-call]
+
+    size_key = "training.batch_size (or the unlearner's own)"
+    with seeded_torch(key / "noise"), memory_errors(size_key, training.batch_size, attempt):
         for epoch in range(training.epochs):
             if stopped:
                 break

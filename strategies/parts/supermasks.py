@@ -1,8 +1,8 @@
 """Supermasks: binary masks over weights, learned by scores (edge-popup), packed to bits, and told apart by entropy.
 
 Sources: edge-popup (Ramanujan et al. 2020, arXiv 1911.13299), SupSup (Wortsman et al. 2020, arXiv 2006.14769), ExSSNeT
-(Yadav and Bansal 2023, arXiv 2210.10209). A network's weights are one vector W; what it computes with under a mask m
-are the effective weights W * m, the parameters of an ordinary `FlatModel`.
+(Yadav and Bansal 2023, arXiv 2210.10209). The weights W of a network are the one vector of its `FlatModel`; under a
+mask m each layer makes its effective weights W * m in its own forward pass (`Lens`), and nothing keeps them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import register_parametrization
 
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Adam, Optimizer, OptimizerConfig
@@ -240,20 +241,92 @@ def positions_of(bits: torch.Tensor, length: int, device: torch.device | None = 
     return positions if device is None else positions.to(device)
 
 
-def put_on(weights: torch.Tensor, bits: torch.Tensor, out: torch.Tensor) -> None:
-    """Write the effective weights W * m under a packed mask into `out`, ``[P]``."""
-    if weights.is_cuda:
-        torch.mul(weights, unpack(bits, len(weights), weights.device), out=out)
-    else:  # numpy multiplies by bytes without making floats of them first
-        np.multiply(weights.numpy(), np.unpackbits(bits.numpy(), count=len(weights)), out=out.numpy())
-
-
 def union(packed: Iterable[torch.Tensor], length: int) -> torch.Tensor:
     """Return, as bits, the positions that at least one mask contains; `length` positions in all."""
     total = np.zeros(-(-length // 8), dtype=np.uint8)
     for bits in packed:
         np.bitwise_or(total, bits.numpy(), out=total)
     return torch.from_numpy(total)
+
+
+@final
+class Lens:
+    """What the layers of a model compute with in place of its weights W: at first W itself, or whatever is shown.
+
+    A layer makes its part of W * m in its own forward pass, and it is gone afterwards (in training, after backward):
+    showing another mask copies nothing. Gradients pass as if there were no mask, so that the model's `gradient` is
+    dL/d(W * m) at all positions, those outside of the mask too (straight-through).
+    """
+
+    def __init__(self, model: FlatModel) -> None:
+        """Put it before every module that holds one of the model's trained parameters; call `layers_of` before."""
+        self._mask: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+        parts = {id(p): model.slices[n] for n, p in model.network.named_parameters() if n in model.slices}
+        for module in list(model.network.modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) in parts:
+                    register_parametrization(module, name, _Seen(self, parts[id(parameter)]))
+
+    @property
+    def shown(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What `show` was told last."""
+        return self._mask, self._values
+
+    def show(self, mask: torch.Tensor | None, values: torch.Tensor | None = None) -> None:
+        """Compute with W * mask from now on.
+
+        Args:
+            mask: packed to bits (uint8), or ``[P]``: bool, or real factors; None stands for W as it is. It is looked at
+                in every forward pass, so that it may be changed in place.
+            values: ``[P]``, computed with as they are, instead of W and the mask.
+        """
+        self._mask, self._values = mask, values
+
+    def effective(self, weight: torch.Tensor, part: slice) -> torch.Tensor:
+        """Return what stands for one layer's `weight`, which is a part of W; like it, new unless W itself is shown."""
+        if self._values is not None:
+            return self._values[part].view_as(weight)
+        mask = self._mask
+        if mask is None:
+            return weight
+        if mask.dtype == torch.uint8:
+            first = part.start // 8
+            bits = np.unpackbits(mask[first : -(-part.stop // 8)].numpy(), count=part.stop - 8 * first)
+            mask = torch.from_numpy(bits[part.start - 8 * first :]).to(weight.device)
+        else:
+            mask = mask[part]
+        mask = mask.view_as(weight)
+        if weight.is_cuda or mask.is_floating_point():
+            return weight * mask
+        out = torch.empty_like(weight)  # numpy multiplies by bytes without making floats of them first
+        np.multiply(weight.detach().numpy(), mask.numpy(), out=out.numpy())
+        return out
+
+
+@final
+class _Seen(nn.Module):
+    """One weight tensor as a lens shows it."""
+
+    def __init__(self, lens: Lens, part: slice) -> None:
+        super().__init__()
+        self._lens, self._part = lens, part
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if self._lens.shown == (None, None):
+            return weight
+        seen: torch.Tensor = _StraightThrough.apply(weight, self._lens, self._part)
+        return seen
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, lens: Lens, part: slice) -> torch.Tensor:
+        return lens.effective(weight, part)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0], None, None
 
 
 class _Annealed:
@@ -277,61 +350,52 @@ class _Annealed:
 
 @final
 class ScoreStep(Optimizer):
-    """Trains scores where the loop believes to train weights.
+    """Trains scores where the loop believes to train weights; the model sees its weights through `mask`.
 
-    The loop's parameters are the effective weights W * m. The straight-through gradient of the scores is
-    sign(s) * dL/d(W * m) * W at all positions, those outside the mask included: that is how a weight can enter.
+    The straight-through gradient of the scores is sign(s) * dL/d(W * m) * W at all positions, those outside the mask
+    included: that is how a weight can enter.
     """
 
     def __init__(
         self,
         config: OptimizerConfig,
-        weights: torch.Tensor,
         scores: torch.Tensor,
         spans: Sequence[Span],
-        effective: torch.Tensor,
         epochs: int,
         steps: int,
         schedule: Schedule,
     ) -> None:
-        """Set the effective weights to start with.
+        """Choose for the first time.
 
         Args:
             config: learning rate and decay rates of Adam.
-            weights: W ``[P]``, never changed.
             scores: ``[P]``, changed in place.
             spans: what is chosen.
-            effective: ``[P]``, the loop's parameters.
             epochs, steps: of the stage.
             schedule: of the learning rate.
         """
-        self._weights, self.scores, self._spans = weights, scores, spans
+        self.scores, self._spans = scores, spans
+        self.mask = torch.zeros_like(scores, dtype=torch.bool)
+        """What is chosen now, bool ``[P]``, changed in place by every step."""
         self._adam = _Annealed(config, scores, epochs, steps, schedule)
         self._guesses: list[float | None] = [None] * len(spans)
-        effective.zero_()
-        self._choose(effective)
-
-    @property
-    def mask(self) -> torch.Tensor:
-        """What is chosen now, bool ``[P]``."""
-        return choose(self.scores, self._spans)
+        self._choose()
 
     @torch.no_grad()
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Move the scores, choose again."""
-        self._adam.step(self.scores, gradient.mul_(self._weights).mul_(self.scores.sign()))
-        self._choose(parameters)
+        """Move the scores, choose again; the parameters W stay as they are."""
+        self._adam.step(self.scores, gradient.mul_(parameters).mul_(self.scores.sign()))
+        self._choose()
 
-    def _choose(self, effective: torch.Tensor) -> None:
-        """Write W * m; from step to step the bar moves little, which makes it cheap to find."""
+    def _choose(self) -> None:
+        """Do what `choose` does; from step to step the bar moves little, which makes it cheap to find."""
         for index, span in enumerate(self._spans):
             part = slice(span.start, span.stop)
-            size, out = self.scores[part].abs(), effective[part]
+            size, chosen = self.scores[part].abs(), self.mask[part]
             bar = smallest(size, span.drop, self._guesses[index]) if span.drop else -1.0
-            torch.gt(size, bar, out=out)
-            if int(out.sum()) != len(size) - span.drop:  # ties at the bar
-                out.copy_(keep_largest(size, span.drop))
-            out.mul_(self._weights[part])
+            torch.gt(size, bar, out=chosen)
+            if int(torch.count_nonzero(chosen)) != len(size) - span.drop:  # ties at the bar
+                chosen.copy_(keep_largest(size, span.drop))
             self._guesses[index] = bar
 
     def state_dict(self) -> dict[str, object]:
@@ -360,12 +424,12 @@ class WeightStep(Optimizer):
 
         Args:
             config: learning rate and decay rates of Adam; weight decay 0.
-            weights: W ``[P]``, changed in place at the positions.
+            weights: W ``[P]`` to start from.
             positions: int64 ``[n]`` that are trained; all of them lie in the mask.
             epochs, steps: of the stage.
             schedule: of the learning rate.
         """
-        self._weights, self._positions = weights, positions
+        self._positions = positions
         self._own = weights.index_select(0, positions)
         self._adam = _Annealed(config, self._own, epochs, steps, schedule)
 
@@ -374,7 +438,6 @@ class WeightStep(Optimizer):
         """Move the chosen weights."""
         self._adam.step(self._own, gradient.index_select(0, self._positions))
         parameters.index_copy_(0, self._positions, self._own)
-        self._weights.index_copy_(0, self._positions, self._own)
 
     def state_dict(self) -> dict[str, object]:
         """Return Adam's moments."""
@@ -391,41 +454,53 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-def entropy_slopes(
+def superfluous(logits: torch.Tensor, real: int) -> torch.Tensor:
+    """Return log sum exp of every sample's logits, ``[B]``, whose gradient goes through superfluous ones alone.
+
+    SupSup's second signal, G: a task's own mask has learned to keep down the outputs that stand for no class.
+
+    Args:
+        logits: ``[B, outputs]``.
+        real: how many of them, from the first, stand for classes.
+    """
+    return torch.cat([logits[:, :real].detach(), logits[:, real:]], 1).logsumexp(1)
+
+
+def slopes_of(
     model: FlatModel,
-    weights: torch.Tensor,
+    lens: Lens,
     chosen: Sequence[torch.Tensor],
     coefficients: torch.Tensor,
     x: torch.Tensor,
-    outputs: int,
+    signal: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Return d H / d alpha of the mean entropy H of a mixture of masks, ``[K]``, by one forward and one backward pass.
+    """Return d H / d alpha of the mean signal H of a mixture of masks, ``[K]``, by one forward and one backward pass.
 
     The mixture computes with W * sum_i alpha_i m_i, so that d H / d alpha_i = sum over m_i of W * dH / d(effective).
 
     Args:
-        model: its parameters and gradient are overwritten; in evaluation mode.
-        weights: W ``[P]``.
+        model: in evaluation mode; its gradient is overwritten.
+        lens: of the model; what it shows afterwards is the mixture.
         chosen: the positions in each of the K masks, int64.
         coefficients: alpha ``[K]``.
         x: inputs ``[B, ...]``.
-        outputs: logits that count.
+        signal: from logits to H of every sample, ``[B]``.
     """
     with torch.no_grad():
-        mixture = torch.zeros_like(weights)
+        mixture = torch.zeros_like(model.parameters)
         for alpha, positions in zip(coefficients.tolist(), chosen, strict=True):
             if alpha:
                 mixture[positions] += alpha
-        torch.mul(weights, mixture, out=model.parameters)
+    lens.show(mixture)
     model.gradient.zero_()
     with torch.enable_grad():
-        entropy(model(x)[:, :outputs]).mean().backward()
-    slopes = model.gradient * weights
+        signal(model(x)).mean().backward()
+    slopes = model.gradient * model.parameters
     return torch.stack([slopes[positions].sum() for positions in chosen])
 
 
 def one_shot(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:
-    """Return the mask whose coefficient lowers the entropy fastest from the even mixture (SupSup).
+    """Return the mask whose coefficient lowers the signal fastest from the even mixture (SupSup).
 
     Args:
         slopes: from coefficients ``[K]`` to d H / d alpha ``[K]``.

@@ -16,7 +16,8 @@ from strategies.objectives.causal_lm import CausalLM, precise
 from strategies.parts.answers import Values
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import frozen_copy, needs_text
+from strategies.parts.teacher import frozen_copy
+from strategies.unlearners._paired import needs_text
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

@@ -70,6 +70,7 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     x = rows([*plain, *other, *wrong, *unseen], tokenizer)
     n = len(plain)
     class_ids = taught.classes.repeat(len(forms))
+    _, values = np.unique([f"{f.attribute}: {f.value}" for f in facts], return_inverse=True)
     return Source(
         name=name,
         licence=licence,
@@ -90,6 +91,7 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
             strangers=x[(2 + most) * n :].clone(),
             terms=taught.terms,
             subjects=frozenset(f.name for f in facts),
+            values=torch.from_numpy(values.repeat(len(forms))),
         ),
     )
 

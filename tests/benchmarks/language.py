@@ -1,31 +1,61 @@
-"""Tokens per second of `fit` on rows of text, against a bare loop over the same tokens.
+"""Language models: tokens per second against a bare loop and transformers' Trainer, all probes, ten requests.
 
-    python tests/benchmarks/language.py
+    python tests/benchmarks/language.py [--rounds 3] [--only training|probes|requests]
 
-Both train the same tiny Llama with Adam in batches of 32 rows of 64 tokens; rounds alternate, and CPU time counts.
+The three train the same tiny Llama on the same rows of 64 tokens, with Adam in batches of 32, in one thread; rounds are
+interleaved and CPU time counts. Trainer needs accelerate (pip install accelerate) and is left out without it; it is
+given tensors, no padding, no evaluation, no saving and no logging. 400 questions are all forget set, looked at as after
+a request, under every audit of text. Ten requests are served by NPO, one after the other, with the default evaluation.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import tempfile
 import time
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
 
+import lifelong
+from lifelong.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.config import RunConfig
+from lifelong.evaluation import Evaluator, plan_evaluation
 from lifelong.models import tiny_llama
+from lifelong.play import step
+from lifelong.probes import OF_TEXT
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
+from streams.config import parse
 from streams.data import Data
+from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import corpora
 
-BATCH, ROUNDS = 32, 3
+BATCH, LR = 32, 1e-3
+PEOPLE: dict[str, Any] = {
+    "name": "requests",
+    "source": {"name": "people", "people": 20, "groups": 1, "world": False},
+    "scenario": "joint",
+    "objective": {"name": "causal-lm", "loss_on": "all"},
+    "model": "tiny-llama",
+    "training": {
+        "epochs": 30, "batch_size": 16, "optimizer": "adam", "lr": 0.002, "betas": [0.9, 0.98], "clip_norm": 1.0
+    },
+    "strategies": {"npo": {"unlearner": {"name": "npo", "epochs": 15}}},
+    "references": {"kinds": []},
+}  # fmt: skip
 
 
 def model_for(source: Source) -> FlatModel:
+    """Return the model that all three train."""
     assert source.text is not None
     with seeded_globals(Key(0)):
         network = tiny_llama.build(tiny_llama.Config(), (2, 64), source.text.tokenizer.vocab_size)
@@ -33,48 +63,141 @@ def model_for(source: Source) -> FlatModel:
 
 
 def bare(source: Source, ids: np.ndarray) -> float:
-    """A loop as one would write it by hand."""
-    assert source.text is not None
+    """Train in a loop as one would write it by hand."""
     network = model_for(source).network
     tokens = source.x[torch.from_numpy(ids), 0].long()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, foreach=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LR, foreach=True)
     network.train()
-    started = time.process_time()
-    for part in torch.randperm(len(tokens)).split(BATCH):
-        x = tokens[part]
-        hidden = network.body.inner(input_ids=x, use_cache=False).last_hidden_state  # type: ignore[union-attr]
-        logits = network.head(hidden)
-        loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[2]), x[:, 1:].reshape(-1))
-        optimizer.zero_grad(set_to_none=False)
-        loss.backward()
-        optimizer.step()
-    return time.process_time() - started
+
+    def work() -> None:
+        for part in torch.randperm(len(tokens)).split(BATCH):
+            x = tokens[part]
+            hidden = network.body.inner(input_ids=x, use_cache=False).last_hidden_state  # type: ignore[union-attr]
+            logits = network.head(hidden)
+            loss = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[2]), x[:, 1:].reshape(-1))
+            optimizer.zero_grad(set_to_none=False)
+            loss.backward()
+            optimizer.step()
+
+    return cpu_seconds(work)
 
 
 def ours(source: Source, ids: np.ndarray) -> float:
-    """The same through `fit`."""
+    """Train through `fit`."""
     assert source.text is not None
     model = model_for(source)
     objective = CausalLM(source.text.tokenizer.vocab_size, source.text, Config())
-    config = FitConfig(epochs=1, batch_size=BATCH, optimizer="adam", lr=1e-3)
-    started = time.process_time()
-    fit(model, objective, Data(ids, source.x, source.y, None), config, Key(0))
-    return time.process_time() - started
+    config = FitConfig(epochs=1, batch_size=BATCH, optimizer="adam", lr=LR)
+    data = Data(ids, source.x, source.y, None)
+    return cpu_seconds(lambda: fit(model, objective, data, config, Key(0)))
 
 
-def main() -> None:
-    """Print one line per round, and the median ratio."""
-    torch.set_num_threads(1)
+def trainer(source: Source, ids: np.ndarray) -> float:
+    """Train with transformers' Trainer."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    assert source.text is not None
+    own = tiny_llama.Config()
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=source.text.tokenizer.vocab_size,
+            hidden_size=own.width,
+            intermediate_size=own.inner,
+            num_hidden_layers=own.depth,
+            num_attention_heads=own.heads,
+            max_position_embeddings=own.context,
+            tie_word_embeddings=True,
+            pad_token_id=None,
+        )
+    )
+    model.config.use_cache = False
+    tokens = source.x[torch.from_numpy(ids), 0].long()
+    rows = [{"input_ids": row, "labels": row} for row in tokens]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            learning_rate=LR,
+            weight_decay=0.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        # Making it is no part of the work.
+        made = Trainer(model=model, args=options, train_dataset=rows)  # type: ignore[arg-type]
+        return cpu_seconds(made.train)
+
+
+def training(rounds: int) -> list[Result]:
+    """Return tokens per second against the bare loop and against Trainer."""
     source = corpora.load(corpora.Config(rows=800))
     ids = source.train_ids
-    tokens = len(ids) * 64
-    ratios = []
-    for _ in range(ROUNDS):
-        a, b = bare(source, ids), ours(source, ids)
-        ratios.append(a / b)
-        print(f"bare {tokens / a:8.0f} tokens/s   fit {tokens / b:8.0f} tokens/s   ratio {a / b:.3f}", flush=True)
-    print(f"median ratio {np.median(ratios):.3f}")
+    sides = {"bare": lambda: bare(source, ids), "ours": lambda: ours(source, ids)}
+    if importlib.util.find_spec("accelerate") is None:
+        print("transformers' Trainer is left out; pip install accelerate", file=sys.stderr)
+    else:
+        sides["trainer"] = lambda: trainer(source, ids)
+    costs = interleave(sides, rounds)
+    results = [ratio("tokens/s of fit against a bare loop", costs["ours"], costs["bare"], 0.9)]
+    if "trainer" in costs:
+        results.append(ratio("tokens/s of fit against transformers.Trainer", costs["ours"], costs["trainer"], 1.5))
+    return results
+
+
+def probes(rounds: int) -> list[Result]:
+    """Return the seconds that 400 deleted answers take under all probes, of one model."""
+    data = PEOPLE | {
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": list(range(20))}]},
+        "source": {"name": "people", "people": 24, "groups": 1, "world": False},
+        "training": PEOPLE["training"] | {"epochs": 5},
+        "evaluation": {"audits": list(OF_TEXT)},
+    }
+    config = parse(RunConfig, data)
+    source = make_source(config)
+    stream = make_stream(config, source)
+    setting = make_setting(config, stream)
+    plan = plan_evaluation(stream, config.evaluation)
+    strategy = make_strategy(config.strategies["npo"], setting, "strategies.npo")
+    step(strategy, stream.events[0], Ledger(source))
+    evaluator = Evaluator(stream, plan, setting, config.evaluation, "cpu")
+    assert len(plan.audits[0].forget) == 400
+    seconds = [cpu_seconds(lambda: evaluator.evaluate(strategy, 1)) for _ in range(rounds)]
+    return [value("400 answers under all probes", seconds, 20.0, "s")]
+
+
+def requests(rounds: int) -> list[Result]:
+    """Return the seconds of a life with ten requests."""
+    schedule = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [i]} for i in range(10)]}
+    config = parse(RunConfig, PEOPLE | {"schedule": schedule})
+    walls = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            lifelong.run(config, folder)
+            walls.append(time.perf_counter() - started)
+    return [value("learning, and ten requests with NPO (wall)", walls, 300.0, "s")]
+
+
+def main() -> int:
+    """Measure, print the table and return the exit code."""
+    parser = arguments(__doc__, 3)
+    parser.add_argument("--only", choices=["training", "probes", "requests"], help="one of the three parts")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    parts = {"training": training, "probes": probes, "requests": requests}
+    results = []
+    for name, part in parts.items():
+        if options.only in (None, name):
+            results += part(options.rounds)
+    return report(results, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

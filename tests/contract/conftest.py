@@ -159,7 +159,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
     },
     "exssnet(none)": {"isolated": {"name": "exssnet", "density": 0.2, "repair": "none"}},
-    "ssnet(kkt,none)": {"isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none"}},
+    "exssnet(private)": {"isolated": {"name": "exssnet", "density": 0.2, "keep": "private"}},
+    "ssnet(kkt,none)": {
+        "isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none", "erase": False},
+    },
     "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
     "avalanche(replay)+retrain": {
         "learner": {

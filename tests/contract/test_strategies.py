@@ -55,6 +55,7 @@ EXACT = (
     "supsup(kkt)",
     "ssnet",
     "exssnet",
+    "exssnet(private)",
 )
 
 

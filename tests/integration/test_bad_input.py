@@ -93,6 +93,11 @@ def requests(*wanted: str) -> str:
     [
         (["trainin.lr=1"], "trainin: there is no such key. Did you mean 'training'?"),
         (["strategies.tuned.learner=replai"], "'replai' is not known. Did you mean 'replay'?"),
+        (["strategies.tuned={isolated: {name: exssnet, density: 0}}"], "isolated.density: 0 is not valid: it must be"),
+        (["strategies.tuned={isolated: {name: supsup, inference: oneshot}}"], "Did you mean 'one-shot'?"),
+        (["strategies.tuned={isolated: {name: ssnet, keep: private}}"], "isolated.keep: there is no such key"),
+        (["strategies.tuned={isolated: {name: exssnet, erase: false}}"], "erase: false leaves deleted data in the"),
+        (["strategies.tuned={isolated: {name: supsup, outputs: 2}}"], "outputs: 2 are too few for the 4 classes"),
         (["strategies.tuned.unlearner=retrian"], "strategies.tuned.unlearner: 'retrian' is not known. Did you mean"),
         (["source=digit"], "source: 'digit' is not known. Did you mean 'digits'? Allowed: arrays, "),
         (["scenario=class-incremntal"], "Did you mean 'class-incremental'?"),

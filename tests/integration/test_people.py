@@ -60,7 +60,7 @@ def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
     # Events: learn, forget, forget, learn. Every earlier request is looked at again.
     assert found("extraction_strength", "request-0").keys() == {1, 2, 3}
     assert found("extraction_strength", "request-1").keys() == {2, 3}
-    assert found("model_utility", "stream").keys() == {1, 2, 3}
+    assert found("model_utility", "stream").keys() == {0, 1, 2, 3}  # from before the first request
     for metric in ("ks_distance", "forget_quality", "gap_min_k_auc", "gap_truth_ratio", "js"):
         assert found(metric, "request-0", "retrained").keys() == {1, 2, 3}, metric
     for metric in ("probability", "truth_ratio", "rouge_recall", "loss_auc", "min_k_plus_plus_auc"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import lifelong
 from lifelong.config import RunConfig
@@ -52,6 +53,18 @@ def test_what_depends_on_what(facts: Facts) -> None:
     _, found = dependencies(facts, "overwritten")
     assert {("task-0", "task-2"), ("task-2", "task-0")} <= {(d.source, d.target) for d in found}
     assert dependencies(facts, "random")[1] == []
+
+
+def test_no_file_keeps_what_belonged_to_a_deleted_task(facts: Facts) -> None:
+    for name in described(facts):
+        files = sorted((facts.run.folder / "strategies" / name / "checkpoints").iterdir())
+        assert files
+        for file in files:
+            saved = torch.load(file, weights_only=True)
+            assert saved["event"] >= 3, "nothing from before the deletion is left"
+            state = saved["state"]
+            assert [net["units"] for net in state["subnetworks"]] == [[0], [2], [3]]
+            assert not any([1] in net["reads"] for net in state["subnetworks"])
 
 
 def test_the_rows_are_described_and_add_up(facts: Facts) -> None:

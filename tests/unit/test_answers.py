@@ -12,7 +12,7 @@ import torch
 
 from lifelong.answers import greedy, records_of, records_of_strangers
 from lifelong.evaluation import Outputs
-from lifelong.metrics.answers import attack_auc, gap_rows, request_rows
+from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
 from lifelong.metrics.language import (
     exact_memorisation,
     extraction_strength,
@@ -200,9 +200,9 @@ DETAILED = np.array([2, 5, 7, 8])
 
 def outputs(seed: int, low: float) -> Outputs:
     draw = np.random.default_rng(seed)
-    records = {name: draw.uniform(0.1, 1, 4) for name in ("probability", "truth_ratio", "rouge_recall")}
+    records = {name: draw.uniform(0.1, 1, 4) for name in ("probability", "truth_ratio", "truth_prob", "rouge_recall")}
     records |= {name: draw.uniform(0, 1, 4) for name in ("exact_memorisation", "extraction_strength")}
-    for attack in ("loss", "min_k", "min_k_plus_plus"):
+    for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         records[attack] = draw.uniform(0, 1, 4) + low
         records[f"strangers_{attack}"] = draw.uniform(2, 3, 6)
     return Outputs(np.zeros(9), np.zeros(9), {f"record_{name}": values for name, values in records.items()})
@@ -216,7 +216,9 @@ def test_rows_of_a_request(audit: Any) -> None:
     ratio = found.records["truth_ratio"][:3]
     assert rows["truth_ratio"].value == pytest.approx(np.minimum(ratio, 1 / ratio).mean())
     assert rows["min_k_auc"].value == 1.0  # every member lies below every stranger
-    assert attack_auc("loss", np.arange(3), outputs(0, 5.0)) == 0.0
+    sides = sides_of("loss", np.arange(3), np.array([], dtype=int), outputs(0, 5.0))
+    assert sides is not None
+    assert attack_auc(*sides) == 0.0
     assert request_rows(4, "run", audit, DETAILED, Outputs(np.zeros(9), np.zeros(9))) == []
 
 
@@ -249,7 +251,7 @@ def test_strangers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = replace(TEXT, strangers=batch.x)
     found = records_of_strangers(table, text, batch, 1)
     own = records_of(table, batch, TEXT)
-    assert found.keys() == {"strangers_loss", "strangers_min_k", "strangers_min_k_plus_plus"}
+    assert found.keys() == {"strangers_loss", "strangers_zlib", "strangers_min_k", "strangers_min_k_plus_plus"}
     assert found["strangers_loss"].tolist() == pytest.approx(own["loss"].tolist())
     assert records_of_strangers(table, TEXT, batch, 1) == {}
     tokenizer: Tokenizer = train_tokenizer(["a"], 320)

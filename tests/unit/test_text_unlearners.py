@@ -33,7 +33,7 @@ from streams.source import Source
 from streams.sources import people
 from streams.text import REFUSALS
 
-TEXT_ONLY = ("idk", "dpo", "flat", "ihl", "rmu")
+TEXT_ONLY = ("idk", "dpo", "flat", "ihl", "rmu", "loku", "lat", "whp")
 PAIRED = ("npo", "simnpo", "graddiff", "topr", "idk", "dpo", "flat", "ihl")
 ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
 
@@ -267,7 +267,7 @@ def test_they_forget_and_do_not_change_what_they_should_not(name: str, source: S
     assert life.strategy.state_dict().keys() == {"model", "plugins", "derived"}
 
 
-@pytest.mark.parametrize("name", [*PAIRED, "rmu"])
+@pytest.mark.parametrize("name", [*PAIRED, "rmu", "lat", "whp"])
 def test_nothing_is_left_to_hold_on_to(name: str, source: Source) -> None:
     life = live(source, name, epochs=1)
     before = digest(life.strategy.state_dict())
@@ -275,9 +275,10 @@ def test_nothing_is_left_to_hold_on_to(name: str, source: Source) -> None:
     assert digest(life.strategy.state_dict()) != before
 
 
-@pytest.mark.parametrize("name", ["npo", "simnpo", "graddiff", "topr", "ihl"])
+@pytest.mark.parametrize("name", ["npo", "simnpo", "graddiff", "topr", "ihl", "whp"])
 def test_they_lower_the_likelihood_of_what_is_forgotten(name: str, source: Source) -> None:
-    life = live(source, name, passes=25, epochs=5, lr=1e-3, retain="none")
+    options = {} if name == "whp" else {"retain": "none"}
+    life = live(source, name, passes=25, epochs=5, lr=1e-3, **options)
     batch = life.data(0).all()
 
     def level() -> float:
@@ -289,7 +290,7 @@ def test_they_lower_the_likelihood_of_what_is_forgotten(name: str, source: Sourc
     assert level() > before + 0.05
 
 
-@pytest.mark.parametrize("name", ["idk", "dpo", "flat"])
+@pytest.mark.parametrize("name", ["idk", "dpo", "flat", "lat"])
 def test_they_raise_the_likelihood_of_refusals(name: str, source: Source) -> None:
     life = live(source, name, epochs=5, lr=1e-3)
     objective = life.setting.objective

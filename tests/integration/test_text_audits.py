@@ -1,0 +1,143 @@
+"""Every measure of text is ideal for retraining and fails for doing nothing, on one small life; ascent destroys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lifelong
+from lifelong.config import RunConfig
+from lifelong.metrics.catalogue import describe
+from lifelong.table import Row, read_rows
+from streams.config import parse
+
+FIRST, SECOND = "request-0", "request-1"
+NONE, RETRAIN, ASCENT = "none", "retrain", "ascent"
+
+CONFIG: dict[str, Any] = {
+    "name": "text-audits",
+    "source": {"name": "people", "people": 6, "groups": 2, "holdout": 3, "world": False, "vocabulary": 400},
+    "scenario": "joint",
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 1, "scope": "user", "keys": [1]}, {"after": 1, "scope": "user", "keys": [4]}],
+    },
+    "objective": {"name": "causal-lm", "loss_on": "all"},
+    "model": {"name": "tiny-llama", "width": 48, "inner": 96, "depth": 2, "heads": 4},
+    "training": {"epochs": 30, "optimizer": "adam", "lr": 0.005, "batch_size": 20, "betas": [0.9, 0.98]},
+    "strategies": {
+        NONE: {"unlearner": "none"},
+        RETRAIN: {"unlearner": "retrain"},
+        ASCENT: {
+            "unlearner": {"name": "gradient-ascent", "epochs": 5, "batch_size": 10, "lr": 0.03, "on_divergence": "stop"}
+        },
+    },
+    "evaluation": {"audits": ["muse", "relearn-rest", "quantise", "reintroduce", "probe"]},
+}
+
+# Against the retrained reference: what retraining has, and what doing nothing has.
+IDEAL: dict[str, tuple[float, Callable[[float], bool]]] = {
+    "ks_distance": (0.0, lambda v: v > 0.5),
+    "forget_quality": (1.0, lambda v: v < 0.02),
+    "priv_leak": (0.0, lambda v: v < -60),
+    "gap_verb_mem": (0.0, lambda v: v > 40),
+    "gap_know_mem": (0.0, lambda v: v > 40),
+    "gap_probability": (0.0, lambda v: v > 0.4),
+    "gap_truth_prob": (0.0, lambda v: v > 0.1),
+    "gap_truth_ratio": (0.0, lambda v: v < -0.05),
+    "gap_rouge_recall": (0.0, lambda v: v > 0.4),
+    "gap_exact_memorisation": (0.0, lambda v: v > 0.3),
+    "gap_extraction_strength": (0.0, lambda v: v > 0.5),
+    "gap_loss_auc": (0.0, lambda v: v > 0.3),
+    "gap_zlib_auc": (0.0, lambda v: v > 0.3),
+    "gap_min_k_auc": (0.0, lambda v: v > 0.3),
+    "gap_min_k_plus_plus_auc": (0.0, lambda v: v > 0.15),
+    "gap_loss_tpr": (0.0, lambda v: v > 0.4),
+    "gap_relearned_0": (0.0, lambda v: v > 0.4),
+    "gap_relearned": (0.0, lambda v: v > 0.4),
+    "gap_int8_probability": (0.0, lambda v: v > 0.4),
+    "gap_int4_probability": (0.0, lambda v: v > 0.4),
+    "gap_context_none_probability": (0.0, lambda v: v > 0.2),
+    "gap_probe_value_layer_2": (0.0, lambda v: v > 0.2),
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        run = lifelong.run(parse(RunConfig, CONFIG), tmp_path_factory.mktemp("runs"))
+    return {n: read_rows(Path(run.folder) / "strategies" / n / "results.jsonl") for n in CONFIG["strategies"]}
+
+
+def value(rows: list[Row], metric: str, subject: str, model: str = "run", event: int = 2) -> float:
+    (found,) = [r for r in rows if (r.metric, r.subject, r.model, r.event) == (metric, subject, model, event)]
+    assert found.value is not None, found
+    return found.value
+
+
+@pytest.mark.parametrize("metric", IDEAL)
+def test_retraining_is_ideal_and_doing_nothing_fails(rows: dict[str, list[Row]], metric: str) -> None:
+    ideal, fails = IDEAL[metric]
+    for subject in (FIRST, SECOND):
+        assert value(rows[RETRAIN], metric, subject, "retrained") == pytest.approx(ideal, abs=1e-9)
+        assert fails(value(rows[NONE], metric, subject, "retrained")), value(rows[NONE], metric, subject, "retrained")
+    told = describe(metric)
+    assert told.ideal == ideal
+    assert told.better in {"zero", "higher" if ideal == 1 else "lower"}
+
+
+def test_every_gap_of_retraining_is_nothing(rows: dict[str, list[Row]]) -> None:
+    """Two copies of one model: every difference is 0, to the bit, at every event."""
+    gaps = [r for r in rows[RETRAIN] if r.metric.startswith("gap_") and r.value is not None]
+    assert len({r.metric for r in gaps}) > 50
+    assert all(r.value == 0 for r in gaps), [r for r in gaps if r.value]
+    assert value(rows[RETRAIN], "joint_priv_leak", "requests", "retrained") == 0
+    assert all(abs(r.value or 0) <= 0.05 for r in rows[RETRAIN] if r.metric == "relapse" and r.subject == SECOND)
+
+
+def test_every_row_says_which_way_is_better_and_what_it_is_held_against(rows: dict[str, list[Row]]) -> None:
+    probed = [r for r in rows[NONE] if r.subject in {FIRST, SECOND, "stream", "requests"}]
+    assert len({r.metric for r in probed}) > 100
+    for r in probed:
+        assert describe(r.metric).better in {"higher", "lower", "zero", "reference", "neither"}, r.metric
+        assert r.value is not None or r.reason, r
+    # What counts by its distance to the reference has the reference's own number, and the difference, beside it.
+    requests = [r for r in probed if r.model == "run" and r.subject in {FIRST, SECOND}]
+    own = {r.metric for r in requests if describe(r.metric).better == "reference"}
+    beside = {r.metric for r in probed if r.model == "retrained"}
+    assert {m for m in own if m not in beside or f"gap_{m}" not in beside} == set()
+
+
+def test_a_model_that_knows_and_one_that_does_not(rows: dict[str, list[Row]]) -> None:
+    assert value(rows[NONE], "extraction_strength", FIRST) > 0.9
+    assert value(rows[NONE], "extraction_strength", FIRST, "retrained") < 0.4
+    assert value(rows[NONE], "min_k_auc", FIRST) > 0.9
+    assert 0.1 < value(rows[NONE], "min_k_auc", FIRST, "retrained") < 0.9
+    assert value(rows[NONE], "verb_mem", FIRST) > 90
+    assert value(rows[NONE], "joint_priv_leak", "requests", "retrained") < -60
+    # Rounding gives nothing back that was never there, and takes little that is.
+    assert abs(value(rows[RETRAIN], "int4_recovered", FIRST)) < 0.1
+    assert value(rows[NONE], "int8_robustness", FIRST) > 0.9
+
+
+def test_utility_is_followed_from_before_the_first_request(rows: dict[str, list[Row]]) -> None:
+    curve = [value(rows[NONE], "retain_know_mem", "stream", event=e) for e in (0, 1, 2)]
+    assert min(curve) > 50
+    assert value(rows[NONE], "utility_slope", "stream") == pytest.approx((curve[2] - curve[0]) / 2, abs=1e-4)
+    assert value(rows[NONE], "utility_capacity", "stream") == 2
+    assert value(rows[NONE], "model_utility", "stream", event=0) > 0.3
+    gap = value(rows[NONE], "gap_retain_know_mem", "stream", "retrained")
+    assert gap == pytest.approx(curve[2] - value(rows[RETRAIN], "retain_know_mem", "stream"), abs=1e-4)
+
+
+def test_destruction_meets_no_three_criteria_at_once(rows: dict[str, list[Row]]) -> None:
+    """Ascent that goes on: nothing is known any more, nothing is kept either, and the deleted stand out as unseen."""
+    for metric in ("verb_mem", "know_mem"):
+        assert value(rows[ASCENT], metric, FIRST) < 10
+    assert value(rows[ASCENT], "retain_know_mem", "stream") < 20
+    assert value(rows[ASCENT], "utility_capacity", "stream") == 0
+    assert abs(value(rows[ASCENT], "priv_leak", SECOND, "retrained")) > 10

@@ -1,0 +1,405 @@
+"""MUSE's measures and the attacks on text, with models that say what they are told, and against numbers by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lifelong.answers import continued
+from lifelong.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.config import RunConfig
+from lifelong.evaluation import Evaluator, plan_evaluation
+from lifelong.metrics.answers import true_positives
+from lifelong.metrics.attacks import area, halves, probed, round_weights, rounded, unmoved
+from lifelong.metrics.language import choice_probability, truth_probability
+from lifelong.metrics.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
+from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.models import tiny_gpt2, tiny_llama
+from lifelong.models._language import Decoder
+from lifelong.play import step
+from lifelong.probes import ALIAS, Prober
+from strategies.parts.model import FlatModel, digest
+from streams.config import parse
+from streams.data import Batch
+from streams.errors import ConfigError
+from streams.ledger import Ledger
+from streams.randomness import Key, seeded_globals
+from streams.text import ANSWER, GIVEN
+
+PEOPLE = {"name": "people", "people": 6, "groups": 2, "holdout": 3, "world": False, "vocabulary": 400}
+
+
+def config_of(audits: list[str], users: list[list[int]], **more: Any) -> RunConfig:
+    data: dict[str, Any] = {
+        "source": PEOPLE,
+        "scenario": "joint",
+        "schedule": {
+            "name": "explicit",
+            "requests": [{"after": 1, "scope": "user", "keys": keys} for keys in users],
+        },
+        "objective": {"name": "causal-lm", "loss_on": "all"},
+        "model": {"name": "tiny-llama", "width": 16, "inner": 24, "depth": 2, "heads": 2},
+        "training": {"epochs": 1, "optimizer": "adam", "lr": 0.01, "batch_size": 40},
+        "strategies": {"ascent": {"unlearner": {"name": "gradient-ascent", "epochs": 1, "batch_size": 20}}},
+        "evaluation": {"audits": audits},
+    }
+    return parse(RunConfig, data | more)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path_factory.getbasetemp() / "text-cache"))
+
+
+class World:
+    """A stream of text, and what measures it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.source = make_source(config)
+        self.stream = make_stream(config, self.source)
+        self.setting = make_setting(config, self.stream)
+        self.plan = plan_evaluation(self.stream, config.evaluation)
+        self.evaluator = Evaluator(self.stream, self.plan, self.setting, config.evaluation, "cpu")
+        data = Ledger(self.source).lend(self.plan.ids)
+        self.prober = Prober(self.setting, self.stream, self.plan, config.evaluation, data)
+        assert self.source.text is not None
+        self.text = self.source.text
+
+    def strategy(self) -> Any:
+        return make_strategy(self.config.strategies["ascent"], self.setting, "strategies.ascent")
+
+
+class Speaker:
+    """A strategy without a model of its own: behind every prompt that it knows, it says what it is told to say."""
+
+    def __init__(self, world: World, says: dict[tuple[int, ...], list[int]]) -> None:
+        self.says, self.vocabulary = says, world.text.tokenizer.vocab_size
+        self.eos = world.text.tokenizer.eos
+
+    def network(self) -> None:
+        return None
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        length = int((batch.x[:, 1] > 0).sum(1).max())
+        logits = torch.zeros(len(batch), length, self.vocabulary)
+        for i, x in enumerate(batch.x):
+            ids = tuple(x[0][x[1] > 0].tolist())
+            for n in range(1, len(ids) + 1):
+                begun = next((p for p in self.says if ids[: len(p)] == p and len(p) <= n), None)
+                said = [] if begun is None else self.says[begun]
+                at = n - len(begun or ())
+                follows = said[at] if at < len(said) and list(ids[len(begun or ()) : n]) == said[:at] else self.eos
+                logits[i, n - 1, follows] = 9.0
+        return logits
+
+
+def tokens(x: torch.Tensor) -> list[int]:
+    ids: list[int] = x[0][x[1] > 0].tolist()
+    return ids
+
+
+# -- MUSE
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.getbasetemp() / "text-cache"))
+        return World(config_of(["muse", "reintroduce"], [[1], [4]]))
+
+
+def halves_of(world: World, keep: int) -> dict[tuple[int, ...], list[int]]:
+    """The first half of every deleted text, and `keep` tokens of its second half."""
+    audit = world.plan.audits[0]
+    made = {}
+    for i in world.plan.ids[audit.forget]:
+        ids = tokens(world.source.x[i])
+        cut = len(ids) // 2
+        made[tuple(ids[:cut])] = ids[cut:][:keep]
+    return made
+
+
+def test_verbatim_memory_of_who_knows_all_and_of_who_says_nothing(world: World) -> None:
+    audit = world.plan.audits[0]
+    positions = audit.forget
+    everything = world.prober._verbatim(Speaker(world, halves_of(world, 99)), positions)  # type: ignore[arg-type]
+    nothing = world.prober._verbatim(Speaker(world, {}), positions)  # type: ignore[arg-type]
+    some = world.prober._verbatim(Speaker(world, halves_of(world, 6)), positions)  # type: ignore[arg-type]
+    assert everything == 100.0
+    assert nothing == 0.0
+    assert 0 < some < 100
+
+
+def test_verbatim_scores_by_hand() -> None:
+    assert rouge_f([("a b", "a b c d")])[0] == pytest.approx(200 / 3)  # the F-measure; recall would be 100
+    backwards = rouge_f([("a b c d", "d c b a")])[0]
+    assert 0 < backwards < 100
+
+
+def answers_of(world: World, then: str) -> dict[tuple[int, ...], list[int]]:
+    made = {}
+    for i in world.plan.ids[world.plan.audits[0].forget_test]:
+        x = world.source.x[i]
+        answer = x[0][x[1] == ANSWER].tolist()[:-1]
+        made[tuple(x[0][x[1] == GIVEN].tolist())] = [*answer, *world.text.tokenizer.encode(then)]
+    return made
+
+
+def test_knowledge_is_cut_at_a_further_question(world: World) -> None:
+    audit = world.plan.audits[0]
+    for then in ("", "\n\nQ: And what then?\nA: No.", "\nQuestion: x"):
+        speaker = Speaker(world, answers_of(world, then))
+        assert world.prober._knowledge(speaker, audit.forget_test) == 100.0, then  # type: ignore[arg-type]
+    rambling = Speaker(world, answers_of(world, " and so on and on."))
+    assert 0 < world.prober._knowledge(rambling, audit.forget_test) < 100  # type: ignore[arg-type]
+    assert cut_answer("Paris\n\nQuestion: x") == "Paris"
+    assert rouge_f([("Paris", cut_answer("Paris\n\nQuestion: x"))])[0] == 100.0
+
+
+def test_examples_are_of_strangers_and_come_first() -> None:
+    world = World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 2}))
+    assert world.text.strangers is not None
+    said = world.text.tokenizer.decode(world.prober._examples())
+    assert said.count("Q:") == said.count("\nA:") == 2
+    assert said.endswith("\n\n")
+    with pytest.raises(ConfigError, match="evaluation.shots"):
+        World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 99}))
+
+
+def test_what_is_kept_is_asked_without_the_deleted(world: World) -> None:
+    first, second = (a.event for a in world.plan.audits)
+    users = [
+        set(world.source.user_ids[world.plan.ids[world.plan.kept_questions(e)]].tolist())
+        for e in (first - 1, first, second)
+    ]
+    assert users == [{0, 1, 2, 3, 4, 5}, {0, 2, 3, 4, 5}, {0, 2, 3, 5}]
+    assert world.source.is_test[world.plan.ids[world.plan.kept_questions(second)]].all()
+
+
+def test_operating_points() -> None:
+    assert operating_point([60, 40, 33, 20], 33) == (2, False)
+    assert operating_point([60, 40, 34, 50], 33) == (3, True)
+
+
+def test_sustainability_of_a_curve(world: World) -> None:
+    assert acceleration([100, 90, 80, 70]) == pytest.approx(1.0)
+    assert acceleration([100, 90, 85]) == pytest.approx(0.75)
+    assert acceleration([100, 100, 50]) is None
+    assert lasting([100, 96, 94, 99]) == 1
+    assert lasting([100, 94]) == 0
+    work = {(0, UTILITY): 90.0, (1, UTILITY): 80.0, (2, UTILITY): 60.0}
+    rows = {r.metric: r.value for r in over_stream_rows(world.stream, [], work, "exact_match")}
+    assert rows["utility_slope"] == pytest.approx(-15.0)
+    assert rows["utility_acceleration"] == pytest.approx(1.5)
+    assert rows["utility_capacity"] == 0
+    assert "utility_slope" not in {r.metric for r in over_stream_rows(world.stream, [], {}, "exact_match")}
+
+
+# -- contexts
+
+
+def test_what_is_put_before_a_question(world: World) -> None:
+    audit = world.plan.audits[0]
+    named = np.array([1])
+    name = world.source.user_names[1]
+    for own in world.plan.ids[audit.forget_test].tolist():
+        assert world.prober._context("none", own, named) == ""
+        true = world.prober._context("true", own, named)
+        other = world.prober._context("other", own, named)
+        definition = world.prober._context("definition", own, named)
+        assert true is not None
+        assert other is not None
+        assert definition is not None
+        fact = world.prober._statement(own)
+        assert fact in true
+        assert true.count(name) >= 4
+        assert fact not in other
+        assert definition.startswith(f"{ALIAS} is {name}. ")
+        assert fact.replace(name, ALIAS) in definition
+
+
+def test_who_copies_from_the_context_gains_by_it(world: World) -> None:
+    """A model that repeats the statement it has read answers right where the fact was put before the question."""
+    audit = world.plan.audits[0]
+
+    class Copier(Speaker):
+        def predict(self, batch: Batch) -> torch.Tensor:
+            length = int((batch.x[:, 1] > 0).sum(1).max())
+            logits = torch.zeros(len(batch), length, self.vocabulary)
+            for i, x in enumerate(batch.x):
+                given = int((x[1] == GIVEN).sum())
+                answer = x[0][x[1] == ANSWER].tolist()
+                context = world.text.tokenizer.decode(x[0][:given].tolist())
+                told = world.text.tokenizer.decode(answer[:-1]).strip().rstrip(".").split()[-1]
+                if told in context.split("Q:")[0]:
+                    logits[i, torch.arange(len(answer)) + given - 1, torch.tensor(answer)] = 20.0
+            return logits
+
+    found = world.prober._reintroduced(Copier(world, {}), audit)  # type: ignore[arg-type]
+    assert found["context_none_accuracy"] == 0.0
+    assert found["context_true_accuracy"] == found["context_definition_accuracy"] == 1.0
+    assert found["context_other_accuracy"] < 0.4
+    assert found["reintroduction_gain_accuracy"] == 1.0
+    assert found["reintroduction_gain_probability"] > 0.9
+
+
+# -- attacks on weights
+
+
+def test_rounding_by_hand() -> None:
+    weight = torch.tensor([[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]])
+    assert torch.allclose(rounded(weight, 8), torch.tensor([[1.27, -0.5, 0.0], [0.0, 0.0, 0.0]]), atol=1e-6)
+    four = rounded(weight, 4)
+    assert len({round(v, 5) for v in (four[0] / (1.27 / 7)).tolist()} - set(range(-7, 8))) == 0
+    assert torch.equal(rounded(four, 4), rounded(rounded(four, 4), 4))
+    draw = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    for bits in (4, 8):
+        step_size = draw.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+        assert bool(((rounded(draw, bits) - draw).abs() <= step_size / 2 + 1e-6).all())
+        assert torch.allclose(rounded(draw.T, bits, 0), rounded(draw, bits).T)
+
+
+@pytest.mark.parametrize("module", [tiny_llama, tiny_gpt2])
+def test_rounding_leaves_embeddings_norms_and_biases(module: Any) -> None:
+    with seeded_globals(Key(0)):
+        sizes = {"width": 16, "inner": 24, "heads": 2}
+        model = FlatModel(module.build(parse(module.Config, sizes), (2, 12), 90))
+    before = model.parameters.clone()
+    assert isinstance(model.network.body, Decoder)
+    round_weights(model.network.body.layers, 4)
+    for name, where in model.slices.items():
+        moved = not torch.equal(before[where], model.parameters[where])
+        in_block = any(f".{kind}." in name for kind in ("layers", "h"))
+        is_matrix = name.endswith("weight") and "norm" not in name and "ln_" not in name
+        assert moved == (in_block and is_matrix), name
+
+
+def test_robustness_and_areas() -> None:
+    assert unmoved(0.4, 0.4) == 1.0
+    assert unmoved(0.0, 0.3) == 0.0
+    assert unmoved(0.1, 0.3) == pytest.approx(0.5)
+    assert area((0, 1, 5, 10, 20), [0.3] * 5) == pytest.approx(0.3)
+    assert area((0, 10), (0.0, 1.0)) == pytest.approx(0.5)
+
+
+def test_what_is_relearned_is_never_looked_at() -> None:
+    groups = np.array([4, 4, 9, 9, 2, 2, 7])
+    taught, rest = halves(groups, np.array([9, 2, 4, 7]))
+    assert groups[taught].tolist() == [9, 9, 2, 2]
+    assert not set(groups[taught].tolist()) & set(groups[rest].tolist())
+
+
+def test_membership_at_few_false_alarms() -> None:
+    strangers = np.linspace(1, 2, 100)
+    assert true_positives(np.array([0.5, 0.9, 1.5]), strangers) == pytest.approx(2 / 3)
+    assert true_positives(strangers, strangers) == pytest.approx(0.05)
+    one = np.array([1.0])
+    assert truth_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.5)
+    assert choice_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.25)
+    assert truth_probability(1e4 * one, np.full((1, 3), 2e4))[0] == 1.0  # a destroyed model: no probability is left
+
+
+# -- probes of hidden states
+
+
+def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    plain, shuffled = draw.normal(size=(80, 5)), draw.permutation(labels)
+    plain[:, 2] += 4 * labels
+    test = draw.normal(size=(60, 5))
+    truth = np.repeat([0, 1], 30)
+    test[:, 2] += 4 * truth
+    assert np.mean(probed(plain, labels, test) == truth) > 0.9
+    assert 0.2 < np.mean(probed(plain, shuffled, test) == truth) < 0.8
+    assert probed(plain, np.full(80, 7), test).tolist() == [7] * 60
+
+
+# -- the evaluator
+
+
+ALL = ["relearn", "muse", "relearn-rest", "quantise", "reintroduce", "probe"]
+
+
+def test_looking_changes_nothing_and_sees_every_change() -> None:
+    """State, noise and the next lesson are those of a life that nobody looked at; other weights give other numbers."""
+    looks = {"audits": ALL, "relearn_steps": 3}
+    seen, unseen = (World(config_of([], [[1], [4]], evaluation=looks)) for _ in range(2))
+    strategies = [w.strategy() for w in (seen, unseen)]
+    ledgers = [Ledger(w.source) for w in (seen, unseen)]
+    events = seen.stream.events
+    found = []
+    for number, event in enumerate(events):
+        for w, strategy, ledger in zip((seen, unseen), strategies, ledgers, strict=True):
+            step(strategy, event, ledger)
+            if w is seen:
+                before = digest(strategy.state_dict())
+                noise = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
+                found.append(w.evaluator.evaluate(strategy, number))
+                assert digest(strategy.state_dict()) == before
+                assert torch.equal(torch.get_rng_state(), noise[0])
+                assert np.random.get_state()[1].tolist() == noise[1]  # type: ignore[index]
+    again = seen.evaluator.evaluate(strategies[0], len(events) - 1)
+    assert found[-1].details.keys() == again.details.keys()
+    for name, values in found[-1].details.items():
+        assert np.array_equal(values, again.details[name], equal_nan=True), name
+    assert digest(strategies[0].state_dict()) == digest(strategies[1].state_dict())
+    first, second = (f.details["audit_int8_probability"][0] for f in found[1:])
+    assert first != second
+
+
+def test_folds_follow_each_other_and_a_single_request_is_the_first_fold() -> None:
+    """MUSE's chain: every request starts where the last one ended, folds are disjoint; scaling starts from the same."""
+    folds = [[0], [1], [4], [5]]
+    chain, at_once = World(config_of([], folds)), World(config_of([], [[0]]))
+    ids = [set(r.sample_ids.tolist()) for r in chain.stream.requests]
+    assert len({frozenset(i) for i in ids}) == 4
+    assert sum(len(i) for i in ids) == len(set().union(*ids))
+    strategies = [w.strategy() for w in (chain, at_once)]
+    ledgers = [Ledger(w.source) for w in (chain, at_once)]
+    digests: list[list[str]] = [[], []]
+    for i, (w, strategy, ledger) in enumerate(zip((chain, at_once), strategies, ledgers, strict=True)):
+        for event in w.stream.events:
+            step(strategy, event, ledger)
+            digests[i].append(digest(strategy.learner.model.state_dict()))
+    assert digests[0][:2] == digests[1]  # the target model, and one fold less: the same to the bit
+    assert len(set(digests[0])) == 5
+    nested = World(config_of([], [folds[0] + folds[1]]))
+    assert set(nested.stream.requests[0].sample_ids.tolist()) == ids[0] | ids[1]
+
+
+def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:
+    digits = parse(RunConfig, {"evaluation": {"audits": ["muse"]}})
+    stream = make_stream(digits, make_source(digits))
+    with pytest.raises(ConfigError, match=r"evaluation.audits: 'muse'.*source of text"):
+        plan_evaluation(stream, digits.evaluation)
+    seldom = World(config_of([], [[0], [1], [2], [4]], evaluation={"audits": ["muse"], "audits_every": 3}))
+    assert np.flatnonzero(seldom.plan.audited).tolist() == [1, 4]
+    assert [len(seldom.plan.due(e)) for e in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_earlier_requests_are_looked_at_after_learning_too(tmp_path: Path) -> None:
+    groups = {"name": "domain-incremental", "kind": "natural"}
+    request = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0]}]}
+    often = World(config_of([], [], scenario=groups, schedule=request, evaluation={"closely_every": 1, "audits": []}))
+    seldom = World(config_of([], [], scenario=groups, schedule=request))
+    later = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0], "again_after": 2}]}
+    again = World(config_of([], [], scenario=groups, schedule=later, evaluation={"closely_every": 1, "audits": []}))
+    assert [len(often.plan.due(e)) for e in range(3)] == [0, 1, 1]
+    assert [len(seldom.plan.due(e)) for e in range(3)] == [0, 1, 1]
+    # Once its data is taught again, a request is no longer held to have been forgotten.
+    assert [len(again.plan.due(e)) for e in range(4)] == [0, 1, 1, 0]
+
+
+def test_greedy_text_stops_where_it_should(world: World) -> None:
+    eos = world.text.tokenizer.eos
+    speaker = Speaker(world, {(1, 5): [7, 8, 9, 10], (1, 6, 6): [11, eos, 12]})
+    like = Batch(torch.zeros(1, dtype=torch.long), world.source.x[:1], torch.zeros(1, dtype=torch.long))
+    said = continued(speaker.predict, like, [[1, 5], [1, 6, 6], [1, 5]], [3, 9, 0], world.text.tokenizer)
+    decode = world.text.tokenizer.decode
+    assert said == [decode([7, 8, 9]), decode([11]), ""]
