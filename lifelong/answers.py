@@ -23,7 +23,7 @@ from lifelong.metrics.language import (
 )
 from strategies.objectives.causal_lm import precise, scored
 from streams.data import Batch
-from streams.text import ANSWER, GIVEN, SAID, Text, Tokenizer
+from streams.text import ANSWER, GIVEN, NOTHING, SAID, Text, Tokenizer, prompt_lengths
 
 Predict = Callable[[Batch], torch.Tensor]
 
@@ -74,8 +74,8 @@ def records_of_strangers(predict: Predict, text: Text, like: Batch, batch_size: 
 @torch.inference_mode()
 def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
-    prompts = [x[0][x[1] == GIVEN].tolist() for x in batch.x]
-    return continued(predict, batch, prompts, [batch.x.shape[2] - len(p) for p in prompts], tokenizer)
+    given = prompt_lengths(batch.x)
+    return _go_on(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
 
 
 @torch.inference_mode()
@@ -98,11 +98,17 @@ def continued(
     x = like.x.new_zeros(len(prompts), 2, longest)
     for row, prompt in zip(x, prompts, strict=True):
         row[0, : len(prompt)], row[1, : len(prompt)] = torch.tensor(prompt, dtype=x.dtype), GIVEN
-    batch = _batch(x, like)
-    made: list[list[int]] = [[] for _ in prompts]
+    return _go_on(predict, _batch(x, like), given, most, tokenizer)
+
+
+def _go_on(predict: Predict, batch: Batch, given: torch.Tensor, most: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Continue every row behind its first `given` positions, by at most `most` tokens."""
+    x = batch.x.clone()
+    x[:, 1][torch.arange(x.shape[2], device=x.device) >= given[:, None]] = NOTHING
+    made: list[list[int]] = [[] for _ in most]
     going = torch.tensor([i for i, m in enumerate(most) if m > 0], dtype=torch.long, device=x.device)
     while len(going):
-        logits = predict(replace(batch, ids=batch.ids[going], x=x[going], y=batch.y[going]))
+        logits = predict(replace(batch, x=x, task=None).rows(going))
         at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
         tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
         x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID

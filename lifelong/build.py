@@ -11,6 +11,7 @@ import numpy as np
 from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
+from lifelong.models._language import Decoder
 from lifelong.selection import Chooser
 from lifelong.suitability import check_parts
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
@@ -99,14 +100,26 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
     key = Key(config.seed if seed is None else seed)
-    shape = tuple(stream.source.x.shape[1:])
+    shape = stream.source.input_shape
 
     def make_model() -> FlatModel:
         with seeded_globals(key / "init"):
             network: Network = module.build(options, shape, objective.num_outputs)
+            _check_image_tokens(network, stream.source)
             return FlatModel(network.to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+
+def _check_image_tokens(network: Network, source: Source) -> None:
+    """Refuse rows that leave another number of positions for an image than the model makes of one."""
+    left = 0 if source.text is None else source.text.image_tokens
+    if left and isinstance(network.body, Decoder) and network.body.image_tokens != left:
+        made = network.body.image_tokens
+        raise ConfigError(
+            f"source.image_tokens: {left} positions are left for an image, and the model makes {made} of one. Set "
+            f"source.image_tokens: {made}."
+        )
 
 
 def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Strategy:

@@ -22,6 +22,7 @@ from lifelong.shadows import shadow_rows
 from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import Strategy
 from strategies.parts.fit import observed
+from strategies.parts.timing import timing as timed_parts
 from streams.errors import LifelongError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -81,7 +82,8 @@ class Life:
             first = self._take_over(self._prefix, strategy, ledger, measure)
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
-            done, looks = self._step(strategy, index, ledger)
+            with timed_parts() as spent:
+                done, looks = self._step(strategy, index, ledger)
             acted = time.perf_counter()
             outputs = self._evaluate(strategy, index)
             evaluated = time.perf_counter()
@@ -97,6 +99,7 @@ class Life:
                 "event": index,
                 "act_s": acted - started - looks.seconds,
                 "evaluate_s": evaluated - acted + looks.seconds,
+                **spent,
             }
             self._record.write_timing(timing)
             if self._prefix is not None:

@@ -11,6 +11,7 @@ from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.perplexity import Perplexity
 from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
+from lifelong.metrics.selection import selection_rows
 from lifelong.play import Step
 from lifelong.table import Row, row
 from strategies.base import State
@@ -138,18 +139,19 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
         stored: raw samples it keeps.
     """
     outcome = step.outcome
-    sample_bytes = stream.source.x[0].numel() * stream.source.x.element_size()
     values = {
         "steps": outcome.steps,
         "forward": outcome.forward,
         "backward": outcome.backward,
         "samples_read": step.samples_read,
-        "state_bytes": num_bytes(state) + stored * sample_bytes,
+        "state_bytes": num_bytes(state) + stored * stream.source.sample_bytes,
         "skipped": int(step.skipped),
     }
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
     rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
     rows += [row(event, "run", s, name, v, 1) for s, traits in outcome.traits.items() for name, v in traits.items()]
+    if outcome.draw is not None:
+        rows += selection_rows(event, outcome.draw, stream.source)
     happened = stream.events[event]
     if isinstance(happened, DeletionRequest):
         audit = next(a for a in plan.audits if a.event == event)

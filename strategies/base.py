@@ -216,8 +216,8 @@ class Plugin(Hooks):
         """What it reads beside the experience."""
         return Access()
 
-    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
-        """Return the ids to train on, given those so far; the door shows their targets."""
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
+        """Return the ids to train on, given those so far and the model as it is; the door shows their samples."""
         return ids
 
     def begin(self, lesson: Lesson) -> None:

@@ -11,6 +11,7 @@ import torch
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
 from strategies.parts.optimizers import make_optimizer
+from strategies.parts.timing import timed
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 
@@ -50,8 +51,9 @@ class SGDLearner(Learner):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train on the experience, as the plugins change it."""
         ids = experience.sample_ids
-        for plugin in self.plugins.values():
-            ids = plugin.select(ids, experience, door)
+        with timed("select_s"):
+            for plugin in self.plugins.values():
+                ids = plugin.select(ids, experience, door, self.model)
         data = door.fetch(ids)
         key = self.setting.key / "fit" / experience.name / experience.incarnation
         lesson = Lesson(experience, data, door, self.model, key, self.setting.training.num_steps(len(data)))

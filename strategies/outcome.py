@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
 
 Exactness = Literal["bits", "law", "none"]
+Selector = Literal["perplexity", "el2n", "entropy", "grand", "image-grounding", "context-grounding"]
+"""By what samples are chosen (see `strategies.parts.selectors`). context-grounding, for text alone, is ours."""
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
+"""All of them; their places stand for them in tables of results."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """Which samples a strategy chose to train on, and by what.
+
+    Attributes:
+        pool: int64 ``[n]`` ids it chose from, ascending.
+        drawn: bool ``[n]`` those it trains on.
+        clusters: int64 ``[n]`` the group of each, where it makes groups.
+        selectors: by which score it chose in each cluster; empty where it chose without.
+    """
+
+    pool: np.ndarray
+    drawn: np.ndarray
+    clusters: np.ndarray | None = None
+    selectors: tuple[Selector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +43,7 @@ class Outcome:
             ``A > B`` for a pair of units, ``stream`` for the whole) and metric; they go into the table as they are.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
+        draw: of a learn event: what was chosen to train on, by strategies that choose.
     """
 
     steps: int = 0
@@ -28,6 +52,7 @@ class Outcome:
     losses: dict[str, float] = field(default_factory=dict)
     exactness: Exactness | None = None
     traits: dict[str, dict[str, float]] = field(default_factory=dict)
+    draw: Draw | None = None
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return both, one after the other; the later loss and the later trait of a name stand."""
@@ -39,6 +64,7 @@ class Outcome:
             self.losses | other.losses,
             other.exactness or self.exactness,
             {s: self.traits.get(s, {}) | other.traits.get(s, {}) for s in subjects},
+            other.draw or self.draw,
         )
 
     @property

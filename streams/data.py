@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,26 +21,45 @@ class Batch:
         x: inputs ``[B, ...]``.
         y: targets ``[B]``.
         task: int64 ``[B]`` task labels, or None where the model is told none.
+        images: uint8 ``[B, M, C, H, W]`` images of each sample, or None where samples have none beside `x`.
     """
 
     ids: torch.Tensor
     x: torch.Tensor
     y: torch.Tensor
     task: torch.Tensor | None = None
+    images: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """What a model is called with: `x`, and `images` where there are any."""
+        return (self.x,) if self.images is None else (self.x, self.images)
+
     def part(self, start: int, stop: int | None = None) -> Batch:
         """Return the samples from position `start` up to `stop`, or to the end."""
-        where = slice(start, stop)
-        task = None if self.task is None else self.task[where]
-        return Batch(self.ids[where], self.x[where], self.y[where], task)
+        return self._each(lambda column: column[start:stop])
+
+    def rows(self, where: torch.Tensor) -> Batch:
+        """Return the samples at positions `where` (int64), or those that it marks (bool ``[B]``)."""
+        return self._each(lambda column: column[where])
 
     def concat(self, other: Batch) -> Batch:
         """Return this batch followed by `other`."""
-        task = None if self.task is None or other.task is None else torch.cat([self.task, other.task])
-        return Batch(torch.cat([self.ids, other.ids]), torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), task)
+        return Batch(
+            torch.cat([self.ids, other.ids]),
+            torch.cat([self.x, other.x]),
+            torch.cat([self.y, other.y]),
+            None if self.task is None or other.task is None else torch.cat([self.task, other.task]),
+            None if self.images is None or other.images is None else torch.cat([self.images, other.images]),
+        )
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        task = None if self.task is None else change(self.task)
+        images = None if self.images is None else change(self.images)
+        return Batch(change(self.ids), change(self.x), change(self.y), task, images)
 
 
 class Data:
@@ -55,15 +75,16 @@ class Data:
         y: torch.Tensor,
         task: torch.Tensor | None,
         lent: tuple[Data, ...] = (),
+        images: torch.Tensor | None = None,
     ) -> None:
-        """Keep references to whole columns `x`, `y`, `task` (``[N]``) and the `ids` (rows) that may be read.
+        """Keep references to whole columns `x`, `y`, `task`, `images` (``[N]``) and the `ids` (rows) that may be read.
 
         Views that are made of other views close with any of them (`lent`).
         """
         self.ids = ids
         self._lent = lent
         self._rows = torch.from_numpy(ids).to(x.device)
-        self._x, self._y, self._task = x, y, task
+        self._x, self._y, self._task, self._images = x, y, task, images
         self._open = True
 
     def __len__(self) -> int:
@@ -100,7 +121,7 @@ class Data:
         self._check()
         y = self._y.clone()
         y[self._rows] = targets.to(y)
-        return Data(self.ids, self._x, y, self._task, (self,))
+        return Data(self.ids, self._x, y, self._task, (self,), self._images)
 
     def joined(self, other: Data) -> Data:
         """Return the rows of both; `other` must be a view of the same source, and share no row with this one."""
@@ -110,12 +131,12 @@ class Data:
             y = y.clone()
             y[other._rows] = other.targets()
         ids = np.sort(np.concatenate([self.ids, other.ids]))
-        return Data(ids, self._x, y, self._task, (self, other))
+        return Data(ids, self._x, y, self._task, (self, other), self._images)
 
     def part(self, positions: np.ndarray) -> Data:
         """Return the rows at some positions (ascending)."""
         self._check()
-        return Data(self.ids[positions], self._x, self._y, self._task, (self,))
+        return Data(self.ids[positions], self._x, self._y, self._task, (self,), self._images)
 
     def close(self) -> None:
         """Refuse every read from now on."""
@@ -124,7 +145,8 @@ class Data:
     def _select(self, rows: torch.Tensor) -> Batch:
         self._check()
         task = None if self._task is None else self._task.index_select(0, rows)
-        return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task)
+        images = None if self._images is None else self._images.index_select(0, rows)
+        return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task, images)
 
     def _check(self) -> None:
         for data in self._lent:

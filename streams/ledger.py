@@ -62,6 +62,7 @@ class Ledger:
         """
         self._source = source
         self._x, self._y = source.x.to(device), source.y.to(device)
+        self._images = None if source.images is None else source.images.to(device)
         self._task = None if task_of is None else torch.from_numpy(task_of).to(device)
         self.life = np.zeros(len(source), dtype=np.int8)
         self.incarnation = np.zeros(len(source), dtype=np.int16)
@@ -124,7 +125,7 @@ class Ledger:
 
     def lend(self, ids: np.ndarray) -> Data:
         """Return a view of rows without asking any question: for the door, and for evaluation outside of it."""
-        return Data(ids, self._x, self._y, self._task)
+        return Data(ids, self._x, self._y, self._task, images=self._images)
 
 
 class Door:

@@ -51,6 +51,9 @@ class Source:
         notes: what a manifest must say about the data ("users: Dirichlet ...").
         corruption: what was done to it on purpose, or None.
         text: tokeniser and alternative answers, where the inputs are text.
+        images: uint8 ``[N, M, C, H, W]`` or None: the images that rows of text speak of, in the order in which their
+            places come in the row; what a row has fewer than M is black.
+        domain_names: what the domain ids mean, in order; empty where they have no names.
     """
 
     name: str
@@ -67,10 +70,12 @@ class Source:
     notes: tuple[str, ...] = ()
     corruption: Corruption | None = None
     text: Text | None = None
+    images: torch.Tensor | None = None
+    domain_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.x)
-        for field in ("y", "class_ids", "user_ids", "is_test", "domain_ids"):
+        for field in ("y", "class_ids", "user_ids", "is_test", "domain_ids", "images"):
             value = getattr(self, field)
             if value is not None and len(value) != n:
                 raise DataError(f"Source {self.name!r}: {field} has {len(value)} rows, x has {n}.")
@@ -83,6 +88,17 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample for models: that of its `x`, followed by that of its images where it has them."""
+        return (*self.x.shape[1:], *(() if self.images is None else self.images.shape[1:]))
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of a sample's inputs in memory."""
+        columns = (self.x,) if self.images is None else (self.x, self.images)
+        return sum(c[0].numel() * c.element_size() for c in columns)
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +123,9 @@ class Source:
             h.update(np.ascontiguousarray(value).data)
         if self.text is not None:
             h.update(self.text.digest().encode())
+        if self.images is not None:
+            h.update(str(tuple(self.images.shape)).encode())
+            h.update(np.ascontiguousarray(self.images.numpy()).data)
         return h.hexdigest()
 
 

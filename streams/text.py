@@ -19,9 +19,11 @@ logger = logging.getLogger(__name__)
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 """Ids of the special tokens of tokenisers trained here. Padding is distinct from the end."""
-NOTHING, GIVEN, ANSWER, SAID = 0, 1, 2, 3
-"""What a position is: padding, given (the start token and the prompt), to be predicted (the answer and its end), or
-said by the model itself (while it generates)."""
+NOTHING, GIVEN, ANSWER, SAID, IMAGE = 0, 1, 2, 3, 4
+"""What a position is: padding, given (the start token and the prompt), to be predicted (the answer and its end), said
+by the model itself (while it generates), or given by an image, in which case its token says nothing."""
+PICTURED = -1
+"""In the ids of a prompt: a position that an image gives."""
 
 
 @final
@@ -63,6 +65,7 @@ class Text:
         tokenizer: made its rows.
         refusals: token ids of answers that say nothing (``" I don't know."``), each with its end token; unlearners
             that teach refusals use them.
+        image_tokens: how many positions of a row an image takes, one after the other; 0 where rows speak of none.
         paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
         perturbed: int32 ``[N, k, 2, L]`` or None: every row with k wrong answers in those other words.
         strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
@@ -75,6 +78,7 @@ class Text:
 
     tokenizer: Tokenizer
     refusals: tuple[tuple[int, ...], ...]
+    image_tokens: int = 0
     paraphrased: torch.Tensor | None = None
     perturbed: torch.Tensor | None = None
     strangers: torch.Tensor | None = None
@@ -84,7 +88,8 @@ class Text:
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""
-        content = json.dumps([self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals])
+        parts = [self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals]
+        content = json.dumps([*parts, self.image_tokens] if self.image_tokens else parts)
         h = hashlib.blake2b(content.encode(), digest_size=16)
         for value in (self.paraphrased, self.perturbed, self.strangers, self.values):
             if value is not None:
@@ -202,18 +207,26 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     Prompt and answer are encoded apart and put together here, so that no merge can cross their border.
 
     Args:
-        pairs: token ids of prompt and answer; the answer has its end token where it should have one.
+        pairs: token ids of prompt and answer, `PICTURED` in a prompt where an image gives the position; the answer has
+            its end token where it should have one.
         tokenizer: gives the start token.
 
     Returns:
-        ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN` and `ANSWER`.
+        ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN`, `ANSWER` and `IMAGE`.
     """
     made = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
     result = torch.zeros(len(made), 2, max(len(ids) for ids, _ in made), dtype=torch.int32)
     for row, (ids, given) in zip(result, made, strict=True):
         row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         row[1, :given], row[1, given : len(ids)] = GIVEN, ANSWER
+    pictured = result[:, 0] == PICTURED
+    result[:, 0][pictured], result[:, 1][pictured] = 0, IMAGE
     return result
+
+
+def prompt_lengths(x: torch.Tensor) -> torch.Tensor:
+    """Return how many positions come before each answer, start token and images among them: int64 ``[B]``."""
+    return ((x[:, 1] == GIVEN) | (x[:, 1] == IMAGE)).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +257,12 @@ def put_in(template: Template, x: torch.Tensor) -> torch.Tensor:
     most = int((x[:, 1] > NOTHING).sum(1).max())
     result = x.new_zeros(len(x), 2, most + len(before) + len(between))
     for made, row in zip(result, x, strict=True):
-        given, whole = int((row[1] == GIVEN).sum()), int((row[1] > NOTHING).sum())
-        ids = row[0].tolist()
-        ids = [ids[0], *before, *ids[1:given], *between, *ids[given:whole]]
-        made[0, : len(ids)] = torch.tensor(ids, dtype=x.dtype, device=x.device)
-        start = given + len(before) + len(between)
-        made[1, :start], made[1, start : len(ids)] = GIVEN, ANSWER
+        given, whole = int(prompt_lengths(row[None])), int((row[1] > NOTHING).sum())
+        for result_row, values, first, second in zip(
+            made, row.tolist(), (before, [GIVEN] * len(before)), (between, [GIVEN] * len(between)), strict=True
+        ):
+            values = [values[0], *first, *values[1:given], *second, *values[given:whole]]
+            result_row[: len(values)] = torch.tensor(values, dtype=x.dtype, device=x.device)
     return result
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from lifelong.metrics.knowledge import LAGS, THRESHOLDS
 from lifelong.metrics.language import BITS, LOOKS
 from lifelong.metrics.over_stream import CAPACITY_LOSS, SURVIVED_GAP, SURVIVED_LOSS
+from strategies.outcome import SELECTORS
 
 Better = Literal["higher", "lower", "zero", "reference", "neither"]
 """Which way is better. zero: the closer to 0. reference: the closer to the same number of the retrained reference."""
@@ -273,6 +274,7 @@ METRICS: dict[str, Metric] = {
         "that of the reference.",
         "nats",
         "higher",
+    ),
     **{
         f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
         for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
@@ -685,6 +687,40 @@ METRICS: dict[str, Metric] = {
     "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
     "storage_share": Metric(
         "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
+    ),
+    "pool_size": Metric("Samples that a selecting strategy may draw from, after the event.", "samples", "neither"),
+    "drawn_samples": Metric("Samples that the event was trained on, where a strategy selects.", "samples", "neither"),
+    "selection_forward": Metric("Of `forward`, what looking at the pool took.", "samples", "lower"),
+    "selection_backward": Metric("Of `backward`, what looking at the pool took.", "samples", "lower"),
+    "pool_share": Metric("A skill's share of the pool that was drawn from.", "share", "neither"),
+    "draw_share": Metric("A skill's share of what was drawn.", "share", "neither"),
+    "draw_balance": Metric(
+        "Entropy of the skills' shares of what was drawn, over that of equal shares of all skills in the pool.",
+        "share",
+        "neither",
+        1.0,
+    ),
+    "cluster_nmi": Metric(
+        "Normalised mutual information of a strategy's clusters and the true skills (classes), over the pool.",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "cluster_share": Metric("A cluster's share of the pool.", "share", "neither"),
+    "cluster_draw": Metric("Share of a cluster's samples that was drawn.", "share", "neither"),
+    "selector": Metric(
+        "The score that decided in a cluster, by its place: " + ", ".join(f"{i} {s}" for i, s in enumerate(SELECTORS)),
+        "place",
+        "neither",
+    ),
+    "outside_band": Metric(
+        "Samples drawn from the tails of a score, because the band between them had too few.", "samples", "neither"
+    ),
+    "small_gradients": Metric(
+        "Share of the pool with a gradient norm below 1e-6, the direction of which is noise.", "share", "neither"
+    ),
+    "trained_share": Metric(
+        "Share of a request's samples that the weights were trained on (`trained-only`).", "share", "neither"
     ),
     "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
 }

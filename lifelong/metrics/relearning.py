@@ -74,8 +74,7 @@ def _endless(data: Batch, key: Key) -> Iterator[Batch]:
     epoch = 0
     while True:
         for positions in torch.from_numpy((key / epoch).order(ids)).to(data.ids.device).split(SIDE):
-            task = None if data.task is None else data.task[positions]
-            yield Batch(data.ids[positions], data.x[positions], data.y[positions], task)
+            yield data.rows(positions)
         epoch += 1
 
 

@@ -8,9 +8,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from lifelong.models._sight import Sight
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
+from streams.text import IMAGE
 
 
 @final
@@ -20,10 +22,11 @@ class Decoder(nn.Module):
     Rows are padded on the right and attention looks to the left only, so that padding needs no mask.
     """
 
-    def __init__(self, inner: Any) -> None:
-        """Take a transformers decoder without its head."""
+    def __init__(self, inner: Any, sight: Sight | None = None) -> None:
+        """Take a transformers decoder without its head, and what sees images where rows speak of them."""
         super().__init__()
         self.inner = inner
+        self.sight = sight
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -31,23 +34,34 @@ class Decoder(nn.Module):
         return next(m for m in self.inner.modules() if isinstance(m, nn.ModuleList))
 
     @property
+    def image_tokens(self) -> int:
+        """How many positions of a row an image takes; 0 if it sees none."""
+        return 0 if self.sight is None else self.sight.positions
+
+    @property
     def context(self) -> int:
         """Most tokens of a row."""
         size: int = self.inner.config.max_position_embeddings
         return size
 
-    def states(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Return the hidden states ``[B, T, width]`` of the embedding and behind every block, from the bottom up."""
-        length = int((x[:, 1] > 0).sum(1).max())
-        found = self.inner(input_ids=x[:, 0, :length].long(), use_cache=False, output_hidden_states=True)
+        found = self.inner(inputs_embeds=self._embedded(x, images), use_cache=False, output_hidden_states=True)
         states: tuple[torch.Tensor, ...] = found.hidden_states
         return states
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``."""
-        length = int((x[:, 1] > 0).sum(1).max())
-        hidden: torch.Tensor = self.inner(input_ids=x[:, 0, :length].long(), use_cache=False).last_hidden_state
+    def forward(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``, and images ``[B, M, C, H, W]``."""
+        hidden: torch.Tensor = self.inner(inputs_embeds=self._embedded(x, images), use_cache=False).last_hidden_state
         return hidden
+
+    def _embedded(self, x: torch.Tensor, images: torch.Tensor | None) -> torch.Tensor:
+        """Return ``[B, T, width]`` up to the last token of the longest row, with what is seen at an image's places."""
+        length = int((x[:, 1] > 0).sum(1).max())
+        embedded: torch.Tensor = self.inner.get_input_embeddings()(x[:, 0, :length].long())
+        if self.sight is None or images is None:
+            return embedded
+        return self.sight.place(embedded, x[:, 1, :length] == IMAGE, images)
 
 
 def check_text(name: str, input_shape: tuple[int, ...], context: int | None = None) -> None:
@@ -56,6 +70,8 @@ def check_text(name: str, input_shape: tuple[int, ...], context: int | None = No
     Raises:
         ConfigError: says which, and what to do.
     """
+    if len(input_shape) == 6 and input_shape[0] == 2:
+        raise ConfigError(f"model: {name} reads text alone, and the source has images, too. Use tiny-llava.")
     if len(input_shape) != 2 or input_shape[0] != 2:
         raise ConfigError(
             f"model: {name} reads text, and the source gives inputs of shape {input_shape}. Use a source of text "
@@ -153,7 +169,7 @@ def _linear_layers(blocks: nn.Module) -> tuple[list[str], bool]:
     return sorted({n.rpartition(".")[2] for n, m in named if isinstance(m, nn.Linear | Conv1D)}), transposed
 
 
-def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Network:
+def language_network(inner: Any, width: int, num_outputs: int, tied: bool, sight: Sight | None = None) -> Network:
     """Return decoder and a new head.
 
     Args:
@@ -161,10 +177,11 @@ def language_network(inner: Any, width: int, num_outputs: int, tied: bool) -> Ne
         width: of its hidden states.
         num_outputs: tokens of the vocabulary.
         tied: whether the head is the embedding.
+        sight: sees images, or None.
     """
     head = nn.Linear(width, num_outputs, bias=False)
     if tied:
         head.weight = inner.get_input_embeddings().weight
     else:
         nn.init.normal_(head.weight, std=0.02)
-    return Network(Decoder(inner.train()), head)
+    return Network(Decoder(inner.train(), sight), head)

@@ -11,7 +11,7 @@ import yaml
 from plotly.graph_objects import Figure
 
 from lifelong.files import write_atomically
-from lifelong.report import figures, subnetworks, tables, unlearning
+from lifelong.report import figures, selection, subnetworks, tables, unlearning
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
@@ -47,6 +47,8 @@ def render(facts: Facts) -> str:
         ]
         if subnetworks.described(facts):
             sections += [("subnetworks", "How tasks build on each other", _subnetworks(facts))]
+        if selection.described(facts):
+            sections += [("selection", "What was chosen to train on", _selection(facts))]
         sections += [("cost", "What it cost", _cost(facts))]
     sections += [("repeat", "How to repeat it", _repeat(facts))]
     metrics = {r.metric for table in facts.run.tables.values() for r in table.rows}
@@ -69,6 +71,10 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
         for name in subnetworks.described(facts):
             yield f"dependencies-{name}", subnetworks.dependency_map(facts, name)
             yield f"capacity-{name}", subnetworks.capacity(facts, name)
+        for name in selection.described(facts):
+            yield f"shares-{name}", selection.shares(facts, name)
+        for name in selection.clustered(facts):
+            yield f"selectors-{name}", selection.selectors(facts, name)
         yield "costs", figures.costs(facts)
 
 
@@ -174,6 +180,18 @@ def _subnetworks(facts: Facts) -> str:
             + _drawn(f"figure-dependencies-{number}", subnetworks.dependency_map(facts, name), on_what)
             + _drawn(f"figure-capacity-{number}", subnetworks.capacity(facts, name), how_full)
         )
+    return "".join(parts)
+
+
+def _selection(facts: Facts) -> str:
+    parts = []
+    for number, name in enumerate(selection.described(facts)):
+        shares = f"{name}: how often each skill was drawn, over its share of the pool; 1 is what a uniform draw gives."
+        drawn = _drawn(f"figure-shares-{number}", selection.shares(facts, name), shares)
+        if name in selection.clustered(facts):
+            scores = f"{name}: which score decided in each cluster. Clusters are made anew at every event."
+            drawn += _drawn(f"figure-selectors-{number}", selection.selectors(facts, name), scores)
+        parts.append(f"<h3>{escape(name)}</h3>{drawn}")
     return "".join(parts)
 
 

@@ -102,12 +102,16 @@ def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
     source = stream.source
     generator = (key / "other data").numpy()
     x, y = source.x.clone(), source.y.clone()
-    x[ids] = source.x[torch.from_numpy(generator.integers(0, len(source), len(ids)))]
+    other = torch.from_numpy(generator.integers(0, len(source), len(ids)))
+    x[ids] = source.x[other]
+    images = None if source.images is None else source.images.clone()
+    if images is not None:  # a row and the images that it speaks of belong together
+        images[ids] = images[other]
     if y.is_floating_point():
         y[ids] = source.y[torch.from_numpy(generator.integers(0, len(source), len(ids)))]
     else:
         y[ids] = torch.from_numpy(_other_labels(source, stream.units, ids, generator))
-    return replace(stream, source=replace(source, x=x, y=y))
+    return replace(stream, source=replace(source, x=x, y=y, images=images))
 
 
 def find(

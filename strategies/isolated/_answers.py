@@ -29,7 +29,7 @@ class Answers:
         outputs = self._canvas.blank(batch)
         for rows, known in _routes(batch, nets):
             if known:
-                answer = self._answer(known, batch if rows is None else _rows(batch, rows))
+                answer = self._answer(known, batch if rows is None else batch.rows(rows))
                 outputs = answer if rows is None else outputs.index_copy(0, rows, answer)
         return outputs
 
@@ -41,10 +41,10 @@ class Answers:
         if self._inference == "enumerate":
             tried = [self._own_outputs(u, net, batch) for u, net in known]
             chosen = torch.stack([entropy(own) for own in tried]).argmin(0)
-            return _by_choice(chosen, lambda i, rows: self._widened(known[i][0], tried[i][rows], _rows(batch, rows)))
+            return _by_choice(chosen, lambda i, rows: self._widened(known[i][0], tried[i][rows], batch.rows(rows)))
         masks = [positions_of(net.bits, len(self._canvas), self._canvas.device) for _, net in known]
         chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)], device=batch.x.device)
-        return _by_choice(chosen, lambda i, rows: self._outputs(*known[i], _rows(batch, rows)))
+        return _by_choice(chosen, lambda i, rows: self._outputs(*known[i], batch.rows(rows)))
 
     def _infer(self, known: Sequence[tuple[Units, Subnetwork]], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
         """Return who the slopes of the signal point to; running statistics are the mean of all."""
@@ -91,11 +91,6 @@ def _routes(
     for task in tasks:
         rows = torch.nonzero(batch.task == task).squeeze(1) if len(tasks) > 1 else None
         yield rows, [(units, net) for units, net in nets.items() if task in units]
-
-
-def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
-    task = None if batch.task is None else batch.task[rows]
-    return Batch(batch.ids[rows], batch.x[rows], batch.y[rows], task)
 
 
 def _by_choice(chosen: torch.Tensor, answer: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -131,7 +132,7 @@ class Independent(Strategy):
             models = [units for units in self._known if task in units]
             if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
-                part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows], tasks[rows])
+                part = replace(batch, task=tasks).rows(rows)
                 said = [self._setting.objective.outputs(self._model_of(u), part) for u in models]
                 outputs[rows] = self._setting.objective.blend(said, part)
         return outputs

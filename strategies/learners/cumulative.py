@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from strategies.base import Access, Door, Plugin, Setting, State
+from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest, Experience
 
@@ -30,7 +31,7 @@ class Cumulative(Plugin):
         """Everything learned so far."""
         return Access(retained="full")
 
-    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return all ids seen so far, these included."""
         self._seen[ids] = True
         return np.flatnonzero(self._seen)

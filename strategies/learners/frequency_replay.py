@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
+from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
@@ -78,7 +79,7 @@ class FrequencyReplay(Plugin):
         """Everything that may be kept."""
         return Access(retained=self.config.per_class * len(self._ids))
 
-    def select(self, ids: np.ndarray, experience: Experience, door: Door) -> np.ndarray:
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the ids with all that is kept of the chosen classes."""
         self._present = np.unique(door.fetch(ids).targets().cpu().numpy().astype(np.int64))
         config = self.config

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 
 from strategies.parts.model import FlatModel
 from streams.config import Config
@@ -15,6 +17,43 @@ from streams.errors import ConfigError
 from streams.source import Source
 
 FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
+Without = Literal["image", "image-positions", "prompt"]
+"""What to take from an input: an image's content, or its place in the row, too, or all that comes before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The positions of a batch that count, one after the other.
+
+    Attributes:
+        logits: ``[S, V]`` what the model says of each.
+        targets: int64 ``[S]`` the token that is there.
+        rows: int64 ``[S]`` whose row of the batch it is, ascending.
+        num_rows: B.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+    num_rows: int
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of ``values [S]`` over the positions of each row, ``[B]``."""
+        return values.new_zeros(self.num_rows).index_add(0, self.rows, values)
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Return how many positions each row has, int64 ``[B]``, at least 1."""
+        return torch.bincount(self.rows, minlength=self.num_rows).clamp(min=1)
+
+    def token_losses(self) -> torch.Tensor:
+        """Return -log p of each target, ``[S]``."""
+        return F.cross_entropy(precise(self.logits), self.targets, reduction="none")
+
+
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """Return half-precision numbers in single precision, others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Objective(ABC):
@@ -47,7 +86,7 @@ class Objective(ABC):
 
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs ``[B, num_outputs]``."""
-        return model(batch.x)
+        return model(*batch.inputs)
 
     def training_on(self, data: Data) -> Objective:
         """Return the objective to train on `data` with, and to take its Fisher by.
@@ -82,7 +121,30 @@ class Objective(ABC):
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the penultimate features of every sample, ``[B, F]``."""
-        return model.features(batch.x)
+        return model.features(*batch.inputs)
+
+    def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return what every sample means to the model, ``[B, F]``: its features, in text the mean over its row."""
+        return self.features(model, batch)
+
+    def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
+        """Return what the model says of every response token; a label is a response of one token.
+
+        Args:
+            outputs, batch: of the model.
+            everywhere: count all positions, those of the prompt too.
+
+        Raises:
+            ConfigError: the objective predicts no distribution.
+        """
+        raise ConfigError(f"objective: response tokens need predicted distributions; {self.measure} has none.")
+
+    def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
+        """Return the batch without a part of its input, and which samples had it (bool ``[B]``).
+
+        None where inputs have no such part.
+        """
+        return None
 
     @abstractmethod
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 
-from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives._base import FisherEstimator, Objective, Without
+from strategies.objectives._base import Scored as Scored
+from strategies.objectives._base import precise as precise
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.source import Source
-from streams.text import ANSWER, GIVEN, Text
+from streams.text import ANSWER, GIVEN, IMAGE, Text, prompt_lengths
 
 Tokens = Literal["all", "answer"]
 Reduction = Literal["token", "sequence"]
@@ -34,52 +36,17 @@ class Config(BaseConfig):
     over each row's tokens (sequence)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The positions of a batch that count, one after the other.
-
-    Attributes:
-        logits: ``[S, V]`` what the model says of each.
-        targets: int64 ``[S]`` the token that is there.
-        rows: int64 ``[S]`` whose row of the batch it is, ascending.
-        num_rows: B.
-    """
-
-    logits: torch.Tensor
-    targets: torch.Tensor
-    rows: torch.Tensor
-    num_rows: int
-
-    def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum of ``values [S]`` over the positions of each row, ``[B]``."""
-        return values.new_zeros(self.num_rows).index_add(0, self.rows, values)
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """Return how many positions each row has, int64 ``[B]``, at least 1."""
-        return torch.bincount(self.rows, minlength=self.num_rows).clamp(min=1)
-
-    def token_losses(self) -> torch.Tensor:
-        """Return -log p of each target, ``[S]``."""
-        return F.cross_entropy(precise(self.logits), self.targets, reduction="none")
-
-
-def precise(values: torch.Tensor) -> torch.Tensor:
-    """Return half-precision numbers in single precision, others as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
     """Pick the positions that count; the logits of a position are about the token behind it.
 
     Args:
         logits: ``[B, T, V]``, T being at most L.
         x: int ``[B, 2, L]`` tokens, and what they are.
-        tokens: which count. The start token never does, nor does padding.
+        tokens: which count. The start token never does, nor do padding and images.
     """
     length = logits.shape[1]
     part = x[:, 1, 1:length]
-    counts = part == ANSWER if tokens == "answer" else part > 0
+    counts = part == ANSWER if tokens == "answer" else (part == GIVEN) | (part == ANSWER)
     rows, columns = counts.nonzero(as_tuple=True)
     targets = x[rows, 0, columns + 1].long()
     if len(rows) == counts.numel():  # full rows of text: nothing has to be picked
@@ -187,8 +154,31 @@ class CausalLM(Objective):
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
-        hidden = model.features(batch.x)
+        hidden = model.features(*batch.inputs)
         return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
+
+    def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
+        """Return the tokens of the answers, or of prompts and answers."""
+        return scored(outputs, batch.x, "all" if everywhere else "answer")
+
+    def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the mean hidden state over each row, ``[B, F]``."""
+        hidden = model.features(*batch.inputs)
+        there = (batch.x[:, 1, : hidden.shape[1]] > 0).unsqueeze(2)
+        return (hidden * there).sum(1) / there.sum(1)
+
+    def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
+        """Return rows with black images, without positions of images, or with their start token and answer alone."""
+        roles = batch.x[:, 1]
+        if what == "prompt":
+            alone = kept(batch, (roles == ANSWER) | _first(batch.x))
+            return replace(alone, images=None), prompt_lengths(batch.x) > 1
+        if batch.images is None:
+            return None
+        had = (roles == IMAGE).any(1)
+        if what == "image":
+            return replace(batch, images=torch.zeros_like(batch.images)), had
+        return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
@@ -215,7 +205,19 @@ class CausalLM(Objective):
 
 
 def _last_given(batch: Batch) -> torch.Tensor:
-    return (batch.x[:, 1] == GIVEN).sum(1) - 1
+    return prompt_lengths(batch.x) - 1
+
+
+def _first(x: torch.Tensor) -> torch.Tensor:
+    return torch.arange(x.shape[2], device=x.device).expand(len(x), -1) == 0
+
+
+def kept(batch: Batch, positions: torch.Tensor) -> Batch:
+    """Return the batch with the marked positions alone (bool ``[B, L]``), moved to the front of their rows."""
+    order = positions.logical_not().to(torch.int8).argsort(dim=1, stable=True)
+    there = positions.gather(1, order).unsqueeze(1)
+    x = batch.x.gather(2, order.unsqueeze(1).expand(-1, 2, -1)) * there
+    return replace(batch, x=x[:, :, : int(positions.sum(1).max())])
 
 
 def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
@@ -228,14 +230,14 @@ def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
     Returns:
         A batch with ``x [B, 2, L']``, as long as the longest row needs.
     """
-    given = (batch.x[:, 1] == GIVEN).sum(1).tolist()
+    given = prompt_lengths(batch.x).tolist()
     length = max(g + len(a) for g, a in zip(given, answers, strict=True))
     x = batch.x.new_zeros(len(batch), 2, length)
     for row, old, g, a in zip(x, batch.x, given, answers, strict=True):
         row[:, :g] = old[:, :g]
         row[0, g : g + len(a)] = torch.tensor(list(a), dtype=x.dtype, device=x.device)
         row[1, g : g + len(a)] = ANSWER
-    return Batch(batch.ids, x, batch.y, batch.task)
+    return replace(batch, x=x)
 
 
 def joined(first: Batch, second: Batch) -> Batch:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 
-from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives._base import FisherEstimator, Objective, Scored
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -115,6 +115,10 @@ class Classification(Objective):
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the softmax."""
         return outputs.softmax(1)
+
+    def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
+        """Return every label as a response of one token."""
+        return Scored(outputs, batch.y, torch.arange(len(batch), device=outputs.device), len(batch))
 
     def margins(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return z_y - log sum_(k != y) exp z_k: the log odds of the label, exact however sure the model is."""

@@ -11,6 +11,7 @@ from torch import nn
 from strategies.objectives._base import FisherEstimator, Objective
 from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
+from strategies.parts.recording import has_patches, patches, recorded
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -134,7 +135,7 @@ def _sample_sums(
         terms_of: from outputs and batch to pairs of weights ``[B]`` and scalars ``[B]`` to differentiate.
         size: square or absolute value: the size of a product must be the product of the sizes.
     """
-    with _record(model.network) as calls:
+    with recorded(_layers(model.network)) as calls:
         outputs = objective.outputs(model, batch)
     modules = [m for m, _, _ in calls]
     layers_known = len(set(modules)) == len(modules) and _covers(model, modules)
@@ -158,30 +159,10 @@ def _sample_sums(
     return total, len(terms)
 
 
-@contextmanager
-def _record(network: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
-    """Collect (module, input, output) of every Linear and Conv2d with something to train that is called."""
-    calls: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
-
-    def keep(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        calls.append((module, args[0], output))
-
-    handles = [
-        m.register_forward_hook(keep)
-        for m in network.modules()
-        if (isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and _is_plain(m)))
-        and any(p.requires_grad for p in m.parameters())
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_plain(module: nn.Conv2d) -> bool:
-    """Whether `unfold` can show the patches that the convolution sees."""
-    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+def _layers(network: nn.Module) -> list[nn.Module]:
+    """Return every Linear and plain Conv2d with something to train."""
+    known = [m for m in network.modules() if isinstance(m, nn.Linear) or has_patches(m)]
+    return [m for m in known if any(p.requires_grad for p in m.parameters())]
 
 
 def _covers(model: FlatModel, modules: list[nn.Module]) -> bool:
@@ -202,9 +183,7 @@ def _add_layer(
     """Add the weighted sizes of one layer's per-sample gradients: the outer product of output delta and input."""
     name = next(n for n, m in model.network.named_modules() if m is module)
     if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)
-        a = nn.functional.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)
-        delta = delta.flatten(2).transpose(1, 2)
+        a, delta = patches(module, a, delta)
     if a.ndim == 2:
         weight = (weights.unsqueeze(1) * size(delta)).t() @ size(a)
         bias = (weights.unsqueeze(1) * size(delta)).sum(0)

@@ -27,14 +27,14 @@ class Network(nn.Module):
     """A body that makes features and a head that reads them."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        """Take ``body: x -> [B, F]`` and ``head: [B, F] -> [B, outputs]``."""
+        """Take ``body: inputs -> [B, F]`` and ``head: [B, F] -> [B, outputs]``."""
         super().__init__()
         self.body = body
         self.head = head
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the outputs ``[B, outputs]``."""
-        return self.head(self.body(x))
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs ``[B, outputs]`` of `Batch.inputs`."""
+        return self.head(self.body(*inputs))
 
 
 @final
@@ -79,13 +79,13 @@ class FlatModel:
             parameter.data = self.parameters[part].view_as(parameter)
             parameter.grad = self.gradient[part].view_as(parameter)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the network's outputs."""
-        return self.network(x)
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the network's outputs for `Batch.inputs`."""
+        return self.network(*inputs)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the penultimate features ``[B, F]``."""
-        return self.network.body(x)
+        return self.network.body(*inputs)
 
     def mask(self, part: Part) -> torch.Tensor:
         """Return a float vector ``[P]``: 1 where a parameter belongs to the part, else 0.

@@ -92,9 +92,9 @@ class _Steer(Hooks):
             return total
         held = next(self._batches)
         self.retained += len(held)
-        model.features(held.x)
+        model.features(*held.inputs)
         with torch.no_grad():
-            self._before.features(held.x)
+            self._before.features(*held.inputs)
         retain = (self._now.state - self._then.state).square().mean(2)
         return total + self._config.retain_weight * mean_of_rows(
             retain, counting(held, retain.shape[1], self._config.positions)
@@ -176,7 +176,7 @@ class RMU(Unlearner):
         """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
         norms = []
         for batch in forget_set.batches(64):
-            before.features(batch.x)
+            before.features(*batch.inputs)
             state = listener.state
             norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])
         u = torch.rand(listener.state.shape[2], generator=(key / "direction").torch()).to(listener.state)

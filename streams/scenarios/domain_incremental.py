@@ -27,12 +27,23 @@ class Config(BaseConfig):
     overlap: bool = True
     """Whether every sample appears in every domain (as published), as a sample of its own with its own id;
     otherwise each sample goes to one domain, drawn by its id, and keeps its id."""
+    units: Literal["domain", "class"] = "domain"
+    """What accuracy is reported for: each domain, or each class over all domains (the skills of `instructions`). A
+    request by task deletes every domain that teaches the unit; to delete one class, ask by class."""
     task_labels: bool = False
     """Whether the model is told the domain."""
 
 
 def build(source: Source, config: Config, seed: int) -> Plan:
-    """Return one experience and one unit per domain. Domain 0 of permuted and rotated is the data as it is."""
+    """Return one experience per domain, and a unit per domain or class.
+
+    Domain 0 of permuted and rotated is the data as it is.
+
+    Raises:
+        ConfigError: the source has no such domains, or task labels are wanted beside units that are classes.
+    """
+    if config.units == "class" and config.task_labels:
+        raise ConfigError("scenario.units: 'class' has no task labels; set task_labels: false, or units: domain.")
     if config.kind == "natural":
         domain_of, names = _natural(source, config)
         made = source
@@ -50,14 +61,27 @@ def build(source: Source, config: Config, seed: int) -> Plan:
             )
         note = f"domains: {config.kind}, {count}; sample id = domain x {len(source)} + id in {source.name!r}"
         made = replace(made, x=x, domain_ids=domain_of, notes=(*made.notes, note) if config.overlap else made.notes)
-    units, experiences = [], []
+    units = _units(made, domain_of, names, config)
+    experiences = []
     for d, name in enumerate(names):
-        test = np.flatnonzero((domain_of == d) & made.is_test)
         train = np.flatnonzero((domain_of == d) & ~made.is_test)
-        classes = np.unique(made.class_ids[domain_of == d])
-        units.append(Unit(name, tuple(classes.tolist()), test))
-        experiences.append(Experience(name, (d,), train, d if config.task_labels else None))
-    return Plan(made, tuple(units), tuple(experiences), domain_of if config.task_labels else None)
+        classes = set(made.class_ids[train].tolist())
+        own = tuple(i for i, u in enumerate(units) if config.units == "class" and set(u.classes) <= classes) or (d,)
+        experiences.append(Experience(name, own, train, d if config.task_labels else None))
+    return Plan(made, units, tuple(experiences), domain_of if config.task_labels else None)
+
+
+def _units(source: Source, domain_of: np.ndarray, names: list[str], config: Config) -> tuple[Unit, ...]:
+    if config.units == "class":
+        there = domain_of >= 0
+        taught = np.unique(source.class_ids[there & ~source.is_test]).tolist()
+        tests = {c: np.flatnonzero((source.class_ids == c) & there & source.is_test) for c in taught}
+        return tuple(Unit(source.class_names[c], (c,), test) for c, test in tests.items())
+    units = []
+    for d, name in enumerate(names):
+        classes = np.unique(source.class_ids[domain_of == d])
+        units.append(Unit(name, tuple(classes.tolist()), np.flatnonzero((domain_of == d) & source.is_test)))
+    return tuple(units)
 
 
 def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
@@ -72,7 +96,8 @@ def _natural(source: Source, config: Config) -> tuple[np.ndarray, list[str]]:
         raise ConfigError(f"scenario.domains: {count} is more than the {len(trained)} domains of {source.name!r}.")
     place = np.full(int(source.domain_ids.max()) + 1, -1)
     place[trained[:count]] = np.arange(count)
-    return place[source.domain_ids], [f"domain-{d}" for d in trained[:count]]
+    names = source.domain_names or tuple(f"domain-{d}" for d in range(len(place)))
+    return place[source.domain_ids], [names[d] for d in trained[:count]]
 
 
 def _spread(source: Source, count: int, overlap: bool, key: Key) -> tuple[Source, np.ndarray]:

@@ -53,6 +53,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "agem": {"memory": 30, "batch": 8},
     "lora": {"rank": 4},
     "o-lora": {"rank": 4},
+    "adapt-infinity": {"share": 1.0, "width": 32},
+    "ccs": {"share": 1.0},
+    "random-selection": {"share": 1.0},
+    "score-selection": {"share": 1.0},
+    "semdedup": {"share": 1.0},
+    "trained-only": {"method": {"name": "finetune", "epochs": 1}},
     "frequency-replay": {"per_class": 5, "min_occurrences": 1, "high": 1.0},
     "finetune": {"epochs": 2, "batch_size": 64},
     "neggrad-plus": {"epochs": 1, "batch_size": 64},
@@ -90,6 +96,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "task-vector": {"epochs": 1, "batch_size": 64},
 }
 CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle", "amnesiac-hat", "unified-kd")
+SCORING = ("adapt-infinity", "ccs", "score-selection")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
@@ -157,6 +164,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "replay+finetune(memory)": {
         "learner": {"name": "replay", **OPTIONS["replay"]},
         "unlearner": {"name": "finetune", **OPTIONS["finetune"], "retained": "memory"},
+    },
+    "adapt-infinity(lite)+replay+retrain": {
+        "learner": [
+            {"name": "adapt-infinity", "share": 0.6, "width": 32, "pool": 60, "readmit": True},
+            {"name": "replay", "memory": 30, "batch": 8},
+        ],
+        "unlearner": "retrain",
+    },
+    "adapt-infinity(lite)+ewc+finetune": {
+        "learner": [
+            {
+                "name": "adapt-infinity",
+                "share": 0.6,
+                "projection": "tensor-sketch",
+                "pool": 60,
+                "redundancy": "gradient",
+            },
+            "ewc",
+        ],
+        "unlearner": {"name": "trained-only", "method": {"name": "finetune", "epochs": 1}},
     },
     "exssnet(none)": {"isolated": {"name": "exssnet", "density": 0.2, "repair": "none"}},
     "exssnet(private)": {"isolated": {"name": "exssnet", "density": 0.2, "keep": "private"}},
@@ -240,6 +267,16 @@ ON_TEXT: dict[str, dict[str, Any]] = {
     },
     "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
     "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
+    "adapt-infinity+retrain": {
+        "learner": {
+            "name": "adapt-infinity",
+            "share": 0.7,
+            "width": 32,
+            "selectors": ["perplexity", "grand", "context-grounding"],
+        },
+        "unlearner": "retrain",
+    },
+    "semdedup+none": {"learner": {"name": "semdedup", "share": 0.7}, "unlearner": "none"},
 }
 
 
@@ -266,7 +303,8 @@ class Candidate:
     def targets(self) -> str:
         """What it must predict."""
         declared = "any" if self.unlearner is None else self.unlearner.targets
-        return "classes" if self.own_learner or self.name in CLASSIFIERS else declared
+        by_class = self.own_learner or self.name in CLASSIFIERS or self.name.startswith(SCORING)
+        return "classes" if by_class else declared
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""

@@ -1,0 +1,82 @@
+"""Budgets: how many samples each cluster gives to a draw."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Shares = Literal["equal", "el2n-spread", "density"]
+"""Equal shares; in proportion to the deviation of EL2N in a cluster; or to how far its members and the other centroids
+lie from its centroid."""
+
+
+def equal_shares(sizes: np.ndarray, total: int) -> np.ndarray:
+    """Share `total` out equally; clusters that are smaller than their share give all they have, the others the rest.
+
+    Args:
+        sizes: int64 ``[K]``.
+        total: samples wanted; at most the sum of sizes is given.
+
+    Returns:
+        int64 ``[K]``; clusters that could give more are equal within 1.
+
+    >>> equal_shares(np.array([100, 3, 40]), 30).tolist()
+    [14, 3, 13]
+    """
+    given = np.zeros(len(sizes), dtype=np.int64)
+    left = min(total, int(sizes.sum()))
+    for done, k in enumerate(np.argsort(sizes, kind="stable")):
+        given[k] = min(int(sizes[k]), left // (len(sizes) - done))
+        left -= int(given[k])
+    return given
+
+
+def weighted_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
+    """Share `total` out in proportion to weights, as far as clusters have that much.
+
+    Args:
+        sizes: int64 ``[K]``.
+        weights: float ``[K]``, not negative; all of them 0 means equal.
+        total: see `equal_shares`.
+
+    >>> weighted_shares(np.array([100, 3, 40]), np.array([1.0, 1.0, 2.0]), 30).tolist()
+    [9, 3, 18]
+    """
+    total = min(total, int(sizes.sum()))
+    if not np.isfinite(weights).all() or weights.sum() <= 0:
+        return equal_shares(sizes, total)
+    exact = np.zeros(len(sizes))
+    open_ = np.ones(len(sizes), dtype=bool)
+    while True:  # whoever would give more than it has gives all, and the others share what is left
+        rest, weight = total - exact[~open_].sum(), weights[open_].sum()
+        if not open_.any() or weight <= 0:
+            break
+        exact[open_] = rest * weights[open_] / weight
+        over = open_ & (exact > sizes)
+        if not over.any():
+            break
+        exact[over], open_[over] = sizes[over], False
+    given = np.floor(exact + 1e-9).astype(np.int64)
+    # What rounding has left goes to the largest fractions, then to whoever still has something.
+    for k in np.argsort(given - exact, kind="stable"):
+        given[k] += int(given.sum() < total and given[k] < sizes[k])
+    return given + equal_shares(sizes - given, total - int(given.sum()))
+
+
+def spreads(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of a score in each cluster, ``[K]``."""
+    return np.array([values[labels == k].std() for k in range(labels.max() + 1)])
+
+
+def densities(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return, per cluster, the mean distance of its members from their centroid times that to the other centroids.
+
+    The weights of density-based pruning (Abbas et al. 2024, arXiv 2401.04578), in distances of cosine.
+    """
+    count = labels.max() + 1
+    centroids = np.stack([features[labels == k].mean(0) for k in range(count)])
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+    inner = np.array([(1 - features[labels == k] @ centroids[k]).mean() for k in range(count)])
+    outer = (1 - centroids @ centroids.T).sum(1) / max(count - 1, 1)
+    return np.maximum(inner, 0) * np.maximum(outer, 0)

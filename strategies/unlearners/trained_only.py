@@ -1,0 +1,67 @@
+"""Trained only: run another unlearner if the weights were trained on any of a request's samples, else nothing."""
+
+from __future__ import annotations
+
+from typing import final
+
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from streams.config import Config as BaseConfig
+from streams.config import Named, NameOrOptions, resolve
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+from streams.registry import class_of
+
+
+class Config(BaseConfig):
+    """Options of `trained-only`."""
+
+    method: NameOrOptions = Named(name="finetune")
+    """The unlearner that serves requests which concern the weights."""
+
+
+@final
+class TrainedOnly(Unlearner):
+    """For learners that train on a draw of their data: most of what is deleted may never have been drawn.
+
+    A sample that was never drawn has no gradient in the weights, and its record leaves the pool in any case. It
+    may have had a say in what else was drawn, so that leaving the weights alone is not exact.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Build the method.
+
+        Raises:
+            ConfigError: it is unknown, or this one again.
+        """
+        super().__init__(config, setting)
+        if config.method.name == "trained-only":
+            raise ConfigError("trained-only.method: trained-only cannot follow itself; choose finetune, or another.")
+        module, options = resolve("unlearners", config.method, "trained-only.method")
+        self.method: Unlearner = class_of(module, Unlearner)(options, setting)
+        self.scopes = self.method.scopes
+        self.whole_classes = self.method.whole_classes
+        self.targets = self.method.targets
+
+    @property
+    def access(self) -> Access:
+        """What the method reads."""
+        return self.method.access
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """Those of the method."""
+        return self.method.needs_plugins
+
+    @property
+    def needs_retained(self) -> bool:
+        """If the method does."""
+        return self.method.needs_retained
+
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Ask what the weights were trained on, and act on that."""
+        ids = request.sample_ids
+        share = len(learner.holds(ids).get("weights", ())) / len(ids)
+        outcome = self.method.forget(request, learner, door) if share else Outcome(exactness="none")
+        return outcome.traced({"event": outcome.notes | {"trained_share": share}})
