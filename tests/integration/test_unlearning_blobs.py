@@ -453,7 +453,8 @@ def test_scrub_rewinds_to_the_epoch_that_held_out_samples_choose(fx: Blobs) -> N
 
 def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> None:
     from strategies.parts.layers import redraw
-    from strategies.unlearners._distil import frozen_copy, taught
+    from strategies.parts.teacher import frozen_copy
+    from strategies.unlearners._distil import taught
     from strategies.unlearners.bad_teacher import Config, TwoTeachers
 
     model = fx.served({"name": "none"}, fx.request(*CLASS_0))[0].learner.model
