@@ -259,7 +259,7 @@ class _Keep(Hooks):
         if self._known is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
             rows = np.searchsorted(self._known.ids, np.sort(s.memory[order]))
-            drawn = self._known.batch(torch.from_numpy(rows).to(self._known.targets().device))
+            drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
             features = s.student.features(drawn.x)
             loss = loss + self._rehearsed(drawn, features)
             parts = [*parts, (drawn, features)]

@@ -37,6 +37,7 @@ CONFIG: dict[str, Any] = {
         "s3t": {"isolated": {"name": "s3t", "shards": 2, "slices": 2, "sequences": 2, "alpha": 4.0, "rank": 4}},
         "retrain": {"learner": "replay", "unlearner": "retrain"},
         "nothing": {"learner": "naive", "unlearner": "none"},
+        "clpu": {"isolated": {"name": "clpu-der", "memory": 10, "finer": "coarsen"}},
     },
 }
 
@@ -56,6 +57,7 @@ def test_claims_are_upheld_and_controls_caught(run: lifelong.Run) -> None:
         "s3t": ("bits", "bits, others given up"),
         "retrain": ("bits", "bits"),
         "nothing": ("none", "none"),
+        "clpu": ("bits", "bits, others given up"),
     }
     nothing = found.verified[3].findings
     assert not any(f.independent or f.as_without for f in nothing), "the tests would pass on anything"
@@ -123,9 +125,10 @@ def test_what_cannot_be_verified_says_why(run: lifelong.Run, tmp_path: Path) -> 
 
 
 def test_the_command(run: lifelong.Run) -> None:
-    line = [sys.executable, "-c", "from cli.main import main; main()", "verify", str(run.folder), "--strategy", "sisa"]
+    line = [sys.executable, "-c", "from cli.main import main; main()", "verify", str(run.folder)]
+    line += [part for name in ("sisa", "s3t", "clpu") for part in ("--strategy", name)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "upheld" in done.stdout
+    assert done.stdout.count("upheld") == 3
     assert "NOTHING" not in done.stdout
     assert "wrong checkpoint" in done.stdout
