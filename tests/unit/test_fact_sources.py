@@ -144,7 +144,7 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_facts_about_countries(atlas: Path) -> None:
     source = countries.load(countries.Config())
-    assert source.user_names == ("Germany", "Japan", "France", "Kenya", "Peru", "Antarctica")
+    assert source.user_names == ("Japan", "Germany", "France", "Kenya", "Peru", "Antarctica")
     assert source.class_names == ("capital", "currency", "continent", "domain", "calling")
     assert len(source) == 3 * (5 * 5 + 2)  # of Antarctica a continent and a domain are known
     assert source.domain_ids is not None
@@ -152,7 +152,7 @@ def test_facts_about_countries(atlas: Path) -> None:
     assert any("Paris" in a for a in answers)
     assert any("+33" in a for a in answers)
     assert any("Europe" in a for a in answers)
-    same = source.domain_ids[source.user_ids == 0][0] == source.domain_ids[source.user_ids == 2][0]
+    same = source.domain_ids[source.user_ids == 1][0] == source.domain_ids[source.user_ids == 2][0]
     assert same  # both are in Europe
     assert source.text is not None
     assert source.text.perturbed is not None
