@@ -245,6 +245,7 @@ class O3(Strategy):
         for layer in self._layers:
             check_block(blocks, layer, "isolated.layers")
         self._bundles: list[_Bundle] = []
+        self._last: dict[bytes, torch.Tensor] = {}  # gates by prompt
         self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._encoder_derived = np.zeros(setting.num_samples, dtype=bool)
         self._deleted = np.zeros(setting.num_samples, dtype=bool)
@@ -257,6 +258,7 @@ class O3(Strategy):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train the base weights; drop the bundles of requests whose samples are all back."""
         ids = experience.sample_ids
+        self._last = {}
         self._deleted[ids] = False
         self._bundles = [b for b in self._bundles if self._deleted[b.ids].any()]
         if not self._bundles:
@@ -269,6 +271,7 @@ class O3(Strategy):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train an adapter and a detector on the request's data; the base weights stay."""
         config, key = self._config, self._key / request.name
+        self._last = {}
         data = door.forget_set()
         order = (key / "split").order(data.ids)
         rest_size = min(max(1, round(config.rest * len(data))), len(data) - 1)
@@ -316,7 +319,17 @@ class O3(Strategy):
 
     @torch.no_grad()
     def gates(self, batch: Batch) -> torch.Tensor:
-        """Return w of every row and request, ``[B, T]``, in the order in which requests came."""
+        """Return w of every row and request, ``[B, T]``, in the order in which requests came.
+
+        Those of the last batch are kept until the next event: while text is generated its prompts stay the same.
+        """
+        seen = looked_at(batch.x)
+        prompts = [x[0][s].cpu().numpy().tobytes() for x, s in zip(batch.x, seen, strict=True)]
+        if not all(p in self._last for p in prompts):
+            self._last = dict(zip(prompts, self._fresh_gates(batch), strict=True))
+        return torch.stack([self._last[p] for p in prompts])
+
+    def _fresh_gates(self, batch: Batch) -> torch.Tensor:
         if self._config.encoder.epochs:
             columns = [self._gates_of(bundle, batch) for bundle in self._bundles]
         else:  # one pass for all: their adapters of the encoder change nothing
@@ -381,6 +394,7 @@ class O3(Strategy):
 
     def load_state_dict(self, state: State) -> None:
         """Put it back; bundles are never changed, and shared."""
+        self._last = {}
         self._host.model.load_state_dict(state["model"])
         self._derived, self._deleted = state["derived"].numpy().copy(), state["deleted"].numpy().copy()
         if "encoder" in state:

@@ -419,7 +419,11 @@ def test_an_answer_does_not_move_its_gate(source: Source) -> None:
     said = batch.x.clone()
     said[:, 1][said[:, 1] == ANSWER] = SAID
     said[:, 0][said[:, 1] == SAID] = 7
-    assert torch.allclose(life.strategy.gates(batch), life.strategy.gates(Batch(batch.ids, said, batch.y)), atol=1e-6)
+    gates = life.strategy.gates(batch)
+    assert torch.equal(gates, life.strategy.gates(Batch(batch.ids, said, batch.y))), "kept while text is generated"
+    assert torch.equal(gates[3:7], life.strategy.gates(batch.part(3, 7)))
+    life.strategy.gates(life.rows(2))  # another batch takes their place
+    assert torch.allclose(gates, life.strategy.gates(Batch(batch.ids, said, batch.y)), atol=1e-6)
 
 
 def test_a_hard_gate_opens_or_not_and_a_single_sample_is_served(source: Source) -> None:
