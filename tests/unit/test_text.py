@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+import lifelong
+from lifelong.config import RunConfig
 from lifelong.models import text_cnn
 from strategies.base import Setting
 from strategies.isolated import exssnet
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
+from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
@@ -107,6 +112,22 @@ def test_bad_input_is_named() -> None:
     network = text_cnn.build(text_cnn.Config(vocabulary=50), (5,), 2)
     with pytest.raises(ConfigError, match="50 is too small for the word number 50"):
         network(torch.full((1, 5), 50.0))
+
+
+def test_the_example_in_the_docs_runs(folder: Path, tmp_path: Path) -> None:
+    """As it is written, but for the data, which is small here."""
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(name: glosses\n.*?)```", text, re.DOTALL)
+    values = yaml.safe_load(example)
+    values["source"]["root"], values["scenario"]["experiences"] = str(folder), 3
+    values["schedule"]["requests"][0] |= {"after": 3, "keys": [1]}
+    values["model"] |= {"width": 8, "filters": 8}
+    run = lifelong.run(parse(RunConfig, values), tmp_path)
+    assert set(run.tables) == {"exssnet", "private", "supsup"}
+    for name in run.tables:
+        rows = [r for r in run.tables[name].rows if r.metric == "exact" and r.subject == "request-0"]
+        assert rows
+        assert all(r.value == 1.0 for r in rows)
 
 
 def test_subnetworks_classify_texts(folder: Path, tools: Any) -> None:
