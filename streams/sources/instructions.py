@@ -163,7 +163,7 @@ def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float)
 
     Where all are rare none is: then the weights decide alone.
 
-    >>> shares({"naming": 3, "face": 9, "script": 1}, ["face"], 0.2)
+    >>> {s: round(share, 6) for s, share in shares({"naming": 3, "face": 9, "script": 1}, ["face"], 0.2).items()}
     {'naming': 0.6, 'face': 0.2, 'script': 0.2}
     """
     common = sum(w for s, w in skills.items() if s not in rare)
