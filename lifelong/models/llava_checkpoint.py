@@ -18,7 +18,7 @@ from streams.errors import ConfigError
 class Config(BaseConfig):
     """Options of `llava-checkpoint`. Set `source.tokenizer` to the same checkpoint."""
 
-    checkpoint: str
+    checkpoint: str = "llava-hf/llava-1.5-7b-hf"
     """A folder with config.json, preprocessor_config.json and weights, or a name on the Hugging Face hub."""
     weights: Literal["pretrained", "none"] = "pretrained"
     """Weights of that checkpoint, or random ones for its configuration."""

@@ -104,7 +104,8 @@ def _glyphs(size: int, characters: int) -> Album:
     each, more = divmod(characters, len(SCRIPTS))
     chosen = sorted(c for k, own in enumerate(by_script) for c in own[: each + (k < more)])
     if len(chosen) < characters:
-        raise ConfigError(f"source.characters: {characters} is too many; {sum(map(len, by_script))} can be spread.")
+        most = len(SCRIPTS) * min(map(len, by_script))
+        raise ConfigError(f"source.characters: {characters} is too many; there are {most} in equal parts.")
     rows = np.flatnonzero(np.isin(source.class_ids, chosen))
     faces = [source.user_names[u] for u in source.user_ids[rows]]
     scripts = [glyphs.superclass(points[c]).capitalize() for c in source.class_ids[rows]]

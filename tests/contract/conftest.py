@@ -19,7 +19,7 @@ from torch import nn
 
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
-from lifelong.models import tiny_llama
+from lifelong.models import tiny_llama, tiny_llava
 from lifelong.play import step
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
@@ -39,7 +39,7 @@ from streams.registry import class_of, entries, load
 from streams.scenarios import class_incremental, online, task_incremental
 from streams.schedules import explicit
 from streams.source import Source
-from streams.sources import people
+from streams.sources import instructions, people
 from streams.stream import Stream
 
 # Small sizes, so that the whole suite takes a minute. What is not named here keeps its defaults.
@@ -234,6 +234,25 @@ ON_TEXT: dict[str, dict[str, Any]] = {
 }
 
 
+# What is tried on text with pictures.
+ON_PICTURES: dict[str, dict[str, Any]] = {
+    "naive+npo": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1}},
+    "cumulative+none": {"learner": "cumulative", "unlearner": "none"},
+    "ewc+replay+retrain": {
+        "learner": [{"name": "ewc", "fisher": "batch"}, {"name": "replay", "memory": 10, "batch": 4}],
+        "unlearner": "retrain",
+    },
+    "replay+gradient-ascent": {
+        "learner": {"name": "replay", "memory": 10, "batch": 4},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+    },
+    "replay+idk": {
+        "learner": {"name": "replay", "memory": 10, "batch": 4},
+        "unlearner": {"name": "idk", "epochs": 1},
+    },
+}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to build a strategy."""
@@ -301,6 +320,11 @@ def text_candidates() -> list[Candidate]:
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
+def picture_candidates() -> list[Candidate]:
+    """A few strategies on text with pictures."""
+    return [Candidate(name, parse(StrategyConfig, values)) for name, values in ON_PICTURES.items()]
+
+
 @dataclass(frozen=True, eq=False)
 class World:
     """A stream and what strategies are built in."""
@@ -330,7 +354,10 @@ class World:
         else:  # another class of the same task, so that task-incremental masks permit it
             task_of = {c: unit.classes for unit in self.stream.units for c in unit.classes}
             y[ids] = torch.tensor([next(c for c in task_of[int(v)] if c != int(v)) for v in y[ids]])
-        return replace(self, stream=replace(self.stream, source=replace(source, x=x, y=y)))
+        images = None if source.images is None else source.images.clone()
+        if images is not None:
+            images[ids] = torch.from_numpy(draw.integers(0, 256, size=images[ids].shape).astype(np.uint8))
+        return replace(self, stream=replace(self.stream, source=replace(source, x=x, y=y, images=images)))
 
 
 class SpyLedger(Ledger):
@@ -447,6 +474,11 @@ class Noisy(nn.Module):
 
 def _model(objective: Objective, seed: int, noisy: bool) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
+        if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
+            small = tiny_llava.Config(
+                width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
+            )
+            return FlatModel(tiny_llava.build(small, (2, 64, 2, 1, 16, 16), objective.num_outputs))
         if isinstance(objective, CausalLM):
             sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
             return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
@@ -498,7 +530,29 @@ def _world_of_text() -> World:
     return World("text", stream, setting)
 
 
+def _world_of_pictures() -> World:
+    """Four skills in two experiences: instructions with pictures of digits."""
+    options = {"distributors": ["numbers"], "samples": 60, "test": 4, "characters": 3, "size": 16}
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("LIFELONG_CACHE", folder)
+        source = instructions.load(parse(instructions.Config, options | {"users": 3, "vocabulary": 320}))
+    requests = [
+        {"after": 1, "scope": "sample", "count": 3},
+        {"after": 1, "scope": "class", "keys": [1], "again_after": 2},
+        {"after": 2, "scope": "user", "keys": [2]},
+    ]
+    plan = class_incremental.build(source, class_incremental.Config(experiences=2), 0)
+    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    objective = CausalLM.for_data(CausalLMConfig(), source, None, "cpu")
+    training = Training(epochs=1, lr=0.05, batch_size=16)
+    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    return World("pictures", stream, setting)
+
+
 def make_world(full_name: str) -> World:
+    if full_name == "pictures":
+        return _world_of_pictures()
     if full_name == "text":
         return _world_of_text()
     name = full_name.removesuffix(" by class")
@@ -553,6 +607,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "form" in metafunc.fixturenames:
         pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
         pairs += [(c, "text") for c in text_candidates()]
+        pairs += [(c, "pictures") for c in picture_candidates()]
         metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
     else:
         metafunc.parametrize("candidate", every, ids=[c.name for c in every])

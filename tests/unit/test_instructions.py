@@ -82,7 +82,7 @@ def identities(source: Source, ids: np.ndarray) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("redundancy", [0.0, 0.6])
 def test_redundancy_is_what_is_asked_for(redundancy: float) -> None:
-    options = SMALL | {"samples": 300, "distributors": ["letters"], "characters": 60, "redundancy": redundancy}
+    options = SMALL | {"samples": 300, "distributors": ["letters"], "characters": 36, "redundancy": redundancy}
     source = instructions.load(parse(instructions.Config, options))
     pictures = [i[2] for i in identities(source, source.train_ids)]
     repeated = 1 - len(set(pictures)) / len(pictures)
