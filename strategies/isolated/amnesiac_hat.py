@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
 from strategies.parts.buffers import draw_positions, keep_uniform
 from strategies.parts.ensembles import pool
@@ -20,7 +21,7 @@ from strategies.parts.hard_attention import MaskedChain, annealed, compensation
 from strategies.parts.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, RequestError, TrainingError
+from streams.errors import ConfigError, TrainingError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key, seeded_torch
 
@@ -61,7 +62,7 @@ class Config(BaseConfig):
     if wished under AdaHAT's rule."""
     steps: int = Field(50, ge=1)
     """Steps of a repair (for each task, if sequential)."""
-    finer: Literal["refuse", "coarsen"] = "refuse"
+    finer: Finer = "refuse"
     """What becomes of requests for a part of a task: refuse them, or give the whole task up with it."""
 
 
@@ -158,15 +159,8 @@ class AmnesiacHAT(Strategy):
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
         gone = request.sample_ids
-        named = [t for t in self._tasks if np.isin(t.ids, gone).any()]
-        for task in named:
-            rest = task.ids[~np.isin(task.ids, gone)]
-            if len(rest) and self._config.finer == "refuse":
-                raise RequestError(
-                    f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
-                    f"{task.experience}; amnesiac-hat forgets whole tasks. Set finer: coarsen to give all of it up."
-                )
-            self._given_up = np.union1d(self._given_up, rest)
+        named, rest = named_tasks(request, self._tasks, self._config.finer, "amnesiac-hat")
+        self._given_up = np.union1d(self._given_up, rest)
         affected, outcome = self._drop(named), Outcome()
         if affected:
             outcome = self._mend(named, affected, self._names / request.name, door)

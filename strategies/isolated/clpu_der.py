@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._whole_tasks import Finer
 from strategies.objectives.classification import Classification
 from strategies.parts.buffers import draw_positions, keep_uniform
 from strategies.parts.ensembles import pool
@@ -39,7 +40,7 @@ class Config(BaseConfig):
     """Whether the model of a temporary task starts as a copy of the permanent one, or afresh."""
     undeclared: Literal["temporary", "permanent"] = "temporary"
     """What an experience is of which the stream does not say."""
-    finer: Literal["refuse", "coarsen"] = "refuse"
+    finer: Finer = "refuse"
     """What becomes of requests for a part of a task: refuse them, or give the whole task up with it."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
 from strategies.parts.buffers import draw_positions, keep_balanced
 from strategies.parts.ensembles import pool
@@ -20,7 +21,7 @@ from strategies.parts.exemplars import Draws
 from strategies.parts.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
-from streams.errors import ConfigError, RequestError, TrainingError
+from streams.errors import ConfigError, TrainingError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key, seeded_torch
 
@@ -40,7 +41,7 @@ class Config(BaseConfig):
     """Weight of the loss on stored samples."""
     steps: int = Field(50, ge=0)
     """Steps that repair the tasks that lose shared weights (k)."""
-    finer: Literal["refuse", "coarsen"] = "refuse"
+    finer: Finer = "refuse"
     """What becomes of requests for a part of a task: refuse them, or give the whole task up with it."""
 
 
@@ -180,15 +181,8 @@ class Pall(Strategy):
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
         gone = request.sample_ids
-        named = [t for t in self._tasks if np.isin(t.ids, gone).any()]
-        for task in named:
-            rest = task.ids[~np.isin(task.ids, gone)]
-            if len(rest) and self._config.finer == "refuse":
-                raise RequestError(
-                    f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
-                    f"{task.experience}; pall forgets whole tasks. Set finer: coarsen to give all of it up."
-                )
-            self._given_up = np.union1d(self._given_up, rest)
+        named, rest = named_tasks(request, self._tasks, self._config.finer, "pall")
+        self._given_up = np.union1d(self._given_up, rest)
         outcome, clean = self._drop(named, self._names / request.name, door) if named else (Outcome(), True)
         self._given_up = self._given_up[~np.isin(self._given_up, gone)]
         # What an earlier request gave up already may have shaped tasks that are still there.

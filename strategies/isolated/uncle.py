@@ -14,13 +14,14 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
 from strategies.parts.ensembles import pool
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.optimizers import OptimizerConfig, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, RequestError, TrainingError
+from streams.errors import ConfigError, TrainingError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import seeded_globals, seeded_torch
 
@@ -52,7 +53,7 @@ class Config(BaseConfig):
     forgotten: Literal["drop", "keep", "protect"] = "drop"
     """What becomes of the code of a forgotten task. drop: deleted; keep: it still answers for its task, so that relapse
     can be seen (the released code); protect: and later learning must not change what it makes."""
-    finer: Literal["refuse", "coarsen"] = "refuse"
+    finer: Finer = "refuse"
     """What becomes of requests for a part of a task: refuse them, or give the whole task up with it."""
 
 
@@ -176,15 +177,8 @@ class Uncle(Strategy):
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
         gone = request.sample_ids
-        named = [t for t in self._tasks if not t.forgotten and np.isin(t.ids, gone).any()]
-        for task in named:
-            rest = task.ids[~np.isin(task.ids, gone)]
-            if len(rest) and self._config.finer == "refuse":
-                raise RequestError(
-                    f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
-                    f"{task.experience}; uncle forgets whole tasks. Set finer: coarsen to give all of it up."
-                )
-            self._given_up = np.union1d(self._given_up, rest)
+        named, rest = named_tasks(request, [t for t in self._tasks if not t.forgotten], self._config.finer, "uncle")
+        self._given_up = np.union1d(self._given_up, rest)
         self._given_up = self._given_up[~np.isin(self._given_up, gone)]
         outcome = self._erase(named, request.name) if named else Outcome()
         for task in named:

