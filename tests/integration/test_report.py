@@ -287,7 +287,27 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     }  # stages
     optional |= {"probability", "truth_ratio", "rouge_recall", "exact_memorisation", "extraction_strength"}  # text
     optional |= {"loss_auc", "min_k_auc", "min_k_plus_plus_auc", "priv_leak", "ks_distance"}
-    optional |= {"forget_quality", "model_utility"}
+    optional |= {"forget_quality", "model_utility", "truth_prob", "zlib_auc", "zlib_tpr", "loss_tpr"}
+    optional |= {"min_k_tpr", "min_k_plus_plus_tpr", "perplexity", "average_perplexity", "perplexity_growth"}
+    optional |= {m for m in METRICS if m.startswith(("retained_", "world_"))}
+    optional |= {"verb_mem", "know_mem", "retain_know_mem", "joint_priv_leak"}  # audits of text
+    optional |= {m for m in METRICS if m.startswith(("utility_", "relearned", "int4_", "int8_", "context_", "probe_"))}
+    optional |= {m for m in METRICS if m.startswith("reintroduction_gain_")}
+    optional |= {
+        "rmia_auc",
+        "rmia_low",
+        "rmia_high",
+        "rmia_tpr_1",
+        "klom_median",
+        "klom_95",
+        "klom_median_null",
+    }  # shadows
+    optional |= {"mixture_domain", "mixture_instructions", "mixture_preferences", "preference_margin"}  # mix-cpt
+    optional |= {"adapter_overlap", "detector_condition", "detector_small", "gate", "gate_rest", "gate_used"}  # o3
+    optional |= {"guarded", "trained_share"}  # in-context, trained-only
+    optional |= {"draw_share", "draw_balance", "drawn_samples", "pool_share", "pool_size", "outside_band"}  # selection
+    optional |= {"selector", "cluster_share", "cluster_draw", "cluster_nmi", "small_gradients"}
+    optional |= {"selection_forward", "selection_backward"}
     assert set(METRICS) - found == optional
 
 

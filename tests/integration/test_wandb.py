@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,14 @@ def records(folder: Path) -> Iterator[Any]:
 
 
 def run_record(folder: Path) -> Any:
-    return next(r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
+    """The record of the run; W&B's own process may write it a moment after `finish` on a busy machine."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [r.run for r in records(folder) if r.WhichOneof("record_type") == "run"]
+        if found:
+            return found[0]
+        assert time.monotonic() < deadline, f"no run in {folder}"
+        time.sleep(0.2)
 
 
 def leveldb_log(file: Path) -> Iterator[bytes]:
