@@ -53,6 +53,7 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "whole_": ("Over all test samples of the stream that are not deleted, learned or not: {}.", "higher"),
     "accumulated_": ("Mean over the last 20 evaluations of that on all test samples, learned or not: {}.", "higher"),
     "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
+    "relative_": ("Mean over the units held of the run's value divided by the reference's: {}.", "higher"),
     "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
     "retain_": ("On training samples that are learned and not deleted: {}.", "higher"),
     "corrected_": ("On test data where manipulated data does its damage, with true labels: {}.", "higher"),

@@ -15,14 +15,19 @@ from lifelong.table import Row, row
 def stream_gap_rows(
     event: int, kind: str, run: Outputs, reference: Outputs, plan: EvaluationPlan, measure: str
 ) -> list[Row]:
-    """Return the average score over held units of the reference, and of the run minus the reference."""
+    """Return the average score over held units of the reference, and of the run minus the reference.
+
+    Against `joint` also the run's share of it: of the average, and the average over units of the share of each
+    (relative gain, arXiv 2410.10636), where units that the reference scores 0 on are left out.
+    """
     alive = plan.alive[event]
     held = plan.since[event] >= 0
-    values = []
+    values, by_unit = [], []
     for outputs in (reference, run):
         means, counts = unit_means(outputs.scores, plan.unit_of, plan.position_of, plan.num_units, alive)
         which = held & (counts > 0)
         values.append(float(means[which].mean()) if which.any() else None)
+        by_unit.append(means[which])
     n = int(held.sum())
     own, ours = values
     gap = None if own is None or ours is None else ours - own
@@ -36,7 +41,12 @@ def stream_gap_rows(
     rows = []
     if kind == "joint":
         share = None if own is None or ours is None or own == 0 else ours / own
+        known = by_unit[0] > 0
+        gain = float((by_unit[1][known] / by_unit[0][known]).mean()) if known.any() else None
         rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, "the reference scores nothing"))
+        rows.append(
+            row(event, kind, "stream", f"relative_{measure}", gain, int(known.sum()), "the reference scores nothing")
+        )
     return rows + [
         row(event, kind, "stream", f"average_{measure}", own, n, empty),
         row(event, kind, "stream", f"gap_average_{measure}", gap, n, empty),

@@ -465,6 +465,12 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     stream_rows = {r.metric: r.value for r in stream_gap_rows(3, "retrained", ours, theirs, plan, "accuracy")}
     assert stream_rows["average_accuracy"] == pytest.approx(0.8)  # the deleted unit does not count
     assert stream_rows["gap_average_accuracy"] == pytest.approx(-0.1)
+    joint = {r.metric: r for r in stream_gap_rows(3, "joint", ours, theirs, plan, "accuracy")}
+    assert joint["normalised_accuracy"].value == pytest.approx(0.7 / 0.8)
+    assert joint["relative_accuracy"].value == pytest.approx((0.6 / 0.9 + 0.8 / 0.7) / 2)
+    nothing = stream_gap_rows(3, "joint", ours, outputs_with(plan, [0.5, 0.0, 0.4], 0.0), plan, "accuracy")
+    relative = next(r for r in nothing if r.metric == "relative_accuracy")
+    assert (relative.value, relative.n) == (pytest.approx(2.0), 1)  # a unit that joint scores 0 on has no share
     rows = {r.metric: r for r in request_gap_rows(3, "retrained", audit, ours, theirs, plan, "accuracy")}
     assert rows["gap_forget_accuracy"].value == 0.5
     assert rows["gap_forget_test_accuracy"].value == pytest.approx(0.2)
