@@ -32,6 +32,10 @@ class LowRankPlugin(Plugin):
 
     config: Any
     name: str
+    strength: float = 0.0
+    """Of the penalty on what new factors share with those of `earlier` experiences."""
+    absolute: bool = False
+    """Whether that penalty sums absolute values, or squares."""
 
     def __init__(self, config: LowRankConfig, setting: Setting) -> None:
         """Look at the model.
@@ -66,19 +70,18 @@ class LowRankPlugin(Plugin):
         self._now = None
         if self._seen >= self.config.base:
             factors = fresh_factors(self._matrices, self.config.rank, lesson.key / "factors", lesson.model.parameters)
-            self._now = self.make_steps(lesson, factors)
+            self._now = LowRankSteps(
+                self.setting.training,
+                lesson.model.parameters,
+                self._matrices,
+                factors,
+                self.config.alpha / self.config.rank,
+                self._free,
+                self.earlier(),
+                self.strength,
+                self.absolute,
+            )
         return self._now
-
-    def make_steps(self, lesson: Lesson, factors: list[Factors]) -> LowRankSteps:
-        """Return steps that start at these factors."""
-        return LowRankSteps(
-            self.setting.training,
-            lesson.model.parameters,
-            self._matrices,
-            factors,
-            self.config.alpha / self.config.rank,
-            self._free,
-        )
 
     def end(self, lesson: Lesson) -> Outcome:
         """Count, and keep what must be kept."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Lesson, Setting, State
+from strategies.base import Setting, State
 from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
-from strategies.parts.lowrank import Factors, LowRankSteps
+from strategies.parts.lowrank import Factors
 from streams.events import DeletionRequest
 
 
@@ -37,6 +37,7 @@ class OLoRA(LowRankPlugin):
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no subspace."""
         super().__init__(config, setting)
+        self.strength, self.absolute = config.strength, config.norm == "absolute"
         self._kept: list[tuple[list[torch.Tensor], np.ndarray, np.ndarray]] = []  # A, all ids, which are live
 
     def earlier(self) -> list[list[torch.Tensor]]:
@@ -46,20 +47,6 @@ class OLoRA(LowRankPlugin):
     def keep(self, factors: list[Factors], ids: np.ndarray) -> None:
         """Keep the A."""
         self._kept.append(([a for a, _ in factors], ids.copy(), np.ones(len(ids), dtype=bool)))
-
-    def make_steps(self, lesson: Lesson, factors: list[Factors]) -> LowRankSteps:
-        """Return steps with the penalty."""
-        return LowRankSteps(
-            self.setting.training,
-            lesson.model.parameters,
-            self._matrices,
-            factors,
-            self.config.alpha / self.config.rank,
-            self._free,
-            self.earlier(),
-            self.config.strength,
-            self.config.norm == "absolute",
-        )
 
     def purge(self, request: DeletionRequest) -> None:
         """Drop the subspaces of which no sample is left."""

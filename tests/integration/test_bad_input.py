@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.main import main
 from lifelong import record
 from lifelong.files import write_atomically
 from lifelong.manifest import stream_from_manifest
@@ -56,24 +55,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

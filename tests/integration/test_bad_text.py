@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from cli.main import main
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.memory import fitting, ran_out
@@ -52,24 +51,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / f"{name}.txt").write_text(WORDS, encoding="utf-8")
     (tmp_path / "own.yaml").write_text(OWN, encoding="utf-8")
     (tmp_path / "people.yaml").write_text(PEOPLE, encoding="utf-8")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def refused(call: Call, file: str, *changes: str) -> str:

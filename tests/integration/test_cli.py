@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.main import main
 from lifelong.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
@@ -42,24 +41,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def process(*arguments: str, program: str = "from cli.main import main; main()") -> subprocess.Popen[str]:

