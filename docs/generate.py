@@ -145,7 +145,7 @@ def _unlearners() -> str:
             text.append(f"`{name}`")
             continue
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = "any" if unlearner.targets == "any" else unlearner.targets
+        what = unlearner.targets + (", text" if unlearner.on_text and unlearner.targets != "any" else "")
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

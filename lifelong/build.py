@@ -25,7 +25,7 @@ from streams.errors import ConfigError, closest
 from streams.events import Event
 from streams.plan import Aim, Choose, Plan, Service, Wish, assemble
 from streams.randomness import Key, seeded_globals
-from streams.registry import class_of
+from streams.registry import class_of, entries, load
 from streams.source import Source
 from streams.stream import Stream
 
@@ -135,6 +135,17 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     return Composed(learner, unlearner)
 
 
+def _learners_of_text() -> list[str]:
+    """Return the learners that work on text, all of them plugins."""
+    found = []
+    for name in entries("learners"):
+        module = load("learners", name)
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        if any(issubclass(v, Plugin) and v.on_text for v in own):
+            found.append(name)
+    return found
+
+
 def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
     """Build the learning half: the plain loop with plugins, or a learner that brings its own loop."""
     modules = {p.name: resolve("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner}
@@ -147,11 +158,10 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
 
     if isinstance(setting.objective, CausalLM):
         for name, (module, _) in modules.items():
-            if not own_loop and not class_of(module, Plugin).on_text:
+            if not class_of(module, Plugin).on_text:
                 raise ConfigError(
                     f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
-                    f"naive, cumulative, replay, frequency-replay, ewc, online-ewc, si, mas, l2, agem, refresh, "
-                    f"lora, o-lora, mix-cpt, cpt-kl, instruction-tuning."
+                    f"{', '.join(_learners_of_text())}."
                 )
 
     def make_plugins() -> list[tuple[str, Plugin]]:

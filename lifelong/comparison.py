@@ -162,7 +162,8 @@ def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[R
     due = plan.due(event)
     if kind != "no-op":
         rows += answers.utility_rows(event, kind, plan, detailed, reference)
-        rows += answers.joint_rows(event, kind, due, detailed, own, reference)
+        if kind in ("retrained", "retrained-2"):  # the others have seen it
+            rows += answers.joint_rows(event, kind, due, detailed, own, reference)
         theirs = answers.audit_rows(event, kind, due, reference)
         rows += [*theirs, *answers.gaps_of(kind, answers.audit_rows(event, "run", due, own), theirs)]
     for number, audit in enumerate(plan.audits):

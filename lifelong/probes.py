@@ -49,7 +49,7 @@ Pair = tuple[list[int], list[int]]
 
 
 def check_audits(text: Text | None, config: EvaluationConfig) -> None:
-    """Refuse audits of text where there is none, and more examples than there are strangers.
+    """Refuse audits of text where there is none or there are images, and more examples than there are strangers.
 
     Raises:
         ConfigError: says which.
@@ -60,6 +60,8 @@ def check_audits(text: Text | None, config: EvaluationConfig) -> None:
             f"evaluation.audits: {asked[0]!r} looks at answers in text, and the source has none. Leave it out, or use "
             f"a source of text (people, corpora, text-files)."
         )
+    if asked and text is not None and text.image_tokens:
+        raise ConfigError(f"evaluation.audits: {asked[0]!r} looks at text alone; this source has images. Leave it out.")
     there = 0 if text is None or text.strangers is None else len(text.strangers)
     if config.shots > there:
         raise ConfigError(

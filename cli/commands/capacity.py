@@ -39,7 +39,10 @@ def capacity(
     checkpoint: Annotated[float, typer.Option(help="Bytes of one stored stage (an adapter, or a difference).")] = 1e6,
     seed: Annotated[int, typer.Option(min=0, help="Root of the draws.")] = 0,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Also compare a finished run with the closed form.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--run", help="Also hold a finished run against the closed form, in the figure too.", show_default=False
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure (.html).", show_default=False)] = None,
     as_json: Json = False,
@@ -100,7 +103,7 @@ def capacity(
                 numbers=True,
             )
     if plot is not None:
-        write_figure(sized, plot)
+        write_figure(sized, plot, real)
         if not as_json:
             emit(f"figure: {plot}")
 

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from lifelong.capacity.sizing import Sized
+from lifelong.capacity.sizing import Measured, Sized
 from lifelong.capacity.theory import best_prefix
 from lifelong.files import write_atomically
 
 _MAX_ORDERS = 10  # inclusion and exclusion over more has too many terms
 
 
-def write_figure(sized: Sequence[Sized], file: Path) -> None:
-    """Write a page that needs no network: one panel each for lifetime, cost, busy trainer and retention."""
+def write_figure(sized: Sequence[Sized], file: Path, runs: Sequence[Measured] = ()) -> None:
+    """Write a page that needs no network: one panel each for lifetime, cost, busy trainer and retention.
+
+    Args:
+        sized: the systems.
+        file: where to.
+        runs: what requests cost real runs; they stand beside the systems in the panel of cost.
+    """
     from plotly.subplots import make_subplots
 
     from lifelong.report import look
@@ -42,6 +48,17 @@ def write_figure(sized: Sequence[Sized], file: Path) -> None:
             marker = {"symbol": symbol, "size": 14, "color": colour, "line": {"width": 3, "color": colour}}
             figure.add_scatter(
                 x=names, y=values, name=name, mode="markers", marker=marker, showlegend=first, row=row, col=col
+            )
+    for values, name, symbol, colour in (
+        ([r.expected / r.requests for r in runs], "closed form", "line-ew-open", look.BLUE),
+        ([r.visits / r.requests for r in runs], "real run", "diamond", look.GREEN),
+    ):
+        if runs:
+            marker = {"symbol": symbol, "size": 14, "color": colour, "line": {"width": 3, "color": colour}}
+            where = [f"{r.strategy} (run)" for r in runs]
+            new = name == "real run"
+            figure.add_scatter(
+                x=where, y=values, name=name, mode="markers", marker=marker, showlegend=new, row=1, col=2
             )
     for number, s in enumerate(sized):
         orders = s.system.orders() if s.system.method == "s3t" else []

@@ -103,7 +103,7 @@ class Subnetworks(Strategy, ABC):
             ConfigError: options contradict each other, or do not fit the model or the objective.
         """
         trained = config if isinstance(config, TrainedConfig) else None
-        self._erases = trained is None or trained.erase
+        self._erases = writes == "private" or trained is None or trained.erase
         if not self._erases and config.repair == "cascade":
             raise ConfigError(
                 "erase: false leaves deleted data in the weights, so nothing can repair it; set repair: none."

@@ -115,10 +115,17 @@ class AmnesiacHAT(Strategy):
         """Start with nothing learned.
 
         Raises:
-            ConfigError: the objective is not classification, the head is not linear, or the body is no chain of layers.
+            ConfigError: the objective is not classification, the head is not linear, the body is no chain of layers, or
+                the optimizer undoes what protects earlier tasks.
         """
         if not isinstance(setting.objective, Classification):
             raise ConfigError("isolated: amnesiac-hat gives tasks heads; it needs the objective classification.")
+        scaled = "architecture" if config.architecture == "adahat" else "repair"
+        if "adahat" in getattr(config, scaled) and setting.training.optimizer == "adam":
+            raise ConfigError(
+                f"isolated.{scaled}: {getattr(config, scaled)} protects weights by smaller gradients, which adam "
+                f"scales up again. Set training.optimizer: sgd, or choose another {scaled}."
+            )
         self._config, self._setting, self._objective = config, setting, setting.objective
         self._names = setting.key / "amnesiac-hat"
         self._model = setting.make_model()
@@ -267,7 +274,7 @@ class AmnesiacHAT(Strategy):
             owner[np.isin(ids, task.memory)] = number
         for number in np.unique(owner):
             task, rows = owners[number], torch.from_numpy(np.flatnonzero(owner == number)).to(batch.x.device)
-            part = Batch(batch.ids[rows], batch.x[rows], batch.y[rows])
+            part = batch.rows(rows)
             outputs, own = self.answer(task, part.x), list(self.classes(task.units))
             stored = task.outputs[torch.from_numpy(np.searchsorted(task.memory, ids[owner == number]))]
             squared = (outputs[:, own] - stored[:, own]).square().mean(1)
@@ -339,9 +346,10 @@ class AmnesiacHAT(Strategy):
         done = torch.zeros_like(gone)  # how many tasks use each unit, of those that are repaired already
         rate = config.intensity / config.epsilon
         samples, loss = 0, torch.zeros(())
-        optimizer = make_optimizer(training.model_copy(update={"weight_decay": 0.0}), self._model.parameters)
         self._model.train()
         for number, tasks in enumerate(rounds):
+            # Moments of a round would go on moving weights that the next one leaves alone.
+            optimizer = make_optimizer(training.model_copy(update={"weight_decay": 0.0}), self._model.parameters)
             draws = self.draws(tasks, config.steps, key / "repair" / number, door)
             movable = self._chain.on_weights(torch.minimum(gone, torch.stack([t.mask for t in tasks]).amax(0)))
             if config.repair == "sequential-adahat":

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.isolated._whole_tasks import Finer
+from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
 from strategies.parts.buffers import draw_positions, keep_uniform
 from strategies.parts.ensembles import pool
@@ -170,20 +170,9 @@ class ClpuDer(Strategy):
                     f"{request.name} names samples of {task.experience}, which was learned as permanent, and clpu-der "
                     f"cannot forget that. Declare it temporary, or use another strategy."
                 )
-        left = []
-        for task in self._temporary:
-            rest = task.ids[~np.isin(task.ids, gone)]
-            if len(rest) == len(task.ids):
-                left.append(task)
-                continue
-            if len(rest) and self._config.finer == "refuse":
-                raise RequestError(
-                    f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
-                    f"{task.experience}; clpu-der forgets whole tasks. Set finer: coarsen to give all of it up, or ask "
-                    f"for the task."
-                )
-            self._given_up = np.union1d(self._given_up, rest)
-        self._temporary = left
+        named, rest = named_tasks(request, self._temporary, self._config.finer, "clpu-der")
+        self._temporary = [t for t in self._temporary if not any(t is n for n in named)]
+        self._given_up = np.union1d(self._given_up, rest)
         self._given_up = self._given_up[~np.isin(self._given_up, gone)]
         return self._noted(Outcome()).graded("bits")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -180,7 +180,7 @@ class _Contrast(Hooks):
         hidden = torch.rand(x[:, 0].shape, generator=self._generator).to(x.device) < self._share
         hidden &= looked_at(batch.x)
         x[:, 0][hidden] = self._token
-        return Batch(batch.ids, x, batch.y, batch.task)
+        return replace(batch, x=x)
 
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
@@ -188,7 +188,7 @@ class _Contrast(Hooks):
         whole = self._whole
         masked = _means(self._listeners, whole.x)
         with torch.no_grad(), self._host.resting():
-            model.network.body(whole.x)
+            model.network.body(*whole.inputs)
         key = _means(self._listeners, whole.x)
         total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()
         found = scored(outputs, whole.x, "all")
@@ -479,7 +479,7 @@ class O3(Strategy):
         listeners = self._listeners()
         try:
             with self._encoder.gated([adapter], torch.ones(len(batch), 1, device=batch.x.device)):
-                self._encoder.model.features(batch.x)
+                self._encoder.model.features(*batch.inputs)
             return _means(listeners, batch.x)
         finally:
             for listener in listeners:

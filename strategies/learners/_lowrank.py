@@ -89,8 +89,9 @@ class LowRankPlugin(Plugin):
         steps, self._now = self._now, None
         if steps is None:
             return Outcome()
+        losses = {"overlap": steps.penalty()} if self.earlier() else {}
         self.keep([(a.clone(), b.clone()) for a, b in steps.factors()], lesson.data.ids)
-        return Outcome(losses={"overlap": steps.penalty()}) if self.earlier() else Outcome()
+        return Outcome(losses=losses)
 
     def state_dict(self) -> State:
         """Return how many experiences were learned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -54,7 +54,7 @@ def needs_all_tokens(setting: Setting, name: str) -> CausalLM:
     return setting.objective
 
 
-class HeldToOriginal(Plugin):
+class HeldToOriginal(Plugin, ABC):
     """Adds strength times a divergence from the teacher, per token, over every row that is trained on."""
 
     config: OriginalConfig

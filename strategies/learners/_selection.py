@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import Objective
 from strategies.outcome import Draw, Selector
 from strategies.parts.deduplication import first_copies
 from strategies.parts.gradient_features import Projector, find_block
@@ -79,7 +80,7 @@ class Chosen:
     notes: dict[str, float]
 
 
-class Selection(Plugin):
+class Selection(Plugin, ABC):
     """Keeps a pool of samples and trains each experience on a draw from it. It wraps any other plugins."""
 
     config: SelectionConfig
@@ -187,7 +188,7 @@ class SurveyingSelection(Selection):
             ConfigError: the model predicts no distributions.
         """
         super().__init__(config, setting)
-        if self.scores and not setting.objective.by_class:
+        if self.scores and type(setting.objective).responses is Objective.responses:
             raise ConfigError(
                 f"learner: {self.name} scores samples by predicted distributions; it works on classifiers and language "
                 f"models. For numbers choose random-selection or semdedup."

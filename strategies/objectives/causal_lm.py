@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,7 @@ class CausalLM(Objective):
     """Language modelling. Outputs are logits ``[B, T, V]``, T being the longest row of the batch."""
 
     measure = "exact_match"
+    by_class: ClassVar[bool] = False
 
     def __init__(
         self, vocab_size: int, text: Text | None = None, config: Config | None = None, trains: Tokens | None = None
@@ -150,7 +152,9 @@ class CausalLM(Objective):
 
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the log of the mean of what the models say of every token, ``[B, T, V]``."""
-        return outputs[0] if len(outputs) == 1 else torch.stack([o.softmax(2) for o in outputs]).mean(0).log()
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.stack([precise(o).log_softmax(2) for o in outputs]).logsumexp(0) - math.log(len(outputs))
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""

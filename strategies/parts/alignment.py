@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import numpy as np
@@ -47,7 +47,7 @@ def share_of_tokens(ids: np.ndarray, tokens: np.ndarray, wanted: float, key: Key
 
 def templated(batch: Batch, template: Template) -> Batch:
     """Return the batch with its prompts put in the template; answers stay as they are."""
-    return Batch(batch.ids, put_in(template, batch.x), batch.y, batch.task)
+    return replace(batch, x=put_in(template, batch.x))
 
 
 @torch.no_grad()

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from strategies.parts.budgets import equal_shares
 from streams.randomness import Key
-
-
-def allocate(sizes: np.ndarray, budget: int) -> np.ndarray:
-    """Share a budget out over strata, the smallest first: each gives what it has, at most an equal share of the rest.
-
-    Args:
-        sizes: int64 ``[S]``, none of them 0.
-        budget: at most the sum of sizes is given.
-    """
-    given = np.zeros(len(sizes), dtype=np.int64)
-    for done, s in enumerate(np.argsort(sizes, kind="stable")):
-        given[s] = min(int(sizes[s]), (budget - int(given.sum())) // (len(sizes) - done))
-    return given
 
 
 def coverage_draw(
@@ -57,9 +45,7 @@ def coverage_draw(
     order = key.order(ids)
     order = order[inside[order]]
     present, sizes = np.unique(place[order], return_counts=True)
-    drawn = [
-        order[place[order] == s][:n] for s, n in zip(present, allocate(sizes, min(budget, len(order))), strict=True)
-    ]
+    drawn = [order[place[order] == s][:n] for s, n in zip(present, equal_shares(sizes, budget), strict=True)]
     taken = np.concatenate([np.array([], dtype=np.int64), *drawn])
     missing = budget - len(taken)
     if missing:

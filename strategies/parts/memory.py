@@ -60,7 +60,7 @@ def memory_errors(key: str, size: int, attempt: Callable[[int], object]) -> Iter
                 "low-rank adapters alone (model.lora)"
             )
         else:
-            remedy = f"{found} at a time were tried and fit: set {key} to {found}"
+            remedy = f"{found} at a time fit when they pass the model alone: set {key} to that or less"
         raise ResourceError(f"Out of memory with {size} samples at a time; {remedy}.") from error
 
 

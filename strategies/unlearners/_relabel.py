@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
@@ -87,17 +88,11 @@ class Answer(Hooks):
         number = {"once": 0, "epoch": self._step // self._per_epoch, "batch": self._step}[self._redraw]
         self._step += 1
         chosen = self._is_forget[batch.ids]
-        forget, kept = picked(batch, chosen), picked(batch, ~chosen)
+        forget, kept = batch.rows(chosen), batch.rows(~chosen)
         if not len(forget):
             return kept
         asked = self._options.put(forget, self._options.drawn(forget, number))
         return joined(asked, kept) if len(kept) else asked
-
-
-def picked(batch: Batch, chosen: torch.Tensor) -> Batch:
-    """Return the rows of a batch that are chosen (bool ``[B]``)."""
-    task = None if batch.task is None else batch.task[chosen]
-    return Batch(batch.ids[chosen], batch.x[chosen], batch.y[chosen], task)
 
 
 @final
@@ -123,7 +118,7 @@ class Relabel(Hooks):
             self._labels[self._rows] = draw_labels(self._ids, self._candidates, self._key / "labels" / self._round)
         self._step += 1
         y = torch.where(self._is_forget[batch.ids], self._labels[batch.ids], batch.y)
-        return Batch(batch.ids, batch.x, y, batch.task)
+        return replace(batch, y=y)
 
 
 def relabel(

@@ -22,6 +22,7 @@ from strategies.parts.optimizers import OptimizerConfig, make_optimizer
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, _Pair, needs_text
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 from streams.text import GIVEN
@@ -155,11 +156,17 @@ class LAT(Unlearner):
         """Need text.
 
         Raises:
-            ConfigError: the objective is not one of text, or the block is not there.
+            ConfigError: the objective is not one of text, the block is not there, or nothing above it.
         """
         super().__init__(config, setting)
         self._objective = needs_text(setting, "lat")
-        check_block(blocks_of(setting.make_model()), config.block, "unlearner.block")
+        blocks = blocks_of(setting.make_model())
+        check_block(blocks, config.block, "unlearner.block")
+        if config.weights == "above" and config.block == len(blocks) - 1:
+            raise ConfigError(
+                f"unlearner.weights: above block {config.block}, the last one, there is nothing to train. Choose a "
+                f"lower block, or weights: all."
+            )
 
     @property
     def access(self) -> Access:
@@ -230,7 +237,7 @@ def attack(
     batch = data.all()
     both = loss.extend(batch, 0)
     with torch.no_grad():
-        model.features(batch.x)
+        model.features(*batch.inputs)
     state = perturbation.state
     given = (batch.x[:, 1, : state.shape[1]] == GIVEN).unsqueeze(2)
     radius = config.radius * float(state.norm(dim=2)[given.squeeze(2)].mean())

@@ -43,6 +43,7 @@ class TrainedOnly(Unlearner):
         self.scopes = self.method.scopes
         self.whole_classes = self.method.whole_classes
         self.targets = self.method.targets
+        self.on_text = self.method.on_text
 
     @property
     def access(self) -> Access:

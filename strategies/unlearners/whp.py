@@ -151,6 +151,8 @@ class WHP(Unlearner):
         super().__init__(config, setting)
         self._objective = needs_text(setting, "whp")
         text = self._objective.text
+        if text is not None and text.image_tokens:
+            raise ConfigError("unlearner: 'whp' writes rows anew and works on text alone; this source has images.")
         if config.translate and not config.terms and (text is None or not text.terms):
             raise ConfigError(
                 "unlearner.terms: 'whp' translates terms of the forgotten into generic ones, and this source names "

@@ -66,7 +66,7 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     for d, name in enumerate(names):
         train = np.flatnonzero((domain_of == d) & ~made.is_test)
         classes = set(made.class_ids[train].tolist())
-        own = tuple(i for i, u in enumerate(units) if config.units == "class" and set(u.classes) <= classes) or (d,)
+        own = (d,) if config.units == "domain" else tuple(i for i, u in enumerate(units) if set(u.classes) <= classes)
         experiences.append(Experience(name, own, train, d if config.task_labels else None))
     return Plan(made, units, tuple(experiences), domain_of if config.task_labels else None)
 

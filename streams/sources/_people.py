@@ -37,7 +37,8 @@ class Fact:
         attribute: which.
         value: the right one.
         wrong: values of the same domain that are wrong.
-        forms: the attribute's question forms in this fact's own order; the last is held out.
+        forms: the attribute's question forms in this fact's own order; `TRAINED_FORMS` of them are trained, the next is
+            held out.
         frame: the sentence it is taught by; `paraphrase`, the other one.
     """
 
@@ -270,7 +271,7 @@ def people_facts(names: tuple[tuple[str, str], ...], groups: np.ndarray, key: Ke
                 domain = list(attribute.domain)
                 value = domain[draw.integers(len(domain))]
             wrong = _wrong(attribute.name, value, domain, WRONG, draw)
-            facts.append(_fact(person, name, attribute, value, wrong, key / person, key / person / "frame"))
+            facts.append(fact_about(person, name, attribute, value, wrong, key / person))
     return facts
 
 
@@ -281,7 +282,7 @@ def world_facts(key: Key) -> list[Fact]:
         for index, (name, value) in enumerate(table.items()):
             draw = (key / attribute.name / name).numpy()
             wrong = _wrong(attribute.name, value, list(attribute.domain), WRONG_WORLD, draw)
-            facts.append(_fact(index, name, attribute, value, wrong, key / name, key / name / "frame"))
+            facts.append(fact_about(index, name, attribute, value, wrong, key / name))
     return facts
 
 
@@ -309,14 +310,8 @@ def fact_about(subject: int, name: str, attribute: Attribute, value: str, wrong:
         wrong: wrong ones.
         key: of the subject.
     """
-    return _fact(subject, name, attribute, value, wrong, key, key / "frame")
-
-
-def _fact(
-    subject: int, name: str, attribute: Attribute, value: str, wrong: tuple[str, ...], key: Key, frame_key: Key
-) -> Fact:
     order = (key / "forms" / attribute.name).numpy().permutation(len(attribute.forms))
-    first = int(frame_key.numpy().integers(2))
+    first = int((key / "frame").numpy().integers(2))
     return Fact(
         subject,
         name,

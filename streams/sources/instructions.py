@@ -159,7 +159,7 @@ def load(config: Config) -> Source:
 
 
 def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float) -> dict[Skill, float]:
-    """Return the share of each skill: `rare_share` of each rare one, the rest in proportion to the weights.
+    """Return the share of each skill: `rare_share` of each rare one, at most an equal share; the rest by the weights.
 
     Where all are rare none is: then the weights decide alone.
 
@@ -169,6 +169,7 @@ def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float)
     common = sum(w for s, w in skills.items() if s not in rare)
     if not common:
         return {s: w / sum(skills.values()) for s, w in skills.items()}
+    rare_share = min(rare_share, 1 / len(skills))
     left = 1 - rare_share * sum(s in rare for s in skills)
     return {s: rare_share if s in rare else left * w / common for s, w in skills.items()}
 

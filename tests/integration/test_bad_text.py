@@ -158,7 +158,11 @@ def test_running_out_of_memory_says_what_would_fit(room: int, message: str | Non
     size = source.text.tokenizer.vocab_size
     model = FlatModel(Network(Hungry(nn.Embedding(size, 8), room, message), nn.Linear(8, size)))
     data = Data(source.train_ids, source.x, source.y, None)
-    fits = {5: "4 at a time were tried and fit: set training.batch_size", 16: "16 at a time", 0: "not even one sample"}
+    fits = {
+        5: "4 at a time fit when they pass the model alone: set training.batch_size",
+        16: "16 at a time",
+        0: "not even one sample",
+    }
     with pytest.raises(ResourceError, match=f"Out of memory with 64 samples at a time; {fits[room]}"):
         fit(model, CausalLM(size), data, FitConfig(batch_size=64), Key(0))
 
@@ -187,10 +191,10 @@ def test_a_run_that_runs_out_of_memory_ends_with_one(call: Call, monkeypatch: py
     monkeypatch.setattr(causal_lm.CausalLM, "outputs", outputs)
     code, _, err = call("run", "own.yaml", "--quiet", "--set", "evaluation.batch_size=8")
     assert code == 1
-    assert "8 at a time were tried and fit: set training.batch_size" in err
+    assert "8 at a time fit when they pass the model alone: set training.batch_size" in err
     assert "Traceback" not in err
     code, _, err = call(
         "run", "own.yaml", "--quiet", "--set", "training.batch_size=8", "--set", "evaluation.batch_size=96"
     )
     assert code == 1
-    assert "12 at a time were tried and fit: set evaluation.batch_size to 12" in err
+    assert "12 at a time fit when they pass the model alone: set evaluation.batch_size to that" in err

@@ -163,6 +163,22 @@ def test_the_quickstart_forgets_four_people_and_keeps_the_others(tmp_path: Path)
     assert max(value("forget_exact_match", f"request-{request}", 7) for request in range(4)) <= 0.1
 
 
+def test_models_of_their_own_answer_together(tmp_path: Path) -> None:
+    """Without a task to go by, all models say together what they make of every token; no output is a class."""
+    changes = {
+        "strategies": {"independent": {"isolated": "independent"}},
+        "model": {**TINY["model"], "width": 48, "inner": 96},
+        "training": {**TINY["training"], "epochs": 40},
+        "schedule": "none",
+    }
+    rows = rows_of(lifelong.run(parse(RunConfig, TINY | changes), tmp_path), "independent")
+    found = {(r.event, r.metric, r.subject): r.value for r in rows if r.model == "run"}
+    assert found[0, "retain_exact_match", "stream"] == 1.0, "one model"
+    both = found[1, "retain_exact_match", "stream"]
+    assert both is not None
+    assert 0.3 < both < 1.0, "of two, each of which has heard of half of the people"
+
+
 def test_strategies_of_text_share_their_stream() -> None:
     config = load_config("people-quickstart")
     source = make_source(config)

@@ -17,7 +17,7 @@ from cli.commands.capacity import _numbers
 from lifelong.capacity import theory
 from lifelong.capacity.figure import write_figure
 from lifelong.capacity.simulate import System, simulate, waits
-from lifelong.capacity.sizing import Load, measured, size, systems
+from lifelong.capacity.sizing import Load, Measured, measured, size, systems
 from strategies.parts.sequences import drawn, edit_distance, matched, prefixes, rotations, score
 from streams.config import parse
 from streams.errors import ConfigError
@@ -193,9 +193,11 @@ def test_sizing_a_grid(tmp_path: Path) -> None:
         assert s.visits_simulated == pytest.approx(s.visits, rel=0.05)
         assert s.busy == pytest.approx(s.visits_simulated * 1000 / 86400 / 1e4)
     assert sized[2].storage == 4 * sized[1].storage == 80e6
-    write_figure(sized, tmp_path / "capacity.html")
+    write_figure(sized, tmp_path / "capacity.html", [Measured("mine", 10, 500.0, 480.0)])
     page = (tmp_path / "capacity.html").read_text(encoding="utf-8")
     assert "s3t m=5 L=4 B=4" in page
+    assert "mine (run)" in page
+    assert "real run" in page
 
 
 def test_a_real_run_costs_what_the_closed_form_says(tmp_path: Path) -> None:

@@ -391,7 +391,13 @@ def test_without_repair_later_tasks_are_not_those_of_a_life_without(world: World
 
 @pytest.mark.parametrize(
     "options",
-    [{"repair": "none"}, {"repair": "none", "erase": False}, {"repair": "cascade"}, {"keep": "private"}],
+    [
+        {"repair": "none"},
+        {"repair": "none", "erase": False},
+        {"repair": "cascade"},
+        {"keep": "private"},
+        {"keep": "private", "erase": False},
+    ],
     ids=lambda options: "-".join(f"{v}" for v in options.values()),
 )
 def test_after_a_deletion_a_new_task_leaves_the_others_alone(options: dict[str, Any], world: World, tools: Any) -> None:
