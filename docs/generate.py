@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
+
 from lifelong.annotate import Option, options
 from lifelong.config import RunConfig
 from lifelong.metrics.catalogue import MEASURES, METRICS, OF_MEASURE, Metric

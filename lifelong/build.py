@@ -163,6 +163,12 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
                     f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
                     f"{', '.join(_learners_of_text())}."
                 )
+    step_takers = [n for n, (m, _) in modules.items() if class_of(m, Plugin).steps is not Plugin.steps]
+    if len(step_takers) > 1:
+        raise ConfigError(
+            f"{where}.learner: {step_takers[0]!r} and {step_takers[1]!r} both take the steps, each its own way; leave "
+            f"one of them out."
+        )
 
     def make_plugins() -> list[tuple[str, Plugin]]:
         return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]

@@ -12,7 +12,6 @@ from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Sett
 from strategies.parts.fit import fit
 from strategies.parts.optimizers import make_optimizer
 from strategies.parts.timing import timed
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 
 T = TypeVar("T")
@@ -60,9 +59,7 @@ class SGDLearner(Learner):
         for plugin in self.plugins.values():
             plugin.begin(lesson)
         hooks = list(self.plugins.values())
-        own = [s for p in hooks if (s := p.steps(lesson)) is not None]
-        if len(own) > 1:
-            raise ConfigError("learner: two plugins would take the steps, each its own way; leave one of them out.")
+        own = [steps for plugin in hooks if (steps := plugin.steps(lesson)) is not None]  # one at the most, see build
         optimizer = own[0] if own else self._carried_optimizer
         outcome = fit(self.model, self.setting.objective, data, self.setting.training, key, hooks, optimizer)
         for plugin in self.plugins.values():

@@ -40,10 +40,16 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     Domain 0 of permuted and rotated is the data as it is.
 
     Raises:
-        ConfigError: the source has no such domains, or task labels are wanted beside units that are classes.
+        ConfigError: the source has no such domains, its inputs are tokens that cannot be permuted or rotated, or task
+            labels are wanted beside units that are classes.
     """
     if config.units == "class" and config.task_labels:
         raise ConfigError("scenario.units: 'class' has no task labels; set task_labels: false, or units: domain.")
+    if config.kind != "natural" and source.text is not None:
+        raise ConfigError(
+            f"scenario.kind: {config.kind!r} changes pixels, and {source.name!r} is text. Use kind: natural with a "
+            f"source that has domains of its own, or another scenario (class-incremental)."
+        )
     if config.kind == "natural":
         domain_of, names = _natural(source, config)
         made = source

@@ -53,10 +53,15 @@ def load(config: Config) -> Source:
     on it knows better.
 
     Raises:
-        ConfigError: there are not enough samples, or no such class.
+        ConfigError: the source is text or has real-valued targets, there are not enough samples, or no such class.
     """
     module, options = resolve("sources", config.of, "source.of")
     clean: Source = module.load(options)
+    if clean.text is not None:
+        raise ConfigError(
+            f"source.of: {clean.name!r} is text, and triggers and swapped labels are for inputs with a class. Use a "
+            f"source of images or vectors (digits, glyphs)."
+        )
     if clean.y.is_floating_point():
         raise ConfigError(f"source.of: {clean.name!r} has real-valued targets; only labels can be manipulated.")
     named = (config.target,) if config.manipulation == "backdoor" else config.classes

@@ -107,6 +107,7 @@ def test_more_samples_include_fewer() -> None:
         ({"manipulation": "confusion", "classes": [3, 3]}, "confused with itself"),
         ({"manipulation": "confusion", "samples": 300}, "training samples of class"),
         ({"of": "digitts"}, "source.of: 'digitts' is not known"),
+        ({"of": "people"}, "source.of: 'people' is text"),
     ],
 )
 def test_what_cannot_be_manipulated_is_refused(options: dict[str, Any], message: str) -> None:

@@ -181,8 +181,9 @@ def test_low_rank_learners_refuse_what_has_no_meaning(tools: Any) -> None:
         taught(tools, {"name": "lora", "rank": 11})
     with pytest.raises(ConfigError, match="carry_optimizer"):
         taught(tools, "o-lora", carry_optimizer=True)
-    with pytest.raises(ConfigError, match="two plugins"):
-        taught(tools, [{"name": "lora", "base": 0, "rank": 2}, {"name": "o-lora", "base": 0, "rank": 2}])
+    both = parse(StrategyConfig, {"learner": ["lora", "replay", "o-lora"], "unlearner": "none"})
+    with pytest.raises(ConfigError, match=r"s\.learner: 'lora' and 'o-lora' both take the steps"):
+        make_strategy(both, tools.setting(tools.source()), "s")
 
 
 # -- FILA

@@ -23,6 +23,7 @@ from streams.scenarios import (
     task_incremental,
 )
 from streams.source import Source
+from streams.sources import people
 from streams.timeline import admitted
 
 MODULES: dict[str, Any] = {
@@ -271,6 +272,13 @@ def test_natural_domains_need_domains(digits: Source) -> None:
 def test_rows_that_are_no_squares_cannot_be_rotated(tools: Any) -> None:
     with pytest.raises(ConfigError, match="not square"):
         domain_incremental.build(tools.source(width=5), domain_incremental.Config(kind="rotated"), 0)
+
+
+@pytest.mark.parametrize("kind", ["permuted", "rotated"])
+def test_tokens_are_no_pixels(kind: Any) -> None:
+    text = people.load(people.Config(people=12))
+    with pytest.raises(ConfigError, match=f"scenario.kind: '{kind}' changes pixels, and 'people' is text. Use kind"):
+        domain_incremental.build(text, domain_incremental.Config(kind=kind), 0)
 
 
 def sequence(count: int, seed: int = 0, **options: Any) -> np.ndarray:
