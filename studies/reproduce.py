@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 STUDIES = Path(__file__).parent
@@ -70,6 +72,7 @@ def _order(outcome: dict[str, Any]) -> int:
 
 def _outcome(o: dict[str, Any]) -> str:
     size = f" --size {o['size']}" if o["size"] else ""
+    o, mappings = lettered(o)
     lines = [
         f"### {o['name']}, {o['size'] or 'as written'}\n",
         f"Claim: {o['claim']}  \nSource: {o['source']}  \nCommand: `lifelong study {o['file']}{size}`  ",
@@ -81,6 +84,9 @@ def _outcome(o: dict[str, Any]) -> str:
         lines.append(
             f"These criteria were declared, or changed, when {late} of {o['runs']} runs were finished already.\n"
         )
+    if mappings:
+        lines += ["In the tables a letter stands for a value of the grid:\n"]
+        lines += [f"- {letter}: `{value}`" for value, letter in mappings.items()] + [""]
     if o["verdicts"]:
         lines += ["| verdict | criterion | what | mean | 95 % interval | seeds | note |", "| --- " * 7 + "|"]
         lines += [
@@ -96,6 +102,27 @@ def _outcome(o: dict[str, Any]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def lettered(outcome: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return an outcome in whose descriptions letters stand for mappings, and the letter of every mapping, in order.
+
+    >>> lettered({"verdicts": [{"bar": "a on js where k={'n': 1, 'm': [{'o': 2}]}, l=3 < 0"}], "comparisons": []})
+    ({'verdicts': [{'bar': 'a on js where k=A, l=3 < 0'}], 'comparisons': []}, {'{n: 1, m: [{o: 2}]}': 'A'})
+    """
+    letters: dict[str, str] = {}
+
+    def shorter(text: str) -> str:
+        while (start := text.find("={") + 1) > 0:
+            depths = accumulate((c in "{[") - (c in "}]") for c in text[start:])
+            end = start + next(i for i, depth in enumerate(depths) if depth == 0) + 1
+            value = text[start:end].replace("'", "")
+            text = text[:start] + letters.setdefault(value, ascii_uppercase[len(letters)]) + text[end:]
+        return text
+
+    described = {"verdicts": "bar", "comparisons": "what"}
+    made = {part: [row | {key: shorter(row[key])} for row in outcome[part]] for part, key in described.items()}
+    return outcome | made, letters
 
 
 def _row(*cells: str) -> str:
