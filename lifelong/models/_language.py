@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._sight import Sight
+from strategies.parts.blocks import stacks
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -31,7 +32,7 @@ class Decoder(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks, from the bottom up."""
-        return next(m for m in self.inner.modules() if isinstance(m, nn.ModuleList))
+        return next(iter(stacks(self.inner).values()))
 
     @property
     def image_tokens(self) -> int:

@@ -11,14 +11,26 @@ from strategies.parts.model import FlatModel
 from streams.errors import ConfigError
 
 
+def stacks(body: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return every list of blocks in a body by its path, outer ones before those inside of them.
+
+    Transformers keep their blocks in a `ModuleList`, from the bottom up. Where there are several (a language model and
+    its vision tower), the first one is the model's own.
+
+    >>> list(stacks(nn.ModuleDict({"embed": nn.Linear(2, 2), "layers": nn.ModuleList([nn.Linear(2, 2)])})))
+    ['layers']
+    """
+    return {path: m for path, m in body.named_modules() if isinstance(m, nn.ModuleList)}
+
+
 def blocks_of(model: FlatModel) -> nn.ModuleList:
     """Return the blocks of the body, from the bottom up.
 
     Raises:
         ConfigError: the body has none.
     """
-    found = next((m for m in model.network.body.modules() if isinstance(m, nn.ModuleList)), None)
-    if found is None or not len(found):
+    found = next(iter(stacks(model.network.body).values()), None)
+    if not found:
         raise ConfigError("model: it has no transformer blocks; use a language model such as tiny-llama.")
     return found
 

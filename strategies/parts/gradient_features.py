@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.objectives._base import Objective
+from strategies.parts.blocks import stacks
 from strategies.parts.fisher import evaluating
+from strategies.parts.lowrank import is_transposed
 from strategies.parts.model import FlatModel
 from strategies.parts.recording import Call, has_patches, patches, recorded
 from streams.data import Batch
@@ -132,8 +134,8 @@ class Block:
 def find_block(model: FlatModel, which: int | str | None, where: str) -> Block:
     """Return a block of the network.
 
-    Networks of transformer blocks have a list of them; of several lists (a language model and its vision tower) the
-    first counts. Elsewhere every layer of the body is a block.
+    Where the body has a list of transformer blocks (see `stacks`) that are trained, these count. Elsewhere every layer
+    of the body is a block.
 
     Args:
         model: the network.
@@ -149,10 +151,9 @@ def find_block(model: FlatModel, which: int | str | None, where: str) -> Block:
         if which not in names:
             raise ConfigError(f"{where}: {which!r} is no module of this network. It has {', '.join(list(names)[1:])}.")
         return _block(which, names[which], where)
-    lists = [n for n, m in names.items() if n.startswith("body") and isinstance(m, nn.ModuleList) and _trained(m)]
-    outer = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
-    if outer:
-        blocks = [f"{outer[0]}.{i}" for i, m in enumerate(names[outer[0]].children()) if _trained(m)]
+    stack = next(((path, m) for path, m in stacks(model.network.body).items() if _trained(m)), None)
+    if stack is not None:
+        blocks = [f"body.{stack[0]}.{i}" for i, m in enumerate(stack[1]) if _trained(m)]
         index = len(blocks) // 2 if which is None else which
     else:
         layers = [n for n, m in names.items() if any(p.requires_grad for p in m.parameters(recurse=False))]
@@ -261,7 +262,7 @@ def _layer(
                 features += projector.gradients(f"{name}.{own}", _formed(values, form))
     if _is_norm(module) or "weight" not in trained:
         return features, squares
-    left, right = (a, delta) if _is_transposed(module) else (delta, a)
+    left, right = (a, delta) if is_transposed(module) else (delta, a)
     if projector is None:
         return features, squares + _outer_squares(left, right, memory)
     if projector.kind == "tensor-sketch" and form == "sgd":
@@ -319,13 +320,8 @@ def _is_norm(module: nn.Module) -> bool:
     return named and "weight" in own and own.keys() <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
 
 
-def _is_transposed(module: nn.Module) -> bool:
-    """Whether it is a linear layer that keeps its weight as ``[in, out]``: transformers' Conv1D, of GPT-2."""
-    return type(module).__name__ == "Conv1D" and not isinstance(module, nn.Conv1d)
-
-
 def _known(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or has_patches(module) or _is_transposed(module) or _is_norm(module)
+    return isinstance(module, nn.Linear) or has_patches(module) or is_transposed(module) or _is_norm(module)
 
 
 def _block(name: str, module: nn.Module, where: str) -> Block:

@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from strategies.parts.blocks import stacks
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from streams.errors import ConfigError
@@ -31,12 +32,12 @@ def linear_maps(body: nn.Module) -> dict[str, nn.Module]:
     >>> list(linear_maps(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
     ['1', '3']
     """
-    inside = [f"{n}." for n, m in body.named_modules() if isinstance(m, nn.ModuleList)][:1]
+    inside = next((f"{path}." for path in stacks(body)), "")
     return {
         name: module
         for name, module in body.named_modules()
         if (isinstance(module, nn.Linear) or is_transposed(module))
-        and all(name.startswith(i) for i in inside)
+        and name.startswith(inside)
         and "lora_" not in name
     }
 
