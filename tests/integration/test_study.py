@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.study.forecast import forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
 from lifelong.study.study import Study, resume_study
@@ -187,6 +188,23 @@ def test_dry_run(call: Call, tmp_path: Path) -> None:
     data = json.loads(out)
     assert [j["done"] for j in data["jobs"]] == [True, True]
     assert data["estimate"]["bytes"] == 0
+
+
+def test_the_estimate_is_right_within_a_factor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds of this process alone, so that it does not matter who else is at work on the machine."""
+    pytest.importorskip("sklearn.svm")  # so that its import is nobody's time
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    longer = TINY["base"] | {"training": TINY["base"]["training"] | {"epochs": 40}}
+    study = Study(TINY | {"base": longer, "seeds": 1}, root=tmp_path / "runs")
+    expected = forecast(study.pending, study.cells)
+    began = time.process_time()
+    for job in study.jobs:
+        assert execute(job).error is None
+    took = time.process_time() - began
+    folders = [*(job.folder for job in study.jobs), tmp_path / "cache"]
+    written = sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
+    assert took / 3 < expected.seconds < 3 * took
+    assert written / 2 < expected.size < 2 * written
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import lifelong
 from lifelong.config import RunConfig
@@ -138,15 +139,28 @@ def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
     assert "artifact" in kinds or "log_artifact" in kinds
 
 
-def test_the_command_line_sends_the_report_too(tmp_path: Path) -> None:
+def test_the_documented_sweep_finds_its_metric_and_the_report_is_sent_too(tmp_path: Path) -> None:
+    """What an agent would start by the sweep file in docs/studies.md, on a small scenario."""
     file = tmp_path / "tiny.yaml"
     file.write_text(json.dumps(TINY))
-    command = [sys.executable, "-c", "from cli.main import main; main()", "run", str(file), "--wandb", "--quiet"]
-    done = subprocess.run(command, check=False, cwd=tmp_path / "elsewhere", env=environment(), capture_output=True)
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    sweep = yaml.safe_load(page.partition("```yaml\n# sweep.yaml")[2].partition("```")[0].partition("\n")[2])
+    drawn = {
+        key: p["values"][1] if "values" in p else (p["min"] + p["max"]) / 2 for key, p in sweep["parameters"].items()
+    }
+    stands_for = {"${env}": [], "${args}": [f"--{key}={value}" for key, value in drawn.items()]}
+    program = {"lifelong": [sys.executable, "-c", "from cli.main import main; main()"], "quickstart": [str(file)]}
+    command = [word for part in sweep["command"] for word in (stands_for | program).get(part, [part])]
+    done = subprocess.run(
+        [*command, "--quiet"], check=False, cwd=tmp_path / "elsewhere", env=environment(), capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "elsewhere" / "runs").iterdir()
     (sent,) = (f for f in (folder / "wandb").glob("offline-run-*") if f.is_dir())
     assert run_record(sent).run_group == folder.name
+    strategy = folder / "strategies" / "replay"
+    assert {k: v for k, v in opening(strategy)[0].items() if k in drawn} == drawn
+    assert sweep["metric"]["name"] in [key for items in history(strategy) for key in items]
     assert "artifact" in {r.WhichOneof("record_type") for r in records(sent)} | {
         (r.request.WhichOneof("request_type") or "").removeprefix("log_") for r in records(sent)
     }
