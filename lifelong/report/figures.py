@@ -56,7 +56,8 @@ def timeline(facts: Facts) -> go.Figure:
     rows = [f"request: {s}" for s in scopes] + list(reversed(facts.units))
     look.mark_deletions(figure, [r.event for r in facts.requested])
     look.style(figure, 130 + min(18 * len(rows), 900))
-    figure.update_yaxes(categoryorder="array", categoryarray=rows, range=[-0.7, len(rows) - 0.3])
+    every = {"dtick": 1} if len(rows) <= 40 else {}
+    figure.update_yaxes(categoryorder="array", categoryarray=rows, range=[-0.7, len(rows) - 0.3], **every)
     look.event_axis(figure, facts.num_events)
     return figure
 

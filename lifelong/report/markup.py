@@ -31,7 +31,7 @@ def table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str],
     # what scrolls must take the focus, or the keyboard cannot scroll it
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label={quoted(caption)}><table{kind}>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
     )
 
 

@@ -29,7 +29,9 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
   padding: .5rem 1rem; z-index: 9; }
 :focus-visible { outline: 3px solid #E69F00; outline-offset: 2px; }
 .notice { background: var(--notice); border-left: 5px solid #E69F00; padding: .6rem 1rem; }
-figure { margin: 1rem 0 1.5rem; } figcaption { color: var(--dim); font-size: .9rem; max-width: 80ch; }
+figure { margin: 1rem 0 1.5rem; }
+.wide { overflow-x: auto; } .plot { min-width: 44rem; }
+figcaption { color: var(--dim); font-size: .9rem; max-width: 80ch; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .5rem 1.5rem; margin: 1rem 0; }
 dt { color: var(--dim); font-size: .85rem; } dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
@@ -37,11 +39,13 @@ details { margin: .75rem 0; } summary { cursor: pointer; padding: .25rem 0; }
 .scroll { overflow: auto; max-height: 80vh; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
 th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }
 td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
-th[scope=row] { font-weight: normal; } th.group { padding-top: .8rem; }
+th[scope=row] { font-weight: normal; } .beside tr:first-child > * { font-weight: 600; padding-top: .8rem; }
+th.group { padding-top: .8rem; }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
 .verdict { display: inline-block; padding: 0 .6rem; border-radius: .8rem; color: #fff; font-weight: 600; }
@@ -98,7 +102,8 @@ def drawing(key: str, json: str, height: int, caption: str) -> str:
     """
     data = json.replace("<", "\\u003c")
     return (
-        f'<figure aria-labelledby="{key}-caption"><div class="plot" id="{key}" style="min-height:{height}px"></div>'
+        f'<figure aria-labelledby="{key}-caption"><div class="wide">'
+        f'<div class="plot" id="{key}" style="min-height:{height}px"></div></div>'
         f'<script type="application/json" id="{key}-data">{data}</script>'
         f'<figcaption id="{key}-caption">{escape(caption)}</figcaption></figure>'
     )

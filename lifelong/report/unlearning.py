@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -18,7 +18,8 @@ _Column = tuple[str, str, Callable[[str], float | None], str]
 def beside_retraining(facts: Facts) -> str:
     """Return the columns that tables of unlearning have, means over requests right after each was served.
 
-    The first row is the retrained reference; nothing is returned where it was not looked at closely.
+    Above the strategies stands the retrained reference of their learner: another learner has another reference. Nothing
+    is returned where it was not looked at closely.
     """
     if not any(s.subjects("average_gap", "retrained") for s in facts.series.values()):
         return ""
@@ -71,14 +72,16 @@ def beside_retraining(facts: Facts) -> str:
         of("LiRA before", "lira_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]
-    first = next(name for name in facts.strategies)
-    reference = [value(first) for _, _, value, _ in four("retrained")]
-    cells = [cell("-" if v is None else f"{v:.3f}") for v in reference]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in facts.strategies:
+        target = tuple("-" if (v := value(name)) is None else f"{v:.3f}" for _, _, value, _ in four("retrained"))
+        groups.setdefault(target, []).append(name)
+    each = " Learners differ, and so do their references: each stands above the strategies it is for."
     caption = (
         "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
         "reference the better, in UA and MIA too; no number means anything without it."
     )
-    return _table(facts, caption, columns, ("retrained reference", cells))
+    return _table(facts, caption + (each if len(groups) > 1 else ""), columns, groups)
 
 
 def correction(facts: Facts) -> str:
@@ -98,23 +101,34 @@ def correction(facts: Facts) -> str:
         at_end("unaffected accuracy", f"unaffected_{measure}"),
         at_end("fit of what was not named", "unnamed_fit"),
     ]
-    return _table(facts, "Manipulated data: what is left of the damage at the end.", columns)
+    caption = "Manipulated data: what is left of the damage at the end."
+    return _table(facts, caption, columns, {(): facts.strategies})
 
 
 def _table(
-    facts: Facts, caption: str, columns: Sequence[_Column], first: tuple[str, Sequence[str]] | None = None
+    facts: Facts, caption: str, columns: Sequence[_Column], groups: Mapping[tuple[str, ...], Sequence[str]]
 ) -> str:
-    """Return a table of strategies, without columns in which nobody has a value."""
-    names = facts.strategies
-    values = {(head, name): value(name) for head, _, value, _ in columns for name in names}
-    kept = [c for c in columns if any(values[c[0], name] is not None for name in names)]
-    rows = []
-    if first is not None:
-        empty = [cell("")] * (len(kept) - len(first[1]))
-        rows.append(f'<tr><th scope="row">{escape(first[0])}</th>{"".join([*first[1], *empty])}</tr>')
-    for name in names:
-        shown = (values[head, name] for head, *_ in kept)
-        cells = [cell("-" if v is None else format(v, c[3])) for v, c in zip(shown, kept, strict=True)]
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+    """Return a table of strategies, without columns in which nobody has a value.
+
+    Args:
+        facts: of the run.
+        caption: above the table.
+        columns: what it shows.
+        groups: strategies by the first cells of the reference that stands above them; none stands above without cells.
+    """
+    values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
+    kept = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
+
+    def row(head: str, cells: Sequence[str]) -> str:
+        shown = "".join(cell(text) for text in [*cells, *[""] * (len(kept) - len(cells))])
+        return f'<tr><th scope="row">{escape(head)}</th>{shown}</tr>'
+
+    bodies = []
+    for target, names in groups.items():
+        rows = [row("retrained reference", target)] if target else []
+        for name in names:
+            shown = (values[head, name] for head, *_ in kept)
+            rows.append(row(name, ["-" if v is None else format(v, c[3]) for v, c in zip(shown, kept, strict=True)]))
+        bodies.append(f'<tbody class="{"beside" if target else ""}">{"".join(rows)}</tbody>')
     heads = [("strategy", ""), *((head, why) for head, why, *_ in kept)]
-    return table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return table(caption, heads, bodies)

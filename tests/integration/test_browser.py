@@ -82,6 +82,15 @@ def test_every_figure_is_drawn_inside_the_page(shown: Shown) -> None:
         assert box["height"] > 100
 
 
+def test_on_a_phone_figures_and_tables_scroll_and_captions_can_be_read(shown: Shown) -> None:
+    shown.page.set_viewport_size({"width": 390, "height": 800})
+    assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
+    for width in shown.page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.clientWidth)"):
+        assert width > 600  # colour bars and titles of panels have room
+    captions = "[...document.querySelectorAll('caption span')].map(c => c.getBoundingClientRect())"
+    assert all(box["right"] <= 390 for box in shown.page.evaluate(captions))
+
+
 def test_a_click_on_the_legend_hides_a_strategy_and_another_brings_it_back(shown: Shown) -> None:
     figure = "figure-score" if shown.page.locator("#figure-score").count() else "figure-average-0"
     before = shown.seen(figure)

@@ -20,6 +20,7 @@ import pytest
 import lifelong
 from lifelong.config import RunConfig
 from lifelong.metrics.catalogue import METRICS, describe
+from lifelong.report import unlearning
 from lifelong.report.facts import gather, kept_events
 from lifelong.report.html import write_report
 from lifelong.runner import Run
@@ -153,6 +154,19 @@ def test_costs_and_timeline(page: Page, run: Run) -> None:
     assert again["y"] == ["task-0"]
     asked = trace(page, "figure-timeline", "deletion request")
     assert asked["y"] == ["request: sample", "request: class", "request: task"]
+
+
+def test_each_learner_stands_below_its_own_retrained_reference(run: Run) -> None:
+    facts = gather(run)
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th><td>([^<]*)</td>', unlearning.beside_retraining(facts))
+    assert [name for name, _ in rows] == ["retrained reference", "naive", "retrained reference", "replay"]
+    served = {(r.name, r.event) for r in facts.requested}
+    for (_, reference), (name, own) in (rows[:2], rows[2:]):
+        for model, shown in (("retrained", reference), ("run", own)):
+            found = [r for r in run.tables[name].rows if (r.metric, r.model) == ("forget_accuracy", model)]
+            known = [r.value for r in found if (r.subject, r.event) in served]
+            assert shown == f"{1 - np.mean(known):.3f}"
+    assert rows[0][1] != rows[2][1]
 
 
 def test_figures_are_valid_plotly(page: Page) -> None:
