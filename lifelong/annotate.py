@@ -93,7 +93,7 @@ class _Writer:
         for name, field in type(config).model_fields.items():
             value = getattr(config, name)
             left_out = value is None if name == "isolated" else alone
-            if name in {"learner", "unlearner", "isolated"} and left_out:
+            if name in {"learner", "unlearner", "unlearning_seed", "isolated"} and left_out:
                 continue
             lines += self._comment(field, indent)
             lines += self._entry(name, value, indent)

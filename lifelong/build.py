@@ -128,7 +128,9 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
         return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
-    unlearning = replace(setting, objective=setting.objective.for_unlearning())
+    again = strategy.unlearning_seed
+    key = setting.key / "unlearning" / again if again else setting.key
+    unlearning = replace(setting, objective=setting.objective.for_unlearning(), key=key)
     unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
     learner = make_learner(strategy, setting, where)
     check_parts(unlearner, learner, [p.name for p in strategy.learner], where)

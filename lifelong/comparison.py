@@ -14,7 +14,7 @@ from lifelong.metrics.corrective import corrective_rows, recovery_rows
 from lifelong.metrics.distance import layer_distances
 from lifelong.metrics.gaps import distance_rows, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
-from lifelong.metrics.requests import mean_rows
+from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.preparation import Prepared
 from lifelong.record import Record
 from lifelong.references import Cost, Looker, Point, References, chain, points_of, reference_config
@@ -44,6 +44,7 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
     rows += recovery_rows(rows, p.setting.objective.measure)
+    rows += attribution_rows(rows, p.setting.objective.measure)
     rows += over_stream_rows(p.stream, rows, lived.work, p.setting.objective.measure)
     return rows + _mean_gaps(p, rows), cost
 
@@ -76,8 +77,12 @@ class _Lived:
         run = self._told.setdefault(event, Closely("run", event, self.outputs(event), plan, self._fresh(event)))
         other = Closely(kind, event, reference, plan, self._fresh(event))
         if first:
+            rows += run.calibration()
             for audit in plan.due(event):
                 rows += run.rows(audit, self._threshold(audit), limit)
+        if point.request is None:
+            theirs = other.calibration()
+            rows += [*theirs, *gap_rows(kind, run.calibration(), theirs)]
         for audit in due:
             threshold = self._threshold(audit)
             theirs = other.rows(audit, threshold, limit)
@@ -98,7 +103,8 @@ class _Lived:
         """Return what an untrained network, of a seed that no model here has, predicts at the detailed positions."""
         if event not in self._random:
             p = self._p
-            setting = make_setting(p.config, p.stream, p.config.seed + _RANDOM_SEED)
+            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
+            setting = make_setting(p.config, p.stream, seed)
             fresh = make_strategy(StrategyConfig(), setting, "references")
             found = self._evaluator.probabilities(fresh, p.plan.detailed(event))
             self._random[event] = np.zeros((0, 0)) if found is None else found
@@ -134,7 +140,8 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
             code_version(),
             p.data_digest,
             seed,
-            {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device", "evaluation")},
+            {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")},
+            {k: v for k, v in p.resolved["evaluation"].items() if k != "seed"},  # that is drawn from afterwards
             resolve_strategy(config, name),
             p.plan.ids.tolist(),
             [u.classes for u in p.stream.units],
@@ -201,6 +208,8 @@ def _mean_gaps(p: Prepared, rows: list[Row]) -> list[Row]:
             more = closely if kind in _CLOSELY else ()
             if label == "immediate" and kind == "retrained":
                 more += ("cost_ratio",)
+            if kind == "no-op":
+                more += ("attribution",)
             for r in mean_rows(last, kind, chosen, (*metrics, *more)):
                 result.append(_renamed(r, f"{label}_{r.metric}"))
             absolute = [_absolute(r) for r in chosen if r.metric.startswith("gap_")]

@@ -34,13 +34,18 @@ class StrategyConfig(Config):
     """Learner plugins, hooked in in this order; a single name or a list."""
     unlearner: NameOrOptions = Named(name="retrain")
     """How requests are served."""
+    unlearning_seed: int = Field(0, ge=0)
+    """Another number draws the unlearner's labels, noise and orders anew, and leaves the learner's as they are."""
     isolated: NameOrOptions | None = None
     """A strategy in which learning and forgetting are one mechanism; then learner and unlearner must not be set."""
 
     @model_validator(mode="after")
     def _either(self) -> StrategyConfig:
-        if self.isolated is not None and {"learner", "unlearner"} & self.model_fields_set:
-            raise ValueError("isolated strategies bring their own learning and forgetting: drop learner and unlearner")
+        if self.isolated is not None and {"learner", "unlearner", "unlearning_seed"} & self.model_fields_set:
+            raise ValueError(
+                "isolated strategies bring their own learning and forgetting: drop learner, unlearner and "
+                "unlearning_seed"
+            )
         return self
 
 
@@ -82,6 +87,9 @@ class EvaluationConfig(Config):
     start from random weights do not learn from context."""
     relearn_steps: int = Field(200, ge=1)
     """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples (Adam 0.001)."""
+    seed: int = Field(0, ge=0)
+    """Of what attacks draw (samples that they are fitted on, splits of cross-validation) and of the untrained network
+    that zrf compares with. It is not the run's seed, so that all seeds are measured alike."""
 
 
 class ReferencesConfig(Config):
@@ -177,6 +185,7 @@ def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
     return {
         "learner": [_options("learners", plugin, f"{where}.learner.{plugin.name}") for plugin in strategy.learner],
         "unlearner": _options("unlearners", strategy.unlearner, f"{where}.unlearner"),
+        "unlearning_seed": strategy.unlearning_seed,
     }
 
 

@@ -98,6 +98,7 @@ class EvaluationPlan:
         is_text: whether the data is text.
         again: bool ``[E]``: whether every earlier request is looked at closely again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
+        seed: of what attacks draw.
         holdout: whether test rows are what membership attacks hold a request against, closely: text without questions,
             of which there are no strangers.
     """
@@ -121,6 +122,7 @@ class EvaluationPlan:
     is_text: bool
     again: np.ndarray
     audited: np.ndarray
+    seed: int = 0
     holdout: bool = False
     damage: Damage | None = None
 
@@ -203,6 +205,7 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         is_text=is_text,
         again=again,
         audited=audited,
+        seed=config.seed,
         holdout=text is not None and text.strangers is None and int((stream.source.x[:, 1] == GIVEN).sum(1).max()) == 1,
     )
 
@@ -348,9 +351,10 @@ class Outputs:
             audits that are due, M all samples and R the steps of relearning.
 
             probabilities ``[D, K]``: predicted distributions. features ``[D, F]``: penultimate. margins ``[M]``: log
-            odds of the label. entropies, modified_entropies ``[M]``, in nats. weights ``[P]``. relearning
-            ``[A, R + 1]``: loss on held-out data of the request before every step and after the last. readout
-            ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where undefined.
+            odds of the label. confidences ``[M]``: highest probability. entropies, modified_entropies ``[M]``, in
+            nats. weights ``[P]``. relearning ``[A, R + 1]``: loss on held-out data of the request before every step and
+            after the last. readout ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where
+            undefined.
             ``audit_*`` ``[A]`` and ``stream_*`` ``[1]``: of text, see `lifelong.probes`. ``record_*`` ``[D]`` and
             ``record_strangers_*`` ``[S]``: of text, see `lifelong.answers`.
     """
@@ -462,6 +466,7 @@ class Evaluator:
             return []
         return [
             ("margins", margins),
+            ("confidences", p.amax(1)),
             ("entropies", entropies(p)),
             ("modified_entropies", modified_entropies(p, batch.y)),
         ]

@@ -158,6 +158,10 @@ def _show(outcome: dict[str, Any]) -> None:
             for c in outcome["comparisons"]
         ]
         emit_table(["difference", "of", "mean", "95 % interval", "seeds", "p (Holm)"], rows, "comparisons")
+    if outcome["variances"]:
+        emit("")
+        heads = ["number", "drawn anew", "times", "standard deviation", "note"]
+        emit_table(heads, [r for c in outcome["variances"] for r in _components(c)], "variances")
     late = outcome["runs_done_when_criteria_were_declared"]
     if late and outcome["verdicts"]:
         emit(f"These criteria were declared, or changed, when {late} of {outcome['runs']} runs were finished already.")
@@ -170,6 +174,18 @@ def _numbers(estimate: dict[str, Any] | None) -> list[str]:
         return ["-", "-", "0"]
     low, high = estimate["low"], estimate["high"]
     return [f"{estimate['mean']:.4g}", "-" if low is None else f"[{low:.4g}, {high:.4g}]", str(estimate["n"])]
+
+
+def _components(c: dict[str, Any]) -> list[list[str]]:
+    what = f"{c['of']}: {c['what']}"
+    if c["reason"]:
+        return [[what, ", ".join(c["levels"]), "-", "-", c["reason"]]]
+    return [
+        [what, level, str(count), f"{variance**0.5:.3g}", "the estimate was negative" if negative else ""]
+        for level, count, variance, negative in zip(
+            c["levels"], c["counts"], c["variances"], c["negative"], strict=True
+        )
+    ]
 
 
 def _p(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.metrics.calibration import expected_calibration_error
 from lifelong.metrics.distance import activation_distance, zero_retrain_forgetting
 from lifelong.metrics.membership import (
     MOST_PER_SIDE,
@@ -69,6 +70,10 @@ class Closely:
             at = np.searchsorted(self.detailed, audit.forget)
             zrf = zero_retrain_forgetting(p[at], self._random[at])
         found.append(row(self.event, self._model, name, "zrf", zrf, n, _NO_CLASS))
+        found.append(self._calibration(name, "forget_ece", audit.forget, ""))
+        found.append(
+            self._calibration(name, "forget_test_ece", audit.forget_test, "no test data belongs to the request")
+        )
         if "relearning" in self.outputs.details:
             time = relearn_time(self.outputs.details["relearning"][self.due.index(audit)], threshold)
             late = f"it takes more than {limit} steps"
@@ -78,6 +83,20 @@ class Closely:
             why = "no test data, no retained data, or no single feature space"
             found.append(row(self.event, self._model, name, "readout_accuracy", value, len(audit.forget_test), why))
         return found
+
+    def calibration(self) -> list[Row]:
+        """Return how well calibrated the model is on what it retains."""
+        return [
+            self._calibration("stream", "retain_ece", self.live, "no training sample of the probe is live"),
+            self._calibration("stream", "sample_ece", self.tests, "no unit with test samples is held"),
+        ]
+
+    def _calibration(self, subject: str, metric: str, positions: np.ndarray, nothing: str) -> Row:
+        confidences, error = self.outputs.details.get("confidences"), None
+        if confidences is not None and len(positions):
+            error = expected_calibration_error(confidences[positions], self.outputs.scores[positions])
+        why = nothing if confidences is not None else _NO_CLASS
+        return row(self.event, self._model, subject, metric, error, len(positions), why)
 
     def quality(self, audit: Audit) -> Quality | None:
         """Return UA, RA, TA and MIA, or None where one of them is undefined."""
@@ -104,7 +123,8 @@ class Closely:
         accuracy = None
         if (unseen := matched(audit, self._plan)) is not None:
             losses = self.outputs.losses
-            accuracy = cross_validated_accuracy(losses[unseen[0]], losses[unseen[1]], event)
+            splits = (Key(self._plan.seed) / "splits" / event).number() % 2**32
+            accuracy = cross_validated_accuracy(losses[unseen[0]], losses[unseen[1]], splits)
         values: list[tuple[str, float | None, str]] = [
             ("mia_efficacy", self._efficacy(audit), _NO_SIDES),
             ("entropy_member_rate", rate, _NO_SIDES),
@@ -131,7 +151,7 @@ class Closely:
         n = min(len(self.live), len(self.tests), MOST_PER_SIDE)
         if not n:
             return None
-        ids, key = self._plan.ids, Key(0) / "attack"
+        ids, key = self._plan.ids, Key(self._plan.seed) / "attack"
         return self.live[key.order(ids[self.live])[:n]], self.tests[key.order(ids[self.tests])[:n]]
 
 
@@ -143,7 +163,7 @@ def counting_tests(plan: EvaluationPlan, event: int) -> np.ndarray:
 
 def matched(audit: Audit, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray] | None:
     """Return as many samples of the forget set as unseen ones of its classes, drawn by name; None if there are none."""
-    key, ids = Key(0) / "matched", plan.ids
+    key, ids = Key(plan.seed) / "matched", plan.ids
     pairs = []
     for c in np.unique(plan.classes[audit.forget]):
         sides = [np.asarray(part[plan.classes[part] == c]) for part in (audit.forget, audit.non_members)]

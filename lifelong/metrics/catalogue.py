@@ -72,6 +72,13 @@ def _span(lag: int, following: int | None) -> str:
     return str(lag) if following == lag + 1 else f"{lag} to {following - 1}"
 
 
+_ECE = Metric(
+    "Expected calibration error on {}: mean distance between confidence and accuracy over 15 bins.",
+    "0 to 1",
+    "lower",
+    0.0,
+)
+
 METRICS: dict[str, Metric] = {
     "forgetting_from_first": Metric(
         "Mean over earlier units of the score right after a unit was first learned, minus the score now.",
@@ -458,6 +465,13 @@ METRICS: dict[str, Metric] = {
         "lower",
         0.0,
     ),
+    "attribution": Metric(
+        "Accuracy on the forget set in the life without the request, minus the run's, over the same minus the "
+        "retrained reference's: 1 where the request closed the gap, 0 where it did nothing (needs both references).",
+        "ratio",
+        "neither",
+        1.0,
+    ),
     "average_gap": Metric(
         "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
         "training data), TA (on test data that counts) and MIA (mia_efficacy).",
@@ -484,6 +498,20 @@ METRICS: dict[str, Metric] = {
         "ratio",
         "lower",
     ),
+    **{
+        f"{of}_ece": replace(_ECE, meaning=_ECE.meaning.format(what))
+        for of, what in (
+            ("retain", "training samples that are learned and not deleted"),
+            ("sample", "all test samples of the units held"),
+        )
+    },
+    **{
+        f"{of}_ece": Metric(_ECE.meaning.format(what), _ECE.unit, "reference")
+        for of, what in (
+            ("forget", "the training samples that a request deletes"),
+            ("forget_test", "test data of the classes, tasks or users that a request names"),
+        )
+    },
     "zrf": Metric(
         "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
         "0 to 1",

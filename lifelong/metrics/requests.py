@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.metrics.catalogue import SHARES
 from lifelong.metrics.membership import membership_auc
 from lifelong.table import Row, row
 from strategies.outcome import Outcome
@@ -114,4 +117,47 @@ def mean_rows(event: int, model: str, rows: list[Row], metrics: tuple[str, ...])
         values = [r.value for r in rows if r.metric == metric and r.value is not None]
         mean = float(np.mean(values)) if values else None
         result.append(row(event, model, "requests", metric, mean, len(values), "no request has a value"))
+    return result
+
+
+def attribution(run: float, no_op: float, retrained: float, n: int) -> float | None:
+    """Return how much of what separates a life without the request from retraining the request brought about.
+
+    1 closed the gap, 0 did nothing, above 1 overshoots, below 0 is the wrong way.
+
+    Args:
+        run, no_op, retrained: shares of the forget set that are predicted right.
+        n: samples it was measured on.
+
+    Returns:
+        None where the gap is below three standard errors: forgetting by accident, or what generalises, has closed it.
+
+    >>> attribution(0.6, 1.0, 0.5, 100), attribution(0.6, 0.55, 0.5, 100)
+    (0.8, None)
+    """
+    error = math.sqrt((no_op * (1 - no_op) + retrained * (1 - retrained)) / max(n, 1))
+    gap = no_op - retrained
+    return None if abs(gap) <= 3 * error else (no_op - run) / gap
+
+
+def attribution_rows(rows: list[Row], measure: str) -> list[Row]:
+    """Return the attribution of every request, at every event beside which both its references stand.
+
+    Args:
+        rows: against the references.
+        measure: name of the score.
+    """
+    metric = f"forget_{measure}"
+    found = {(r.model, r.event, r.subject, r.metric): r for r in rows if r.metric.endswith(metric)}
+    result = []
+    for (model, event, subject, name), no_op in found.items():
+        retrained = found.get(("retrained", event, subject, metric))
+        if model != "no-op" or name != metric or retrained is None:
+            continue
+        value, why = None, "it is about scores that are shares"
+        gap = found["no-op", event, subject, f"gap_{metric}"].value
+        if measure in SHARES and no_op.value is not None and retrained.value is not None and gap is not None:
+            value = attribution(no_op.value + gap, no_op.value, retrained.value, no_op.n)
+            why = "without the request the score is within three standard errors of retraining"
+        result.append(row(event, "no-op", subject, "attribution", value, no_op.n, why))
     return result

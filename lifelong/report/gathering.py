@@ -103,6 +103,7 @@ def _gather(study: Study) -> Lives:
         points=tuple(points.values()),
         verdicts=tuple(results.verdicts()),
         differences=tuple(results.differences()),
+        components=tuple(results.components()),
         strategies=strategies,
         unfinished=tuple(unfinished),
         manifests=tuple(manifests),

@@ -14,7 +14,7 @@ from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Difference, Verdict
+from lifelong.study.verdicts import Components, Difference, Verdict
 from lifelong.summary import Line
 
 
@@ -143,7 +143,8 @@ class Lives:
     Attributes:
         study: the study.
         points: the grid, as far as runs have begun.
-        verdicts, differences: what criteria and comparisons came to, on the lives that are finished.
+        verdicts, differences, components: what criteria, comparisons and variances came to, on the lives that are
+            finished.
         strategies: names, in the order of the study.
         unfinished: jobs that are not done, and how far each is.
         manifests: of all runs that have begun.
@@ -155,6 +156,7 @@ class Lives:
     points: tuple[Point, ...]
     verdicts: tuple[Verdict, ...]
     differences: tuple[Difference, ...]
+    components: tuple[Components, ...]
     strategies: tuple[str, ...]
     unfinished: tuple[tuple[Job, str], ...]
     manifests: tuple[dict[str, Any], ...]

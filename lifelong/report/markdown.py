@@ -48,7 +48,7 @@ def study_markdown(lives: Lives) -> str:
     unfinished = f"**This study is not finished: {missing} of {count} runs are missing or incomplete.**"
     parts = [f"# Study: {config.name}", f"Claim: {config.claim}", f"Source: {config.source}"]
     parts += [unfinished if missing else "", "## Verdicts"]
-    for grid in (study_tables.verdicts(lives), study_tables.comparisons(lives)):
+    for grid in (study_tables.verdicts(lives), study_tables.comparisons(lives), study_tables.components(lives)):
         parts.append(_table(grid) if grid.num_rows else "")
     for title, make in (("Results", study_tables.results), ("Requests", study_tables.requests)):
         for point in lives.points:

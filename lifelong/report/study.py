@@ -133,8 +133,8 @@ def _verdicts(lives: Lives) -> str:
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{badge}{cells}</tr>')
     body = f"<tbody>{''.join(rows)}</tbody>"
     found = table(grid.caption, grid.heads, [body], of_words=True) if rows else "<p>The study declares no criteria.</p>"
-    differences = study_tables.comparisons(lives)
-    return found + (_html(differences) if differences.num_rows else "")
+    more = (study_tables.comparisons(lives), study_tables.components(lives))
+    return found + "".join(_html(grid) for grid in more if grid.num_rows)
 
 
 def _requests(lives: Lives) -> str:

@@ -40,9 +40,12 @@ def verdicts(lives: Lives) -> Grid:
     """Return one row for every criterion."""
     heads = (
         ("criterion", "declared before the study ran"),
-        ("verdict", "reproduced: the whole interval lies beyond the bar; contradicted: on the other side"),
+        (
+            "verdict",
+            "reproduced: the whole interval lies beyond the bar (in the margin); contradicted: on the other side",
+        ),
         ("what was asked", ""),
-        ("found", "mean over seeds and its 95 % bootstrap interval"),
+        ("found", "mean over seeds and its 95 % bootstrap interval, or the 90 % t interval where the bar is a margin"),
         ("seeds", ""),
         ("why", ""),
     )
@@ -68,6 +71,29 @@ def comparisons(lives: Lives) -> Grid:
         n = 0 if d.estimate is None else d.estimate.n
         rows.append((f"{d.of} - {d.minus}", d.what or d.metric, in_words(d.estimate), p, str(n)))
     return Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),))
+
+
+def components(lives: Lives) -> Grid:
+    """Return one row for every level of every variance."""
+    heads = (
+        ("number", "and the strategy that it is of"),
+        ("drawn anew", "each level nested in the one above it"),
+        ("times", "values of the level"),
+        ("standard deviation", "that the level adds; 0 where the estimate of the variance was negative"),
+        ("share of the variance", ""),
+        ("mean", "over everything, and its 95 % t interval over the seeds' means"),
+    )
+    rows = []
+    for c in lives.components:
+        if c.reason:
+            rows.append((f"{c.of}: {c.what}", ", ".join(c.levels), "-", "-", "-", c.reason))
+        mean = in_words(Estimate(c.mean, c.low, c.high, None, c.counts[0])) if c.mean is not None else ""
+        for level, count, variance, share, negative in zip(
+            c.levels, c.counts, c.variances, c.shares, c.negative, strict=False
+        ):
+            deviation = f"{variance**0.5:.3g}" + (" (negative)" if negative else "")
+            rows.append((f"{c.of}: {c.what}", level, str(count), deviation, f"{share:.0%}", mean))
+    return Grid("Where the variance of a number comes from.", heads, (("", tuple(rows)),))
 
 
 def results(point: Point) -> Grid:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from lifelong.config import RunConfig
 from lifelong.metrics.catalogue import MEASURES, describe
 from lifelong.preparation import Prepared
-from lifelong.study.config import Cell, Quantity, StudyConfig
+from lifelong.study.config import Cell, Quantity, StudyConfig, Variance
 from streams.errors import ConfigError, closest
 
 
@@ -35,15 +35,33 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
             describe(quantity.metric)
         except KeyError:
             raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
+        if isinstance(quantity, Variance):
+            _check_levels(where, quantity, study)
         kinds = {kind for c in admitted for kind in c.config.references.kinds} | {"run"}
         if quantity.model not in kinds:
             raise ConfigError(f"{where}.model: no run produces {quantity.model!r}. {closest(quantity.model, kinds)}")
 
 
+def _check_levels(where: str, variance: Variance, study: StudyConfig) -> None:
+    for key in variance.levels:
+        if key not in study.grid:
+            raise ConfigError(f"{where}.levels: {key!r} is not a key of the grid. {closest(key, study.grid)}")
+        if len(study.grid[key]) < 2 or key in variance.where:
+            raise ConfigError(f"{where}.levels: {key!r} needs two values or more, and none in `where`.")
+    if len(study.seeds) < 2:
+        raise ConfigError(f"{where}: the variance between seeds needs two seeds or more, and seeds is {study.seeds}.")
+    for key, values in study.grid.items():
+        if len(values) > 1 and key not in (*variance.levels, *variance.where):
+            raise ConfigError(f"{where}: {key!r} of the grid is neither one of the levels nor fixed by `where`.")
+
+
 def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
     """Return every quantity that the study asks for: its key, itself, and the strategies it is about."""
     others = [(i, c) for i, c in enumerate(study.criteria) if c.against]
+    floors = [(i, c) for i, c in enumerate(study.criteria) if c.within == "retrained-2"]
     return [
+        *((f"criteria.{i}.within", c.second, [c.of]) for i, c in floors),
+        *((f"variances.{i}", v, [*v.of]) for i, v in enumerate(study.variances)),
         *((f"criteria.{i}.against", c.other, [s for s in (c.minus, c.over) if s]) for i, c in others),
         *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
         *((f"criteria.{i}", c, [s for s in (c.of, c.minus, c.over) if s]) for i, c in enumerate(study.criteria)),

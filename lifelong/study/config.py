@@ -59,8 +59,18 @@ class Comparison(Quantity):
     """The strategy each of them is compared with, seed by seed."""
 
 
+class Variance(Quantity):
+    """How the variance of a number divides between the seeds and what is drawn anew under each of them."""
+
+    of: tuple[str, ...] = Field(min_length=1)
+    """Strategies."""
+    levels: tuple[str, ...] = Field(min_length=1)
+    """Keys of the grid, each nested in the one before and all in the seed, such as [strategies.salun.unlearning_seed,
+    evaluation.seed]. Other keys of the grid must be fixed by `where`."""
+
+
 class Criterion(Quantity):
-    """What must come out. Exactly one of above and below; at most one of minus and over."""
+    """What must come out. Exactly one of above, below and within; at most one of minus and over."""
 
     name: str
     """The claim in a few words."""
@@ -76,16 +86,36 @@ class Criterion(Quantity):
     """The number must be above this."""
     below: float | None = None
     """The number must be below this."""
+    within: Annotated[float, Field(gt=0)] | Literal["retrained-2"] | None = None
+    """The number must be 0, give or take this, by two one-sided t tests at 5 %. `retrained-2` takes the 95 % quantile
+    over seeds of the absolute difference between both retrained references; the number is then a gap to the first."""
 
     @model_validator(mode="after")
     def _one_bar(self) -> Criterion:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("needs exactly one of above and below")
+        if sum(bar is not None for bar in (self.above, self.below, self.within)) != 1:
+            raise ValueError("needs exactly one of above, below and within")
+        if self.within is not None and self.over is not None:
+            raise ValueError("within is about a difference; take minus instead of over")
+        if self.within == "retrained-2" and not self._is_gap:
+            raise ValueError(
+                "within: retrained-2 is the spread of a gap to the retrained reference; it needs a metric such as "
+                "gap_forget_accuracy, model: retrained and no minus, or name a number"
+            )
         if self.minus is not None and self.over is not None:
             raise ValueError("can have minus or over, not both")
         if self.against and self.minus is None and self.over is None:
             raise ValueError("against needs minus or over, the strategy that it is about")
         return self
+
+    @property
+    def _is_gap(self) -> bool:
+        signed = self.metric.removeprefix("immediate_").removeprefix("final_").startswith("gap_")
+        return signed and self.model == "retrained" and self.minus is None
+
+    @property
+    def second(self) -> Criterion:
+        """The same gap to the other retrained reference."""
+        return self.model_copy(update={"model": "retrained-2"})
 
     @property
     def other(self) -> Criterion:
@@ -127,6 +157,8 @@ class StudyConfig(Config):
     """Named sizes of the same study, usually small and full."""
     comparisons: tuple[Comparison, ...] = ()
     """Differences to report."""
+    variances: tuple[Variance, ...] = ()
+    """Numbers of which to report where their variance comes from."""
     criteria: tuple[Criterion, ...] = ()
     """What must come out."""
 

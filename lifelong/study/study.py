@@ -200,6 +200,7 @@ class Study:
             "date": time.strftime("%Y-%m-%d"),
             "verdicts": [asdict(v) for v in found.verdicts()],
             "comparisons": [asdict(d) for d in found.differences()],
+            "variances": [asdict(c) for c in found.components()],
         }
 
     def _declare(self) -> None:

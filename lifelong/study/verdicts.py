@@ -8,8 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lifelong.study.config import Cell, Comparison, Criterion, Quantity, StudyConfig
-from lifelong.study.statistics import Estimate, estimate, holm
+import numpy as np
+
+from lifelong.study.config import Cell, Comparison, Criterion, Quantity, StudyConfig, Variance
+from lifelong.study.statistics import (
+    Estimate,
+    equivalence,
+    estimate,
+    floor_margin,
+    holm,
+    nested_variances,
+    t_interval,
+)
 from lifelong.table import Row, Table
 
 Outcome = Literal["reproduced", "contradicted", "undecided"]
@@ -21,10 +31,10 @@ class Verdict:
 
     Attributes:
         name: the claim in a few words.
-        outcome: reproduced (the whole interval lies beyond the bar), contradicted (the whole interval lies on the
-            other side) or undecided.
+        outcome: reproduced (the whole interval lies beyond the bar, or within the margin), contradicted (the whole
+            interval lies on the other side) or undecided.
         bar: what was asked, in words.
-        estimate: the number over seeds, or None if no run has it.
+        estimate: the number over seeds, or None if no run has it; of a margin with a 90 % t interval.
         reason: why it is undecided, or what else to know.
     """
 
@@ -45,6 +55,41 @@ class Difference:
     estimate: Estimate | None
     p_corrected: float | None
     what: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Where the variance of a number comes from, in a balanced nested design.
+
+    Attributes:
+        of: the strategy.
+        what: the number, in words.
+        levels: seed, and the keys of the grid below it.
+        counts: values of each level.
+        variances: what each level adds; 0 where the estimate was negative.
+        negative: whether it was.
+        mean: of all.
+        low, high: 95 % t interval of the mean, from the means of the seeds: what is drawn anew under one seed is not
+            independent.
+        reason: why there are none.
+    """
+
+    of: str
+    what: str
+    levels: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    variances: tuple[float, ...] = ()
+    negative: tuple[bool, ...] = ()
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The levels' shares of the variance of one number."""
+        whole = sum(self.variances)
+        return tuple(v / whole if whole else 0.0 for v in self.variances)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +125,26 @@ class Results:
             for (c, name, e), p in zip(found, corrected, strict=True)
         ]
 
+    def components(self) -> list[Components]:
+        """Return where the variance of every number that is asked for comes from."""
+        return [self._components(v, name) for v in self.config.variances for name in v.of]
+
+    def _components(self, asked: Variance, strategy: str) -> Components:
+        found = self._at_points(asked, strategy)
+        grid, seeds = self.config.grid, sorted({seed for _, seed in found})
+        values = np.full((len(seeds), *(len(grid[key]) for key in asked.levels)), np.nan)
+        for (point, seed), (value,) in found.items():
+            at = json.loads(point)
+            values[seeds.index(seed), *(grid[key].index(at[key]) for key in asked.levels)] = value
+        values = values[np.isfinite(values).reshape(len(seeds), -1).all(1)]
+        what, levels = in_words(asked), ("seed", *asked.levels)
+        if len(values) < 2:
+            return Components(strategy, what, levels, reason="fewer than two seeds have a value everywhere")
+        raw = nested_variances(values)
+        low, high = t_interval(values.reshape(len(values), -1).mean(1).tolist())
+        variances, negative = tuple(max(v, 0.0) for v in raw), tuple(v < 0 for v in raw)
+        return Components(strategy, what, levels, values.shape, variances, negative, float(values.mean()), low, high)
+
     def _at_points(self, quantity: Quantity, *strategies: str) -> dict[tuple[str, int], tuple[float, ...]]:
         """Return the quantity of the strategies for every grid point and seed where all of them have it."""
         found: dict[tuple[str, int], dict[str, float]] = {}
@@ -107,18 +172,27 @@ class Results:
         held = "" if other(c) is None else f" {sign_of(c)} {other(c)}"
         if c.against:
             held += f" where {', '.join(f'{k}={v}' for k, v in c.against.items())}"
-        bar = f"{c.of}{held} on {in_words(c)} {_bar(c)}"
+        asked = f"{c.of}{held} on {in_words(c)}"
+        bar = f"{asked} {_bar(c)}"
         try:
             values = self._numbers(c)
         except ValueError as error:
             return Verdict(c.name, "undecided", bar, None, str(error))
         if not values:
             return Verdict(c.name, "undecided", bar, None, self._why_nothing(c))
-        e = estimate(values)
-        if c.over is not None:
-            low, high = (None if bound is None else math.exp(bound) for bound in (e.low, e.high))
-            e = replace(e, mean=math.exp(e.mean), low=low, high=high)
-        outcome, reason = _decide(c, e)
+        if c.within is not None:
+            margin = self._margin(c)
+            if margin is None:
+                return Verdict(c.name, "undecided", bar, None, self._why_nothing(c.second))
+            bar = f"{asked} within +-{margin:.3g}" + (" (retrained-2)" if c.within == "retrained-2" else "")
+            e = equivalence(values, margin)
+            outcome, reason = _decide_equal(e, margin)
+        else:
+            e = estimate(values)
+            if c.over is not None:
+                low, high = (None if bound is None else math.exp(bound) for bound in (e.low, e.high))
+                e = replace(e, mean=math.exp(e.mean), low=low, high=high)
+            outcome, reason = _decide(c, e)
         missing = len(self.config.seeds) - e.n
         if missing > 0:
             some = f"{missing} of {len(self.config.seeds)} seeds have no value everywhere"
@@ -136,6 +210,14 @@ class Results:
         if c.minus is not None:
             return list(self._paired(c, c.of, c.minus, _difference).values())
         return list(self.values(c, c.of).values())
+
+    def _margin(self, c: Criterion) -> float | None:
+        """Return what counts as nothing; None where it is to be that of two retrained models and there are not two."""
+        if c.within != "retrained-2":
+            return c.within
+        first, second = self.values(c, c.of), self.values(c.second, c.of)
+        floor = [first[seed] - second[seed] for seed in first if seed in second]
+        return floor_margin(floor) if floor else None
 
     def _why_nothing(self, c: Criterion) -> str:
         tables = [t[c.of] for _, t in self.tables if c.of in t]
@@ -197,6 +279,8 @@ def _over_points(values: dict[tuple[str, int], float]) -> dict[int, float]:
 
 
 def _bar(c: Criterion) -> str:
+    if c.within is not None:
+        return f"within {c.within}"
     return f"> {c.above:g}" if c.above is not None else f"< {c.below:g}"
 
 
@@ -213,6 +297,17 @@ def _decide(c: Criterion, e: Estimate) -> tuple[Outcome, str | None]:
     if short:
         return "contradicted", None
     return "undecided", "the interval spans the bar"
+
+
+def _decide_equal(e: Estimate, margin: float) -> tuple[Outcome, str | None]:
+    if e.low is None or e.high is None:
+        return "undecided", "one seed gives no interval"
+    how = f"90 % t interval, p = {e.p:.2g}"
+    if -margin <= e.low and e.high <= margin:
+        return "reproduced", how
+    if e.low > margin or e.high < -margin:
+        return "contradicted", how
+    return "undecided", f"the interval spans the margin; {how}"
 
 
 def _value(table: Table, quantity: Quantity) -> float | None:

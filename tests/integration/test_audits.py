@@ -147,6 +147,8 @@ APART = {
     "attack_accuracy": 0.1,
     "relearn_steps": 50,
     "zrf": 0.03,
+    "forget_ece": 0.1,
+    "forget_test_ece": 0.1,
     # Overlapping blobs: a class is as readable, and its entropies are as high, in a network that never saw it. That
     # these two can fail is shown on numbers (tests/unit/test_attacks.py).
     "entropy_auc": 0.0,
@@ -197,6 +199,52 @@ def test_retraining_with_another_seed_is_the_floor(run: lifelong.Run) -> None:
     for metric in ("average_gap", "activation_distance"):
         floor = when_served(run.tables["retrain"], metric, CLASS, "retrained-2")
         assert 0 < floor < when_served(run.tables["none"], metric, CLASS, "retrained-2") / 2
+
+
+def test_calibration_on_what_is_retained(run: lifelong.Run) -> None:
+    for table in run.tables.values():
+        assert 0 < when_served(table, "retain_ece", "stream", "run") < 0.3
+        assert 0 < when_served(table, "sample_ece", "stream", "run") < 0.3
+    # A model is as sure of a class that it never saw, and always wrong.
+    assert when_served(run.tables["retrain"], "forget_ece", CLASS, "run") > 0.45
+    for metric in ("retain_ece", "sample_ece"):
+        assert {r.value for r in run.tables["retrain"].select(f"gap_{metric}", "stream", "retrained")} == {0.0}
+        assert {r.value for r in run.tables["none"].select(f"gap_{metric}", "stream", "retrained")} != {0.0}
+
+
+def test_unlearning_and_attacks_can_be_drawn_anew_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    unlearner = {"name": "salun", "epochs": 1}
+    small: dict[str, Any] = {
+        "training": {"epochs": 5, "batch_size": 32, "lr": 0.1},
+        "strategies": {"salun": {"unlearner": unlearner}, "again": {"unlearner": unlearner, "unlearning_seed": 1}},
+        "references": {"kinds": ["retrained"]},
+    }
+    found = [
+        lifelong.run(config_of(tmp_path, **small, evaluation={"seed": seed}, name=f"seed-{seed}"), tmp_path)
+        for seed in (0, 1)
+    ]
+    salun, again = (
+        [r for r in found[0].tables[name].rows if r.model == "run" and r.metric.endswith(("accuracy", "_loss"))]
+        for name in ("salun", "again")
+    )
+    assert [r for r in salun if r.event == 0] == [r for r in again if r.event == 0]
+    assert [r for r in salun if r.event == 1] != [r for r in again if r.event == 1]
+    # Both lives have the same references, and so has a run whose attacks are drawn anew.
+    assert [found[i].summaries[name]["references"]["computed"] > 0 for i in (0, 1) for name in small["strategies"]] == [
+        True,
+        *[False] * 3,
+    ]
+    metrics = ("forget_loss", "retain_accuracy", "gap_forget_loss", "attack_accuracy", "zrf")
+    same = [
+        when_served(found[0].tables["salun"], metric, subject, model)
+        == when_served(found[1].tables["salun"], metric, subject, model)
+        for metric in metrics
+        for subject, model in [("stream" if "retain" in metric else CLASS, "retrained")]
+    ]
+    assert same == [True, True, True, False, False]
 
 
 def test_layers_and_cost(run: lifelong.Run) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong.metrics.calibration import expected_calibration_error
 from lifelong.metrics.distance import (
     activation_distance,
     jensen_shannon,
@@ -138,6 +139,25 @@ def test_a_readout_finds_what_is_hidden_and_not_what_is_gone() -> None:
         y = labels[::2]
         found = readout(train[y == 0], y[y == 0], train[y == 1], y[y == 1], test, labels[1::2])
         assert low <= found <= high
+
+
+def test_calibration_error_is_what_confidence_and_accuracy_differ_by() -> None:
+    confidences = np.full(50, 0.8)
+    for accuracy, error in ((0.8, 0.0), (0.6, 0.2)):
+        right = (np.arange(50) < 50 * accuracy).astype(np.float32)
+        assert expected_calibration_error(confidences, right) == pytest.approx(error)
+    # Two bins that are wrong both ways do not cancel; two ways to be wrong within a bin do.
+    assert expected_calibration_error(np.array([0.6, 0.9]), np.array([1.0, 0.0])) == pytest.approx(0.65)
+    assert expected_calibration_error(np.array([0.98, 0.98]), np.array([1.0, 0.0])) == pytest.approx(0.48)
+    assert expected_calibration_error(np.array([1.0, 1.0]), np.ones(2)) == 0.0
+    # Of a model that is calibrated it falls with the samples, and is not 0.
+    draw = np.random.default_rng(0)
+    found = []
+    for n in (100, 10_000):
+        c = draw.uniform(0.1, 1, n)
+        found.append(expected_calibration_error(c, draw.random(n) < c))
+    assert 0.05 < found[0] < 0.2
+    assert found[1] < 0.02
 
 
 # --- distances ------------------------------------------------------------------------------------------------------

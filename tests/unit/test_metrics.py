@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,15 @@ from lifelong.metrics.accumulation import Accumulation, unit_means
 from lifelong.metrics.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.membership import membership_auc
-from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill
+from lifelong.metrics.requests import (
+    Relapse,
+    attribution,
+    attribution_rows,
+    mean_rows,
+    scores_of,
+    service_rows,
+    spill,
+)
 from lifelong.table import Row, row
 from strategies.outcome import Outcome
 from streams.events import DeletionRequest, Experience, Unit
@@ -345,6 +354,32 @@ def test_means_over_requests_leave_out_what_is_undefined() -> None:
         Row(3, "run", "requests", "auc", 0.75, 2),
         Row(3, "run", "requests", "js", None, 0, "no request has a value"),
     ]
+
+
+def test_attribution_is_the_share_of_the_gap_that_was_closed() -> None:
+    assert attribution(0.5, 1.0, 0.5, 100) == 1.0
+    assert attribution(1.0, 1.0, 0.5, 100) == 0.0
+    assert attribution(0.0, 1.0, 0.5, 100) == 2.0  # more than retraining forgets
+    assert attribution(0.9, 0.2, 0.8, 100) == pytest.approx(7 / 6)  # also where retraining knows more
+    assert attribution(0.5, 0.52, 0.5, 100) is None
+    rows = [
+        *(row(e, "no-op", "request-0", "forget_accuracy", v, 100) for e, v in ((3, 1.0), (9, 0.5))),
+        *(row(e, "no-op", "request-0", "gap_forget_accuracy", v, 100) for e, v in ((3, -0.4), (9, 0.0))),
+        *(row(e, "retrained", "request-0", "forget_accuracy", 0.5, 100) for e in (3, 5, 9)),
+    ]
+    found = attribution_rows(rows, "accuracy")
+    assert [(r.event, r.model, r.subject, r.metric) for r in found] == [
+        (e, "no-op", "request-0", "attribution") for e in (3, 9)
+    ]
+    assert found[0].value == pytest.approx(0.8)
+    assert (found[1].value, found[1].reason) == (
+        None,
+        "without the request the score is within three standard errors of retraining",
+    )
+    renamed = [replace(r, metric=r.metric.replace("accuracy", "negative_absolute_error")) for r in rows]
+    assert [r.reason for r in attribution_rows(renamed, "negative_absolute_error")] == [
+        "it is about scores that are shares"
+    ] * 2
 
 
 def test_a_row_that_is_undefined_must_say_why() -> None:

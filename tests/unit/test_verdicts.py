@@ -29,6 +29,10 @@ def criterion(**what: Any) -> dict[str, Any]:
     return {"name": "c", "metric": "average_accuracy", "of": "a"} | what
 
 
+def variance(**what: Any) -> dict[str, Any]:
+    return {"metric": "average_accuracy", "of": ["a"], "levels": ["evaluation.seed"]} | what
+
+
 def results(config: StudyConfig, values: Values, points: tuple[dict[str, Any], ...] = ({},)) -> Results:
     """Runs of which every strategy has one number per seed: the same at all points, plus the point's `plus`."""
     tables = []
@@ -187,7 +191,25 @@ def laid_out(**changes: Any) -> list[Cell]:
         ({"criteria": [criterion(metric="averag_accuracy", above=0)]}, "no run produces 'averag_accuracy'"),
         ({"criteria": [criterion(model="no-op", above=0)]}, r"model: no run produces 'no-op'"),
         ({"criteria": [criterion(of="aa", above=0)]}, "no strategy 'aa'"),
-        ({"criteria": [criterion(above=0, below=1)]}, "exactly one of above and below"),
+        ({"criteria": [criterion(above=0, below=1)]}, "exactly one of above, below and within"),
+        ({"criteria": [criterion(within=0.1, minus="b", over=None, above=1)]}, "exactly one of above"),
+        ({"criteria": [criterion(within=0.1, over="b")]}, "take minus instead of over"),
+        ({"criteria": [criterion(within=0.0)]}, "within"),
+        ({"criteria": [criterion(within="retrained-2")]}, "needs a metric such as gap_forget_accuracy"),
+        (
+            {
+                "set": {"references.kinds": ["retrained"]},
+                "criteria": [criterion(metric="gap_average_accuracy", model="retrained", within="retrained-2")],
+            },
+            r"criteria\.0\.within\.model: no run produces 'retrained-2'",
+        ),
+        ({"variances": [variance(levels=["evaluation.seeds"])]}, "'evaluation.seeds' is not a key of the grid"),
+        ({"variances": [variance()], "grid": {"evaluation.seed": [0]}}, "needs two values or more"),
+        ({"variances": [variance()], "grid": {"evaluation.seed": [0, 1]}, "seeds": 1}, "two seeds or more"),
+        (
+            {"variances": [variance()], "grid": {"evaluation.seed": [0, 1], "training.lr": [0.1, 0.2]}},
+            r"variances\.0: 'training.lr' of the grid is neither",
+        ),
         ({"criteria": [criterion(above=0, minus="b", over="b")]}, "minus or over"),
         ({"criteria": [criterion(above=0, event="request")]}, "event"),
         ({"criteria": [criterion(above=0, where={"training.lr": 1})]}, "not a key of the grid"),
@@ -226,3 +248,71 @@ def test_sizes() -> None:
     assert (small.seeds, small.set) == ((0,), {"training.lr": 0.3, "training.epochs": 2})
     with pytest.raises(ConfigError, match="no size 'smal'.*'small'"):
         in_size(config, "smal")
+
+
+@pytest.mark.parametrize(
+    ("a", "outcome"),
+    [
+        ([0.01, -0.01, 0.0, 0.01], "reproduced"),
+        ([0.3, 0.31, 0.29, 0.3], "contradicted"),
+        ([-0.3, -0.31, -0.29, -0.3], "contradicted"),
+        ([0.1, -0.1, 0.1, -0.1], "undecided"),  # no difference is seen, and that is no equality
+        ([0.0], "undecided"),
+    ],
+)
+def test_equal_within_a_margin(a: list[float | None], outcome: str) -> None:
+    found = verdict({"a": a}, within=0.05)
+    assert found.outcome == outcome
+    assert found.bar == "a on average_accuracy within +-0.05"
+    if len(a) > 1:
+        assert "90 % t interval, p = " in found.reason
+
+
+def test_two_strategies_can_be_equal() -> None:
+    assert verdict({"a": [0.11, 0.52, 0.9], "b": [0.1, 0.52, 0.91]}, minus="b", within=0.05).outcome == "reproduced"
+
+
+def test_the_margin_may_be_that_of_two_retrained_models() -> None:
+    """The gap to one minus the gap to the other is how far they lie apart."""
+
+    def judged(gaps: list[float], others: list[float]) -> Any:
+        what = {"metric": "gap_forget_accuracy", "model": "retrained", "within": "retrained-2"}
+        config = study(criteria=[criterion(**what)], seeds=len(gaps))
+        tables = []
+        for seed, (gap, second) in enumerate(zip(gaps, others, strict=False)):
+            rows = [number("gap_forget_accuracy", gap, model="retrained")]
+            rows += [number("gap_forget_accuracy", second, model="retrained-2")]
+            tables.append((Cell({}, seed, RunConfig(seed=seed), {}), {"a": Table(rows)}))
+        return Results(config, tuple(tables)).verdicts()[0]
+
+    found = judged([0.0, 0.0, 0.0], [0.1, -0.1, 0.1])
+    assert (found.outcome, found.bar) == (
+        "reproduced",
+        "a on gap_forget_accuracy (retrained) within +-0.1 (retrained-2)",
+    )
+    assert judged([0.5, 0.52, 0.51], [0.4, 0.45, 0.6]).outcome == "contradicted"
+    missing = judged([0.5, 0.52], [None, None])  # type: ignore[list-item]
+    assert (missing.outcome, missing.estimate) == ("undecided", None)
+
+
+def test_where_variance_comes_from() -> None:
+    grid = {"evaluation.seed": [0, 1], "strategies.a.unlearning_seed": [0, 1], "training.lr": [0.1, 0.2]}
+    levels = ["strategies.a.unlearning_seed", "evaluation.seed"]
+    asked = variance(levels=levels, where={"training.lr": 0.1})
+    config = study(variances=[asked], grid=grid, seeds=3)
+    tables = []
+    for cell in lay_out(with_base(config, Path())):
+        again, attack = (cell.values[key] for key in levels)
+        value = 10.0 * cell.seed + (again - 0.5) * 2 + cell.values["training.lr"] * 100 + 0 * attack
+        tables.append((cell, {"a": Table([number("average_accuracy", value)])}))
+    (found,) = Results(config, tuple(tables)).components()
+    assert (found.levels, found.counts) == (("seed", *levels), (3, 2, 2))
+    assert found.mean == pytest.approx(20.0)  # only where the rate is 0.1
+    assert found.variances == pytest.approx((100 - 1.0, 2.0, 0.0))  # a mean of two drawn anew varies by half of it
+    assert found.low is not None
+    assert found.low < 20 < (found.high or 0)
+    # A seed that is not finished is left out.
+    (fewer,) = Results(config, tuple(tables[:-1])).components()
+    assert fewer.counts == (3, 2, 2)  # that run was at the other rate
+    (fewer,) = Results(config, tuple(t for t in tables if t[0].seed < 1)).components()
+    assert fewer.reason == "fewer than two seeds have a value everywhere"
