@@ -15,7 +15,7 @@ from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
 from strategies.base import Access, Setting
-from strategies.isolated.o3 import O3, looked_at
+from strategies.isolated.o3 import O3
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.answers import WrongAnswers
 from strategies.parts.detector import (
@@ -32,6 +32,7 @@ from strategies.parts.fit import Training
 from strategies.parts.gated import Gated, GatedHost, _gates
 from strategies.parts.lowrank import overlap, overlap_ratio
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.prompt_encoder import looked_at
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -130,7 +131,7 @@ def test_an_adapter_is_scaled_before_what_follows() -> None:
     site = Gated(nn.Linear(6, 4), 6, 4, rank=2, scale=3.0, dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     down, up = torch.randn(2, 6, generator=generator), torch.randn(4, 2, generator=generator)
-    site.frozen = [(down, up)]
+    site.frozen = down, up
     x = torch.randn(5, 6, generator=generator)
 
     def at(w: float) -> torch.Tensor:
