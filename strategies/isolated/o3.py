@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, final
 
 import numpy as np
@@ -12,16 +12,13 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM, scored
+from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.answers import Refusals, WrongAnswers
-from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.detector import (
     Detector,
-    contrastive_entropy,
     detector_from,
     fit_detector,
     gate_values,
-    mean_states,
     released_gate,
     soft_gate,
 )
@@ -29,32 +26,11 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.gated import GatedHost
 from strategies.parts.lowrank import overlap, overlap_ratio
 from strategies.parts.model import FlatModel
+from strategies.parts.prompt_encoder import EncoderConfig, PromptEncoder, looked_at
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key, seeded_globals
-from streams.text import GIVEN
-
-QKV = frozenset({"query", "key", "value", "q_proj", "k_proj", "v_proj", "c_attn"})
-
-
-class EncoderConfig(FitConfig):
-    """How the detector's encoder is trained on a request's inputs: contrastive entropy plus masked tokens."""
-
-    epochs: int = Field(1, ge=0)
-    """Passes over the used part; 0 leaves the encoder as it is, and then all requests share one pass through it."""
-    batch_size: int = Field(16, ge=1)
-    """Samples per step."""
-    optimizer: Literal["sgd", "adam"] = "adam"
-    """Update rule."""
-    lr: float = Field(1e-4, gt=0)
-    """Learning rate."""
-    rank: int = Field(8, ge=1)
-    """Rank of its adapters on queries, keys and values."""
-    alpha: float = Field(32.0, gt=0)
-    """They are scaled by alpha / rank."""
-    masked: float = Field(0.15, gt=0, lt=1)
-    """Share of tokens that are masked."""
 
 
 class Config(FitConfig):
@@ -163,60 +139,6 @@ class _Relabelled(Hooks):
 
 
 @final
-class _Contrast(Hooks):
-    """Replaces the loss by that of the encoder: contrastive entropy of both views, and the masked tokens."""
-
-    def __init__(
-        self, host: GatedHost, listeners: Sequence[Listener], share: float, mask_token: int, generator: torch.Generator
-    ) -> None:
-        self._host, self._listeners, self._share, self._token = host, listeners, share, mask_token
-        self._generator = generator
-        self._whole: Batch | None = None
-
-    def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the masked view."""
-        self._whole = batch
-        x = batch.x.clone()
-        hidden = torch.rand(x[:, 0].shape, generator=self._generator).to(x.device) < self._share
-        hidden &= looked_at(batch.x)
-        x[:, 0][hidden] = self._token
-        return replace(batch, x=x)
-
-    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
-        assert self._whole is not None
-        whole = self._whole
-        masked = _means(self._listeners, whole.x)
-        with torch.no_grad(), self._host.resting():
-            model.network.body(*whole.inputs)
-        key = _means(self._listeners, whole.x)
-        total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()
-        found = scored(outputs, whole.x, "all")
-        changed = (batch.x[:, 0] != whole.x[:, 0])[:, 1 : outputs.shape[1]][whole.x[:, 1, 1 : outputs.shape[1]] > 0]
-        return total + (found.token_losses()[changed].mean() if bool(changed.any()) else 0.0)
-
-
-def looked_at(x: torch.Tensor) -> torch.Tensor:
-    """Return which positions a detector looks at, bool ``[B, L]``: the prompt without the start token.
-
-    It is the prompt alone, so that a gate does not change while an answer is generated. Rows without a prompt are
-    looked at as a whole.
-    """
-    given = x[:, 1] == GIVEN
-    given[:, 0] = False
-    rows = x[:, 1] > 0
-    rows[:, 0] = False
-    return torch.where(given.any(1, keepdim=True), given, rows)
-
-
-def _means(listeners: Sequence[Listener], x: torch.Tensor) -> torch.Tensor:
-    """Return ``[L, B, d]``, the mean state of every row after each block that is listened to."""
-    length = listeners[0].state.shape[1]
-    counts = looked_at(x)[:, :length]
-    return torch.stack([mean_states(listener.state, counts) for listener in listeners])
-
-
-@final
 class O3(Strategy):
     """Learns like plain training; serves requests by adapters and detectors, reading nothing but the request's data.
 
@@ -238,12 +160,7 @@ class O3(Strategy):
         self._answering = setting.objective.for_unlearning()
         self._key = setting.key / "o3"
         self._host = GatedHost(setting.make_model(), config.rank, config.alpha, config.dropout)
-        inner = config.encoder
-        self._encoder = GatedHost(setting.make_model(), inner.rank, inner.alpha, 0.0, QKV, "isolated.encoder.rank")
-        blocks = blocks_of(self._encoder.model)
-        self._layers = tuple(range(len(blocks))) if config.layers is None else config.layers
-        for layer in self._layers:
-            check_block(blocks, layer, "isolated.layers")
+        self._encoder = PromptEncoder(setting, setting.objective, config.encoder, config.layers)
         self._bundles: list[_Bundle] = []
         self._last: dict[bytes, torch.Tensor] = {}  # gates by prompt
         self._derived = np.zeros(setting.num_samples, dtype=bool)
@@ -280,9 +197,9 @@ class O3(Strategy):
             self._encoder.model.load_state_dict(self._host.model.state_dict())
             self._encoder_derived = self._derived.copy()
         adapter, outcome, ratio = self._train_adapter(used, key)
-        encoder, cost = self._train_encoder(used, key)
-        of_used = self._features(used.all(), encoder)
-        of_rest = self._features(rest.all(), encoder) if len(rest) else of_used[:, :0]
+        encoder, cost = self._encoder.adapt(used, key)
+        of_used = self._encoder.features_of(used, encoder)
+        of_rest = self._encoder.features_of(rest, encoder) if len(rest) else of_used[:, :0]
         with seeded_globals(key / "detector"):  # scikit-learn draws a number that it does not use
             detector, condition = fit_detector(
                 of_used,
@@ -309,10 +226,10 @@ class O3(Strategy):
             "detector_condition": condition,
             "detector_small": float(len(used) < config.min_samples),
         } | ({} if ratio is None else {"adapter_overlap": ratio})
-        others = {
-            f"{other.request} > {request.name}": {"gate": float(self._gates_of(other, data.all()).mean())}
-            for other in self._bundles[:-1]
-        }
+        others = {}
+        for other in self._bundles[:-1]:
+            found = self._gate(other.detector, self._encoder.features_of(data, other.encoder))
+            others[f"{other.request} > {request.name}"] = {"gate": float(found.mean())}
         passes = len(data) * (1 + len(others))
         total = outcome + cost + Outcome(forward=passes)
         return total.traced(others).traced({"event": notes}).graded("none")
@@ -331,10 +248,10 @@ class O3(Strategy):
 
     def _fresh_gates(self, batch: Batch) -> torch.Tensor:
         if self._config.encoder.epochs:
-            columns = [self._gates_of(bundle, batch) for bundle in self._bundles]
+            columns = [self._gate(b.detector, self._encoder.features(batch, b.encoder)) for b in self._bundles]
         else:  # one pass for all: their adapters of the encoder change nothing
-            features = self._features(batch, self._bundles[0].encoder)
-            columns = [self._gate(bundle.detector, features) for bundle in self._bundles]
+            features = self._encoder.features(batch, self._bundles[0].encoder)
+            columns = [self._gate(b.detector, features) for b in self._bundles]
         return torch.from_numpy(np.stack(columns, 1)).to(batch.x.device, torch.float32)
 
     @torch.no_grad()
@@ -434,25 +351,6 @@ class O3(Strategy):
         ratios = [overlap_ratio(a, o) for other in earlier for a, o in zip(downs, other, strict=True)]
         return adapter, outcome, float(np.mean(ratios)) if ratios else None
 
-    def _train_encoder(self, used: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
-        """Return the encoder's adapter, and what it cost; nothing is trained without epochs."""
-        config, host = self._config.encoder, self._encoder
-        start = host.fresh(key / "encoder")
-        if not config.epochs:
-            return start, Outcome()
-        listeners = self._listeners()
-        assert self._objective.text is not None
-        token = self._objective.text.tokenizer.bos
-        try:
-            with host.training(start) as model:
-                hook = _Contrast(host, listeners, config.masked, token, (key / "mask").torch())
-                outcome = fit(model, self._objective, used, config, key / "encoder", [hook])
-                trained = host.trained()
-        finally:
-            for listener in listeners:
-                listener.close()
-        return trained, Outcome(outcome.steps, 2 * outcome.forward, outcome.backward)
-
     # -- looking at inputs
 
     @contextlib.contextmanager
@@ -467,26 +365,6 @@ class O3(Strategy):
             chosen, gates = chosen[-1:], gates.amax(1, keepdim=True)
         with self._host.gated([b.adapter for b in chosen], gates):
             yield
-
-    def _listeners(self) -> list[Listener]:
-        blocks = blocks_of(self._encoder.model)
-        return [Listener(blocks[layer]) for layer in self._layers]
-
-    @torch.no_grad()
-    def _features(self, batch: Batch, adapter: torch.Tensor) -> torch.Tensor:
-        """Return the mean states of a batch under the encoder with an adapter, ``[L, B, d]``."""
-        self._encoder.model.train(False)
-        listeners = self._listeners()
-        try:
-            with self._encoder.gated([adapter], torch.ones(len(batch), 1, device=batch.x.device)):
-                self._encoder.model.features(*batch.inputs)
-            return _means(listeners, batch.x)
-        finally:
-            for listener in listeners:
-                listener.close()
-
-    def _gates_of(self, bundle: _Bundle, batch: Batch) -> np.ndarray:
-        return self._gate(bundle.detector, self._features(batch, bundle.encoder))
 
     def _gate(self, detector: Detector, features: torch.Tensor) -> np.ndarray:
         """Return w of each input, ``[B]``."""

@@ -31,8 +31,8 @@ class Config(BaseConfig):
     """Parts of a shard that are learned one after the other, with a checkpoint before each (L; R in the paper). Every
     experience brings that many to every shard."""
     aggregate: Literal["vote", "mean"] = "vote"
-    """vote: each model votes for a class, and of equal votes the lowest class wins. mean: the mean of their
-    probabilities."""
+    """vote: each model votes for a class (of text: a token at every position), and of equal votes the lowest wins.
+    mean: the mean of their probabilities; what only one shard has learned is then said, too."""
     epochs: Literal["sliced", "training"] = "sliced"
     """Epochs of a stage. sliced: 2 e / (L + 1) of the e epochs of training, at least 1, so that slicing costs what
     plain training does; training: e."""
@@ -124,7 +124,7 @@ class Sisa(Strategy):
         return outcome.noted(stages=stages).graded("law" if self._config.fresh == "stages" else "bits")
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Return the log shares of votes, or of mean probability, ``[B, C]``; for a regressor the mean output."""
+        """Return the log shares of votes, or of mean probability, ``[B, ..., C]``; for a regressor the mean output."""
         outputs = torch.stack(self.constituents(batch))
         if self._setting.objective.probabilities(outputs[0], batch) is None:
             return outputs.mean(0)

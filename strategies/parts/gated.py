@@ -35,7 +35,7 @@ class Gated(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scale = scale
         self.trains = False
-        self.frozen: list[Factors] = []
+        self.frozen: Factors | None = None  # of all gated adapters side by side: A [N r, in] and B [out, N r]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return W x + s B A x while an adapter is trained, else W x + sum_i w_i s B_i A_i x."""
@@ -43,12 +43,12 @@ class Gated(nn.Module):
         if self.trains:
             return y + self.scale * (self.dropout(x) @ self.down.T @ self.up.T)
         gates = _gates.get()
-        if gates is None:
+        if gates is None or self.frozen is None:
             return y
-        for i, (down, up) in enumerate(self.frozen):
-            w = gates[:, i].repeat_interleave(len(x) // len(gates)).view(-1, *[1] * (x.dim() - 1)).to(y.dtype)
-            y = y + self.scale * w * (x @ down.T @ up.T)
-        return y
+        down, up = self.frozen
+        w = self.scale * gates.to(y.dtype).repeat_interleave(len(down) // gates.shape[1], 1)
+        w = w.repeat_interleave(len(x) // len(gates), 0).view(len(x), *[1] * (x.dim() - 2), -1)
+        return y + (w * (x @ down.T)) @ up.T
 
 
 @final
@@ -163,19 +163,18 @@ class GatedHost:
         """Let adapters act on the passes inside.
 
         Args:
-            adapters: N of them.
+            adapters: N of them, at least one.
             gates: ``[B, N]``, how strongly each acts on each row; with 0 a row is what it is without, to the bit.
         """
-        factors = [self.factors(a) for a in adapters]
-        for i, site in enumerate(self._sites):
-            site.frozen = [f[i] for f in factors]
+        for site, factors in zip(self._sites, zip(*map(self.factors, adapters), strict=True), strict=True):
+            site.frozen = torch.cat([down for down, _ in factors]), torch.cat([up for _, up in factors], 1)
         token = _gates.set(gates)
         try:
             yield
         finally:
             _gates.reset(token)
             for site in self._sites:
-                site.frozen = []
+                site.frozen = None
 
 
 def _joined(factors: Sequence[Factors]) -> torch.Tensor:

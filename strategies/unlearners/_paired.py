@@ -15,6 +15,7 @@ from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import Optimizer
+from strategies.parts.reference import FirstReference
 from strategies.parts.teacher import frozen_copy
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
@@ -51,6 +52,15 @@ class PairedConfig(FitConfig):
     """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
 
 
+class ReferencedConfig(PairedConfig):
+    """Options of what compares the model with what it was before."""
+
+    reference: Literal["request", "first"] = "request"
+    """What the model is compared with, here and with `retain: kl`. request: itself when the request comes (MUSE's
+    code). first: itself when the first request came, which the plugin `first-reference` keeps; then what earlier
+    requests broke is pulled back, and what they forgot as well."""
+
+
 def needs_text(setting: Setting, name: str) -> CausalLM:
     """Return the objective if it is one of text.
 
@@ -74,12 +84,18 @@ class PairedUnlearner(Unlearner):
             return Access(forget_set=True)
         return retained_access(self.config.retained, forget_set=True)
 
+    def reference(self, learner: Learner) -> FlatModel:
+        """Return what the model is compared with: itself as it is now."""
+        return learner.model
+
     @abstractmethod
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Return the forget loss of this request, and what preparing it cost.
 
         Args:
-            model: as it is when the request comes.
+            reference: what the model is compared with.
             objective: with the losses that unlearners work on.
             forget_set: what is to go.
             key: names the request's draws.
@@ -91,10 +107,28 @@ class PairedUnlearner(Unlearner):
         key = self.setting.key / type(self).__name__ / request.name
         forget_set = door.forget_set()
         objective = self.setting.objective.training_on(forget_set)
-        forget_loss, cost = self.prepare(model, objective, forget_set, key)
+        reference = self.reference(learner)
+        forget_loss, cost = self.prepare(reference, objective, forget_set, key)
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
-        outcome = paired(self.setting, model, objective, forget_set, retained, config, forget_loss, key)
+        outcome = paired(
+            self.setting, model, objective, forget_set, retained, config, forget_loss, key, reference=reference
+        )
         return (cost + outcome).graded("none")
+
+
+class ReferencedUnlearner(PairedUnlearner):
+    """One whose reference may be the model as it was at the first request."""
+
+    config: Any
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """The plugin that keeps the first reference, if it is wanted."""
+        return ("first-reference",) if self.config.reference == "first" else ()
+
+    def reference(self, learner: Learner) -> FlatModel:
+        """Return the model as it is now, or as it was at the first request."""
+        return learner.model if self.config.reference == "request" else learner.part(FirstReference).model
 
 
 class ForgetLoss(ABC):
@@ -164,6 +198,7 @@ def paired(
     forget_loss: ForgetLoss,
     key: Key,
     steps: Optimizer | None = None,
+    reference: FlatModel | None = None,
 ) -> Outcome:
     """Minimise gamma L_forget + alpha L_retain over passes of the forget set, and return what it cost.
 
@@ -176,9 +211,12 @@ def paired(
         forget_loss: of a batch of the forget set.
         key: names orders and noise.
         steps: takes the steps in place of the configured optimizer.
+        reference: what retained data is held to by `kl`; None is the model as it is.
     """
     batches = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
-    before = frozen_copy(setting, model) if config.retain == "kl" and batches is not None else None
+    before = None
+    if config.retain == "kl" and batches is not None:
+        before = frozen_copy(setting, model) if reference is None or reference is model else reference
     hook = _Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
     outcome = fit(model, objective, forget_set, config, key, [hook], steps)
     passes = 2 if before is not None else 1

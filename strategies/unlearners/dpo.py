@@ -12,12 +12,12 @@ from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.parts.answers import Refusals, Values, log_likelihoods
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key
 
 
-class Config(PairedConfig):
+class Config(ReferencedConfig):
     """Options of `dpo` (Rafailov et al. 2023, arXiv 2305.18290; with refusals, TOFU, arXiv 2401.06121)."""
 
     lr: float = Field(3e-4, gt=0)
@@ -64,8 +64,8 @@ class PreferRefusals(ForgetLoss):
 
 
 @final
-class DPO(PairedUnlearner):
-    """Direct preference optimisation of refusals over true answers, against the model when the request comes."""
+class DPO(ReferencedUnlearner):
+    """Direct preference optimisation of refusals over true answers, against the model as it was at a request."""
 
     config: Config
 
@@ -78,10 +78,12 @@ class DPO(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "dpo")
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Compute the reference's log-likelihoods of true answers and of every refusal once."""
         refusals = Refusals(objective, key)
-        true = log_likelihoods(model, objective, forget_set)
-        refused = refusals.log_likelihoods(model, objective, forget_set)
+        true = log_likelihoods(reference, objective, forget_set)
+        refused = refusals.log_likelihoods(reference, objective, forget_set)
         cost = Outcome(forward=len(forget_set) * (1 + len(refusals.answers)))
         return PreferRefusals(objective, refusals, true, refused, self.config.beta), cost

@@ -83,7 +83,9 @@ class FLAT(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "flat")
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Nothing has to be prepared."""
         assert isinstance(objective, CausalLM)
         return Adjust(objective, Refusals(objective, key), self.config.divergence), Outcome()

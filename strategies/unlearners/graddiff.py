@@ -10,12 +10,12 @@ from pydantic import Field
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
+from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
 
-class Config(PairedConfig):
+class Config(ReferencedConfig):
     """Options of `graddiff` (Liu et al. 2022, arXiv 2203.12817; as in TOFU, arXiv 2401.06121).
 
     `retain`: descent is GradDiff, kl is TOFU's KL, none is gradient ascent. `neggrad-plus` weighs the same two losses
@@ -40,11 +40,13 @@ class Ascent(ForgetLoss):
 
 
 @final
-class GradDiff(PairedUnlearner):
+class GradDiff(ReferencedUnlearner):
     """Ascends on the forget set while it holds on to retained data."""
 
     config: Config
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Nothing has to be prepared."""
         return Ascent(objective), Outcome()

@@ -75,7 +75,9 @@ class IDK(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "idk")
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Nothing has to be prepared."""
         return Refuse(objective, Refusals(objective, key)), Outcome()
 

@@ -38,7 +38,9 @@ class IHL(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "ihl")
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Nothing has to be prepared."""
         assert isinstance(objective, CausalLM)
         return Invert(objective), Outcome()

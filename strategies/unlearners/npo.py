@@ -12,12 +12,12 @@ from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.answers import Values, log_likelihoods
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
+from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
 
-class Config(PairedConfig):
+class Config(ReferencedConfig):
     """Options of `npo` (Zhang et al. 2024, arXiv 2404.05868).
 
     `retain`: none is NPO alone, descent NPO+RT (also written NPO+GD), kl NPO+KL.
@@ -59,12 +59,14 @@ class Preference(ForgetLoss):
 
 
 @final
-class NPO(PairedUnlearner):
-    """Negative preference optimisation against the model as it is when a request comes."""
+class NPO(ReferencedUnlearner):
+    """Negative preference optimisation against the model as it is when a request comes, or as it was at the first."""
 
     config: Config
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Compute the reference's log-likelihoods once: what is to be forgotten does not change."""
-        reference = log_likelihoods(model, objective, forget_set)
-        return Preference(objective, reference, self.config.beta), Outcome(forward=len(forget_set))
+        found = log_likelihoods(reference, objective, forget_set)
+        return Preference(objective, found, self.config.beta), Outcome(forward=len(forget_set))

@@ -59,6 +59,8 @@ class SimNPO(PairedUnlearner):
 
     config: Config
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Nothing has to be prepared."""
         return Simple(self.setting.objective, self.config.beta, self.config.margin), Outcome()

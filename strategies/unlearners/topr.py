@@ -57,7 +57,9 @@ class TOPR(PairedUnlearner):
 
     config: Config
 
-    def prepare(self, model: FlatModel, objective: Objective, forget_set: Data, key: Key) -> tuple[ForgetLoss, Outcome]:
+    def prepare(
+        self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
+    ) -> tuple[ForgetLoss, Outcome]:
         """Compute the log-likelihoods before the request once."""
-        before = log_likelihoods(model, objective, forget_set)
+        before = log_likelihoods(reference, objective, forget_set)
         return Taper(objective, self.setting.objective, before), Outcome(forward=len(forget_set))

@@ -247,7 +247,11 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "learner": {"name": "agem", "memory": 10, "batch": 4},
         "unlearner": {"name": "finetune", "epochs": 1},
     },
-    "naive+npo(kl)": {"learner": "naive", "unlearner": {"name": "npo", "epochs": 1, "retain": "kl"}},
+    "first-reference+npo(kl,first)": {
+        "learner": "first-reference",
+        "unlearner": {"name": "npo", "epochs": 1, "retain": "kl", "reference": "first"},
+    },
+    "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 2, "aggregate": "mean"}},
     "naive+graddiff(none)": {"learner": "naive", "unlearner": {"name": "graddiff", "epochs": 1, "retain": "none"}},
     "independent": {"isolated": "independent"},
     "o-lora+replay+random-label": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
 from strategies.base import Access, Setting
-from strategies.isolated.o3 import O3, looked_at
+from strategies.isolated.o3 import O3
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.answers import WrongAnswers
 from strategies.parts.detector import (
@@ -32,6 +32,7 @@ from strategies.parts.fit import Training
 from strategies.parts.gated import Gated, GatedHost, _gates
 from strategies.parts.lowrank import overlap, overlap_ratio
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.prompt_encoder import looked_at
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -40,7 +41,7 @@ from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import people
-from streams.text import ANSWER, GIVEN, SAID
+from streams.text import ANSWER, GIVEN, SAID, rows
 
 NOTHING = np.array([], dtype=np.int64)
 
@@ -118,6 +119,40 @@ def test_overlap_measures_shared_subspaces() -> None:
     assert overlap_ratio(a, torch.zeros(4, 32)) == 0.0
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_orthogonality_takes_overlap_away_and_costs_fit(resumed: bool) -> None:
+    """A second adapter on a layer of 32 inputs that a first one changed for other targets, with lambda 0, .1 and 10."""
+    generator = torch.Generator().manual_seed(0)
+    weight, mix = (torch.randn(n, 32, generator=generator) / math.sqrt(32) for n in (11, 32))
+    inputs = [torch.randn(96, 32, generator=generator) @ mix for _ in range(2)]
+    targets = [torch.randint(0, 11, (96,), generator=generator) for _ in range(2)]
+    first, second = ((torch.rand(4, 32, generator=generator) * 2 - 1) / math.sqrt(32) for _ in range(2))
+
+    def trained(a: torch.Tensor, b: torch.Tensor, part: int, other: torch.Tensor, strength: float) -> Any:
+        a, b = a.clone().requires_grad_(True), b.clone().requires_grad_(True)
+        optimizer, losses = torch.optim.Adam([a, b], lr=3e-3), []
+        for _ in range(400):
+            loss = nn.functional.cross_entropy(inputs[part] @ (weight + 2 * b @ a).T, targets[part])
+            losses.append(float(loss.detach()))
+            optimizer.zero_grad()
+            (loss + strength * overlap(a, other)).backward()
+            optimizer.step()
+        return a.detach(), b.detach(), losses[0], losses[-1]
+
+    nothing = torch.zeros(11, 4)
+    a, b, *_ = trained(first, nothing, 0, torch.zeros(4, 32), 0.0)
+    ratios, ends = [], []
+    for strength in (0.0, 0.1, 10.0):
+        start = (a, b) if resumed else (second, nothing)
+        found, _, before, after = trained(*start, 1, a, strength)
+        ratios.append(overlap_ratio(found, a))
+        ends.append(after)
+        assert after < 0.75 * before
+    assert ratios[0] > 3 * ratios[1]
+    assert ratios[1] > 1.2 * ratios[2]
+    assert ends[0] < ends[1] < ends[2]
+
+
 # -- adapters
 
 
@@ -130,7 +165,7 @@ def test_an_adapter_is_scaled_before_what_follows() -> None:
     site = Gated(nn.Linear(6, 4), 6, 4, rank=2, scale=3.0, dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     down, up = torch.randn(2, 6, generator=generator), torch.randn(4, 2, generator=generator)
-    site.frozen = [(down, up)]
+    site.frozen = down, up
     x = torch.randn(5, 6, generator=generator)
 
     def at(w: float) -> torch.Tensor:
@@ -234,6 +269,20 @@ def test_being_ones_own_neighbour_tells_used_from_rest() -> None:
     assert kept == pytest.approx(1.0, abs=1e-5)
 
 
+def test_distances_are_smaller_in_sample() -> None:
+    """Hence limits come from the rest."""
+    used, rest = gaussian(320, 0, 0, layers=1), gaussian(320, 0, 1, layers=1)
+    precision, _ = precision_of(used[0], shrink=False)
+    inside, outside = (
+        -2 * layer_scores(x, used.mean(1), precision[None], used[:, :0], 0.0).mean() for x in (used, rest)
+    )
+    assert float(inside) == pytest.approx(16.0, abs=0.1)  # the width, but for what is added to every variance
+    assert 16.5 < float(outside) < 19
+    detector, _ = fitted(used, rest, gamma=0.0)
+    assert float((detector.decisions(rest) >= detector.limit).mean()) == pytest.approx(0.95, abs=0.01)
+    assert detector.used[0] > detector.rest[0]
+
+
 def test_what_is_stored_is_nearest_at_every_layer() -> None:
     used = gaussian(100, 0, 0)
     mean = used.mean(1)
@@ -286,6 +335,10 @@ def test_means_are_over_what_counts() -> None:
     found = mean_states(states, counts)
     assert torch.allclose(found[0], states[0, :2].mean(0))
     assert torch.allclose(found[1], states[1, 1:4].mean(0))
+    wide, room = nn.functional.pad(states, (0, 0, 0, 5)), nn.functional.pad(counts, (0, 5))
+    assert torch.equal(mean_states(wide, room), found)
+    unmasked = [mean_states(x, torch.ones(x.shape[:2], dtype=torch.bool)) for x in (states, wide)]
+    assert float((unmasked[0] - unmasked[1]).abs().max()) > 0.1
 
 
 def test_the_prompt_is_looked_at_and_nothing_that_is_said() -> None:
@@ -332,7 +385,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         return people.load(people.Config(people=3, groups=1, holdout=0, world=False, answers="short", vocabulary=400))
 
 
-def live(source: Source, passes: int = 1, **options: Any) -> Life:
+def live(source: Source, taught: int = 1, **options: Any) -> Life:
     objective = CausalLM.for_data(Config(), source, None, "cpu")
 
     def make_model() -> FlatModel:
@@ -340,7 +393,7 @@ def live(source: Source, passes: int = 1, **options: Any) -> Life:
             sizes = tiny_llama.Config(width=16, inner=16, depth=2, heads=2)
             return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
 
-    training = Training(epochs=passes, lr=0.01, batch_size=16, optimizer="adam")
+    training = Training(epochs=taught, lr=0.01, batch_size=16, optimizer="adam")
     setting = Setting(Key(0), make_model, objective, training, (), len(source))
     settings = {"epochs": 2, "rank": 4, "encoder": {"rank": 4}} | options
     strategy = make_strategy(parse(StrategyConfig, {"isolated": {"name": "o3", **settings}}), setting, "it")
@@ -402,6 +455,59 @@ def test_more_orthogonality_is_less_overlap(source: Source) -> None:
         life.forget(0, "request-0")
         ratios.append(life.forget(1, "request-1").notes["adapter_overlap"])
     assert ratios[1] < 0.5 * ratios[0]
+
+
+@pytest.fixture(scope="module")
+def domains(source: Source) -> Source:
+    """Four domains of 32 questions, each in words of its own; an answer is one of six words that they share."""
+    assert source.text is not None
+    draw, pairs = np.random.default_rng(0), []
+    for domain in range(4):
+        always, words = [20 + 25 * domain, 21 + 25 * domain], np.arange(22 + 25 * domain, 45 + 25 * domain)
+        asked = {tuple(draw.choice(words, 2, replace=False).tolist()) for _ in range(50)}
+        answers = draw.integers(10, 16, size=32).tolist()
+        pairs += [([*always, *q], [a, source.text.tokenizer.eos]) for q, a in zip(sorted(asked), answers, strict=False)]
+    owner = np.repeat(np.arange(4), 32)
+    text = replace(source.text, paraphrased=None, perturbed=None, strangers=None, values=None)
+    names = ("one", "two", "three", "four")
+    return Source(
+        name="domains",
+        licence="none",
+        x=rows(pairs, source.text.tokenizer),
+        y=torch.from_numpy(owner.copy()),
+        class_ids=owner,
+        user_ids=owner,
+        is_test=np.zeros(128, dtype=bool),
+        class_names=names,
+        user_names=names,
+        text=text,
+    )
+
+
+def test_a_stream_of_requests_leaves_the_first_where_it_was_unless_one_adapter_is_resumed(domains: Source) -> None:
+    drifts = {}
+    for mode in ("stack", "resume"):
+        life = live(domains, 30, adapters=mode, gate="hard", epochs=15, lr=0.01, min_samples=50)
+        batch, objective = life.rows(0), life.setting.objective
+
+        def looked(life: Life = life, batch: Batch = batch, objective: Any = objective) -> tuple[float, float]:
+            outputs = life.strategy.predict(batch)
+            return float(objective.scores(outputs, batch).mean()), float(objective.losses(outputs, batch).mean())
+
+        known, _ = looked()
+        life.forget(0, "request-0")
+        first = looked()
+        for domain in (1, 2, 3):
+            life.forget(domain, f"request-{domain}")
+        last = looked()
+        assert known > 0.9
+        assert first[0] < 0.2
+        assert float(life.strategy.gates(life.rows(0))[:, 1:].max()) == 0.0, "the domains are disjoint"
+        drifts[mode] = abs(last[1] - first[1])
+        if mode == "stack":
+            assert abs(last[0] - first[0]) <= 0.02
+    assert drifts["stack"] < 1e-4
+    assert drifts["resume"] > 0.1
 
 
 def test_padding_changes_nothing(source: Source) -> None:
