@@ -44,7 +44,7 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     plan = scenario.build(source, scenario_options, config.seed)
     key = Key(config.seed)
     moves = schedule.place(plan, schedule_options, key / "schedule")
-    service = Service(config.service.wait_for, config.service.deadline)
+    service = Service(config.service.wait_for, config.service.deadline, config.service.copies)
     corrupted = source.corruption is not None
     if corrupted and plan.source is not source:
         raise ConfigError(

@@ -50,12 +50,15 @@ class StrategyConfig(Config):
 
 
 class ServiceConfig(Config):
-    """When pending requests are served."""
+    """When pending requests are served, and what they cover."""
 
     wait_for: int = Field(1, ge=1)
     """Serve when that many are pending; 1 serves each at once."""
     deadline: int | None = Field(None, ge=0)
     """Serve at the latest that many learn events after the oldest arrived; null never forces it."""
+    copies: bool = False
+    """Whether a request also covers bit-for-bit copies (input and target) of its samples: whoever gave them, whatever
+    they were drawn as, and also those that would still come."""
 
 
 class EvaluationConfig(Config):

@@ -10,6 +10,7 @@ from strategies.base import Learner, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
+from strategies.outcome import LastDraw
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -52,6 +53,17 @@ def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], 
             f"{where}.unlearner: 'memory' is what the learner keeps, and {' + '.join(plugins)} keeps no "
             f"samples. Add a memory, such as {{name: replay, memory: 200}}, or choose full."
         )
+    if options.get("retained") == "draw":
+        try:
+            learner.part(LastDraw)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{where}.unlearner: 'draw' is what a selection drew last, and {' + '.join(plugins)} selects nothing. "
+                f"Add a selection, such as adapt-infinity or random-selection, or choose full."
+            ) from error
+    inner = getattr(unlearner, "method", None)
+    if isinstance(inner, Unlearner):  # of one that runs another
+        check_parts(inner, learner, plugins, where)
 
 
 def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:

@@ -31,6 +31,17 @@ class Draw:
     selectors: tuple[Selector, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LastDraw:
+    """What a selection drew last and still keeps: a small retain set, for unlearners.
+
+    Attributes:
+        ids: int64, ascending.
+    """
+
+    ids: np.ndarray
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one event did.

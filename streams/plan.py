@@ -12,7 +12,7 @@ from streams.errors import StreamError
 from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Retention, Scope, Unit
 from streams.ledger import Life
 from streams.randomness import Key
-from streams.source import Source
+from streams.source import Source, copy_groups
 from streams.stream import Stream
 
 
@@ -116,15 +116,17 @@ Move = Learn | Consolidate | Wish | Again
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """When pending asks are served.
+    """When pending asks are served, and what they cover.
 
     Attributes:
         wait_for: serve when that many asks are pending; 1 serves each at once.
         deadline: serve at the latest when that many learn events have passed since the oldest arrived.
+        copies: whether an ask also covers bit-for-bit copies of what it names, learned or still to come.
     """
 
     wait_for: int = 1
     deadline: int | None = None
+    copies: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +137,7 @@ class _Timeline:
     life: np.ndarray
     learned_at: np.ndarray
     choose: Choose | None = None
+    groups: np.ndarray | None = None  # which rows are copies of each other, where asks cover those
     events: list[Event] = field(default_factory=list)
     pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
     answered: dict[int, tuple[int, Ask]] = field(default_factory=dict)
@@ -156,7 +159,9 @@ def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choo
         StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
     """
     n = len(plan.source)
-    line = _Timeline(plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose=choose)
+    line = _Timeline(
+        plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose, copy_groups(plan.source) if service.copies else None
+    )
     for number, move in enumerate(_numbered(moves)):
         match move:
             case Learn(index, retention):
@@ -287,8 +292,16 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
             f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
             f"(there are 0 to {last})."
         )
-    barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
-    return Ask(wish.scope, keys, live, barred, line.num_learned)
+    return _covering(line, wish.scope, keys, line.num_learned)
+
+
+def _covering(line: _Timeline, scope: Scope, keys: tuple[int, ...], received: int) -> Ask:
+    """Return the ask for all that the keys stand for at this moment."""
+    members = _members(line, scope, keys)
+    if line.groups is not None:
+        members = np.flatnonzero(np.isin(line.groups, line.groups[members]))
+    life = line.life[members]
+    return Ask(scope, keys, members[life == Life.LEARNED], members[life == Life.UNSEEN], received)
 
 
 def _state(line: _Timeline, sample_id: int) -> str:
@@ -306,12 +319,9 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
     if not (due or flush):
         return
     asks = []
-    for number, wish, ask in line.pending:
+    for number, _, ask in line.pending:
         # Data that arrived while the ask was waiting is covered too.
-        members = _members(line, ask.scope, ask.keys)
-        live = members[line.life[members] == Life.LEARNED]
-        barred = members[line.life[members] == Life.UNSEEN] if wish.scope != "sample" else members[:0]
-        asks.append(Ask(ask.scope, ask.keys, live, barred, ask.received))
+        asks.append(_covering(line, ask.scope, ask.keys, ask.received))
         line.answered[number] = (line.num_requests, asks[-1])
     wishes = [wish for _, wish, _ in line.pending]
     request = DeletionRequest(

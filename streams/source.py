@@ -129,6 +129,20 @@ class Source:
         return h.hexdigest()
 
 
+def copy_groups(source: Source) -> np.ndarray:
+    """Return, for each row, the first training row with the same input, images and target, bit for bit.
+
+    Returns:
+        int64 ``[N]``; a test row, and a row of which there is no copy, stands for itself.
+    """
+    columns = [c.numpy() for c in (source.x, source.y, source.images) if c is not None]
+    groups, first = np.arange(len(source)), dict[bytes, int]()
+    for row in source.train_ids.tolist():
+        content = hashlib.blake2b(b"".join(c[row].tobytes() for c in columns), digest_size=16).digest()
+        groups[row] = first.setdefault(content, row)
+    return groups
+
+
 def split_by_hash(class_ids: np.ndarray, fraction: float, key: Key) -> np.ndarray:
     """Hold out a share of every class, chosen by id so that the split never moves.
 

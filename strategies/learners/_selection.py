@@ -13,7 +13,7 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import Objective
-from strategies.outcome import Draw, Selector
+from strategies.outcome import Draw, LastDraw, Selector
 from strategies.parts.deduplication import first_copies
 from strategies.parts.gradient_features import Projector, find_block
 from strategies.parts.model import FlatModel
@@ -96,6 +96,7 @@ class Selection(Plugin, ABC):
         self._arrival = np.full(setting.num_samples, -1, dtype=np.int32)
         self._experiences = 0
         self._derived = np.zeros(setting.num_samples, dtype=bool)
+        self._drawn = np.zeros(setting.num_samples, dtype=bool)
         self._last: Chosen | None = None
 
     @abstractmethod
@@ -129,7 +130,10 @@ class Selection(Plugin, ABC):
         self._last = self.choose(data, allowed, self.config.budget(len(ids)), model, key)
         if self.shaped or not allowed.all():
             self._derived[data.ids] = True
-        return self._last.draw.pool[self._last.draw.drawn]
+        drawn = self._last.draw.pool[self._last.draw.drawn]
+        self._drawn[:] = False
+        self._drawn[drawn] = True
+        return drawn
 
     @property
     def pool(self) -> np.ndarray:
@@ -149,8 +153,13 @@ class Selection(Plugin, ABC):
         return chosen.cost + Outcome(traits={"event": notes | chosen.notes}, draw=chosen.draw)
 
     def purge(self, request: DeletionRequest) -> None:
-        """Take the request's samples out of the pool; nothing else outlives a draw."""
+        """Take the request's samples out of the pool and the last draw; nothing else outlives a draw."""
         self._arrival[request.sample_ids] = -1
+        self._drawn[request.sample_ids] = False
+
+    def offers(self) -> tuple[object, ...]:
+        """Return what of the last draw is still in the pool."""
+        return (LastDraw(np.flatnonzero(self._drawn & (self._arrival >= 0))),)
 
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is in the pool, and what had a say in earlier draws."""
@@ -161,17 +170,18 @@ class Selection(Plugin, ABC):
         return self.pool
 
     def state_dict(self) -> State:
-        """Return when each sample came into the pool."""
+        """Return when each sample came into the pool, and what was drawn."""
         return {
             "arrival": torch.from_numpy(self._arrival.copy()),
             "experiences": self._experiences,
             "derived": torch.from_numpy(self._derived.copy()),
+            "drawn": torch.from_numpy(self._drawn.copy()),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Put the pool back."""
         self._arrival, self._experiences = state["arrival"].numpy().copy(), state["experiences"]
-        self._derived = state["derived"].numpy().copy()
+        self._derived, self._drawn = state["derived"].numpy().copy(), state["drawn"].numpy().copy()
 
 
 class SurveyingSelection(Selection):

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
+from strategies.objectives.causal_lm import CausalLM
 from strategies.outcome import Draw, Selector
 from strategies.parts.budgets import Shares, densities, equal_shares, spreads, weighted_shares
 from strategies.parts.clustering import Algorithm, clusters, default_clusters
@@ -40,9 +41,10 @@ class Config(SurveyConfig):
     """k-means with 10 starts, or mini-batches as released."""
     gradient: Form = "sgd"
     """Project gradients, or their signs."""
-    projection: Kind = "rademacher"
-    """A dense +-1 matrix as released, or a tensor sketch, which never builds the gradients and is many times as fast on
-    wide layers that see one position per sample."""
+    projection: Kind | None = None
+    """A dense +-1 matrix as released (rademacher), or a tensor sketch, which never builds the gradients. Null takes the
+    dense one for text, as in the paper, and the sketch elsewhere: on wide layers that see one position per sample the
+    dense one costs many epochs of training."""
     width: int = Field(256, ge=8)
     """Numbers that a gradient is projected to; the release takes 8192 for billions of parameters."""
     shares: Shares = "equal"
@@ -145,7 +147,8 @@ class AdaptInfinity(SurveyingSelection):
         super().__init__(config, setting)
         if config.shares == "el2n-spread" and config.selectors is not None and "el2n" not in config.selectors:
             raise ConfigError("learner.adapt-infinity.shares: el2n-spread needs el2n among the selectors.")
-        self._projector = Projector(config.projection, config.width, self._key, config.memory)
+        kind: Kind = "rademacher" if isinstance(setting.objective, CausalLM) else "tensor-sketch"
+        self._projector = Projector(config.projection or kind, config.width, self._key, config.memory)
         nothing = np.array([], dtype=np.int64)
         self._pruned = {"ids": nothing, "keepers": nothing, "arrivals": nothing}
         self._going: tuple[np.ndarray, np.ndarray] | None = None

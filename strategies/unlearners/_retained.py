@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner
-from strategies.outcome import Outcome
+from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
 from strategies.parts.norms import recalibrate
 from streams.data import Batch, Data
@@ -18,14 +18,16 @@ from streams.errors import StreamError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
-RetainedData = Literal["full", "memory"]
+RetainedData = Literal["full", "memory", "draw"]
+"""All live data; what the learner's plugins keep; or what its selection drew last, spread over its clusters."""
 
 
 class RetainConfig(FitConfig):
     """Options of everything that trains on retained data."""
 
     retained: RetainedData = "full"
-    """Use all live data, or what the learner's plugins keep (a replay memory)."""
+    """Use all live data, what the learner's plugins keep (a replay memory), or what its selection (adapt-infinity,
+    random-selection ...) drew last."""
     recalibrate: bool = False
     """Afterwards reset the running statistics of batch norms and estimate them anew on the retained data. Otherwise
     deleted samples still shape them, also where `bn_mode: eval` leaves them alone."""
@@ -43,13 +45,15 @@ class DefaultRetainConfig(RetainConfig):
 
 
 def retained_access(retained: RetainedData, forget_set: bool) -> Access:
-    """Return the access to declare: all live data, or only what the learner's plugins keep (their own declaration)."""
+    """Return the access to declare: all live data, or only what the learner keeps (its own declaration)."""
     return Access(forget_set=forget_set, retained="full" if retained == "full" else 0)
 
 
 def retained_data(retained: RetainedData, learner: Learner, door: Door) -> Data:
-    """Borrow all live data, or what the learner's plugins keep; it may be empty."""
-    return door.retained() if retained == "full" else door.fetch(learner.stored_ids())
+    """Borrow all live data, what the learner's plugins keep, or what was drawn last; it may be empty."""
+    if retained == "full":
+        return door.retained()
+    return door.fetch(learner.stored_ids() if retained == "memory" else learner.part(LastDraw).ids)
 
 
 def some_retained_data(retained: RetainedData, learner: Learner, door: Door, request: DeletionRequest) -> Data:
@@ -62,9 +66,9 @@ def some_retained_data(retained: RetainedData, learner: Learner, door: Door, req
     if not len(data):
         raise StreamError(
             f"{request.name} leaves nothing to retain: "
-            + ("all that was learned is deleted." if retained == "full" else "the learner's memory is empty.")
+            + ("all that was learned is deleted." if retained == "full" else "the learner keeps nothing else.")
             + " Use an unlearner that needs no retained data, such as retrain or gradient-ascent"
-            + (", or retained: full." if retained == "memory" else ".")
+            + ("." if retained == "full" else ", or retained: full.")
         )
     return data
 

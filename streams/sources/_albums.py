@@ -1,4 +1,4 @@
-"""Pictures to ask about: glyphs, digits and clothes, all scaled to one size, with what is known of each."""
+"""Pictures to ask about: glyphs, digits, clothes and emoji, all scaled to one size, with what is known of each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streams.config import parse
 from streams.errors import ConfigError
-from streams.sources import digits, fashion_mnist, glyphs
+from streams.sources import digits, emoji, fashion_mnist, glyphs
 
 SCRIPTS = ("LATIN", "GREEK", "CYRILLIC")
 FAMILIES = {"DejaVuSansMono": "mono", "DejaVuSerif": "serif", "DejaVuSans": "sans", "STIXGeneral": "times"}
@@ -17,6 +18,8 @@ FAMILIES = {"DejaVuSansMono": "mono", "DejaVuSerif": "serif", "DejaVuSans": "san
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLOTHES = ("shirt", "trousers", "pullover", "dress", "coat", "sandal", "blouse", "sneaker", "bag", "boot")
 GROUPS = ("top", "bottom", "top", "dress", "top", "shoe", "top", "shoe", "bag", "shoe")
+VENDORS = {"twemoji": "twitter", "noto": "google", "fluent-emoji-flat": "microsoft"}
+"""The sets of emoji that are used, one of each artist, and whose they are."""
 _PER_CLASS = 60
 """Pictures kept of each class of clothes, in training and in testing."""
 
@@ -29,11 +32,12 @@ class Album:
         name: which.
         noun: what one picture is called.
         licence: of the pictures.
-        images: uint8 ``[N, S, S]``, bright on black.
+        images: uint8 ``[N, S, S]``, or in colour ``[N, S, S, 3]``.
         class_ids: int64 ``[N]``.
         is_test: bool ``[N]``: held out.
         names: what each class is called, as an answer.
         facts: what else is known of each picture, by skill: ``N`` answers.
+        background: brightness of what is around a picture.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Album:
     is_test: np.ndarray
     names: tuple[str, ...]
     facts: dict[str, tuple[str, ...]]
+    background: int = 0
 
     def pick(self, draw: np.random.Generator, test: bool, class_id: int | None = None) -> int:
         """Return a picture of a class, or of one that is drawn, from the held-out ones or the others."""
@@ -56,26 +61,34 @@ class Album:
         return self.names[self.class_ids[picture]]
 
 
-def load_album(name: str, size: int, characters: int) -> Album:
-    """Return one of glyphs, digits and clothes with pictures of `size` x `size`.
+def load_album(name: str, size: int, characters: int = 12, emoji_count: int = 12, emoji_root: str = ".") -> Album:
+    """Return one of glyphs, digits, clothes and emoji with pictures of `size` x `size`.
+
+    Args:
+        name: which.
+        size: side of the pictures.
+        characters: how many glyphs.
+        emoji_count: how many emoji.
+        emoji_root: where their packages are; see `emoji`.
 
     Raises:
         DataError: the package that ships its pictures is not there.
-        ConfigError: there are not so many characters.
+        ConfigError: there are not so many characters or emoji.
     """
     make: dict[str, Callable[[], Album]] = {
         "glyphs": lambda: _glyphs(size, characters),
         "digits": lambda: _digits(size),
         "clothes": lambda: _clothes(size),
+        "emoji": lambda: _emoji(size, emoji_count, emoji_root),
     }
     return make[name]()
 
 
 def scaled(images: np.ndarray, size: int) -> np.ndarray:
-    """Return uint8 ``[N, size, size]`` of uint8 ``[N, H, W]``."""
+    """Return uint8 ``[N, size, size]`` of uint8 ``[N, H, W]``, and ``[N, size, size, 3]`` of ``[N, H, W, 3]``."""
     from PIL import Image
 
-    if images.shape[1:] == (size, size):
+    if images.shape[1:3] == (size, size):
         return images
     return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR)) for i in images])
 
@@ -156,4 +169,25 @@ def _clothes(size: int) -> Album:
         source.is_test,
         CLOTHES,
         {"group": tuple(GROUPS[c] for c in source.class_ids)},
+    )
+
+
+def _emoji(size: int, count: int, root: str) -> Album:
+    options = {"root": root, "vendors": tuple(VENDORS), "split": "pairs", "classes": count, "size": size}
+    source = emoji.load(parse(emoji.Config, options, "source.emoji"))
+    assert source.superclass_ids is not None
+    groups = [emoji.GROUPS[g].split()[0].lower() for g in source.superclass_ids]
+    return Album(
+        "emoji",
+        "emoji",
+        source.licence,
+        (source.x.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8),
+        source.class_ids,
+        source.is_test,
+        tuple(name.replace("-", " ") for name in source.class_names),
+        {
+            "vendor": tuple(VENDORS[source.user_names[u]] for u in source.user_ids),
+            "group": tuple(groups[c] for c in source.class_ids),
+        },
+        background=255,
     )

@@ -11,10 +11,12 @@ import numpy as np
 from streams.sources._albums import Album
 
 Skill = Literal[
-    "naming", "yes-no", "script", "face", "parity", "group", "counting", "position", "comparison", "transcription",
-    "facts", "unrelated", "definitions", "countries",
+    "naming", "yes-no", "script", "face", "parity", "group", "vendor", "counting", "position", "comparison",
+    "transcription", "facts", "unrelated", "definitions", "countries",
 ]  # fmt: skip
-DistributorName = Literal["conversation", "letters", "numbers", "scenes", "reading", "knowledge", "wardrobe", "lexicon"]
+DistributorName = Literal[
+    "conversation", "letters", "numbers", "scenes", "reading", "knowledge", "wardrobe", "emoji", "lexicon"
+]
 Draw = np.random.Generator
 Images = tuple[np.ndarray, ...]
 
@@ -24,17 +26,19 @@ FORMS: dict[Skill, tuple[str, ...]] = {
     "script": ("Which script is this?", "Name the script.", "In which script is it written?", "Of which script is it?"),
     "face": ("Which typeface is this?", "Name the typeface.", "In which face is it set?", "Of which face is it?"),
     "parity": ("Is it odd or even?", "Odd or even?", "Is the number even or odd?", "Even or odd?"),
-    "group": ("Which kind of garment is it?", "Name the kind.", "What kind is it?", "To which kind does it belong?"),
+    "group": ("Which kind of {noun} is it?", "Name the kind.", "What kind is it?", "To which kind does it belong?"),
+    "vendor": ("Whose drawing is this?", "Name the vendor.", "Which vendor drew it?", "Who drew this?"),
     "counting": ("How many are there?", "Count them.", "How many do you see?", "What is their number?"),
     "position": ("Where is {name}?", "In which corner is {name}?", "Where do you see {name}?", "Find {name}."),
     "comparison": ("Are both the same?", "Do both show the same?", "Is it the same twice?", "Are the two alike?"),
     "transcription": ("Read it out.", "What is written here?", "Which letters are these?", "Copy the text."),
 }
 """Ways to ask, for skills that look at pictures; each distributor uses some of them."""
-ALBUM_OF: dict[Skill, str] = {
-    "script": "glyphs", "face": "glyphs", "transcription": "glyphs", "parity": "digits", "group": "clothes",
+ALBUMS_OF: dict[Skill, tuple[str, ...]] = {
+    "script": ("glyphs",), "face": ("glyphs",), "transcription": ("glyphs",), "parity": ("digits",),
+    "group": ("clothes", "emoji"), "vendor": ("emoji",),
 }  # fmt: skip
-"""The one album that a skill is about."""
+"""The albums that a skill can be about; others can be about all."""
 KNOWN: tuple[Skill, ...] = ("facts", "definitions", "countries")
 """Skills without pictures."""
 TRAINED_FORMS = 2
@@ -71,6 +75,7 @@ DISTRIBUTORS: dict[DistributorName, Distributor] = {
     "reading": Distributor({"transcription": 5, "naming": 2, "script": 1, "face": 2}, ("glyphs",), (0, 3)),
     "knowledge": Distributor({"facts": 4, "unrelated": 3, "parity": 1, "yes-no": 2}, ("glyphs", "digits"), (1, 3)),
     "wardrobe": Distributor({"naming": 3, "yes-no": 2, "group": 3, "comparison": 2}, ("clothes",), (0, 1, 2)),
+    "emoji": Distributor({"naming": 3, "yes-no": 2, "vendor": 2, "group": 3}, ("emoji",), (0, 1, 2)),
     "lexicon": Distributor({"definitions": 4, "countries": 4, "facts": 2}, (), (0, 1)),
 }
 
@@ -97,7 +102,7 @@ class Sample:
         forms: the ways to ask it that may be used, with what it is about filled in.
         form: number of the one that is used.
         answer: the right one.
-        images: uint8 ``[S, S]`` each, at most two.
+        images: uint8 ``[S, S]`` or, in colour, ``[S, S, 3]`` each, at most two.
     """
 
     skill: Skill
@@ -140,16 +145,17 @@ class Maker:
         """
         if skill in KNOWN:
             return self._of_known(skill, test, draw, ())
-        names = [ALBUM_OF[skill]] if skill in ALBUM_OF else list(self.albums)
+        names = [a for a in ALBUMS_OF.get(skill, self.albums) if a in self.albums]
         album = self.albums[names[draw.integers(len(names))]]
         picture = album.pick(draw, test)
         # Even faint pictures of held-out data would only measure the noise.
         hard = not test and bool(draw.random() < self.hard)
         if skill == "unrelated":
-            return self._of_known(skill, test, draw, self._shown([album.images[picture]], hard, draw))
+            return self._of_known(skill, test, draw, (shown(album.images[picture], hard, draw, album.background),))
         about, answer, images = _LOOKS.get(skill, _attribute)(skill, album, picture, test, self.size, draw)
         forms = tuple(f.format(noun=album.noun, name=about) for f in (FORMS[skill][i] for i in self.distributor.forms))
-        return Sample(skill, forms, int(draw.integers(len(forms))), answer, self._shown(images, hard, draw))
+        form = int(draw.integers(len(forms)))
+        return Sample(skill, forms, form, answer, tuple(shown(i, hard, draw, album.background) for i in images))
 
     def _of_known(self, skill: Skill, test: bool, draw: Draw, images: Images) -> Sample:
         pool = self.known["facts" if skill == "unrelated" else skill]
@@ -157,14 +163,12 @@ class Maker:
         forms = one.forms[TRAINED_FORMS : TRAINED_FORMS + 1] if test else one.forms[:TRAINED_FORMS]
         return Sample(skill, forms, int(draw.integers(len(forms))), one.answer, images)
 
-    def _shown(self, images: Sequence[np.ndarray], hard: bool, draw: Draw) -> Images:
-        return tuple(shown(image, hard, draw) for image in images)
 
-
-def shown(image: np.ndarray, hard: bool, draw: Draw) -> np.ndarray:
+def shown(image: np.ndarray, hard: bool, draw: Draw, background: int = 0) -> np.ndarray:
     """Return an image moved by up to one pixel in each direction; a hard one at 40 % of its brightness and noisy."""
     down, right = draw.integers(0, 3, 2)
-    moved = np.pad(image, 1)[down : down + len(image), right : right + len(image)]
+    borders = ((1, 1), (1, 1), (0, 0))[: image.ndim]
+    moved = np.pad(image, borders, constant_values=background)[down : down + len(image), right : right + len(image)]
     if not hard:
         return moved
     noisy = 0.4 * moved + draw.normal(0, 40, image.shape)

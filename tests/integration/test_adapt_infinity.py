@@ -27,13 +27,14 @@ from strategies.learners._selection import Selection
 from strategies.learners.adapt_infinity import AdaptInfinity
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
-from strategies.outcome import SELECTORS, Draw, Outcome
+from strategies.outcome import SELECTORS, Draw, LastDraw, Outcome
 from strategies.parts.deduplication import first_copies
 from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.gradient_features import Projector, find_block, sample_features
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.survey import Look, available, survey
 from streams.config import parse
+from streams.errors import ConfigError
 from streams.events import Event, Experience
 from streams.ledger import Ledger
 from streams.plan import Service, assemble
@@ -233,9 +234,10 @@ DELETE = [{"after": 2, "scope": "user", "keys": [3]}, {"after": 4, "scope": "sam
 
 def ids_in(state: dict[str, Any]) -> set[int]:
     """Every id that a selection's state names (`derived` is the audit's own record)."""
-    assert set(state) == {"arrival", "experiences", "derived", "pruned"}
+    assert set(state) == {"arrival", "experiences", "derived", "drawn", "pruned"}
     assert set(state["pruned"]) == {"ids", "keepers", "arrivals"}
-    named = [np.flatnonzero(state["arrival"].numpy() >= 0), *(state["pruned"][c].numpy() for c in ("ids", "keepers"))]
+    named = [np.flatnonzero(state["drawn"].numpy()), np.flatnonzero(state["arrival"].numpy() >= 0)]
+    named += [state["pruned"][c].numpy() for c in ("ids", "keepers")]
     return set(np.concatenate(named).tolist())
 
 
@@ -268,6 +270,31 @@ def test_nothing_deleted_is_kept_or_drawn_again(readmit: bool) -> None:
             assert back <= pruned_before - deleted
             assert bool(back) == readmit
             assert len(plugin.pool) <= len(before)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_unlearner_can_retain_by_the_last_draw(wrapped: bool) -> None:
+    """The draw is spread over clusters and small; an unlearner repairs on what of it is live and not pruned."""
+    stream = stream_of(skills((80, 80, 80, 80)), [{"after": 3, "scope": "user", "keys": [3]}])
+    method = {"name": "finetune", "retained": "draw", "epochs": 3}
+    unlearner = {"name": "trained-only", "method": method} if wrapped else method
+    learner = {"name": "adapt-infinity", "share": 0.5, "pool": 120}
+    strategy, outcomes, ledger = play(learner, replace(stream, events=stream.events[:4]), unlearner, epochs=1)
+    (kept,) = plugin_of(strategy).offers()
+    assert isinstance(kept, LastDraw)
+    draw = outcomes[2].draw
+    assert draw is not None
+    drawn, deleted = draw.pool[draw.drawn], stream.requests[0].sample_ids
+    assert np.isin(deleted, drawn).any()
+    assert np.array_equal(kept.ids, np.intersect1d(np.setdiff1d(drawn, deleted), plugin_of(strategy).pool))
+    assert 0 < len(kept.ids) < len(drawn)
+    assert outcomes[3].backward == 3 * len(kept.ids)
+    assert not set(ledger.deleted_ids) & set(kept.ids)
+    again, *_ = play(learner, replace(stream, events=stream.events[:1]), unlearner, epochs=1)
+    again.load_state_dict(strategy.state_dict())
+    assert np.array_equal(plugin_of(again).offers()[0].ids, kept.ids)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="'draw' is what a selection drew last, and naive selects nothing"):
+        play("naive", stream, unlearner)
 
 
 def test_what_was_never_there_and_what_was_deleted_give_the_same_draw() -> None:
@@ -442,7 +469,7 @@ def test_variants_of_the_release_run() -> None:
     stream = stream_of(skills((60, 60, 60, 60)))
     variants: list[dict[str, Any]] = [
         {"shares": "el2n-spread", "formulas": "released", "binning": "raw-scale", "algorithm": "mini-batch"},
-        {"shares": "density", "gradient": "sign", "projection": "tensor-sketch", "block": 0},
+        {"shares": "density", "gradient": "sign", "projection": "rademacher", "block": 0},
     ]
     plain = play(ADAPT, stream, epochs=1)[1][-1].draw
     assert plain is not None

@@ -332,6 +332,20 @@ def test_a_row_sees_its_own_images_and_nothing_else(source: Source) -> None:
     assert changed.tolist() == [c == 8 for c in counts], "the second image counts only where the row has two"
 
 
+def test_colours_are_seen(source: Source) -> None:
+    """Images of three channels: swapped channels give other outputs where they differ, and only there."""
+    assert source.images is not None
+    grey = source.images.expand(-1, -1, 3, -1, -1)
+    red = torch.cat([grey[:, :, :1], grey[:, :, 1:] // 4], 2)
+    model = made(replace(source, images=grey))
+    model.train(False)
+    for images, differs in ((grey, False), (red, True)):
+        batch = of_skills(replace(source, images=images), "naming", "counting")
+        assert batch.images is not None
+        swapped = (model(*batch.inputs) - model(batch.x, batch.images.roll(1, 2))).abs().amax((1, 2))
+        assert (swapped > 1e-4).tolist() == [differs] * 2
+
+
 def test_it_learns_what_can_only_be_seen(source: Source) -> None:
     """Naming held in memory: the same question throughout, so that only the picture can tell the answer."""
     naming = np.flatnonzero((source.class_ids == 0) & ~source.is_test)

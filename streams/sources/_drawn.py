@@ -1,0 +1,44 @@
+"""Pictures that are drawn once and kept on disk."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from streams.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+
+def kept(path: Path, fits: Callable[[Arrays], bool], draw: Callable[[], Arrays]) -> Arrays:
+    """Return what a file of arrays holds; draw it, and write the file, only if there is no sound one.
+
+    Args:
+        path: an ``.npz`` whose name says what is in it and how it was drawn.
+        fits: whether what was read can be what belongs there.
+        draw: makes it.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+        if fits(found):
+            return found
+        shapes = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in found.items())
+        logger.warning("%s holds something else (%s); drawing again.", path, shapes)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s cannot be read (%s); drawing again.", path, error)
+    made = draw()
+    try:
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **made))
+    except OSError as error:
+        logger.warning("%s cannot be written (%s); set LIFELONG_CACHE to a folder that can.", path, error)
+    return made
