@@ -7,6 +7,18 @@ Use it from a script::
     config = lifelong.load_config("quickstart")
     result = lifelong.run(config)
     print(result.tables["replay-retrain"].last("average_accuracy", "stream"))
+
+Where what is, in the order in which a run comes by:
+
+- what is asked for: config, annotate (options in words), ready (what is in scenarios/), preview, doctor;
+- what it is made of: build, preparation, suitability (refusals before any compute), models/, features, pretrain, and
+  what chooses requests with a model's help: adaptive, selection;
+- one life: runner (all strategies of a run), life (one strategy), play (one event), prefix (what lives share), guards;
+- what is measured: evaluation (on what, and the pass), answers and probes (text), measure, metrics/;
+- what it is held against: references, shadows, comparison;
+- what is kept: record, table, columns, manifest, files;
+- what is shown: summary, report/, trackers/;
+- beyond one run: study/, verification/, capacity/.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from lifelong.suitability import check_parts
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
-from strategies.objectives._base import Objective
+from strategies.objectives._base import NamedObjective, Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
@@ -89,10 +89,7 @@ def make_objective(config: RunConfig, stream: Stream) -> Objective:
         ConfigError: the objective does not fit the targets.
     """
     module, options = resolve("objectives", config.objective, "objective")
-    objective: Objective = class_of(module, Objective).for_data(
-        options, stream.source, stream.task_classes, config.device
-    )
-    return objective
+    return class_of(module, NamedObjective).for_data(options, stream.source, stream.task_classes, config.device)
 
 
 def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:

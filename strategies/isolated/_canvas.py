@@ -23,10 +23,8 @@ from strategies.parts.supermasks import (
     spans_of,
     unpack,
 )
-from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.source import Source
 
 
 @final
@@ -180,17 +178,6 @@ class Local(Objective):
         """Speak for `classes`, with `width` outputs of the model; `whole` gives the losses, `plain` the outputs."""
         self._whole, self._classes, self._width = whole, classes, width
         self._plain = plain or whole
-
-    @classmethod
-    def for_data(
-        cls,
-        config: Config,
-        source: Source,
-        task_classes: tuple[tuple[int, ...], ...] | None,
-        device: str | torch.device,
-    ) -> Objective:
-        """Return the whole objective for a source."""
-        return Classification.for_data(config, source, task_classes, device)
 
     @property
     def num_outputs(self) -> int:

@@ -20,7 +20,6 @@ from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
-from streams.source import Source
 
 _WHOLE = 1024  # samples per pass without gradients
 
@@ -45,16 +44,6 @@ class _OneClass(Objective):
 
     def __init__(self, centre: torch.Tensor) -> None:
         self._centre = centre
-
-    @classmethod
-    def for_data(
-        cls,
-        config: BaseConfig,
-        source: Source,
-        task_classes: tuple[tuple[int, ...], ...] | None,
-        device: str | torch.device,
-    ) -> Objective:
-        raise ConfigError("The one-class objective belongs to arcane and cannot be chosen for a run.")
 
     @property
     def num_outputs(self) -> int:

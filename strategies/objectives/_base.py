@@ -64,21 +64,6 @@ class Objective(ABC):
     by_class: ClassVar[bool] = True
     """Whether an output column stands for a class, so that a model can speak for some of them only."""
 
-    @classmethod
-    @abstractmethod
-    def for_data(
-        cls,
-        config: Config,
-        source: Source,
-        task_classes: tuple[tuple[int, ...], ...] | None,
-        device: str | torch.device,
-    ) -> Objective:
-        """Build the objective for a source and the classes of each task label, if the model is told one.
-
-        Raises:
-            ConfigError: the source's targets are of another kind.
-        """
-
     @property
     @abstractmethod
     def num_outputs(self) -> int:
@@ -173,4 +158,23 @@ class Objective(ABC):
         """Return pairs of weights ``[B]`` (no gradient) and log losses ``[B]``.
 
         The diagonal Fisher is the mean over samples of the sum over pairs of weight x (d loss / d theta)^2.
+        """
+
+
+class NamedObjective(Objective):
+    """An objective that a configuration can name; strategies make others of their own."""
+
+    @classmethod
+    @abstractmethod
+    def for_data(
+        cls,
+        config: Config,
+        source: Source,
+        task_classes: tuple[tuple[int, ...], ...] | None,
+        device: str | torch.device,
+    ) -> Objective:
+        """Build the objective for a source and the classes of each task label, if the model is told one.
+
+        Raises:
+            ConfigError: the source's targets are of another kind.
         """

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 
-from strategies.objectives._base import FisherEstimator, Objective, Without
+from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
 from strategies.parts.model import FlatModel
@@ -57,7 +57,7 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
 
 
 @final
-class CausalLM(Objective):
+class CausalLM(NamedObjective):
     """Language modelling. Outputs are logits ``[B, T, V]``, T being the longest row of the batch."""
 
     measure = "exact_match"

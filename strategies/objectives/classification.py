@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 
-from strategies.objectives._base import FisherEstimator, Objective, Scored
+from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Scored
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -31,7 +31,7 @@ class Config(BaseConfig):
 
 
 @final
-class Classification(Objective):
+class Classification(NamedObjective):
     """Single-label classification; the score is 1 for a correct argmax over all permitted outputs."""
 
     measure: ClassVar[str] = "accuracy"
@@ -175,16 +175,6 @@ class _Training(Objective):
             self._taught.fill_(True)
         else:
             self._taught[targets] = True
-
-    @classmethod
-    def for_data(
-        cls,
-        config: BaseConfig,
-        source: Source,
-        task_classes: tuple[tuple[int, ...], ...] | None,
-        device: str | torch.device,
-    ) -> Objective:
-        return Classification.for_data(config, source, task_classes, device)
 
     @property
     def num_outputs(self) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import torch
 
-from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives._base import FisherEstimator, NamedObjective
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -18,7 +18,7 @@ class Config(BaseConfig):
 
 
 @final
-class Regression(Objective):
+class Regression(NamedObjective):
     """Scalar regression; the score is minus the absolute error."""
 
     measure: ClassVar[str] = "negative_absolute_error"

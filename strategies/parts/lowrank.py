@@ -36,9 +36,7 @@ def linear_maps(body: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in body.named_modules()
-        if (isinstance(module, nn.Linear) or is_transposed(module))
-        and name.startswith(inside)
-        and "lora_" not in name
+        if (isinstance(module, nn.Linear) or is_transposed(module)) and name.startswith(inside) and "lora_" not in name
     }
 
 

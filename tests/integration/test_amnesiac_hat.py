@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lives import TaskLife
 from torch import nn
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
 from lifelong.models import lenet, resnet_18
 from lifelong.play import step
 from lifelong.verification.replay import altered, live
@@ -19,7 +18,6 @@ from strategies.isolated.amnesiac_hat import AmnesiacHAT, Config, _Lesson
 from strategies.objectives.regression import Regression
 from strategies.parts.hard_attention import MaskedChain, annealed, compensation
 from strategies.parts.model import FlatModel, Network, digest
-from streams.config import parse
 from streams.errors import ConfigError, RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -27,38 +25,9 @@ from streams.randomness import Key
 from streams.timeline import surviving
 
 
-class Life:
-    """Three tasks of digits, and requests for whole tasks."""
-
-    def __init__(self, *forget: tuple[int, int], **options: Any) -> None:
-        requests = [{"after": after, "scope": "task", "keys": [task]} for after, task in forget]
-        config = parse(
-            RunConfig,
-            {
-                "scenario": {"name": "task-incremental", "experiences": 3},
-                "schedule": {"name": "explicit", "requests": requests},
-                "model": {"name": "mlp", "hidden": [48, 48]},
-                "training": {"epochs": 5, "batch_size": 32, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
-            },
-        )
-        self.stream = make_stream(config, make_source(config))
-        self.setting = make_setting(config, self.stream)
-        self.options = Config.model_validate({"memory": 20, "steps": 10} | options)
-
-    def build(self) -> AmnesiacHAT:
-        return AmnesiacHAT(self.options, self.setting)
-
-    def until(self, count: int | None = None) -> tuple[AmnesiacHAT, list[Any]]:
-        strategy, ledger = self.build(), Ledger(self.stream.source, self.stream.task_of)
-        return strategy, [step(strategy, e, ledger) for e in self.stream.events[:count]]
-
-    def outputs(self, strategy: AmnesiacHAT, task: int) -> torch.Tensor:
-        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
-        return strategy.predict(data)
-
-    def accuracy(self, strategy: AmnesiacHAT, task: int) -> float:
-        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
-        return float(self.setting.objective.scores(strategy.predict(data), data).mean())
+def life_of(*forget: tuple[int, int], **options: Any) -> TaskLife[AmnesiacHAT]:
+    config = Config.model_validate({"memory": 20, "steps": 10} | options)
+    return TaskLife(lambda setting: AmnesiacHAT(config, setting), forget, hidden=[48, 48], epochs=5)
 
 
 def now(strategy: AmnesiacHAT) -> torch.Tensor:
@@ -66,7 +35,7 @@ def now(strategy: AmnesiacHAT) -> torch.Tensor:
 
 
 def test_hat_freezes_what_tasks_use_and_adahat_nearly_does() -> None:
-    life = Life(architecture="hat")
+    life = life_of(architecture="hat")
     one, two, three = (life.until(n)[0] for n in (1, 2, 3))
     for earlier, later in ((one, two), (two, three)):
         taken = earlier._chain.on_weights(torch.stack([t.mask for t in earlier._tasks]).amax(0)) > 0
@@ -76,14 +45,14 @@ def test_hat_freezes_what_tasks_use_and_adahat_nearly_does() -> None:
         assert torch.equal(life.outputs(three, task), life.outputs(before, task))
     assert min(life.accuracy(three, t) for t in range(3)) > 0.85
     assert all(0 < float(t.mask.mean()) < 1 for t in three._tasks)
-    soft = Life(architecture="adahat").until(2)[0]
+    soft = life_of(architecture="adahat").until(2)[0]
     taken = soft._chain.on_weights(soft._tasks[0].mask) > 0
     moved = soft._tasks[1].update.abs()
     assert 0 < float(moved[taken].max()) < 0.01 * float(moved[~taken].max())
 
 
 def test_weights_are_the_start_plus_the_changes() -> None:
-    strategy, _ = Life().until(3)
+    strategy, _ = life_of().until(3)
     total = strategy._initial.clone()
     for task in strategy._tasks:
         total += task.update
@@ -94,7 +63,7 @@ def test_weights_are_the_start_plus_the_changes() -> None:
 
 @pytest.mark.parametrize("architecture", ["hat", "adahat"])
 def test_forgetting_the_last_task_is_exact_and_costs_nothing(architecture: str) -> None:
-    life = Life((3, 2), architecture=architecture, repair="joint")
+    life = life_of((3, 2), architecture=architecture, repair="joint")
     before, _ = life.until(2)
     strategy, steps = life.until()
     assert (steps[-1].outcome.exactness, steps[-1].outcome.steps, steps[-1].samples_read) == ("bits", 0, 0)
@@ -106,14 +75,14 @@ def test_forgetting_the_last_task_is_exact_and_costs_nothing(architecture: str) 
 
 def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     """Non-interference fails: masks, heads, changes and stored outputs of later tasks keep what came of it."""
-    life = Life((3, 0))
+    life = life_of((3, 0))
     strategy, steps = life.until()
     gone = life.stream.requests[0].sample_ids
     assert steps[-1].outcome.exactness == "none"
     assert np.array_equal(strategy.holds(gone)["weights"], gone)
     assert not np.isin(strategy.stored_ids(), gone).any()
     assert all(life.stream.events[0].name not in name for t in strategy._tasks for name in t.backups)
-    other = Life((3, 0))
+    other = life_of((3, 0))
     other.stream = altered(life.stream, gone, Key(0))
     theirs, _ = other.until()
     for mine, its in zip(strategy._tasks, theirs._tasks, strict=True):
@@ -125,7 +94,7 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
 
 
 def test_shared_weights_come_from_the_backup_and_no_others() -> None:
-    life, plain = Life((3, 0)), Life((3, 0), compensate="none")
+    life, plain = life_of((3, 0)), life_of((3, 0), compensate="none")
     before, _ = life.until(3)
     after, steps = life.until()
     bare, _ = plain.until()
@@ -143,7 +112,7 @@ def test_shared_weights_come_from_the_backup_and_no_others() -> None:
     untouched = ~(before._shared(two, one) | before._shared(three, one))
     torch.testing.assert_close(now(after)[untouched], now(bare)[untouched], rtol=1e-5, atol=1e-6)
     assert (steps[-1].outcome.steps, steps[-1].samples_read) == (0, 0)
-    turned, _ = Life((3, 0), compensate="reverse").until()
+    turned, _ = life_of((3, 0), compensate="reverse").until()
     both = before._shared(two, one) & before._shared(three, one)
     difference = now(turned) != now(after)
     assert bool(difference[both].any())
@@ -154,7 +123,7 @@ def test_shared_weights_come_from_the_backup_and_no_others() -> None:
 def test_backups_begin_before_the_task_or_without_it() -> None:
     """They differ in what tasks in between have changed; neither has the task's own change."""
     for start in ("before", "delete"):
-        life = Life(start=start)
+        life = life_of(start=start)
         learned, _ = life.until(2)
         one, two = learned._tasks
         ledger = Ledger(life.stream.source, life.stream.task_of)
@@ -168,15 +137,15 @@ def test_backups_begin_before_the_task_or_without_it() -> None:
 
 
 def test_the_window_limits_backups() -> None:
-    strategy, _ = Life(window=1).until(3)
+    strategy, _ = life_of(window=1).until(3)
     assert [len(t.backups) for t in strategy._tasks] == [0, 1, 1]
-    strategy, _ = Life(window=0).until(2)
+    strategy, _ = life_of(window=0).until(2)
     assert [len(t.backups) for t in strategy._tasks] == [0, 0]
 
 
 @pytest.mark.parametrize("repair", ["joint", "sequential", "sequential-adahat"])
 def test_repair_moves_shared_weights_only(repair: str) -> None:
-    life, plain = Life((3, 0), repair=repair, window=0), Life((3, 0), window=0)
+    life, plain = life_of((3, 0), repair=repair, window=0), life_of((3, 0), window=0)
     before, _ = life.until(3)
     after, steps = life.until()
     bare, _ = plain.until()
@@ -195,7 +164,7 @@ def test_repair_moves_shared_weights_only(repair: str) -> None:
 
 
 def test_what_was_repaired_with_a_tasks_help_keeps_it() -> None:
-    life = Life((3, 0), (3, 2), repair="joint")
+    life = life_of((3, 0), (3, 2), repair="joint")
     strategy, steps = life.until()
     gone = life.stream.requests[1].sample_ids
     assert steps[-1].outcome.exactness == "none"
@@ -203,24 +172,24 @@ def test_what_was_repaired_with_a_tasks_help_keeps_it() -> None:
 
 
 def test_nothing_is_left_of_everything() -> None:
-    life = Life((3, 0), (3, 1), (3, 2), repair="joint")
+    life = life_of((3, 0), (3, 1), (3, 2), repair="joint")
     strategy, _ = life.until()
     assert digest(strategy.state_dict()) == digest(life.build().state_dict())
 
 
 def test_replay_reads_the_memories_of_earlier_tasks() -> None:
-    life = Life(window=0)
+    life = life_of(window=0)
     strategy, steps = life.until()
     assert [len(t.memory) for t in strategy._tasks] == [20, 20, 20]
     sizes = [len(e.sample_ids) for e in life.stream.experiences]
     assert [s.samples_read for s in steps] == [sizes[0], sizes[1] + 20, sizes[2] + 40]
     assert steps[1].outcome.backward == 5 * sizes[1] + steps[1].outcome.steps * 20
-    _, silent = Life(window=0, alpha=0, beta=0).until(2)
+    _, silent = life_of(window=0, alpha=0, beta=0).until(2)
     assert silent[1].samples_read == sizes[1]
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    life = Life((3, 0))
+    life = life_of((3, 0))
     with pytest.raises(ConfigError, match="needs the objective classification"):
         AmnesiacHAT(Config(), replace(life.setting, objective=Regression()))
 

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lives import TaskLife
 from torch import nn
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
 from lifelong.play import step
 from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
 from strategies.parts.model import digest
-from streams.config import parse
 from streams.errors import RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -25,42 +23,13 @@ from streams.timeline import surviving
 SPARSITY = 0.6
 
 
-class Life:
-    """Three tasks of digits, and requests for whole tasks."""
-
-    def __init__(self, *forget: tuple[int, int], **options: Any) -> None:
-        requests = [{"after": after, "scope": "task", "keys": [task]} for after, task in forget]
-        config = parse(
-            RunConfig,
-            {
-                "scenario": {"name": "task-incremental", "experiences": 3},
-                "schedule": {"name": "explicit", "requests": requests},
-                "model": {"name": "mlp", "hidden": [32, 32]},
-                "training": {"epochs": 8, "batch_size": 32, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
-            },
-        )
-        self.stream = make_stream(config, make_source(config))
-        self.setting = make_setting(config, self.stream)
-        self.options = Config.model_validate({"sparsity": SPARSITY, "memory": 60, "steps": 10} | options)
-
-    def build(self) -> Pall:
-        return Pall(self.options, self.setting)
-
-    def until(self, count: int | None = None) -> tuple[Pall, list[Any]]:
-        strategy, ledger = self.build(), Ledger(self.stream.source, self.stream.task_of)
-        return strategy, [step(strategy, e, ledger) for e in self.stream.events[:count]]
-
-    def outputs(self, strategy: Pall, task: int) -> torch.Tensor:
-        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
-        return strategy.predict(data)
-
-    def accuracy(self, strategy: Pall, task: int) -> float:
-        data = Ledger(self.stream.source, self.stream.task_of).lend(self.stream.units[task].test_ids).all()
-        return float(self.setting.objective.scores(strategy.predict(data), data).mean())
+def life_of(*forget: tuple[int, int], **options: Any) -> TaskLife[Pall]:
+    config = Config.model_validate({"sparsity": SPARSITY, "memory": 60, "steps": 10} | options)
+    return TaskLife(lambda setting: Pall(config, setting), forget, hidden=[32, 32], epochs=8)
 
 
 def test_masks_have_the_density_and_weights_stay() -> None:
-    life = Life()
+    life = life_of()
     after = [life.until(n)[0] for n in (1, 2, 3)]
     for task in after[2]._tasks:
         for name in after[2]._layers:
@@ -78,7 +47,7 @@ def test_masks_have_the_density_and_weights_stay() -> None:
 
 
 def test_free_weights_are_those_of_the_tasks_that_are_held() -> None:
-    strategy, _ = Life().until(2)
+    strategy, _ = life_of().until(2)
     free = strategy._free()
     fresh = strategy._draw(strategy._free_key())
     assert torch.equal(strategy._model.parameters[free], fresh[free])
@@ -87,7 +56,7 @@ def test_free_weights_are_those_of_the_tasks_that_are_held() -> None:
 
 
 def test_forgetting_the_last_task_is_exact_and_leaves_the_others_alone() -> None:
-    life = Life((3, 2))
+    life = life_of((3, 2))
     before, _ = life.until(3)
     strategy, steps = life.until()
     outcome = steps[-1].outcome
@@ -104,13 +73,13 @@ def test_forgetting_the_last_task_is_exact_and_leaves_the_others_alone() -> None
 
 def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     """Later tasks were trained through its weights: masks, heads and stored outputs keep what came of it."""
-    life = Life((3, 0))
+    life = life_of((3, 0))
     strategy, steps = life.until()
     gone = life.stream.requests[0].sample_ids
     assert steps[-1].outcome.exactness == "none"
     assert steps[-1].outcome.steps == 10
     assert np.array_equal(strategy.holds(gone)["weights"], gone)
-    other_life = Life((3, 0))
+    other_life = life_of((3, 0))
     other_life.stream = altered(life.stream, gone, Key(0))
     other, _ = other_life.until()
     assert any(not torch.equal(a.mask, b.mask) for a, b in zip(strategy._tasks, other._tasks, strict=True))
@@ -123,7 +92,7 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
 
 
 def test_only_shared_weights_are_repaired() -> None:
-    life = Life((3, 0))
+    life = life_of((3, 0))
     before, _ = life.until(3)
     after, steps = life.until()
     one, two, three = (t.mask for t in before._tasks)
@@ -139,7 +108,7 @@ def test_only_shared_weights_are_repaired() -> None:
 
 def test_what_was_repaired_with_a_tasks_help_is_reset_with_it() -> None:
     """Forget 0 while 1 and 2 are there, then 2: there is a leak where 1's weights were tuned with 2's memory."""
-    life = Life((3, 0), (3, 2))
+    life = life_of((3, 0), (3, 2))
     after_one, _ = life.until(4)
     one, two = after_one._tasks
     leak = one.mask & two.mask & after_one._tuned[0][0]
@@ -150,18 +119,18 @@ def test_what_was_repaired_with_a_tasks_help_is_reset_with_it() -> None:
     changed = after._model.parameters != after_one._model.parameters
     assert bool(changed[leak].all())
     assert not bool(changed[one.mask & ~leak].any())
-    clean, steps = Life((3, 2)).until()
+    clean, steps = life_of((3, 2)).until()
     assert clean._tuned == []
 
 
 def test_nothing_is_left_of_everything() -> None:
-    life = Life((3, 0), (3, 1), (3, 2))
+    life = life_of((3, 0), (3, 1), (3, 2))
     strategy, _ = life.until()
     assert digest(strategy.state_dict()) == digest(life.build().state_dict())
 
 
 def test_parts_of_tasks_are_refused() -> None:
-    life = Life((3, 0))
+    life = life_of((3, 0))
     strategy, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
     step(strategy, life.stream.events[0], ledger)
     (ask,) = life.stream.requests[0].asks
@@ -187,7 +156,7 @@ def test_norms_keep_no_running_statistics(tools: Any) -> None:
         body = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
         return FlatModel(Network(body, nn.Linear(16, 10)))
 
-    life = Life((3, 0))
+    life = life_of((3, 0))
     object.__setattr__(life.setting, "make_model", make)
     strategy, _ = life.until(1)
     assert dict(strategy._model.network.named_buffers()) == {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lives import delete, teach
 from torch import nn
 
 from strategies.base import Plugin, Setting
@@ -18,7 +19,6 @@ from strategies.objectives.regression import Regression
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key, seeded_globals
@@ -53,22 +53,6 @@ def replaced(setting: Setting, **changes: Any) -> Setting:
 
 def learner_of(setting: Setting, config: Any, *others: Any) -> SGDLearner:
     return SGDLearner(setting, lambda: [("d", PLUGINS[type(config)](config, setting)), *[("o", o) for o in others]])
-
-
-def teach(learner: SGDLearner, plan: Plan, indices: Any = None, ledger: Ledger | None = None) -> Ledger:
-    ledger = ledger or Ledger(plan.source, plan.task_of)
-    for i in range(len(plan.experiences)) if indices is None else indices:
-        experience = ledger.admit(plan.experiences[i])
-        door = ledger.door(learner.access, experience.sample_ids)
-        learner.learn(experience, door)
-        door.close()
-    return ledger
-
-
-def delete(learner: SGDLearner, ledger: Ledger, ids: np.ndarray) -> None:
-    request = DeletionRequest("r", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 0),))
-    ledger.delete(request)
-    learner.purge(request)
 
 
 def logits(seed: int, columns: int = 4) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -67,6 +68,13 @@ def test_nobody_imports_from_a_floor_above(floor: str) -> None:
     assert files(floor)
     bad = [(name_of(f), i) for f in files(floor) for i in sorted(of_file(f)) if any(is_in(i, a) for a in above)]
     assert bad == []
+
+
+def test_the_map_of_the_experiment_names_every_module() -> None:
+    text = ast.get_docstring(ast.parse((ROOT / "lifelong" / "__init__.py").read_text(encoding="utf-8"))) or ""
+    named = set(re.findall(r"[a-z_]+/?", text.partition("Where what is")[2]))
+    there = {f"{p.name}/" if p.is_dir() else p.stem for p in (ROOT / "lifelong").glob("[!_]*")}
+    assert there <= named
 
 
 @pytest.mark.parametrize("folder", METHODS)

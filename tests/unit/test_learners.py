@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lives import delete, teach
 
 from strategies.base import Access, Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
@@ -16,7 +16,7 @@ from strategies.parts.fit import Hooks, fit
 from strategies.parts.importance import Tie
 from strategies.parts.model import digest
 from streams.errors import TrainingError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import Experience
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key
@@ -43,25 +43,6 @@ def learner_of(setting: Setting, *plugins: tuple[str, Any]) -> SGDLearner:
         cumulative.Config: cumulative.Cumulative,
     }
     return SGDLearner(setting, lambda: [(n, classes[type(c)](c, setting)) for n, c in plugins])
-
-
-def teach(
-    learner: SGDLearner, plan: Plan, indices: Sequence[int] | None = None, ledger: Ledger | None = None
-) -> Ledger:
-    ledger = ledger or Ledger(plan.source, plan.task_of)
-    for i in range(len(plan.experiences)) if indices is None else indices:
-        experience = ledger.admit(plan.experiences[i])
-        door = ledger.door(learner.access, experience.sample_ids)
-        learner.learn(experience, door)
-        door.close()
-    return ledger
-
-
-def delete(learner: SGDLearner, ledger: Ledger, ids: np.ndarray) -> DeletionRequest:
-    request = DeletionRequest("r", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 0),))
-    ledger.delete(request)
-    learner.purge(request)
-    return request
 
 
 def seen_ids(learner: SGDLearner, plan: Plan, ledger: Ledger, index: int) -> list[list[int]]:

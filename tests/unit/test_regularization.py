@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lives import delete, teach
 from torch import nn
 
 from strategies.base import Access, Lesson, Plugin, Setting
@@ -20,7 +21,6 @@ from strategies.parts.importance import Tie, make_pull
 from strategies.parts.model import FlatModel, Network, digest
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError
-from streams.events import Ask, DeletionRequest
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key, seeded_globals
@@ -56,22 +56,6 @@ def learner_of(setting: Setting, *configs: Any) -> SGDLearner:
         return [(type(c).__module__.rsplit(".", 1)[-1], PLUGINS[type(c)](c, setting)) for c in configs]
 
     return SGDLearner(setting, plugins)
-
-
-def teach(learner: SGDLearner, plan: Plan, indices: Any = None, ledger: Ledger | None = None) -> Ledger:
-    ledger = ledger or Ledger(plan.source, plan.task_of)
-    for i in range(len(plan.experiences)) if indices is None else indices:
-        experience = ledger.admit(plan.experiences[i])
-        door = ledger.door(learner.access, experience.sample_ids)
-        learner.learn(experience, door)
-        door.close()
-    return ledger
-
-
-def delete(learner: SGDLearner, ledger: Ledger, ids: np.ndarray) -> None:
-    request = DeletionRequest("r", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 0),))
-    ledger.delete(request)
-    learner.purge(request)
 
 
 def lesson_of(setting: Setting, plan: Plan, index: int = 0) -> Lesson:
