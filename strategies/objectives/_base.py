@@ -88,6 +88,10 @@ class Objective(ABC):
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of every sample, ``[B]``, unreduced."""
 
+    def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return -log p of every sample, ``[B]``: of a text the mean over its own tokens, however a batch is reduced."""
+        return self.losses(outputs, batch)
+
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return log p(target | input) of every sample, ``[B]``, up to a constant."""
         return -self.losses(outputs, batch)

@@ -126,6 +126,11 @@ class CausalLM(NamedObjective):
         found = self.scored(outputs, batch)
         return self.reduce(found.sums(found.token_losses()), found.counts)
 
+    def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean of -log p over the positions of each row that count, ``[B]``."""
+        found = self.scored(outputs, batch)
+        return found.sums(found.token_losses()) / found.counts
+
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return log p(answer | prompt): the sum over the positions that count, ``[B]``."""
         found = self.scored(outputs, batch)

@@ -45,12 +45,12 @@ class Simple(ForgetLoss):
     """The mean SimNPO loss of a batch."""
 
     def __init__(self, objective: Objective, beta: float, margin: float) -> None:
-        """Take the objective of evaluation, whose losses are means over tokens."""
+        """Take the objective that is unlearned on."""
         self._objective, self._beta, self._margin = objective, beta, margin
 
     def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the scalar to lower."""
-        return simnpo_losses(self._objective.losses(outputs, batch), self._beta, self._margin).mean()
+        return simnpo_losses(self._objective.mean_losses(outputs, batch), self._beta, self._margin).mean()
 
 
 @final

@@ -42,13 +42,13 @@ class Taper(ForgetLoss):
     """The mean tapered loss of a batch."""
 
     def __init__(self, objective: Objective, plain: Objective, before: Values) -> None:
-        """Keep the log-likelihoods before the request; `plain` is the objective whose losses are means over tokens."""
+        """Keep the log-likelihoods before the request; `plain` is the objective of the losses that are weighed."""
         self._objective, self._plain, self._before = objective, plain, before
 
     def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the scalar to lower."""
         log_ratio = self._objective.log_likelihoods(outputs, batch) - self._before.of(batch)
-        return tapered_losses(self._plain.losses(outputs, batch), log_ratio).mean()
+        return tapered_losses(self._plain.mean_losses(outputs, batch), log_ratio).mean()
 
 
 @final
