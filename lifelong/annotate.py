@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import types
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -171,7 +172,14 @@ def _kind(annotation: object) -> str:
         return "name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "keys"
-    words: dict[object, str] = {int: "integer", float: "number", bool: "true | false", str: "text", Any: "anything"}
+    words: dict[object, str] = {
+        date: "date",
+        int: "integer",
+        float: "number",
+        bool: "true | false",
+        str: "text",
+        Any: "anything",
+    }
     return words.get(annotation, str(annotation))
 
 

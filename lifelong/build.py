@@ -102,6 +102,11 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
     def make_model() -> FlatModel:
         with seeded_globals(key / "init"):
             network: Network = module.build(options, shape, objective.num_outputs)
+            if not isinstance(network, Network):
+                raise ConfigError(
+                    f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
+                    f"strategies.parts.model.Network(body, head)."
+                )
             _check_image_tokens(network, stream.source)
             return FlatModel(network.to(config.device), config.trained)
 

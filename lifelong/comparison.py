@@ -7,7 +7,7 @@ import numpy as np
 from lifelong.build import make_setting, make_strategy
 from lifelong.config import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
 from lifelong.evaluation import Audit, Evaluator, Outputs
-from lifelong.files import cache_folder, code_version
+from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
 from lifelong.metrics.audits import Closely, held_out_loss, pair_rows
 from lifelong.metrics.corrective import corrective_rows, recovery_rows
@@ -135,14 +135,16 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
     """Return what computes lives of one strategy under one seed, on the data of a run."""
     setting = make_setting(p.config, p.stream, seed)
     task_of = p.stream.task_of
+    decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
+    decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k != "seed"}  # drawn from afterwards
+    strategy = resolve_strategy(config, name)
     identity = content_hash(
         [
-            code_version(),
+            code_of([decisive, strategy]),
             p.data_digest,
             seed,
-            {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")},
-            {k: v for k, v in p.resolved["evaluation"].items() if k != "seed"},  # that is drawn from afterwards
-            resolve_strategy(config, name),
+            decisive,
+            strategy,
             p.plan.ids.tolist(),
             [u.classes for u in p.stream.units],
             None if task_of is None else task_of.tolist(),

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from streams.errors import ConfigError, LifelongError
 from streams.files import cache_folder, write_atomically
+from streams.registry import others_code
 
-__all__ = ["PACKAGES", "cache_folder", "code_version", "disk_errors", "write_atomically"]
+__all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors", "write_atomically"]
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
@@ -44,6 +45,31 @@ def code_version() -> str:
                 h.update(name.encode())
                 h.update(file.read_bytes())
     return h.hexdigest()
+
+
+def code_of(configuration: object) -> str:
+    """Return a hash of all code that decides the results of a configuration.
+
+    Args:
+        configuration: JSON-ready data; what it names and is not part of this project counts, too.
+    """
+    files = others_code(_names(configuration))
+    if not files:
+        return code_version()
+    h = hashlib.blake2b(code_version().encode(), digest_size=8)
+    for file in files:
+        h.update(hashlib.blake2b(file.read_bytes()).digest())
+    return h.hexdigest()
+
+
+def _names(data: object) -> Iterator[str]:
+    if isinstance(data, dict):
+        if isinstance(data.get("name"), str):
+            yield data["name"]
+        data = list(data.values())
+    if isinstance(data, list | tuple):
+        for part in data:
+            yield from _names(part)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from lifelong.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.config import RunConfig, content_hash
 from lifelong.evaluation import EvaluationPlan, plan_evaluation
-from lifelong.files import code_version
+from lifelong.files import code_of
 from lifelong.suitability import check_stream
 from strategies.base import Setting
 from streams.errors import ConfigError
@@ -61,6 +61,6 @@ def prepare(config: RunConfig) -> Prepared:
         stream=stream,
         setting=setting,
         plan=plan_evaluation(stream, config.evaluation),
-        identity=content_hash([resolved, code_version()]),
+        identity=content_hash([resolved, code_of(resolved)]),
         data_digest=stream.source.digest(),
     )

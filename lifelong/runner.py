@@ -10,7 +10,7 @@ from typing import Any
 
 from lifelong.config import RunConfig, content_hash
 from lifelong.evaluation import Evaluator
-from lifelong.files import code_version, disk_errors
+from lifelong.files import code_of, disk_errors
 from lifelong.guards import lock, torch_settings
 from lifelong.life import Life
 from lifelong.manifest import read_json, read_run_config, write_manifest
@@ -92,7 +92,8 @@ def resume(folder: Path | str, trackers: Sequence[Tracker] = ()) -> Run:
     """
     folder = Path(folder).resolve()
     config = read_run_config(folder)
-    prepared_identity = content_hash([config.resolved(), code_version()])
+    resolved = config.resolved()
+    prepared_identity = content_hash([resolved, code_of(resolved)])
     if not folder.name.endswith(prepared_identity):
         raise CheckpointError(
             f"{folder} was made by another version of the code (its name does not end in {prepared_identity}), and "

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from lifelong.config import RunConfig, content_hash
-from lifelong.files import cache_folder, code_version, write_atomically
+from lifelong.files import cache_folder, code_of, write_atomically
 from lifelong.play import step
 from strategies.base import Setting, Strategy
 from strategies.objectives._base import Objective
@@ -180,7 +180,7 @@ class Chooser:
     def _key(self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, wish: Wish, key: Key) -> str:
         resolved = self._config.resolved()
         parts = [
-            code_version(),
+            code_of(resolved),
             plan.source.digest(),
             self._config.seed,
             {k: resolved[k] for k in ("model", "objective", "training", "trained", "threads", "device")},

@@ -286,9 +286,11 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
         source = line.plan.source
-        last = len({"class": source.class_names, "user": source.user_names}.get(wish.scope, line.plan.units)) - 1
+        names = {"class": source.class_names, "user": source.user_names}.get(wish.scope, ())
+        last = len(names or line.plan.units) - 1
+        called = [f"{k} ({names[k]})" if k < len(names) and names[k] != str(k) else str(k) for k in keys]
         raise StreamError(
-            f"A request names {wish.scope} {', '.join(map(str, keys))} after {line.num_learned} experiences: "
+            f"A request names {wish.scope} {', '.join(called)} after {line.num_learned} experiences: "
             f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
             f"(there are 0 to {last})."
         )

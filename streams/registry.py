@@ -1,17 +1,20 @@
 """Find what can be named in a configuration: one module per thing, its file name is its name.
 
-Modules are listed and described without importing them, so that `lifelong list` stays fast. Third parties
-add theirs through entry points, for example ``[project.entry-points."lifelong.unlearners"]``.
+Modules are listed and described without importing them, so that `lifelong list` stays fast. Others name theirs by the
+path of a file (``unlearner: ./mine.py``), or through entry points (``[project.entry-points."lifelong.unlearners"]``).
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +35,10 @@ KINDS: dict[str, str] = {
     "models": "lifelong.models",
     "trackers": "lifelong.trackers",
 }
+
+
+_FUNCTIONS = {"sources": "load", "scenarios": "build", "schedules": "place", "models": "build"}
+"""What a module of that kind has beside its ``Config``; in the other kinds it is a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,36 @@ def _file_of(point: importlib.metadata.EntryPoint) -> Path:
     return Path(spec.origin)
 
 
+def find(kind: str, name: str, where: str | None = None) -> Entry:
+    """Return what `name` stands for.
+
+    Args:
+        kind: one of `KINDS`.
+        name: what the configuration says; what ends in ``.py`` is a file.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: nothing has that name; the closest match is offered.
+    """
+    if name.endswith(".py"):
+        file = Path(name).expanduser().resolve()
+        if not file.is_file():
+            raise ConfigError(
+                f"{where or kind}: {name!r} does not exist. Paths start at the working folder, {Path.cwd()}."
+            )
+        # other contents are another module, whatever was imported before
+        digest = hashlib.blake2b(str(file).encode() + file.read_bytes(), digest_size=8).hexdigest()
+        return Entry(kind, name, f"{file.stem}_{digest}", file)
+    found = entries(kind)
+    if name not in found:
+        elsewhere = [k for k in KINDS if k != kind and name in entries(k)]
+        hint = f" (there is one among the {' and '.join(elsewhere)})" if elsewhere else ""
+        raise ConfigError(
+            f"{where or kind}: {name!r} is not known{hint}. {closest(name, found)} Your own: a file, as in ./mine.py."
+        )
+    return found[name]
+
+
 def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """Import the module that `name` stands for.
 
@@ -100,14 +137,50 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
         where: the configuration key to name in an error.
 
     Raises:
-        ConfigError: nothing has that name; the closest match is offered.
+        ConfigError: nothing has that name; the closest match is offered. Or it is a file that cannot be imported, or
+            does not hold what its kind must.
     """
-    found = entries(kind)
-    if name not in found:
-        elsewhere = [k for k in KINDS if k != kind and name in entries(k)]
-        hint = f" (there is one among the {' and '.join(elsewhere)})" if elsewhere else ""
-        raise ConfigError(f"{where or kind}: {name!r} is not known{hint}. {closest(name, found)}")
-    return importlib.import_module(found[name].module)
+    entry = find(kind, name, where)
+    module = _import_file(entry, where or kind) if name.endswith(".py") else importlib.import_module(entry.module)
+    for needed in ("Config", *filter(None, [_FUNCTIONS.get(kind)])):
+        if kind != "trackers" and not hasattr(module, needed):
+            raise ConfigError(
+                f"{where or kind}: {entry.file} defines no {needed!r}. A file of the {kind} must; docs/adding.md says "
+                "what each kind is made of."
+            )
+    return module
+
+
+def _import_file(entry: Entry, where: str) -> ModuleType:
+    if entry.module in sys.modules:
+        return sys.modules[entry.module]
+    spec = importlib.util.spec_from_file_location(entry.module, entry.file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[entry.module] = module  # annotations are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever it is, it is in a file that the user wrote
+        del sys.modules[entry.module]
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(entry.file)]
+        place = f"{entry.file}, line {lines[-1]}," if lines else f"{entry.file}"
+        raise ConfigError(f"{where}: {place} cannot be imported: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def others_code(names: Iterable[str]) -> list[Path]:
+    """Return files, sorted, that hold what `names` stand for and are not part of this project.
+
+    Of an entry point it is all Python of its package; a file named by its path stands alone, without what it imports.
+    """
+    wanted = set(names)
+    files = {Path(n).expanduser().resolve() for n in wanted if n.endswith(".py")}
+    for point in _entry_points(tuple(sys.path)):
+        if point.name in wanted and point.group.removeprefix("lifelong.") in KINDS:
+            file = _file_of(point)
+            files |= set(file.parent.rglob("*.py")) if "." in point.value else {file}
+    return sorted(files)
 
 
 def class_of(module: ModuleType, base: type[T]) -> type[T]:

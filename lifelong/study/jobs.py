@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.config import RunConfig, content_hash
-from lifelong.files import code_version
+from lifelong.files import code_of, code_version
 from lifelong.study.config import Cell, learner_groups
 from lifelong.trackers._base import Tracker
 from streams.config import parse
@@ -78,7 +78,7 @@ def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
         for group in learner_groups(cell.resolved["strategies"]):
             own = data | {"strategies": {name: data["strategies"][name] for name in group}}
             resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
-            folder = f"{cell.config.name}-{content_hash([resolved, code_version()])}"
+            folder = f"{cell.config.name}-{content_hash([resolved, code_of(resolved)])}"
             label = f"{' + '.join(group)} ({point})"
             jobs.append(Job(index, label, own, str(root), folder, code_version(), point=point))
     return jobs

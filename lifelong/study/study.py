@@ -14,7 +14,7 @@ import yaml
 
 from lifelong.columns import read_columns, read_some
 from lifelong.config import RunConfig, content_hash
-from lifelong.files import code_version, disk_errors, write_atomically
+from lifelong.files import code_of, code_version, disk_errors, write_atomically
 from lifelong.guards import lock
 from lifelong.manifest import versions
 from lifelong.preparation import Prepared, prepare
@@ -61,7 +61,8 @@ class Study:
         self.config = config if size is None else in_size(config, size)
         self.cells = lay_out(self.config)
         check(self.config, self.cells)
-        self.identity = content_hash([[c.resolved for c in self.cells], code_version()])
+        resolved = [c.resolved for c in self.cells]
+        self.identity = content_hash([resolved, code_of(resolved)])
         self.folder = Path(root) / f"study-{self.config.name}-{self.identity}"
         self.jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
 

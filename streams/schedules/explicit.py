@@ -9,6 +9,7 @@ from streams.errors import ConfigError
 from streams.events import Reason, Scope
 from streams.plan import Again, Learn, Move, Plan, Wish
 from streams.randomness import Key
+from streams.schedules._common import numbered
 
 
 class Request(BaseConfig):
@@ -18,8 +19,9 @@ class Request(BaseConfig):
     """Number of experiences learned before it arrives."""
     scope: Scope
     """What the keys name."""
-    keys: tuple[int, ...] | None = None
-    """Sample ids, class ids, task numbers or user ids; null draws `count` of them from what is live."""
+    keys: tuple[int | str, ...] | None = None
+    """Sample ids, class ids, task numbers or user ids, or, as text, names of classes, tasks or users; null draws
+    `count` of them from what is live."""
     count: int = Field(1, ge=1)
     """How many to draw when `keys` is null."""
     reason: Reason = "erase"
@@ -56,6 +58,8 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
         moves.append(Learn(index))
         for r in ordered:
             if r.after == index + 1:
-                moves.append(Wish(r.scope, r.keys, r.count, 0, r.reason, r.exact))
+                where = f"schedule.requests.{config.requests.index(r)}.keys"
+                keys = None if r.keys is None else numbered(plan, r.scope, r.keys, where)
+                moves.append(Wish(r.scope, keys, r.count, 0, r.reason, r.exact))
         moves.extend(Again(n) for n, r in enumerate(ordered) if r.again_after == index + 1)
     return moves

@@ -660,14 +660,33 @@ def life_of(world: World, candidate: Candidate) -> Lived:
     return _LIVES[key]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--own", metavar="KIND=FILE", help="test that learner, unlearner or isolated strategy instead")
+
+
+def own_candidates(own: str) -> list[Candidate]:
+    """What is to be tested of a file outside the project: a learner with two unlearners, an unlearner on replay."""
+    kind, _, file = own.partition("=")
+    strategies: dict[str, list[dict[str, Any]]] = {
+        "learners": [{"learner": file, "unlearner": "retrain"}, {"learner": file, "unlearner": "none"}],
+        "unlearners": [{"learner": "replay", "unlearner": file}],
+        "isolated": [{"isolated": file}],
+    }
+    if kind not in strategies:
+        raise pytest.UsageError(f"--own {own}: write KIND=FILE, where KIND is one of {', '.join(strategies)}.")
+    return [Candidate(" ".join(s.values()), parse(StrategyConfig, s)) for s in strategies[kind]]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "candidate" not in metafunc.fixturenames:
         return
-    every = candidates()
+    own = metafunc.config.getoption("--own", None)
+    every = candidates() if own is None else own_candidates(own)
     if "form" in metafunc.fixturenames:
         pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
-        pairs += [(c, "text") for c in text_candidates()]
-        pairs += [(c, "pictures") for c in picture_candidates()]
+        if own is None:
+            pairs += [(c, "text") for c in text_candidates()]
+            pairs += [(c, "pictures") for c in picture_candidates()]
         metafunc.parametrize(("candidate", "form"), pairs, ids=[f"{f}-{c.name}" for c, f in pairs])
     else:
         metafunc.parametrize("candidate", every, ids=[c.name for c in every])

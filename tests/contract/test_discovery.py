@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
+from lifelong.files import code_of, code_version
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.registry import KINDS, entries, load
@@ -107,3 +109,54 @@ def test_unknown_names_get_a_hint() -> None:
         load("unlearners", "retrian")
     with pytest.raises(ConfigError, match="no kind"):
         entries("unlearner")
+
+
+def test_a_file_is_as_good_as_a_name_and_counts_as_code(tmp_path: Path, kit: Any) -> None:
+    file = tmp_path / "shrinking.py"
+    file.write_text(MODULE)
+    world = kit.world("class-incremental")
+
+    def parameters(factor: float) -> list[Any]:
+        unlearner = {"name": str(file), "factor": factor}
+        strategy = make_strategy(parse(StrategyConfig, {"unlearner": unlearner}), world.setting, "mine")
+        life = kit.go_on(kit.Lived(strategy, world.ledger(), ""), world.stream.events[:2])
+        return [m.state["model"]["parameters"] for m in life.moments]
+
+    learned, forgot = parameters(0.25)
+    assert forgot.equal(learned * 0.25)
+    named = {"strategies": {"mine": {"unlearner": {"name": str(file)}}}}
+    before = code_of(named)
+    assert before != code_version() == code_of({"unlearner": {"name": "retrain"}})
+    file.write_text(MODULE.replace("mul_(self.config.factor)", "mul_(2 * self.config.factor)"))
+    assert code_of(named) != before
+    assert parameters(0.25)[1].equal(learned * 0.5)  # what was imported before is not what counts
+
+
+def test_code_of_an_entry_point_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "elsewhere_unlearning.shrinking")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in [m for m in sys.modules if m.startswith("elsewhere_unlearning")]:  # of the test above
+        monkeypatch.delitem(sys.modules, module)
+    before = code_of({"name": "shrink"})
+    (tmp_path / "elsewhere_unlearning" / "helper.py").write_text("FACTOR = 1\n")
+    assert len({before, code_of({"name": "shrink"}), code_version()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("unlearners", "x = (\n", r"^key: .*mine\.py cannot be imported: SyntaxError"),
+        ("unlearners", "x = 1\nimport nothing_here\n", r"mine\.py, line 2, cannot be imported: ModuleNotFoundError"),
+        ("unlearners", "x = 1\n", "defines no 'Config'"),
+        ("models", "class Config: ...\n", "defines no 'build'"),
+        ("unlearners", None, "does not exist. Paths start at the working folder"),
+    ],
+)
+def test_a_file_that_is_no_module_of_its_kind_is_refused(
+    kind: str, text: str | None, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(kind, str(file), "key")

@@ -33,7 +33,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 2
+    assert len(examples()) == 3
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -57,6 +57,26 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
     }
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert run.done
+
+
+def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "two_layers")]
+    for file, text in zip(files, examples(), strict=True):
+        file.write_text(text, encoding="utf-8")
+    learner, unlearner, model = map(str, files)
+    config = {
+        "scenario": {"name": "class-incremental", "experiences": 2},
+        "schedule": {"name": "periodic", "limit": 1},
+        "model": {"name": model, "width": 8},
+        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner}},
+        "references": {"kinds": ["retrained"]},
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    assert run.done
+    files[1].write_text(examples()[1].replace("0.01", "0.5"), encoding="utf-8")
+    again = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    assert again.folder != run.folder
 
 
 def test_every_page_that_is_linked_exists() -> None:

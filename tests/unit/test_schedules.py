@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import datetime
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from streams.config import parse
-from streams.errors import ConfigError
+from streams.errors import ConfigError, DataError
 from streams.events import Event, Experience
 from streams.plan import Again, Consolidate, Learn, Move, Plan, Service, Wish, assemble
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import task_incremental
-from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published
+from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded
 
 KEY = Key(0) / "schedule"
 MODULES: dict[str, Any] = {
@@ -42,7 +45,7 @@ def shape(moves: list[Move]) -> str:
 
 def test_every_schedule_is_tested_here() -> None:
     # `adaptive` looks at models; it is tested with some in integration/test_adaptive.py.
-    assert set(entries("schedules")) - {"adaptive", "corrective", "worst-case"} == set(MODULES)
+    assert set(entries("schedules")) - {"adaptive", "corrective", "recorded", "worst-case"} == set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -227,3 +230,89 @@ def test_pall_streams_are_valid(tasks: int, tools: Any) -> None:
     assert len(shapes) == 10
     with pytest.raises(ConfigError, match=r"forgets: 3 is more than the 2 tasks"):
         published.place(make_plan(tools, 2), published.Config(sequence="pall"), KEY)
+
+
+def wishes(plan: Plan, module: Any, config: dict[str, Any]) -> list[tuple[int, Wish]]:
+    """The wishes, each with the number of experiences before it."""
+    moves = module.place(plan, parse(module.Config, config), KEY)
+    return [(sum(isinstance(m, Learn) for m in moves[:i]), m) for i, m in enumerate(moves) if isinstance(m, Wish)]
+
+
+def test_explicit_takes_names(tools: Any) -> None:
+    plan = make_plan(tools, 3)
+    requests = [
+        {"after": 1, "scope": "user", "keys": ["u2", 0]},
+        {"after": 2, "scope": "class", "keys": ["c1"]},
+        {"after": 3, "scope": "task", "keys": [plan.units[2].name]},
+    ]
+    assert [w.keys for _, w in wishes(plan, explicit, {"requests": requests})] == [(2, 0), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("scope", "key", "message"),
+    [
+        ("user", "u9", r"requests\.0\.keys: there is no user called 'u9'\. There are 3, 'u0' to 'u2'"),
+        ("sample", "u1", "samples have no names"),
+    ],
+)
+def test_explicit_refuses_names_of_nothing(scope: str, key: str, message: str, tools: Any) -> None:
+    config = {"requests": [{"after": 1, "scope": scope, "keys": [key]}]}
+    with pytest.raises(ConfigError, match=message):
+        wishes(make_plan(tools, 3), explicit, config)
+
+
+def test_a_name_that_looks_like_a_number_must_be_text(tools: Any) -> None:
+    plan = make_plan(tools, 3)
+    plan = replace(plan, source=replace(plan.source, user_names=("1003", "1004", "1017")))
+    config = {"requests": [{"after": 1, "scope": "user", "keys": [1017]}]}
+    with pytest.raises(ConfigError, match="1017 is the name of a user, not its number. Names are text: '1017'"):
+        wishes(plan, explicit, config)
+
+
+LEARNED = [datetime.date(2026, 1, 31), datetime.date(2026, 2, 28), datetime.date(2026, 3, 31)]
+
+
+def test_a_recorded_request_comes_after_what_was_learned_by_its_date(tools: Any, tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("date,user,note\n2026-03-05,u1,late\n2026-01-31,u0,\n2026-03-01T10:00,u2,\n", encoding="utf-8")
+    found = wishes(make_plan(tools, 3), recorded, {"path": str(file), "learned": LEARNED, "reason": "correct"})
+    assert found == [
+        (1, Wish("user", (0,), reason="correct")),
+        (2, Wish("user", (2,), reason="correct")),
+        (2, Wish("user", (1,), reason="correct")),
+    ]
+
+
+def test_a_record_may_count_experiences_in_place_of_days(tools: Any, tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("sample,after\n5,3\n2,1\n", encoding="utf-8")
+    found = wishes(make_plan(tools, 3), recorded, {"path": str(file)})
+    assert found == [(1, Wish("sample", (2,))), (3, Wish("sample", (5,)))]
+
+
+@pytest.mark.parametrize(
+    ("text", "learned", "message"),
+    [
+        ("user,date\nu1,2026-02-30\n", LEARNED, "line 2: '2026-02-30' in the column 'date' is not a date"),
+        ("user,date\nu1,2025-12-01\n", LEARNED, "line 2: date 2025-12-01 is after 0 experiences.*2026-01-31"),
+        ("user,date\nu1,2026-02-01\n", [], "learned: 0 dates are given.*every one of the 3 experiences"),
+        ("user,date\nu1,2026-02-01\n", LEARNED[::-1], "in order"),
+        ("user,after\nu1,4\n", [], "line 2: after 4 is after 4 experiences"),
+        ("user,after\nu7,1\n", [], "line 2: there is no user called 'u7'"),
+        ("user,after\nu1\n", [], "line 2: has 1 values; the header has 2"),
+        ("user,when\nu1,1\n", [], r"has the columns \['user', 'when'\]"),
+        ("", [], r"has the columns \[\]"),
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(
+    text: str, learned: list[datetime.date], message: str, tools: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises((ConfigError, DataError), match=message):
+        wishes(make_plan(tools, 3), recorded, {"path": str(file), "learned": learned})
+
+
+def test_a_record_that_is_missing_is_named(tools: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"schedule\.path: .*nowhere\.csv cannot be read"):
+        wishes(make_plan(tools, 3), recorded, {"path": str(tmp_path / "nowhere.csv")})
