@@ -916,8 +916,8 @@ def quality(fx: Blobs, strategy: Composed, request: DeletionRequest) -> Quality:
     return Quality(*scores, mia_efficacy(members[:n], unseen[:n], forget))
 
 
-# What it takes, and UA, RA, TA and MIA in percent for a tenth of the samples and for class 0: means of five seeds that were
-# worked out with other code. 2 standard deviations of UA are at most 12 points.
+# What it takes, and UA, RA, TA and MIA in percent for a tenth of the samples and for class 0: means of five seeds, worked
+# out with other code. Their standard deviations of UA are 6.6 points and less.
 OF_RETRAINING: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
     "none": ({}, (0.0, 100, 75.3, 0.0), (0.0, 100, 75.5, 0.0)),
     "retrain": ({}, (21.2, 100, 75.5, 31.2), (100, 100, 78.1, 100)),
