@@ -73,6 +73,7 @@ class Accumulation:
         self.best = np.full(num_units, np.nan)
         self.before = np.full(num_units, np.nan)
         self.previous = np.full(num_units, np.nan)
+        self._sums = np.zeros(3)  # over all evaluations and the units held at each: scores, falls, and their number
 
     def start(self, scores: np.ndarray) -> None:
         """Record the scores of the initial model."""
@@ -165,6 +166,11 @@ class Accumulation:
         rows.append(row(event, "run", "stream", "forgetting_from_best", best, num_old, none_old))
         transfer = None if first is None else -first
         rows.append(row(event, "run", "stream", "backward_transfer", transfer, num_old, none_old))
+        self._sums += now[held].sum(), (self.first - now)[held].sum(), num_held
+        scores_so_far, falls_so_far, count = self._sums
+        for metric, total in ((f"lifetime_{self._measure}", scores_so_far), ("lifetime_forgetting", falls_so_far)):
+            mean = float(total / count) if count else None
+            rows.append(row(event, "run", "stream", metric, mean, int(count), none_held))
         plasticity = float(np.nanmean(self.first[held])) if num_held else None
         rows.append(row(event, "run", "stream", "plasticity", plasticity, num_held, none_held))
         rows.append(self._forward_transfer(event, held))

@@ -52,6 +52,10 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
     "sample_": ("Over all test samples of the units held, each counted once: {}.", "higher"),
     "whole_": ("Over all test samples of the stream that are not deleted, learned or not: {}.", "higher"),
     "accumulated_": ("Mean over the last 20 evaluations of that on all test samples, learned or not: {}.", "higher"),
+    "lifetime_": (
+        "Over all evaluations so far and the units held at each, every pair counted once (ACC of CLPU): {}.",
+        "higher",
+    ),
     "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
     "relative_": ("Mean over the units held of the run's value divided by the reference's: {}.", "higher"),
     "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
@@ -87,6 +91,12 @@ METRICS: dict[str, Metric] = {
     ),
     "forgetting_from_best": Metric(
         "Mean over earlier units of the best score at any earlier event, minus the score now.", "as the score", "lower"
+    ),
+    "lifetime_forgetting": Metric(
+        "Mean, over all evaluations so far and the units held at each, of the score right after the unit was first "
+        "learned, minus the score then (Forgetting of CLPU).",
+        "as the score",
+        "lower",
     ),
     "backward_transfer": Metric(
         "Minus forgetting from first: how much later learning helped earlier units.", "as the score", "higher"

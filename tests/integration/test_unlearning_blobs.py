@@ -13,6 +13,8 @@ import torch
 
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
+from lifelong.metrics.membership import mia_efficacy
+from lifelong.metrics.quality import Quality, average_gap
 from lifelong.metrics.relearning import SLACK, Relearning, anamnesis, relearn_time
 from lifelong.play import ledger_after, step
 from strategies.base import Setting, State
@@ -87,7 +89,14 @@ def mlp(sizes: tuple[int, ...], seed: int = 0) -> FlatModel:
 
 
 @cache
-def blobs(seed: int = 0, n: int = 2000, wide: float = 1.2, hidden: tuple[int, ...] = (64,), epochs: int = 60) -> Blobs:
+def blobs(
+    seed: int = 0,
+    n: int = 2000,
+    wide: float = 1.2,
+    hidden: tuple[int, ...] = (64,),
+    epochs: int = 60,
+    lr: float = 0.1,
+) -> Blobs:
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 10, 2 * n)
     x = (draw.normal(size=(10, 20)) * wide)[labels] + draw.normal(size=(2 * n, 20))
@@ -102,7 +111,7 @@ def blobs(seed: int = 0, n: int = 2000, wide: float = 1.2, hidden: tuple[int, ..
         tuple(str(c) for c in range(10)),
         ("u",),
     )
-    training = Training(epochs=epochs, lr=0.1, momentum=0.9, batch_size=64)
+    training = Training(epochs=epochs, lr=lr, momentum=0.9, batch_size=64)
     setting = Setting(Key(seed), lambda: mlp((20, *hidden, 10), seed), Classification(10), training, (), 2 * n)
     return Blobs(source, setting, Experience("all", (), source.train_ids), {})
 
@@ -889,3 +898,71 @@ def test_blindspot_leaves_its_proxy_alone_and_reads_no_forgotten_target(monkeypa
         fx.served({"name": "salun"}, request)
     with pytest.raises(ConfigError, match="blindspot is for regression alone"):
         blobs().served({"name": "blindspot"}, blobs().request(*CLASS_0))
+
+
+def quality(fx: Blobs, strategy: Composed, request: DeletionRequest) -> Quality:
+    """UA, RA, TA and MIA; of a class without its test samples."""
+    live, test = fx.rest(request), fx.source.test_ids
+    if request.keys_of("class"):
+        test = test[~np.isin(fx.source.class_ids[test], request.keys_of("class"))]
+    scores, confidences = [], []
+    for ids in (request.sample_ids, live, test):
+        data = Ledger(fx.source).lend(ids).all()
+        outputs = strategy.predict(data)
+        scores.append(float(fx.setting.objective.scores(outputs, data).mean()))
+        confidences.append(np.exp(-fx.setting.objective.losses(outputs, data).numpy().astype(np.float64)))
+    forget, members, unseen = confidences
+    n = min(len(members), len(unseen))
+    return Quality(*scores, mia_efficacy(members[:n], unseen[:n], forget))
+
+
+# What it takes, and UA, RA, TA and MIA in percent for a tenth of the samples and for class 0: means of five seeds, worked
+# out with other code. Their standard deviations of UA are 6.6 points and less.
+OF_RETRAINING: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
+    "none": ({}, (0.0, 100, 75.3, 0.0), (0.0, 100, 75.5, 0.0)),
+    "retrain": ({}, (21.2, 100, 75.5, 31.2), (100, 100, 78.1, 100)),
+    "finetune": ({"epochs": 10, "lr": 0.01}, (0.0, 100, 75.3, 0.0), (0.0, 100, 75.5, 0.0)),
+    "scrub": (
+        {"epochs": 7, "max_epochs": 3, "temperature": 2.0, "alpha": 0.5, "lr": 0.01},
+        (0.0, 100, 75.3, 0.0),
+        (0.0, 100, 75.5, 0.0),
+    ),
+    "random-label": ({"epochs": 10, "lr": 0.01}, (25.4, 98.2, 64.6, 38.8), (99.6, 100, 74.1, 100)),
+    "salun": ({"epochs": 10, "lr": 0.01, "share": 0.5}, (14.4, 98.2, 67.8, 25.6), (99.3, 99.9, 74.8, 99.8)),
+    "bad-teacher": ({"epochs": 5, "lr": 1e-3, "subset": 1 / 3}, (3.6, 99.3, 71.9, 12.2), (80.7, 100, 77.1, 91.9)),
+    "ssd": ({"alpha": 3.0}, (0.2, 99.9, 74.8, 3.6), (100, 99.5, 77.1, 100)),
+}
+
+
+@pytest.mark.slow
+def test_what_is_learned_by_heart_is_forgotten_as_in_the_reference_table() -> None:
+    """Overlapping blobs, of which a fifth is known by heart alone; three seeds."""
+    found: dict[str, list[list[Quality]]] = {name: [[], []] for name in OF_RETRAINING}
+    for seed in range(3):
+        fx = blobs(seed, n=1000, wide=0.6, hidden=(256,), epochs=200, lr=0.05)
+        some = np.random.default_rng(100 + seed).choice(1000, 100, replace=False)
+        for number, request in enumerate((fx.request("sample", *np.sort(some).tolist()), fx.request(*CLASS_0))):
+            for name, (options, *_) in OF_RETRAINING.items():
+                size = {} if name in {"none", "retrain"} else {"batch_size": 64}
+                strategy, _, _ = fx.served({"name": name, **options, **size}, request)
+                found[name][number].append(quality(fx, strategy, request))
+    original = [np.mean([q.test for q in of]) for of in found["none"]]
+    for name, (_, *tables) in OF_RETRAINING.items():
+        for number, (ua, ra, ta, mia) in enumerate(tables):
+            of = found[name][number]
+            forget, retain, test, attack = (
+                100 * np.mean([getattr(q, part) for q in of]) for part in ("forget", "retain", "test", "mia")
+            )
+            where = f"{name}, {'a class' if number else 'samples'}"
+            assert 100 - forget == pytest.approx(ua, abs=7), where
+            assert retain == pytest.approx(ra, abs=1), where
+            lost = OF_RETRAINING["none"][1 + number][2] - ta
+            assert 100 * original[number] - test == pytest.approx(lost, abs=3), where
+            assert attack == pytest.approx(mia, abs=8), where
+    # Doing nothing is 13 points away from retraining on average, and random labels are not half as far.
+    gaps = [
+        np.mean([average_gap(a, b) for a, b in zip(found[name][0], found["retrain"][0], strict=True)])
+        for name in ("none", "random-label", "salun")
+    ]
+    assert 0.1 < gaps[0] < 0.2
+    assert max(gaps[1:]) < 0.6 * gaps[0]

@@ -29,7 +29,8 @@ from streams.schedules.periodic import Config as Periodic
         (
             RunConfig,
             {"strategies": {"a": {"lerner": "ewc"}}},
-            "strategies.a.lerner: there is no such key. Did you mean 'learner'? Allowed: isolated, learner, unlearner, unlearning_seed.",
+            "strategies.a.lerner: there is no such key. Did you mean 'learner'? Allowed: isolated, learner, unlearner, "
+            "unlearning_seed.",
         ),
         # a strategy may be called like a key
         (

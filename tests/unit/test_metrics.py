@@ -111,6 +111,18 @@ def test_three_units_by_hand() -> None:
     assert rows["stream.average_accuracy"].n == 3
 
 
+def test_over_a_life_every_unit_counts_whenever_it_is_held() -> None:
+    """CLPU's ACC and Forgetting weigh events by how many units are held, unlike a mean of means."""
+    life = Life(2)
+    both = ("lifetime_accuracy", "lifetime_forgetting")
+    assert values(life.after([1.0, 0.0], learned=0), *both) == [1.0, 0.0]
+    assert values(life.after([0.5, 0.75], learned=1), *both) == [2.25 / 3, 0.5 / 3]
+    rows = life.after([0.0, 0.5], deleted=slice(0, 4))
+    assert values(rows, *both) == [2.75 / 4, 0.75 / 4]
+    assert rows["stream.lifetime_accuracy"].n == 4
+    assert (1.0 + 1.25 / 2 + 0.5) / 3 > 2.75 / 4 + 0.01
+
+
 def test_relearning_a_unit_to_perfection_is_not_forgetting_it() -> None:
     """Avalanche 0.6 prints a forgetting of 1.0 here."""
     life = Life(2)

@@ -109,7 +109,7 @@ def test_equivalence_is_scipys_and_its_interval_says_the_same() -> None:
         assert found.p == pytest.approx(max(sides))
         assert found.low is not None
         assert found.high is not None
-        assert (found.p < 0.05) == (-1.0 < found.low and found.high < 1.0)
+        assert (found.p < 0.05) == (found.low > -1.0 and found.high < 1.0)
     assert equivalence([0.0, 0.0, 0.0], 0.1).p == 0.0
     assert equivalence([0.2, 0.2], 0.1).p == 1.0
     assert equivalence([0.2], 0.1).low is None
