@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
@@ -24,6 +24,15 @@ class Config(ReferencedConfig):
 
     lr: float = Field(1e-4, gt=0)
     """Learning rate. On a memorised forget set the gradient is near zero at first, and then grows without bound."""
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Config:
+        if self.reference == "first" and self.retain != "kl":
+            raise ValueError(
+                f"reference: first is what retain: kl holds the model to, and retain is {self.retain}; set retain: kl, "
+                f"or leave reference out"
+            )
+        return self
 
 
 @final

@@ -250,6 +250,10 @@ def test_votes() -> None:
     votes = torch.tensor([[[3.0, 1.0, -torch.inf]], [[0.0, 1.0, -torch.inf]]])
     assert vote(votes).argmax(1).tolist() == [0], "of equal votes the lowest class wins"
     assert vote(votes)[0, 2] == -torch.inf
+    # Of text every position has a vote of its own, and is what it would be alone.
+    logits = torch.randn(3, 2, 4, 7, generator=torch.Generator().manual_seed(0))
+    for together in (vote, mean_probability):
+        assert torch.equal(together(logits)[:, 2], together(logits[:, :, 2]))
     p = torch.tensor([[[0.7, 0.3]], [[0.1, 0.9]]])
     torch.testing.assert_close(mean_probability(p.log()).exp(), torch.tensor([[0.4, 0.6]]))
 

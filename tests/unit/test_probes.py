@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import continued
+from lifelong.answers import _of_answers, continued
 from lifelong.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.config import RunConfig
 from lifelong.evaluation import Evaluator, plan_evaluation
-from lifelong.metrics.answers import true_positives
+from lifelong.metrics.answers import attack_auc, true_positives
 from lifelong.metrics.attacks import area, halves, probed, round_weights, rounded, unmoved
-from lifelong.metrics.language import choice_probability, truth_probability
+from lifelong.metrics.language import choice_probability, priv_leak, truth_probability
 from lifelong.metrics.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.models import tiny_gpt2, tiny_llama
@@ -26,6 +27,7 @@ from strategies.parts.model import FlatModel, digest
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
+from streams.events import Experience
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.text import ANSWER, GIVEN
@@ -371,6 +373,66 @@ def test_folds_follow_each_other_and_a_single_request_is_the_first_fold() -> Non
     assert len(set(digests[0])) == 5
     nested = World(config_of([], [folds[0] + folds[1]]))
     assert set(nested.stream.requests[0].sample_ids.tolist()) == ids[0] | ids[1]
+
+
+@pytest.mark.slow  # half a minute
+def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does() -> None:
+    """MUSE's exact baseline: SISA serves a chain of folds. That it is exact to the bit on text is a contract, too."""
+    world = World(
+        config_of(
+            ["muse"],
+            [[1], [4]],
+            model={"name": "tiny-llama", "width": 32, "inner": 64, "depth": 2, "heads": 4},
+            training={"epochs": 30, "optimizer": "adam", "lr": 0.01, "batch_size": 20, "betas": [0.9, 0.98]},
+            strategies={
+                "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 1, "aggregate": "mean"}},
+                "plain": {"unlearner": "none"},
+            },
+        )
+    )
+    forgotten = np.concatenate([r.sample_ids for r in world.stream.requests])
+    strangers = world.text.strangers
+    assert strangers is not None
+
+    def built(name: str, seed: int) -> Any:
+        return make_strategy(world.config.strategies[name], make_setting(world.config, world.stream, seed), name)
+
+    def retrained(name: str, seed: int) -> Any:
+        strategy, event = built(name, seed), world.stream.events[0]
+        assert isinstance(event, Experience)
+        kept = replace(event, sample_ids=np.setdiff1d(event.sample_ids, forgotten))
+        step(strategy, kept, Ledger(world.source))
+        return strategy
+
+    def auc(strategy: Any) -> float:
+        sides = []
+        for x in (world.source.x[forgotten], strangers):
+            nothing = torch.zeros(len(x), dtype=torch.long)
+            records = _of_answers(strategy.predict, Batch(nothing, x, nothing), world.text.tokenizer)
+            sides.append(records["min_k"])
+        return attack_auc(*sides) or 0.0
+
+    def leak(strategy: Any, reference: Any) -> float:
+        found = priv_leak(auc(strategy), auc(reference))
+        assert found is not None
+        return abs(found)
+
+    sisa, ledger, utility, leaks = built("sisa", 0), Ledger(world.source), [], []
+    target, others = retrained("sisa", 0), [retrained("sisa", seed) for seed in (1, 2)]
+    for number, event in enumerate(world.stream.events):
+        step(sisa, event, ledger)
+        utility.append(float(world.prober.utility(sisa, number)["stream_retain_know_mem"][0]))
+        leaks.append(leak(sisa, target))
+    assert leaks[0] > 90, "the model that was never asked to forget"
+    assert leaks[-1] == 0.0
+    assert max(leak(other, target) for other in others) > 1.0, "what another seed would be"
+    # Ensembles of models that saw half of the data are no plain models, and yet not far from them in this.
+    plain = [retrained("plain", seed) for seed in range(3)]
+    spread = max(leak(a, b) for a in plain for b in plain)
+    assert min(leak(sisa, p) for p in plain) < spread
+    # Two standard errors of the difference of two means of about fifty answers, from 0 to 100 each.
+    assert min(utility) > 40
+    assert max(utility) - min(utility) < 16
 
 
 def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:

@@ -22,6 +22,7 @@ from strategies.parts.model import FlatModel, digest
 from strategies.parts.teacher import frozen_copy
 from strategies.unlearners._paired import _Pair
 from strategies.unlearners.graddiff import Ascent
+from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.rmu import down_projections
 from streams.config import parse
 from streams.data import Data
@@ -75,7 +76,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
 
 
-def live(source: Source, unlearner: str, *, passes: int = 2, **options: Any) -> Life:
+def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "naive", **options: Any) -> Life:
     objective = CausalLM.for_data(Config(), source, None, "cpu")
 
     def make_model() -> FlatModel:
@@ -85,7 +86,7 @@ def live(source: Source, unlearner: str, *, passes: int = 2, **options: Any) -> 
 
     training = Training(epochs=passes, lr=0.01, batch_size=16, optimizer="adam")
     setting = Setting(Key(0), make_model, objective, training, (), len(source))
-    config = parse(StrategyConfig, {"learner": "naive", "unlearner": {"name": unlearner, **options}})
+    config = parse(StrategyConfig, {"learner": learner, "unlearner": {"name": unlearner, **options}})
     strategy = make_strategy(config, setting, "it")
     assert isinstance(strategy, Composed)
     ledger = Ledger(source)
@@ -120,6 +121,39 @@ def test_the_reference_is_the_model_when_the_request_comes(name: str, source: So
         outcome = life.forget(number, f"request-{number}")
         assert outcome.losses["forget"] == pytest.approx(13.8629, abs=1e-3)
         assert outcome.losses["retain"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["npo", "dpo", "graddiff"])
+def test_the_reference_may_stay_that_of_the_first_request(name: str, source: Source) -> None:
+    life = live(source, name, learner="first-reference", reference="first", retain="kl", **ONE_STEP | {"lr": 0.1})
+    first, objective = frozen_copy(life.setting, life.model), life.setting.objective
+    outcomes = []
+    for number in range(2):
+        before = frozen_copy(life.setting, life.model)
+        outcomes.append(life.forget(number, f"request-{number}").losses)
+    assert outcomes[0]["retain"] == pytest.approx(0.0, abs=1e-6)
+    batch, held = life.data(1).all(), life.data(2).all()  # the second request's own, and what is left
+    with torch.no_grad():
+        now, then = (objective.outputs(m, held) for m in (before, first))
+        assert outcomes[1]["retain"] == pytest.approx(
+            float(objective.for_unlearning().divergences(now, then, held).mean()), rel=1e-4
+        )
+        losses = [-objective.log_likelihoods(objective.outputs(m, batch), batch) for m in (before, first)]
+    assert outcomes[1]["retain"] > 1e-4
+    if name != "graddiff":  # which compares nothing but retained outputs
+        assert outcomes[0]["forget"] == pytest.approx(13.8629, abs=1e-3)
+        assert abs(outcomes[1]["forget"] - 13.8629) > 0.1
+    if name == "npo":
+        assert outcomes[1]["forget"] == pytest.approx(float(npo_losses(*losses, 0.1).mean()), rel=1e-4)
+    ids = life.data(0).ids[:3]
+    assert life.strategy.holds(ids)["first-reference.reference"].tolist() == ids.tolist()
+
+
+def test_a_first_reference_must_be_kept_by_the_learner(source: Source) -> None:
+    with pytest.raises(ConfigError, match=r"learner: \[naive, first-reference\]"):
+        live(source, "npo", reference="first")
+    with pytest.raises(ConfigError, match="retain is descent; set retain: kl"):
+        live(source, "graddiff", learner="first-reference", reference="first")
 
 
 def test_npo_with_retained_data_by_hand(source: Source) -> None:
