@@ -57,8 +57,8 @@ class ServiceConfig(Config):
     deadline: int | None = Field(None, ge=0)
     """Serve at the latest that many learn events after the oldest arrived; null never forces it."""
     copies: bool = False
-    """Whether a request also covers bit-for-bit copies (input and target) of its samples: whoever gave them, whatever
-    they were drawn as, and also those that would still come."""
+    """Whether a request also covers bit-for-bit copies (input and target) of its samples, whoever gave them, and also
+    those that would still come."""
 
 
 class EvaluationConfig(Config):

@@ -109,22 +109,22 @@ def load(config: Config) -> Source:
     """
     key = Key(0) / "emoji"
     drawn = pictures(config.root, config.vendors, config.size)
-    kept_rows = np.arange(len(drawn.names))
+    rows = np.arange(len(drawn.names))
     if config.classes is not None:
-        if config.classes > len(kept_rows):
-            raise ConfigError(f"classes: {config.classes} is too many: these vendors share {len(kept_rows)} emoji.")
-        kept_rows = np.sort(np.argsort((key / "classes").priorities(kept_rows), kind="stable")[: config.classes])
+        if config.classes > len(rows):
+            raise ConfigError(f"classes: {config.classes} is too many: these vendors share {len(rows)} emoji.")
+        rows = np.sort(np.argsort((key / "classes").priorities(rows), kind="stable")[: config.classes])
     count = len(config.vendors)
-    vendor_ids = np.tile(np.arange(count, dtype=np.int64), len(kept_rows))
+    vendor_ids = np.tile(np.arange(count, dtype=np.int64), len(rows))
     if config.split == "vendors":
         is_test = np.isin(vendor_ids, [config.vendors.index(v) for v in config.held_out])
     else:
         artists = sorted({artist(v) for v in config.vendors})
         own = np.array([artists.index(artist(v)) for v in config.vendors])
-        held = (key / "split").priorities(kept_rows) % np.uint64(len(artists))
+        held = (key / "split").priorities(rows) % np.uint64(len(artists))
         is_test = own[vendor_ids] == np.repeat(held.astype(np.int64), count)
-    class_ids = np.repeat(np.arange(len(kept_rows), dtype=np.int64), count)
-    images = drawn.images[kept_rows].reshape(-1, config.size, config.size, 3)
+    class_ids = np.repeat(np.arange(len(rows), dtype=np.int64), count)
+    images = drawn.images[rows].reshape(-1, config.size, config.size, 3)
     return Source(
         name="emoji",
         licence="; ".join(drawn.licences),
@@ -133,10 +133,10 @@ def load(config: Config) -> Source:
         class_ids=class_ids,
         user_ids=vendor_ids,
         is_test=is_test,
-        class_names=tuple(drawn.names[i] for i in kept_rows),
+        class_names=tuple(drawn.names[i] for i in rows),
         user_names=config.vendors,
         domain_ids=vendor_ids,
-        superclass_ids=drawn.group_ids[kept_rows],
+        superclass_ids=drawn.group_ids[rows],
         notes=(
             "users and domains: vendors",
             f"superclasses: {', '.join(GROUPS)}",
