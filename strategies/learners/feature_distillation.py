@@ -25,7 +25,7 @@ class Config(BaseConfig):
 
 
 def feature_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples and dimensions of (f - f_teacher)^2."""
+    """Return the mean over samples and dimensions of (f - f_teacher)^2, both ``[B, F]``."""
     return (student - teacher).square().mean()
 
 

@@ -34,7 +34,7 @@ class Config(BaseConfig):
 
 
 def softmax_distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return KL(softmax(teacher / T) || softmax(student / T)), the mean over samples.
+    """Return KL(softmax(teacher / T) || softmax(student / T)) of logits ``[B, K]``, the mean over samples.
 
     Its gradient is that of the cross-entropy with soft targets; it is zero where both agree.
     """
@@ -43,12 +43,12 @@ def softmax_distillation(student: torch.Tensor, teacher: torch.Tensor, temperatu
 
 
 def bce_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples and outputs of BCE(sigmoid(student), sigmoid(teacher))."""
+    """Return the mean over samples and outputs of BCE(sigmoid(student), sigmoid(teacher)), both ``[B, K]``."""
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
 
 
 def gaussian_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the KL divergence of unit Gaussians around both outputs: half the squared difference, the mean."""
+    """Return the KL divergence of unit Gaussians around outputs ``[B, K]``: half the squared distance, the mean."""
     return 0.5 * (student - teacher).square().sum(1).mean()
 
 
