@@ -74,7 +74,7 @@ class _Onlooker:
 
 
 def is_inside(life: int, ids: np.ndarray) -> np.ndarray:
-    """Return which of `ids` occur in a shadow life: a fair coin for each pair of lives, and the other side in its twin.
+    """Return, bool ``[n]``, which of `ids` occur in a shadow life: a fair coin for a pair of lives, turned in its twin.
 
     Any even number of lives has every sample in exactly half of them, and more lives leave the others as they are.
     """

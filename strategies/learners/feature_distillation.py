@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 from pydantic import Field
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Lesson, Setting
+from strategies.learners._distil import DistillingPlugin
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap, Teacher
+from strategies.parts.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.events import DeletionRequest
 
 
 class Config(BaseConfig):
@@ -26,31 +25,26 @@ class Config(BaseConfig):
 
 
 def feature_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples and dimensions of (f - f_teacher)^2."""
+    """Return the mean over samples and dimensions of (f - f_teacher)^2, both ``[B, F]``."""
     return (student - teacher).square().mean()
 
 
 @final
-class FeatureDistillation(Plugin):
+class FeatureDistillation(DistillingPlugin):
     """Keeps a copy of the model after each experience, whose features the next ones are held to."""
 
     config: Config
-    on_text: ClassVar[bool] = False
+    term: ClassVar[str] = "feature_distillation"
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher, or with the initial model as one."""
         super().__init__(config, setting)
-        self._teacher = Teacher(setting)
         if config.from_start:
             self._teacher.start(setting.make_model())
-        self._tap: Tap | None = None
-        self._total = torch.zeros(())
-        self._calls = self._forward = 0
 
     def begin(self, lesson: Lesson) -> None:
         """Listen to the student's body, if there is a teacher."""
-        self._calls = self._forward = 0
-        self._total = torch.zeros((), device=lesson.model.parameters.device)
+        super().begin(lesson)
         if self._teacher.there and self.config.strength:
             self._tap = Tap(lesson.model.network.body)
 
@@ -59,36 +53,5 @@ class FeatureDistillation(Plugin):
         if self._tap is None:
             return loss
         term = feature_distance(self._tap.take(batch.x), self._teacher.features(batch.x))
-        self._total += term.detach()
-        self._calls += 1
-        self._forward += len(batch)
+        self.note(term, batch)
         return loss + self.config.strength * term
-
-    def end(self, lesson: Lesson) -> Outcome:
-        """Make the model the next teacher."""
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
-        self._teacher.learn(lesson.model, lesson.data)
-        mean = float(self._total) / self._calls if self._calls else 0.0
-        return Outcome(forward=self._forward, losses={"feature_distillation": mean})
-
-    def purge(self, request: DeletionRequest) -> None:
-        """Drop the teacher when nothing that it learned is left."""
-        self._teacher.purge(request)
-
-    def settle(self, model: FlatModel) -> None:
-        """Make the unlearned model the teacher; otherwise it would teach the forgotten again."""
-        self._teacher.refresh(model)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the teacher was derived from."""
-        return {"teacher": self._teacher.holds(ids)}
-
-    def state_dict(self) -> State:
-        """Return the teacher."""
-        return self._teacher.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Put the teacher back."""
-        self._teacher.load_state_dict(state)

@@ -25,7 +25,7 @@ class Config(TieConfig):
 
 
 def penalty(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor) -> float:
-    """Return sum_i weight_i (theta_i - anchor_i)^2."""
+    """Return sum_i weight_i (theta_i - anchor_i)^2; all are ``[P]``."""
     return float((weight * (parameters - anchor).square()).sum())
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Lesson, Setting
+from strategies.learners._distil import DistillingPlugin
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap, Teacher
+from strategies.parts.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import DeletionRequest
 
 
 class Config(BaseConfig):
@@ -35,7 +34,7 @@ class Config(BaseConfig):
 
 
 def softmax_distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return KL(softmax(teacher / T) || softmax(student / T)), the mean over samples.
+    """Return KL(softmax(teacher / T) || softmax(student / T)) of logits ``[B, K]``, the mean over samples.
 
     Its gradient is that of the cross-entropy with soft targets; it is zero where both agree.
     """
@@ -44,21 +43,21 @@ def softmax_distillation(student: torch.Tensor, teacher: torch.Tensor, temperatu
 
 
 def bce_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples and outputs of BCE(sigmoid(student), sigmoid(teacher))."""
+    """Return the mean over samples and outputs of BCE(sigmoid(student), sigmoid(teacher)), both ``[B, K]``."""
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid())
 
 
 def gaussian_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the KL divergence of unit Gaussians around both outputs: half the squared difference, the mean."""
+    """Return the KL divergence of unit Gaussians around outputs ``[B, K]``: half the squared distance, the mean."""
     return 0.5 * (student - teacher).square().sum(1).mean()
 
 
 @final
-class LwF(Plugin):
+class LwF(DistillingPlugin):
     """Keeps a copy of the model after each experience, which teaches the next."""
 
     config: Config
-    on_text: ClassVar[bool] = False
+    term: ClassVar[str] = "lwf_distillation"
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher.
@@ -79,17 +78,13 @@ class LwF(Plugin):
             )
         self._told = isinstance(objective, Classification) and objective.masks
         self._is_classifier = isinstance(objective, Classification)
-        self._teacher = Teacher(setting)
-        self._tap: Tap | None = None
         self._heads: list[torch.Tensor] = []
         self._new_share = 1.0
-        self._total = torch.zeros(())
-        self._calls = self._forward = 0
 
     def begin(self, lesson: Lesson) -> None:
         """Choose what is distilled: the outputs of classes that are known and not deleted, head by head."""
+        super().begin(lesson)
         self._heads, self._new_share = [], 1.0
-        self._calls = self._forward = 0
         if not (self._teacher.there and self.config.strength):
             return
         device = lesson.model.parameters.device
@@ -100,7 +95,6 @@ class LwF(Plugin):
             self._new_share = len(new) / (len(new) + self.config.strength * len(known))
         groups = [known & set(u.classes) for u in self.setting.units] if self._told else [known]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
-        self._total = torch.zeros((), device=device)
         if self._heads:
             self._tap = Tap(lesson.model.network)
 
@@ -111,41 +105,10 @@ class LwF(Plugin):
         student, teacher = self._tap.take(batch.x), self._teacher.outputs(batch.x)
         pairs = [(student.index_select(1, h), teacher.index_select(1, h)) for h in self._heads]
         term = torch.stack([self._distance(s, t) for s, t in pairs]).sum()
-        self._total += term.detach()
-        self._calls += 1
-        self._forward += len(batch)
+        self.note(term, batch)
         if self.config.distance == "bce":
             return self._new_share * loss + (1 - self._new_share) * term
         return loss + self.config.strength * term
-
-    def end(self, lesson: Lesson) -> Outcome:
-        """Make the model the next teacher."""
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
-        self._teacher.learn(lesson.model, lesson.data)
-        mean = float(self._total) / self._calls if self._calls else 0.0
-        return Outcome(forward=self._forward, losses={"lwf_distillation": mean})
-
-    def purge(self, request: DeletionRequest) -> None:
-        """Stop distilling classes of which no sample is left."""
-        self._teacher.purge(request)
-
-    def settle(self, model: FlatModel) -> None:
-        """Make the unlearned model the teacher; otherwise it would teach the forgotten again."""
-        self._teacher.refresh(model)
-
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the teacher was derived from."""
-        return {"teacher": self._teacher.holds(ids)}
-
-    def state_dict(self) -> State:
-        """Return the teacher."""
-        return self._teacher.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """Put the teacher back."""
-        self._teacher.load_state_dict(state)
 
     def _distance(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         if not self._is_classifier:

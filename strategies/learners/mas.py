@@ -26,7 +26,7 @@ class Config(TieConfig):
 
 
 def combine(old: torch.Tensor | None, new: torch.Tensor, config: Config) -> torch.Tensor:
-    """Return the importance after an experience with importance `new`."""
+    """Return the importance ``[P]`` after an experience with importance `new`; `old` is None before the first."""
     if old is None:
         return new
     return old + new if config.accumulate == "sum" else config.alpha * old + (1 - config.alpha) * new

@@ -30,7 +30,7 @@ class Config(TieConfig):
 
 
 def accumulate(old: torch.Tensor, new: torch.Tensor, decay: float) -> torch.Tensor:
-    """Return gamma F~ + F."""
+    """Return gamma F~ + F, the sums ``[P]``, with the decay gamma in [0, 1] (Schwarz et al. 2018)."""
     return decay * old + new
 
 

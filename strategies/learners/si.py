@@ -25,12 +25,18 @@ class Config(TieConfig):
 
 
 def path_share(gradient: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Return -g_i (theta_i' - theta_i): the decrease of the task loss that weight i accounts for in one step."""
+    """Return -g_i (theta_i' - theta_i) ``[P]``: the decrease of the task loss that weight i accounts for in a step."""
     return -gradient * change
 
 
 def importance(path: torch.Tensor, moved: torch.Tensor, damping: float) -> torch.Tensor:
-    """Return omega_i / (Delta_i^2 + xi)."""
+    """Return omega_i / (Delta_i^2 + xi) (Zenke et al. 2017, equation 5).
+
+    Args:
+        path: omega, the sum of path shares ``[P]``.
+        moved: Delta, how far each weight came during the experience ``[P]``.
+        damping: xi, above 0.
+    """
     return path / (moved.square() + damping)
 
 

@@ -72,7 +72,11 @@ def spreads(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def densities(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return, per cluster, the mean distance of its members from their centroid times that to the other centroids.
 
-    The weights of density-based pruning (Abbas et al. 2024, arXiv 2401.04578), in distances of cosine.
+    The weights ``[K]`` of density-based pruning (Abbas et al. 2024, arXiv 2401.04578), in distances of cosine.
+
+    Args:
+        features: rows of length 1, ``[N, F]``.
+        labels: cluster of each row ``[N]``, 0 to K - 1; none is empty.
     """
     count = labels.max() + 1
     centroids = np.stack([features[labels == k].mean(0) for k in range(count)])

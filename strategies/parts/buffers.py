@@ -13,14 +13,14 @@ from streams.randomness import Key
 
 
 def keep_uniform(ids: np.ndarray, capacity: int, key: Key) -> np.ndarray:
-    """Return the `capacity` ids with the lowest priorities, ascending."""
+    """Return the `capacity` ids with the lowest priorities (all if there are fewer), int64, ascending."""
     return np.sort(ids[key.order(ids)[:capacity]])
 
 
 def keep_balanced(ids: np.ndarray, classes: np.ndarray, capacity: int, key: Key) -> np.ndarray:
     """Return at most `capacity` ids with as even a share for every class as the ids allow, ascending.
 
-    Classes with fewer samples than their share leave the rest to the others.
+    Classes with fewer samples than their share leave the rest to the others. `ids` and `classes` are int64 ``[N]``.
     """
     order = key.order(ids)
     ranked_classes = classes[order]
@@ -33,6 +33,6 @@ def keep_balanced(ids: np.ndarray, classes: np.ndarray, capacity: int, key: Key)
 
 
 def draw_positions(ids: np.ndarray, count: int, key: Key) -> np.ndarray:
-    """Return `count` positions into `ids`, pass after pass, each pass in an order of its own name."""
+    """Return `count` positions into `ids`, int64 ``[count]``, pass after pass, each in an order of its own name."""
     passes = -(-count // len(ids))
     return np.concatenate([(key / "pass" / p).order(ids) for p in range(passes)])[:count]

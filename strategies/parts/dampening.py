@@ -31,7 +31,15 @@ def dampened(
 
 
 def adaptive_alpha(whole: torch.Tensor, forget: torch.Tensor, forget_share: float) -> float:
-    """Return the p-th percentile of forget / whole, p = 100 - ln(1 + 100 n_f / n) (arXiv 2402.10098)."""
+    """Return the p-th percentile of forget / whole, p = 100 - ln(1 + 100 n_f / n) (arXiv 2402.10098).
+
+    Args:
+        whole, forget: importances ``[P]``, at least 0; weights with `whole` 0 are left out.
+        forget_share: n_f / n, 0 to 1.
+
+    Returns:
+        Infinity if no weight matters at all.
+    """
     ratio = (forget / whole)[whole > 0]
     if not len(ratio):
         return math.inf

@@ -45,7 +45,7 @@ def encode(new: np.ndarray, old: np.ndarray) -> torch.Tensor:
 
 
 def decode(delta: torch.Tensor, old: np.ndarray) -> np.ndarray:
-    """Return the `new` of which `delta` is the encoding."""
+    """Return the `new`, uint8 ``[N]``, of which `delta` is the encoding."""
     planes = np.frombuffer(zlib.decompress(delta.numpy().tobytes()), dtype=np.uint8).reshape(_WORD, -1)
     return np.bitwise_xor(planes.T.reshape(-1)[: len(old)], old)
 

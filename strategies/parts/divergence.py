@@ -17,7 +17,12 @@ def softened_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float
 
 
 def kl_to(log_p: torch.Tensor, q: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Return sum_k q_k (log q_k - log p_k) of every sample; a term with q_k = 0 is 0, also where log p_k is -inf."""
+    """Return sum_k q_k (log q_k - log p_k) ``[B]``; a term with q_k = 0 is 0, also where log p_k is -inf.
+
+    Args:
+        log_p: log probabilities ``[B, K]``.
+        q, log_q: probabilities ``[B, K]``, and their logarithms.
+    """
     impossible = q == 0
     difference = log_q.masked_fill(impossible, 0.0) - log_p.masked_fill(impossible, 0.0)
     return (q * difference).sum(1)

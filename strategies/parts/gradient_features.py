@@ -209,7 +209,7 @@ def sample_features(
 
 
 def normalised(features: torch.Tensor) -> torch.Tensor:
-    """Return rows of length 1; rows of zeros stay zeros."""
+    """Return the rows of ``[N, F]`` scaled to length 1; rows of zeros stay zeros."""
     return features / features.norm(dim=1, keepdim=True).clamp(min=_TINY)
 
 

@@ -27,9 +27,9 @@ def annealed(batch: int, batches: int, s_max: float) -> float:
 
 
 def compensation(embedding: torch.Tensor, slope: float, s_max: float, clamp: float) -> torch.Tensor:
-    """Return what to multiply an embedding's gradient with, so that the slope does not matter to its size.
+    """Return what to multiply the gradient of embeddings ``[U]`` with, so that the slope does not matter to its size.
 
-    (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), with s e between -clamp and clamp.
+    (s_max / s) (cosh(s e) + 1) / (cosh(e) + 1), with s e between -clamp and clamp (HAT; Serra et al. 2018).
     """
     steep = (slope * embedding).clamp(-clamp, clamp).cosh() + 1
     return s_max / slope * steep / (embedding.cosh() + 1)

@@ -100,8 +100,8 @@ def make_pull(
     """Return the gradient of a penalty, made safe for explicit steps.
 
     Args:
-        curvature: second derivative of the penalty per weight, such as lambda sum_k F_k.
-        center: where the gradient is zero.
+        curvature: second derivative of the penalty per weight, such as lambda sum_k F_k, ``[P]``.
+        center: where the gradient is zero, ``[P]``.
         stiff: what to do where lr x curvature >= 2 (see `TieConfig`).
         training: gives the learning rate and the optimizer; only `sgd` has the limit.
         name: of the plugin, for the message.

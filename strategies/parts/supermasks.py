@@ -218,6 +218,11 @@ def deal(scores: torch.Tensor, mask: torch.Tensor, spans: Sequence[Span]) -> tor
 
     A task that comes again starts from its mask in this way, without its scores having been kept. Positions keep the
     signs that they have, and within the mask and outside of it their order.
+
+    Args:
+        scores: of all positions ``[P]``.
+        mask: bool ``[P]``.
+        spans: where the layers lie.
     """
     result = scores.clone()
     for span in spans:
@@ -243,13 +248,13 @@ def unpack(bits: torch.Tensor, length: int, device: torch.device | None = None) 
 
 
 def positions_of(bits: torch.Tensor, length: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return the positions, int64, that a packed mask of `length` contains."""
+    """Return the positions, int64 ``[n]``, ascending, that a packed mask of `length` contains."""
     positions = torch.from_numpy(np.flatnonzero(np.unpackbits(bits.numpy(), count=length)))
     return positions if device is None else positions.to(device)
 
 
 def union(packed: Iterable[torch.Tensor], length: int) -> torch.Tensor:
-    """Return, as bits, the positions that at least one mask contains; `length` positions in all."""
+    """Return, as bits ``[ceil(length / 8)]``, the positions that at least one of the packed masks contains."""
     total = np.zeros(-(-length // 8), dtype=np.uint8)
     for bits in packed:
         np.bitwise_or(total, bits.numpy(), out=total)

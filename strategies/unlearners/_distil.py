@@ -9,6 +9,6 @@ from streams.data import Batch
 
 
 def taught(teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the teacher's logits, without gradient, with the same outputs forbidden as the student's `outputs`."""
+    """Return the teacher's logits ``[B, K]``, without gradient, with the same outputs forbidden as in `outputs`."""
     with torch.no_grad():
         return teacher(batch.x).masked_fill(torch.isinf(outputs), float("-inf"))

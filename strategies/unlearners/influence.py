@@ -58,7 +58,14 @@ def removal_direction(forget: torch.Tensor, retained: torch.Tensor, num_forget: 
 
 
 def conjugate_gradients(product: Product, v: torch.Tensor, iterations: int, tolerance: float) -> torch.Tensor:
-    """Return x with A x = v, for a positive definite A given by its products (Hestenes and Stiefel 1952)."""
+    """Return x with A x = v, for a positive definite A given by its products (Hestenes and Stiefel 1952).
+
+    Args:
+        product: maps ``[P]`` to A times it.
+        v: ``[P]``.
+        iterations: products at most.
+        tolerance: enough is a residual of that share of ||v||.
+    """
     x, residual = torch.zeros_like(v), v.clone()
     direction = residual.clone()
     size = residual @ residual
@@ -122,7 +129,13 @@ def woodfisher_inverse(gradients: torch.Tensor, v: torch.Tensor, damping: float)
 
 
 def released_recursion(gradients: torch.Tensor, v: torch.Tensor, n: float = 1000.0) -> torch.Tensor:
-    """Return what published code computes in place of the inverse: one vector o, which starts as the first gradient."""
+    """Return what published code computes in place of the inverse: one vector o, which starts as the first gradient.
+
+    Args:
+        gradients: of single samples, ``[m, P]``.
+        v: what the inverse should be applied to, ``[P]``.
+        n: the code's constant, in the place of the number of samples.
+    """
     k, o = v.clone(), gradients[0].clone()
     for gradient in gradients[1:]:
         overlap = o @ gradient

@@ -61,14 +61,17 @@ class Config(BaseConfig):
 
 
 def psi(a: torch.Tensor) -> torch.Tensor:
-    """Return exp(a / (a + 1)): 1 at 0, increasing, and at most e."""
+    """Return exp(a / (a + 1)), elementwise for a >= 0: 1 at 0, increasing, and below e."""
     return torch.exp(a / (a + 1))
 
 
 def alignment(
     e_retained: torch.Tensor, t_retained: torch.Tensor, e_forget: torch.Tensor, t_forget: torch.Tensor, tau: float
 ) -> torch.Tensor:
-    """Return sum (1 - cos(e_r, t_r)) - B log sum exp((1 - cos(e_f, t_f)) / tau), t being the original features."""
+    """Return sum (1 - cos(e_r, t_r)) - B log sum exp((1 - cos(e_f, t_f)) / tau), t being the original features.
+
+    Features of retained samples are ``[B, F]``, those of forgotten ones ``[B', F]``; tau is above 0.
+    """
     near = (1 - F.cosine_similarity(e_retained, t_retained)).sum()
     away = (1 - F.cosine_similarity(e_forget, t_forget)) / tau
     return near - len(e_retained) * away.logsumexp(0)

@@ -49,7 +49,7 @@ def saliency(model: FlatModel, objective: Objective, forget_set: Data) -> torch.
 
 
 def pull_back(parameters: torch.Tensor, start: torch.Tensor, share: float) -> torch.Tensor:
-    """Return parameters soft-thresholded towards `start`, with a threshold that puts `share` of them back there."""
+    """Return parameters ``[P]`` soft-thresholded towards `start`; the threshold puts `share`, 0 to 1, back there."""
     count = int(share * len(parameters))
     if not count:
         return parameters

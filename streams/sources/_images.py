@@ -52,7 +52,7 @@ def read_idx(path: Path, ndim: int, remedy: str) -> np.ndarray:
 
 
 def limit_per_class(class_ids: np.ndarray, limit: int | None, key: Key) -> np.ndarray:
-    """Return ascending rows: at most `limit` of each class, chosen by a keyed hash of the row; all if it is None.
+    """Return rows, int64, ascending: at most `limit` of each class, chosen by a keyed hash; all if it is None.
 
     A larger limit keeps every row that a smaller one keeps.
     """

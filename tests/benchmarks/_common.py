@@ -17,9 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from lifelong.table import Row
+    from lifelong.trackers._base import RunInfo
 
 Side = Callable[[], float]
 """Does the work once and returns what it cost."""
@@ -52,6 +57,30 @@ class Result:
     def passed(self) -> bool:
         """Whether the gate is met."""
         return self.ratio <= self.gate if self.at_most else self.ratio >= self.gate
+
+
+class Clock:
+    """A tracker that notes CPU time and bytes of state at the end of every event."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.bytes: list[float] = []
+        self._last = 0.0
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        self._last = time.process_time()
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        now = time.process_time()
+        self.seconds.append(now - self._last)
+        self.bytes.append(next((r.value or 0.0 for r in rows if r.metric == "state_bytes"), 0.0))
+        self._last = now
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

@@ -21,21 +21,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from _avalanche import in_memory_benchmark, make_strategy, quietly
-from _common import Result, arguments, cpu_seconds, interleave, ratio, report
+from _common import Clock, Result, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
 from lifelong.config import RunConfig
 from lifelong.models import lenet, mlp
 from lifelong.preparation import Prepared, prepare
 from lifelong.runner import run_prepared
-from lifelong.table import Row
-from lifelong.trackers._base import RunInfo
 from strategies.base import Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import naive, refresh, replay
@@ -55,30 +53,6 @@ LEARNERS: dict[str, Any] = {
     "ewc": {"name": "ewc", "strength": 10.0, "fisher": "batch", "fisher_batch": 16},
     "online-ewc": {"name": "online-ewc", "strength": 10.0},
 }
-
-
-class Clock:
-    """A tracker that notes CPU time and bytes of state at the end of every event."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.bytes: list[float] = []
-        self._last = 0.0
-
-    def begin(self, info: RunInfo, first_event: int) -> None:
-        self._last = time.process_time()
-
-    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        now = time.process_time()
-        self.seconds.append(now - self._last)
-        self.bytes.append(next(r.value or 0.0 for r in rows if r.metric == "state_bytes"))
-        self._last = now
-
-    def references(self, rows: Sequence[Row], seconds: float) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 def prepare_ours(name: str, tasks: int) -> Prepared:

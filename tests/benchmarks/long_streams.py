@@ -19,14 +19,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from _avalanche import in_memory_benchmark, make_strategy, quietly
-from _common import Result, arguments, cpu_seconds, interleave, ratio, report
+from _common import Clock, Result, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
 from lifelong.build import make_setting
@@ -34,8 +33,6 @@ from lifelong.config import RunConfig
 from lifelong.evaluation import plan_evaluation
 from lifelong.preparation import Prepared, prepare
 from lifelong.runner import run_prepared
-from lifelong.table import Row
-from lifelong.trackers._base import RunInfo
 from streams.config import parse
 from streams.events import Unit
 from streams.stream import Stream
@@ -57,28 +54,6 @@ DIGITS: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 10, "lr": 0.01, "momentum": 0.9},
     "samples_per_class": 100,
 }
-
-
-class Clock:
-    """A tracker that notes the CPU time at the end of every event."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._last = 0.0
-
-    def begin(self, info: RunInfo, first_event: int) -> None:
-        self._last = time.process_time()
-
-    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        now = time.process_time()
-        self.seconds.append(now - self._last)
-        self._last = now
-
-    def references(self, rows: Sequence[Row], seconds: float) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 def prepare_ours(kind: dict[str, Any], name: str, events: int) -> Prepared:
