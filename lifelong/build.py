@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 import numpy as np
+import torch
 
 from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
@@ -111,6 +112,30 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
             return FlatModel(network.to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+
+def check_model(setting: Setting, source: Source, config: RunConfig) -> None:
+    """Pass two samples through a model from a file of the user's; those of the project look at shapes themselves.
+
+    Raises:
+        ConfigError: it does not take them, or does not return an output for each class.
+    """
+    model, inputs = setting.make_model(), source.x[:2].to(config.device)
+    given = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+    try:
+        with torch.no_grad(), seeded_globals(setting.key / "check"):
+            outputs = model.network.eval()(inputs)
+    except Exception as error:  # whatever it is, it is in a file that the user wrote
+        raise ConfigError(
+            f"model: {config.model.name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is "
+            f"told the shape of one sample, {tuple(inputs.shape[1:])}."
+        ) from error
+    wanted = (len(inputs), setting.objective.num_outputs)
+    if tuple(outputs.shape) != wanted:
+        raise ConfigError(
+            f"model: {config.model.name} makes {list(outputs.shape)} of {given}; it must be {list(wanted)}. `build` is "
+            f"told the number of outputs."
+        )
 
 
 def _check_image_tokens(network: Network, source: Source) -> None:

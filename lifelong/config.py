@@ -206,6 +206,24 @@ def content_hash(data: object) -> str:
     return hashlib.blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: the second would silently take the place of the first."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+            raise yaml.YAMLError(f"the key {key.value!r} is there twice, in lines {seen[key.value]} and {line}")
+        seen[key.value] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """Read a YAML file.
 
@@ -213,16 +231,16 @@ def read_config(file: Path) -> dict[str, Any]:
         ConfigError: it is missing, not readable, not YAML, or not a mapping.
     """
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"Cannot read the configuration {file}: {why}.") from error
+        data = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {file}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{file} must hold keys and values, such as 'source: digits'; it holds {type(data).__name__}."
-        )
+        holds = "is empty" if data is None else f"holds a {type(data).__name__}"
+        raise ConfigError(f"{file} must hold keys and values, such as 'source: digits'; it {holds}.")
     return data
 
 
@@ -269,6 +287,15 @@ def load_config(name_or_file: str, assignments: list[str] | None = None) -> RunC
         raise ConfigError(
             f"{name_or_file!r} is neither a ready scenario nor a .yaml file. {closest(name_or_file, ready)}"
         )
-    config = parse(RunConfig, override(read_config(file), assignments or []))
+    data = read_config(file)
+    if "claim" in data and "base" in data:
+        raise ConfigError(f"{file} is a study, not a run. Run it with: lifelong study {file}")
+    data = override(data, assignments or [])
+    if isinstance(data.get("seed"), list):
+        raise ConfigError(
+            f"seed: {data['seed']} is not valid: a run has one seed, an integer. Several are a study: write a file "
+            f"with `base: {name_or_file}` and `seeds: {data['seed']}` for `lifelong study` (docs/studies.md)."
+        )
+    config = parse(RunConfig, data)
     config.resolved()
     return config

@@ -20,6 +20,7 @@ from streams.errors import CheckpointError
 from streams.stream import Stream
 
 _STREAM_KEYS = ("source", "scenario", "schedule", "service")
+_ARITHMETIC = ("torch", "numpy", "scipy", "scikit-learn")
 _MODEL_KEYS = ("objective", "features", "model", "trained", "training", "strategies", "device")
 """What decides a stream, and what decides one whose requests depend on a strategy's models as well."""
 
@@ -44,6 +45,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
                     f"{file}: the {name} digest is {found.get(name)}, now it is {digest}. The {name} has changed since "
                     f"the run began (another data file, font or library version?). Run again with --fresh."
                 )
+        _check_versions(p, folder)
         return
     write_atomically(folder / "config.yaml", yaml.safe_dump(p.resolved, sort_keys=False).encode())
     write_atomically(folder / "stream.json", json.dumps(_stream_manifest(p), indent=1).encode())
@@ -58,6 +60,19 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_atomically(file, json.dumps(manifest, indent=1).encode())
+
+
+def _check_versions(p: Prepared, folder: Path) -> None:
+    """Refuse to go on where arithmetic comes from other libraries: a half of the results would be of each."""
+    if all((folder / "strategies" / name / "done.json").exists() for name in p.config.strategies):
+        return
+    began, now = read_manifest(folder).get("versions", {}), versions()
+    changed = [f"{lib} {began[lib]}, now {now[lib]}" for lib in _ARITHMETIC if lib in began and began[lib] != now[lib]]
+    if changed:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'}: the run began with {'; '.join(changed)}. It cannot go on to the same bits. "
+            f"Install what it began with, or run again with --fresh."
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

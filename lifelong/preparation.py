@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.build import check_model, make_setting, make_source, make_strategy, make_stream
 from lifelong.config import RunConfig, content_hash
 from lifelong.evaluation import EvaluationPlan, plan_evaluation
 from lifelong.files import code_of
 from lifelong.suitability import check_stream
 from strategies.base import Setting
 from streams.errors import ConfigError
+from streams.registry import is_file
 from streams.stream import Stream
 
 
@@ -42,17 +43,28 @@ class Prepared:
         return Path(root) / f"{self.config.name}-{self.identity}"
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that this machine has not.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ConfigError(f"device: {device!r} is not available here. Use cpu.")
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Load the data, build the stream, and work out what is measured: everything that can fail before compute.
 
     Raises:
         LifelongError: the configuration or the data is not valid.
     """
-    if config.device != "cpu" and not (config.device.startswith("cuda") and torch.cuda.is_available()):
-        raise ConfigError(f"device: {config.device!r} is not available here. Use cpu.")
+    check_device(config.device)
     resolved = config.resolved()
     stream = make_stream(config, make_source(config))
     setting = make_setting(config, stream)
+    if is_file(config.model.name):
+        check_model(setting, stream.source, config)
     for name, strategy in config.strategies.items():
         check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")
     return Prepared(

@@ -146,13 +146,15 @@ def _expected(problem: _Problem) -> str:
     kind, context = problem.error["type"], problem.error.get("ctx", {})
     match kind:
         case "greater_than":
-            return f"greater than {context['gt']:g}"
+            return f"greater than {_bound(context['gt'])}"
         case "greater_than_equal":
-            return f"{context['ge']:g} or more"
+            return f"{_bound(context['ge'])} or more"
         case "less_than":
-            return f"less than {context['lt']:g}"
+            return f"less than {_bound(context['lt'])}"
         case "less_than_equal":
-            return f"{context['le']:g} or less"
+            return f"{_bound(context['le'])} or less"
+        case "multiple_of":
+            return f"a multiple of {context['multiple_of']:g}"
         case "too_short":
             return f"a collection of at least {context['min_length']}"
         case "string_pattern_mismatch":
@@ -161,6 +163,10 @@ def _expected(problem: _Problem) -> str:
         return f"{_EXPECTED[kind]}, of {', '.join(_keys(problem.annotation))}"
     message = str(problem.error["msg"])
     return _EXPECTED.get(kind, message[0].lower() + message[1:])
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _keys(annotation: object) -> list[str]:

@@ -288,7 +288,7 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
         source = line.plan.source
         names = {"class": source.class_names, "user": source.user_names}.get(wish.scope, ())
         last = len(names or line.plan.units) - 1
-        called = [f"{k} ({names[k]})" if k < len(names) and names[k] != str(k) else str(k) for k in keys]
+        called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] != str(k) else str(k) for k in keys]
         raise StreamError(
             f"A request names {wish.scope} {', '.join(called)} after {line.num_learned} experiences: "
             f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "

@@ -98,6 +98,11 @@ def _file_of(point: importlib.metadata.EntryPoint) -> Path:
     return Path(spec.origin)
 
 
+def is_file(name: str) -> bool:
+    """Whether what a configuration says is the path of a file and not a name."""
+    return name.endswith(".py")
+
+
 def find(kind: str, name: str, where: str | None = None) -> Entry:
     """Return what `name` stands for.
 
@@ -109,7 +114,7 @@ def find(kind: str, name: str, where: str | None = None) -> Entry:
     Raises:
         ConfigError: nothing has that name; the closest match is offered.
     """
-    if name.endswith(".py"):
+    if is_file(name):
         file = Path(name).expanduser().resolve()
         if not file.is_file():
             raise ConfigError(
@@ -141,7 +146,7 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
             does not hold what its kind must.
     """
     entry = find(kind, name, where)
-    module = _import_file(entry, where or kind) if name.endswith(".py") else importlib.import_module(entry.module)
+    module = _import_file(entry, where or kind) if is_file(name) else importlib.import_module(entry.module)
     for needed in ("Config", *filter(None, [_FUNCTIONS.get(kind)])):
         if kind != "trackers" and not hasattr(module, needed):
             raise ConfigError(
@@ -175,7 +180,7 @@ def others_code(names: Iterable[str]) -> list[Path]:
     Of an entry point it is all Python of its package; a file named by its path stands alone, without what it imports.
     """
     wanted = set(names)
-    files = {Path(n).expanduser().resolve() for n in wanted if n.endswith(".py")}
+    files = {Path(n).expanduser().resolve() for n in wanted if is_file(n)}
     for point in _entry_points(tuple(sys.path)):
         if point.name in wanted and point.group.removeprefix("lifelong.") in KINDS:
             file = _file_of(point)

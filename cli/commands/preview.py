@@ -30,8 +30,10 @@ def preview(context: typer.Context, what: What, sets: Set = [], as_json: Json = 
     from lifelong import preview as previews
     from lifelong.build import make_source, make_stream
     from lifelong.config import load_config
+    from lifelong.preparation import check_device
 
     config = load_config(name, [*sets, *overrides])
+    check_device(config.device)
     found = previews.preview(config, make_stream(config, make_source(config)))
     if as_json:
         emit_json(found.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
@@ -14,7 +15,7 @@ from streams.config import Config as BaseConfig
 class Config(BaseConfig):
     """Options of `mlp`."""
 
-    hidden: tuple[int, ...] = Field((256, 256))
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     """Width of each hidden layer."""
 
 

@@ -186,7 +186,18 @@ def read_study(file: Path) -> StudyConfig:
     Raises:
         ConfigError: it is not a valid study.
     """
-    return with_base(parse(StudyConfig, read_config(file), file.name), file.parent)
+    if file.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(
+            f"{file} is neither a study file (.yaml) nor a study folder. A study of a ready scenario is a file that "
+            f"says `base: {file}`; see docs/studies.md."
+        )
+    data = read_config(file)
+    if "claim" not in data and not {"base", "seeds", "grid"} & set(data):
+        raise ConfigError(
+            f"{file} is a run, not a study. Run it with: lifelong run {file}; or name it as `base` in a study file "
+            f"(docs/studies.md)."
+        )
+    return with_base(parse(StudyConfig, data, file.name), file.parent)
 
 
 def with_base(study: StudyConfig, folder: Path) -> StudyConfig:

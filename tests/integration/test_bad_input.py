@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lifelong import record
+from lifelong.config import load_config
 from lifelong.files import write_atomically
 from lifelong.manifest import stream_from_manifest
 from streams.errors import CheckpointError, StreamError
@@ -118,6 +119,13 @@ def test_what_cannot_be_is_refused_before_anything_runs(call: Call, arguments: l
     ("arguments", "message"),
     [
         (["run", "quickstrt"], "Did you mean 'quickstart'?"),
+        (["preview", "tiny.yaml", "--device=cuda:99x"], "device: 'cuda:99x' is not available here. Use cpu."),
+        (["run", "tiny.yaml", "--seed=[0, 1]"], "a run has one seed, an integer. Several are a study"),
+        (["run", "tiny.yaml", "--seed=99999999999"], "it must be less than 2147483648."),
+        (["run", "tiny.yaml", "--references.shadows=3"], "shadows: 3 is not valid: it must be a multiple of 4."),
+        (["run", "tiny.yaml", "--model.hidden=[-3]"], "model.hidden.0: -3 is not valid: it must be 1 or more."),
+        (["study", "tiny.yaml"], "tiny.yaml is a run, not a study. Run it with: lifelong run tiny.yaml"),
+        (["study", "quickstart"], "quickstart is neither a study file (.yaml) nor a study folder."),
         (["run", "missing.yaml"], "Cannot read the configuration missing.yaml: No such file or directory."),
         (["run", "tiny.yaml", "--jsn"], "There is no option '--jsn'. Did you mean '--json'?"),
         (["run", "tiny.yaml", "--seed", "3"], "Keys of the configuration are written --key=value."),
@@ -135,6 +143,72 @@ def test_usage(call: Call, arguments: list[str], message: str) -> None:
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: caf\xe9", "other.yaml is not UTF-8 text"),
+        (b"", "it is empty"),
+        (b"seed: 1\ntraining: {lr: 1, epochs: 2, lr: 3}", "the key 'lr' is there twice, in lines 2 and 2"),
+        (b"seed: 1\nname: x\nseed: 2", "the key 'seed' is there twice, in lines 1 and 3"),
+        (b"name: s\nclaim: c\nbase: tiny.yaml", "is a study, not a run. Run it with: lifelong study other.yaml"),
+    ],
+)
+def test_a_file_that_is_no_configuration(call: Call, content: bytes, message: str) -> None:
+    Path("other.yaml").write_bytes(content)
+    code, out, err = call("run", "other.yaml")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_merge_keys_of_yaml_work(call: Call) -> None:
+    common = "strategies: {a: &a {learner: naive, unlearner: retrain}, b: {<<: *a, unlearner: none}}"
+    Path("other.yaml").write_text(TINY[: TINY.index("strategies")] + common, encoding="utf-8")
+    assert load_config("other.yaml").strategies["b"].unlearner.name == "none"
+
+
+OWN_MODEL = """
+from torch import nn
+from strategies.parts.model import Network
+from streams.config import Config as BaseConfig
+class Config(BaseConfig):
+    pass
+def build(config, input_shape, num_outputs):
+    return {made}
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("nn.Linear(64, num_outputs)", "returns a Linear; it must return strategies.parts.model.Network(body, head)"),
+        (
+            "Network(nn.Linear(32, 8), nn.Linear(8, num_outputs))",
+            "does not take the data, float32 [2, 64]: RuntimeError",
+        ),
+        ("Network(nn.Linear(64, 8), nn.Linear(8, 3))", "makes [2, 3] of float32 [2, 64]; it must be [2, 10]."),
+    ],
+)
+def test_a_model_of_ones_own_that_does_not_fit(call: Call, made: str, message: str) -> None:
+    Path("net.py").write_text(OWN_MODEL.format(made=made), encoding="utf-8")
+    code, out, err = call("run", "tiny.yaml", "--model=./net.py")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("runs").exists()
+
+
+def test_a_run_does_not_go_on_with_other_libraries(call: Call, folder: Path) -> None:
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    manifest["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    assert call("run", "tiny.yaml", "--quiet")[0] == 0  # finished: nothing is computed
+    (folder / "strategies" / "tuned" / "done.json").unlink()
+    code, out, err = call("resume", str(folder))
+    assert (code, out) == (2, "")
+    assert "manifest.json: the run began with torch 1.0, now " in err
+    assert "--fresh" in err
 
 
 def test_errors_of_a_real_process() -> None:
