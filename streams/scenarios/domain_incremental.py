@@ -141,7 +141,8 @@ def _rotate(x: torch.Tensor, degrees: float) -> torch.Tensor:
     side = round(x[0].numel() ** 0.5)
     if x.ndim == 2 and side * side != x.shape[1]:
         raise ConfigError(
-            f"scenario.kind: rows of {x.shape[1]} values are not square images and cannot be rotated. Use kind: permuted."
+            f"scenario.kind: rows of {x.shape[1]} values are not square images and cannot be rotated. Use kind: "
+            f"permuted."
         )
     images = x if x.ndim == 4 else x.view(len(x), 1, side, side)
     return rotate(images, degrees, interpolation=InterpolationMode.BILINEAR).view_as(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import json
 import multiprocessing
@@ -376,6 +377,7 @@ def test_the_page_of_results_is_made_from_what_is_kept(
     assert spec.loader is not None
     reproduce = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reproduce)
+    assert doctest.testmod(reproduce) == (0, 1)
     assert reproduce.main(["--check"]) == 0
     for name, value in (("STUDIES", tmp_path), ("RESULTS", tmp_path / "results"), ("PAGE", tmp_path / "page.md")):
         monkeypatch.setattr(reproduce, name, value)
