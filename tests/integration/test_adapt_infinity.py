@@ -550,9 +550,8 @@ def test_copies_of_text_with_other_images_are_no_copies() -> None:
 
 @pytest.mark.slow
 def test_grounding_tells_who_needs_the_image() -> None:
-    """Check 9 on real images: naming digits needs them most, their parity less; beside an unrelated picture none."""
-    config = instructions.Config(distributors=("numbers", "knowledge"), samples=600, hard=0.0, rare=())
-    source = instructions.load(config)
+    """Check 9 on real images: naming digits needs them, what is asked beside an unrelated picture does not."""
+    source = instructions.load(instructions.Config(distributors=("numbers", "knowledge"), samples=600, hard=0.0))
     assert source.text is not None
     with seeded_globals(Key(0)):
         model = FlatModel(tiny_llava.build(tiny_llava.Config(), source.input_shape, source.text.tokenizer.vocab_size))
@@ -567,6 +566,5 @@ def test_grounding_tells_who_needs_the_image() -> None:
     }
     print(ratio)
     assert ratio["naming"] > 3
-    assert ratio["parity"] > 1.2
     assert ratio["facts"] == 1.0
     assert abs(ratio["unrelated"] - 1) <= 0.05
