@@ -362,14 +362,8 @@ def test_dampening_removes_a_backdoor_from_half_of_it_where_the_model_has_not_le
 
 def test_dampening_does_not_undo_confused_classes_even_if_all_is_named(fx: Blobs) -> None:
     """Half of classes 1 and 2 are learned with swapped labels; what tells them apart is needed, wrong labels or not."""
-    classes = fx.source.class_ids
-    halves = [np.flatnonzero((classes == c) & ~fx.source.is_test) for c in (1, 2)]
-    one, two = (half[: len(half) // 2] for half in halves)
-    y = fx.source.y.clone()
-    y[one], y[two] = 2, 1
-    world = replace(fx, source=replace(fx.source, y=y, class_ids=y.numpy()), states={})
-    request = world.request("sample", *np.sort(np.concatenate([one, two])).tolist())
-    affected = fx.source.test_ids[np.isin(fx.source.class_ids[fx.source.test_ids], (1, 2))]
+    world, swapped, affected = confused(fx)
+    request = world.request("sample", *np.sort(swapped).tolist())
     found = {}
     for name, options in (("none", {}), ("ssd", {"alpha": 5.0}), ("retrain", {})):
         found[name] = fx.accuracy(world.served({"name": name, **options}, request)[0], affected)
@@ -916,8 +910,8 @@ def quality(fx: Blobs, strategy: Composed, request: DeletionRequest) -> Quality:
     return Quality(*scores, mia_efficacy(members[:n], unseen[:n], forget))
 
 
-# What it takes, and UA, RA, TA and MIA in percent for a tenth of the samples and for class 0: means of five seeds, worked
-# out with other code. Their standard deviations of UA are 6.6 points and less.
+# What it takes, and UA, RA, TA and MIA in percent for a tenth of the samples and for class 0: means of five seeds,
+# worked out with other code. Their standard deviations of UA are 6.6 points and less.
 OF_RETRAINING: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]] = {
     "none": ({}, (0.0, 100, 75.3, 0.0), (0.0, 100, 75.5, 0.0)),
     "retrain": ({}, (21.2, 100, 75.5, 31.2), (100, 100, 78.1, 100)),
@@ -966,3 +960,59 @@ def test_what_is_learned_by_heart_is_forgotten_as_in_the_reference_table() -> No
     ]
     assert 0.1 < gaps[0] < 0.2
     assert max(gaps[1:]) < 0.6 * gaps[0]
+
+
+def confused(fx: Blobs) -> tuple[Blobs, np.ndarray, np.ndarray]:
+    """The same with the labels of half of classes 1 and 2 swapped; which samples, and the test samples of both."""
+    classes, test = fx.source.class_ids, fx.source.test_ids
+    halves = [np.flatnonzero((classes == c) & ~fx.source.is_test) for c in (1, 2)]
+    one, two = (half[: len(half) // 2] for half in halves)
+    y = fx.source.y.clone()
+    y[one], y[two] = 2, 1
+    source = replace(fx.source, y=y, class_ids=y.numpy())
+    return replace(fx, source=source, states={}), np.concatenate([one, two]), test[np.isin(classes[test], (1, 2))]
+
+
+# Accuracy in percent where the damage is, by bad data, method and share named: means of three seeds, worked out with
+# other code.
+CORRECTED: dict[tuple[str, str, float], float] = {
+    ("poisoned", "none", 1.0): 2.1,
+    ("poisoned", "retrain", 0.1): 1.5,
+    ("poisoned", "retrain", 0.5): 6.6,
+    ("poisoned", "retrain", 0.9): 65.5,
+    ("poisoned", "retrain", 1.0): 99.1,
+    ("poisoned", "ssd", 0.9): 99.3,
+    ("poisoned", "ssd", 1.0): 99.3,
+    ("confused", "none", 1.0): 53.4,
+    ("confused", "retrain", 0.1): 52.2,
+    ("confused", "retrain", 0.5): 67.7,
+    ("confused", "retrain", 1.0): 99.4,
+    ("confused", "ssd", 1.0): 55.1,
+}
+
+
+@pytest.mark.slow
+def test_what_naming_a_part_of_bad_data_achieves() -> None:
+    """A backdoor lives in the last tenth of it, for retraining too; SSD removes it, and cannot undo confused classes.
+
+    From half of the backdoor SSD removes it on some seeds (see above), and what it costs elsewhere on confused classes
+    differs by ten points between seeds: neither is held against the table.
+    """
+    found: dict[tuple[str, str, float], list[float]] = {key: [] for key in CORRECTED}
+    for seed in range(3):
+        backdoor, _ = poisoned(seed)
+        bad = np.flatnonzero((backdoor.source.x[:, 20:] == 3.0).all(1).numpy() & ~backdoor.source.is_test)
+        swapped, mixed, affected = confused(blobs(seed))
+        worlds = {
+            "poisoned": (backdoor, np.random.default_rng(seed).permutation(bad)),
+            "confused": (swapped, np.random.default_rng(seed).permutation(mixed)),
+        }
+        for kind, name, share in CORRECTED:
+            fx, samples = worlds[kind]
+            request = fx.request("sample", *np.sort(samples[: round(share * len(samples))]).tolist())
+            options = {"alpha": 10.0 if kind == "poisoned" else 2.0} if name == "ssd" else {}
+            strategy, _, _ = fx.served({"name": name, **options}, request)
+            right = corrected(fx, strategy) if kind == "poisoned" else fx.accuracy(strategy, affected)
+            found[kind, name, share].append(100 * right)
+    for key, expected in CORRECTED.items():
+        assert np.mean(found[key]) == pytest.approx(expected, abs=10), key
