@@ -89,7 +89,9 @@ class EvaluationConfig(Config):
     """Questions with answers, about those who are never taught, that `muse` puts before a question. Small models that
     start from random weights do not learn from context."""
     relearn_steps: int = Field(200, ge=1)
-    """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples (Adam 0.001)."""
+    """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples."""
+    relearn_lr: float = Field(1e-3, gt=0)
+    """Learning rate of `relearn` and `relearn-rest` (Adam). A pretrained model takes less, such as 3e-5."""
     seed: int = Field(0, ge=0)
     """Of what attacks draw (samples that they are fitted on, splits of cross-validation) and of the untrained network
     that zrf compares with. It is not the run's seed, so that all seeds are measured alike."""

@@ -495,7 +495,8 @@ class Evaluator:
             curves = []
             for a in due:
                 held_out = a.forget_test if len(a.forget_test) else a.forget
-                lesson = Relearning(self._setting, self._setting.key / "relearn" / a.request.name, config.relearn_steps)
+                key = self._setting.key / "relearn" / a.request.name
+                lesson = Relearning(self._setting, key, config.relearn_steps, lr=config.relearn_lr)
                 curves.append(lesson.curve(model, self._part(a.forget), self._part(live), self._part(held_out)))
                 model.load_state_dict(start)
             found["relearning"] = np.stack(curves)

@@ -178,7 +178,7 @@ class Prober:
         if model is None or len(distinct) < 2:
             return dict.fromkeys(names, float("nan"))
         taught, rest = halves(groups, distinct[key.order(distinct)])
-        lesson = Relearning(self._setting, key, LOOKS[-1], LOOKS, self._likely)
+        lesson = Relearning(self._setting, key, LOOKS[-1], LOOKS, self._likely, self._config.relearn_lr)
         again, others = self._batch(audit.forget[taught]), self._batch(self._some(audit.forget[rest]))
         curve = lesson.curve(model, again, again.part(0, 0), others).tolist()
         return dict(zip(names, [*curve, area(LOOKS, curve)], strict=True))

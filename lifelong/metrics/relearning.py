@@ -30,6 +30,7 @@ class Relearning:
         steps: how many steps to take.
         looks: the steps before which `held_out` is looked at, ascending; None looks before each and after the last.
         measure: what is noted of outputs and batch, per sample; None notes the objective's losses.
+        lr: learning rate.
     """
 
     setting: Setting
@@ -37,15 +38,16 @@ class Relearning:
     steps: int
     looks: tuple[int, ...] | None = None
     measure: Callable[[torch.Tensor, Batch], torch.Tensor] | None = None
+    lr: float = 1e-3
 
     def curve(self, model: FlatModel, forgotten: Batch, retained: Batch, held_out: Batch) -> np.ndarray:
         """Return the mean of what is noted on `held_out` at every look, by default float32 ``[steps + 1]`` losses.
 
         Half of every batch is forgotten data and half retained, where there is any: on forgotten data alone a
-        constant would do. Adam, 0.001. `model` is changed; hand over a copy.
+        constant would do. Steps are Adam's. `model` is changed; hand over a copy.
         """
         objective = self.setting.objective
-        optimizer = make_optimizer(OptimizerConfig(optimizer="adam", lr=1e-3), model.parameters)
+        optimizer = make_optimizer(OptimizerConfig(optimizer="adam", lr=self.lr), model.parameters)
         supplies = [_endless(forgotten, self.key / "forgotten")]
         if len(retained):
             supplies.append(_endless(retained, self.key / "retained"))

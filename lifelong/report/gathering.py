@@ -17,7 +17,7 @@ from lifelong.manifest import read_json
 from lifelong.report.facts import Facts, Series, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
 from lifelong.runner import Run
-from lifelong.study.checks import asked
+from lifelong.study.checks import metrics_needed
 from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
@@ -71,7 +71,7 @@ def _gather(study: Study) -> Lives:
     references: dict[str, tuple[int, int, float]] = {}
     metrics: set[str] = set()
     known: dict[tuple[str, ...], str] = {}
-    asked_for = {quantity.metric for _, quantity, _ in asked(study.config)}
+    asked_for = metrics_needed(study.config)
     tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
     for job in study.jobs:
         cell = study.cells[job.cell]

@@ -68,6 +68,11 @@ def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
     ]
 
 
+def metrics_needed(study: StudyConfig) -> set[str]:
+    """Return the metrics of everything that the study asks for, and of what tells at which event a request came."""
+    return {"exact", *(quantity.metric for _, quantity, _ in asked(study))}
+
+
 def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[RunConfig], Prepared]) -> None:
     """Refuse what no run can answer given its stream: a unit, request or event that there is not, another score.
 

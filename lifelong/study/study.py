@@ -19,7 +19,7 @@ from lifelong.guards import lock
 from lifelong.manifest import versions
 from lifelong.preparation import Prepared, prepare
 from lifelong.runner import Run, load_run
-from lifelong.study.checks import asked, check, check_streams
+from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
 from lifelong.study.local import run_local
@@ -144,7 +144,7 @@ class Study:
 
     def results(self, everything: bool = True) -> Results:
         """Return the tables of the strategies that are finished, or only what the study asks for of them."""
-        metrics = None if everything else {"exact", *(quantity.metric for _, quantity, _ in asked(self.config))}
+        metrics = None if everything else metrics_needed(self.config)
         tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
         for job, name, file in self._finished():
             rows = read_some(file, metrics)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -66,6 +67,10 @@ class Config(FactsConfig):
 
     countries: int | None = Field(None, ge=4)
     """Only so many, the most populous ones; null takes all there are."""
+    attributes: tuple[Literal["capital", "currency", "continent", "domain", "calling"], ...] = Field(
+        ("capital", "currency", "continent", "domain", "calling"), min_length=1
+    )
+    """What is taught of each; a continent is a domain all the same."""
 
 
 def load(config: Config) -> Source:
@@ -77,13 +82,14 @@ def load(config: Config) -> Source:
         DataError: the package is not there, or is not what it was.
     """
     every = sorted(table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
-    domains = {a.name: _values([c[FIELDS[a.name]] for c in every], a.name) for a in ATTRIBUTES}
+    taught = tuple(a for a in ATTRIBUTES if a.name in config.attributes)
+    domains = {a.name: _values([c[FIELDS[a.name]] for c in every], a.name) for a in taught}
     places = sorted({c["continentcode"] for c in every})
     facts: list[Fact] = []
     classes, continents = [], []
     key = Key(0) / "countries"
     for number, country in enumerate(every):
-        for index, attribute in enumerate(ATTRIBUTES):
+        for index, attribute in enumerate(taught):
             value = _value(country[FIELDS[attribute.name]], attribute.name)
             own = key / country["name"]
             wrong = wrong_values(value, domains[attribute.name], WRONG, (own / attribute.name).numpy())
@@ -100,7 +106,7 @@ def load(config: Config) -> Source:
             classes=np.array(classes),
             domains=np.array(continents),
             user_names=tuple(c["name"] for c in every),
-            class_names=tuple(a.name for a in ATTRIBUTES),
+            class_names=tuple(a.name for a in taught),
         ),
         config,
         (

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import lifelong
+from lifelong.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.config import RunConfig
 from lifelong.metrics.catalogue import describe
+from lifelong.play import step
 from lifelong.table import Row, read_rows
 from streams.config import parse
+from streams.ledger import Ledger
 
 FIRST, SECOND = "request-0", "request-1"
 NONE, RETRAIN, ASCENT = "none", "retrain", "ascent"
@@ -97,6 +101,9 @@ def test_every_gap_of_retraining_is_nothing(rows: dict[str, list[Row]]) -> None:
     assert all(r.value == 0 for r in gaps), [r for r in gaps if r.value]
     assert value(rows[RETRAIN], "joint_priv_leak", "requests", "retrained") == 0
     assert all(abs(r.value or 0) <= 0.05 for r in rows[RETRAIN] if r.metric == "relapse" and r.subject == SECOND)
+    same = [r.value for r in rows[NONE] if r.metric == "relapse"]  # one model that nobody touches
+    assert same
+    assert set(same) == {0.0}
 
 
 def test_every_row_says_which_way_is_better_and_what_it_is_held_against(rows: dict[str, list[Row]]) -> None:
@@ -141,3 +148,36 @@ def test_destruction_meets_no_three_criteria_at_once(rows: dict[str, list[Row]])
     assert value(rows[ASCENT], "retain_know_mem", "stream") < 20
     assert value(rows[ASCENT], "utility_capacity", "stream") == 0
     assert abs(value(rows[ASCENT], "priv_leak", SECOND, "retrained")) > 10
+
+
+def test_only_what_is_taught_again_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three people go, one after the other, then the first is taught again: nobody else returns, nor he before."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
+    asked: list[dict[str, Any]] = [{"after": 1, "scope": "user", "keys": [user]} for user in (1, 4, 2)]
+    asked[0]["again_after"] = 1
+    npo = {"name": "npo", "epochs": 10, "batch_size": 10, "lr": 0.002}
+    changes: dict[str, Any] = {
+        "source": {**CONFIG["source"], "answers": "short", "holdout": 0},
+        "schedule": {"name": "explicit", "requests": asked},
+        "strategies": {"npo": {"learner": {"name": "replay", "memory": 200, "batch": 10}, "unlearner": npo}},
+        "evaluation": {},
+    }
+    config = parse(RunConfig, CONFIG | changes)
+    source = make_source(config)
+    stream = make_stream(config, source)
+    setting = make_setting(config, stream)
+    objective = setting.objective
+    strategy = make_strategy(config.strategies["npo"], setting, "strategies.npo")
+    ledger = Ledger(source)
+    deleted = [Ledger(source).lend(r.sample_ids).all() for r in stream.requests]
+    known = []  # by event, of each request
+    for event in stream.events:
+        step(strategy, event, ledger)
+        with torch.inference_mode():
+            scores = [objective.scores(strategy.predict(b), b) for b in deleted]
+        known.append([float(s.mean()) for s in scores])
+    assert min(known[0]) >= 0.7, known
+    for request in range(3):
+        after = [known[event][request] for event in range(request + 1, 5 if request else 4)]
+        assert max(after) <= 0.2, known
+    assert known[4][0] >= 0.7, known

@@ -24,7 +24,11 @@ from lifelong.metrics.language import (
     truth_ratio,
     words,
 )
+from lifelong.models import tiny_llama
+from strategies.parts.model import FlatModel
+from streams.config import parse
 from streams.data import Batch
+from streams.randomness import Key, seeded_globals
 from streams.text import ANSWER, BOS, EOS, GIVEN, Text, Tokenizer, refusals, train_tokenizer
 
 V = 5
@@ -84,6 +88,58 @@ def test_records_by_hand() -> None:
         lowest = np.sort(units)[: max(1, int(0.4 * len(units)))]
         assert found["min_k_plus_plus"][i] == pytest.approx(-lowest.mean(), rel=1e-3)
     assert "truth_ratio" not in found
+
+
+def test_the_fixture_of_four_words() -> None:
+    """Probabilities that are powers of two: every number can be worked out on paper."""
+    batch = make_batch(a_row([3], [3, 0, 3], 6))
+    likely = {3: [1 / 8, 1 / 8, 1 / 4, 1 / 2], 0: [1 / 4, 1 / 2, 1 / 8, 1 / 8], EOS: [1 / 8, 1 / 8, 1 / 2, 1 / 4]}
+    said = torch.tensor([[0.25] * 4, *(likely[t] for t in (3, 0, 3, EOS)), [0.25] * 4]).log().unsqueeze(0)
+    found = {name: float(v[0]) for name, v in records_of(lambda _: said, batch, TEXT).items()}
+    bit = math.log(2)
+    assert found["loss"] == pytest.approx(5 / 4 * bit, abs=1e-6)  # 1, 2, 1 and 1 bits, the end counted
+    assert found["probability"] == pytest.approx(2**-1.25, abs=1e-6)
+    assert found["exact_memorisation"] == pytest.approx(2 / 3, abs=1e-6)  # from here on without the end
+    assert found["extraction_strength"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["min_k"] == pytest.approx(2 * bit, abs=1e-6)  # the least likely one of three
+    # log p has mean -1.75 bits and variance 3.75 - 1.75^2 = 0.6875 at every position.
+    assert found["min_k_plus_plus"] == pytest.approx(0.25 / math.sqrt(0.6875), abs=1e-6)
+
+
+def test_records_and_text_of_a_transformer_depend_on_neither_batch_nor_padding() -> None:
+    with seeded_globals(Key(0)):
+        sizes = {"width": 16, "inner": 24, "heads": 2, "tied": False}
+        model = FlatModel(tiny_llama.build(parse(tiny_llama.Config, sizes), (2, 20), 8))
+    model.parameters.mul_(4)  # far from uniform
+    model.train(False)
+
+    def predict(batch: Batch) -> torch.Tensor:
+        return model(batch.x)
+
+    rows = ([3, 4, 5], [4, 3, 4]), ([6], [7, 3]), ([5, 5, 6, 7, 3], [3])
+    batch = make_batch(*(a_row(*r, 12) for r in rows))
+    longer = make_batch(*(a_row(*r, 20) for r in rows))
+    found, padded = (records_of(predict, b, TEXT) for b in (batch, longer))
+    texts = greedy(predict, batch, Plain())  # type: ignore[arg-type]
+    assert len(set(texts)) > 1
+    for i, r in enumerate(rows):
+        alone = make_batch(a_row(*r, 12))
+        own = records_of(predict, make_batch(a_row(*r, 2 + len(r[0]) + len(r[1]))), TEXT)  # nothing is padded
+        for name, values in own.items():
+            assert found[name][i] == pytest.approx(values[0], rel=1e-5, abs=1e-5), name
+            assert padded[name][i] == pytest.approx(values[0], rel=1e-5, abs=1e-5), name
+        assert greedy(predict, alone, Plain()) == [texts[i]]  # type: ignore[arg-type]
+
+
+def test_an_attack_that_knows_nothing_and_one_turned_round() -> None:
+    members, strangers = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.5, 0.5, 0.9])
+    auc = attack_auc(members, strangers)
+    assert auc is not None
+    assert attack_auc(strangers, members) == pytest.approx(1 - auc)
+    uniform = records_of(lambda b: torch.zeros(*b.x[:, 0].shape, V), make_batch(a_row([3], [4, 3, 4], 6)), TEXT)
+    for attack in ("loss", "min_k", "min_k_plus_plus"):
+        assert np.isfinite(uniform[attack]).all()
+        assert attack_auc(uniform[attack].repeat(5), uniform[attack].repeat(7)) == 0.5
 
 
 def test_records_of_a_row_do_not_depend_on_its_batch() -> None:

@@ -160,6 +160,12 @@ def test_facts_about_countries(atlas: Path) -> None:
         true = row[0][row[1] == ANSWER].tolist()
         assert all(w[0][w[1] == ANSWER].tolist() != true for w in wrong)
     assert len(countries.load(countries.Config(countries=4)).user_names) == 4
+    capitals = countries.load(countries.Config(attributes=("capital",)))
+    assert capitals.class_names == ("capital",)
+    assert len(capitals) == 3 * 5
+    # What is asked besides changes neither the questions nor what is wrong.
+    told = np.flatnonzero(source.class_ids == 0)
+    assert texts_of(capitals, np.arange(15)) == texts_of(source, told)
 
 
 def test_countries_that_cannot_be_had(atlas: Path) -> None:

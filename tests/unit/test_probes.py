@@ -325,6 +325,12 @@ def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
 # -- the evaluator
 
 
+def hooks_of(strategy: Any) -> list[int]:
+    """How many hooks hang on every module. Its mode is set by whoever trains or predicts, so it tells nothing."""
+    modules = strategy.learner.model.network.modules()
+    return [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
+
+
 ALL = ["relearn", "muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 
 
@@ -342,8 +348,10 @@ def test_looking_changes_nothing_and_sees_every_change() -> None:
             if w is seen:
                 before = digest(strategy.state_dict())
                 noise = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
+                hooks = hooks_of(strategy)
                 found.append(w.evaluator.evaluate(strategy, number))
                 assert digest(strategy.state_dict()) == before
+                assert hooks_of(strategy) == hooks
                 assert torch.equal(torch.get_rng_state(), noise[0])
                 assert np.random.get_state()[1].tolist() == noise[1]  # type: ignore[index]
     again = seen.evaluator.evaluate(strategies[0], len(events) - 1)

@@ -17,8 +17,8 @@ from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources import corpora, people, text_files
-from streams.sources._people import ATTRIBUTES, people_facts, people_names, world_facts
+from streams.sources import _people, corpora, people, text_files
+from streams.sources._people import ATTRIBUTES, Attribute, people_facts, people_names, world_facts
 from streams.text import ANSWER, GIVEN, blocks, load_tokenizer, rows, train_tokenizer
 
 
@@ -85,6 +85,20 @@ def test_more_people_leave_the_others_as_they_are() -> None:
         assert (a.value, a.forms, a.frame) == (b.value, b.forms, b.frame)
 
 
+def test_one_more_attribute_leaves_the_other_facts_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, groups = Key(0) / "people", np.arange(12) // 6
+    names = people_names(12, key / "names")
+    before = people_facts(names, groups, key / "facts")
+    forms = ("{n} plays?", "Plays {n}?", "What plays {n}?", "How plays {n}?")
+    frames = ("{n} plays the {v}.", "The {v} is played by {n}.")
+    instrument = Attribute("instrument", forms, frames, ("zz-harp", "zz-lute", "zz-drum"))
+    monkeypatch.setattr(_people, "ATTRIBUTES", (*ATTRIBUTES, instrument))
+    assert people_names(12, key / "names") == names
+    after = people_facts(names, groups, key / "facts")
+    assert [f for f in after if f.attribute != "instrument"] == before
+    assert len(after) == len(before) + 12
+
+
 def test_names_are_unique_and_never_alike() -> None:
     words = [w for name in people_names(200, Key(3)) for w in name]
     assert len(set(words)) == 400
@@ -103,8 +117,10 @@ def test_facts_make_sense() -> None:
     books = [f.value for f in facts if f.attribute == "book"]
     assert len(set(books)) == 40
     full = [" ".join(n) for n in names]
+    domains = {a.name: set(a.domain) for a in ATTRIBUTES} | {"mentor": set(full)}
     for f in facts:
         assert f.value not in f.wrong
+        assert f.attribute == "year" or set(f.wrong) <= domains[f.attribute]
         assert len(set(f.wrong)) == 5
         assert len(set(f.forms)) >= 4
         if f.attribute == "mentor":
@@ -170,6 +186,11 @@ def test_every_string_comes_back(corpus: Source) -> None:
     tokenizer = corpus.text.tokenizer
     for text in ("Q: Who taught Aria?\nA:", " Ünïcödé 1987, «né»\t!", "木 日本 🙂", " The Silent Harbor."):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+    strings = {t for x in corpus.x for t in text_of(corpus, x)}
+    assert corpus.text.perturbed is not None
+    strings |= {text_of(corpus, x)[1] for x in corpus.text.perturbed[::3, 0]}
+    assert len(strings) > 1500
+    assert all(tokenizer.decode(tokenizer.encode(s)) == s for s in strings)
     year = tokenizer.encode(" 1987")
     assert len(year) >= 4  # digits stand alone
     prompt, answer = text_of(corpus, corpus.x[0])
