@@ -4,9 +4,10 @@
 
 All train the same tiny Llama on the same full rows of 64 tokens with Adam, in batches of 32, in one thread; rounds
 are interleaved and CPU time counts. Fit and Trainer also train on facts about people, 3 passes in batches of 16 rows of
-unequal length, and on the rows of 64 cut to 4 to 64 tokens (their logarithms uniform); both pad each batch to its longest. Trainer needs accelerate (pip install accelerate) and is
-left out without it; it does not evaluate, save or log. 400 questions are all forget set, looked at as after a request,
-under every audit of text. Ten requests are served by NPO, one after the other, with the default evaluation.
+unequal length, and on the rows of 64 cut to 4 to 64 tokens (their logarithms uniform); both pad each batch to its
+longest row. Trainer needs accelerate (pip install accelerate) and is left out without it; it does not evaluate, save or
+log. 400 questions are all forget set, looked at as after a request, under every audit of text. Ten requests are served
+by NPO, one after the other, with the default evaluation.
 """
 
 from __future__ import annotations
