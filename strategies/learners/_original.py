@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.objectives.causal_lm import CausalLM, Scored
+from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel
 from strategies.parts.original import Original
+from strategies.parts.swap import swapped_divergences
 from strategies.parts.teacher import frozen_copy
 from streams.config import Config as BaseConfig
 from streams.data import Batch
@@ -76,9 +77,10 @@ class HeldToOriginal(Plugin, ABC):
         self._terms: list[torch.Tensor] = []
         self._passed = 0
 
+    @property
     @abstractmethod
-    def distance(self, student: Scored, teacher: Scored) -> torch.Tensor:
-        """Return the divergence at every position, ``[S]``."""
+    def swaps(self) -> bool:
+        """Whether the teacher is told the right token."""
 
     @property
     def is_general(self) -> bool:
@@ -112,9 +114,9 @@ class HeldToOriginal(Plugin, ABC):
         self._passed += len(batch)
         with torch.no_grad():
             said = objective.outputs(teacher, batch)
-        now = objective.scored(outputs, batch)
-        apart = self.distance(now, objective.scored(said, batch))
-        return objective.reduce(now.sums(apart), now.counts).mean()
+        if self.swaps:
+            return swapped_divergences(objective, outputs, said, batch).mean()
+        return objective.divergences(outputs, said, batch).mean()
 
     def end(self, lesson: Lesson) -> Outcome:
         """Let go of the teacher."""

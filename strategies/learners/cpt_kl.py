@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-import torch
-
 from strategies.learners._original import HeldToOriginal, OriginalConfig
-from strategies.objectives.causal_lm import Scored
-from strategies.parts.swap import token_divergences
 
 
 class Config(OriginalConfig):
@@ -22,6 +18,7 @@ class CPTKL(HeldToOriginal):
     config: Config
     name: ClassVar[str] = "cpt_kl"
 
-    def distance(self, student: Scored, teacher: Scored) -> torch.Tensor:
-        """Return KL(teacher || model) at every position."""
-        return token_divergences(student.logits, teacher.logits)
+    @property
+    def swaps(self) -> bool:
+        """Plain distillation."""
+        return False

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
 from strategies.learners._original import HeldToOriginal, OriginalConfig
-from strategies.objectives.causal_lm import CausalLM, Scored
+from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.alignment import (
     InTemplate,
     Preference,
@@ -27,7 +27,6 @@ from strategies.parts.alignment import (
 from strategies.parts.exemplars import Exemplars
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.swap import swapped, token_divergences
 from strategies.parts.teacher import frozen_copy
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -127,10 +126,10 @@ class MixCPT(HeldToOriginal):
         """The memory."""
         return Access(retained=self.config.memory)
 
-    def distance(self, student: Scored, teacher: Scored) -> torch.Tensor:
-        """Return KL(swapped teacher || model) at every position."""
-        said = swapped(teacher.logits, teacher.targets) if self.config.swap else teacher.logits
-        return token_divergences(student.logits, said)
+    @property
+    def swaps(self) -> bool:
+        """As configured."""
+        return self.config.swap
 
     # -- stage 1
 

@@ -89,7 +89,7 @@ class Objective(ABC):
         """Return the loss of every sample, ``[B]``, unreduced."""
 
     def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return -log p of every sample, ``[B]``: of a text the mean over its own tokens, however a batch is reduced."""
+        """Return -log p of every sample, ``[B]``: of a text the mean over its tokens, however batches are reduced."""
         return self.losses(outputs, batch)
 
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -37,6 +37,27 @@ class Config(BaseConfig):
     over each row's tokens (sequence)."""
 
 
+def counted(x: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """Return which positions hold tokens that count, bool ``[B, L]``: never padding, nor images.
+
+    Args:
+        x: int ``[B, 2, L]`` tokens, and what they are.
+        tokens: those of the answer, or of the prompt too.
+    """
+    part = x[:, 1]
+    return part == ANSWER if tokens == "answer" else (part == GIVEN) | (part == ANSWER)
+
+
+def token_divergences(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return KL(softmax(teacher) || softmax(student)) of every position, ``[S]``, in single precision at least.
+
+    Args:
+        student, teacher: logits ``[S, V]``.
+    """
+    log_p, log_q = precise(student).log_softmax(1), precise(teacher).log_softmax(1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
+
+
 def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
     """Pick the positions that count; the logits of a position are about the token behind it.
 
@@ -46,8 +67,7 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
         tokens: which count. The start token never does, nor do padding and images.
     """
     length = logits.shape[1]
-    part = x[:, 1, 1:length]
-    counts = part == ANSWER if tokens == "answer" else (part == GIVEN) | (part == ANSWER)
+    counts = counted(x[:, :, 1:length], tokens)
     rows, columns = counts.nonzero(as_tuple=True)
     targets = x[rows, 0, columns + 1].long()
     if len(rows) == counts.numel():  # full rows of text: nothing has to be picked
@@ -138,9 +158,9 @@ class CausalLM(NamedObjective):
 
     def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(reference || model) over the positions that count, reduced as the losses are."""
-        found, theirs = self.scored(outputs, batch), self.scored(reference, batch)
-        log_p, log_q = precise(found.logits).log_softmax(1), precise(theirs.logits).log_softmax(1)
-        return self.reduce(found.sums(F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)), found.counts)
+        found = self.scored(outputs, batch)
+        apart = token_divergences(found.logits, self.scored(reference, batch).logits)
+        return self.reduce(found.sums(apart), found.counts)
 
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where every token of the answer, its end too, is the most likely one, else 0.

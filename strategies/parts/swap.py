@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from strategies.objectives.causal_lm import precise
+from strategies.objectives.causal_lm import CausalLM, token_divergences
+from streams.data import Batch
 
 
 def swapped(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -26,11 +26,16 @@ def swapped(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits.clone().scatter_(1, target, highest).scatter_(1, top, own)
 
 
-def token_divergences(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return KL(softmax(teacher) || softmax(student)) of every position, ``[S]``, in single precision at least.
+def swapped_divergences(
+    objective: CausalLM, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch
+) -> torch.Tensor:
+    """Return KL(swapped reference || model) over the positions that count, reduced as the losses are, ``[B]``.
 
     Args:
-        student, teacher: logits ``[S, V]``.
+        objective: of the positions.
+        outputs, reference: logits ``[B, T, V]`` of the model and of its teacher.
+        batch: what they are of.
     """
-    log_p, log_q = precise(student).log_softmax(1), precise(teacher).log_softmax(1)
-    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
+    found, theirs = objective.scored(outputs, batch), objective.scored(reference, batch)
+    apart = token_divergences(found.logits, swapped(theirs.logits, theirs.targets))
+    return objective.reduce(found.sums(apart), found.counts)

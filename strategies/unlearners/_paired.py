@@ -144,7 +144,7 @@ class ForgetLoss(ABC):
 
 
 @final
-class _Pair(Hooks):
+class Pair(Hooks):
     """Replaces the loss by that of the pair of batches."""
 
     def __init__(
@@ -156,6 +156,15 @@ class _Pair(Hooks):
         gamma: float,
         alpha: float,
     ) -> None:
+        """Take what the loss is made of.
+
+        Args:
+            objective: with the losses that unlearners work on.
+            forget_loss: of a batch of the forget set.
+            batches: retained data, or None.
+            before: what retained data is held to; None lowers its loss.
+            gamma, alpha: weights of the forget and of the retained loss.
+        """
         self._objective, self._forget_loss, self._batches, self._before = objective, forget_loss, batches, before
         self._gamma, self._alpha = gamma, alpha
         self._terms: dict[str, list[torch.Tensor]] = {"forget": [], "retain": []}
@@ -217,7 +226,7 @@ def paired(
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference
-    hook = _Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
+    hook = Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
     outcome = fit(model, objective, forget_set, config, key, [hook], steps)
     passes = 2 if before is not None else 1
     extra = Outcome(

@@ -19,7 +19,7 @@ from strategies.parts.blocks import blocks_of, check_block
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.optimizers import OptimizerConfig, make_optimizer
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, _Pair, needs_text
+from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig, needs_text
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -190,7 +190,7 @@ class LAT(Unlearner):
             for epoch in range(config.epochs):
                 for number, part in enumerate(parts(forget_set, config.batch_size, key / "epoch" / epoch)):
                     loss.deltas, cost = attack(model, objective, part, loss, perturbation, config)
-                    pair = _Pair(objective, loss, held, None, config.forget_weight, config.retain_weight)
+                    pair = Pair(objective, loss, held, None, config.forget_weight, config.retain_weight)
                     named = key / "defence" / epoch / number
                     outcome += cost + fit(model, objective, part, steps, named, [pair], optimizer)
                     seen = pair.retained

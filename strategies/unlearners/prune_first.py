@@ -7,13 +7,13 @@ from typing import final
 import torch
 from pydantic import Field
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
+from strategies.unlearners._following import Following
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
-from streams.config import Named, NameOrOptions, resolve
+from streams.config import Named, NameOrOptions
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.registry import class_of
 
 
 class Config(RetainConfig):
@@ -42,7 +42,7 @@ def largest(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
 
 
 @final
-class PruneFirst(Unlearner):
+class PruneFirst(Following):
     """One-shot global magnitude pruning, then any unlearner under the mask. Later learning is dense again."""
 
     config: Config
@@ -53,29 +53,18 @@ class PruneFirst(Unlearner):
         Raises:
             ConfigError: it is unknown, or builds the model anew, so that nothing stays pruned.
         """
-        super().__init__(config, setting)
         if config.method.name in ("retrain", "prune-first"):
             raise ConfigError(
                 f"prune-first.method: {config.method.name} does not work on pruned weights. Choose finetune, or "
                 f"another unlearner that changes the model it is given."
             )
-        module, options = resolve("unlearners", config.method, "prune-first.method")
-        self.method: Unlearner = class_of(module, Unlearner)(options, setting)
-        self.scopes = self.method.scopes
-        self.whole_classes = self.method.whole_classes
-        self.targets = self.method.targets
-        self.on_text = self.method.on_text
+        super().__init__(config, setting, config.method, "prune-first.method")
 
     @property
     def access(self) -> Access:
         """What the method reads, and retained data to recover on."""
         recovery = retained_access(self.config.retained, forget_set=False) if self.config.recover else Access()
         return self.method.access | recovery
-
-    @property
-    def needs_plugins(self) -> tuple[str, ...]:
-        """Those of the method."""
-        return self.method.needs_plugins
 
     @property
     def needs_retained(self) -> bool:

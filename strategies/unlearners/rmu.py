@@ -53,7 +53,7 @@ class Config(FitConfig):
 
 
 DOWN = re.compile(r"\.(?:layers|h)\.(\d+)\..*\b(?:down_proj|c_proj|w2)\b")
-"""Path of a block's down-projection in transformers; attention's own projection is left out by `_is_down`."""
+"""Path of a block's down-projection in transformers; in GPT-2 of attention too, which `down_projections` skips."""
 
 
 def mean_of_rows(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.original import Original
-from strategies.parts.swap import swapped, token_divergences
+from strategies.parts.swap import swapped_divergences
 from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch
@@ -111,9 +111,7 @@ class Revert(Hooks):
         held = next(self._batches)
         self.retained += len(held)
         now = objective.outputs(model, held)
-        found, theirs = objective.scored(now, held), objective.scored(self._said(held), held)
-        apart = token_divergences(found.logits, swapped(theirs.logits, theirs.targets))
-        kept = objective.reduce(found.sums(apart), found.counts).mean()
+        kept = swapped_divergences(objective, now, self._said(held), held).mean()
         return reverted + objective.losses(now, held).mean() + self._strength * kept
 
     def _said(self, batch: Batch) -> torch.Tensor:

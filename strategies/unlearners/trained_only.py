@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.base import Door, Learner, Outcome, Setting
+from strategies.unlearners._following import Following
 from streams.config import Config as BaseConfig
-from streams.config import Named, NameOrOptions, resolve
+from streams.config import Named, NameOrOptions
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.registry import class_of
 
 
 class Config(BaseConfig):
@@ -20,7 +20,7 @@ class Config(BaseConfig):
 
 
 @final
-class TrainedOnly(Unlearner):
+class TrainedOnly(Following):
     """For learners that train on a draw of their data: most of what is deleted may never have been drawn.
 
     A sample that was never drawn has no gradient in the weights, and its record leaves the pool in any case. It
@@ -35,30 +35,9 @@ class TrainedOnly(Unlearner):
         Raises:
             ConfigError: it is unknown, or this one again.
         """
-        super().__init__(config, setting)
         if config.method.name == "trained-only":
             raise ConfigError("trained-only.method: trained-only cannot follow itself; choose finetune, or another.")
-        module, options = resolve("unlearners", config.method, "trained-only.method")
-        self.method: Unlearner = class_of(module, Unlearner)(options, setting)
-        self.scopes = self.method.scopes
-        self.whole_classes = self.method.whole_classes
-        self.targets = self.method.targets
-        self.on_text = self.method.on_text
-
-    @property
-    def access(self) -> Access:
-        """What the method reads."""
-        return self.method.access
-
-    @property
-    def needs_plugins(self) -> tuple[str, ...]:
-        """Those of the method."""
-        return self.method.needs_plugins
-
-    @property
-    def needs_retained(self) -> bool:
-        """If the method does."""
-        return self.method.needs_retained
+        super().__init__(config, setting, config.method, "trained-only.method")
 
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Ask what the weights were trained on, and act on that."""

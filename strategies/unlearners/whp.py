@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import CausalLM, precise
+from strategies.objectives.causal_lm import counted, precise
 from strategies.parts.answers import Values
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
@@ -186,9 +186,9 @@ class WHP(Unlearner):
         for m in (model, reinforced):
             m.train(False)
         terms = self._terms(key) if config.translate else {}
-        found, changed, counted = [], 0, 0
+        found, changed, labelled = [], 0, 0
         for batch in forget_set.batches(64):
-            counts = counting(self._objective, batch)
+            counts = counted(batch.x[:, :, 1:], self._objective.config.forget_on)  # of the token behind
             labels = torch.full_like(batch.x[:, 0], SKIP, dtype=torch.long)
             base, more = (self._scores(m, batch.x) for m in (model, reinforced))
             translated, where = (base, None) if not config.translate else self._translated(model, batch, terms)
@@ -199,9 +199,9 @@ class WHP(Unlearner):
                         v = generic_scores(translated[row, s], base[row, t], more[row, t], config.alpha)
                         labels[row, t] = v.argmax()
                         changed += int(labels[row, t] != batch.x[row, 0, t + 1])
-                        counted += 1
+                        labelled += 1
             found.append(labels)
-        return torch.cat(found), changed / max(1, counted)
+        return torch.cat(found), changed / max(1, labelled)
 
     def _scores(self, model: FlatModel, x: torch.Tensor) -> torch.Tensor:
         logits = precise(model(x))
@@ -236,9 +236,3 @@ class WHP(Unlearner):
         others = [tokens[marks > 0].tolist() for tokens, marks in x.cpu()]
         where = [contexts(a, b) for a, b in zip(own, others, strict=True)]
         return self._scores(model, x), where
-
-
-def counting(objective: CausalLM, batch: Batch) -> torch.Tensor:
-    """Return the positions whose next token unlearners work on, bool ``[B, L - 1]``."""
-    behind = batch.x[:, 1, 1:]
-    return behind == ANSWER if objective.config.forget_on == "answer" else behind > 0

@@ -18,7 +18,7 @@ from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners import mix_cpt
 from strategies.learners.mix_cpt import MixCPT
-from strategies.objectives.causal_lm import CausalLM, Config
+from strategies.objectives.causal_lm import CausalLM, Config, token_divergences
 from strategies.objectives.classification import Classification
 from strategies.outcome import Outcome
 from strategies.parts.alignment import (
@@ -34,7 +34,7 @@ from strategies.parts.alignment import (
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.original import Original
-from strategies.parts.swap import swapped, token_divergences
+from strategies.parts.swap import swapped
 from strategies.parts.teacher import frozen_copy
 from strategies.unlearners import teacher_revert
 from strategies.unlearners.teacher_revert import Revert

@@ -15,12 +15,14 @@ import torch
 from lifelong.answers import greedy
 from lifelong.build import make_strategy
 from lifelong.config import StrategyConfig
+from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from strategies.base import Access
 from strategies.isolated.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.answers import Refusals
-from strategies.parts.blocks import blocks_of
-from strategies.parts.model import digest
+from strategies.parts.answers import Refusals, WrongAnswers
+from strategies.parts.blocks import Listener, blocks_of
+from strategies.parts.model import FlatModel, digest
+from strategies.unlearners import lat, rmu
 from strategies.unlearners.lat import Config as LatConfig
 from strategies.unlearners.lat import Defend, Perturbation, attack, away_losses, project
 from strategies.unlearners.loku import importance
@@ -30,7 +32,7 @@ from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import Ask, DeletionRequest, Experience
 from streams.ledger import Ledger
-from streams.randomness import Key
+from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import people
 from streams.text import ANSWER, BOS, EOS, GIVEN
@@ -130,6 +132,50 @@ def test_without_a_radius_it_is_the_plain_defence(source: Source) -> None:
     before = life.model.parameters.clone()
     life.forget()
     assert torch.allclose(life.model.parameters - before, -0.01 * down, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [tiny_llama, tiny_gpt2, tiny_mixtral])
+def test_hooks_leave_every_kind_of_model_as_it_was(model: Any) -> None:
+    """Whatever a block returns, a tuple or a tensor, it is heard and pushed, and afterwards to the bit what it was."""
+    with seeded_globals(Key(0)):
+        built = FlatModel(model.build(model.Config(width=16, inner=16, depth=2, heads=2), (2, 12), 40))
+    built.train(False)
+    x = torch.stack([torch.arange(3, 23).view(2, 10), torch.full((2, 10), ANSWER)], 1).int()
+    with torch.no_grad():
+        plain = built(x)
+        perturbation, listener = Perturbation(blocks_of(built)[0]), Listener(blocks_of(built)[1])
+        assert torch.equal(built(x), plain)
+        assert perturbation.state.shape == listener.state.shape == (2, 10, 16)
+        heard = listener.state.clone()
+        perturbation.delta = torch.randn(2, 10, 16, generator=torch.Generator().manual_seed(0))
+        assert not torch.allclose(built(x), plain, atol=1e-3)
+        assert not torch.equal(listener.state, heard)
+        perturbation.close()
+        listener.close()
+        assert torch.equal(built(x), plain)
+    assert all(not m._forward_hooks for m in built.network.modules())
+
+
+@pytest.mark.parametrize(("name", "module"), [("lat", lat), ("rmu", rmu)])
+def test_hooks_are_gone_when_something_fails(
+    name: str, module: Any, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = live(source, name, epochs=1)
+    batch = life.data(1).all()
+    life.model.train(False)
+    with torch.no_grad():
+        before = life.model(batch.x)
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(module, "fit", fails)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        life.forget()
+    assert all(not m._forward_hooks for m in life.model.network.modules())
+    life.model.train(False)
+    with torch.no_grad():
+        assert torch.equal(life.model(batch.x), before)
 
 
 def test_blocks_below_the_adversary_can_be_kept_still(source: Source) -> None:
@@ -326,11 +372,34 @@ def test_random_answers_are_learned_in_place_of_true_ones(source: Source) -> Non
     life = live(source, "random-label", passes=15, **options)
     objective = life.setting.objective
     batch = life.data(0).all()
-    with torch.no_grad():
-        before = number(objective.losses(life.model(batch.x), batch).mean())
+    options_ = WrongAnswers(objective, life.setting.key / "random-label" / "request-0" / "labels", true_too=False)
+    drawn = options_.put(batch, options_.drawn(batch, 0))
+
+    def levels() -> list[float]:
+        with torch.no_grad():
+            return [number(objective.losses(life.model(b.x), b).mean()) for b in (batch, drawn)]
+
+    true, wrong = levels()
+    assert true < wrong
     life.forget()
-    with torch.no_grad():
-        assert number(objective.losses(life.model(batch.x), batch).mean()) > before + 0.2
+    assert levels()[0] > true + 0.2
+    assert levels()[1] < levels()[0]
+
+
+def test_random_answers_are_the_true_one_as_often_as_chance_has_it(source: Source) -> None:
+    """With `exclude_true: false` every option is as likely, the true one too (arXiv 2409.02228)."""
+    life = live(source, "none")
+    batch = life.data(0).all()
+    options = WrongAnswers(life.setting.objective, Key(0), true_too=True)
+    which = np.concatenate([options.drawn(batch, step) for step in range(100)])
+    assert source.text is not None
+    assert source.text.perturbed is not None
+    chance = 1 / (1 + source.text.perturbed.shape[1])
+    spread = math.sqrt(chance * (1 - chance) / len(which))
+    for option in range(-1, source.text.perturbed.shape[1]):
+        assert abs(float((which == option).mean()) - chance) < 3.5 * spread
+    put = options.put(batch, np.full(len(batch), -1))
+    assert torch.equal(put.x, batch.x[:, :, : put.x.shape[2]])
 
 
 def test_unlearners_of_classes_that_cannot_read_text_say_so(source: Source) -> None:
@@ -403,6 +472,33 @@ def test_learning_again_takes_a_name_off_the_list_exactly(source: Source) -> Non
         model = strategy.network()
         model.train(False)
         assert torch.equal(strategy.predict(of(source, 0)), model(of(source, 0).x))
+
+
+def test_without_requests_a_guarded_model_is_the_model_itself(source: Source) -> None:
+    strategy, _, _ = guarded(source)
+    model = strategy.network()
+    model.train(False)
+    with torch.no_grad():
+        for user in range(3):
+            assert torch.equal(strategy.predict(of(source, user)), model(of(source, user).x))
+
+
+@pytest.mark.parametrize("form", ["instruction", "refusal"])
+def test_two_requests_guard_as_one_of_both_and_are_loaded_again(form: str, source: Source) -> None:
+    after, together = guarded(source, form=form), guarded(source, form=form)
+    for user in (0, 1):
+        ask(after[0], after[1], source, user, f"request-{user}")
+    ids = source.train_ids[np.isin(source.user_ids[source.train_ids], (0, 1))]
+    request = DeletionRequest("request-0", (Ask("user", (0, 1), ids, NOTHING, 0),))
+    together[1].delete(request)
+    together[0].forget(request, together[1].door(together[0].access, NOTHING, ids))
+    loaded, _, _ = guarded(source, form=form)
+    loaded.load_state_dict(after[0].state_dict())
+    assert digest(loaded.state_dict()) == digest(after[0].state_dict())
+    for user in range(3):
+        said = after[0].predict(of(source, user))
+        assert torch.equal(together[0].predict(of(source, user)), said)
+        assert torch.equal(loaded.predict(of(source, user)), said)
 
 
 def test_a_filter_refuses_in_the_models_place(source: Source) -> None:

@@ -20,7 +20,7 @@ from strategies.parts.answers import Refusals, log_likelihoods
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.teacher import frozen_copy
-from strategies.unlearners._paired import _Pair
+from strategies.unlearners._paired import Pair
 from strategies.unlearners.graddiff import Ascent
 from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.rmu import down_projections
@@ -174,7 +174,7 @@ def test_gradient_difference_of_the_same_batch_is_nothing(source: Source) -> Non
     life = live(source, "none")
     objective = life.setting.objective.for_unlearning()
     batch = life.data(0).all()
-    pair = _Pair(objective, Ascent(objective), iter([batch]), None, 1.0, 1.0)
+    pair = Pair(objective, Ascent(objective), iter([batch]), None, 1.0, 1.0)
     outputs = objective.outputs(life.model, batch)
     loss = pair.loss(objective.losses(outputs, batch).mean(), outputs, batch, life.model)
     assert float(slope(life, loss).abs().max()) < 1e-7

@@ -176,7 +176,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Callable[[Hand, int], torch.Ten
         "NPO",
         lambda h, s: npo(h, s) + kl(h.held_before, h.model, h.held),
     ),
-    "simnpo": ("simnpo", {"beta": 1.5, "margin": 2.0, "forget_weight": 0.5}, "SimNPO", lambda h, s: 0.5 * simnpo(h, s) + h.down),
+    "simnpo": (
+        "simnpo",
+        {"beta": 1.5, "margin": 2.0, "forget_weight": 0.5},
+        "SimNPO",
+        lambda h, s: 0.5 * simnpo(h, s) + h.down,
+    ),
     "idk": (
         "idk",
         {"mode": "separate", "forget_weight": 0.5},

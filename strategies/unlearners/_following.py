@@ -1,0 +1,45 @@
+"""What unlearners share that run another one after something of their own."""
+
+from __future__ import annotations
+
+from strategies.base import Access, Setting, Unlearner
+from streams.config import Config, NameOrOptions, resolve
+from streams.registry import class_of
+
+
+class Following(Unlearner):
+    """Builds the unlearner that follows, and serves what that one serves. Derived classes say what comes before."""
+
+    def __init__(self, config: Config, setting: Setting, method: NameOrOptions, where: str) -> None:
+        """Build the method.
+
+        Args:
+            config, setting: of this unlearner.
+            method: the one that follows.
+            where: the configuration key that names it.
+
+        Raises:
+            ConfigError: it is unknown.
+        """
+        super().__init__(config, setting)
+        module, options = resolve("unlearners", method, where)
+        self.method: Unlearner = class_of(module, Unlearner)(options, setting)
+        self.scopes = self.method.scopes
+        self.whole_classes = self.method.whole_classes
+        self.targets = self.method.targets
+        self.on_text = self.method.on_text
+
+    @property
+    def access(self) -> Access:
+        """What the method reads."""
+        return self.method.access
+
+    @property
+    def needs_plugins(self) -> tuple[str, ...]:
+        """Those of the method."""
+        return self.method.needs_plugins
+
+    @property
+    def needs_retained(self) -> bool:
+        """If the method does."""
+        return self.method.needs_retained
