@@ -203,7 +203,11 @@ def class_of(module: ModuleType, base: type[T]) -> type[T]:
         and name[0] != "_"
     ]
     if len(found) != 1:
-        raise ConfigError(f"{module.__name__} must define exactly one public {base.__name__}; it defines {len(found)}.")
+        those = f" ({', '.join(f.__name__ for f in found)})" if found else ""
+        raise ConfigError(
+            f"{module.__file__} must define exactly one public class that derives from {base.__name__}; it defines "
+            f"{len(found)}{those}. A class that only helps starts with an underscore."
+        )
     return found[0]
 
 
