@@ -147,8 +147,8 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """
     entry = find(kind, name, where)
     module = _import_file(entry, where or kind) if is_file(name) else importlib.import_module(entry.module)
-    for needed in ("Config", *filter(None, [_FUNCTIONS.get(kind)])):
-        if kind != "trackers" and not hasattr(module, needed):
+    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind)]):
+        if not hasattr(module, needed):
             raise ConfigError(
                 f"{where or kind}: {entry.file} defines no {needed!r}. A file of the {kind} must; docs/adding.md says "
                 "what each kind is made of."
