@@ -62,7 +62,7 @@ def metrics() -> str:
         (f"{prefix}accuracy", Metric(text.format(MEASURES["accuracy"].meaning), "share", better))
         for prefix, (text, better) in OF_MEASURE.items()
     ]
-    rows = "\n".join(f"| `{n}` | {m.meaning} | {m.unit} | {_better(m)} |" for n, m in [*measured, *named])
+    rows = "\n".join(f"| `{n}` | {_cell(m.meaning)} | {m.unit} | {_better(m)} |" for n, m in [*measured, *named])
     return (
         "# Metrics\n\n"
         "Generated from the catalogue by `python docs/generate.py`. A row of results has an event, a model (`run`, or "

@@ -131,6 +131,9 @@ class Life:
                 return step(strategy, event, ledger), looks
         except LifelongError as error:
             raise type(error)(f"Strategy {self._name!r}, event {index} ({event.name}): {error}") from error
+        except Exception as error:
+            error.add_note(f"Strategy {self._name!r}, event {index} ({event.name})")
+            raise
 
     def _evaluate(self, strategy: Strategy, index: int) -> Outputs | None:
         if not self._p.plan.measured[index]:

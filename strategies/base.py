@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -205,6 +206,22 @@ class Plugin(Hooks):
 
     on_text: ClassVar[bool] = True
     """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
+
+        Raises:
+            ConfigError: there is such a method.
+        """
+        super().__init_subclass__()
+        hooks = [name for name in dir(Plugin) if name[0] != "_"]
+        for name, value in vars(cls).items():
+            near = difflib.get_close_matches(name, hooks, n=1, cutoff=0.8)
+            if callable(value) and name[0] != "_" and near and near[0] != name:
+                raise ConfigError(
+                    f"{cls.__name__}.{name} is no hook and would never be called. Did you mean {near[0]!r}? What is no "
+                    f"hook starts with an underscore."
+                )
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options; build state in `begin` or here, from the setting alone."""

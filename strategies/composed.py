@@ -48,6 +48,8 @@ class Composed(Strategy):
         except LifelongError:
             self.learner.model.load_state_dict(state)
             raise
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"{type(self.unlearner).__name__}.forget must return an Outcome; it returned {outcome!r}.")
         # An exact unlearner rebuilds the learner's whole state; anchors are where they belong already.
         if outcome.exactness == "none" and not torch.equal(before, self.learner.model.parameters):
             self.learner.settle()

@@ -147,8 +147,8 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """
     entry = find(kind, name, where)
     module = _import_file(entry, where or kind) if is_file(name) else importlib.import_module(entry.module)
-    for needed in ("Config", *filter(None, [_FUNCTIONS.get(kind)])):
-        if kind != "trackers" and not hasattr(module, needed):
+    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind)]):
+        if not hasattr(module, needed):
             raise ConfigError(
                 f"{where or kind}: {entry.file} defines no {needed!r}. A file of the {kind} must; docs/adding.md says "
                 "what each kind is made of."
@@ -203,7 +203,11 @@ def class_of(module: ModuleType, base: type[T]) -> type[T]:
         and name[0] != "_"
     ]
     if len(found) != 1:
-        raise ConfigError(f"{module.__name__} must define exactly one public {base.__name__}; it defines {len(found)}.")
+        those = f" ({', '.join(f.__name__ for f in found)})" if found else ""
+        raise ConfigError(
+            f"{module.__file__} must define exactly one public class that derives from {base.__name__}; it defines "
+            f"{len(found)}{those}. A class that only helps starts with an underscore."
+        )
     return found[0]
 
 

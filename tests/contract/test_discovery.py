@@ -160,3 +160,37 @@ def test_a_file_that_is_no_module_of_its_kind_is_refused(
         file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load(kind, str(file), "key")
+
+
+HOOK = '''"""Does nothing, as a method whose hook is misspelt."""
+from strategies.base import Plugin
+from streams.config import Config as BaseConfig
+class Config(BaseConfig):
+    pass
+class Mine(Plugin):
+    def {name}(self, gradient, parameters):
+        return gradient
+'''
+
+
+def test_a_misspelt_hook_is_not_silently_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    for name in ("gradient", "_gradients", "unrelated_helper"):
+        file.write_text(HOOK.format(name=name))
+        load("learners", str(file))
+    file.write_text(HOOK.format(name="gradients"))
+    with pytest.raises(ConfigError, match="Mine.gradients is no hook.*Did you mean 'gradient'"):
+        load("learners", str(file))
+
+
+def test_what_a_strategy_of_ones_own_does_wrong_is_placed(tmp_path: Path, kit: Any) -> None:
+    file = tmp_path / "mine.py"
+    world = kit.world("class-incremental")
+    file.write_text(MODULE + "\n\nclass Helper(Shrink):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"mine\.py must define exactly one.*2 \(Shrink, Helper\).*underscore"):
+        make_strategy(parse(StrategyConfig, {"unlearner": str(file)}), world.setting, "mine")
+    file.write_text(MODULE.replace('return Outcome(exactness="none")', "return None"))
+    strategy = make_strategy(parse(StrategyConfig, {"unlearner": str(file)}), world.setting, "mine")
+    life = kit.Lived(strategy, world.ledger(), "")
+    with pytest.raises(TypeError, match=r"Shrink\.forget must return an Outcome; it returned None"):
+        kit.go_on(life, world.stream.events[:2])

@@ -85,6 +85,15 @@ def test_every_page_that_is_linked_exists() -> None:
             assert (page.parent / link).exists(), f"{page.name} links {link}"
 
 
+def test_every_row_of_a_table_has_a_cell_for_each_head() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        width = 0
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            count = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+            assert not count or not width or count == width, f"{page.name}, line {number}: {line}"
+            width = count
+
+
 def test_numbers_in_choosing_are_those_of_studies() -> None:
     """What is measured stands between marks, which `docs/generate.py` fills in and the check above compares."""
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
