@@ -96,13 +96,13 @@ def test_a_stopped_life_of_text_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
 # -- what a model of half a million weights learns
 
 
-def taught(source: Source, ids: np.ndarray, epochs: int, seed: int = 0) -> tuple[FlatModel, CausalLM]:
+def taught(source: Source, ids: np.ndarray, epochs: int) -> tuple[FlatModel, CausalLM]:
     assert source.text is not None
     objective = CausalLM(source.text.tokenizer.vocab_size, source.text, Config(loss_on="all"))
-    with seeded_globals(Key(seed) / "init"):
+    with seeded_globals(Key(0) / "init"):
         model = FlatModel(tiny_llama.build(tiny_llama.Config(), tuple(source.x.shape[1:]), objective.num_outputs))
     training = Training(epochs=epochs, batch_size=32, optimizer="adam", lr=0.002, betas=(0.9, 0.98), clip_norm=1.0)
-    fit(model, objective, Data(ids, source.x, source.y, None), training, Key(seed))
+    fit(model, objective, Data(ids, source.x, source.y, None), training, Key(0))
     model.train(False)
     return model, objective
 
@@ -166,59 +166,43 @@ def test_the_quickstart_forgets_four_people_and_keeps_the_others(tmp_path: Path)
     assert max(value("forget_exact_match", f"request-{request}", 7) for request in range(4)) <= 0.1
 
 
-AFTER_FORTY_STEPS: dict[str, tuple[dict[str, Any], float, float]] = {
-    # unlearner: options, most of what is to go that may still be known, least of what is kept that must be
-    "simnpo": ({"name": "simnpo", "lr": 3e-4}, 0.1, 0.9),
-    "ihl": ({"name": "ihl", "lr": 3e-4}, 0.1, 0.9),
-    "topr": ({"name": "topr", "lr": 3e-4}, 0.1, 0.9),
-    "graddiff": ({"name": "graddiff", "lr": 1e-4}, 0.3, 0.75),
-}
-
-
 @pytest.mark.slow
 def test_forty_steps_forget_a_tenth_of_the_people() -> None:
-    """Medians of three seeds: bounded losses beside retained data forget and keep, gradient ascent keeps nothing."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for seed in range(3):
-        data = {
-            **TINY,
-            "seed": seed,
-            "source": {"name": "people", "people": 20, "groups": 1, "world": False},
-            "scenario": "joint",
-            "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [3, 11]}]},
-            "model": "tiny-llama",
-        }
-        config = parse(RunConfig, data)
-        source = make_source(config)
-        stream = make_stream(config, source)
-        setting = make_setting(config, stream)
-        model, objective = taught(source, stream.events[0].sample_ids, 25, seed)
-        forget, kept = (
-            Data(ids, source.x, source.y, None)
-            for ids in (
-                stream.requests[0].sample_ids,
-                np.setdiff1d(stream.events[0].sample_ids, stream.requests[0].sample_ids),
-            )
-        )
-        state = model.state_dict()
-        ascent = {"name": "graddiff", "retain": "none", "lr": 3e-4}
-        for name, options in {"ascent": ascent, **{n: o for n, (o, _, _) in AFTER_FORTY_STEPS.items()}}.items():
-            unlearner = {**options, "epochs": 40 // -(-len(forget) // 16)}
-            strategy = make_strategy(parse(StrategyConfig, {"learner": "naive", "unlearner": unlearner}), setting, "it")
-            assert isinstance(strategy, Composed)
-            strategy.learner.model.load_state_dict(state)
-            ledger = Ledger(source)
-            for event in stream.events[:1]:
-                ledger.admit(event)
-            step(strategy, stream.requests[0], ledger)
-            own = strategy.learner.model
-            own.train(False)
-            found.setdefault(name, []).append((matches(own, objective, forget), matches(own, objective, kept)))
-    medians = {name: np.median(np.array(values), 0).tolist() for name, values in found.items()}
-    for name, (_, most, least) in AFTER_FORTY_STEPS.items():
-        assert medians[name][0] < most, (name, found)
-        assert medians[name][1] > least, (name, found)
-    assert medians["ascent"][1] < 0.1, found
+    """Losses that end, beside retained data, forget and keep; gradient ascent keeps nothing."""
+    data = {
+        **TINY,
+        "source": {"name": "people", "people": 20, "groups": 1, "world": False},
+        "scenario": "joint",
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [3, 11]}]},
+        "model": "tiny-llama",
+    }
+    config = parse(RunConfig, data)
+    source = make_source(config)
+    stream = make_stream(config, source)
+    setting = make_setting(config, stream)
+    (request,) = stream.requests
+    learned = stream.events[0].sample_ids
+    model, objective = taught(source, learned, 25)
+    forget, kept = (
+        Data(ids, source.x, source.y, None) for ids in (request.sample_ids, np.setdiff1d(learned, request.sample_ids))
+    )
+    state = model.state_dict()
+    found: dict[str, tuple[float, float]] = {}
+    for name, options in {"graddiff": {"retain": "none"}, "simnpo": {}, "topr": {}}.items():
+        unlearner = {"name": name, "lr": 3e-4, "epochs": 40 // -(-len(forget) // 16), **options}
+        strategy = make_strategy(parse(StrategyConfig, {"learner": "naive", "unlearner": unlearner}), setting, "it")
+        assert isinstance(strategy, Composed)
+        strategy.learner.model.load_state_dict(state)
+        ledger = Ledger(source)
+        ledger.admit(stream.events[0])
+        step(strategy, request, ledger)
+        own = strategy.learner.model
+        own.train(False)
+        found[name] = (matches(own, objective, forget), matches(own, objective, kept))
+    for name in ("simnpo", "topr"):
+        assert found[name][0] < 0.1, found
+        assert found[name][1] > 0.9, found
+    assert found["graddiff"][1] < 0.1, found
 
 
 def test_models_of_their_own_answer_together(tmp_path: Path) -> None:
