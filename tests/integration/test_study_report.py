@@ -145,6 +145,16 @@ def test_verdicts_comparisons_and_how_to_repeat_it(page: str, tiny_study: Study)
     assert len(ids) == len(set(ids))
 
 
+def test_a_report_judges_what_is_asked_of_an_event(tiny_study: Study) -> None:
+    asked = {"metric": "retain_accuracy", "of": "replay", "event": "request-1"}
+    declared = tiny_study.declared.model_dump(exclude_unset=True)
+    more = {"criteria": [asked | {"name": "it retains something", "above": 0.0}]}
+    study = Study(declared | more, root=tiny_study.folder.parent)
+    (verdict,) = gather_lives(study).verdicts
+    assert verdict.estimate is not None
+    assert (verdict,) == tuple(study.verdicts())
+
+
 def test_an_unfinished_study_is_reported_as_far_as_it_went(tiny_study: Study, tmp_path: Path) -> None:
     """One run gone, one strategy killed in the middle of a line."""
     shutil.copytree(tiny_study.folder.parent, tmp_path / "runs")
