@@ -49,7 +49,8 @@ class PairedConfig(FitConfig):
     retain_weight: float = Field(1.0, ge=0)
     """alpha, the weight of the retained loss."""
     retained: RetainedData = "full"
-    """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
+    """Hold on to all live data, to what the learner's plugins keep (a replay memory), or to what its selection drew
+    last."""
 
 
 class ReferencedConfig(PairedConfig):
