@@ -129,9 +129,13 @@ def _differences(outcome: dict[str, Any]) -> str:
 def _estimate(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
         return "undefined"
-    if estimate["low"] is None:
-        return f"{estimate['mean']:.2g}"
-    return f"{estimate['mean']:.2g} [{estimate['low']:.2g}, {estimate['high']:.2g}]"
+    mean, low, high = (estimate[key] for key in ("mean", "low", "high"))
+    return _short(mean) if low is None else f"{_short(mean)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    """Return two digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _unlearners() -> str:
