@@ -38,7 +38,7 @@ def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarr
     ``loss`` and ``probability`` are of the whole answer, and ``zlib`` is the loss over the bytes that its text packs
     into; ``exact_memorisation``, ``extraction_strength``, ``min_k`` and ``min_k_plus_plus`` leave its end token out, as
     OpenUnlearning does. ``truth_ratio``, ``truth_prob``, ``choice`` and ``rouge_recall`` are there where the source has
-    wrong answers and prompts.
+    wrong answers and prompts; all but the last are NaN in rows that have no wrong answer.
 
     Args:
         predict: from a batch to logits ``[B, T, V]``.
@@ -49,11 +49,21 @@ def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarr
     if text.paraphrased is not None and text.perturbed is not None:
         ids = batch.ids.cpu()
         right = _losses(predict, batch, text.paraphrased[ids])
-        wrong = np.stack([_losses(predict, batch, text.perturbed[ids, j]) for j in range(text.perturbed.shape[1])], 1)
-        ratios = [truth_ratio(r, w.tolist()) for r, w in zip(right.tolist(), wrong, strict=True)]
-        records["truth_ratio"] = np.array(ratios, dtype=np.float32)
-        records["truth_prob"] = truth_probability(right, wrong).astype(np.float32)
-        records["choice"] = choice_probability(records["loss"], wrong).astype(np.float32)
+        counts = text.wrong_counts(ids)
+        wrong = np.full((len(batch), text.perturbed.shape[1]), np.inf, dtype=np.float32)
+        for j in range(counts.max()):
+            at = np.flatnonzero(counts > j)
+            having = torch.from_numpy(at)
+            wrong[at, j] = _losses(predict, batch.rows(having.to(batch.x.device)), text.perturbed[ids[having], j])
+        some = counts > 0
+        ratios = [truth_ratio(r, w[:n].tolist()) for r, w, n in zip(right, wrong, counts, strict=True) if n]
+        for name, values in (
+            ("truth_ratio", ratios),
+            ("truth_prob", truth_probability(right[some], wrong[some])),
+            ("choice", choice_probability(records["loss"][some], wrong[some])),
+        ):
+            records[name] = np.full(len(batch), np.nan, dtype=np.float32)
+            records[name][some] = values
         generated = greedy(predict, batch, text.tokenizer)
         true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
         recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]

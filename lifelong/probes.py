@@ -346,17 +346,26 @@ class Prober:
         if text.paraphrased is None or text.perturbed is None or not len(live):
             return [{} for _ in due]
         assert isinstance(body, Decoder)
-        forgotten = [self._some(a.forget) for a in due]
-        sides = [self._plan.ids[p] for p in (live, *forgotten)]
+        sides = [self._with_wrong(self._plan.ids[p]) for p in (live, *(self._some(a.forget) for a in due))]
+        if not len(sides[0]):
+            return [{} for _ in due]
         states = [
-            self._states(body, torch.cat([text.paraphrased[ids], text.perturbed[ids, 0]]), last=ANSWER) for ids in sides
+            self._states(body, torch.cat([text.paraphrased[ids], text.perturbed[ids, 0]]), last=ANSWER)
+            if len(ids)
+            else []
+            for ids in sides
         ]
         found: list[Found] = [{} for _ in due]
         for layer, train in enumerate(states[0]):
             for table, ids, own in zip(found, sides[1:], states[1:], strict=True):
-                said = probed(train, np.repeat([1, 0], len(live)), own[layer])
-                table[f"probe_truth_layer_{layer}"] = _mean(said == np.repeat([1, 0], len(ids)))
+                truth = np.repeat([1, 0], len(ids))
+                said = probed(train, np.repeat([1, 0], len(sides[0])), own[layer]) if len(ids) else truth
+                table[f"probe_truth_layer_{layer}"] = _mean(said == truth)
         return found
+
+    def _with_wrong(self, ids: np.ndarray) -> np.ndarray:
+        """Return those rows that have wrong answers."""
+        return ids[self._text.wrong_counts(torch.from_numpy(ids)) > 0]
 
     @torch.inference_mode()
     def _states(self, body: Decoder, x: torch.Tensor, last: int) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 
 from streams.checkpoints import checkpoint_folder
@@ -67,7 +68,8 @@ class Text:
             that teach refusals use them.
         image_tokens: how many positions of a row an image takes, one after the other; 0 where rows speak of none.
         paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
-        perturbed: int32 ``[N, k, 2, L]`` or None: every row with k wrong answers in those other words.
+        perturbed: int32 ``[N, k, 2, L]`` or None: every row with up to k wrong answers in those other words, padding
+            behind the last.
         strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
         terms: what the texts are about (names, values), each with generic terms of the same kind to put in its place,
             or None where nobody knows.
@@ -85,6 +87,12 @@ class Text:
     terms: Mapping[str, tuple[str, ...]] | None = None
     subjects: frozenset[str] | None = None
     values: torch.Tensor | None = None
+
+    def wrong_counts(self, ids: torch.Tensor) -> np.ndarray:
+        """Return how many wrong answers each of the rows ``ids [B]`` has, int64 ``[B]``; the source must have some."""
+        assert self.perturbed is not None
+        counts: np.ndarray = (self.perturbed[ids.cpu(), :, 1] == ANSWER).any(2).sum(1).numpy()
+        return counts
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""

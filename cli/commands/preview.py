@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,23 +19,38 @@ _PLAIN = {"": " ", "held": ".", "learn": "#", "again": "+", "part": "-", "all": 
 _COLOURS = {"held": "dim", "learn": "green", "again": "cyan", "part": "yellow", "all": "bold red"}
 _MOST_EVENTS, _MOST_UNITS = 60, 40
 
+Questions = Annotated[
+    Path | None,
+    typer.Option("--questions", metavar="DIR", help="Write the source's questions to a folder, in TOFU's format."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(context_settings=OVERRIDABLE)(preview)
 
 
-def preview(context: typer.Context, what: What, sets: Set = [], as_json: Json = False) -> None:  # noqa: B006
+def preview(
+    context: typer.Context,
+    what: What,
+    sets: Set = [],  # noqa: B006
+    as_json: Json = False,
+    questions: Questions = None,
+) -> None:
     """Draw what a stream will do to each unit, event by event, and count what it takes to learn it."""
     name, overrides = split(what, context)
     from lifelong import preview as previews
     from lifelong.build import make_source, make_stream
     from lifelong.config import load_config
     from lifelong.preparation import check_device
+    from streams.question_files import write
 
     config = load_config(name, [*sets, *overrides])
     check_device(config.device)
-    found = previews.preview(config, make_stream(config, make_source(config)))
+    source = make_source(config)
+    if questions is not None:
+        write(source, questions)
+    found = previews.preview(config, make_stream(config, source))
     if as_json:
         emit_json(found.to_json())
         return

@@ -19,6 +19,8 @@ OF_REQUESTS = ("probability", "truth_ratio", "truth_prob", "rouge_recall", "exac
 """Records that are averaged over the forget set of a request."""
 UTILITY = ("probability", "rouge_recall", "truth")
 """What utility is made of, on retained rows and on facts about the world."""
+NO_WRONG = "no row has wrong answers"
+"""Why a truth ratio is undefined."""
 FALSE_POSITIVES = 0.05
 """At which the attacks' true positives are counted; strangers are too few for a share of 1 %."""
 
@@ -62,9 +64,9 @@ def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, out
     for record in OF_REQUESTS:
         values = outputs.records.get(record)
         if values is not None:
-            own = values[forget]
+            own = _there(values[forget])
             own = np.minimum(own, 1 / own) if record == "truth_ratio" else own
-            rows.append(row(event, model, name, record, float(own.mean()), len(own)))
+            rows.append(row(event, model, name, record, *_mean(own), NO_WRONG))
     held_out = _held_out(detailed, [audit], outputs)
     for attack in ATTACKS:
         sides = sides_of(attack, forget, held_out, outputs)
@@ -90,11 +92,23 @@ def utility_rows(event: int, model: str, plan: EvaluationPlan, detailed: np.ndar
         records = outputs.records | {"truth": np.maximum(0, 1 - outputs.records["truth_ratio"])}
         if where == "world":  # a choice between the right answer and the wrong ones, as TOFU has it
             records = records | {"probability": records["choice"]}
-        means = [float(records[r][at].mean()) for r in UTILITY]
-        rows += [row(event, model, "stream", f"{where}_{r}", m, len(part)) for r, m in zip(UTILITY, means, strict=True)]
-        numbers += means
-    value = harmonic_mean(numbers) if numbers else None
-    return [*rows, row(event, model, "stream", "model_utility", value, len(live), "no retained row is live")]
+        means = [_mean(_there(records[r][at])) for r in UTILITY]
+        rows += [row(event, model, "stream", f"{where}_{r}", *m, NO_WRONG) for r, m in zip(UTILITY, means, strict=True)]
+        numbers += [value for value, _ in means]
+    known = [value for value in numbers if value is not None]
+    value = harmonic_mean(known) if known and len(known) == len(numbers) else None
+    why = NO_WRONG if numbers else "no retained row is live"
+    return [*rows, row(event, model, "stream", "model_utility", value, len(live), why)]
+
+
+def _there(values: np.ndarray) -> np.ndarray:
+    """Return the values of those rows that have one."""
+    return values[~np.isnan(values)]
+
+
+def _mean(values: np.ndarray) -> tuple[float | None, int]:
+    """Return the mean, None of nothing, and how many values it rests on."""
+    return (float(values.mean()) if len(values) else None), len(values)
 
 
 def _held_out(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
@@ -177,9 +191,10 @@ def gap_rows(event: int, kind: str, audit: Audit, detailed: np.ndarray, run: Out
         from scipy.stats import ks_2samp
 
         at = np.searchsorted(detailed, audit.forget)
-        test = ks_2samp(run.records["truth_ratio"][at], reference.records["truth_ratio"][at])
-        rows.append(row(event, kind, name, "ks_distance", float(test.statistic), n))
-        rows.append(row(event, kind, name, "forget_quality", float(test.pvalue), n))
+        sides = [_there(o.records["truth_ratio"][at]) for o in (run, reference) if o.records is not None]
+        test = ks_2samp(*sides) if len(sides[0]) else None
+        for metric, value in (("ks_distance", test and test.statistic), ("forget_quality", test and test.pvalue)):
+            rows.append(row(event, kind, name, metric, value, len(sides[0]), NO_WRONG))
     own, other = ours.get("min_k_auc"), next((r.value for r in theirs if r.metric == "min_k_auc"), None)
     if own is not None and other is not None:
         nothing = "the reference tells every member"

@@ -77,12 +77,16 @@ def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
     Args:
         right: ``[n]`` losses of the right answer.
-        wrong: ``[n, k]`` losses of wrong ones.
+        wrong: ``[n, k]`` losses of wrong ones; infinite where an item has fewer than k.
+
+    TOFU's paper has the ratio R = mean of wrong p / p instead; this is 1 / (1 + R).
 
     >>> truth_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
     [0.75]
+    >>> truth_probability(-np.log([0.3, 0.3]), -np.log([[0.1, 0.1], [0.2, 0.4]])).round(2).tolist()
+    [0.75, 0.5]
     """
-    return choice_probability(right, wrong + np.log(wrong.shape[1]))
+    return choice_probability(right, wrong + np.log(np.isfinite(wrong).sum(1, keepdims=True)))
 
 
 def choice_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:

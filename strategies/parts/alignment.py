@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from strategies.objectives.causal_lm import CausalLM, Tokens, answered, joined, scored
+from strategies.parts.answers import counted_wrong
 from strategies.parts.fit import Hooks
 from strategies.parts.model import FlatModel
 from streams.data import Batch, Data
@@ -118,13 +119,17 @@ class Rejected:
     key: Key
 
     def of(self, batch: Batch) -> list[Sequence[int]]:
-        """Return the token ids of one answer per sample, each with its end token."""
+        """Return the token ids of one answer per sample, each with its end token.
+
+        Raises:
+            DataError: a wrong answer is wanted, and a sample has none.
+        """
         ids = batch.ids.cpu().numpy()
         share = self.key.uniform(ids)
         if not self.wrong:
             return [self.text.refusals[i] for i in (share * len(self.text.refusals)).astype(np.int64)]
         assert self.text.perturbed is not None
-        which = (share * self.text.perturbed.shape[1]).astype(np.int64)
+        which = (share * counted_wrong(self.text, batch.ids)).astype(np.int64)
         rows = [self.text.perturbed[i, j] for i, j in zip(ids.tolist(), which.tolist(), strict=True)]
         return [row[0][row[1] == ANSWER].tolist() for row in rows]
 

@@ -11,9 +11,9 @@ from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM, answered, joined
 from strategies.parts.model import FlatModel
 from streams.data import Batch, Data
-from streams.errors import ConfigError
+from streams.errors import ConfigError, DataError
 from streams.randomness import Key
-from streams.text import ANSWER
+from streams.text import ANSWER, Text
 
 
 class Values:
@@ -77,6 +77,21 @@ class Refusals:
         return Values(data.ids, torch.cat(parts))
 
 
+def counted_wrong(text: Text, ids: torch.Tensor) -> np.ndarray:
+    """Return how many wrong answers each sample has, int64 ``[B]``, all of them at least one.
+
+    Raises:
+        DataError: a sample has none.
+    """
+    counts = text.wrong_counts(ids)
+    if not counts.all():
+        raise DataError(
+            f"{int((counts == 0).sum())} of {len(counts)} samples have no wrong answer to be taught or held against "
+            f"their own. Add some to the source (perturbed_answer), or use a method that needs none."
+        )
+    return counts
+
+
 @final
 class WrongAnswers:
     """The source's wrong answers to its own prompts; each sample gets one of them, or its own, by name."""
@@ -98,10 +113,15 @@ class WrongAnswers:
                 "(people), or another unlearner."
             )
         self._options, self._key, self._true_too = objective.text.perturbed, key, true_too
+        self._text = objective.text
 
     def drawn(self, batch: Batch, step: int) -> np.ndarray:
-        """Return which option each sample gets at a step, int64 ``[B]``; -1 is its own answer."""
-        count = self._options.shape[1] + self._true_too
+        """Return which option each sample gets at a step, int64 ``[B]``; -1 is its own answer.
+
+        Raises:
+            DataError: a sample has no wrong answer.
+        """
+        count = counted_wrong(self._text, batch.ids) + self._true_too
         share = (self._key / "option" / step).uniform(batch.ids.cpu().numpy())
         return np.floor(share * count).astype(np.int64) - self._true_too
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from streams.config import Config as BaseConfig
+from streams.question_files import PROMPT
 from streams.source import Source
 from streams.sources._people import TRAINED_FORMS, Fact
 from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
@@ -108,7 +109,7 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
         return load_tokenizer(config.tokenizer, "source.tokenizer")
     texts = []
     for fact in facts:
-        texts += [f"Q: {fact.question(form)}\nA:" for form in range(len(fact.forms))]
+        texts += [PROMPT.format(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
         texts += [f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.told(v, ""))]
     return train_tokenizer([*texts, *more], config.vocabulary)
@@ -116,4 +117,4 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
 
 def _pair(fact: Fact, form: int, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     prompt = fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name)
-    return tokenizer.encode(f"Q: {prompt}\nA:"), [*tokenizer.encode(f" {answer}"), tokenizer.eos]
+    return tokenizer.encode(PROMPT.format(prompt)), [*tokenizer.encode(f" {answer}"), tokenizer.eos]
