@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these page
 
 from lifelong.annotate import Option, options
 from lifelong.config import RunConfig
-from lifelong.metrics.catalogue import MEASURES, METRICS, OF_MEASURE, Metric
+from lifelong.metrics.catalogue import MEASURES, OF_MEASURE, THEMES, Metric
 from lifelong.preparation import prepare
 from lifelong.study.config import StudyConfig
 from strategies.base import Unlearner
@@ -57,12 +57,14 @@ def configuration() -> str:
 
 def metrics() -> str:
     """Return the list of metrics."""
-    named = [(name, metric) for name, metric in METRICS.items()]
-    measured = [
-        (f"{prefix}accuracy", Metric(text.format(MEASURES["accuracy"].meaning), "share", better))
+    measured = {
+        f"{prefix}accuracy": Metric(text.format(MEASURES["accuracy"].meaning), "share", better)
         for prefix, (text, better) in OF_MEASURE.items()
-    ]
-    rows = "\n".join(f"| `{n}` | {_cell(m.meaning)} | {m.unit} | {_better(m)} |" for n, m in [*measured, *named])
+    }
+    parts = []
+    for theme, found in {"Scores": measured, **THEMES}.items():
+        rows = "\n".join(f"| `{n}` | {_cell(m.meaning)} | {m.unit} | {_better(m)} |" for n, m in found.items())
+        parts.append(f"## {theme}\n\n| metric | meaning | unit | better |\n| --- | --- | --- | --- |\n{rows}\n")
     return (
         "# Metrics\n\n"
         "Generated from the catalogue by `python docs/generate.py`. A row of results has an event, a model (`run`, or "
@@ -73,7 +75,7 @@ def metrics() -> str:
         "Names are made of parts. `gap_` is the run minus a reference, `abs_` its absolute value, `immediate_` the "
         "mean over requests right after each was served, `final_` after the last event; `loss_` is a term of what was "
         "minimised. For regression, `negative_absolute_error` stands where `accuracy` does, for text `exact_match`.\n\n"
-        "| metric | meaning | unit | better |\n| --- | --- | --- | --- |\n" + rows + "\n"
+        + "\n".join(parts)
     )
 
 
@@ -118,12 +120,31 @@ def _evidence(outcome: dict[str, Any], what: str) -> str:
 
 def _differences(outcome: dict[str, Any]) -> str:
     columns = list(dict.fromkeys((c["what"], c["minus"]) for c in outcome["comparisons"]))
+    titles = {c["what"]: _title(c["metric"], c["what"]) for c in outcome["comparisons"]}
     rows = list(dict.fromkeys(c["of"] for c in outcome["comparisons"]))
     cells = {(c["of"], c["what"], c["minus"]): _estimate(c["estimate"]) for c in outcome["comparisons"]}
-    heads = " | ".join(f"{what}, minus `{minus}`" for what, minus in columns)
+    heads = " | ".join(f"{titles[what]}, minus that of `{minus}`" for what, minus in columns)
     lines = [f"| | {heads} |", "| --- " * (len(columns) + 1) + "|"]
     lines += [f"| `{row}` | " + " | ".join(cells.get((row, *column), "") for column in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _title(metric: str, what: str) -> str:
+    """Return a number in words.
+
+    >>> _title("immediate_abs_gap_forget_accuracy", "immediate_abs_gap_forget_accuracy (retrained) of requests")
+    'distance to `retrained` in forget accuracy, right after each request'
+    """
+    found = re.fullmatch(r"(?: \((?P<model>\S+)\))?(?: of (?P<subject>\S+))?(?P<rest>.*)", what.removeprefix(metric))
+    assert found is not None
+    model, subject, rest = found["model"], found["subject"], found["rest"]
+    name, when = metric.removeprefix("immediate_"), f" of {subject}" if subject else ""
+    if name != metric:
+        when = ", right after each request"
+    for prefix, said in (("abs_gap_", "distance to {} in "), ("gap_", "difference from {} in ")):
+        if name.startswith(prefix):
+            return said.format(f"`{model}`") + name.removeprefix(prefix).replace("_", " ") + when + rest
+    return name.replace("_", " ") + (f" to `{model}`" if model else "") + when + rest
 
 
 def _estimate(estimate: dict[str, Any] | None) -> str:

@@ -126,13 +126,16 @@ class Life:
         event, every = self._p.stream.events[index], self._p.config.evaluation.dense_every
         looks = _Looks(strategy, self._evaluator, every or 1)
         watched = observed(looks) if self._p.plan.watched[index] else contextlib.nullcontext()
+        where = f"Strategy {self._name!r}, event {index} ({event.name})"
+        if isinstance(event, DeletionRequest) and self._config.isolated is None:
+            where += f", unlearner {self._config.unlearner.name!r}"
         try:
             with watched:
                 return step(strategy, event, ledger), looks
         except LifelongError as error:
-            raise type(error)(f"Strategy {self._name!r}, event {index} ({event.name}): {error}") from error
+            raise type(error)(f"{where}: {error}") from error
         except Exception as error:
-            error.add_note(f"Strategy {self._name!r}, event {index} ({event.name})")
+            error.add_note(where)
             raise
 
     def _evaluate(self, strategy: Strategy, index: int) -> Outputs | None:

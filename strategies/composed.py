@@ -10,7 +10,7 @@ import torch
 from strategies.base import Access, Door, Learner, Outcome, State, Strategy, Unlearner
 from strategies.parts.model import FlatModel
 from streams.data import Batch
-from streams.errors import LifelongError
+from streams.errors import LifelongError, TrainingError
 from streams.events import DeletionRequest, Experience
 
 
@@ -36,8 +36,8 @@ class Composed(Strategy):
         """Clean the learner's own state, let the unlearner act, and settle on weights that it has changed.
 
         Raises:
-            LifelongError: the unlearner failed. The model is then as it was before the request; what the plugins kept
-                of its samples is gone.
+            LifelongError: the unlearner failed, or left weights that are not finite. The model is then as it was before
+                the request; what the plugins kept of its samples is gone.
         """
         self.learner.purge(request)
         state = self.learner.model.state_dict()
@@ -45,6 +45,12 @@ class Composed(Strategy):
         assert isinstance(before, torch.Tensor)
         try:
             outcome = self.unlearner.forget(request, self.learner, door)
+            if not bool(self.learner.model.parameters.isfinite().all()):
+                raise TrainingError(
+                    f"{request.name}: the unlearner left weights that are not finite. Lower its lr, epochs or "
+                    f"strength, or give it a stopping rule if it has one; `lifelong show unlearners NAME` lists its "
+                    f"options. The model is as it was before the request."
+                )
         except LifelongError:
             self.learner.model.load_state_dict(state)
             raise

@@ -11,6 +11,7 @@ import numpy as np
 from streams.errors import StreamError
 from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Retention, Scope, Unit
 from streams.ledger import Life
+from streams.names import names_of
 from streams.randomness import Key
 from streams.source import Source, copy_groups
 from streams.stream import Stream
@@ -285,14 +286,12 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
         raise StreamError(f"A request names sample {wrong}, which is {_state(line, int(wrong))} at that moment.")
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
-        source = line.plan.source
-        names = {"class": source.class_names, "user": source.user_names}.get(wish.scope, ())
-        last = len(names or line.plan.units) - 1
+        names = names_of(wish.scope, line.plan.source, line.plan.units)
         called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] != str(k) else str(k) for k in keys]
         raise StreamError(
             f"A request names {wish.scope} {', '.join(called)} after {line.num_learned} experiences: "
             f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
-            f"(there are 0 to {last})."
+            f"(there are 0 to {len(names) - 1})."
         )
     return _covering(line, wish.scope, keys, line.num_learned)
 

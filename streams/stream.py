@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from streams.errors import LedgerError, StreamError
-from streams.events import DeletionRequest, Event, Experience, Unit
+from streams.events import Ask, DeletionRequest, Event, Experience, Unit
 from streams.ledger import Ledger
+from streams.names import names_of
 from streams.source import Source
 
 
@@ -60,7 +61,7 @@ class Stream:
 
     def describe(self) -> list[dict[str, object]]:
         """Return one JSON-ready record per event, for manifests and previews."""
-        return [_describe(i, e) for i, e in enumerate(self.events)]
+        return [_describe(i, e, self) for i, e in enumerate(self.events)]
 
 
 def event_digest(event: Event) -> str:
@@ -112,7 +113,7 @@ def _hash(values: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(values, dtype=np.int64).data, digest_size=16).hexdigest()
 
 
-def _describe(index: int, event: Event) -> dict[str, object]:
+def _describe(index: int, event: Event, stream: Stream) -> dict[str, object]:
     record: dict[str, object] = {"event": index, "name": event.name, "digest": event_digest(event)}
     if isinstance(event, Experience):
         record |= {
@@ -130,9 +131,12 @@ def _describe(index: int, event: Event) -> dict[str, object]:
             "reason": event.reason,
             "exact": event.exact,
             "samples": len(event.sample_ids),
-            "asks": [
-                {"scope": a.scope, "keys": list(a.keys), "samples": len(a.sample_ids), "received": a.received}
-                for a in event.asks
-            ],
+            "asks": [_describe_ask(a, stream) for a in event.asks],
         }
     return record
+
+
+def _describe_ask(ask: Ask, stream: Stream) -> dict[str, object]:
+    record = {"scope": ask.scope, "keys": list(ask.keys), "samples": len(ask.sample_ids), "received": ask.received}
+    names = names_of(ask.scope, stream.source, stream.units)
+    return record | ({"names": [names[k] for k in ask.keys]} if names else {})

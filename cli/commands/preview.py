@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SYMBOLS = {"": " ", "held": "·", "learn": "█", "again": "▓", "part": "−", "all": "×"}
 _PLAIN = {"": " ", "held": ".", "learn": "#", "again": "+", "part": "-", "all": "x"}
 _COLOURS = {"held": "dim", "learn": "green", "again": "cyan", "part": "yellow", "all": "bold red"}
-_MOST_EVENTS, _MOST_UNITS = 60, 40
+_MOST_EVENTS, _MOST_UNITS, _MOST_NAMES = 60, 40, 4
 
 Questions = Annotated[
     Path | None,
@@ -96,17 +96,12 @@ def _ranges(units: tuple[str, ...], count: int) -> list[str]:
 
 
 def _event(found: Preview, event: dict[str, Any]) -> list[str]:
+    from streams.names import in_words
+
     units = ", ".join(found.units[u] for u in event["units"][:4]) + (" ..." if len(event["units"]) > 4 else "")
     if event["kind"] == "learn":
         what = "learn" if not event["incarnation"] else f"learn again ({event['incarnation']})"
         return [str(event["event"]), what, event["name"], f"{event['samples']:,}", units, ""]
-    asks = "; ".join(_ask(a) for a in event["asks"])
+    asks = "; ".join(in_words(ask, _MOST_NAMES) for ask in event["asks"])
     waits = "; ".join(f"{a['received']}, {w}" for a, w in zip(event["asks"], event["latency"], strict=True))
     return [str(event["event"]), f"forget {asks}", event["name"], f"{event['samples']:,}", units, waits]
-
-
-def _ask(ask: dict[str, Any]) -> str:
-    if ask["scope"] == "sample":
-        return f"{len(ask['keys'])} samples"
-    keys = ", ".join(map(str, ask["keys"][:4])) + (" ..." if len(ask["keys"]) > 4 else "")
-    return f"{ask['scope']} {keys}"

@@ -26,7 +26,7 @@ def report(
         str | None,
         typer.Option(
             "--format",
-            metavar="html|md|csv|parquet|png|svg",
+            metavar="html|md|tex|csv|parquet|png|svg",
             help="What to write; by default what --out ends in, or html.",
             show_default=False,
         ),

@@ -83,7 +83,7 @@ _ECE = Metric(
     0.0,
 )
 
-METRICS: dict[str, Metric] = {
+_LEARNING: dict[str, Metric] = {
     "forgetting_from_first": Metric(
         "Mean over earlier units of the score right after a unit was first learned, minus the score now.",
         "as the score",
@@ -145,6 +145,9 @@ METRICS: dict[str, Metric] = {
         "lower",
         0.0,
     ),
+}
+
+_REQUESTS: dict[str, Metric] = {
     "forget_loss": Metric("Mean loss on the training samples that a request deletes.", "loss", "reference"),
     "membership_auc": Metric(
         "How well the loss tells a request's deleted training samples from unseen ones of the same classes (AUC); "
@@ -185,6 +188,12 @@ METRICS: dict[str, Metric] = {
         0.0,
     ),
     "exact": Metric("Whether service claims to be exact (in bits or in law).", "0 or 1", "higher", 1.0),
+    "trained_share": Metric(
+        "Share of a request's samples that the weights were trained on (`trained-only`).", "share", "neither"
+    ),
+}
+
+_RETRAINED: dict[str, Metric] = {
     "js": Metric(
         "Jensen-Shannon divergence between the predictions of run and reference on the request's data.",
         "bits",
@@ -206,6 +215,265 @@ METRICS: dict[str, Metric] = {
     "dd_cka": Metric(
         "1 - linear CKA between the features of run and reference on the request's data.", "0 to 1", "lower", 0.0
     ),
+    "attribution": Metric(
+        "Accuracy on the forget set in the life without the request, minus the run's, over the same minus the "
+        "retrained reference's: 1 where the request closed the gap, 0 where it did nothing (needs both references).",
+        "ratio",
+        "neither",
+        1.0,
+    ),
+    "average_gap": Metric(
+        "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
+        "training data), TA (on test data that counts) and MIA (mia_efficacy).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "tow": Metric(
+        "Tug of war: product over forget set, retained data and test data of 1 - absolute difference in accuracy to "
+        "the reference.",
+        "0 to 1",
+        "higher",
+        1.0,
+    ),
+    "tow_mia": Metric(
+        "Tug of war with the difference in mia_efficacy in place of that on the forget set.", "0 to 1", "higher", 1.0
+    ),
+    "tow_forget": Metric("Factor of the tug of war on the forget set.", "0 to 1", "higher", 1.0),
+    "tow_retain": Metric("Factor of the tug of war on retained training data.", "0 to 1", "higher", 1.0),
+    "tow_test": Metric("Factor of the tug of war on test data that counts.", "0 to 1", "higher", 1.0),
+    "cost_ratio": Metric(
+        "Samples passed forward and backward to serve the request, over those of living all surviving experiences "
+        "again from the start (RTE in a unit that no machine changes).",
+        "ratio",
+        "lower",
+    ),
+    **{
+        f"{of}_ece": replace(_ECE, meaning=_ECE.meaning.format(what))
+        for of, what in (
+            ("retain", "training samples that are learned and not deleted"),
+            ("sample", "all test samples of the units held"),
+        )
+    },
+    **{
+        f"{of}_ece": Metric(_ECE.meaning.format(what), _ECE.unit, "reference")
+        for of, what in (
+            ("forget", "the training samples that a request deletes"),
+            ("forget_test", "test data of the classes, tasks or users that a request names"),
+        )
+    },
+    "zrf": Metric(
+        "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
+        "0 to 1",
+        "reference",
+    ),
+    "activation_distance": Metric(
+        "Mean L1 distance between the predictions of run and reference on the forget set.", "0 to 2", "lower", 0.0
+    ),
+    "agreement": Metric(
+        "Share of the forget set for which run and reference predict the same class (completeness).",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "layer_distance": Metric(
+        "Distance of all trained weights to the reference's, relative to their length.", "ratio", "lower", 0.0
+    ),
+    "layer_distance_max": Metric(
+        "Largest relative distance of one layer's weights to the reference's.", "ratio", "lower", 0.0
+    ),
+    "relearn_steps": Metric(
+        "Steps on half forgotten and half retained data until the loss on held-out data of the request (on the forget "
+        "set if it has none) is within 0.05 nats of what it was before the request.",
+        "steps",
+        "reference",
+    ),
+    "anamnesis": Metric(
+        "Relearn steps of the run over those of the reference: below 1 information was left, above 1 the model was "
+        "damaged; a time beyond the limit counts as the limit.",
+        "ratio",
+        "neither",
+        1.0,
+    ),
+    "readout_accuracy": Metric(
+        "Accuracy, on test data of what the request names, of a last layer fitted anew on frozen features of the "
+        "forget set and as much retained data.",
+        "share",
+        "reference",
+    ),
+}
+
+_ATTACKS: dict[str, Metric] = {
+    "mia_efficacy": Metric(
+        "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
+        "fitted on retained training data against test data).",
+        "share",
+        "reference",
+    ),
+    "entropy_member_rate": Metric(
+        "Share of the forget set that an attack takes for members (logistic regression on the entropy, fitted on "
+        "retained training data against test data); the other way round than mia_efficacy.",
+        "share",
+        "reference",
+    ),
+    "attack_accuracy": Metric(
+        "Cross-validated accuracy of telling the forget set from as many unseen samples of its classes by their loss "
+        "(logistic regression); 0.5 is chance.",
+        "share",
+        "reference",
+    ),
+    "entropy_auc": Metric(
+        "As membership_auc, by the entropy of the prediction instead of the loss.", "AUC", "reference"
+    ),
+    "modified_entropy_auc": Metric(
+        "As membership_auc, by the modified entropy, which is low only where the model is sure of the label.",
+        "AUC",
+        "reference",
+    ),
+    "membership_ks": Metric(
+        "Two-sided distance (Kolmogorov-Smirnov) between the log odds of the forget set and of unseen samples of its "
+        "classes: also seen where some of the forget set stands out high and some low.",
+        "0 to 1",
+        "reference",
+    ),
+    "calibrated_loss_auc": Metric(
+        "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
+        "samples of its classes; above 0.5 it is still known, below it is pushed away.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "calibrated_confidence_auc": Metric(
+        "As calibrated_loss_auc, by the confidence in the label.", "AUC", "neither", 0.5
+    ),
+    "calibrated_entropy_auc": Metric(
+        "As calibrated_loss_auc, by the entropy of the prediction.", "AUC", "neither", 0.5
+    ),
+    "streisand": Metric(
+        "Absolute difference of membership_auc to the reference's: the forget set stands out more, or less, than in a "
+        "model that never saw it.",
+        "AUC",
+        "lower",
+        0.0,
+    ),
+}
+
+_SHADOWS: dict[str, Metric] = {
+    "lira_auc": Metric(
+        "AUC of an attack on single samples (LiRA, with shadow models) just before the request: how much there is to "
+        "find. 0.5 is chance.",
+        "AUC",
+        "neither",
+    ),
+    "ulira_auc": Metric(
+        "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives "
+        "in which it never occurred; 0.5, chance, is what retraining gives.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
+    "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
+    "ulira_accuracy": Metric(
+        "Balanced accuracy of U-LiRA, calling a sample known where its likelihood ratio is above 1.",
+        "share",
+        "neither",
+        0.5,
+    ),
+    "ulira_tpr_1": Metric("True positive rate of U-LiRA at 1 % false positives.", "share", "neither", 0.01),
+    "ulira_tpr_01": Metric("True positive rate of U-LiRA at 0.1 % false positives.", "share", "neither", 0.001),
+    "rmia_auc": Metric(
+        "AUC of RMIA, an attack on single samples that weighs a sample's likelihood against that of unseen ones; 0.5, "
+        "chance, is what retraining gives.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
+    "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
+    "rmia_tpr_1": Metric("True positive rate of RMIA at 1 % false positives.", "share", "neither", 0.01),
+    "klom_median": Metric(
+        "Median over forgotten samples of KLoM: divergence of the log odds in lives that unlearned the sample from "
+        "those in retrained lives; compare with klom_median_null.",
+        "nats",
+        "lower",
+    ),
+    "klom_95": Metric("95 % quantile over forgotten samples of KLoM.", "nats", "lower"),
+    "klom_median_null": Metric(
+        "Median KLoM of retrained lives from other retrained ones: what a perfect method gets.", "nats", "neither"
+    ),
+    "forgetting_score": Metric(
+        "Forgetting score F of the NeurIPS 2023 challenge: mean worth of every forgotten sample's epsilon, between "
+        "shadow lives that unlearned it and retrained ones. Even retraining scores about 0.2.",
+        "0 to 1",
+        "higher",
+    ),
+    "forgetting_score_null": Metric(
+        "Forgetting score of retrained lives against other retrained ones: what a perfect method gets.",
+        "0 to 1",
+        "neither",
+    ),
+    "forgetting_score_ratio": Metric("Forgetting score over that of retrained lives.", "ratio", "higher", 1.0),
+    "forgetting_score_final": Metric(
+        "Forgetting score times the lives' retained and test accuracy over those of retrained lives.",
+        "0 to 1",
+        "higher",
+    ),
+    "forgetting_epsilon": Metric("Median over forgotten samples of epsilon.", "epsilon", "lower"),
+    "forgetting_epsilon_bound": Metric(
+        "Mean over forgotten samples of a lower bound of epsilon (95 %, threshold chosen on other lives).",
+        "epsilon",
+        "lower",
+        0.0,
+    ),
+}
+
+_CORRECTIONS: dict[str, Metric] = {
+    "attack_success": Metric(
+        "Share of test data on which the manipulation succeeds: triggered inputs of other classes that are taken for "
+        "the target, or samples of two confused classes that are taken for each other.",
+        "share",
+        "lower",
+    ),
+    "unnamed_fit": Metric(
+        "Share of the manipulated samples that are learned and were not named for which the model predicts the label "
+        "they were given: below 1, the damage is leaving where nobody pointed at it.",
+        "share",
+        "neither",
+    ),
+    "recovery": Metric(
+        "Accuracy on affected test data, from 0 (as in the life without requests) to 1 (as without any bad data).",
+        "share",
+        "higher",
+        1.0,
+    ),
+}
+
+_MANY: dict[str, Metric] = {
+    "amplification": Metric(
+        "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"
+    ),
+    "debt_slope": Metric(
+        "Least-squares slope, on the number of the request, of the absolute gap on the forget set when it is served: "
+        "above 0, each request is served worse than the last.",
+        "as the score",
+        "lower",
+    ),
+    "deletion_capacity": Metric(
+        f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
+        "reference's.",
+        "samples",
+        "higher",
+    ),
+    "requests_survived": Metric(
+        f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
+        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
+        "requests",
+        "higher",
+    ),
+}
+
+_TEXT: dict[str, Metric] = {
     "probability": Metric("Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"),
     "truth_ratio": Metric(
         "Mean of min(R, 1/R), R = exp(loss of the right answer - mean loss of wrong ones), all in other words (TOFU): "
@@ -269,30 +537,6 @@ METRICS: dict[str, Metric] = {
         "higher",
         1.0,
     ),
-    "perplexity": Metric(
-        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
-        "tokens to be predicted.",
-        "tokens",
-        "lower",
-        1.0,
-    ),
-    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
-    "perplexity_growth": Metric(
-        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
-        "factor",
-        "lower",
-    ),
-    "mixture_domain": Metric(
-        "Share of an experience's tokens in stage 1 of mix-cpt that are the domain's own.", "share", "neither"
-    ),
-    "mixture_instructions": Metric("The same of general instructions.", "share", "neither"),
-    "mixture_preferences": Metric("The same of the preferred answers of preference data.", "share", "neither"),
-    "preference_margin": Metric(
-        "Over the last pass of preference optimisation, the mean of log p(preferred) - log p(rejected), each minus "
-        "that of the reference.",
-        "nats",
-        "higher",
-    ),
     **{
         f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
         for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
@@ -304,6 +548,9 @@ METRICS: dict[str, Metric] = {
             ("truth", "mean of max(0, 1 - truth ratio)"),
         )
     },
+}
+
+_TEXT_AUDITS: dict[str, Metric] = {
     "verb_mem": Metric(
         "MUSE's VerbMem: ROUGE-L F-measure of the second half of each deleted text against what the model makes of the "
         "first half.",
@@ -423,255 +670,45 @@ METRICS: dict[str, Metric] = {
         "share",
         "reference",
     ),
-    "mia_efficacy": Metric(
-        "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
-        "fitted on retained training data against test data).",
-        "share",
-        "reference",
-    ),
-    "entropy_member_rate": Metric(
-        "Share of the forget set that an attack takes for members (logistic regression on the entropy, fitted on "
-        "retained training data against test data); the other way round than mia_efficacy.",
-        "share",
-        "reference",
-    ),
-    "attack_accuracy": Metric(
-        "Cross-validated accuracy of telling the forget set from as many unseen samples of its classes by their loss "
-        "(logistic regression); 0.5 is chance.",
-        "share",
-        "reference",
-    ),
-    "entropy_auc": Metric(
-        "As membership_auc, by the entropy of the prediction instead of the loss.", "AUC", "reference"
-    ),
-    "modified_entropy_auc": Metric(
-        "As membership_auc, by the modified entropy, which is low only where the model is sure of the label.",
-        "AUC",
-        "reference",
-    ),
-    "membership_ks": Metric(
-        "Two-sided distance (Kolmogorov-Smirnov) between the log odds of the forget set and of unseen samples of its "
-        "classes: also seen where some of the forget set stands out high and some low.",
-        "0 to 1",
-        "reference",
-    ),
-    "calibrated_loss_auc": Metric(
-        "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
-        "samples of its classes; above 0.5 it is still known, below it is pushed away.",
-        "AUC",
-        "neither",
-        0.5,
-    ),
-    "calibrated_confidence_auc": Metric(
-        "As calibrated_loss_auc, by the confidence in the label.", "AUC", "neither", 0.5
-    ),
-    "calibrated_entropy_auc": Metric(
-        "As calibrated_loss_auc, by the entropy of the prediction.", "AUC", "neither", 0.5
-    ),
-    "streisand": Metric(
-        "Absolute difference of membership_auc to the reference's: the forget set stands out more, or less, than in a "
-        "model that never saw it.",
-        "AUC",
+}
+
+_PRETRAINING: dict[str, Metric] = {
+    "perplexity": Metric(
+        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
+        "tokens to be predicted.",
+        "tokens",
         "lower",
-        0.0,
-    ),
-    "attribution": Metric(
-        "Accuracy on the forget set in the life without the request, minus the run's, over the same minus the "
-        "retrained reference's: 1 where the request closed the gap, 0 where it did nothing (needs both references).",
-        "ratio",
-        "neither",
         1.0,
     ),
-    "average_gap": Metric(
-        "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
-        "training data), TA (on test data that counts) and MIA (mia_efficacy).",
-        "share",
-        "lower",
-        0.0,
-    ),
-    "tow": Metric(
-        "Tug of war: product over forget set, retained data and test data of 1 - absolute difference in accuracy to "
-        "the reference.",
-        "0 to 1",
-        "higher",
-        1.0,
-    ),
-    "tow_mia": Metric(
-        "Tug of war with the difference in mia_efficacy in place of that on the forget set.", "0 to 1", "higher", 1.0
-    ),
-    "tow_forget": Metric("Factor of the tug of war on the forget set.", "0 to 1", "higher", 1.0),
-    "tow_retain": Metric("Factor of the tug of war on retained training data.", "0 to 1", "higher", 1.0),
-    "tow_test": Metric("Factor of the tug of war on test data that counts.", "0 to 1", "higher", 1.0),
-    "cost_ratio": Metric(
-        "Samples passed forward and backward to serve the request, over those of living all surviving experiences "
-        "again from the start (RTE in a unit that no machine changes).",
-        "ratio",
+    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
+    "perplexity_growth": Metric(
+        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
+        "factor",
         "lower",
     ),
-    **{
-        f"{of}_ece": replace(_ECE, meaning=_ECE.meaning.format(what))
-        for of, what in (
-            ("retain", "training samples that are learned and not deleted"),
-            ("sample", "all test samples of the units held"),
-        )
-    },
-    **{
-        f"{of}_ece": Metric(_ECE.meaning.format(what), _ECE.unit, "reference")
-        for of, what in (
-            ("forget", "the training samples that a request deletes"),
-            ("forget_test", "test data of the classes, tasks or users that a request names"),
-        )
-    },
-    "zrf": Metric(
-        "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
-        "0 to 1",
-        "reference",
+    "mixture_domain": Metric(
+        "Share of an experience's tokens in stage 1 of mix-cpt that are the domain's own.", "share", "neither"
     ),
-    "activation_distance": Metric(
-        "Mean L1 distance between the predictions of run and reference on the forget set.", "0 to 2", "lower", 0.0
-    ),
-    "agreement": Metric(
-        "Share of the forget set for which run and reference predict the same class (completeness).",
-        "share",
-        "higher",
-        1.0,
-    ),
-    "layer_distance": Metric(
-        "Distance of all trained weights to the reference's, relative to their length.", "ratio", "lower", 0.0
-    ),
-    "layer_distance_max": Metric(
-        "Largest relative distance of one layer's weights to the reference's.", "ratio", "lower", 0.0
-    ),
-    "relearn_steps": Metric(
-        "Steps on half forgotten and half retained data until the loss on held-out data of the request (on the forget "
-        "set if it has none) is within 0.05 nats of what it was before the request.",
-        "steps",
-        "reference",
-    ),
-    "anamnesis": Metric(
-        "Relearn steps of the run over those of the reference: below 1 information was left, above 1 the model was "
-        "damaged; a time beyond the limit counts as the limit.",
-        "ratio",
-        "neither",
-        1.0,
-    ),
-    "readout_accuracy": Metric(
-        "Accuracy, on test data of what the request names, of a last layer fitted anew on frozen features of the "
-        "forget set and as much retained data.",
-        "share",
-        "reference",
-    ),
-    "lira_auc": Metric(
-        "AUC of an attack on single samples (LiRA, with shadow models) just before the request: how much there is to "
-        "find. 0.5 is chance.",
-        "AUC",
-        "neither",
-    ),
-    "ulira_auc": Metric(
-        "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives "
-        "in which it never occurred; 0.5, chance, is what retraining gives.",
-        "AUC",
-        "neither",
-        0.5,
-    ),
-    "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
-    "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
-    "ulira_accuracy": Metric(
-        "Balanced accuracy of U-LiRA, calling a sample known where its likelihood ratio is above 1.",
-        "share",
-        "neither",
-        0.5,
-    ),
-    "ulira_tpr_1": Metric("True positive rate of U-LiRA at 1 % false positives.", "share", "neither", 0.01),
-    "ulira_tpr_01": Metric("True positive rate of U-LiRA at 0.1 % false positives.", "share", "neither", 0.001),
-    "rmia_auc": Metric(
-        "AUC of RMIA, an attack on single samples that weighs a sample's likelihood against that of unseen ones; 0.5, "
-        "chance, is what retraining gives.",
-        "AUC",
-        "neither",
-        0.5,
-    ),
-    "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
-    "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
-    "rmia_tpr_1": Metric("True positive rate of RMIA at 1 % false positives.", "share", "neither", 0.01),
-    "klom_median": Metric(
-        "Median over forgotten samples of KLoM: divergence of the log odds in lives that unlearned the sample from "
-        "those in retrained lives; compare with klom_median_null.",
+    "mixture_instructions": Metric("The same of general instructions.", "share", "neither"),
+    "mixture_preferences": Metric("The same of the preferred answers of preference data.", "share", "neither"),
+    "preference_margin": Metric(
+        "Over the last pass of preference optimisation, the mean of log p(preferred) - log p(rejected), each minus "
+        "that of the reference.",
         "nats",
-        "lower",
-    ),
-    "klom_95": Metric("95 % quantile over forgotten samples of KLoM.", "nats", "lower"),
-    "klom_median_null": Metric(
-        "Median KLoM of retrained lives from other retrained ones: what a perfect method gets.", "nats", "neither"
-    ),
-    "forgetting_score": Metric(
-        "Forgetting score F of the NeurIPS 2023 challenge: mean worth of every forgotten sample's epsilon, between "
-        "shadow lives that unlearned it and retrained ones. Even retraining scores about 0.2.",
-        "0 to 1",
         "higher",
     ),
-    "forgetting_score_null": Metric(
-        "Forgetting score of retrained lives against other retrained ones: what a perfect method gets.",
-        "0 to 1",
-        "neither",
-    ),
-    "forgetting_score_ratio": Metric("Forgetting score over that of retrained lives.", "ratio", "higher", 1.0),
-    "forgetting_score_final": Metric(
-        "Forgetting score times the lives' retained and test accuracy over those of retrained lives.",
-        "0 to 1",
-        "higher",
-    ),
-    "forgetting_epsilon": Metric("Median over forgotten samples of epsilon.", "epsilon", "lower"),
-    "forgetting_epsilon_bound": Metric(
-        "Mean over forgotten samples of a lower bound of epsilon (95 %, threshold chosen on other lives).",
-        "epsilon",
-        "lower",
-        0.0,
-    ),
-    "attack_success": Metric(
-        "Share of test data on which the manipulation succeeds: triggered inputs of other classes that are taken for "
-        "the target, or samples of two confused classes that are taken for each other.",
-        "share",
-        "lower",
-    ),
-    "unnamed_fit": Metric(
-        "Share of the manipulated samples that are learned and were not named for which the model predicts the label "
-        "they were given: below 1, the damage is leaving where nobody pointed at it.",
-        "share",
-        "neither",
-    ),
-    "recovery": Metric(
-        "Accuracy on affected test data, from 0 (as in the life without requests) to 1 (as without any bad data).",
-        "share",
-        "higher",
-        1.0,
-    ),
-    "amplification": Metric(
-        "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"
-    ),
-    "debt_slope": Metric(
-        "Least-squares slope, on the number of the request, of the absolute gap on the forget set when it is served: "
-        "above 0, each request is served worse than the last.",
-        "as the score",
-        "lower",
-    ),
-    "deletion_capacity": Metric(
-        f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
-        "reference's.",
-        "samples",
-        "higher",
-    ),
-    "requests_survived": Metric(
-        f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
-        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
-        "requests",
-        "higher",
-    ),
+}
+
+_COST: dict[str, Metric] = {
     "steps": Metric("Optimizer steps of the event.", "steps", "lower"),
     "forward": Metric("Samples passed forward through the network.", "samples", "lower"),
     "backward": Metric("Samples passed backward through the network.", "samples", "lower"),
     "samples_read": Metric("Distinct training samples that the strategy read.", "samples", "lower"),
     "state_bytes": Metric("Size of everything the strategy keeps, stored samples included.", "bytes", "lower"),
+    "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
+}
+
+_ISOLATED: dict[str, Metric] = {
     "stages": Metric("Stages of training that the event ran (strategies that train in stages).", "stages", "lower"),
     "stranded_samples": Metric(
         "Live samples that no longer count because what was trained on them was given up with deleted ones.",
@@ -727,6 +764,9 @@ METRICS: dict[str, Metric] = {
     "storage_share": Metric(
         "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
     ),
+}
+
+_SELECTION: dict[str, Metric] = {
     "pool_size": Metric("Samples that a selecting strategy may draw from, after the event.", "samples", "neither"),
     "drawn_samples": Metric("Samples that the event was trained on, where a strategy selects.", "samples", "neither"),
     "selection_forward": Metric("Of `forward`, what looking at the pool took.", "samples", "lower"),
@@ -758,11 +798,26 @@ METRICS: dict[str, Metric] = {
     "small_gradients": Metric(
         "Share of the pool with a gradient norm below 1e-6, the direction of which is noise.", "share", "neither"
     ),
-    "trained_share": Metric(
-        "Share of a request's samples that the weights were trained on (`trained-only`).", "share", "neither"
-    ),
-    "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
 }
+
+THEMES: dict[str, dict[str, Metric]] = {
+    "What is learned and kept": _LEARNING,
+    "Requests": _REQUESTS,
+    "Beside retraining": _RETRAINED,
+    "Attacks on one model": _ATTACKS,
+    "Attacks with many lives": _SHADOWS,
+    "Corrections": _CORRECTIONS,
+    "Many requests": _MANY,
+    "Text: answers": _TEXT,
+    "Text: what an attacker gets back": _TEXT_AUDITS,
+    "Text: continual pretraining": _PRETRAINING,
+    "Cost": _COST,
+    "Isolated strategies": _ISOLATED,
+    "Selection of training data": _SELECTION,
+}
+"""All but those of `OF_MEASURE`, by what they are about."""
+
+METRICS = {name: metric for theme in THEMES.values() for name, metric in theme.items()}
 
 
 def describe(name: str) -> Metric:

@@ -1,4 +1,4 @@
-"""Runs and studies in other forms: a page, Markdown, the tidy table as CSV or Parquet, and pictures for print."""
+"""Runs and studies in other forms: a page, Markdown, LaTeX, the tidy table as CSV or Parquet, pictures for print."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lifelong.files import write_atomically
 from lifelong.report.facts import gather
 from lifelong.report.gathering import gather_lives
 from lifelong.report.html import run_drawings, write_report
+from lifelong.report.latex import run_latex, study_latex
 from lifelong.report.markdown import run_markdown, study_markdown
 from lifelong.report.study import write_study_report
 from lifelong.report.study_drawings import study_drawings
@@ -24,7 +25,7 @@ from lifelong.study.study import Study
 from lifelong.table import Row, Table, read_rows
 from streams.errors import ConfigError, closest
 
-Format = Literal["html", "md", "csv", "parquet", "png", "svg"]
+Format = Literal["html", "md", "tex", "csv", "parquet", "png", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _ROW = tuple(Row.__dataclass_fields__)
 _WIDTH, _SCALE = 900, 3
@@ -56,7 +57,8 @@ def export(what: Run | Study, form: Format, out: Path | None = None) -> list[Pat
         what: finished or not.
         form: one of `FORMATS`.
         out: the file; for png and svg the folder, which gets a file for every figure. By default ``report.html``,
-            ``report.md``, ``results.csv``, ``results.parquet`` or ``figures`` in the folder of the run or study.
+            ``report.md``, ``report.tex``, ``results.csv``, ``results.parquet`` or ``figures`` in the folder of the run
+            or study.
 
     Returns:
         What was written.
@@ -69,9 +71,10 @@ def export(what: Run | Study, form: Format, out: Path | None = None) -> list[Pat
             return [write_report(what, out) if isinstance(what, Run) else write_study_report(what, out)]
         case "md":
             text = run_markdown(what) if isinstance(what, Run) else study_markdown(gather_lives(what))
-            file = out or what.folder / "report.md"
-            write_atomically(file, text.encode())
-            return [file]
+            return [_write_text(text, out or what.folder / "report.md")]
+        case "tex":
+            text = run_latex(what) if isinstance(what, Run) else study_latex(gather_lives(what))
+            return [_write_text(text, out or what.folder / "report.tex")]
         case "csv":
             return [_write_csv(_heads(what), parts(what), out or what.folder / "results.csv")]
         case "parquet":
@@ -136,6 +139,11 @@ def published(figure: go.Figure) -> go.Figure:
 def _heads(what: Run | Study) -> tuple[str, ...]:
     grid = () if isinstance(what, Run) else (*what.config.grid, "seed")
     return (*grid, "strategy", *_ROW)
+
+
+def _write_text(text: str, file: Path) -> Path:
+    write_atomically(file, text.encode())
+    return file
 
 
 def _write_csv(heads: Sequence[str], found: Iterable[Part], file: Path) -> Path:

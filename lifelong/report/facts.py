@@ -17,6 +17,7 @@ from lifelong.runner import Run
 from lifelong.summary import measure_of
 from lifelong.table import Row, Table
 from streams.errors import CheckpointError
+from streams.names import in_words
 
 
 class Series:
@@ -72,7 +73,7 @@ class Requested:
         event: index of the event that serves it.
         name: of the request.
         scopes: what was asked for: sample, class, task, user.
-        what: the same with the keys, in words.
+        what: the same with the names of the keys, in words.
         samples: how many training samples it deletes.
         units: names of the units whose test data it deletes, wholly or in part.
     """
@@ -203,16 +204,9 @@ def _requested(event: dict[str, Any], units: list[dict[str, Any]]) -> Requested:
             touched += [units[i]["name"] for i in sorted(keys)]
         elif ask["scope"] == "class":
             touched += [u["name"] for u in units if keys & set(u["classes"])]
-    what = "; ".join(_in_words(ask["scope"], ask["keys"]) for ask in asks)
+    what = "; ".join(map(in_words, asks))
     scopes = tuple(dict.fromkeys(ask["scope"] for ask in asks))
     return Requested(event["event"], event["name"], scopes, what, event["samples"], tuple(dict.fromkeys(touched)))
-
-
-def _in_words(scope: str, keys: list[int]) -> str:
-    if scope == "sample":
-        return f"{len(keys)} sample{'s' * (len(keys) != 1)}"
-    shown = ", ".join(str(k) for k in keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-    return f"{scope} {shown}"
 
 
 def _seconds(file: Path) -> dict[int, float]:

@@ -11,32 +11,16 @@ from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
 from lifelong.runner import Run
-from lifelong.summary import columns, measure_of, shown, summarize
 
 
 def run_markdown(run: Run) -> str:
     """Return the results of a run."""
-    heads = columns(measure_of(run))
-    groups = tuple(
-        (
-            group.access,
-            tuple(
-                (line.strategy, *(shown(c, h.kind) for c, h in zip(line.cells, heads, strict=True)))
-                for line in group.lines
-            ),
-        )
-        for group in summarize(run)
-    )
-    grid = Grid(
-        "Results at the end, grouped by what the strategies were allowed to read; compare within a group only.",
-        (("strategy", ""), *((h.title, h.meaning) for h in heads)),
-        groups,
-    )
+    grid = study_tables.of_run(run)
     unfinished = "" if run.done else "**This run is not finished; the tables show what is there.**"
     manifest = read_manifest(run.folder)
     digests = ", ".join(f"{name} {digest}" for name, digest in manifest["digests"].items())
     repeat = f"lifelong run {shlex.quote(str(run.folder / 'config.yaml'))} --fresh"
-    meanings = "\n".join(f"- {h.title}: {h.meaning}" for h in heads)
+    meanings = "\n".join(f"- {head}: {meaning}" for head, meaning in grid.heads if meaning)
     parts = [f"# {run.config.name}", unfinished, f"Seed {run.config.seed}. Digests: {digests}.", "## Results"]
     return _joined([*parts, _table(grid), meanings, "## How to repeat it", f"```\n{repeat}\n```"])
 

@@ -1,4 +1,4 @@
-"""The tables of a study's report, as text; HTML and Markdown are made of the same."""
+"""The tables of a report, as text; HTML, Markdown and LaTeX are made of the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from lifelong.report.lives import Lives, Point
 from lifelong.report.look import MAX_ROWS, words
 from lifelong.report.spread import Spread, band_in_words, spread
 from lifelong.report.tables import meaning
+from lifelong.runner import Run
 from lifelong.study.statistics import Estimate
-from lifelong.summary import UNFINISHED, Cell, Kind, columns, shown
+from lifelong.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,23 @@ def components(lives: Lives) -> Grid:
             deviation = f"{variance**0.5:.3g}" + (" (negative)" if negative else "")
             rows.append((f"{c.of}: {c.what}", level, str(count), deviation, f"{share:.0%}", mean))
     return Grid("Where the variance of a number comes from.", heads, (("", tuple(rows)),))
+
+
+def of_run(run: Run) -> Grid:
+    """Return one row for every strategy of a run, grouped by what the strategies were allowed to read."""
+    heads = columns(measure_of(run))
+    groups = tuple(
+        (
+            group.access,
+            tuple(
+                (line.strategy, *(shown(c, h.kind) for c, h in zip(line.cells, heads, strict=True)))
+                for line in group.lines
+            ),
+        )
+        for group in summarize(run)
+    )
+    caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
+    return Grid(caption, (("strategy", ""), *((h.title, h.meaning) for h in heads)), groups)
 
 
 def results(point: Point) -> Grid:

@@ -202,8 +202,10 @@ class Job:
 
     def diverged(self, loss: float) -> TrainingError:
         """Return the error for training that ended with that loss."""
+        # an unlearner that trains does so by options of its own
+        key = "training.lr" if isinstance(self.training, Training) else "its lr"
         return TrainingError(
-            f"Training diverged: the loss of the last epoch is {loss}. Lower training.lr (now {self.training.lr:g}), "
+            f"Training diverged: the loss of the last epoch is {loss}. Lower {key} (now {self.training.lr:g}), "
             f"or the strength of a penalty: explicit steps are stable only while lr x strength x importance stays "
             f"below 2."
         )

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import Reason, Scope
+from streams.names import names_of
 from streams.plan import Plan, Wish
 
 
@@ -52,9 +53,7 @@ def numbered(plan: Plan, scope: Scope, keys: Sequence[int | str], where: str) ->
     Raises:
         ConfigError: nothing has that name, or a number is a name that is not written as text.
     """
-    source = plan.source
-    every = {"class": source.class_names, "user": source.user_names, "task": tuple(u.name for u in plan.units)}
-    names = every.get(scope, ())
+    names = names_of(scope, plan.source, plan.units)
     numbers = {name: number for number, name in enumerate(names)}
     for key in keys:
         if isinstance(key, int) and key >= len(names) and str(key) in numbers:

@@ -19,10 +19,12 @@ import pytest
 
 import lifelong
 from cli.main import main
+from lifelong.report import latex
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
 from lifelong.report.spread import spread
 from lifelong.report.study import write_study_report
+from lifelong.report.study_tables import Grid, comparisons, results, verdicts
 from lifelong.report.tradeoff import pareto
 from lifelong.runner import Run
 from lifelong.study.study import Study
@@ -45,6 +47,46 @@ def tables(tiny_study: Study) -> Tables:
 def figures_of(page: str) -> dict[str, dict[str, Any]]:
     found = re.findall(r'<script type="application/json" id="figure-(.+?)-data">(.*?)</script>', page)
     return {name: json.loads(text) for name, text in found}
+
+
+def check_latex(text: str) -> None:
+    """Check what a compiler would stumble over: braces, environments, columns, and unknown commands."""
+    bare = re.sub(r"(?m)^%.*$", "", text)
+    depth = 0
+    for mark in re.findall(r"(?<!\\)[{}]", bare):
+        depth += 1 if mark == "{" else -1
+        assert depth >= 0
+    assert depth == 0
+    opened: list[str] = []
+    for way, name in re.findall(r"\\(begin|end)\{(\w+)\}", bare):
+        if way == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    known = {"providecommand", "withinterval", "begin", "end", "tiny", "centering", "footnotesize", "caption", "label"}
+    known |= {"toprule", "midrule", "bottomrule", "multicolumn", "emph", "shortstack", "raggedright", "par", "medskip"}
+    known |= {"times", "allowbreak", "linewidth", "textless", "textgreater", "textbar", "textbackslash"}
+    assert set(re.findall(r"\\([A-Za-z]+)", bare)) <= known | {"textasciitilde", "textasciicircum"}
+    for spec, body in re.findall(r"\\begin\{tabular\}\{@\{\}(.+?)@\{\}\}\n(.*?)\\end\{tabular\}", bare, re.DOTALL):
+        columns = len(re.findall(r"[lrp]", re.sub(r"\{.*?\}", "", spec)))
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        for row in rows:
+            merged = re.match(r"\\multicolumn\{(\d+)\}", row)
+            assert (int(merged[1]) if merged else len(re.findall(r"(?<!\\)&", row)) + 1) == columns
+
+
+def plain(text: str) -> str:
+    """Return what LaTeX would print, with intervals as the report has them."""
+    text = re.sub(r"\$\\times 10\^\{(-?)(\d+)\}\$", lambda m: f"e{m[1] or '+'}{int(m[2]):02d}", text)
+    text = re.sub(r"\$([+-])\$", r"\1", text)
+    text = re.sub(r"\\withinterval\{(.+?)\}\{(.+?)\}\{(.+?)\}", r"\1 [\2, \3]", text)
+    text = text.replace(r"\allowbreak{}", "").replace("--", "-")
+    named = {"textless": "<", "textgreater": ">", "textbar": "|", "textbackslash": "\0", "textasciitilde": "~"}
+    for name, sign in (named | {"textasciicircum": "^"}).items():
+        text = text.replace(rf"\{name}{{}}", sign)
+    text = re.sub(r"\{([\[\]*])\}", r"\1", text)
+    return re.sub(r"\\([&%$#_{}])", r"\1", text).replace("\0", "\\")
 
 
 def trace(page: str, figure: str, name: str) -> dict[str, Any]:
@@ -236,12 +278,50 @@ def test_markdown_has_the_verdicts(tiny_study: Study, tmp_path: Path) -> None:
         assert not line.startswith("|") or line.endswith("|")
 
 
+def test_latex_holds_the_tables_of_the_report(tiny_study: Study, tmp_path: Path) -> None:
+    text = export(tiny_study, form_of(None, tmp_path / "paper.tex"), tmp_path / "paper.tex")[0].read_text("utf-8")
+    lives = gather_lives(tiny_study)
+    assert re.findall(r"\\label\{(.+?)\}", text) == ["tab:tiny-verdicts", "tab:tiny-comparisons", "tab:tiny-results"]
+    check_latex(text)
+    said = plain(text)
+    for grid in (verdicts(lives), comparisons(lives), results(lives.points[0])):
+        assert grid.caption in said
+        for access, rows in grid.groups:
+            assert access in said
+            for row in rows:
+                for cell in row:
+                    assert cell in said, f"{cell} of {row[0]}"
+
+
+def test_latex_survives_any_text() -> None:
+    odd = r"50 % of $a_1 & {b} #2 ~ ^ \input [x] * <y> | é"
+    text = latex.table(Grid(odd, (("of", ""), (odd, odd)), ((odd, (("[a]", odd), ("*", "-"))),)), "A b_c", "")
+    check_latex(text)
+    assert plain(text).count(odd) == 6  # caption, group, cell, head, and twice what the head means
+    assert r"\label{tab:a-b-c}" in text
+    assert not re.search(r"\\\\\n[\[*]", text), "a row that begins so is read as an option of the one before"
+
+
+def test_numbers_in_latex() -> None:
+    rows = (("x-1", "-5.9e-05", "-", "1,234 [-1, 2.5e+10]", "3 [words]"), ("y", "+12%", "4.8 kB", "0", ""))
+    grid = Grid("c", tuple((h, "") for h in ("of", "a b", "c", "d", "e")), (("", rows),))
+    body = latex.table(grid, "l", "")
+    assert r"of & \shortstack[r]{a\\b} & c & d & e \\" in body
+    band = r"\withinterval{1,234}{$-$1}{2.5$\times 10^{10}$}"
+    assert rf"x-1 & $-$5.9$\times 10^{{-5}}$ & -- & {band} & 3 {{[}}words{{]}} \\" in body
+    assert r"y & $+$12\% & 4.8 kB & 0 &  \\" in body
+    assert r"\begin{tabular}{@{}lrrrl@{}}" in body
+
+
 def test_a_run_has_the_same_forms(tiny_study: Study, tmp_path: Path) -> None:
     run = lifelong.load_run(tiny_study.jobs[0].folder)
     assert isinstance(run, Run)
     (name,) = run.tables
     text = export(run, "md", tmp_path / "x.md")[0].read_text(encoding="utf-8")
     assert f"| {name} | " in text
+    text = export(run, "tex", tmp_path / "x.tex")[0].read_text(encoding="utf-8")
+    assert f"\n{name} & " in text
+    check_latex(text)
     assert len(export(run, "csv", tmp_path / "x.csv")[0].read_text().splitlines()) == len(run.tables[name].rows) + 1
     assert export(run, "html", tmp_path / "x.html") == [tmp_path / "x.html"]
 

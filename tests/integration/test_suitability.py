@@ -28,6 +28,22 @@ def config(unlearner: Any, requests: list[dict[str, Any]], learner: Any = "naive
     )
 
 
+NOT_A_NUMBER = '''"""Divide by nothing."""
+
+from strategies.base import Access, Outcome, Unlearner
+from streams.config import Config
+
+
+class Zero(Unlearner):
+    """Zero by zero."""
+
+    access = Access()
+
+    def forget(self, request, learner, door):
+        """Divide the weights."""
+        learner.model.parameters.mul_(0.0).div_(0.0)
+        return Outcome(exactness="none")
+'''
 SAMPLES = {"after": 1, "scope": "sample", "count": 5}
 CLASS = {"after": 1, "scope": "class", "keys": [1]}
 
@@ -71,12 +87,31 @@ def test_notes_that_nobody_takes() -> None:
 
 def test_a_diverging_request_leaves_the_run_at_the_state_before(tmp_path: Path) -> None:
     wild = {"name": "gradient-ascent", "lr": 1e6, "epochs": 20}
-    with pytest.raises(TrainingError, match=r"Strategy 'mine', event 1 \(request-0\): request-0: ascent diverged"):
+    with pytest.raises(
+        TrainingError, match=r"Strategy 'mine', event 1 \(request-0\), unlearner 'gradient-ascent': .* diverged"
+    ):
         lifelong.run(config(wild, [CLASS]), tmp_path)
     run = lifelong.run(config({**wild, "on_divergence": "restore"}, [CLASS]), tmp_path)
     rows = run.tables["mine"]
     found = {r.metric: r.value for r in rows.rows if r.event == 1 and r.subject == "event"}
     assert found["loss_diverged"] == 1.0
+
+
+def test_pictures_are_no_words() -> None:
+    with pytest.raises(ConfigError, match=r"text-cnn reads the numbers of words, .* 'digits' are measurements"):
+        prepare(config("none", [CLASS], model="text-cnn", source={"name": "digits"}))
+
+
+def test_weights_that_are_no_numbers_are_told_at_the_request(tmp_path: Path) -> None:
+    own = tmp_path / "zero.py"
+    own.write_text(NOT_A_NUMBER)
+    where = rf"Strategy 'mine', event 1 \(request-0\), unlearner '{own}': request-0: the unlearner left weights"
+    with pytest.raises(TrainingError, match=where + r" that are not finite\. Lower its lr.*lifelong show unlearners"):
+        lifelong.run(config(str(own), [CLASS]), tmp_path / "runs")
+    # the same of training that an unlearner does: the advice is about its lr, not the learner's
+    where = r"event 1 \(request-0\), unlearner 'finetune': Training diverged: .* Lower its lr \(now 1e\+30\)"
+    with pytest.raises(TrainingError, match=where):
+        lifelong.run(config({"name": "finetune", "lr": 1e30}, [CLASS]), tmp_path / "runs")
 
 
 def test_an_update_log_that_would_outgrow_memory_is_refused(tmp_path: Path) -> None:

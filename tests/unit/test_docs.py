@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lifelong
+from lifelong.metrics.catalogue import METRICS, THEMES
 from streams.config import parse
 from streams.registry import entries
 
@@ -26,6 +27,22 @@ def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_every_metric_has_one_theme() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert sum(map(len, THEMES.values())) == len(METRICS)
+    assert re.findall(r"(?m)^## (.+)$", page) == ["Scores", *THEMES]
+    of_requests = page.split("## Requests\n")[1].split("\n## ")[0]
+    assert "| `latency` |" in of_requests
+    assert "| `steps` |" not in of_requests
+
+
+def test_heads_of_tables_are_words() -> None:
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    heads = re.findall(r"<!-- table (?!unlearners)\S+ -->\n(\|.*\|)\n", page)
+    assert any("distance to `retrained` in forget accuracy, right after each request" in head for head in heads)
+    assert not any(metric in head for head in heads for metric in ("average_", "forget_", "corrected_", "immediate_"))
 
 
 def examples() -> list[str]:

@@ -260,7 +260,7 @@ def test_descriptions_are_plain_values(tools: Any) -> None:
         (1, "forget", 6),
         (2, "learn", 12),
     ]
-    assert records[1]["asks"] == [{"scope": "class", "keys": [1], "samples": 6, "received": 1}]
+    assert records[1]["asks"] == [{"scope": "class", "keys": [1], "samples": 6, "received": 1, "names": ["c1"]}]
 
 
 @st.composite

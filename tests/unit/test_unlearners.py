@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from strategies.base import Access, Setting, Unlearner
+from strategies.base import Access, Door, Learner, Setting, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners import ewc, naive, replay
@@ -15,7 +15,7 @@ from strategies.outcome import Outcome
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel, digest
 from strategies.unlearners import finetune, gradient_ascent, neggrad_plus, none, retrain
-from streams.errors import AccessError
+from streams.errors import AccessError, TrainingError
 from streams.events import Ask, DeletionRequest
 from streams.ledger import Ledger
 from streams.plan import Plan
@@ -102,6 +102,22 @@ def test_gradient_ascent_raises_the_loss_of_what_it_forgets(plan: Plan, tools: A
     outcome = forget(strategy, ledger, request_of(*GONE))
     assert loss() > before + 0.1
     assert outcome.losses["loss"] < 0  # what is minimised is minus the loss
+
+
+def test_weights_that_are_no_numbers_are_put_back(plan: Plan, tools: Any) -> None:
+    class Halved(finetune.Finetune):
+        def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+            outcome = super().forget(request, learner, door)
+            learner.model.parameters[::2].div_(0.0)
+            return outcome
+
+    setting = tools.setting(plan.source, plan)
+    strategy = Composed(SGDLearner(setting, list), Halved(finetune.Config(), setting))
+    ledger = learned(strategy, plan, tools)
+    before = digest(strategy.learner.model.state_dict())
+    with pytest.raises(TrainingError, match="request-0: the unlearner left weights that are not finite"):
+        forget(strategy, ledger, request_of(*GONE))
+    assert digest(strategy.learner.model.state_dict()) == before
 
 
 def test_finetune_is_a_fit_on_the_retained_data(plan: Plan, tools: Any) -> None:
