@@ -183,7 +183,7 @@ def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Que
                 )
     for option in ("paraphrased_question", "paraphrased_answer", "perturbed_answer"):
         name = getattr(config, option)
-        if found and name != Config.model_fields[option].default and name not in names:
+        if user is None and name != Config.model_fields[option].default and name not in names:
             raise DataError(f"source.{option}: no object has a field {name!r}. The fields are {', '.join(names)}.")
     return list(found.values())
 
