@@ -73,12 +73,14 @@ def rows_per_pass(lengths: Sequence[int]) -> int:
 def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
     """Return the outputs ``[B, T, V]`` of rows of tokens, T being at least the longest row's length.
 
-    Equal to one padded pass up to rounding, with another noise of dropout, and zero behind the end of a group. One pass
-    it is where groups would not pay, on other devices than a CPU (where a pass more costs thousands of positions), and
-    where anything wants to see the batch at once: a hook in the model (`is_heard`), or `rows_together`.
+    Equal to one padded pass up to rounding, with other noise of dropout. In groups the head sees no padding, and outputs
+    there are zero. It is one pass where groups would not pay, on other devices than a CPU, where the price of a pass was
+    not measured, and where anything wants to see the batch at once: a hook in the model (`is_heard`), or
+    `rows_together`.
 
     Args:
-        model: of which a row's outputs depend on that row alone, and not on padding to its right.
+        model: whose outputs for a row depend on that row alone, and not on padding to its right; its head reads single
+            positions.
         batch: ``x`` int ``[B, 2, L]``, tokens and what they are; 0 is padding.
     """
     if batch.x.device.type != "cpu" or _together.get():
@@ -87,10 +89,15 @@ def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
     size = rows_per_pass(lengths.tolist())
     if size == len(batch) or is_heard(model.network):
         return model(*batch.inputs)
-    groups = order.split(size)
-    found = [model(*batch.rows(rows).inputs) for rows in groups]
-    longest = max(outputs.shape[1] for outputs in found)
-    places = [(r[:, None] * longest + torch.arange(o.shape[1])).flatten() for r, o in zip(groups, found, strict=True)]
-    flat = torch.cat([outputs.flatten(0, 1) for outputs in found])
-    whole = flat.new_zeros(len(batch) * longest, flat.shape[1]).index_copy(0, torch.cat(places), flat)
+    longest = int(lengths[-1])
+    there = (batch.x[:, 1, :longest] > 0).flatten()
+    hidden, places = [], []
+    for rows in order.split(size):
+        states = model.features(*batch.rows(rows).inputs)[:, :longest]
+        hidden.append(states.flatten(0, 1))
+        places.append((rows[:, None] * longest + torch.arange(states.shape[1])).flatten())
+    place = torch.cat(places)
+    own = there[place].nonzero().squeeze(1)
+    logits = model.network.head(torch.cat(hidden).index_select(0, own))
+    whole = logits.new_zeros(len(there), logits.shape[1]).index_copy_(0, place[own], logits)
     return whole.view(len(batch), longest, -1)

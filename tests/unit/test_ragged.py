@@ -44,13 +44,13 @@ def ragged(rows: int = 24, seed: int = 0) -> Batch:
 def passes(model: FlatModel) -> list[int]:
     """Count the rows of every pass from now on, without a hook."""
     seen: list[int] = []
-    forward = model.network.forward
+    forward = model.network.body.forward
 
     def counting(*inputs: torch.Tensor) -> torch.Tensor:
         seen.append(len(inputs[0]))
         return forward(*inputs)
 
-    model.network.forward = counting  # type: ignore[method-assign]
+    model.network.body.forward = counting  # type: ignore[method-assign]
     return seen
 
 
@@ -95,7 +95,7 @@ def test_groups_give_the_outputs_and_gradients_of_one_padded_pass(module: Any) -
             outputs = objective.outputs(model, batch)
         objective.losses(outputs, batch).mean().backward()  # type: ignore[no-untyped-call]
         found.append((len(seen), sum(seen), outputs.shape, there(batch, outputs.detach()), model.gradient.clone()))
-        del model.network.forward  # type: ignore[method-assign]
+        del model.network.body.forward  # type: ignore[method-assign]
     padded, groups = found
     assert padded[0] == 1
     assert groups[0] > 1
