@@ -73,9 +73,9 @@ def rows_per_pass(lengths: Sequence[int]) -> int:
 def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
     """Return the outputs ``[B, T, V]`` of rows of tokens, T being at least the longest row's length.
 
-    Equal to one padded pass up to rounding, with other noise of dropout. In groups the head sees no padding, and outputs
-    there are zero. It is one pass where groups would not pay, on other devices than a CPU, where the price of a pass was
-    not measured, and where anything wants to see the batch at once: a hook in the model (`is_heard`), or
+    Equal to one padded pass up to rounding, with other noise of dropout. In groups the head sees no padding, and its
+    outputs there are zero. It is one pass where groups would not pay, on other devices than a CPU, where the price of a
+    pass was not measured, and where anything wants to see the batch at once: a hook in the model (`is_heard`), or
     `rows_together`.
 
     Args:
