@@ -14,6 +14,7 @@ from strategies.objectives._base import FisherEstimator, NamedObjective, Objecti
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
 from strategies.parts.model import FlatModel
+from strategies.parts.ragged import row_outputs
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -130,6 +131,10 @@ class CausalLM(NamedObjective):
 
     def _with(self, trains: Tokens) -> CausalLM:
         return CausalLM(self._vocab_size, self.text, self.config, trains)
+
+    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`)."""
+        return row_outputs(model, batch)
 
     def scored(self, outputs: torch.Tensor, batch: Batch) -> Scored:
         """Return the positions that count in `losses`."""

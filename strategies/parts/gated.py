@@ -13,6 +13,7 @@ from torch import nn
 from strategies.parts.lowrank import Factors, fresh_factors, is_transposed, linear_maps
 from strategies.parts.lowrank import Matrix as Place
 from strategies.parts.model import FlatModel
+from strategies.parts.ragged import rows_together
 from streams.errors import ConfigError
 from streams.randomness import Key
 
@@ -160,7 +161,7 @@ class GatedHost:
 
     @contextlib.contextmanager
     def gated(self, adapters: Sequence[torch.Tensor], gates: torch.Tensor) -> Iterator[None]:
-        """Let adapters act on the passes inside.
+        """Let adapters act on the passes inside; the rows of a batch pass together, since every row has gates.
 
         Args:
             adapters: N of them, at least one.
@@ -170,7 +171,8 @@ class GatedHost:
             site.frozen = torch.cat([down for down, _ in factors]), torch.cat([up for _, up in factors], 1)
         token = _gates.set(gates)
         try:
-            yield
+            with rows_together():
+                yield
         finally:
             _gates.reset(token)
             for site in self._sites:
