@@ -287,7 +287,8 @@ def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
         names = names_of(wish.scope, line.plan.source, line.plan.units)
-        called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] != str(k) else str(k) for k in keys]
+        plain = {f"{wish.scope}-{k}" for k in keys} | set(map(str, keys))
+        called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] not in plain else str(k) for k in keys]
         raise StreamError(
             f"A request names {wish.scope} {', '.join(called)} after {line.num_learned} experiences: "
             f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
