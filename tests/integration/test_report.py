@@ -318,6 +318,7 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     }  # shadows
     optional |= {"mixture_domain", "mixture_instructions", "mixture_preferences", "preference_margin"}  # mix-cpt
     optional |= {"adapter_overlap", "detector_condition", "detector_small", "gate", "gate_rest", "gate_used"}  # o3
+    optional |= {"attribution"}  # beside retraining and a life without the request
     optional |= {"guarded", "trained_share"}  # in-context, trained-only
     optional |= {"draw_share", "draw_balance", "drawn_samples", "pool_share", "pool_size", "outside_band"}  # selection
     optional |= {"selector", "cluster_share", "cluster_draw", "cluster_nmi", "small_gradients"}

@@ -78,7 +78,7 @@ def test_errors_say_what_is_wrong(tools: Any) -> None:
         ((one, Wish("sample", (6,)), two), "sample 6, which is a test sample"),
         ((one, Wish("sample", (99,)), two), "sample 99; 'toy' has samples 0 to 31"),
         ((one, Wish("sample", (-1,)), two), "sample -1"),
-        ((one, Wish("class", (2,)), two), "class 2 after 1 experiences: its data is never learned"),
+        ((one, Wish("class", (2,)), two), r"class 2 \(c2\) after 1 experiences: its data is never learned"),
         ((one, Wish("class", (0,)), Wish("class", (0,)), two), "its data is already deleted"),
         ((one, Wish("task", (2,)), two), "task 2; there are 0 to 1"),
         ((one, Wish("user", (7,)), two), "user 7 after 1 experiences: its data is never learned"),
