@@ -12,7 +12,9 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
+import tokenize
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,9 +53,12 @@ class Entry:
     file: Path
 
     def summary(self) -> str:
-        """Return the first line of the module's docstring, read without importing it."""
-        doc = ast.get_docstring(ast.parse(self.file.read_text(encoding="utf-8"))) or ""
-        return doc.split("\n", 1)[0]
+        """Return the first line of the module's docstring, read without importing it, or even reading it to the end."""
+        with tokenize.open(self.file) as source:
+            tokens = tokenize.generate_tokens(source.readline)
+            first = next(t for t in tokens if t.type not in {tokenize.COMMENT, tokenize.NL})
+        doc = ast.literal_eval(first.string) if first.type == tokenize.STRING else ""
+        return inspect.cleandoc(doc).split("\n", 1)[0]
 
 
 def entries(kind: str) -> dict[str, Entry]:
