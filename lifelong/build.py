@@ -12,7 +12,6 @@ import torch
 from lifelong.adaptive import Requester
 from lifelong.config import RunConfig, StrategyConfig
 from lifelong.features import embedded
-from lifelong.models import text_cnn
 from lifelong.models._language import Decoder
 from lifelong.selection import Chooser
 from lifelong.suitability import check_parts
@@ -110,7 +109,6 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
-            _check_words(network, stream.source)
             return FlatModel(network.to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
@@ -148,16 +146,6 @@ def _check_image_tokens(network: Network, source: Source) -> None:
         raise ConfigError(
             f"source.image_tokens: {left} positions are left for an image, and the model makes {made} of one. Set "
             f"source.image_tokens: {made}."
-        )
-
-
-def _check_words(network: Network, source: Source) -> None:
-    """Refuse measurements where the model looks words up by their numbers; a few rows show what all are."""
-    x = source.x[:8]
-    if isinstance(network.body, text_cnn.Encoder) and bool(((x < 0) | (x != x.round())).any()):
-        raise ConfigError(
-            f"model: text-cnn reads the numbers of words, and the inputs of {source.name!r} are measurements. Choose a "
-            f"source of words such as wordnet, or another model; mlp takes any inputs."
         )
 
 

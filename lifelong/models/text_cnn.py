@@ -39,8 +39,17 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``[B, kernels x filters]`` for numbers ``[B, words]``; 0 is no word."""
+        """Return ``[B, kernels x filters]`` for numbers ``[B, words]``; 0 is no word.
+
+        Raises:
+            ConfigError: the inputs are no numbers of words, or the vocabulary is too small for them.
+        """
         words = x.long()
+        if bool((x != words).any()):
+            raise ConfigError(
+                "model: text-cnn reads the numbers of words, and the inputs are measurements. Choose a source of words "
+                "such as wordnet, or another model; mlp takes any inputs."
+            )
         if len(words) and not 0 <= int(words.min()) <= int(words.max()) < self.embedding.num_embeddings:
             raise ConfigError(
                 f"model.vocabulary: {self.embedding.num_embeddings} is too small for the word number "

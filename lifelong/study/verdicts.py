@@ -136,7 +136,7 @@ class Results:
         for (point, seed), (value,) in found.items():
             at = json.loads(point)
             values[seeds.index(seed), *(grid[key].index(at[key]) for key in asked.levels)] = value
-        values = values[np.isfinite(values).reshape(len(seeds), -1).all(1)]
+        values = values[np.isfinite(values).all(axis=tuple(range(1, values.ndim)))]
         what, levels = in_words(asked), ("seed", *asked.levels)
         if len(values) < 2:
             return Components(strategy, what, levels, reason="fewer than two seeds have a value everywhere")

@@ -97,9 +97,9 @@ def test_a_diverging_request_leaves_the_run_at_the_state_before(tmp_path: Path) 
     assert found["loss_diverged"] == 1.0
 
 
-def test_pictures_are_no_words() -> None:
-    with pytest.raises(ConfigError, match=r"text-cnn reads the numbers of words, .* 'digits' are measurements"):
-        prepare(config("none", [CLASS], model="text-cnn", source={"name": "digits"}))
+def test_pictures_are_no_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="text-cnn reads the numbers of words, and the inputs are measurements"):
+        lifelong.run(config("none", [CLASS], model="text-cnn", source={"name": "digits"}), tmp_path)
 
 
 def test_weights_that_are_no_numbers_are_told_at_the_request(tmp_path: Path) -> None:

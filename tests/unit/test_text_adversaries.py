@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from text_lives import ONE_STEP, live, slope
 
 from lifelong.answers import greedy
 from lifelong.build import make_strategy
@@ -36,14 +34,6 @@ from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import people
 from streams.text import ANSWER, BOS, EOS, GIVEN
-
-_spec = importlib.util.spec_from_file_location("text_lives", Path(__file__).with_name("test_text_unlearners.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_lives = importlib.util.module_from_spec(_spec)
-sys.modules["text_lives"] = _lives  # its data classes look themselves up
-_spec.loader.exec_module(_lives)
-live, slope, ONE_STEP = _lives.live, _lives.slope, _lives.ONE_STEP
 
 NOTHING = np.array([], dtype=np.int64)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from text_lives import PAIRED, live
 
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.answers import Refusals, WrongAnswers
@@ -22,14 +20,6 @@ from streams.randomness import Key
 from streams.source import Source
 from streams.sources import people
 from streams.text import ANSWER
-
-_spec = importlib.util.spec_from_file_location("text_lives", Path(__file__).with_name("test_text_unlearners.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_lives = importlib.util.module_from_spec(_spec)
-sys.modules["text_lives"] = _lives  # its data classes look themselves up
-_spec.loader.exec_module(_lives)
-live, PAIRED = _lives.live, _lives.PAIRED
 
 LR = 0.01
 TWO_STEPS = {"epochs": 2, "batch_size": 64, "optimizer": "sgd", "lr": LR, "clip_norm": None}

@@ -1,0 +1,81 @@
+"""Lives of a tiny Llama that test modules of text play by hand; pytest puts this folder on the path (see `lives`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lifelong.build import make_strategy
+from lifelong.config import StrategyConfig
+from lifelong.models import tiny_llama
+from strategies.base import Setting
+from strategies.composed import Composed
+from strategies.objectives.causal_lm import CausalLM, Config
+from strategies.parts.fit import Training
+from strategies.parts.model import FlatModel
+from streams.config import parse
+from streams.data import Data
+from streams.events import Ask, DeletionRequest, Experience
+from streams.ledger import Ledger
+from streams.randomness import Key, seeded_globals
+from streams.source import Source
+
+PAIRED = ("npo", "simnpo", "graddiff", "topr", "idk", "dpo", "flat", "ihl")
+ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A source, a setting, and a strategy that has learned everything."""
+
+    source: Source
+    setting: Setting
+    strategy: Composed
+    ledger: Ledger
+
+    @property
+    def model(self) -> FlatModel:
+        return self.strategy.learner.model
+
+    def forget(self, user: int | None = 0, name: str = "request-0") -> Any:
+        ids = self.source.train_ids
+        ids = ids if user is None else ids[self.source.user_ids[ids] == user]
+        ids = np.setdiff1d(ids, self.ledger.deleted_ids)
+        nothing = np.array([], dtype=np.int64)
+        request = DeletionRequest(name, (Ask("sample", tuple(ids.tolist()), ids, nothing, 0),))
+        self.ledger.delete(request)
+        door = self.ledger.door(self.strategy.access, nothing, ids)
+        outcome = self.strategy.forget(request, door)
+        door.close()
+        return outcome
+
+    def data(self, user: int, test: bool = False) -> Data:
+        ids = np.flatnonzero((self.source.user_ids == user) & (self.source.is_test == test))
+        return Data(ids, self.source.x, self.source.y, None)
+
+
+def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "naive", **options: Any) -> Life:
+    objective = CausalLM.for_data(Config(), source, None, "cpu")
+
+    def make_model() -> FlatModel:
+        with seeded_globals(Key(0) / "init"):
+            sizes = tiny_llama.Config(width=16, inner=16, depth=3, heads=2)
+            return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
+
+    training = Training(epochs=passes, lr=0.01, batch_size=16, optimizer="adam")
+    setting = Setting(Key(0), make_model, objective, training, (), len(source))
+    config = parse(StrategyConfig, {"learner": learner, "unlearner": {"name": unlearner, **options}})
+    strategy = make_strategy(config, setting, "it")
+    assert isinstance(strategy, Composed)
+    ledger = Ledger(source)
+    experience = ledger.admit(Experience("all", (), source.train_ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    return Life(source, setting, strategy, ledger)
+
+
+def slope(life: Life, value: torch.Tensor) -> torch.Tensor:
+    found = torch.autograd.grad(value, list(life.model.network.parameters()))
+    return torch.cat([g.reshape(-1) for g in found])
