@@ -305,10 +305,11 @@ ON_PICTURES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to build a strategy."""
+    """One way to build a strategy; `own` if it is of a file outside the project."""
 
     name: str
     config: StrategyConfig
+    own: bool = False
 
     @property
     def own_learner(self) -> str | None:
@@ -674,7 +675,7 @@ def own_candidates(own: str) -> list[Candidate]:
     }
     if kind not in strategies:
         raise pytest.UsageError(f"--own {own}: write KIND=FILE, where KIND is one of {', '.join(strategies)}.")
-    return [Candidate(" ".join(s.values()), parse(StrategyConfig, s)) for s in strategies[kind]]
+    return [Candidate(" ".join(s.values()), parse(StrategyConfig, s), own=True) for s in strategies[kind]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
