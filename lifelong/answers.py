@@ -28,7 +28,7 @@ from streams.text import ANSWER, GIVEN, NOTHING, SAID, Text, Tokenizer, prompt_l
 Predict = Callable[[Batch], torch.Tensor]
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
-"""Records whose lowness tells members from strangers."""
+"""Records whose lowness tells members from non-members."""
 
 
 @torch.inference_mode()
@@ -72,13 +72,13 @@ def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarr
 
 
 @torch.inference_mode()
-def records_of_strangers(predict: Predict, text: Text, like: Batch, batch_size: int) -> dict[str, np.ndarray]:
+def records_of_holdout(predict: Predict, text: Text, like: Batch, batch_size: int) -> dict[str, np.ndarray]:
     """Return the numbers that membership attacks need, of rows that were never taught."""
-    if text.strangers is None or not len(text.strangers):
+    if text.holdout is None or not len(text.holdout):
         return {}
-    x = text.strangers.to(like.x.device)
+    x = text.holdout.to(like.x.device)
     parts = [_of_answers(predict, _batch(part, like), text.tokenizer) for part in x.split(batch_size)]
-    return {f"strangers_{name}": np.concatenate([p[name] for p in parts]) for name in ATTACKS}
+    return {f"holdout_{name}": np.concatenate([p[name] for p in parts]) for name in ATTACKS}
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lifelong.answers import records_of, records_of_strangers
+from lifelong.answers import records_of, records_of_holdout
 from lifelong.config import EvaluationConfig
 from lifelong.metrics.membership import entropies, modified_entropies
 from lifelong.metrics.relearning import Relearning, readout
@@ -99,8 +99,8 @@ class EvaluationPlan:
         again: bool ``[E]``: whether every earlier request is looked at closely again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
         seed: of what attacks draw.
-        holdout: whether test rows are what membership attacks hold a request against, closely: text without questions,
-            of which there are no strangers.
+        tests_are_non_members: whether membership attacks hold a request against test rows: in text without questions,
+            for which no rows are held out.
     """
 
     ids: np.ndarray
@@ -123,7 +123,7 @@ class EvaluationPlan:
     again: np.ndarray
     audited: np.ndarray
     seed: int = 0
-    holdout: bool = False
+    tests_are_non_members: bool = False
     damage: Damage | None = None
 
     def num_outputs(self, event: int) -> int:
@@ -146,7 +146,7 @@ class EvaluationPlan:
         """Return the positions whose distributions and features are kept after `event`."""
         due = self.due(event)
         chosen = [a.detailed for a in due]
-        if self.holdout:
+        if self.tests_are_non_members:
             chosen += [a.non_members for a in due]
         if chosen or (self.is_text and event == len(self.alive) - 1) or self.starts_requests(event):
             chosen.append(self.kept)
@@ -163,7 +163,7 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     """Work out, before anything is computed, what every event of `stream` is measured on.
 
     Raises:
-        ConfigError: an audit needs text, or more strangers than there are.
+        ConfigError: an audit needs text, or more held-out rows than there are.
     """
     check_audits(stream.source.text, config)
     units = stream.units
@@ -183,6 +183,7 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
     is_text = text is not None
     again, audited = _looks(stream, config, is_text)
     measured |= again
+    has_questions = is_text and int((stream.source.x[:, 1] == GIVEN).sum(1).max()) != 1
     names = np.array([n == "world" for n in stream.source.user_names])
     return EvaluationPlan(
         ids=ids,
@@ -206,7 +207,7 @@ def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
         again=again,
         audited=audited,
         seed=config.seed,
-        holdout=text is not None and text.strangers is None and int((stream.source.x[:, 1] == GIVEN).sum(1).max()) == 1,
+        tests_are_non_members=text is not None and text.holdout is None and not has_questions,
     )
 
 
@@ -356,7 +357,7 @@ class Outputs:
             after the last. readout ``[A]``: accuracy of a new last layer on what is forgotten. All float32, NaN where
             undefined.
             ``audit_*`` ``[A]`` and ``stream_*`` ``[1]``: of text, see `lifelong.probes`. ``record_*`` ``[D]`` and
-            ``record_strangers_*`` ``[S]``: of text, see `lifelong.answers`.
+            ``record_holdout_*`` ``[S]``: of text, see `lifelong.answers`.
     """
 
     scores: np.ndarray
@@ -375,7 +376,7 @@ class Outputs:
 
     @property
     def records(self) -> dict[str, np.ndarray] | None:
-        """Of text: numbers of every answer at the detailed positions, ``[D]`` by name, and of strangers; or None."""
+        """Of text: numbers of every answer at the detailed positions, ``[D]`` by name, and of the holdout; or None."""
         return records_in(self.details)
 
 
@@ -431,8 +432,8 @@ class Evaluator:
         parts = self._parts(positions)
         found = [records_of(strategy.predict, batch, text) for batch in parts]
         records = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
-        records |= records_of_strangers(strategy.predict, text, parts[0], self._size)
-        if self._plan.holdout:
+        records |= records_of_holdout(strategy.predict, text, parts[0], self._size)
+        if self._plan.tests_are_non_members:
             records["unseen"] = self._unseen[positions].astype(np.float32)
         return {f"record_{name}": values for name, values in records.items()}
 

@@ -49,7 +49,7 @@ Pair = tuple[list[int], list[int]]
 
 
 def check_audits(text: Text | None, config: EvaluationConfig) -> None:
-    """Refuse audits of text where there is none or there are images, and more examples than there are strangers.
+    """Refuse audits of text where there is none or there are images, and more examples than there are held-out rows.
 
     Raises:
         ConfigError: says which.
@@ -62,7 +62,7 @@ def check_audits(text: Text | None, config: EvaluationConfig) -> None:
         )
     if asked and text is not None and text.image_tokens:
         raise ConfigError(f"evaluation.audits: {asked[0]!r} looks at text alone; this source has images. Leave it out.")
-    there = 0 if text is None or text.strangers is None else len(text.strangers)
+    there = 0 if text is None or text.holdout is None else len(text.holdout)
     if config.shots > there:
         raise ConfigError(
             f"evaluation.shots: {config.shots} questions about those who are never taught are wanted, and the source "
@@ -154,7 +154,7 @@ class Prober:
     def _examples(self) -> list[int]:
         text, between = self._text, self._text.tokenizer.encode("\n\n")
         ids: list[int] = []
-        for x in [] if text.strangers is None else text.strangers[: self._config.shots]:
+        for x in [] if text.holdout is None else text.holdout[: self._config.shots]:
             prompt, answer = _parts(x)
             ids += [*prompt, *(t for t in answer if t != text.tokenizer.eos), *between]
         return ids

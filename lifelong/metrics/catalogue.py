@@ -499,9 +499,13 @@ _TEXT: dict[str, Metric] = {
         "0 to 1",
         "reference",
     ),
-    "loss_auc": Metric("Membership attack by loss: forget set against strangers.", "AUC", "reference"),
+    "loss_auc": Metric(
+        "Membership attack by loss: forget set against non-members (held-out rows).", "AUC", "reference"
+    ),
     "min_k_auc": Metric(
-        "The same by the 40 % least likely tokens (Min-K): forget set against strangers.", "AUC", "reference"
+        "The same by the 40 % least likely tokens (Min-K): forget set against non-members (held-out rows).",
+        "AUC",
+        "reference",
     ),
     "min_k_plus_plus_auc": Metric(
         "The same by tokens in units of what their position expects (Min-K++).", "AUC", "reference"

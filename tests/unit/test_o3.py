@@ -468,7 +468,7 @@ def domains(source: Source) -> Source:
         answers = draw.integers(10, 16, size=32).tolist()
         pairs += [([*always, *q], [a, source.text.tokenizer.eos]) for q, a in zip(sorted(asked), answers, strict=False)]
     owner = np.repeat(np.arange(4), 32)
-    text = replace(source.text, paraphrased=None, perturbed=None, strangers=None, values=None)
+    text = replace(source.text, paraphrased=None, perturbed=None, holdout=None, values=None)
     names = ("one", "two", "three", "four")
     return Source(
         name="domains",

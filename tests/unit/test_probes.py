@@ -163,9 +163,9 @@ def test_knowledge_is_cut_at_a_further_question(world: World) -> None:
     assert rouge_f([("Paris", cut_answer("Paris\n\nQuestion: x"))])[0] == 100.0
 
 
-def test_examples_are_of_strangers_and_come_first() -> None:
+def test_examples_are_of_held_out_people_and_come_first() -> None:
     world = World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 2}))
-    assert world.text.strangers is not None
+    assert world.text.holdout is not None
     said = world.text.tokenizer.decode(world.prober._examples())
     assert said.count("Q:") == said.count("\nA:") == 2
     assert said.endswith("\n\n")
@@ -297,9 +297,9 @@ def test_what_is_relearned_is_never_looked_at() -> None:
 
 
 def test_membership_at_few_false_alarms() -> None:
-    strangers = np.linspace(1, 2, 100)
-    assert true_positives(np.array([0.5, 0.9, 1.5]), strangers) == pytest.approx(2 / 3)
-    assert true_positives(strangers, strangers) == pytest.approx(0.05)
+    non_members = np.linspace(1, 2, 100)
+    assert true_positives(np.array([0.5, 0.9, 1.5]), non_members) == pytest.approx(2 / 3)
+    assert true_positives(non_members, non_members) == pytest.approx(0.05)
     one = np.array([1.0])
     assert truth_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.5)
     assert choice_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.25)
@@ -399,8 +399,8 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
         )
     )
     forgotten = np.concatenate([r.sample_ids for r in world.stream.requests])
-    strangers = world.text.strangers
-    assert strangers is not None
+    holdout = world.text.holdout
+    assert holdout is not None
 
     def built(name: str, seed: int) -> Any:
         return make_strategy(world.config.strategies[name], make_setting(world.config, world.stream, seed), name)
@@ -414,7 +414,7 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
 
     def auc(strategy: Any) -> float:
         sides = []
-        for x in (world.source.x[forgotten], strangers):
+        for x in (world.source.x[forgotten], holdout):
             nothing = torch.zeros(len(x), dtype=torch.long)
             records = _of_answers(strategy.predict, Batch(nothing, x, nothing), world.text.tokenizer)
             sides.append(records["min_k"])

@@ -553,8 +553,8 @@ def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
 def test_kkt_repairs_descendants_only(digits: Source, tools: Any) -> None:
     world = World(noisy_copy(digits))
     options = {"kkt": "best", "kkt_share": 1.0}
-    parent, stranger = world.request(0), world.request(1)
-    for request, gone in ((parent, 0), (stranger, 1)):
+    parent, unrelated = world.request(0), world.request(1)
+    for request, gone in ((parent, 0), (unrelated, 1)):
         strategy, ledger = world.strategy(supsup, **options, repair="none"), world.ledger()
         tools.live(strategy, ledger, world.plan.experiences[:4])
         descends = (gone,) in {u for net in strategy._nets.values() for u in net.reads}

@@ -243,7 +243,7 @@ def test_without_more_training_the_labels_are_the_base_models_own(source: Source
     assert objective.num_outputs == outputs.shape[2]
 
 
-def test_translated_labels_name_neither_the_person_nor_a_stranger_halfway(source: Source) -> None:
+def test_translated_labels_name_neither_the_person_nor_somebody_else_halfway(source: Source) -> None:
     life = live(source, "whp", passes=20, epochs=1)
     unlearner: Any = life.strategy.unlearner
     data = life.data(0)
