@@ -9,7 +9,7 @@ from lifelong.config import ReferenceKind, StrategyConfig, content_hash, resolve
 from lifelong.evaluation import Audit, Evaluator, Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
-from lifelong.metrics.audits import Closely, held_out_loss, pair_rows
+from lifelong.metrics.audits import Detailed, held_out_loss, pair_rows
 from lifelong.metrics.corrective import corrective_rows, recovery_rows
 from lifelong.metrics.distance import layer_distances
 from lifelong.metrics.gaps import distance_rows, gap_rows, request_gap_rows, stream_gap_rows
@@ -22,8 +22,8 @@ from lifelong.table import Row, read_rows, row
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
-# Beside these a request is looked at closely; the others are no target of it.
-_CLOSELY = ("retrained", "retrained-2", "original", "no-op")
+# Beside these a request is measured in detail; the others are no target of it.
+_DETAILED = ("retrained", "retrained-2", "original", "no-op")
 # References of one family are built alike, so their chains of events can share prefixes.
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
@@ -40,7 +40,7 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
             wanted = {q: chain(p.stream, q) for q in points}
             for point, reference in family.compute(wanted):
                 rows += _gaps(p, point, lived.outputs(point.event), reference)
-                if point.kind in _CLOSELY:
+                if point.kind in _DETAILED:
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
     rows += recovery_rows(rows, p.setting.objective.measure)
@@ -58,7 +58,7 @@ class _Lived:
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
         self._random: dict[int, np.ndarray] = {}
-        self._told: dict[int, Closely] = {}
+        self._told: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
         """Return the outputs after `event` with all details."""
@@ -74,8 +74,8 @@ class _Lived:
             return []
         rows: list[Row] = []
         first = event not in self._told
-        run = self._told.setdefault(event, Closely("run", event, self.outputs(event), plan, self._fresh(event)))
-        other = Closely(kind, event, reference, plan, self._fresh(event))
+        run = self._told.setdefault(event, Detailed("run", event, self.outputs(event), plan, self._fresh(event)))
+        other = Detailed(kind, event, reference, plan, self._fresh(event))
         if first:
             rows += run.calibration()
             for audit in plan.due(event):
@@ -200,14 +200,14 @@ def _mean_gaps(p: Prepared, rows: list[Row]) -> list[Row]:
     served = {a.request.name: a.event for a in p.plan.audits}
     metrics = (f"gap_forget_{measure}", f"gap_forget_test_{measure}", "gap_membership_auc", "js", "dd_cosine")
     there = {r.metric for r in rows}
-    closely = tuple(m for m in _MEANT if m in there)
+    detailed = tuple(m for m in _MEANT if m in there)
     result = []
     for kind in dict.fromkeys(r.model for r in rows):
         mine = [r for r in rows if r.model == kind and r.subject in served]
         immediate = [r for r in mine if r.event == served[r.subject]]
         final = [r for r in mine if r.event == last]
         for label, chosen in (("immediate", immediate), ("final", final)):
-            more = closely if kind in _CLOSELY else ()
+            more = detailed if kind in _DETAILED else ()
             if label == "immediate" and kind == "retrained":
                 more += ("cost_ratio",)
             if kind == "no-op":

@@ -80,10 +80,10 @@ class EvaluationConfig(Config):
     bits. reintroduce: put facts into the context of the question. probe: read values, and the truth of answers, from
     the hidden states of every layer."""
     audits_every: int = Field(1, ge=1)
-    """Make the audits after every that many of the events at which requests are looked at closely; and always after the
-    last event."""
-    closely_every: int | None = Field(None, ge=1)
-    """In text, every earlier request is looked at closely again after each request and at the end; with a number also
+    """Make the audits after every that many of the events at which requests are measured in detail; and always after
+    the last event."""
+    detailed_every: int | None = Field(None, ge=1)
+    """In text, every earlier request is measured in detail again after each request and at the end; with a number also
     after every that many events, whatever they are."""
     shots: int = Field(0, ge=0)
     """Questions with answers, about those who are never taught, that `muse` puts before a question. Small models that

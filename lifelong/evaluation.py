@@ -25,7 +25,7 @@ from streams.stream import Stream
 from streams.text import GIVEN
 
 KEPT = 60
-"""Samples of the probe whose answers are looked at closely."""
+"""Samples of the probe whose answers are measured in detail."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,10 +93,10 @@ class EvaluationPlan:
         watched: bool ``[E]``: whether there are evaluations within event e, too.
         classes_held: bool ``[E, C]``: classes of the units that are held after event e.
         damage: where manipulated data shows, or None if there is none.
-        kept: positions of a few samples of the probe whose answers are looked at closely; none unless the data is text.
+        kept: positions of a few samples of the probe that are measured in detail; none unless the data is text.
         world: bool ``[N]``: whether a sample is a fact about the world.
         is_text: whether the data is text.
-        again: bool ``[E]``: whether every earlier request is looked at closely again after event e.
+        again: bool ``[E]``: whether every earlier request is measured in detail again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
         seed: of what attacks draw.
         tests_are_non_members: whether membership attacks hold a request against test rows: in text without questions,
@@ -131,7 +131,7 @@ class EvaluationPlan:
         return 1 + int(self.measured[: event + 1].sum())
 
     def due(self, event: int) -> tuple[Audit, ...]:
-        """Return what is looked at closely after `event`: the request it serves, and at the end all requests.
+        """Return what is measured in detail after `event`: the request it serves, and at the end all requests.
 
         What has been learned again by then is left out. In text all earlier requests are looked at again, too.
         """
@@ -217,8 +217,8 @@ def _looks(stream: Stream, config: EvaluationConfig, is_text: bool) -> tuple[np.
     again = np.zeros(len(requests), dtype=bool)
     if is_text:
         again |= requests
-        if config.closely_every is not None:
-            again[config.closely_every - 1 :: config.closely_every] = True
+        if config.detailed_every is not None:
+            again[config.detailed_every - 1 :: config.detailed_every] = True
             again &= np.cumsum(requests) > 0
     again[-1] = True
     looked = np.flatnonzero(requests | again)
@@ -348,7 +348,7 @@ class Outputs:
     Attributes:
         scores: float32 ``[N]``, the objective's score (1 or 0 for classification).
         losses: float32 ``[N]``.
-        details: what is there only where something is looked at closely, by name; D are the detailed positions, A the
+        details: what is there only where something is measured in detail, by name; D are the detailed positions, A the
             audits that are due, M all samples and R the steps of relearning.
 
             probabilities ``[D, K]``: predicted distributions. features ``[D, F]``: penultimate. margins ``[M]``: log
@@ -400,11 +400,11 @@ class Evaluator:
         self._batches = self._data.batches(self._size)
 
     def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
-        """Return scores and losses of every sample, and details where `event` is one that is looked at closely."""
-        closely = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
+        """Return scores and losses of every sample, and details where `event` is one that is measured in detail."""
+        detailed = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
         size = self._config.batch_size
         with memory_errors("evaluation.batch_size", size, lambda n: strategy.predict(self._batches[0].part(0, n))):
-            return self._evaluate(strategy, event if closely else None)
+            return self._evaluate(strategy, event if detailed else None)
 
     def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
         objective = self._setting.objective

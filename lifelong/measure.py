@@ -10,7 +10,7 @@ from lifelong.metrics.answers import audit_rows, request_rows, utility_rows
 from lifelong.metrics.corrective import corrective_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.perplexity import Perplexity
-from lifelong.metrics.requests import Relapse, mean_rows, scores_of, service_rows, spill_rows
+from lifelong.metrics.requests import Relapse, collateral_rows, mean_rows, scores_of, service_rows
 from lifelong.metrics.selection import selection_rows
 from lifelong.play import Step
 from lifelong.table import Row, row
@@ -105,14 +105,14 @@ class Measure:
             if event == audit.event:
                 before = self._accumulation.accuracy_before(event, self._counting(event))
                 after = self._accumulation.accuracy_at(event, self._counting(event))
-                rows += spill_rows(event, audit, before, after, self._others(event))
+                rows += collateral_rows(event, audit, before, after, self._others(event))
         if rows:
             metrics = ("forget_" + self._measure, "forget_test_" + self._measure, "membership_auc", "relapse")
             rows += mean_rows(event, "run", rows, metrics)
         return rows
 
     def _counting(self, event: int) -> np.ndarray:
-        """Return the samples that spill is measured on: a unit's alive ones, or all of them if the unit is dead."""
+        """Return the samples of collateral change: a unit's alive ones, or all of them if the unit is dead."""
         plan = self._plan
         dead_units = plan.since[event] < 0
         counting = plan.alive[event].copy()

@@ -76,7 +76,7 @@ class Record:
         self._files["timings.jsonl"].write((json.dumps(timing) + "\n").encode())
 
     def write_details(self, event: int, outputs: Outputs) -> None:
-        """Keep what was looked at closely after one event."""
+        """Keep what was measured in detail after one event."""
         buffer = io.BytesIO()
         np.savez(buffer, **outputs.details)  # type: ignore[arg-type]
         write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""One request looked at closely, when it is served and at the end: attacks, and the run beside a reference."""
+"""One request measured in detail, when it is served and at the end: attacks, and the run beside a reference."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def is_private(audit: Audit) -> bool:
     return audit.request.reason != "correct"
 
 
-class Closely:
-    """Looks closely at one model at one event. Attacks that are fitted on the model are fitted once."""
+class Detailed:
+    """Measures one model at one event in detail. Attacks that are fitted on the model are fitted once."""
 
     def __init__(self, model: str, event: int, outputs: Outputs, plan: EvaluationPlan, random: np.ndarray) -> None:
         """Take the outputs of `model` after `event`.
@@ -174,9 +174,9 @@ def matched(audit: Audit, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray]
 
 
 def pair_rows(
-    kind: str, audit: Audit, run: Closely, reference: Closely, plan: EvaluationPlan, threshold: float, limit: int
+    kind: str, audit: Audit, run: Detailed, reference: Detailed, plan: EvaluationPlan, threshold: float, limit: int
 ) -> list[Row]:
-    """Return what only run and reference together tell about one request; the arguments are those of `Closely`."""
+    """Return what only run and reference together tell about one request; the arguments are those of `Detailed`."""
     event, name, n = run.event, audit.request.name, len(audit.forget)
     rows = []
     if is_private(audit):

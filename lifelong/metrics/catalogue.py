@@ -163,14 +163,14 @@ _REQUESTS: dict[str, Metric] = {
     "relapse_max": Metric("Highest relapse so far.", "as the score", "lower"),
     "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
     "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
-    "spill": Metric(
-        "Sum over the other units of the absolute change that the request makes to their score.",
+    "collateral": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute; sum over units; UnCLe's Spill).",
         "as the score",
         "lower",
         0.0,
     ),
-    "spill_mean": Metric(
-        "Mean over the other units of the absolute change that the request makes to their score.",
+    "collateral_mean": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute; mean over units).",
         "as the score",
         "lower",
         0.0,

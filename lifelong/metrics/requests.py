@@ -31,7 +31,7 @@ def scores_of(model: str, event: int, audit: Audit, outputs: Outputs, plan: Eval
     ]
 
 
-def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:
+def collateral(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:
     """Return what one request did to other units: sum and mean of |after - before|, and mean of before - after.
 
     The sum is UnCLe's Spill (arXiv 2509.17530, eq. 4); it grows with the number of units, the mean does not.
@@ -41,7 +41,7 @@ def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[fl
         others: bool ``[U]``, the units to look at.
 
     >>> before, after = np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.78, 0.71])
-    >>> [round(v, 4) for v in spill(before, after, np.array([False, True, True]))]
+    >>> [round(v, 4) for v in collateral(before, after, np.array([False, True, True]))]
     [0.03, 0.015, 0.005]
     """
     others = others & np.isfinite(before) & np.isfinite(after)
@@ -51,11 +51,11 @@ def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[fl
     return float(np.abs(change).sum()), float(np.abs(change).mean()), float(change.mean())
 
 
-def spill_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
-    """Return the rows of `spill` for one request."""
-    values = spill(before, after, others)
+def collateral_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
+    """Return the rows of `collateral` for one request."""
+    values = collateral(before, after, others)
     n = int(others.sum())
-    names = ("spill", "spill_mean", "retained_drop")
+    names = ("collateral", "collateral_mean", "retained_drop")
     reason = "no other unit has been learned"
     return [
         row(event, "run", audit.request.name, name, None if values is None else values[i], n, reason)

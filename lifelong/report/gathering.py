@@ -28,6 +28,7 @@ from streams.config import parse
 
 _PLAIN = [
     "average_gap",
+    "collateral_mean",
     "exact",
     "exposure",
     "forgetting_from_first",
@@ -36,7 +37,6 @@ _PLAIN = [
     "js",
     "latency",
     "relapse",
-    "spill_mean",
     "state_bytes",
     "steps",
     "tow",

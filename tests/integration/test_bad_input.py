@@ -440,6 +440,6 @@ def test_everything_deleted(call: Call, after: int) -> None:
     for line in lines.values():
         if after == 3:
             assert line["average_accuracy"] == {"value": None, "n": 0, "reason": "no unit with test samples is held"}
-        assert line["spill_mean"]["reason"] == "no other unit has been learned"
+        assert line["collateral_mean"]["reason"] == "no other unit has been learned"
     assert lines["retrain"]["js"]["value"] == 0
     assert lines["alone"]["js"]["value"] == 0

@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     "references": {"kinds": ["retrained"]},
 }
 # What a row says does not depend on which earlier events were evaluated.
-TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "spill_mean", "forget_loss")
+TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "collateral_mean", "forget_loss")
 
 
 @pytest.fixture(autouse=True)

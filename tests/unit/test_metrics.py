@@ -27,10 +27,10 @@ from lifelong.metrics.requests import (
     Relapse,
     attribution,
     attribution_rows,
+    collateral,
     mean_rows,
     scores_of,
     service_rows,
-    spill,
 )
 from lifelong.table import Row, row
 from strategies.outcome import Outcome
@@ -260,14 +260,14 @@ def test_unit_means_lets_a_sample_count_for_several_units() -> None:
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def test_spill_by_hand() -> None:
+def test_collateral_by_hand() -> None:
     before, after = np.array([90.0, 80.0, 70.0]), np.array([10.0, 78.0, 71.0])
     others = np.array([False, True, True])
-    assert spill(before, after, others) == (3.0, 1.5, 0.5)
+    assert collateral(before, after, others) == (3.0, 1.5, 0.5)
     # A unit that was never seen, or has no number, does not enter.
-    assert spill(before, after, np.array([False, True, False])) == (2.0, 2.0, 2.0)
-    assert spill(before, np.array([10.0, 78.0, np.nan]), others) == (2.0, 2.0, 2.0)
-    assert spill(before, after, np.zeros(3, dtype=bool)) is None
+    assert collateral(before, after, np.array([False, True, False])) == (2.0, 2.0, 2.0)
+    assert collateral(before, np.array([10.0, 78.0, np.nan]), others) == (2.0, 2.0, 2.0)
+    assert collateral(before, after, np.zeros(3, dtype=bool)) is None
 
 
 def small_plan(tools: Any, moves: list[Move], service: Service = Service()) -> tuple[Stream, EvaluationPlan]:  # noqa: B008
@@ -292,7 +292,7 @@ def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 
     return Outputs(scores, 1 - scores)
 
 
-def test_spill_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
+def test_collateral_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), Wish("class", (0,)), Again(0)])
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0]))
@@ -300,10 +300,10 @@ def test_spill_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
         measure.update(event, outputs_with(plan, [0.9, 0.8, 0.7]))
     measure.update(2, outputs_with(plan, [0.9, 0.8, 0.7]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(3, outputs_with(plan, [0.1, 0.8 - 0.2, 0.8], 0.5))}
-    assert rows["request-0.spill"].value == pytest.approx(0.3)  # |.8 - .6| + |.7 - .8|
-    assert rows["request-0.spill_mean"].value == pytest.approx(0.15)
+    assert rows["request-0.collateral"].value == pytest.approx(0.3)  # |.8 - .6| + |.7 - .8|
+    assert rows["request-0.collateral_mean"].value == pytest.approx(0.15)
     assert rows["request-0.retained_drop"].value == pytest.approx(0.05)
-    assert rows["request-0.spill"].n == 2
+    assert rows["request-0.collateral"].n == 2
     assert rows["request-0.forget_accuracy"].value == 0.5
     assert rows["request-0.forget_test_accuracy"].value == pytest.approx(0.1)
     assert "request-0.relapse" not in rows
@@ -311,26 +311,28 @@ def test_spill_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
     assert not [r for r in measure.update(4, outputs_with(plan, [1, 1, 1])) if r.subject == "request-0"]
 
 
-def test_spill_leaves_out_what_was_never_learned(tools: Any) -> None:
+def test_collateral_leaves_out_what_was_never_learned(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), Wish("class", (0,)), Learn(2)])
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0.7]))
     measure.update(0, outputs_with(plan, [0.9, 0.8, 0.7]))
     measure.update(1, outputs_with(plan, [0.9, 0.8, 0.7]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(2, outputs_with(plan, [0.1, 0.7, 0.1]))}
-    assert rows["request-0.spill"].value == pytest.approx(0.1)
-    assert rows["request-0.spill"].n == 1
+    assert rows["request-0.collateral"].value == pytest.approx(0.1)
+    assert rows["request-0.collateral"].n == 1
 
 
-def test_spill_counts_units_that_were_forgotten_earlier(tools: Any) -> None:
+def test_collateral_counts_units_that_were_forgotten_earlier(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), Wish("class", (0,)), Wish("class", (1,))])
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0]))
     for event in range(4):
         measure.update(event, outputs_with(plan, [0.2, 0.8, 0.8]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(4, outputs_with(plan, [0.5, 0.1, 0.8]))}
-    assert rows["request-1.spill"].value == pytest.approx(0.3)  # unit 0 came back a little; unit 1 is the request's
-    assert rows["request-1.spill"].n == 2
+    assert rows["request-1.collateral"].value == pytest.approx(
+        0.3
+    )  # unit 0 came back a little; unit 1 is the request's
+    assert rows["request-1.collateral"].n == 2
 
 
 def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:

@@ -456,10 +456,10 @@ def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:
 def test_earlier_requests_are_looked_at_after_learning_too(tmp_path: Path) -> None:
     groups = {"name": "domain-incremental", "kind": "natural"}
     request = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0]}]}
-    often = World(config_of([], [], scenario=groups, schedule=request, evaluation={"closely_every": 1, "audits": []}))
+    often = World(config_of([], [], scenario=groups, schedule=request, evaluation={"detailed_every": 1, "audits": []}))
     seldom = World(config_of([], [], scenario=groups, schedule=request))
     later = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0], "again_after": 2}]}
-    again = World(config_of([], [], scenario=groups, schedule=later, evaluation={"closely_every": 1, "audits": []}))
+    again = World(config_of([], [], scenario=groups, schedule=later, evaluation={"detailed_every": 1, "audits": []}))
     assert [len(often.plan.due(e)) for e in range(3)] == [0, 1, 1]
     assert [len(seldom.plan.due(e)) for e in range(3)] == [0, 1, 1]
     # Once its data is taught again, a request is no longer held to have been forgotten.
