@@ -164,13 +164,13 @@ _REQUESTS: dict[str, Metric] = {
     "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
     "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
     "collateral": Metric(
-        "Collateral change: how much a request changes the score of other units (absolute; sum over units; UnCLe's Spill).",
+        "Collateral change: how much a request changes the score of other units (absolute, summed; UnCLe's Spill).",
         "as the score",
         "lower",
         0.0,
     ),
     "collateral_mean": Metric(
-        "Collateral change: how much a request changes the score of other units (absolute; mean over units).",
+        "Collateral change: how much a request changes the score of other units (absolute, mean over units).",
         "as the score",
         "lower",
         0.0,
