@@ -13,7 +13,7 @@ from strategies.base import Setting, Strategy
 from streams.errors import StreamError
 from streams.events import Event
 from streams.ledger import Ledger
-from streams.plan import Aim, Plan, Wish
+from streams.plan import Aim, Plan, RequestSpec
 from streams.randomness import Key
 from streams.source import Source
 
@@ -44,14 +44,14 @@ class Requester:
         self._strategy: Strategy | None = None
 
     def __call__(
-        self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key
+        self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> np.ndarray:
         """Return the ids that the aim is surest of, given what was published so far; see `streams.plan.Choose`.
 
         Raises:
             StreamError: the strategy publishes fewer models.
         """
-        aim = wish.choice
+        aim = spec.choice
         assert isinstance(aim, Aim)
         if self._strategy is None:
             self._strategy, self._setting = self._build(aim.publisher)
@@ -59,7 +59,7 @@ class Requester:
             step(self._strategy, event, self._ledger)
         self._lived = len(events)
         sure = self._sureness(self._strategy, aim.constituent, candidates)
-        chosen: np.ndarray = candidates[np.argsort(-sure, kind="stable")[: wish.count]]
+        chosen: np.ndarray = candidates[np.argsort(-sure, kind="stable")[: spec.count]]
         return chosen
 
     def _sureness(self, strategy: Strategy, constituent: int, ids: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from strategies.parts.model import FlatModel, Network
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
 from streams.events import Event
-from streams.plan import Aim, Choose, Plan, Service, Wish, assemble
+from streams.plan import Aim, Choose, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.registry import class_of, entries, load
 from streams.source import Source
@@ -44,7 +44,7 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
     schedule, schedule_options = resolve("schedules", config.schedule, "schedule")
     plan = scenario.build(source, scenario_options, config.seed)
     key = Key(config.seed)
-    moves = schedule.place(plan, schedule_options, key / "schedule")
+    scheduled = schedule.place(plan, schedule_options, key / "schedule")
     service = Service(config.service.wait_for, config.service.deadline, config.service.copies)
     corrupted = source.corruption is not None
     if corrupted and plan.source is not source:
@@ -54,11 +54,11 @@ def make_stream(config: RunConfig, source: Source) -> Stream:
         )
     if "clean" in config.references.kinds and not corrupted:
         raise ConfigError("references.kinds: 'clean' needs manipulated data; set source: {name: corrupted, of: ...}.")
-    return assemble(plan, moves, service, key / "requests", _choose(config, plan))
+    return assemble(plan, scheduled, service, key / "requests", _choose(config, plan))
 
 
 def _choose(config: RunConfig, plan: Plan) -> Choose:
-    """Return what chooses samples where a wish wants that; it lives with a strategy only if it is asked."""
+    """Return what chooses samples where a request wants that; it lives with a strategy only if it is asked."""
 
     def published(name: str | None) -> tuple[Strategy, Setting]:
         chosen = name or next(iter(config.strategies))
@@ -76,9 +76,11 @@ def _choose(config: RunConfig, plan: Plan) -> Choose:
         lambda setting: make_strategy(StrategyConfig(), setting, "schedule"),
     )
 
-    def choose(plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key) -> np.ndarray:
-        chosen_by = requester if isinstance(wish.choice, Aim) else chooser
-        return chosen_by(plan, events, candidates, wish, key)
+    def choose(
+        plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
+    ) -> np.ndarray:
+        chosen_by = requester if isinstance(spec.choice, Aim) else chooser
+        return chosen_by(plan, events, candidates, spec, key)
 
     return choose
 

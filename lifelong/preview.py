@@ -72,14 +72,14 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             for unit, gone in whole.items():
                 marks[unit, index] = "all" if gone else "part"
                 held[unit] &= not gone
-            latency = [learned - a.received for a in event.asks]
+            latency = [learned - r.received for r in event.requests]
             record = record | {"units": sorted(whole), "latency": latency}
         records.append(record)
     counts = {
         "events": len(stream.events),
         "experiences": len(stream.experiences),
         "requests": len(stream.requests),
-        "asks": sum(len(r.asks) for r in stream.requests),
+        "requests_received": sum(len(r.requests) for r in stream.requests),
         "units": len(stream.units),
         "samples_learned": len(np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))),
         "samples_deleted": len(ledger.deleted_ids),
@@ -94,12 +94,12 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
 
 def _touched(taught: dict[int, list[np.ndarray]], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
     """Return the units that the request takes data from, and whether nothing of the unit is left."""
-    asked = np.zeros(len(ledger.life), dtype=bool)
-    asked[request.sample_ids] = True
+    deleted = np.zeros(len(ledger.life), dtype=bool)
+    deleted[request.sample_ids] = True
     return {
         unit: not any((ledger.life[ids] == Life.LEARNED).any() for ids in parts)
         for unit, parts in sorted(taught.items())
-        if any(asked[ids].any() for ids in parts)
+        if any(deleted[ids].any() for ids in parts)
     }
 
 

@@ -31,7 +31,7 @@ from streams.data import Data
 from streams.errors import StreamError
 from streams.events import Event, Experience
 from streams.ledger import Ledger
-from streams.plan import Choice, Plan, Wish
+from streams.plan import Choice, Plan, RequestSpec
 from streams.randomness import Key
 from streams.stream import Stream, event_digest
 
@@ -142,30 +142,30 @@ class Chooser:
         self._lived = 0
 
     def __call__(
-        self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, wish: Wish, key: Key
+        self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> np.ndarray:
         """Return the chosen ids; see `streams.plan.Choose`."""
-        assert isinstance(wish.choice, Choice)
+        assert isinstance(spec.choice, Choice)
         learned = tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
-        file = cache_folder() / "selections" / f"{self._key(plan, learned, candidates, wish, key)}.npy"
+        file = cache_folder() / "selections" / f"{self._key(plan, learned, candidates, spec, key)}.npy"
         try:
             found: np.ndarray = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            found = self._choose(plan, learned, candidates, wish, key)
+            found = self._choose(plan, learned, candidates, spec, key)
             content = io.BytesIO()
             np.save(content, found)
             write_atomically(file, content.getvalue())
         return found
 
     def _choose(
-        self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, wish: Wish, key: Key
+        self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> np.ndarray:
-        assert isinstance(wish.choice, Choice)
+        assert isinstance(spec.choice, Choice)
         strategy, setting, ledger = self._live(plan, learned)
         model = strategy.network()
         assert model is not None
         data = ledger.lend(candidates)
-        return select(model, setting.objective, data, wish.count, wish.choice, key / "selection")
+        return select(model, setting.objective, data, spec.count, spec.choice, key / "selection")
 
     def _live(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
         if self._setting is None or self._strategy is None or self._ledger is None:
@@ -177,7 +177,9 @@ class Chooser:
         self._lived = len(learned)
         return self._strategy, self._setting, self._ledger
 
-    def _key(self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, wish: Wish, key: Key) -> str:
+    def _key(
+        self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
+    ) -> str:
         resolved = self._config.resolved()
         parts = [
             code_of(resolved),
@@ -186,6 +188,6 @@ class Chooser:
             {k: resolved[k] for k in ("model", "objective", "training", "trained", "threads", "device")},
             [event_digest(e) for e in learned],
             hashlib.blake2b(candidates.tobytes(), digest_size=16).hexdigest(),
-            repr((wish, key)),
+            repr((spec, key)),
         ]
         return content_hash(parts)

@@ -27,7 +27,7 @@ from lifelong.references import Cost, reference_config
 from lifelong.table import Row, row
 from strategies.base import Strategy
 from strategies.parts.together import together
-from streams.events import Ask, Event, Experience
+from streams.events import Event, Experience, Request
 from streams.randomness import Key
 from streams.timeline import surviving, with_ids
 
@@ -92,17 +92,17 @@ def shadow_events(events: tuple[Event, ...], excluded: np.ndarray) -> tuple[Even
         if isinstance(event, Experience):
             result.append(with_ids(event, ids))
             continue
-        asks = [_without(ask, excluded) for ask in event.asks]
-        result.append(replace(event, asks=tuple(a for a in asks if len(a.sample_ids))))
+        requests = [_without(r, excluded) for r in event.requests]
+        result.append(replace(event, requests=tuple(r for r in requests if len(r.sample_ids))))
     return tuple(result)
 
 
-def _without(ask: Ask, excluded: np.ndarray) -> Ask:
-    keys = np.array(ask.keys)
-    if ask.scope == "sample":
+def _without(request: Request, excluded: np.ndarray) -> Request:
+    keys = np.array(request.keys)
+    if request.scope == "sample":
         keys = keys[~np.isin(keys, excluded)]
-    kept = [part[~np.isin(part, excluded)] for part in (ask.sample_ids, ask.barred_ids)]
-    return replace(ask, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
+    kept = [part[~np.isin(part, excluded)] for part in (request.sample_ids, request.barred_ids)]
+    return replace(request, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
 
 
 def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:

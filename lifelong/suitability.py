@@ -82,7 +82,7 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
             continue
         ledger.delete(event)
         at = f"{where}.unlearner: {_name_of(unlearner)} cannot serve {event.name}"
-        scopes = {a.scope for a in event.asks}
+        scopes = {r.scope for r in event.requests}
         if not scopes <= set(unlearner.scopes):
             wrong = sorted(scopes - set(unlearner.scopes))[0]
             can = _those(lambda u, s=scopes: s <= set(u.scopes), unlearner)  # type: ignore[misc]

@@ -59,7 +59,7 @@ def preview(
     if len(found.events) <= _MOST_EVENTS:
         emit("")
         emit_table(
-            ["event", "what", "name", "samples", "of", "asked at, waited"], [_event(found, e) for e in found.events]
+            ["event", "what", "name", "samples", "of", "received at, waited"], [_event(found, e) for e in found.events]
         )
     emit("")
     emit_table(["count", ""], [[k.replace("_", " "), f"{v:,}"] for k, v in found.counts.items()], numbers=True)
@@ -102,6 +102,6 @@ def _event(found: Preview, event: dict[str, Any]) -> list[str]:
     if event["kind"] == "learn":
         what = "learn" if not event["incarnation"] else f"learn again ({event['incarnation']})"
         return [str(event["event"]), what, event["name"], f"{event['samples']:,}", units, ""]
-    asks = "; ".join(in_words(ask, _MOST_NAMES) for ask in event["asks"])
-    waits = "; ".join(f"{a['received']}, {w}" for a, w in zip(event["asks"], event["latency"], strict=True))
-    return [str(event["event"]), f"forget {asks}", event["name"], f"{event['samples']:,}", units, waits]
+    named = "; ".join(in_words(r, _MOST_NAMES) for r in event["requests"])
+    waits = "; ".join(f"{r['received']}, {w}" for r, w in zip(event["requests"], event["latency"], strict=True))
+    return [str(event["event"]), f"forget {named}", event["name"], f"{event['samples']:,}", units, waits]

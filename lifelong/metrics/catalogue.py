@@ -179,10 +179,13 @@ _REQUESTS: dict[str, Metric] = {
         "Mean over the other units of the score before the request, minus after it.", "as the score", "lower"
     ),
     "latency": Metric(
-        "Learn events between asking and service, mean over what is served together.", "events", "lower", 0.0
+        "Learn events between a request's arrival and its service, mean over what is served together.",
+        "events",
+        "lower",
+        0.0,
     ),
     "exposure": Metric(
-        "Learn events during which the data was still in the model after it was asked for; undefined unless exact.",
+        "Learn events during which the data was still in the model after the request arrived; undefined unless exact.",
         "events",
         "lower",
         0.0,

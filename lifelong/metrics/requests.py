@@ -66,13 +66,13 @@ def collateral_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndar
 def service_rows(event: int, audit: Audit, outcome: Outcome, learned: int) -> list[Row]:
     """Return latency and exposure of one request, in learn events.
 
-    Latency is the wait between asking and service. Exposure is the time during which the data was still in the
-    model after it was asked for; it ends with service only if service was exact.
+    Latency is the wait between arrival and service. Exposure is the time during which the data was still in the
+    model after the request arrived; it ends with service only if service was exact.
     """
-    latency = float(np.mean([learned - ask.received for ask in audit.request.asks]))
+    latency = float(np.mean([learned - r.received for r in audit.request.requests]))
     exact = outcome.exactness in {"bits", "law"}
     exposure = latency if exact else None
-    n = len(audit.request.asks)
+    n = len(audit.request.requests)
     return [
         row(event, "run", audit.request.name, "latency", latency, n),
         row(event, "run", audit.request.name, "exposure", exposure, n, "not exact: the model still derives from it"),

@@ -120,7 +120,7 @@ class LAF(Unlearner):
         with torch.no_grad():
             own, others = (float(rebuilding_errors(vae_f, e).mean()) for e in (e_f, e_r))
         ratio = own / max(others, 1e-12)
-        whole = all(a.scope in ("class", "task") for a in request.asks)
+        whole = all(r.scope in ("class", "task") for r in request.requests)
         if config.max_ratio is not None and whole and ratio > config.max_ratio:
             raise TrainingError(
                 f"{request.name}: the auto-encoder of the forget set's features makes {ratio:.2f} of the error on "

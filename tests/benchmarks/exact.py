@@ -23,7 +23,7 @@ from strategies.isolated import s3t, sisa
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, num_bytes
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -67,7 +67,7 @@ def learned(strategy: Strategy, source: Source) -> Ledger:
 def request(number: int, sample: int) -> DeletionRequest:
     """For one sample."""
     ids = np.array([sample])
-    return DeletionRequest(f"request-{number}", (Ask("sample", (sample,), ids, ids[:0], 1),))
+    return DeletionRequest(f"request-{number}", (Request("sample", (sample,), ids, ids[:0], 1),))
 
 
 def visits(config: sisa.Config | s3t.Config, samples: int, requests: int) -> tuple[float, float]:

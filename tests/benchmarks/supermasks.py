@@ -116,17 +116,17 @@ def switching(strategy: Any, source: Source, rounds: int) -> list[Result]:
     plain = make_model("mlp")
     plain.train(False)
     batch = Data(source.test_ids, source.x, source.y, None).batch(torch.arange(256))
-    asks = [replace(batch, task=torch.full((256,), t)) for t in range(TASKS)]
+    batches = [replace(batch, task=torch.full((256,), t)) for t in range(TASKS)]
 
     def ours() -> object:
-        return [strategy.predict(ask) for ask in asks]
+        return [strategy.predict(b) for b in batches]
 
     def alike() -> object:
-        return [strategy.predict(asks[0]) for _ in asks]
+        return [strategy.predict(batches[0]) for _ in batches]
 
     @torch.inference_mode()
     def forward() -> object:
-        return [plain(batch.x) for _ in asks]
+        return [plain(batch.x) for _ in batches]
 
     sides = {"ours": ours, "alike": alike, "plain": forward}
     costs = interleave({name: (lambda work=work: cpu_seconds(work)) for name, work in sides.items()}, rounds)

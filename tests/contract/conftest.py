@@ -583,8 +583,8 @@ def _world_of_text() -> World:
         {"after": 3, "scope": "user", "keys": [1]},
     ]
     plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
@@ -603,8 +603,8 @@ def _world_of_pictures() -> World:
         {"after": 2, "scope": "user", "keys": [2]},
     ]
     plan = class_incremental.build(source, class_incremental.Config(experiences=2), 0)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
@@ -635,8 +635,8 @@ def make_world(full_name: str) -> World:
         if by_class:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
     return World(full_name, stream, setting)

@@ -93,7 +93,7 @@ def repeatable(candidate: Any, event_index: int, life: Any) -> bool:
 def test_the_life_has_everything(kit: Any) -> None:
     events = kit.world("class-incremental").stream.events
     requests = [e for e in events if isinstance(e, DeletionRequest)]
-    assert {a.scope for r in requests for a in r.asks} == {"sample", "class", "task", "user"}
+    assert {a.scope for r in requests for a in r.requests} == {"sample", "class", "task", "user"}
     assert any(len(r.barred_ids) for r in requests)
     assert any(isinstance(e, Experience) and e.incarnation for e in events)
     assert sum(isinstance(e, Experience) and not e.incarnation for e in events) == 5

@@ -80,8 +80,8 @@ def skills(sizes: tuple[int, ...] = (300, 300, 300, 300), seed: int = 0) -> Sour
 
 def stream_of(source: Source, requests: list[dict[str, Any]] | None = None, seed: int = 0) -> Stream:
     plan = domain_incremental.build(source, parse(domain_incremental.Config, {"kind": "natural"}), seed)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests or []}), Key(seed))
-    return assemble(plan, moves, Service(), Key(seed) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests or []}), Key(seed))
+    return assemble(plan, scheduled, Service(), Key(seed) / "requests")
 
 
 def setting_of(stream: Stream, seed: int = 0, **training: Any) -> Setting:
@@ -338,10 +338,10 @@ def test_only_what_was_trained_on_costs_an_update() -> None:
 
 
 def _request(ids: np.ndarray) -> Event:
-    from streams.events import Ask, DeletionRequest
+    from streams.events import DeletionRequest, Request
 
     nothing = np.array([], dtype=np.int64)
-    return DeletionRequest("request-0", (Ask("sample", tuple(ids.tolist()), ids, nothing, 4),))
+    return DeletionRequest("request-0", (Request("sample", tuple(ids.tolist()), ids, nothing, 4),))
 
 
 def test_pruning_spares_small_clusters_and_can_be_undone() -> None:

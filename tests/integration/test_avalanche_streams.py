@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from streams.avalanche import from_benchmark, to_benchmark
 from streams.config import parse
 from streams.errors import ConfigError, DataError, StreamError
-from streams.events import Ask, DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import avalanche as source_module
@@ -40,8 +40,8 @@ def split_digits(source: Source, num_tasks: int = 3, told: bool = False, request
         events.append(Experience(f"task-{t}", (t,), ids, t if told else None))
     if request:
         ids = events[0].sample_ids[:10]
-        ask = Ask("sample", tuple(ids.tolist()), ids, ids[:0], received=2)
-        events.insert(2, DeletionRequest("request-0", (ask,)))
+        single = Request("sample", tuple(ids.tolist()), ids, ids[:0], received=2)
+        events.insert(2, DeletionRequest("request-0", (single,)))
     return Stream(source, tuple(units), tuple(events), task_of)
 
 
@@ -139,7 +139,7 @@ def test_what_avalanche_cannot_represent_is_refused(digits):
     with pytest.raises(StreamError, match="'task-0' has no test samples"):
         to_benchmark(Stream(digits, (empty, *stream.units[1:]), stream.events))
     ids = stream.experiences[0].sample_ids
-    request = DeletionRequest("all", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 1),))
+    request = DeletionRequest("all", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 1),))
     everything = Stream(digits, stream.units, (stream.events[0], request))
     with pytest.raises(StreamError, match="nothing is left"):
         to_benchmark(everything, drop_deleted=True)

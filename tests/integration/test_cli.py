@@ -169,7 +169,7 @@ def test_preview_draws_every_event(call: Call) -> None:
     assert [e["kind"] for e in data["events"]] == ["learn", "learn", "learn", "forget"]
     assert data["events"][-1]["latency"] == [1, 0]
     assert data["counts"]["requests"] == 1
-    assert data["counts"]["asks"] == 2
+    assert data["counts"]["requests_received"] == 2
     assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
 
 

@@ -167,7 +167,7 @@ def test_permanent_tasks_cannot_be_forgotten(life: Life) -> None:
 
 def test_parts_of_tasks(life: Life) -> None:
     learned, request = life.stream.events[2], life.stream.requests[0]
-    some = replace(request, asks=(replace(request.asks[0], scope="sample", sample_ids=learned.sample_ids[:5]),))
+    some = replace(request, requests=(replace(request.requests[0], scope="sample", sample_ids=learned.sample_ids[:5]),))
     for finer in ("refuse", "coarsen"):
         strategy, ledger = Life(finer=finer).build(), Ledger(life.stream.source, life.stream.task_of)
         step(strategy, learned, ledger)

@@ -256,8 +256,8 @@ def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     for e in range(num_events):
         if e % 10 == 9:
-            asks = [{"scope": "task", "keys": [e // 10], "samples": 10, "received": 0}]
-            events.append({"event": e, "kind": "forget", "name": f"request-{e}", "samples": 10, "asks": asks})
+            requests = [{"scope": "task", "keys": [e // 10], "samples": 10, "received": 0}]
+            events.append({"event": e, "kind": "forget", "name": f"request-{e}", "samples": 10, "requests": requests})
         else:
             learn = {"event": e, "kind": "learn", "name": f"experience-{e}", "units": [e % num_units]}
             events.append(learn | {"samples": 20, "incarnation": 0})

@@ -19,7 +19,7 @@ from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.sequences import prefixes, rotations
 from strategies.parts.stages import partition
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 
@@ -43,7 +43,7 @@ def build(tools: Any, source: Any, options: Config, recipe: Recipe | None = None
 
 def request(*ids: int, number: int = 0) -> DeletionRequest:
     rows = np.array(sorted(ids))
-    return DeletionRequest(f"request-{number}", (Ask("sample", tuple(ids), rows, rows[:0], 1),))
+    return DeletionRequest(f"request-{number}", (Request("sample", tuple(ids), rows, rows[:0], 1),))
 
 
 def live(strategy: S3T, source: Any, *events: Any) -> Any:

@@ -27,7 +27,7 @@ from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -68,7 +68,7 @@ class Blobs:
     def request(self, scope: str, *keys: int, name: str = "request-0") -> DeletionRequest:
         source = self.source
         ids = np.array(keys) if scope == "sample" else np.flatnonzero(np.isin(source.class_ids, keys) & ~source.is_test)
-        return DeletionRequest(name, (Ask(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
+        return DeletionRequest(name, (Request(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
 
     def rest(self, request: DeletionRequest) -> np.ndarray:
         return np.setdiff1d(self.source.train_ids, request.sample_ids)
@@ -802,7 +802,7 @@ def test_a_class_of_one_sample(fx: Blobs) -> None:
     rows = np.concatenate([np.flatnonzero((fx.source.class_ids != 0) & ~fx.source.is_test)[:300], [0]])
     one = int(np.flatnonzero((fx.source.class_ids == 0) & ~fx.source.is_test)[0])
     experience = Experience("few", (), np.unique(np.append(rows[:-1], one)))
-    request = DeletionRequest("request-0", (Ask("class", (0,), np.array([one]), NONE, 1),))
+    request = DeletionRequest("request-0", (Request("class", (0,), np.array([one]), NONE, 1),))
     small = replace(fx, experience=experience, states={})
     for unlearner in (
         {"name": "random-label", **QUICK},

@@ -41,7 +41,7 @@ from strategies.unlearners.teacher_revert import Revert
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Access, Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -202,7 +202,7 @@ class Life:
         return outcome
 
     def forget(self, ids: np.ndarray, name: str = "request-0") -> Outcome:
-        request = DeletionRequest(name, (Ask("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
+        request = DeletionRequest(name, (Request("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
         self.ledger.delete(request)
         door = self.ledger.door(self.strategy.access, NOTHING, ids)
         outcome = self.strategy.forget(request, door)
@@ -659,7 +659,7 @@ def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
     learned = strategy.state_dict()
     target = toy.loss(toy.after_base(kept, 150, **options), gone, answers=True)
     assert target > before + 2
-    request = DeletionRequest("request-0", (Ask("sample", tuple(gone.tolist()), gone, NOTHING, 0),))
+    request = DeletionRequest("request-0", (Request("sample", tuple(gone.tolist()), gone, NOTHING, 0),))
 
     def reverted() -> tuple[float, float, float]:
         strategy = toy.strategy(150, unlearner, **options)

@@ -36,7 +36,7 @@ from strategies.parts.prompt_encoder import looked_at
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -366,7 +366,7 @@ class Life:
     def forget(self, user: int, name: str) -> Any:
         ids = self.source.train_ids
         ids = np.setdiff1d(ids[self.source.user_ids[ids] == user], self.ledger.deleted_ids)
-        request = DeletionRequest(name, (Ask("user", (user,), ids, NOTHING, 0),))
+        request = DeletionRequest(name, (Request("user", (user,), ids, NOTHING, 0),))
         self.ledger.delete(request)
         door = self.ledger.door(self.strategy.access, NOTHING, ids)
         outcome = self.strategy.forget(request, door)
@@ -536,7 +536,7 @@ def test_a_hard_gate_opens_or_not_and_a_single_sample_is_served(source: Source) 
     life.forget(0, "request-0")
     assert set(life.strategy.gates(life.rows(0)).unique().tolist()) <= {0.0, 1.0}
     ids = life.rows(1).ids.numpy()[:1]
-    request = DeletionRequest("request-1", (Ask("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
+    request = DeletionRequest("request-1", (Request("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
     life.ledger.delete(request)
     life.strategy.forget(request, life.ledger.door(life.strategy.access, NOTHING, ids))
     assert bool(torch.isfinite(life.strategy.predict(life.rows(2))).all())

@@ -39,7 +39,7 @@ from strategies.parts.supermasks import (
 )
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
-from streams.events import Ask, DeletionRequest, Event, Experience
+from streams.events import DeletionRequest, Event, Experience, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key, seeded_globals
@@ -94,7 +94,7 @@ class World:
         if ids is None:
             chosen = [e.sample_ids for e in self.plan.experiences if e.units[0] in units]
             ids = np.sort(np.concatenate(chosen))
-        return DeletionRequest("request-0", (Ask("task", units, ids, NONE, 0),))
+        return DeletionRequest("request-0", (Request("task", units, ids, NONE, 0),))
 
 
 def five_tasks(digits: Source) -> Plan:
@@ -605,11 +605,11 @@ def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
     plain.train(False)
     canvas, x = strategy._canvas, torch.rand(256, 64)
     ids = np.arange(256)
-    asks = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
+    batches = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
     places = {p.data_ptr() for p in canvas.model.network.parameters()}
     version, held = canvas.version, tensor_bytes()
-    for ask in asks:
-        strategy.predict(ask)
+    for batch in batches:
+        strategy.predict(batch)
     assert canvas.version == version, "nothing has been written to any weight"
     assert {p.data_ptr() for p in canvas.model.network.parameters()} == places
     assert min(places) == canvas.weights.data_ptr(), "the model's own parameters are the shared weights"
@@ -625,13 +625,13 @@ def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
 
     @torch.inference_mode()
     def forward() -> None:
-        for _ in asks:
+        for _ in batches:
             plain(x)
 
     rounds = []
     for _ in range(7):
-        other = seconds(lambda: [strategy.predict(ask) for ask in asks])
-        alike = seconds(lambda: [strategy.predict(asks[0]) for _ in asks])
+        other = seconds(lambda: [strategy.predict(batch) for batch in batches])
+        alike = seconds(lambda: [strategy.predict(batches[0]) for _ in batches])
         rounds.append((other / alike, other / seconds(forward)))
     switching, whole = np.median(rounds, axis=0)
     assert switching < 1.25, "another task each time costs what the same costs"
