@@ -85,7 +85,7 @@ class _Writer:
     """Writes models as commented YAML lines; a comment that was written once is not repeated."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._written: set[str] = set()
 
     def mapping(self, config: BaseModel, indent: str) -> list[str]:
         """Return the lines of one model's keys."""
@@ -127,9 +127,9 @@ class _Writer:
         limits, text = allowed(field), _text(field)
         if not {"name", "text", "keys"} & set(limits.split()):
             text += f" [{limits}]"
-        if text in self._told:
+        if text in self._written:
             return []
-        self._told.add(text)
+        self._written.add(text)
         return [f"{indent}# {line}" for line in textwrap.wrap(text, _WIDTH - len(indent), break_on_hyphens=False)]
 
 

@@ -58,7 +58,7 @@ class _Lived:
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
         self._random: dict[int, np.ndarray] = {}
-        self._told: dict[int, Detailed] = {}
+        self._run_detailed: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
         """Return the outputs after `event` with all details."""
@@ -73,8 +73,10 @@ class _Lived:
         if not due:
             return []
         rows: list[Row] = []
-        first = event not in self._told
-        run = self._told.setdefault(event, Detailed("run", event, self.outputs(event), plan, self._fresh(event)))
+        first = event not in self._run_detailed
+        run = self._run_detailed.setdefault(
+            event, Detailed("run", event, self.outputs(event), plan, self._fresh(event))
+        )
         other = Detailed(kind, event, reference, plan, self._fresh(event))
         if first:
             rows += run.calibration()

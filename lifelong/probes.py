@@ -186,9 +186,9 @@ class Prober:
     def _facts(self, positions: np.ndarray) -> np.ndarray:
         """Return what each row tells, by number; of text without questions, the row."""
         ids = self._plan.ids[positions]
-        return self._told(ids) if self._is_question(positions).all() else ids
+        return self._fact_ids(ids) if self._is_question(positions).all() else ids
 
-    def _told(self, ids: np.ndarray) -> np.ndarray:
+    def _fact_ids(self, ids: np.ndarray) -> np.ndarray:
         """Return a number of the fact that each row tells: whom it is about, what of them, and the value."""
         values = self._text.values
         number = self._source.user_ids[ids] * self._source.num_classes + self._source.class_ids[ids]
@@ -264,8 +264,8 @@ class Prober:
         more = np.flatnonzero((source.user_ids == user) & (source.class_ids != what) & ~source.is_test)
         _, first = np.unique(source.class_ids[more], return_index=True)
         more = more[first]
-        told = np.array([own, *more[key.order(more)[: STATEMENTS - 1]]])
-        return " ".join(self._statement(i) for i in told[(key / "order").order(told)].tolist()) + "\n"
+        statements = np.array([own, *more[key.order(more)[: STATEMENTS - 1]]])
+        return " ".join(self._statement(i) for i in statements[(key / "order").order(statements)].tolist()) + "\n"
 
     def _statement(self, row: int) -> str:
         """Return what a row tells, in other words where there are any."""
@@ -311,9 +311,9 @@ class Prober:
         tested = [np.flatnonzero(self._is_question(a.forget_test)) for a in due]
         if values is None or not any(len(t) for t in tested):
             return [{} for _ in due]
-        told = values.numpy()
+        value_ids = values.numpy()
         train = np.flatnonzero(~source.is_test)
-        train = train[np.sort(np.unique(self._told(train), return_index=True)[1])]
+        train = train[np.sort(np.unique(self._fact_ids(train), return_index=True)[1])]
         places = np.unique(np.concatenate([a.forget_test for a in due]))
         test = self._plan.ids[places]
         states = [self._states(body, self._rows_at(i), last=GIVEN) for i in (train, test)]
@@ -322,12 +322,12 @@ class Prober:
             hits, control = np.zeros(len(test), dtype=bool), np.zeros(len(test), dtype=bool)
             for what in np.unique(source.class_ids[test]):
                 own, asked = source.class_ids[train] == what, source.class_ids[test] == what
-                labels = told[train[own]]
+                labels = value_ids[train[own]]
                 dealt = labels[(Key(0) / "control" / int(what)).order(train[own])]
-                of = dict(zip(self._told(train[own]).tolist(), dealt.tolist(), strict=True))
-                truth = np.array([of.get(fact, -1) for fact in self._told(test[asked]).tolist()])
+                of = dict(zip(self._fact_ids(train[own]).tolist(), dealt.tolist(), strict=True))
+                truth = np.array([of.get(fact, -1) for fact in self._fact_ids(test[asked]).tolist()])
                 sides = states[0][layer][own], states[1][layer][asked]
-                hits[asked] = probed(sides[0], labels, sides[1]) == told[test[asked]]
+                hits[asked] = probed(sides[0], labels, sides[1]) == value_ids[test[asked]]
                 control[asked] = probed(sides[0], dealt, sides[1]) == truth
             for audit, table in zip(due, found, strict=True):
                 at = np.searchsorted(places, audit.forget_test)

@@ -37,7 +37,7 @@ class Experience:
         name: stable name; keys all its randomness, so it must not depend on what else is in the stream.
         units: indices of the units it teaches.
         sample_ids: int64 training ids, ascending, unique.
-        task: task label that the model is told (task-incremental), or None.
+        task: task label that a task-aware model sees (task-incremental), or None.
         incarnation: 0 when first learned; k when this event teaches the k-th time again what was deleted.
             Only an incarnation above 0 brings deleted ids back; otherwise they are skipped.
         retention: whether it may be asked to be forgotten (temporary) or never will be (permanent), where the stream

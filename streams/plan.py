@@ -25,7 +25,7 @@ class Plan:
         source: the data; a scenario that makes new samples (permuted, rotated) returns a new one.
         units: what accuracy is reported for.
         experiences: what is learned, in order.
-        task_of: int64 ``[N]`` task label of each row if the model is told one, else None.
+        task_of: int64 ``[N]`` task label of each row if the model is task-aware, else None.
     """
 
     source: Source

@@ -22,7 +22,7 @@ class Stream:
         source: the data the ids point into.
         units: what accuracy is reported for.
         events: in the order in which they happen.
-        task_of: int64 ``[N]`` task label of each row when the model is told one, else None.
+        task_of: int64 ``[N]`` task label of each row when the model is task-aware, else None.
     """
 
     source: Source
@@ -45,7 +45,7 @@ class Stream:
 
     @property
     def task_classes(self) -> tuple[tuple[int, ...], ...] | None:
-        """Classes of each task label, or None when the model is told none."""
+        """Classes of each task label, or None when the model is not task-aware."""
         return None if self.task_of is None else tuple(u.classes for u in self.units)
 
     def digest(self) -> str:

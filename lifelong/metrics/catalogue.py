@@ -480,7 +480,7 @@ _TEXT: dict[str, Metric] = {
     "probability": Metric("Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"),
     "truth_ratio": Metric(
         "Mean of min(R, 1/R), R = exp(loss of the right answer - mean loss of wrong ones), all in other words (TOFU): "
-        "near 1 the right answer cannot be told.",
+        "near 1 the right answer is not recognised.",
         "0 to 1",
         "reference",
     ),
@@ -646,7 +646,7 @@ _TEXT_AUDITS: dict[str, Metric] = {
             ("none", "with nothing put before them"),
             ("true", "with the fact and others about the same person put before them"),
             ("other", "with facts about another person put before them"),
-            ("definition", "with the fact told of an alias, and who the alias is, put before them"),
+            ("definition", "with the fact stated about an alias, and who the alias is, put before them"),
         )
         for what, meaning in (
             ("accuracy", "Share of right answers"),

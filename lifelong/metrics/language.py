@@ -141,7 +141,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def priv_leak(auc: float, reference: float) -> float | None:
-    """Return MUSE's PrivLeak in percent (arXiv 2407.06460), given usual membership AUCs (1: all members are told).
+    """Return MUSE's PrivLeak in percent (arXiv 2407.06460), given usual membership AUCs (1: all members are found).
 
     MUSE's own AUC is 1 minus the usual one. Below 0 members still stand out, above 0 they stand out as unseen.
 

@@ -1,4 +1,4 @@
-"""Which subnetwork answers: the one of the task that is told, or the one that is surest, sample by sample."""
+"""Which subnetwork answers: the one of the task label, or the one that is surest, sample by sample."""
 
 from __future__ import annotations
 

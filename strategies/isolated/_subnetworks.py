@@ -38,7 +38,7 @@ in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
-    """What all of them can be told. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
+    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
@@ -63,7 +63,7 @@ class SubnetworkConfig(BaseConfig):
 
 
 class TrainedConfig(SubnetworkConfig):
-    """What those can be told that train weights."""
+    """Options of those that train weights."""
 
     weight_epochs: int | None = Field(None, ge=1)
     """Passes over an experience while its weights are trained; null takes `training.epochs`."""
@@ -96,7 +96,7 @@ class Subnetworks(Strategy, ABC):
             config: options.
             setting: what it is built in.
             writes: which weights a task trains.
-            inference: how the subnetwork is found where no task is told.
+            inference: how the subnetwork is found where there are no task labels.
             signal: what that lowers, if it follows a slope.
 
         Raises:

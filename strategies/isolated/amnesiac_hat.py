@@ -104,7 +104,7 @@ class AmnesiacHAT(Strategy):
 
     Later tasks were trained on top of it. Beside each of them a backup was trained in which the units of one earlier
     task compute with weights that never had its change; on request, weights that both tasks use are taken from there,
-    and may be repaired on memories. Each task has a head of its own. Where the task is not told, each speaks for the
+    and may be repaired on memories. Each task has a head of its own. Without task labels, each speaks for the
     classes of its units; classes that no task holds are answered by all units.
 
     A request is exact, to the bit, only if no task was learned after the one that goes (and no earlier request drew on

@@ -35,7 +35,7 @@ class Config(BaseConfig):
     """instruction: put one before the prompt. refusal: say a refusal in the model's place, which is a filter in front
     of it and the control that the other must beat."""
     applies: Literal["named", "all"] = "named"
-    """named: to prompts that name a forgotten subject, and then about that subject alone. all: every prompt is told of
+    """named: to prompts that name a forgotten subject, and then about that subject alone. all: every prompt gets
     all forgotten subjects (only with `form: instruction`)."""
     instruction: str = Field("You know nothing about {subjects}.\n", pattern=r"\{subjects\}")
     """What is put before a prompt; the names take the place of ``{subjects}``."""
@@ -165,7 +165,7 @@ class InContext(Strategy):
         return found
 
     def _asked(self, batch: Batch) -> list[list[str]]:
-        """Return the forgotten subjects that each row is told about."""
+        """Return the forgotten subjects that each row gets an instruction about."""
         if not self._guarded:
             return [[] for _ in range(len(batch))]
         if self._config.applies == "all":

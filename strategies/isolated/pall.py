@@ -101,7 +101,7 @@ def kept(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 class Pall(Strategy):
     """A mask per task over one network's weights; what a task has masked is frozen for those that come later.
 
-    Where the task is not told, each sub-network speaks for the classes of its units; classes that no task holds are
+    Without task labels, each sub-network speaks for the classes of its units; classes that no task holds are
     answered by all weights together. Body biases are zero and norms have no trained scale, as in the original networks.
     Free weights are always those of one draw that is named by the tasks held, so a request leaves no pattern there.
 

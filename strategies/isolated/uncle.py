@@ -88,7 +88,7 @@ class Uncle(Strategy):
 
     Learning is held to what the network made before for the protected tasks. Forgetting pulls the weights of the task
     towards noise that is drawn anew in each step; since its mean is zero, the weights collapse to zero rather than turn
-    into noise. Where the task is not told, each task speaks for its classes. Norm statistics are kept per task.
+    into noise. Without task labels, each task speaks for its classes. Norm statistics are kept per task.
     """
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -80,7 +80,7 @@ class HeldToOriginal(Plugin, ABC):
     @property
     @abstractmethod
     def swaps(self) -> bool:
-        """Whether the teacher is told the right token."""
+        """Whether the teacher is given the right token."""
 
     @property
     def is_general(self) -> bool:

@@ -396,7 +396,7 @@ def _call(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
 
 
 def _task_aware(network: torch.nn.Module, objective: Classification) -> torch.nn.Module:
-    """Return the network as Avalanche's kind of module that is told task labels, masked as the objective masks."""
+    """Return the network as Avalanche's kind of module that gets task labels, masked as the objective masks."""
     from avalanche.models import MultiTaskModule
 
     class Masked(MultiTaskModule):  # type: ignore[misc]

@@ -76,7 +76,7 @@ class LwF(DistillingPlugin):
                 "lwf.distance: bce weighs old and new outputs of a sigmoid classifier; set objective: {name: "
                 "classification, loss: bce, mask: experience}."
             )
-        self._told = isinstance(objective, Classification) and objective.masks
+        self._task_aware = isinstance(objective, Classification) and objective.masks
         self._is_classifier = isinstance(objective, Classification)
         self._heads: list[torch.Tensor] = []
         self._new_share = 1.0
@@ -93,7 +93,7 @@ class LwF(DistillingPlugin):
             new = set(lesson.data.targets().tolist())
             known -= new
             self._new_share = len(new) / (len(new) + self.config.strength * len(known))
-        groups = [known & set(u.classes) for u in self.setting.units] if self._told else [known]
+        groups = [known & set(u.classes) for u in self.setting.units] if self._task_aware else [known]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
         if self._heads:
             self._tap = Tap(lesson.model.network)

@@ -1,4 +1,4 @@
-"""Cross-entropy or BCE over a global label space, masked to the task's classes where the model is told the task."""
+"""Cross-entropy or BCE over a global label space, masked to the task's classes where the model is task-aware."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Classification(NamedObjective):
 
     @property
     def masks(self) -> bool:
-        """Whether the model is told the task and only the task's outputs are permitted."""
+        """Whether the model is task-aware and only the task's outputs are permitted."""
         return self._forbidden is not None
 
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:

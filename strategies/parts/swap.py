@@ -1,4 +1,4 @@
-"""Logit swap: a teacher that is told the right token, and keeps its opinion of everything else (Mix-CPT)."""
+"""Logit swap: a teacher that is given the right token, and keeps its opinion of everything else (Mix-CPT)."""
 
 from __future__ import annotations
 

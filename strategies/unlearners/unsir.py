@@ -123,8 +123,8 @@ class UNSIR(Unlearner):
         for label, task in zip(classes, tasks, strict=True):
             shape = (config.batch_size, *example.x.shape[1:])
             start = torch.randn(shape, generator=(key / "noise" / label).torch()).to(example.x)
-            told = None if example.task is None else torch.full_like(example.task.expand(len(start)), task)
-            noises.append(learn_noise(model, objective, start, label, told, config))
+            task_labels = None if example.task is None else torch.full_like(example.task.expand(len(start)), task)
+            noises.append(learn_noise(model, objective, start, label, task_labels, config))
         passed = config.noise_steps * config.batch_size * len(classes)
         outcome = Outcome(forward=passed, backward=passed)
         impair = with_noise(subset, noises, classes, tasks, config.copies)

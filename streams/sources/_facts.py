@@ -60,10 +60,10 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
     plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
     unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.holdout]
-    other = [_pair(f, form, f.told(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    other = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
     most = max(len(f.wrong) for f in facts)
     wrong = [
-        _pair(f, form, f.told(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
+        _pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
         for f in facts
         for form in forms
         for i in range(most)
@@ -111,7 +111,9 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
     for fact in facts:
         texts += [PROMPT.format(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
-        texts += [f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.told(v, ""))]
+        texts += [
+            f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
+        ]
     return train_tokenizer([*texts, *more], config.vocabulary)
 
 

@@ -157,19 +157,19 @@ def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Que
         for located in read(file):
             names |= dict.fromkeys(located.fields)
             question, answer = _pair(located, config)
-            told = user if user is not None else located.name(config.user, "user") if config.user else None
+            owner = user if user is not None else located.name(config.user, "user") if config.user else None
             domain = located.name(config.domain, "domain") if config.domain else file.stem
             own = _Question(
                 question,
                 answer,
-                f"{file.stem}-{new // config.per_user}" if told is None else told,
+                f"{file.stem}-{new // config.per_user}" if owner is None else owner,
                 located.name(config.label, "label") if config.label else domain,
                 domain,
                 located.text(config.paraphrased_question, "paraphrased_question", needed=False),
                 located.text(config.paraphrased_answer, "paraphrased_answer", needed=False),
                 located.texts(config.perturbed_answer, "perturbed_answer"),
             )
-            key = (told or "", question, answer)
+            key = (owner or "", question, answer)
             before = found.get(key)
             if before is None:
                 found[key] = own

@@ -620,7 +620,7 @@ def make_world(full_name: str) -> World:
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
-    if name in ("task-incremental", "everything-told"):
+    if name in ("task-incremental", "everything-task-aware"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
     if name.endswith("regression"):

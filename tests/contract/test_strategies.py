@@ -214,8 +214,8 @@ def test_holds_nothing_exactly_if_it_claims_so(candidate: Any, life: Any) -> Non
             assert moment.held != {}
         else:
             assert "weights" in moment.held
-            told = np.concatenate(list(moment.held.values())) if draws(candidate) else moment.held["weights"]
-            assert np.isin(moment.event.sample_ids, told).all() or candidate.name.startswith("random-selection")
+            reported = np.concatenate(list(moment.held.values())) if draws(candidate) else moment.held["weights"]
+            assert np.isin(moment.event.sample_ids, reported).all() or candidate.name.startswith("random-selection")
     assert graded or not candidate.name.endswith(EXACT)
 
 
@@ -348,7 +348,7 @@ def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, 
         assert (without.digests[-1] == moment.digest) == exact_this_time(moment), moment.event.name
 
 
-@pytest.mark.parametrize("name", ["everything", "everything-told"])
+@pytest.mark.parametrize("name", ["everything", "everything-task-aware"])
 def test_everything_deleted_and_learned_again(name: str, kit: Any, candidate: Any) -> None:
     world = kit.world(candidate.place(name))
     strategy = world.build(candidate)

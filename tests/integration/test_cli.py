@@ -174,14 +174,16 @@ def test_preview_draws_every_event(call: Call) -> None:
 
 
 def test_preview_says_the_names_of_users_and_classes(call: Call) -> None:
-    asked = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
+    requests = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
     data = "source={name: arrays, path: named.csv}"
     lines = [
         f"{x},{y},{kind},{who}" for x in range(6) for y in range(6) for kind, who in (("cat", "ann"), ("owl", "bo"))
     ]
     Path("named.csv").write_text("\n".join(["x,y,label,user", *lines]))
-    told = ("--set", data, "--set", f"schedule={{name: explicit, requests: {asked}}}")
-    code, out, err = call("preview", "tiny.yaml", *told, "--set", "scenario={name: class-incremental, experiences: 2}")
+    by_name = ("--set", data, "--set", f"schedule={{name: explicit, requests: {requests}}}")
+    code, out, err = call(
+        "preview", "tiny.yaml", *by_name, "--set", "scenario={name: class-incremental, experiences: 2}"
+    )
     assert (code, err) == (0, "")
     assert "forget user ann" in out
     assert "forget class owl" in out

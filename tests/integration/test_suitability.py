@@ -59,9 +59,9 @@ def test_scopes(name: str, request_: dict[str, Any]) -> None:
 
 def test_whole_classes_only() -> None:
     """In a domain-incremental stream a task is not a class: its classes stay."""
-    told = {"scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 2}}
+    permuted = {"scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 2}}
     with pytest.raises(ConfigError, match=r"it deletes whole classes, and samples of class \d stay\. Those that can"):
-        prepare(config("unsir", [{"after": 2, "scope": "task", "keys": [0]}], **told))
+        prepare(config("unsir", [{"after": 2, "scope": "task", "keys": [0]}], **permuted))
 
 
 def test_a_forget_set_that_is_the_whole_data() -> None:

@@ -89,9 +89,9 @@ def test_retraining_is_ideal_and_doing_nothing_fails(rows: dict[str, list[Row]],
     for subject in (FIRST, SECOND):
         assert value(rows[RETRAIN], metric, subject, "retrained") == pytest.approx(ideal, abs=1e-9)
         assert fails(value(rows[NONE], metric, subject, "retrained")), value(rows[NONE], metric, subject, "retrained")
-    told = describe(metric)
-    assert told.ideal == ideal
-    assert told.better in {"zero", "higher" if ideal == 1 else "lower"}
+    described = describe(metric)
+    assert described.ideal == ideal
+    assert described.better in {"zero", "higher" if ideal == 1 else "lower"}
 
 
 def test_every_gap_of_retraining_is_nothing(rows: dict[str, list[Row]]) -> None:

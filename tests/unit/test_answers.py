@@ -227,7 +227,7 @@ def test_truth_ratio_and_rouge_fixtures() -> None:
 def test_utility_and_privacy_fixtures() -> None:
     assert harmonic_mean([0.3] * 9) == pytest.approx(0.3)
     assert harmonic_mean([0.3, 0.0]) == 0.0
-    # The usual AUC is 1 where all members are told; MUSE's is 0 there.
+    # The usual AUC is 1 where all members are found; MUSE's is 0 there.
     assert priv_leak(1.0, 0.5) == -100.0
     assert priv_leak(0.0, 0.5) == 100.0
     assert priv_leak(0.7, 0.7) == 0.0

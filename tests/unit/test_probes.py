@@ -237,8 +237,8 @@ def test_who_copies_from_the_context_gains_by_it(world: World) -> None:
                 given = int((x[1] == GIVEN).sum())
                 answer = x[0][x[1] == ANSWER].tolist()
                 context = world.text.tokenizer.decode(x[0][:given].tolist())
-                told = world.text.tokenizer.decode(answer[:-1]).strip().rstrip(".").split()[-1]
-                if told in context.split("Q:")[0]:
+                stated = world.text.tokenizer.decode(answer[:-1]).strip().rstrip(".").split()[-1]
+                if stated in context.split("Q:")[0]:
                     logits[i, torch.arange(len(answer)) + given - 1, torch.tensor(answer)] = 20.0
             return logits
 

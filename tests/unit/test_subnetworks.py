@@ -51,7 +51,7 @@ NONE = np.array([], dtype=np.int64)
 
 
 class World:
-    """Digits in five tasks of two classes, told which one, and a small network."""
+    """Digits in five tasks of two classes, task-aware, and a small network."""
 
     def __init__(
         self, plan: Plan, hidden: Sequence[int] = (100, 50), epochs: int = 4, seed: int = 0, batch: int = 32
@@ -659,7 +659,7 @@ def test_a_hundred_tasks(digits: Source, tools: Any) -> None:
     assert mean > 0.5, "one pass, 200 weights of 4,440; chance is 0.1"
 
 
-def test_the_surest_subnetwork_answers_where_no_task_is_told(digits: Source, tools: Any) -> None:
+def test_the_surest_subnetwork_answers_without_task_labels(digits: Source, tools: Any) -> None:
     world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=6)
     strategy = life(world, exssnet, tools, world.plan.experiences, density=0.2)
     assert np.mean([world.accuracy(strategy, u) for u in range(5)]) > 0.3, "chance is 0.1"

@@ -512,7 +512,7 @@ def test_names_that_do_not_fit_are_left_out(source: Source) -> None:
     second = tokenizer.encode(f"You know nothing about {names[1]}.\n")
     assert strategy._prefix(names, 200 - len(second)) == second
     assert strategy._prefix(names, 200) == []
-    assert not torch.equal(strategy.predict(of(source, 2)), bare)  # everybody is told
+    assert not torch.equal(strategy.predict(of(source, 2)), bare)  # every prompt gets an instruction
 
 
 def test_a_guard_needs_names_and_text(source: Source, tools: Any) -> None:

@@ -170,11 +170,11 @@ def test_wrong_answers_are_wrong_and_put_like_the_right_one(corpus: Source) -> N
     lengths = []
     for i in range(0, 1200, 7):
         prompt, own = text_of(corpus, corpus.x[i])
-        asked, told = text_of(corpus, text.paraphrased[i])
+        asked, stated = text_of(corpus, text.paraphrased[i])
         assert asked == prompt
-        assert told != own
+        assert stated != own
         wrong = [text_of(corpus, x) for x in text.perturbed[i]]
-        assert all(p == prompt and answer != told for p, answer in wrong)
+        assert all(p == prompt and answer != stated for p, answer in wrong)
         assert len({answer for _, answer in wrong}) == 5
         right = (text.paraphrased[i, 1] == ANSWER).sum()
         lengths.append(float((text.perturbed[i, :, 1] == ANSWER).sum(1).float().mean() - right))
