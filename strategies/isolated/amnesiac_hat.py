@@ -59,7 +59,7 @@ class Config(BaseConfig):
     """In which order later tasks get the weights they share with the forgotten one from their backups."""
     repair: Literal["none", "joint", "sequential", "sequential-adahat"] = "none"
     """Train shared weights of later tasks on their memories afterwards: on all together, or one task after the other,
-    if wished under AdaHAT's rule."""
+    optionally under AdaHAT's rule."""
     steps: int = Field(50, ge=1)
     """Steps of a repair (for each task, if sequential)."""
     finer: Finer = "refuse"

@@ -118,11 +118,11 @@ def switching(rounds: int, sizes: tuple[int, int]) -> list[Result]:
             strategy.load_state_dict(whole)
             ledger = Ledger(source)
             ledger.admit(Experience("all", (), source.train_ids))
-            asked = request(number, int(source.train_ids[97 * number % samples]))
-            ledger.delete(asked)
-            door = ledger.door(strategy.access, source.train_ids[:0], asked.sample_ids)
+            deletion = request(number, int(source.train_ids[97 * number % samples]))
+            ledger.delete(deletion)
+            door = ledger.door(strategy.access, source.train_ids[:0], deletion.sample_ids)
             started = time.perf_counter()
-            strategy.forget(asked, door)
+            strategy.forget(deletion, door)
             times[samples].append(time.perf_counter() - started)
     small, large = sizes
     return [

@@ -154,12 +154,12 @@ def test_destruction_meets_no_three_criteria_at_once(rows: dict[str, list[Row]])
 def test_only_what_is_taught_again_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three people go, one after the other, then the first is taught again: nobody else returns, nor he before."""
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
-    asked: list[dict[str, Any]] = [{"after": 1, "scope": "user", "keys": [user]} for user in (1, 4, 2)]
-    asked[0]["again_after"] = 1
+    requests: list[dict[str, Any]] = [{"after": 1, "scope": "user", "keys": [user]} for user in (1, 4, 2)]
+    requests[0]["again_after"] = 1
     npo = {"name": "npo", "epochs": 10, "batch_size": 10, "lr": 0.002}
     changes: dict[str, Any] = {
         "source": {**CONFIG["source"], "answers": "short", "holdout": 0},
-        "schedule": {"name": "explicit", "requests": asked},
+        "schedule": {"name": "explicit", "requests": requests},
         "strategies": {"npo": {"learner": {"name": "replay", "memory": 200, "batch": 10}, "unlearner": npo}},
         "evaluation": {},
     }
