@@ -17,16 +17,15 @@ __all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors",
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
-    "lifelong/config/annotate.py",
     "lifelong/capacity/",
+    "lifelong/config/annotate.py",
+    "lifelong/config/shipped.py",
+    "lifelong/metrics/catalogue.py",
+    "lifelong/report/",
     "lifelong/results/columns.py",
     "lifelong/setup/doctor.py",
-    "lifelong/metrics/catalogue.py",
     "lifelong/setup/preview.py",
-    "lifelong/config/shipped.py",
-    "lifelong/report/",
     "lifelong/study/",
-    "lifelong/report/summary.py",
     "lifelong/trackers/",
     "lifelong/verification/",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def ready_scenarios() -> dict[str, Path]:
     """Return the configurations that ship with the package, by name."""
-    folder = Path(__file__).parent / "scenarios"
+    folder = Path(__file__).parents[1] / "scenarios"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
