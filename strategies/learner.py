@@ -10,8 +10,8 @@ import torch
 
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
-from strategies.parts.optimizers import make_optimizer
-from strategies.parts.timing import timed
+from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.training.timing import timed
 from streams.events import DeletionRequest, Experience
 
 T = TypeVar("T")

@@ -59,7 +59,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Samples are chosen by how they fare once they are unlearned, as `lifelong.selection` does it.
+    """Samples are chosen by how they fare once they are unlearned, as `lifelong.setup.worst_case_requests` does it.
 
     Attributes:
         kind: worst (their loss stays low) or easy (it becomes high).

@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.base import Learner, Setting, Strategy
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.events import DeletionRequest, Request

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config

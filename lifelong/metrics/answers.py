@@ -1,6 +1,6 @@
 """What is left of a request's answers in text, and what is kept of the others': rows from records of single rows.
 
-Records are computed once after an event (`lifelong.answers`); all else is arithmetic on them.
+Records are computed once after an event (`lifelong.evaluation.generation`); all else is arithmetic on them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lifelong.answers import ATTACKS
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
-from lifelong.metrics.language import harmonic_mean, priv_leak
-from lifelong.metrics.membership import membership_auc
-from lifelong.table import Row, row
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.generation import ATTACKS
+from lifelong.formulas.language import harmonic_mean, priv_leak
+from lifelong.formulas.membership import membership_auc
+from lifelong.results.table import Row, row
 
 OF_REQUESTS = ("probability", "truth_ratio", "truth_prob", "rouge_recall", "exact_memorisation", "extraction_strength")
 """Records that are averaged over the forget set of a request."""
@@ -122,7 +122,7 @@ def _unseen_tests(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) 
 
 
 def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -> list[Row]:
-    """Return what the audits of text found (`lifelong.probes`), of every request that was due and of the stream."""
+    """Return what the audits of text found, of every request that was due and of the stream."""
     rows = []
     for key, values in outputs.details.items():
         kind, _, metric = key.partition("_")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
-from lifelong.metrics.calibration import expected_calibration_error
-from lifelong.metrics.distance import activation_distance, zero_retrain_forgetting
-from lifelong.metrics.membership import (
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.relearning import SLACK, anamnesis, relearn_time
+from lifelong.formulas.calibration import expected_calibration_error
+from lifelong.formulas.distance import activation_distance, zero_retrain_forgetting
+from lifelong.formulas.membership import (
     MOST_PER_SIDE,
     cross_validated_accuracy,
     entropy_member_rate,
@@ -15,9 +16,8 @@ from lifelong.metrics.membership import (
     membership_ks,
     mia_efficacy,
 )
-from lifelong.metrics.quality import Quality, agreement, average_gap, tow_factors
-from lifelong.metrics.relearning import SLACK, anamnesis, relearn_time
-from lifelong.table import Row, row
+from lifelong.formulas.quality import Quality, agreement, average_gap, tow_factors
+from lifelong.results.table import Row, row
 from streams.randomness import Key
 
 _NO_CLASS = "the objective predicts no class"
@@ -108,7 +108,7 @@ class Detailed:
         return Quality(forget, retain, test, efficacy)
 
     def _attacks(self, audit: Audit) -> list[Row]:
-        """Return the population attacks; see `lifelong.metrics.membership`."""
+        """Return the population attacks; see `lifelong.formulas.membership`."""
         model, event, name, n = self._model, self.event, audit.request.name, len(audit.forget)
         details, classes = self.outputs.details, self._plan.classes
         if "margins" not in details:

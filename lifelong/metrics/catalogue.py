@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lifelong.formulas.language import BITS, LOOKS
 from lifelong.metrics.knowledge import LAGS, THRESHOLDS
-from lifelong.metrics.language import BITS, LOOKS
 from lifelong.metrics.over_stream import CAPACITY_LOSS, SURVIVED_GAP, SURVIVED_LOSS
 from strategies.outcome import SELECTORS
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.catalogue import SHARES
-from lifelong.metrics.membership import membership_auc
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from strategies.outcome import Outcome
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.manifest import read_manifest
+from lifelong.execution.manifest import read_manifest
+from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import SHARES
 from lifelong.report.matrix import Matrix
-from lifelong.runner import Run
-from lifelong.summary import measure_of
-from lifelong.table import Row, Table
+from lifelong.report.summary import measure_of
+from lifelong.results.table import Row, Table
 from streams.errors import CheckpointError
 from streams.names import in_words
 

@@ -12,10 +12,10 @@ import numpy as np
 from lifelong.metrics.catalogue import SHARES
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
+from lifelong.report.summary import Line
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
 from lifelong.study.verdicts import Components, Difference, Verdict
-from lifelong.summary import Line
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lifelong.execution.runner import Run
 from lifelong.report.facts import kept_events
 from lifelong.report.lives import Lives, Point
 from lifelong.report.look import MAX_ROWS, words
 from lifelong.report.spread import Spread, band_in_words, spread
+from lifelong.report.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 from lifelong.report.tables import meaning
-from lifelong.runner import Run
 from lifelong.study.statistics import Estimate
-from lifelong.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 
 
 @dataclass(frozen=True, slots=True)

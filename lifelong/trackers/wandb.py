@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lifelong.metrics.catalogue import MEASURES
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
 from lifelong.trackers._base import RunInfo
 from streams.events import DeletionRequest
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lifelong.play import ledger_after, step
 from strategies.base import Exactness, Strategy
 from strategies.parts.model import digest
+from strategies.step import ledger_after, step
 from streams.events import DeletionRequest, Event, Unit
 from streams.ledger import Ledger
 from streams.randomness import Key

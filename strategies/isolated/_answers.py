@@ -9,7 +9,7 @@ import torch
 
 from strategies.isolated._canvas import Canvas
 from strategies.isolated._subnetwork import Subnetwork, Units
-from strategies.parts.supermasks import binary, entropy, one_shot, positions_of, slopes_of, superfluous
+from strategies.isolated._supermasks import binary, entropy, one_shot, positions_of, slopes_of, superfluous
 from streams.data import Batch
 
 Inference = Literal["enumerate", "one-shot", "binary"]

@@ -9,11 +9,7 @@ import torch
 
 from strategies.base import Setting
 from strategies.isolated._subnetwork import Subnetwork
-from strategies.objectives._base import FisherEstimator, Objective
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
-from strategies.parts.model import FlatModel, digest
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Layer,
     Lens,
     Span,
@@ -23,6 +19,10 @@ from strategies.parts.supermasks import (
     spans_of,
     unpack,
 )
+from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.classification import Classification
+from strategies.parts.model import FlatModel, digest
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 

@@ -13,10 +13,9 @@ from pydantic import Field
 from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
 from strategies.isolated._answers import Answers, Inference, Signal
 from strategies.isolated._canvas import Canvas
+from strategies.isolated._kkt import Transfer, probe, sample_size, worthy
 from strategies.isolated._subnetwork import Subnetwork, Units, rebuilt
-from strategies.parts.fit import FitConfig, fit
-from strategies.parts.kkt import Transfer, probe, sample_size, worthy
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Schedule,
     ScoreStep,
     WeightStep,
@@ -26,6 +25,7 @@ from strategies.parts.supermasks import (
     union,
     unpack,
 )
+from strategies.parts.fit import FitConfig, fit
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import CheckpointError, ConfigError, IntegrityError

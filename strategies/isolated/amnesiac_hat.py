@@ -12,13 +12,13 @@ from torch import nn
 from torch.func import functional_call
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_uniform
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws, Remember
-from strategies.parts.hard_attention import MaskedChain, annealed, compensation
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.exemplars import Draws, Remember
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError, TrainingError

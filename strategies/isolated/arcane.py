@@ -11,10 +11,10 @@ from pydantic import Field
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.objectives._base import FisherEstimator, Objective
 from strategies.objectives.classification import Classification
-from strategies.parts.deltas import pack, unpack
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage, partition
+from strategies.parts.sharding.deltas import pack, unpack
+from strategies.parts.sharding.stages import Chain, Stage, partition
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError

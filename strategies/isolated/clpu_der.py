@@ -12,12 +12,12 @@ from pydantic import Field
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_uniform
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws, Remember
 from strategies.parts.fit import Hooks, fit
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError, RequestError, TrainingError

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals, WrongAnswers
 from strategies.parts.detector import (
     Detector,
     detector_from,
@@ -23,10 +22,11 @@ from strategies.parts.detector import (
     soft_gate,
 )
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.gated import GatedHost
-from strategies.parts.lowrank import overlap, overlap_ratio
+from strategies.parts.lowrank.changes import overlap, overlap_ratio
+from strategies.parts.lowrank.gated import GatedHost
 from strategies.parts.model import FlatModel
 from strategies.parts.prompt_encoder import EncoderConfig, PromptEncoder, looked_at
+from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience

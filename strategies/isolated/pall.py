@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_balanced
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.memory.buffers import draw_positions, keep_balanced
+from strategies.parts.memory.exemplars import Draws
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field, model_validator
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.parts.adapters import AdapterHost
-from strategies.parts.ensembles import pool
+from strategies.isolated._adapters import AdapterHost
 from strategies.parts.fit import fit
-from strategies.parts.sequences import Order, drawn, matched, prefixes, rotations
-from strategies.parts.stages import partition
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.sharding.sequences import Order, drawn, matched, prefixes, rotations
+from strategies.parts.sharding.stages import partition
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.parts.deltas import pack, unpack
-from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage, partition, restart_before
+from strategies.parts.sharding.deltas import pack, unpack
+from strategies.parts.sharding.ensembles import mean_probability, vote
+from strategies.parts.sharding.stages import Chain, Stage, partition, restart_before
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience

@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.ensembles import pool
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError, TrainingError

@@ -11,14 +11,14 @@ from pydantic import Field
 from torch import nn
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._contrastive import contrastive_distillation, rotated_views, supervised_contrastive
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import keep_uniform
-from strategies.parts.contrastive import contrastive_distillation, rotated_views, supervised_contrastive
-from strategies.parts.divergence import softened_kl
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.layers import redraw
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import Tap
+from strategies.parts.weights.layers import redraw
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -9,7 +9,7 @@ import torch
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap, Teacher
+from strategies.parts.teachers.teacher import Tap, Teacher
 from streams.config import Config
 from streams.data import Batch
 from streams.events import DeletionRequest

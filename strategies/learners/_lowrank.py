@@ -10,8 +10,8 @@ from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.lowrank import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
-from strategies.parts.optimizers import Optimizer
+from strategies.parts.lowrank.changes import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
+from strategies.parts.training.optimizers import Optimizer
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 

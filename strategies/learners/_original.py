@@ -12,9 +12,9 @@ from pydantic import Field
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped_divergences
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped_divergences
+from strategies.parts.teachers.teacher import frozen_copy
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.exemplars import Draws, Exemplars, Policy
+from strategies.parts.memory.exemplars import Draws, Exemplars, Policy
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
 

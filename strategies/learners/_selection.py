@@ -14,11 +14,11 @@ from pydantic import Field
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import Objective
 from strategies.outcome import Draw, LastDraw, Selector
-from strategies.parts.deduplication import first_copies
-from strategies.parts.gradient_features import Projector, find_block
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Formulas
-from strategies.parts.survey import Look, NoImage, Surveyed, available, survey
+from strategies.parts.selection.deduplication import first_copies
+from strategies.parts.selection.gradient_features import Projector, find_block
+from strategies.parts.selection.selectors import Formulas
+from strategies.parts.selection.survey import Look, NoImage, Surveyed, available, survey
 from streams.config import Config as BaseConfig
 from streams.data import Data
 from streams.errors import ConfigError

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from strategies.base import Lesson, Plugin, Setting, State
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 
 
 class Tied(Plugin, ABC):

@@ -12,14 +12,14 @@ from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.objectives.causal_lm import CausalLM
 from strategies.outcome import Draw, Selector
-from strategies.parts.budgets import Shares, densities, equal_shares, spreads, weighted_shares
-from strategies.parts.clustering import Algorithm, clusters, default_clusters
-from strategies.parts.coverage import coverage_draw
-from strategies.parts.deduplication import earlier_similarity, least_redundant
-from strategies.parts.gradient_features import Form, Kind, Projector
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Binning, best_selector
-from strategies.parts.survey import Surveyed
+from strategies.parts.selection.budgets import Shares, densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.clustering import Algorithm, clusters, default_clusters
+from strategies.parts.selection.coverage import coverage_draw
+from strategies.parts.selection.deduplication import earlier_similarity, least_redundant
+from strategies.parts.selection.gradient_features import Form, Kind, Projector
+from strategies.parts.selection.selectors import Binning, best_selector
+from strategies.parts.selection.survey import Surveyed
 from streams.data import Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
-from strategies.parts.coverage import coverage_draw
 from strategies.parts.model import FlatModel
+from strategies.parts.selection.coverage import coverage_draw
 from streams.data import Data
 from streams.randomness import Key
 

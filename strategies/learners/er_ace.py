@@ -11,7 +11,7 @@ from pydantic import Field
 from strategies.base import Lesson, Outcome, Setting, State
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
-from strategies.parts.exemplars import Policy
+from strategies.parts.memory.exemplars import Policy
 from strategies.parts.model import FlatModel
 from streams.data import Batch
 

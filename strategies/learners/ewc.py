@@ -11,9 +11,9 @@ from pydantic import Field
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from streams.data import Data
 from streams.events import DeletionRequest
 from streams.randomness import Key

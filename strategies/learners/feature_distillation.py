@@ -10,7 +10,7 @@ from pydantic import Field
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.reference import FirstReference
+from strategies.parts.teachers.first_reference import FirstReference
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.dampening import ImportanceKind, ImportanceLog
-from strategies.parts.fisher import diagonal_fisher, output_sensitivity
+from strategies.parts.weights.dampening import ImportanceKind, ImportanceLog
+from strategies.parts.weights.fisher import diagonal_fisher, output_sensitivity
 from streams.config import Config as BaseConfig
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.learners._original import GeneralConfig, needs_all_tokens
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import templated, with_prompt
-from strategies.parts.exemplars import Exemplars
+from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
+from strategies.parts.text.alignment import templated, with_prompt
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.importance import Pull, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.importance import Pull, TieConfig, check_stiff, make_pull
 
 
 class Config(TieConfig):

@@ -12,7 +12,7 @@ from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError

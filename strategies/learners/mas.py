@@ -9,8 +9,8 @@ from pydantic import Field
 
 from strategies.base import Lesson, Outcome
 from strategies.learners._tied import Tied
-from strategies.parts.fisher import output_sensitivity
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.fisher import output_sensitivity
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):

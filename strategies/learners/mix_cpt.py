@@ -13,7 +13,11 @@ from pydantic import Field
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
 from strategies.learners._original import HeldToOriginal, OriginalConfig
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import (
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.memory.exemplars import Exemplars
+from strategies.parts.model import FlatModel
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.alignment import (
     InTemplate,
     Preference,
     Rejected,
@@ -24,10 +28,6 @@ from strategies.parts.alignment import (
     share_of_tokens,
     with_prompt,
 )
-from strategies.parts.exemplars import Exemplars
-from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from strategies.base import Setting, State
 from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
-from strategies.parts.lowrank import Factors
+from strategies.parts.lowrank.changes import Factors
 from streams.events import DeletionRequest
 
 

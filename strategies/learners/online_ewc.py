@@ -10,8 +10,8 @@ from pydantic import Field
 from strategies.base import Lesson, Outcome
 from strategies.learners._tied import Tied
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Slopes
+from strategies.parts.weights.fisher import diagonal_fisher
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

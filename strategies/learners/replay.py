@@ -7,7 +7,7 @@ from typing import ClassVar, final
 from pydantic import Field
 
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
-from strategies.parts.exemplars import Policy
+from strategies.parts.memory.exemplars import Policy
 from streams.data import Batch
 
 

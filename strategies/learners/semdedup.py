@@ -10,10 +10,10 @@ from pydantic import Field
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw
-from strategies.parts.clustering import clusters, default_clusters
-from strategies.parts.deduplication import earlier_similarity
-from strategies.parts.gradient_features import normalised
 from strategies.parts.model import FlatModel
+from strategies.parts.selection.clustering import clusters, default_clusters
+from strategies.parts.selection.deduplication import earlier_similarity
+from strategies.parts.selection.gradient_features import normalised
 from streams.data import Data
 from streams.randomness import Key
 

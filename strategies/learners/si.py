@@ -9,7 +9,7 @@ from pydantic import Field
 
 from strategies.base import Lesson, Outcome, Setting
 from strategies.learners._tied import Tied
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Lesson, Plugin, Setting, State
-from strategies.parts.updates import UpdateLog
+from strategies.parts.weights.updates import UpdateLog
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import TrainingError

@@ -14,7 +14,7 @@ from strategies.objectives._base import FisherEstimator, NamedObjective, Objecti
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
 from strategies.parts.model import FlatModel
-from strategies.parts.ragged import row_outputs
+from strategies.parts.training.ragged import row_outputs
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
-from strategies.parts.memory import memory_errors
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer, OptimizerConfig, make_optimizer
+from strategies.parts.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
+from strategies.parts.training.out_of_memory import memory_errors
 from streams.data import Batch, Data
 from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from strategies.base import Outcome, Setting
 from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.detector import contrastive_entropy, mean_states
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.gated import GatedHost
+from strategies.parts.lowrank.gated import GatedHost
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from streams.data import Batch, Data
 from streams.randomness import Key
 from streams.text import GIVEN

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.parts.fit import fit
-from strategies.parts.layers import last_layers
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import last_layers
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.events import DeletionRequest
 from streams.randomness import Key

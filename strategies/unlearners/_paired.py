@@ -14,9 +14,9 @@ from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer
-from strategies.parts.reference import FirstReference
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.first_reference import FirstReference
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import Optimizer
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -15,9 +15,9 @@ from strategies.base import Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM, joined
 from strategies.objectives.classification import Classification
-from strategies.parts.answers import WrongAnswers
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.text.other_answers import WrongAnswers
+from strategies.parts.training.optimizers import make_optimizer
 from strategies.unlearners._retained import DefaultRetainConfig, finish, live_classes, members
 from streams.data import Batch, Data
 from streams.randomness import Key

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
-from strategies.parts.updates import UpdateLog
+from strategies.parts.weights.updates import UpdateLog
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.events import DeletionRequest
 

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.divergence import softened_kl
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, retained_data
 from streams.data import Batch

@@ -11,8 +11,8 @@ from torch import nn
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, some_retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating
 from streams.data import Batch, Data
 from streams.errors import DataError
 from streams.events import DeletionRequest

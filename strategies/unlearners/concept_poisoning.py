@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
 from strategies.unlearners._retained import (
@@ -64,7 +64,7 @@ def donor_and_concept(
         key: names the draws.
     """
     # scikit-learn is loaded only by those who need it.
-    from strategies.parts.concepts import class_weights, concept_vectors
+    from strategies.unlearners._concepts import class_weights, concept_vectors
 
     vectors = concept_vectors(features, labels, config.concept_samples, key)
     names = sorted(vectors)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Refusals, Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key

@@ -6,8 +6,8 @@ from typing import ClassVar, final
 
 import torch
 
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 from streams.randomness import Key
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.model import FlatModel, is_in
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._classes import named_classes
 from strategies.unlearners._retained import RetainedData, live_classes, retained_access, some_retained_data
 from streams.config import Config as BaseConfig

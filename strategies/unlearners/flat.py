@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Refusals
 from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key

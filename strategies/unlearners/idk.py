@@ -11,9 +11,9 @@ from pydantic import Field
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import joined
-from strategies.parts.answers import Refusals
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Refusals
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
 from strategies.unlearners._retained import endless, retained_data
 from streams.data import Batch, Data

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import evaluating, gradient_of, loss_gradient
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating, gradient_of, loss_gradient
 from strategies.unlearners._retained import RetainedData, retained_access, some_retained_data
 from streams.config import Config as BaseConfig
 from streams.data import Data

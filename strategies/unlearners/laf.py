@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.parts.fisher import evaluating, gradient_of
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.parts.teacher import frozen_copy
-from strategies.parts.vae import Decoder, make_vae, rebuilding_errors, train_vae
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.parts.weights.fisher import evaluating, gradient_of
 from strategies.unlearners._retained import RetainedData, endless, retained_access, some_retained_data
+from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError

@@ -14,11 +14,11 @@ from torch import nn
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM, precise
-from strategies.parts.answers import Refusals, Values
-from strategies.parts.blocks import blocks_of, check_block
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.text.other_answers import Refusals, Values
+from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig, needs_text
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data

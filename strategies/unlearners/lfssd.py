@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fisher import output_sensitivity
+from strategies.parts.weights.fisher import output_sensitivity
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.lowrank import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
+from strategies.parts.lowrank.changes import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
 from strategies.parts.model import FlatModel
 from strategies.unlearners._hinge import Invert
 from strategies.unlearners._paired import PairedConfig, needs_text, paired

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Values, log_likelihoods
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import Tokens
-from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data

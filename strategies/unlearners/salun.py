@@ -9,9 +9,9 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import loss_gradient
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import loss_gradient
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import retained_access, some_retained_data
 from streams.data import Data

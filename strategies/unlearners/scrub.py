@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.divergence import softened_kl
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import make_optimizer
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data

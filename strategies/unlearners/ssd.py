@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fisher import diagonal_fisher
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest

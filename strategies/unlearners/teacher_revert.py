@@ -12,8 +12,8 @@ from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped_divergences
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped_divergences
 from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch

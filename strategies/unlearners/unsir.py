@@ -10,11 +10,11 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.buffers import keep_uniform
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import fit
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Adam, OptimizerConfig
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import task_of, whole_classes
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
 from streams.data import Batch, Data

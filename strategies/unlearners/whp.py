@@ -13,10 +13,10 @@ from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import counted, precise
-from strategies.parts.answers import Values
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.other_answers import Values
 from strategies.unlearners._paired import needs_text
 from streams.data import Batch, Data
 from streams.errors import ConfigError

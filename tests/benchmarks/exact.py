@@ -17,12 +17,12 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 from lifelong.capacity import theory
 from lifelong.capacity.simulate import System, simulate
 from lifelong.models import mlp, vit_tiny
-from lifelong.play import step
 from strategies.base import Setting, Strategy
 from strategies.isolated import s3t, sisa
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, num_bytes
+from strategies.step import step
 from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals

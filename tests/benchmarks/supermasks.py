@@ -18,10 +18,7 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 from lifelong.models import lenet, mlp
 from strategies.base import Setting
 from strategies.isolated import exssnet, supsup
-from strategies.objectives.classification import Classification
-from strategies.parts.fit import FitConfig, Training, fit
-from strategies.parts.model import FlatModel, num_bytes
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Lens,
     ScoreStep,
     entropy,
@@ -34,6 +31,9 @@ from strategies.parts.supermasks import (
     slopes_of,
     spans_of,
 )
+from strategies.objectives.classification import Classification
+from strategies.parts.fit import FitConfig, Training, fit
+from strategies.parts.model import FlatModel, num_bytes
 from streams.data import Data
 from streams.events import Experience, Unit
 from streams.ledger import Ledger

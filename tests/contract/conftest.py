@@ -17,10 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama, tiny_llava
-from lifelong.play import step
+from lifelong.setup.build import make_strategy
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
@@ -29,6 +28,7 @@ from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.events import DeletionRequest, Event

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.play import ledger_after, restore, step
-from lifelong.suitability import check_stream
+from lifelong.setup.suitability import check_stream
 from strategies.base import Access
 from strategies.composed import Composed
 from strategies.parts.model import digest, num_bytes
+from strategies.step import ledger_after, restore, step
 from streams.errors import AccessError, CheckpointError, ConfigError, LedgerError, StreamError
 from streams.events import DeletionRequest, Experience
 from streams.timeline import surviving

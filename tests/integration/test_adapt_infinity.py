@@ -12,14 +12,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import lifelong
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig, StrategyConfig
+from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.metrics.catalogue import METRICS
 from lifelong.metrics.selection import selection_rows
 from lifelong.models import tiny_llava
-from lifelong.play import step
 from lifelong.report.facts import gather
 from lifelong.report.html import render, run_drawings
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -28,11 +27,12 @@ from strategies.learners.adapt_infinity import AdaptInfinity
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.outcome import SELECTORS, Draw, LastDraw, Outcome
-from strategies.parts.deduplication import first_copies
 from strategies.parts.fit import FitConfig, Training, fit
-from strategies.parts.gradient_features import Projector, find_block, sample_features
 from strategies.parts.model import FlatModel, Network, digest
-from strategies.parts.survey import Look, available, survey
+from strategies.parts.selection.deduplication import first_copies
+from strategies.parts.selection.gradient_features import Projector, find_block, sample_features
+from strategies.parts.selection.survey import Look, available, survey
+from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import Event, Experience

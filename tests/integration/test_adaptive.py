@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.adaptive import Requester
-from lifelong.build import make_source, make_stream
-from lifelong.play import ledger_after
+from lifelong.setup.adaptive_requests import Requester
+from lifelong.setup.build import make_source, make_stream
 from strategies.base import Setting
 from strategies.isolated.sisa import Config, Sisa
-from strategies.parts.stages import partition
+from strategies.parts.sharding.stages import partition
+from strategies.step import ledger_after
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
 from streams.ledger import Ledger

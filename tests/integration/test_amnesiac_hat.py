@@ -12,12 +12,12 @@ from lives import TaskLife
 from torch import nn
 
 from lifelong.models import lenet, resnet_18
-from lifelong.play import step
 from lifelong.verification.replay import altered, live
+from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated.amnesiac_hat import AmnesiacHAT, Config, _Lesson
 from strategies.objectives.regression import Regression
-from strategies.parts.hard_attention import MaskedChain, annealed, compensation
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.step import step
 from streams.errors import ConfigError, RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_strategy
-from lifelong.evaluation import Evaluator
+from lifelong.evaluation.evaluator import Evaluator
 from lifelong.metrics.catalogue import describe
-from lifelong.preparation import prepare
-from lifelong.shadows import is_inside, shadow_events
-from lifelong.table import Table
+from lifelong.references.shadows import is_inside, shadow_events
+from lifelong.results.table import Table
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest
 from streams.events import DeletionRequest, Experience
 

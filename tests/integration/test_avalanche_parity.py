@@ -17,10 +17,10 @@ from torch.utils.data import TensorDataset
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learners import avalanche
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import fit
-from strategies.parts.importance import Tie
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import Tie
 from strategies.unlearners import finetune, gradient_ascent, none, retrain
 from streams.errors import CheckpointError, ConfigError, LedgerError
 from streams.events import Experience

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifelong import record
-from lifelong.config import load_config
+from lifelong.config.run import load_config
+from lifelong.execution.manifest import stream_from_manifest
 from lifelong.files import write_atomically
-from lifelong.manifest import stream_from_manifest
+from lifelong.results import record
 from streams.errors import CheckpointError, StreamError
 from streams.randomness import Key
 from streams.sources.digits import Config as Digits

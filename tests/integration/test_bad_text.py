@@ -15,8 +15,8 @@ from torch import nn
 
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, fit
-from strategies.parts.memory import fitting, ran_out
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.training.out_of_memory import fitting, ran_out
 from streams.data import Data
 from streams.errors import ConfigError, ResourceError
 from streams.randomness import Key

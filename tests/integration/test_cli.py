@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lifelong.record import Checkpoint, Record
+from lifelong.results.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
 TINY = """

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.verification.replay import altered, live
 from strategies.isolated.clpu_der import ClpuDer, Config
-from strategies.parts.buffers import keep_uniform
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import digest, num_bytes
+from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError, RequestError
 from streams.ledger import Ledger

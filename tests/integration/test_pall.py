@@ -10,10 +10,10 @@ import torch
 from lives import TaskLife
 from torch import nn
 
-from lifelong.play import step
 from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.errors import RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig, StrategyConfig, load_config
-from lifelong.metrics.membership import membership_auc
+from lifelong.config.run import RunConfig, StrategyConfig, load_config
+from lifelong.formulas.membership import membership_auc
 from lifelong.models import tiny_llama
-from lifelong.play import step
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
@@ -74,7 +74,7 @@ def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
 
 
 def test_a_stopped_life_of_text_goes_on_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lifelong import life
+    from lifelong.execution import life
 
     config = parse(RunConfig, TINY)
     whole = rows_of(lifelong.run(config, tmp_path / "whole"), "npo")

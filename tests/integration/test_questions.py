@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
-from lifelong.table import read_rows
+from lifelong.config.run import RunConfig
+from lifelong.results.table import read_rows
 from streams.config import parse
 
 Call = Callable[..., tuple[int, str, str]]

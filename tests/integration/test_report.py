@@ -18,13 +18,13 @@ import plotly.graph_objects as go
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
 from lifelong.report.facts import gather, kept_events
 from lifelong.report.html import write_report
-from lifelong.runner import Run
-from lifelong.table import Row, Table, read_rows
+from lifelong.results.table import Row, Table, read_rows
 from streams.config import parse
 from streams.errors import CheckpointError
 

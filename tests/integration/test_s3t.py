@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.play import ledger_after, restore, step
+from strategies.isolated._adapters import AdapterHost, LowRank, layers_of
 from strategies.isolated.s3t import S3T, Config, Recipe
-from strategies.parts.adapters import AdapterHost, LowRank, layers_of
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.sequences import prefixes, rotations
-from strategies.parts.stages import partition
+from strategies.parts.sharding.sequences import prefixes, rotations
+from strategies.parts.sharding.stages import partition
+from strategies.step import ledger_after, restore, step
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.ledger import Ledger

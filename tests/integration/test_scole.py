@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig, StrategyConfig
-from lifelong.evaluation import Evaluator
-from lifelong.play import step
-from lifelong.preparation import prepare
+from lifelong.config.run import RunConfig, StrategyConfig
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import prepare
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -24,6 +23,7 @@ from strategies.learners import naive
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel, Network
+from strategies.step import step
 from strategies.unlearners import none
 from streams.config import parse
 from streams.data import Data

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.play import step
 from strategies.isolated.sisa import Config, Recipe, Sisa, stage_epochs
-from strategies.parts.deltas import decode, encode, pack, unpack
-from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import digest, num_bytes
-from strategies.parts.stages import partition
+from strategies.parts.sharding.deltas import decode, encode, pack, unpack
+from strategies.parts.sharding.ensembles import mean_probability, vote
+from strategies.parts.sharding.stages import partition
+from strategies.step import step
 from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key

@@ -19,6 +19,7 @@ import pytest
 
 import lifelong
 from cli.main import main
+from lifelong.execution.runner import Run
 from lifelong.report import latex
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
@@ -26,7 +27,6 @@ from lifelong.report.spread import spread
 from lifelong.report.study import write_study_report
 from lifelong.report.study_tables import Grid, comparisons, results, verdicts
 from lifelong.report.tradeoff import pareto
-from lifelong.runner import Run
 from lifelong.study.study import Study
 from streams.errors import ConfigError
 

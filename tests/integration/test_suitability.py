@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
-from lifelong.preparation import prepare
+from lifelong.config.run import RunConfig
+from lifelong.setup.preparation import prepare
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
 

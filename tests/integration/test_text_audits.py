@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import describe
-from lifelong.play import step
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from strategies.step import step
 from streams.config import parse
 from streams.ledger import Ledger
 

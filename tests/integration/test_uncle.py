@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.isolated.uncle import Config, Uncle, burn_in
+from strategies.step import step
 from streams.config import parse
 from streams.errors import RequestError
 from streams.events import DeletionRequest

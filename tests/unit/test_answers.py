@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import greedy, records_of, records_of_holdout
-from lifelong.evaluation import Outputs
-from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
-from lifelong.metrics.language import (
+from lifelong.evaluation.evaluator import Outputs
+from lifelong.evaluation.generation import greedy, records_of, records_of_holdout
+from lifelong.formulas.language import (
     exact_memorisation,
     extraction_strength,
     harmonic_mean,
@@ -24,6 +23,7 @@ from lifelong.metrics.language import (
     truth_ratio,
     words,
 )
+from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
 from lifelong.models import tiny_llama
 from strategies.parts.model import FlatModel
 from streams.config import parse

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_source, make_stream
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_source, make_stream
 from streams.config import parse
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2
+from lifelong.setup.build import make_strategy
 from strategies.composed import Composed
-from strategies.parts.lowrank import (
+from strategies.parts.lowrank.changes import (
     LowRankSteps,
     fresh_factors,
     linear_maps,
@@ -21,7 +21,7 @@ from strategies.parts.lowrank import (
     overlap_ratio,
 )
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import OptimizerConfig
+from strategies.parts.training.optimizers import OptimizerConfig
 from strategies.unlearners.loku import fila
 from streams.config import parse
 from streams.errors import ConfigError

@@ -16,13 +16,13 @@ from sklearn.metrics import roc_auc_score
 
 import lifelong.metrics
 import streams
-from lifelong.config import EvaluationConfig
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs, plan_evaluation
-from lifelong.measure import Measure
+from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs, plan_evaluation
+from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
+from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means
-from lifelong.metrics.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
-from lifelong.metrics.membership import membership_auc
+from lifelong.metrics.measure import Measure
 from lifelong.metrics.requests import (
     Relapse,
     attribution,
@@ -32,7 +32,7 @@ from lifelong.metrics.requests import (
     scores_of,
     service_rows,
 )
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from strategies.outcome import Outcome
 from streams.events import DeletionRequest, Experience, Unit
 from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled, Service, assemble

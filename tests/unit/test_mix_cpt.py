@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -21,7 +21,12 @@ from strategies.learners.mix_cpt import MixCPT
 from strategies.objectives.causal_lm import CausalLM, Config, token_divergences
 from strategies.objectives.classification import Classification
 from strategies.outcome import Outcome
-from strategies.parts.alignment import (
+from strategies.parts.fit import Training, fit
+from strategies.parts.model import FlatModel, digest
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.alignment import (
     InTemplate,
     Preference,
     Rejected,
@@ -31,11 +36,6 @@ from strategies.parts.alignment import (
     templated,
     with_prompt,
 )
-from strategies.parts.fit import Training, fit
-from strategies.parts.model import FlatModel, digest
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped
-from strategies.parts.teacher import frozen_copy
 from strategies.unlearners import teacher_revert
 from strategies.unlearners.teacher_revert import Revert
 from streams.config import parse

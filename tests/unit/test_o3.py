@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Access, Setting
 from strategies.isolated.o3 import O3
 from strategies.objectives.causal_lm import CausalLM, Config
-from strategies.parts.answers import WrongAnswers
 from strategies.parts.detector import (
     contrastive_entropy,
     fit_detector,
@@ -29,10 +28,11 @@ from strategies.parts.detector import (
     soft_gate,
 )
 from strategies.parts.fit import Training
-from strategies.parts.gated import Gated, GatedHost, _gates
-from strategies.parts.lowrank import overlap, overlap_ratio
+from strategies.parts.lowrank.changes import overlap, overlap_ratio
+from strategies.parts.lowrank.gated import Gated, GatedHost, _gates
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.prompt_encoder import looked_at
+from strategies.parts.text.other_answers import WrongAnswers
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lifelong.metrics.over_stream import over_stream_rows
-from lifelong.table import Row
+from lifelong.results.table import Row
 from streams.events import Experience, Unit
 from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import _of_answers, continued
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.evaluation import Evaluator, plan_evaluation
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import Evaluator, plan_evaluation
+from lifelong.evaluation.generation import _of_answers, continued
+from lifelong.evaluation.probes import ALIAS, Prober
+from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
+from lifelong.formulas.language import choice_probability, priv_leak, truth_probability
+from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.answers import attack_auc, true_positives
-from lifelong.metrics.attacks import area, halves, probed, round_weights, rounded, unmoved
-from lifelong.metrics.language import choice_probability, priv_leak, truth_probability
-from lifelong.metrics.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.models._language import Decoder
-from lifelong.play import step
-from lifelong.probes import ALIAS, Prober
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.parts.model import FlatModel, digest
+from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import Rejected
-from strategies.parts.answers import WrongAnswers
+from strategies.parts.text.alignment import Rejected
+from strategies.parts.text.other_answers import WrongAnswers
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError, DataError

@@ -16,9 +16,9 @@ from strategies.learner import SGDLearner
 from strategies.learners import cpr, der_plus_plus, ewc, lwf, naive, replay, si
 from strategies.learners.refresh import Config, Refresh, relative_climb
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Hooks, Slopes, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners import none
 from streams.data import Batch
 from streams.errors import ConfigError

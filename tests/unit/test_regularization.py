@@ -15,10 +15,10 @@ from strategies.base import Access, Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import ewc, l2, mas, naive, online_ewc, replay, si
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher, output_sensitivity
 from strategies.parts.fit import Hooks, Training, fit
-from strategies.parts.importance import Tie, make_pull
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher, output_sensitivity
+from strategies.parts.weights.importance import Tie, make_pull
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError
 from streams.ledger import Ledger

@@ -19,7 +19,7 @@ from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
-from strategies.parts.buffers import keep_uniform
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, digest
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience

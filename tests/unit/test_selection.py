@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.config import RunConfig
-from lifelong.preparation import prepare
-from lifelong.selection import project, select, unlearn, updated
+from lifelong.config.run import RunConfig
+from lifelong.setup.preparation import prepare
+from lifelong.setup.worst_case_requests import project, select, unlearn, updated
 from strategies.parts.fit import FitConfig, fit
 from streams.errors import StreamError
 from streams.plan import Choice, Learn, Plan, RequestSpec, Service, assemble

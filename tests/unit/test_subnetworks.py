@@ -19,13 +19,7 @@ from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
 from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
-from strategies.objectives.regression import Regression
-from strategies.parts.fit import Training, observed
-from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     WeightStep,
     binary,
     choose,
@@ -37,6 +31,12 @@ from strategies.parts.supermasks import (
     superfluous,
     unpack,
 )
+from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
+from strategies.parts.fit import Training, observed
+from strategies.parts.model import FlatModel, Network, digest, num_bytes
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import DeletionRequest, Event, Experience, Request

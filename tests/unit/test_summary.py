@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lifelong.config import RunConfig
-from lifelong.runner import Run
-from lifelong.summary import UNFINISHED, Cell, columns, measure_of, shown, side_by_side, summarize, to_json
-from lifelong.table import Row, Table
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import Run
+from lifelong.report.summary import UNFINISHED, Cell, columns, measure_of, shown, side_by_side, summarize, to_json
+from lifelong.results.table import Row, Table
 from streams.errors import ConfigError
 
 FINETUNE = [

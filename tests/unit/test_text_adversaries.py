@@ -10,16 +10,16 @@ import pytest
 import torch
 from text_lives import ONE_STEP, live, slope
 
-from lifelong.answers import greedy
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
+from lifelong.evaluation.generation import greedy
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
+from lifelong.setup.build import make_strategy
 from strategies.base import Access
 from strategies.isolated.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.answers import Refusals, WrongAnswers
-from strategies.parts.blocks import Listener, blocks_of
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.other_answers import Refusals, WrongAnswers
+from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.unlearners import lat, rmu
 from strategies.unlearners.lat import Config as LatConfig
 from strategies.unlearners.lat import Defend, Perturbation, attack, away_losses, project

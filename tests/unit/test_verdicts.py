@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.results.table import Row, Table, row
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Quantity, StudyConfig, in_size, lay_out, with_base
 from lifelong.study.jobs import make_jobs
 from lifelong.study.verdicts import Results
-from lifelong.table import Row, Table, row
 from streams.config import parse
 from streams.errors import ConfigError
 
