@@ -35,7 +35,7 @@ def make_plan(tools: Any, tasks: int) -> Plan:
 
 
 def shape(scheduled: list[Scheduled]) -> str:
-    """L0 W L1 A0 ..."""
+    """L0 R L1 A0 ..."""
     letters = {RequestSpec: "R", Learn: "L", Consolidate: "C", Again: "A"}
     return " ".join(
         letters[type(m)]
@@ -65,10 +65,10 @@ def test_none(tools: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "L0 W L1 W L2 W L3 W L4 W"),
-        ({"every": 2}, "L0 W L1 L2 W L3 L4 W"),
-        ({"every": 2, "start": 2}, "L0 L1 W L2 L3 W L4"),
-        ({"limit": 2}, "L0 W L1 W L2 L3 L4"),
+        ({}, "L0 R L1 R L2 R L3 R L4 R"),
+        ({"every": 2}, "L0 R L1 L2 R L3 L4 R"),
+        ({"every": 2, "start": 2}, "L0 L1 R L2 L3 R L4"),
+        ({"limit": 2}, "L0 R L1 R L2 L3 L4"),
         ({"limit": 0}, "L0 L1 L2 L3 L4"),
         ({"start": 9}, "L0 L1 L2 L3 L4"),
     ],
@@ -91,8 +91,8 @@ def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
 
 def test_burst(tools: Any) -> None:
     plan = make_plan(tools, 4)
-    assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 W W W L2 L3"
-    assert shape(burst.place(plan, burst.Config(after=4, requests=1), KEY)) == "L0 L1 L2 L3 W"
+    assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 R R R L2 L3"
+    assert shape(burst.place(plan, burst.Config(after=4, requests=1), KEY)) == "L0 L1 L2 L3 R"
     with pytest.raises(ConfigError, match="5 is past the last of 4"):
         burst.place(plan, burst.Config(after=5), KEY)
 
@@ -100,7 +100,7 @@ def test_burst(tools: Any) -> None:
 def test_delayed_asks_for_data_of_the_age(tools: Any) -> None:
     plan = make_plan(tools, 6)
     scheduled = delayed.place(plan, delayed.Config(age=2, every=2), KEY)
-    assert shape(scheduled) == "L0 L1 L2 W L3 L4 W L5"
+    assert shape(scheduled) == "L0 L1 L2 R L3 L4 R L5"
     stream = assemble(plan, scheduled, Service(), KEY)
     learned: dict[int, int] = {}
     count = 0
@@ -134,7 +134,7 @@ def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
         }
     )
     scheduled = explicit.place(make_plan(tools, 4), config, KEY)
-    assert shape(scheduled) == "L0 W L1 A0 L2 W W L3"
+    assert shape(scheduled) == "L0 R L1 A0 L2 R R L3"
     assert [m for m in scheduled if isinstance(m, RequestSpec)] == [
         RequestSpec("task", (0,)),
         RequestSpec("class", (2,)),
@@ -197,7 +197,7 @@ def test_published_sequences_are_valid_lives(sequence: str, tools: Any) -> None:
 
 def test_clpu_forgets_two_tasks(tools: Any) -> None:
     plan = make_plan(tools, 5)
-    assert shape(published.place(plan, published.Config(sequence="clpu"), KEY)) == "L0 L1 L2 L3 C1 W L4 W"
+    assert shape(published.place(plan, published.Config(sequence="clpu"), KEY)) == "L0 L1 L2 L3 C1 R L4 R"
 
 
 def test_pall_positions_are_uniform_after_learning() -> None:
