@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
 from strategies.isolated._answers import Answers, Inference, Signal
@@ -121,16 +122,19 @@ class Subnetworks(Strategy, ABC):
         self._sealed: tuple[int, ...] | None = self._canvas.version
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of what a request touches."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Learn a mask, then the weights in it that may be trained."""
         self._check()
         outcome = self._teach(experience, door)
         return outcome.traced(self._capacity())
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
         self._check()
@@ -167,6 +171,7 @@ class Subnetworks(Strategy, ABC):
                 return [u for u in self._nets if u in found and u != units]
             found |= more
 
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]``; all alike where no subnetwork knows the task."""
         self._check()
@@ -176,12 +181,13 @@ class Subnetworks(Strategy, ABC):
         restore()
         return outputs
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the subnetworks share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what masks and trained weights derive from."""
         writers = {u for u, net in self._nets.items() if self._wrote(u)}
         found = {}
         for component, nets, left in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
@@ -190,10 +196,11 @@ class Subnetworks(Strategy, ABC):
                 found[component] = ids[derived[ids]]
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
         """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
         order = list(self._nets) if self._coupled else sorted(self._nets)
@@ -206,6 +213,7 @@ class Subnetworks(Strategy, ABC):
             state["derived"] = {"left": torch.from_numpy(np.packbits(self._left))}
         return state
 
+    @override
     def load_state_dict(self, state: State) -> None:
         """Put everything back.
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, Optimizer, OptimizerConfig
@@ -394,6 +395,7 @@ class ScoreStep(Optimizer):
         self._choose()
 
     @torch.no_grad()
+    @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         """Move the scores, choose again; the parameters W stay as they are."""
         self._adam.step(self.scores, gradient.mul_(parameters).mul_(self.scores.sign()))
@@ -409,12 +411,12 @@ class ScoreStep(Optimizer):
                 chosen.copy_(keep_largest(size, span.drop))
             self._guesses[index] = bar
 
+    @override
     def state_dict(self) -> dict[str, object]:
-        """Return Adam's moments."""
         return self._adam.inner.state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the moments back."""
         self._adam.inner.load_state_dict(state)
 
 
@@ -445,17 +447,17 @@ class WeightStep(Optimizer):
         self._adam = _Annealed(config, self._own, epochs, steps, schedule)
 
     @torch.no_grad()
+    @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Move the chosen weights."""
         self._adam.step(self._own, gradient.index_select(0, self._positions))
         parameters.index_copy_(0, self._positions, self._own)
 
+    @override
     def state_dict(self) -> dict[str, object]:
-        """Return Adam's moments."""
         return self._adam.inner.state_dict()
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the moments back."""
         self._adam.inner.load_state_dict(state)
 
 

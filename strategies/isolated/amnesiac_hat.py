@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.func import functional_call
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
@@ -144,10 +145,11 @@ class AmnesiacHAT(Strategy):
         self._given_up = _NOTHING
 
     @property
+    @override
     def access(self) -> Access:
-        """The memories of the tasks that are held."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units), len(self._tasks)))
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train gates, weights and a head, with a backup for each of the last tasks; note the change of the weights."""
         lesson = _Lesson(self, experience, door)
@@ -159,6 +161,7 @@ class AmnesiacHAT(Strategy):
         self._tasks.append(lesson.finished())
         return self._noted(outcome)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Leave the changes of the tasks that are named out; give later ones their backups, and repair them.
 
@@ -182,6 +185,7 @@ class AmnesiacHAT(Strategy):
         return self._noted(outcome).graded("bits" if exact else "none")
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all units for the others."""
         self._mount()
@@ -199,22 +203,24 @@ class AmnesiacHAT(Strategy):
             parts.append((outputs.log_softmax(1), self.classes(task.units)))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: each task has features of its own."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what tasks were learned from, and the forgotten ones that later tasks were trained on top of."""
         seen = np.concatenate([self._base_ids, *(t.ids for t in self._tasks), *self._shadows.values()])
         held = ids[np.isin(ids, seen)]
         return {"weights": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all memories."""
         return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._tasks)]))
 
+    @override
     def state_dict(self) -> State:
-        """Return the start, and all tasks with their changes, heads, memories and backups."""
         return {
             "base": self._base.clone(),
             "base_ids": {"derived": torch.from_numpy(self._base_ids.copy())},
@@ -238,8 +244,8 @@ class AmnesiacHAT(Strategy):
             ],
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put everything back."""
         self._base = state["base"].clone()
         self._base_ids = state["base_ids"]["derived"].numpy().copy()
         self._shadows = {name: entry["derived"].numpy().copy() for name, entry in state["shadows"].items()}

@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
@@ -34,8 +35,8 @@ class CCS(SurveyingSelection):
     config: Config
     name: ClassVar[str] = "ccs"
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Cover the score."""
         config = self.config
         found = self.look(data, model, (config.score,))
         open_ = np.flatnonzero(allowed)

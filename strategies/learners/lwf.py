@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
@@ -81,6 +82,7 @@ class LwF(DistillingPlugin):
         self._heads: list[torch.Tensor] = []
         self._new_share = 1.0
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Choose what is distilled: the outputs of classes that are known and not deleted, head by head."""
         super().begin(lesson)
@@ -98,6 +100,7 @@ class LwF(DistillingPlugin):
         if self._heads:
             self._tap = Tap(lesson.model.network)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add the distillation on the batch. The network's own outputs are read: `outputs` may be masked."""
         if self._tap is None:

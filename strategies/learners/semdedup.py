@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw
@@ -50,8 +51,8 @@ class SemDeDup(SurveyingSelection):
     name: ClassVar[str] = "semdedup"
     scores: ClassVar[bool] = False
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Take the least redundant."""
         config = self.config
         found = self.look(data, model, (), embeddings=True)
         count = config.clusters or default_clusters(len(data))

@@ -8,6 +8,7 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.objectives.causal_lm import CausalLM, scored
@@ -132,8 +133,8 @@ class _Contrast(Hooks):
         self._generator = generator
         self._whole: Batch | None = None
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the masked view."""
         self._whole = batch
         x = batch.x.clone()
         hidden = torch.rand(x[:, 0].shape, generator=self._generator).to(x.device) < self._share
@@ -141,6 +142,7 @@ class _Contrast(Hooks):
         x[:, 0][hidden] = self._token
         return replace(batch, x=x)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
         assert self._whole is not None

@@ -10,6 +10,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Learner, Outcome, Setting
 from strategies.objectives._base import Objective
@@ -83,6 +84,7 @@ class Answer(Hooks):
         self._is_forget = members(forget_set.ids, num_samples, forget_set.targets().device)
         self._step = 0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return the batch with other answers; the forget set's rows come first."""
         number = {"once": 0, "epoch": self._step // self._per_epoch, "batch": self._step}[self._redraw]
@@ -110,8 +112,8 @@ class Relabel(Hooks):
         self.steps_per_epoch = 1
         self._step = 0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with other labels."""
         rounds = {"once": 0, "epoch": self._step // self.steps_per_epoch, "batch": self._step}
         if rounds[self._config.redraw] != self._round:
             self._round = rounds[self._config.redraw]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
 from strategies.parts.fit import Hooks, fit
@@ -152,8 +153,8 @@ class Poison(Hooks):
         self._place = torch.full((num_samples,), -1, device=x.device)
         self._place[torch.from_numpy(ids).to(x.device)] = torch.arange(len(ids), device=x.device)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with poisoned inputs."""
         place = self._place[batch.ids]
         rows = torch.nonzero(place >= 0).squeeze(1)
         return Batch(batch.ids, batch.x.index_copy(0, rows, self._x[place[rows]]), batch.y, batch.task)
@@ -169,15 +170,17 @@ class ConceptPoisoning(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set and retained data, with labels."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Donors come from it."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Poison every class of the request, and train on all together.
 

@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.parts.fit import FitConfig, fit
@@ -94,15 +95,18 @@ class LAF(Unlearner):
             raise ConfigError("laf trains the body of the model, and this one has none that is trained.")
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of forget set and retained data; labels only for `repair`, and of the latter."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Every step takes a retained batch."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train the auto-encoders, then the body; auto-encoders and teacher are dropped at the end."""
         config, model = self.config, learner.model

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
@@ -57,9 +58,9 @@ class TOPR(PairedUnlearner):
 
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Compute the log-likelihoods before the request once."""
         before = log_likelihoods(reference, objective, forget_set)
         return Taper(objective, self.setting.objective, before), Outcome(forward=len(forget_set))

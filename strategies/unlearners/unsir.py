@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
 from strategies.objectives._base import Objective
@@ -99,17 +100,19 @@ class UNSIR(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
         """A labelled subset of the retained data; of the forget set the class alone."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Impairing and repairing take retained data."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Learn a noise batch per class, impair, repair."""
         config, model, objective, setting = self.config, learner.model, self.setting.objective, self.setting
         retained = some_retained_data(config.retained, learner, door, request)
         classes = whole_classes(request, setting)

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
@@ -177,8 +178,8 @@ class LowRankSteps(Optimizer):
         return found
 
     @torch.no_grad()
+    @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Step the factors, and write the weights."""
         slopes = torch.zeros_like(self._vector)
         own = self.factors()
         for i, (m, (a, b), (to_a, to_b)) in enumerate(zip(self._matrices, own, self.factors(slopes), strict=True)):
@@ -199,16 +200,16 @@ class LowRankSteps(Optimizer):
         products = [a @ o[i].T for i, (a, _) in enumerate(self.factors()) for o in self._earlier]
         return float(sum((p.abs() if self._absolute else p.square()).sum() for p in products))
 
+    @override
     def state_dict(self) -> dict[str, object]:
-        """Return factors, what they are added to, and moments."""
         return {
             "factors": self._vector.clone(),
             "base": [b.clone() for b in self._base],
             "moments": self._inner.state_dict(),
         }
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put them back."""
         self._vector.copy_(state["factors"])
         self._base = [b.clone() for b in state["base"]]
         self._inner.load_state_dict(state["moments"])

@@ -6,6 +6,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.parts.fit import Hooks
 from strategies.parts.memory.buffers import draw_positions, keep_balanced, keep_uniform
@@ -39,8 +40,8 @@ class Remember(Hooks):
         self._epoch = np.floor((key / "epoch").uniform(memory) * epochs).astype(np.int64)
         self._step = 0
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Store the outputs of the step."""
         ids, epoch = batch.ids.cpu().numpy(), self._step // self._per_epoch
         rows = np.searchsorted(self._memory, ids).clip(max=len(self._memory) - 1)
         kept = (self._memory[rows] == ids) & (self._epoch[rows] == epoch)

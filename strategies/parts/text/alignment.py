@@ -9,6 +9,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from strategies.objectives.causal_lm import CausalLM, Tokens, answered, joined, scored
 from strategies.parts.fit import Hooks
@@ -141,8 +142,8 @@ class InTemplate(Hooks):
         """Take the template."""
         self._template = template
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch in the template."""
         return templated(batch, self._template)
 
 
@@ -167,13 +168,14 @@ class Preference(Hooks):
         self.losses_seen: list[torch.Tensor] = []
         self.margins: list[torch.Tensor] = []
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return right answers followed by rejected ones."""
         other = answered(batch, self._rejected.of(batch))
         return joined(templated(batch, self._template), templated(other, self._template))
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the mean loss of the triples."""
         half = len(batch) // 2
         with torch.no_grad():
             before = self._objective.log_likelihoods(self._objective.outputs(self._reference, batch), batch)

@@ -7,6 +7,7 @@ from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from streams.config import Config
 
@@ -59,20 +60,20 @@ class SGD(Optimizer):
         self.velocity = torch.zeros_like(parameters) if config.momentum else None
 
     @torch.no_grad()
+    @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Apply one update."""
         if self.config.weight_decay:
             gradient.add_(parameters, alpha=self.config.weight_decay)
         if self.velocity is not None:
             gradient = self.velocity.mul_(self.config.momentum).add_(gradient)
         parameters.add_(gradient, alpha=-self.config.lr)
 
+    @override
     def state_dict(self) -> dict[str, object]:
-        """Return the velocity, if there is any."""
         return {} if self.velocity is None else {"velocity": self.velocity.clone()}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the velocity back."""
         if self.velocity is not None:
             self.velocity.copy_(state["velocity"])
 
@@ -89,8 +90,8 @@ class Adam(Optimizer):
         self.steps = 0
 
     @torch.no_grad()
+    @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Apply one update."""
         beta_1, beta_2 = self.config.betas
         self.steps += 1
         if self.config.weight_decay:
@@ -101,12 +102,12 @@ class Adam(Optimizer):
         denominator = (self.second.sqrt() / scale).add_(self.config.eps)
         parameters.addcdiv_(self.first, denominator, value=-self.config.lr / (1 - beta_1**self.steps))
 
+    @override
     def state_dict(self) -> dict[str, object]:
-        """Return both moments and the number of steps."""
         return {"first": self.first.clone(), "second": self.second.clone(), "steps": self.steps}
 
+    @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put both moments and the number of steps back."""
         self.first.copy_(state["first"])
         self.second.copy_(state["second"])
         self.steps = state["steps"]
