@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import EVALUATION
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -143,8 +144,6 @@ class DarkExperience(Plugin, ABC):
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
 
-    on_text: ClassVar[bool] = False
-
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
         """Start with an empty memory."""
         super().__init__(config, setting)
@@ -200,7 +199,8 @@ class DarkExperience(Plugin, ABC):
             names = [n for n, weight in (("outputs", self._alpha), ("targets", self._beta)) if weight]
             slots = [self._memory.draw(size, self._key / name / step) for name in names]
             if slots:
-                self._drawn = self._lent(self._memory.ids[np.concatenate(slots)])
+                rows = self._lent(self._memory.ids[np.concatenate(slots)])
+                self._drawn = self._objective.drawn(rows, self._key / step)
                 self._num_distilled = len(slots[0]) if self._alpha else 0
                 self._stored = self._memory.outputs[torch.from_numpy(slots[0])]
         return batch
@@ -298,4 +298,5 @@ class DarkExperience(Plugin, ABC):
         """Return the outputs in evaluation mode; `fit` sets its own mode."""
         model.train(False)
         parts = np.array_split(ids, -(-len(ids) // 256))
-        return torch.cat([self.setting.objective.outputs(model, self._lent(p)) for p in parts])
+        objective = self.setting.objective
+        return torch.cat([objective.outputs(model, objective.drawn(self._lent(p), EVALUATION)) for p in parts])

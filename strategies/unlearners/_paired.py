@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
@@ -20,7 +19,6 @@ from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Optimizer
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
-from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
@@ -61,17 +59,6 @@ class ReferencedConfig(PairedConfig):
     """What the model is compared with, here and with `retain: kl`. request: itself when the request comes (MUSE's
     code). first: itself when the first request came, which the plugin `first-reference` keeps; then what earlier
     requests broke is pulled back, and what they forgot as well."""
-
-
-def needs_text(setting: Setting, name: str) -> CausalLM:
-    """Return the objective if it is one of text.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(setting.objective, CausalLM):
-        raise ConfigError(f"unlearner: {name!r} works on answers in text; it needs objective: causal-lm.")
-    return setting.objective
 
 
 class PairedUnlearner(Unlearner):
@@ -225,7 +212,11 @@ def paired(
         steps: takes the steps in place of the configured optimizer.
         reference: what retained data is held to by `kl`; None is the model as it is.
     """
-    batches = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+    batches = (
+        endless(objective, retained, config.batch_size, key / "retain")
+        if retained is not None and len(retained)
+        else None
+    )
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference
