@@ -11,11 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 
-from strategies.objectives._base import EVERYTHING, Objective, Predicts
+from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer
+from strategies.predicts import EVERYTHING, Predicts
 from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -21,7 +21,7 @@ class Config(DarkConfig):
 class DER(DarkExperience):
     """Distils the past by stored outputs alone."""
 
-    supports = frozenset({"classes", "numbers"})
+    supports = frozenset({"classes", "numbers", "images"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""

@@ -50,7 +50,7 @@ class ERACE(Rehearsal):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
     config: Config
-    supports = frozenset({"classes"})
+    supports = frozenset({"classes", "numbers"})
     name: ClassVar[str] = "er-ace"
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
 from strategies.parts.model import FlatModel
+from strategies.predicts import Predicts as Predicts
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.randomness import Key
 from streams.source import Source
 
-Predicts = Literal["classes", "numbers", "tokens", "images"]
-"""What a model predicts. Methods declare which of these they support (`supports`)."""
-EVERYTHING: frozenset[Predicts] = frozenset(get_args(Predicts))
 EVALUATION = Key(0) / "evaluation"
 """Names what is drawn where a model is looked at and not trained: every look draws the same for a sample."""
 
@@ -102,6 +100,11 @@ class Objective(ABC):
         (`Key.uniform`, `Key.normals`). An objective that draws nothing returns the batch itself.
         """
         return batch
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws anything, so that a sample's outputs differ from step to step."""
+        return type(self).drawn is not Objective.drawn
 
     def batches(self, data: Data, size: int, key: Key | None = None) -> list[Batch]:
         """Return all samples in batches of `size`, with what the objective draws.

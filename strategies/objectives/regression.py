@@ -51,6 +51,11 @@ class Regression(NamedObjective):
         return 0.5 * (outputs.squeeze(1) - batch.y).square()
 
     @override
+    def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the KL divergence of Gaussians of unit variance, (f - f_reference)^2 / 2."""
+        return 0.5 * (outputs - reference).square().squeeze(1)
+
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return -|f(x) - y|."""
         return -(outputs.squeeze(1) - batch.y).abs()

@@ -17,7 +17,6 @@ from typing import Generic, TypeVar, cast, final
 import torch
 from torch import nn
 
-from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
 from strategies.parts.fit import Job, in_company
 from strategies.parts.model import FlatModel, Network
@@ -41,7 +40,7 @@ def can_be_stacked(job: Job) -> bool:
         and all(type(m) in _LAYERS for m in model.network.modules())
         and all(p.requires_grad for p in model.network.parameters())
         and job.objective.training_on(job.data) is job.objective
-        and type(job.objective).drawn is Objective.drawn
+        and not job.objective.draws
     )
 
 

@@ -19,6 +19,7 @@ from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Optimizer
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
@@ -65,6 +66,21 @@ class PairedUnlearner(Unlearner):
     """Minimises gamma L_forget + alpha L_retain over passes of the forget set. Derived classes say what L_forget is."""
 
     config: Any
+
+    def __init__(self, config: PairedConfig, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: retained data is to be held to distributions, and the model predicts none.
+        """
+        super().__init__(config, setting)
+        objective = setting.objective
+        has_none = objective.predicts in ("numbers", "images") and type(objective).divergences is Objective.divergences
+        if config.retain == "kl" and has_none:
+            raise ConfigError(
+                f"unlearner.retain: kl holds the model to distributions, and {type(objective).__name__} defines no "
+                f"divergences; set retain: descent."
+            )
 
     @property
     @override

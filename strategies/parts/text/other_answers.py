@@ -7,10 +7,13 @@ from typing import final
 import numpy as np
 import torch
 
+from strategies.base import Setting
 from strategies.objectives._base import Objective
 from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import answered, joined
+from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
+from strategies.parts.teachers.teacher import frozen_copy
 from streams.data import Batch, Data
 from streams.errors import ConfigError, DataError
 from streams.randomness import Key
@@ -36,6 +39,32 @@ def log_likelihoods(model: FlatModel, objective: Objective, data: Data, batch_si
     model.train(False)
     parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in objective.batches(data, batch_size)]
     return Values(data.ids, torch.cat(parts))
+
+
+@final
+class Passed:
+    """log p(target | input) under a frozen model of each batch as it comes, with what was drawn for it."""
+
+    def __init__(self, model: FlatModel, objective: Objective) -> None:
+        """Pass batches through `model`, which is in evaluation mode."""
+        self._model, self._objective = model, objective
+
+    @torch.no_grad()
+    def of(self, batch: Batch) -> torch.Tensor:
+        """Return the numbers of a batch's samples, ``[B]``."""
+        return self._objective.log_likelihoods(self._objective.outputs(self._model, batch), batch)
+
+
+def before_request(
+    setting: Setting, model: FlatModel, objective: Objective, data: Data, epochs: int
+) -> tuple[Values | Passed, Outcome]:
+    """Return log p(target | input) under a model as it is, and what that costs in so many passes over the data.
+
+    Computed once, unless the objective draws: then the model at work and the reference must see the same draws.
+    """
+    if objective.draws:
+        return Passed(frozen_copy(setting, model), objective), Outcome(forward=epochs * len(data))
+    return log_likelihoods(model, objective, data), Outcome(forward=len(data))
 
 
 @final
