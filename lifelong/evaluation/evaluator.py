@@ -14,7 +14,7 @@ from lifelong.evaluation.relearning import Relearning, readout
 from lifelong.formulas.membership import entropies, modified_entropies
 from strategies.base import Setting, Strategy
 from strategies.objectives._base import EVALUATION
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.training.out_of_memory import memory_errors
 from streams.data import Batch
 from streams.ledger import Ledger
@@ -67,7 +67,7 @@ class Evaluator:
     def _records(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return records of the answers at `positions` (see `records_of`); nothing if the data is no text."""
         objective = self._setting.objective
-        text = objective.text if isinstance(objective, CausalLM) else None
+        text = objective.text if isinstance(objective, TextObjective) else None
         if text is None or not len(positions):
             return {}
         parts = self._parts(positions)

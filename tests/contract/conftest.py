@@ -333,7 +333,8 @@ class Candidate:
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
-        return ("numbers" if form.startswith("regression") else "classes") in self.supports
+        kind = "tokens" if form in ("text", "pictures") else "numbers" if form.startswith("regression") else "classes"
+        return kind in self.supports
 
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""

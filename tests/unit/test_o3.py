@@ -559,7 +559,7 @@ def test_wrong_answers_are_wrong_unless_all_are_asked_for(source: Source) -> Non
 
 
 def test_it_is_for_text(tools: Any) -> None:
-    with pytest.raises(ConfigError, match="causal-lm"):
+    with pytest.raises(ConfigError, match="is for models that predict tokens; this one predicts classes"):
         make_strategy(parse(StrategyConfig, {"isolated": "o3"}), tools.setting(tools.source()), "it")
 
 
