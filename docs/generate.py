@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
-from lifelong.annotate import Option, options
-from lifelong.config import RunConfig
+from lifelong.config.annotate import Option, options
+from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import MEASURES, OF_MEASURE, THEMES, Metric
-from lifelong.preparation import prepare
+from lifelong.setup.preparation import prepare
 from lifelong.study.config import StudyConfig
 from strategies.base import Unlearner
 from streams.config import parse

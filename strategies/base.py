@@ -15,7 +15,7 @@ from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer
+from strategies.parts.training.optimizers import Optimizer
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError

@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, State, Strategy, Unlearner
 from strategies.parts.model import FlatModel
@@ -24,14 +25,15 @@ class Composed(Strategy):
         self.unlearner = unlearner
 
     @property
+    @override
     def access(self) -> Access:
-        """What either of them declares."""
         return self.learner.access | self.unlearner.access
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
-        """Let the learner learn."""
         return self.learner.learn(experience, door)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Clean the learner's own state, let the unlearner act, and settle on weights that it has changed.
 
@@ -62,39 +64,40 @@ class Composed(Strategy):
         return outcome
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Return the model's outputs."""
         self.learner.model.train(False)
         return self.learner.setting.objective.outputs(self.learner.model, batch)
 
     @torch.inference_mode()
+    @override
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return the model's penultimate features."""
         self.learner.model.train(False)
         return self.learner.setting.objective.features(self.learner.model, batch)
 
+    @override
     def network(self) -> FlatModel:
-        """Return a copy of the learner's model."""
         copy = self.learner.setting.make_model()
         copy.load_state_dict(self.learner.model.state_dict())
         return copy
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the learner's state holds; unlearners keep nothing between requests."""
         return self.learner.holds(ids)
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples the learner keeps."""
         return self.learner.stored_ids()
 
+    @override
     def state_dict(self) -> State:
-        """Return the learner's state."""
         return self.learner.state_dict()
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the learner's state back."""
         self.learner.load_state_dict(state)
 
+    @override
     def restore(self, door: Door) -> None:
-        """Let the learner finish loading."""
         self.learner.restore(door)

@@ -9,7 +9,7 @@ import numpy as np
 
 Exactness = Literal["bits", "law", "none"]
 Selector = Literal["perplexity", "el2n", "entropy", "grand", "image-grounding", "context-grounding"]
-"""By what samples are chosen (see `strategies.parts.selectors`). context-grounding, for text alone, is ours."""
+"""By what samples are chosen (see `parts/selection/selectors.py`). context-grounding, for text alone, is ours."""
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 """All of them; their places stand for them in tables of results."""
 

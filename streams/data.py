@@ -20,7 +20,7 @@ class Batch:
         ids: int64 ``[B]``.
         x: inputs ``[B, ...]``.
         y: targets ``[B]``.
-        task: int64 ``[B]`` task labels, or None where the model is told none.
+        task: int64 ``[B]`` task labels, or None where the model is not task-aware.
         images: uint8 ``[B, M, C, H, W]`` images of each sample, or None where samples have none beside `x`.
     """
 

@@ -24,25 +24,25 @@ MARKS = {"reproduced": "**reproduced**", "contradicted": "**contradicted**", "un
 
 def collect(folders: Iterable[Path]) -> list[str]:
     """Keep the outcomes of finished studies; return what was taken and what was not, and why."""
-    told = []
+    messages = []
     for folder in folders:
         file = folder / "verdicts.json"
         if not file.exists():
-            told.append(f"{folder}: left out, it has no verdicts yet")
+            messages.append(f"{folder}: left out, it has no verdicts yet")
             continue
         outcome = json.loads(file.read_text(encoding="utf-8"))
         name, size = outcome["name"], outcome["size"] or "as-written"
         if not (STUDIES / f"{name}.yaml").exists():
-            told.append(f"{folder}: left out, there is no studies/{name}.yaml")
+            messages.append(f"{folder}: left out, there is no studies/{name}.yaml")
         elif outcome["runs_done"] < outcome["runs"]:
-            told.append(f"{folder}: left out, {outcome['runs_done']} of {outcome['runs']} runs are finished")
+            messages.append(f"{folder}: left out, {outcome['runs_done']} of {outcome['runs']} runs are finished")
         else:
             outcome["file"] = f"studies/{name}.yaml"
             kept = RESULTS / f"{name}-{size}.json"
             kept.parent.mkdir(exist_ok=True)
             kept.write_text(json.dumps(outcome, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            told.append(f"{folder}: kept as {kept.relative_to(STUDIES.parent)}")
-    return told
+            messages.append(f"{folder}: kept as {kept.relative_to(STUDIES.parent)}")
+    return messages
 
 
 def page() -> str:
@@ -164,9 +164,9 @@ def main(arguments: list[str]) -> int:
             return 1
         return 0
     folders = [Path(a) for a in arguments] or sorted(Path("runs").glob("study-*-*/"))
-    told = collect(f for f in folders if (f / "study.json").exists())
+    messages = collect(f for f in folders if (f / "study.json").exists())
     PAGE.write_text(page(), encoding="utf-8")
-    sys.stderr.write("\n".join([*told, f"wrote {PAGE}"]) + "\n")
+    sys.stderr.write("\n".join([*messages, f"wrote {PAGE}"]) + "\n")
     return 0
 
 

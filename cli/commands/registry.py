@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import Json, emit, emit_json, emit_table
-from lifelong.ready import opening, ready_scenarios
+from lifelong.config.shipped import opening, ready_scenarios
 from streams.errors import ConfigError, closest
 from streams.registry import KINDS, entries
 
@@ -56,7 +56,7 @@ def show(
         text = ready[name].read_text(encoding="utf-8")
         emit_json({"kind": kind, "name": name, "yaml": text}) if as_json else emit(text.rstrip())
         return
-    from lifelong.annotate import options
+    from lifelong.config.annotate import options
     from streams.registry import load
 
     module = load(kind, name)

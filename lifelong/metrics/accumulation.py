@@ -11,7 +11,7 @@ from bisect import bisect_left
 
 import numpy as np
 
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 
 
 def unit_means(

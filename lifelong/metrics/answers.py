@@ -1,6 +1,6 @@
 """What is left of a request's answers in text, and what is kept of the others': rows from records of single rows.
 
-Records are computed once after an event (`lifelong.answers`); all else is arithmetic on them.
+Records are computed once after an event (`lifelong.evaluation.generation`); all else is arithmetic on them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lifelong.answers import ATTACKS
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
-from lifelong.metrics.language import harmonic_mean, priv_leak
-from lifelong.metrics.membership import membership_auc
-from lifelong.table import Row, row
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.generation import ATTACKS
+from lifelong.formulas.language import harmonic_mean, priv_leak
+from lifelong.formulas.membership import membership_auc
+from lifelong.results.table import Row, row
 
 OF_REQUESTS = ("probability", "truth_ratio", "truth_prob", "rouge_recall", "exact_memorisation", "extraction_strength")
 """Records that are averaged over the forget set of a request."""
@@ -22,37 +22,39 @@ UTILITY = ("probability", "rouge_recall", "truth")
 NO_WRONG = "no row has wrong answers"
 """Why a truth ratio is undefined."""
 FALSE_POSITIVES = 0.05
-"""At which the attacks' true positives are counted; strangers are too few for a share of 1 %."""
+"""At which the attacks' true positives are counted; held-out people are too few for a share of 1 %."""
 
 
 def sides_of(
-    attack: str, forget: np.ndarray, held_out: np.ndarray, outputs: Outputs
+    attack: str, forget: np.ndarray, tests: np.ndarray, outputs: Outputs
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a record of the forget set and of strangers; None without strangers.
+    """Return a record of the forget set and of held-out rows; None where there are none.
 
     Args:
         attack: which.
-        forget, held_out: positions among the detailed ones; the second stand in where the source has no strangers.
+        forget, tests: positions among the detailed ones; the second stand in where the source holds no rows out.
         outputs: with records.
     """
     assert outputs.records is not None
     records = outputs.records[attack]
-    strangers = outputs.records.get(f"strangers_{attack}", records[held_out])
-    return (records[forget], strangers) if len(strangers) and len(forget) else None
+    non_members = outputs.records.get(f"holdout_{attack}", records[tests])
+    return (records[forget], non_members) if len(non_members) and len(forget) else None
 
 
-def attack_auc(members: np.ndarray, strangers: np.ndarray) -> float | None:
+def attack_auc(members: np.ndarray, non_members: np.ndarray) -> float | None:
     """Return the AUC of "lower means member"."""
-    return membership_auc(members, np.zeros(len(members), dtype=int), strangers, np.zeros(len(strangers), dtype=int))
+    return membership_auc(
+        members, np.zeros(len(members), dtype=int), non_members, np.zeros(len(non_members), dtype=int)
+    )
 
 
-def true_positives(members: np.ndarray, strangers: np.ndarray, share: float = FALSE_POSITIVES) -> float:
-    """Return the share of members that lie below all strangers but a `share` of them.
+def true_positives(members: np.ndarray, non_members: np.ndarray, share: float = FALSE_POSITIVES) -> float:
+    """Return the share of members that lie below all non-members but a `share` of them.
 
     >>> true_positives(np.array([0.1, 0.2, 0.9]), np.linspace(0.5, 1, 100), 0.05)
     0.6666666666666666
     """
-    return float(np.mean(members < np.sort(strangers)[int(share * len(strangers))]))
+    return float(np.mean(members < np.sort(non_members)[int(share * len(non_members))]))
 
 
 def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, outputs: Outputs) -> list[Row]:
@@ -67,9 +69,9 @@ def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, out
             own = _there(values[forget])
             own = np.minimum(own, 1 / own) if record == "truth_ratio" else own
             rows.append(row(event, model, name, record, *_mean(own), NO_WRONG))
-    held_out = _held_out(detailed, [audit], outputs)
+    tests = _unseen_tests(detailed, [audit], outputs)
     for attack in ATTACKS:
-        sides = sides_of(attack, forget, held_out, outputs)
+        sides = sides_of(attack, forget, tests, outputs)
         if sides is not None:
             rows.append(row(event, model, name, f"{attack}_auc", attack_auc(*sides), len(forget)))
             rows.append(row(event, model, name, f"{attack}_tpr", true_positives(*sides), len(forget)))
@@ -111,7 +113,7 @@ def _mean(values: np.ndarray) -> tuple[float | None, int]:
     return (float(values.mean()) if len(values) else None), len(values)
 
 
-def _held_out(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
+def _unseen_tests(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
     """Return which detailed positions are unseen text of the same classes; none where questions tell of facts."""
     unseen = None if outputs.records is None else outputs.records.get("unseen")
     if unseen is None:
@@ -120,7 +122,7 @@ def _held_out(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> n
 
 
 def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -> list[Row]:
-    """Return what the audits of text found (`lifelong.probes`), of every request that was due and of the stream."""
+    """Return what the audits of text found, of every request that was due and of the stream."""
     rows = []
     for key, values in outputs.details.items():
         kind, _, metric = key.partition("_")
@@ -148,7 +150,7 @@ def joint_auc(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> t
     """Return the AUC of Min-K on all forget sets together, and their size."""
     forget = np.unique(np.concatenate([a.forget for a in due]))
     at = np.searchsorted(detailed, forget)
-    sides = None if outputs.records is None else sides_of("min_k", at, _held_out(detailed, due, outputs), outputs)
+    sides = None if outputs.records is None else sides_of("min_k", at, _unseen_tests(detailed, due, outputs), outputs)
     return (None if sides is None else attack_auc(*sides)), len(forget)
 
 

@@ -1,13 +1,14 @@
-"""One request looked at closely, when it is served and at the end: attacks, and the run beside a reference."""
+"""One request measured in detail, when it is served and at the end: attacks, and the run beside a reference."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
-from lifelong.metrics.calibration import expected_calibration_error
-from lifelong.metrics.distance import activation_distance, zero_retrain_forgetting
-from lifelong.metrics.membership import (
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.relearning import SLACK, anamnesis, relearn_time
+from lifelong.formulas.calibration import expected_calibration_error
+from lifelong.formulas.distance import activation_distance, zero_retrain_forgetting
+from lifelong.formulas.membership import (
     MOST_PER_SIDE,
     cross_validated_accuracy,
     entropy_member_rate,
@@ -15,9 +16,8 @@ from lifelong.metrics.membership import (
     membership_ks,
     mia_efficacy,
 )
-from lifelong.metrics.quality import Quality, agreement, average_gap, tow_factors
-from lifelong.metrics.relearning import SLACK, anamnesis, relearn_time
-from lifelong.table import Row, row
+from lifelong.formulas.quality import Quality, agreement, average_gap, tow_factors
+from lifelong.results.table import Row, row
 from streams.randomness import Key
 
 _NO_CLASS = "the objective predicts no class"
@@ -34,8 +34,8 @@ def is_private(audit: Audit) -> bool:
     return audit.request.reason != "correct"
 
 
-class Closely:
-    """Looks closely at one model at one event. Attacks that are fitted on the model are fitted once."""
+class Detailed:
+    """Measures one model at one event in detail. Attacks that are fitted on the model are fitted once."""
 
     def __init__(self, model: str, event: int, outputs: Outputs, plan: EvaluationPlan, random: np.ndarray) -> None:
         """Take the outputs of `model` after `event`.
@@ -108,7 +108,7 @@ class Closely:
         return Quality(forget, retain, test, efficacy)
 
     def _attacks(self, audit: Audit) -> list[Row]:
-        """Return the population attacks; see `lifelong.metrics.membership`."""
+        """Return the population attacks; see `lifelong.formulas.membership`."""
         model, event, name, n = self._model, self.event, audit.request.name, len(audit.forget)
         details, classes = self.outputs.details, self._plan.classes
         if "margins" not in details:
@@ -174,9 +174,9 @@ def matched(audit: Audit, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray]
 
 
 def pair_rows(
-    kind: str, audit: Audit, run: Closely, reference: Closely, plan: EvaluationPlan, threshold: float, limit: int
+    kind: str, audit: Audit, run: Detailed, reference: Detailed, plan: EvaluationPlan, threshold: float, limit: int
 ) -> list[Row]:
-    """Return what only run and reference together tell about one request; the arguments are those of `Closely`."""
+    """Return what only run and reference together tell about one request; the arguments are those of `Detailed`."""
     event, name, n = run.event, audit.request.name, len(audit.forget)
     rows = []
     if is_private(audit):

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lifelong.formulas.language import BITS, LOOKS
 from lifelong.metrics.knowledge import LAGS, THRESHOLDS
-from lifelong.metrics.language import BITS, LOOKS
 from lifelong.metrics.over_stream import CAPACITY_LOSS, SURVIVED_GAP, SURVIVED_LOSS
 from strategies.outcome import SELECTORS
 
@@ -163,14 +163,14 @@ _REQUESTS: dict[str, Metric] = {
     "relapse_max": Metric("Highest relapse so far.", "as the score", "lower"),
     "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
     "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
-    "spill": Metric(
-        "Sum over the other units of the absolute change that the request makes to their score.",
+    "collateral": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute, summed; UnCLe's Spill).",
         "as the score",
         "lower",
         0.0,
     ),
-    "spill_mean": Metric(
-        "Mean over the other units of the absolute change that the request makes to their score.",
+    "collateral_mean": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute, mean over units).",
         "as the score",
         "lower",
         0.0,
@@ -179,10 +179,13 @@ _REQUESTS: dict[str, Metric] = {
         "Mean over the other units of the score before the request, minus after it.", "as the score", "lower"
     ),
     "latency": Metric(
-        "Learn events between asking and service, mean over what is served together.", "events", "lower", 0.0
+        "Learn events between a request's arrival and its service, mean over what is served together.",
+        "events",
+        "lower",
+        0.0,
     ),
     "exposure": Metric(
-        "Learn events during which the data was still in the model after it was asked for; undefined unless exact.",
+        "Learn events during which the data was still in the model after the request arrived; undefined unless exact.",
         "events",
         "lower",
         0.0,
@@ -477,7 +480,7 @@ _TEXT: dict[str, Metric] = {
     "probability": Metric("Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"),
     "truth_ratio": Metric(
         "Mean of min(R, 1/R), R = exp(loss of the right answer - mean loss of wrong ones), all in other words (TOFU): "
-        "near 1 the right answer cannot be told.",
+        "near 1 the right answer is not recognised.",
         "0 to 1",
         "reference",
     ),
@@ -499,9 +502,13 @@ _TEXT: dict[str, Metric] = {
         "0 to 1",
         "reference",
     ),
-    "loss_auc": Metric("Membership attack by loss: forget set against strangers.", "AUC", "reference"),
+    "loss_auc": Metric(
+        "Membership attack by loss: forget set against non-members (held-out rows).", "AUC", "reference"
+    ),
     "min_k_auc": Metric(
-        "The same by the 40 % least likely tokens (Min-K): forget set against strangers.", "AUC", "reference"
+        "The same by the 40 % least likely tokens (Min-K): forget set against non-members (held-out rows).",
+        "AUC",
+        "reference",
     ),
     "min_k_plus_plus_auc": Metric(
         "The same by tokens in units of what their position expects (Min-K++).", "AUC", "reference"
@@ -639,7 +646,7 @@ _TEXT_AUDITS: dict[str, Metric] = {
             ("none", "with nothing put before them"),
             ("true", "with the fact and others about the same person put before them"),
             ("other", "with facts about another person put before them"),
-            ("definition", "with the fact told of an alias, and who the alias is, put before them"),
+            ("definition", "with the fact stated about an alias, and who the alias is, put before them"),
         )
         for what, meaning in (
             ("accuracy", "Share of right answers"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lifelong.evaluation import EvaluationPlan, Outputs
-from lifelong.table import Row, row
+from lifelong.evaluation.evaluator import EvaluationPlan, Outputs
+from lifelong.results.table import Row, row
 
 
 def corrective_rows(model: str, event: int, outputs: Outputs, plan: EvaluationPlan, measure: str) -> list[Row]:

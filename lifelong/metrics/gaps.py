@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.accumulation import unit_means
 from lifelong.metrics.audits import counting_tests
-from lifelong.metrics.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.requests import scores_of
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 
 
 def stream_gap_rows(

@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from streams.events import Event, Experience
 
 WINDOW = 20

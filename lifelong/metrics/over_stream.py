@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.metrics.muse import acceleration, lasting
-from lifelong.metrics.quality import request_slope
-from lifelong.table import Row, row
+from lifelong.formulas.muse import acceleration, lasting
+from lifelong.formulas.quality import request_slope
+from lifelong.results.table import Row, row
 from streams.events import DeletionRequest
 from streams.stream import Stream
 

@@ -11,7 +11,7 @@ from bisect import bisect_left
 import numpy as np
 
 from lifelong.metrics.accumulation import unit_means
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 
 
 def growth(now: np.ndarray, first: np.ndarray, counts: np.ndarray) -> float | None:

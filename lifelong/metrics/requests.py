@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.catalogue import SHARES
-from lifelong.metrics.membership import membership_auc
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from strategies.outcome import Outcome
 
 
@@ -31,7 +31,7 @@ def scores_of(model: str, event: int, audit: Audit, outputs: Outputs, plan: Eval
     ]
 
 
-def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:
+def collateral(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:
     """Return what one request did to other units: sum and mean of |after - before|, and mean of before - after.
 
     The sum is UnCLe's Spill (arXiv 2509.17530, eq. 4); it grows with the number of units, the mean does not.
@@ -41,7 +41,7 @@ def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[fl
         others: bool ``[U]``, the units to look at.
 
     >>> before, after = np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.78, 0.71])
-    >>> [round(v, 4) for v in spill(before, after, np.array([False, True, True]))]
+    >>> [round(v, 4) for v in collateral(before, after, np.array([False, True, True]))]
     [0.03, 0.015, 0.005]
     """
     others = others & np.isfinite(before) & np.isfinite(after)
@@ -51,11 +51,11 @@ def spill(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[fl
     return float(np.abs(change).sum()), float(np.abs(change).mean()), float(change.mean())
 
 
-def spill_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
-    """Return the rows of `spill` for one request."""
-    values = spill(before, after, others)
+def collateral_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
+    """Return the rows of `collateral` for one request."""
+    values = collateral(before, after, others)
     n = int(others.sum())
-    names = ("spill", "spill_mean", "retained_drop")
+    names = ("collateral", "collateral_mean", "retained_drop")
     reason = "no other unit has been learned"
     return [
         row(event, "run", audit.request.name, name, None if values is None else values[i], n, reason)
@@ -66,13 +66,13 @@ def spill_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, 
 def service_rows(event: int, audit: Audit, outcome: Outcome, learned: int) -> list[Row]:
     """Return latency and exposure of one request, in learn events.
 
-    Latency is the wait between asking and service. Exposure is the time during which the data was still in the
-    model after it was asked for; it ends with service only if service was exact.
+    Latency is the wait between arrival and service. Exposure is the time during which the data was still in the
+    model after the request arrived; it ends with service only if service was exact.
     """
-    latency = float(np.mean([learned - ask.received for ask in audit.request.asks]))
+    latency = float(np.mean([learned - r.received for r in audit.request.requests]))
     exact = outcome.exactness in {"bits", "law"}
     exposure = latency if exact else None
-    n = len(audit.request.asks)
+    n = len(audit.request.requests)
     return [
         row(event, "run", audit.request.name, "latency", latency, n),
         row(event, "run", audit.request.name, "exposure", exposure, n, "not exact: the model still derives from it"),

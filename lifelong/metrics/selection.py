@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from strategies.outcome import SELECTORS, Draw
 from streams.source import Source
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._sight import Sight
-from strategies.parts.blocks import stacks
 from strategies.parts.model import Network
+from strategies.parts.weights.blocks import stacks
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.text import IMAGE

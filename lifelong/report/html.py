@@ -10,12 +10,12 @@ from pathlib import Path
 import yaml
 from plotly.graph_objects import Figure
 
+from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
 from lifelong.report import figures, selection, subnetworks, tables, unlearning
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
-from lifelong.runner import Run
 
 
 def write_report(run: Run, file: Path | None = None) -> Path:

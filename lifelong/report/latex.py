@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lifelong.manifest import read_manifest
+from lifelong.execution.manifest import read_manifest
+from lifelong.execution.runner import Run
 from lifelong.report import study_tables
 from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
-from lifelong.runner import Run
 
 _ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}

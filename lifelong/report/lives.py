@@ -12,10 +12,10 @@ import numpy as np
 from lifelong.metrics.catalogue import SHARES
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
+from lifelong.report.summary import Line
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
 from lifelong.study.verdicts import Components, Difference, Verdict
-from lifelong.summary import Line
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestSlot:
     """The requests at one place of the order, over seeds.
 
     Attributes:
@@ -96,10 +96,10 @@ class Point:
         return self.example.measure
 
     @property
-    def asks(self) -> tuple[Ask, ...]:
+    def requests(self) -> tuple[RequestSlot, ...]:
         """Requests, aligned over seeds by their order."""
         most = max((len(r) for r in self.requested.values()), default=0)
-        return tuple(_ask([r[k] for r in self.requested.values() if k < len(r)]) for k in range(most))
+        return tuple(_slot([r[k] for r in self.requested.values() if k < len(r)]) for k in range(most))
 
     @property
     def deletions(self) -> list[int]:
@@ -121,7 +121,7 @@ class Point:
 
     def by_request(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds, requests]``."""
-        return _stacked([life.by_request[name] for life in self.lives[strategy].values()], len(self.asks))
+        return _stacked([life.by_request[name] for life in self.lives[strategy].values()], len(self.requests))
 
     def ends(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds]``."""
@@ -164,12 +164,12 @@ class Lives:
     metrics: frozenset[str]
 
 
-def _ask(requests: Sequence[Requested]) -> Ask:
+def _slot(requests: Sequence[Requested]) -> RequestSlot:
     names = dict.fromkeys(r.name for r in requests)
     whats = dict.fromkeys(r.what for r in requests)
     scopes = dict.fromkeys(s for r in requests for s in r.scopes)
     what = next(iter(whats)) if len(whats) == 1 else f"{', '.join(scopes)} (drawn for every seed)"
-    return Ask(next(iter(names)), what, tuple(sorted({r.event for r in requests})))
+    return RequestSlot(next(iter(names)), what, tuple(sorted({r.event for r in requests})))
 
 
 def _stacked(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from lifelong.manifest import read_manifest
+from lifelong.execution.manifest import read_manifest
+from lifelong.execution.runner import Run
 from lifelong.report import study_tables
 from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
-from lifelong.runner import Run
 
 
 def run_markdown(run: Run) -> str:

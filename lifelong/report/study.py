@@ -138,7 +138,7 @@ def _verdicts(lives: Lives) -> str:
 
 
 def _requests(lives: Lives) -> str:
-    if not any(point.asks for point in lives.points):
+    if not any(point.requests for point in lives.points):
         return "<p>No deletion request has been served.</p>"
     return _section(lives, study_drawings.left_behind)
 

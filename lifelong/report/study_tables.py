@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lifelong.execution.runner import Run
 from lifelong.report.facts import kept_events
 from lifelong.report.lives import Lives, Point
 from lifelong.report.look import MAX_ROWS, words
 from lifelong.report.spread import Spread, band_in_words, spread
+from lifelong.report.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 from lifelong.report.tables import meaning
-from lifelong.runner import Run
 from lifelong.study.statistics import Estimate
-from lifelong.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,12 @@ def requests(point: Point) -> Grid:
         ("latency", "latency", ".1f", meaning("latency")),
         ("exposure", "exposure", ".1f", meaning("exposure")),
     )
-    asks, rows = point.asks, []
+    requests, rows = point.requests, []
     found = {name: {key: spread(point.by_request(name, key)) for key, *_ in shape} for _, name in point.begun}
-    for k, ask in enumerate(asks):
+    for k, request in enumerate(requests):
         for _, name in point.begun:
             cells = [_band(_one(found[name][key], k), spec) for key, _, spec, _ in shape]
-            rows.append((f"{ask.name} ({ask.what})", name, *cells))
+            rows.append((f"{request.name} ({request.what})", name, *cells))
     heads = (("request", ""), ("strategy", ""), *((title, why) for _, title, _, why in shape))
     caption = (
         f"Every request, right after it was served and at the end: {band_in_words(point.num_seeds())}. A dash: "

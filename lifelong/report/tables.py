@@ -9,7 +9,7 @@ from lifelong.metrics.catalogue import describe
 from lifelong.report.facts import Facts
 from lifelong.report.look import words
 from lifelong.report.markup import FOLD, cell, folded, table
-from lifelong.summary import columns, shown, summarize
+from lifelong.report.summary import columns, shown, summarize
 
 _WAY = {
     "higher": "higher is better",

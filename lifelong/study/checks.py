@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import MEASURES, describe
-from lifelong.preparation import Prepared
+from lifelong.setup.preparation import Prepared
 from lifelong.study.config import Cell, Quantity, StudyConfig, Variance
 from streams.errors import ConfigError, closest
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lifelong.config import (
+from lifelong.config.run import (
     RunConfig,
     StrategyConfig,
     content_hash,

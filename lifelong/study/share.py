@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lifelong.runner import Run
+from lifelong.execution.runner import Run
 from lifelong.study.study import Study
 from lifelong.trackers.wandb import PROJECT, Server
 

@@ -12,19 +12,19 @@ from typing import Any, Literal
 
 import yaml
 
-from lifelong.columns import read_columns, read_some
-from lifelong.config import RunConfig, content_hash
+from lifelong.config.run import RunConfig, content_hash
+from lifelong.execution.manifest import versions
+from lifelong.execution.process import lock
+from lifelong.execution.runner import Run, load_run
 from lifelong.files import code_of, code_version, disk_errors, write_atomically
-from lifelong.guards import lock
-from lifelong.manifest import versions
-from lifelong.preparation import Prepared, prepare
-from lifelong.runner import Run, load_run
+from lifelong.results.columns import read_columns, read_some
+from lifelong.results.table import Table
+from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
 from lifelong.study.local import run_local
 from lifelong.study.verdicts import Difference, Results, Verdict
-from lifelong.table import Table
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from lifelong.results.table import Row, Table
 from lifelong.study.config import Cell, Comparison, Criterion, Quantity, StudyConfig, Variance
 from lifelong.study.statistics import (
     Estimate,
@@ -20,7 +21,6 @@ from lifelong.study.statistics import (
     nested_variances,
     t_interval,
 )
-from lifelong.table import Row, Table
 
 Outcome = Literal["reproduced", "contradicted", "undecided"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lifelong.metrics.catalogue import MEASURES
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
 from lifelong.trackers._base import RunInfo
 from streams.events import DeletionRequest
 
@@ -97,10 +97,10 @@ class WandbTracker:
         units = [u.name for u in self._info.stream.units]
         matrix = [[event, *(scores.get(u) for u in units)] for event, scores in sorted(self._scores.items())]
         deletions = [
-            [i, e.name, a.scope, " ".join(map(str, a.keys)), len(a.sample_ids), a.received]
+            [i, e.name, r.scope, " ".join(map(str, r.keys)), len(r.sample_ids), r.received]
             for i, e in enumerate(self._info.stream.events)
             if isinstance(e, DeletionRequest)
-            for a in e.asks
+            for r in e.requests
         ]
         heads = ["event", "name", "scope", "keys", "samples", "received"]
         tables = {"tables/deletions": table(heads, deletions), "tables/scores": table(["event", *units], matrix)}
@@ -228,9 +228,9 @@ def _settings(wandb: Any) -> Any:
 
 def _mode() -> str:
     """Return what ``WANDB_MODE`` says, but offline where there is no key, or no server."""
-    wished = os.environ.get("WANDB_MODE") or "online"
-    if wished not in {"online", "run"}:
-        return wished
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode not in {"online", "run"}:
+        return mode
     server = os.environ.get("WANDB_BASE_URL") or _DEFAULT_SERVER
     if not _has_key(server):
         return "offline"

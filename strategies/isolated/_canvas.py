@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
+from typing_extensions import override
 
 from strategies.base import Setting
 from strategies.isolated._subnetwork import Subnetwork
-from strategies.objectives._base import FisherEstimator, Objective
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
-from strategies.parts.model import FlatModel, digest
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Layer,
     Lens,
     Span,
@@ -23,6 +20,10 @@ from strategies.parts.supermasks import (
     spans_of,
     unpack,
 )
+from strategies.objectives._base import FisherEstimator, Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.classification import Classification
+from strategies.parts.model import FlatModel, digest
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 
@@ -180,10 +181,11 @@ class Local(Objective):
         self._plain = plain or whole
 
     @property
+    @override
     def num_outputs(self) -> int:
-        """Outputs of the whole objective."""
         return self._whole.num_outputs
 
+    @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return ``[B, num_outputs + superfluous]``."""
         return self.widen(self.own(model, batch), batch)
@@ -203,26 +205,27 @@ class Local(Objective):
         outputs = self._plain.mask(outputs, batch)
         return torch.cat([outputs, own[:, len(self._classes) :]], 1) if self._width > len(self._classes) else outputs
 
+    @override
     def training_on(self, data: Data) -> Objective:
-        """Return the form for training."""
         return Local(self._whole.training_on(data), self._classes, self._width, self._plain)
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the whole objective's losses; superfluous outputs have a share in the softmax."""
         kept = outputs[:, : self.num_outputs]
         losses = self._whole.losses(kept, batch)
         return losses + (outputs.logsumexp(1) - kept.logsumexp(1)) if outputs.shape[1] > self.num_outputs else losses
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the whole objective's scores."""
         return self._whole.scores(outputs[:, : self.num_outputs], batch)
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
-        """Return the whole objective's distribution."""
         return self._whole.probabilities(outputs[:, : self.num_outputs], batch)
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return the whole objective's terms."""
         return self._whole.fisher_terms(outputs[:, : self.num_outputs], batch, estimator, generator)

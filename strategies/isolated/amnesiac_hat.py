@@ -12,16 +12,17 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.func import functional_call
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_uniform
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws, Remember
-from strategies.parts.hard_attention import MaskedChain, annealed, compensation
-from strategies.parts.optimizers import Optimizer, make_optimizer
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.passes import Passes, passes
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -62,7 +63,7 @@ class Config(BaseConfig):
     """In which order later tasks get the weights they share with the forgotten one from their backups."""
     repair: Literal["none", "joint", "sequential", "sequential-adahat"] = "none"
     """Train shared weights of later tasks on their memories afterwards: on all together, or one task after the other,
-    if wished under AdaHAT's rule."""
+    optionally under AdaHAT's rule."""
     steps: int = Field(50, ge=1)
     """Steps of a repair (for each task, if sequential)."""
     finer: Finer = "refuse"
@@ -107,7 +108,7 @@ class AmnesiacHAT(Strategy):
 
     Later tasks were trained on top of it. Beside each of them a backup was trained in which the units of one earlier
     task compute with weights that never had its change; on request, weights that both tasks use are taken from there,
-    and may be repaired on memories. Each task has a head of its own. Where the task is not told, each speaks for the
+    and may be repaired on memories. Each task has a head of its own. Without task labels, each speaks for the
     classes of its units; classes that no task holds are answered by all units.
 
     A request is exact, to the bit, only if no task was learned after the one that goes (and no earlier request drew on
@@ -148,10 +149,11 @@ class AmnesiacHAT(Strategy):
         self._learning = False
 
     @property
+    @override
     def access(self) -> Access:
-        """The memories of the tasks that are held."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units), len(self._tasks)))
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train gates, weights and a head, with a backup for each of the last tasks; note the change of the weights."""
         lesson = _Lesson(self, experience, door)
@@ -161,6 +163,7 @@ class AmnesiacHAT(Strategy):
         self._tasks.append(lesson.finished())
         return self._noted(outcome)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Leave the changes of the tasks that are named out; give later ones their backups, and repair them.
 
@@ -184,6 +187,7 @@ class AmnesiacHAT(Strategy):
         return self._noted(outcome).graded("bits" if exact else "none")
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all units for the others."""
         self._model.train(False)
@@ -201,22 +205,24 @@ class AmnesiacHAT(Strategy):
                 parts.append((outputs.log_softmax(1), self.classes(task.units)))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: each task has features of its own."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what tasks were learned from, and the forgotten ones that later tasks were trained on top of."""
         seen = np.concatenate([self._base_ids, *(t.ids for t in self._tasks), *self._shadows.values()])
         held = ids[np.isin(ids, seen)]
         return {"weights": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all memories."""
         return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._tasks)]))
 
+    @override
     def state_dict(self) -> State:
-        """Return the start, and all tasks with their changes, heads, memories and backups."""
         return {
             "base": self._base.clone(),
             "base_ids": {"derived": torch.from_numpy(self._base_ids.copy())},
@@ -240,8 +246,8 @@ class AmnesiacHAT(Strategy):
             ],
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put everything back."""
         self._base = state["base"].clone()
         self._base_ids = state["base_ids"]["derived"].numpy().copy()
         self._shadows = {name: entry["derived"].numpy().copy() for name, entry in state["shadows"].items()}

@@ -8,17 +8,18 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_uniform
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws, Remember
 from strategies.parts.fit import Hooks, fit
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import make_optimizer
 from strategies.parts.passes import passes
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError, RequestError
@@ -74,6 +75,7 @@ class _Replay(Hooks):
         self._strategy, self._tasks, self._step = strategy, tasks, 0
         self._draws = [strategy.draws(t, size, steps, key / t.experience / t.incarnation, door) for t in tasks]
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add (1 / n) sum over tasks of alpha MSE + beta CE, both on the same draw."""
         for task, draws in zip(self._tasks, self._draws, strict=True):
@@ -110,10 +112,12 @@ class ClpuDer(Strategy):
         self._last_steps = 1
 
     @property
+    @override
     def access(self) -> Access:
         """The memories of permanent tasks."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units)))
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Learn a permanent task into the main model, a temporary one into a model of its own."""
         training, key = self._setting.training, self._key(experience)
@@ -139,6 +143,7 @@ class ClpuDer(Strategy):
         self._last_steps = steps
         return self._noted(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
 
+    @override
     def consolidate(self, experience: Experience, door: Door) -> Outcome:
         """Drop the task's own model and learn its memory into the main one.
 
@@ -158,6 +163,7 @@ class ClpuDer(Strategy):
             self._permanent.append(task)
         return outcome
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop the models and memories of the tasks that are named.
 
@@ -178,6 +184,7 @@ class ClpuDer(Strategy):
         return self._noted(Outcome()).graded("bits")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: temporary models speak for their classes, the main one else."""
         objective = self._setting.objective
@@ -194,12 +201,13 @@ class ClpuDer(Strategy):
             parts.append((objective.outputs(task.model, batch).log_softmax(1), classes))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the models share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the main model and each temporary one were derived from."""
         found: dict[str, np.ndarray] = {}
         for task in self._permanent:
             found["main"] = np.union1d(found.get("main", _NOTHING), ids[np.isin(ids, task.ids)])
@@ -207,12 +215,12 @@ class ClpuDer(Strategy):
             found[f"{task.experience}.{task.incarnation}"] = ids[np.isin(ids, task.ids)]
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all memories."""
         return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._permanent + self._temporary)]))
 
+    @override
     def state_dict(self) -> State:
-        """Return all models and memories."""
         return {
             "main": self._main.state_dict(),
             "permanent": [_saved(t) for t in self._permanent],
@@ -221,8 +229,8 @@ class ClpuDer(Strategy):
             "last_steps": self._last_steps,
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put all models and memories back."""
         self._main.load_state_dict(state["main"])
         self._permanent = [self._loaded(t) for t in state["permanent"]]
         self._temporary = [self._loaded(t) for t in state["temporary"]]

@@ -10,6 +10,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.objectives.causal_lm import CausalLM
@@ -35,7 +36,7 @@ class Config(BaseConfig):
     """instruction: put one before the prompt. refusal: say a refusal in the model's place, which is a filter in front
     of it and the control that the other must beat."""
     applies: Literal["named", "all"] = "named"
-    """named: to prompts that name a forgotten subject, and then about that subject alone. all: every prompt is told of
+    """named: to prompts that name a forgotten subject, and then about that subject alone. all: every prompt gets
     all forgotten subjects (only with `form: instruction`)."""
     instruction: str = Field("You know nothing about {subjects}.\n", pattern=r"\{subjects\}")
     """What is put before a prompt; the names take the place of ``{subjects}``."""
@@ -76,10 +77,12 @@ class InContext(Strategy):
         self._guarded: dict[str, np.ndarray] = {}  # subject: samples of the requests that named it, still deleted
 
     @property
+    @override
     def access(self) -> Access:
         """The forget set: what its prompts ask about."""
         return Access(forget_set=True)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train on the experience; what is learned again is answered again."""
         ids = experience.sample_ids
@@ -90,6 +93,7 @@ class InContext(Strategy):
         self._guarded = {s: own for s, own in left.items() if len(own)}
         return outcome
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Add the subjects; nothing is trained."""
         batch = door.forget_set().all()
@@ -99,6 +103,7 @@ class InContext(Strategy):
         return Outcome(exactness="none").noted(guarded=float(len(self._guarded)))
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return the model's outputs, to guarded prompts those behind the instruction, or a refusal."""
         self._model.train(False)
@@ -118,27 +123,31 @@ class InContext(Strategy):
         return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in own])
 
     @torch.no_grad()
+    @override
     def features(self, batch: Batch) -> torch.Tensor:
         """Return the model's penultimate features of the bare prompts."""
         self._model.train(False)
         return self._objective.features(self._model, batch)
 
+    @override
     def network(self) -> FlatModel:
         """Return a copy of the model: what an auditor finds who has the weights."""
         copy = self._setting.make_model()
         copy.load_state_dict(self._model.state_dict())
         return copy
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the weights were derived from, and whose subjects are listed."""
         listed = np.concatenate([np.array([], dtype=np.int64), *self._guarded.values()])
         found = {"weights": ids[self._derived[ids]], "subjects": ids[np.isin(ids, listed)]}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
         """Keep no raw sample; the names of the forgotten are kept."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
         """Return the model and the list, in the order in which subjects came."""
         return {
@@ -147,8 +156,8 @@ class InContext(Strategy):
             "guarded": [{"subject": s, "ids": torch.from_numpy(ids.copy())} for s, ids in self._guarded.items()],
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put them back."""
         self._model.load_state_dict(state["model"])
         self._derived = state["derived"].numpy().copy()
         self._guarded = {e["subject"]: e["ids"].numpy().copy() for e in state["guarded"]}
@@ -165,7 +174,7 @@ class InContext(Strategy):
         return found
 
     def _asked(self, batch: Batch) -> list[list[str]]:
-        """Return the forgotten subjects that each row is told about."""
+        """Return the forgotten subjects that each row gets an instruction about."""
         if not self._guarded:
             return [[] for _ in range(len(batch))]
         if self._config.applies == "all":

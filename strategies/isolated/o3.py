@@ -10,10 +10,10 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals, WrongAnswers
 from strategies.parts.detector import (
     Detector,
     detector_from,
@@ -23,10 +23,11 @@ from strategies.parts.detector import (
     soft_gate,
 )
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.gated import GatedHost
-from strategies.parts.lowrank import overlap, overlap_ratio
+from strategies.parts.lowrank.changes import overlap, overlap_ratio
+from strategies.parts.lowrank.gated import GatedHost
 from strategies.parts.model import FlatModel
 from strategies.parts.prompt_encoder import EncoderConfig, PromptEncoder, looked_at
+from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
@@ -126,10 +127,12 @@ class _Relabelled(Hooks):
     ) -> None:
         self._answers, self._downs, self._earlier, self._strength = answers, downs, earlier, strength
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Put the answers in place; a sample's draw is the same in every step."""
         return self._answers.put(batch, self._answers.drawn(batch, 0))
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add lambda sum_i ||A_i A^T||_F^2."""
         if not self._earlier or not self._strength:
@@ -168,10 +171,11 @@ class O3(Strategy):
         self._deleted = np.zeros(setting.num_samples, dtype=bool)
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and nothing else."""
         return Access(forget_set=True)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train the base weights; drop the bundles of requests whose samples are all back."""
         ids = experience.sample_ids
@@ -185,6 +189,7 @@ class O3(Strategy):
         self._derived[ids] = True
         return outcome
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train an adapter and a detector on the request's data; the base weights stay."""
         config, key = self._config, self._key / request.name
@@ -255,6 +260,7 @@ class O3(Strategy):
         return torch.from_numpy(np.stack(columns, 1)).to(batch.x.device, torch.float32)
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return the base's outputs, changed by the adapters as far as their gates are open."""
         self._host.model.train(False)
@@ -262,32 +268,34 @@ class O3(Strategy):
             return self._objective.outputs(self._host.model, batch)
 
     @torch.no_grad()
+    @override
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return the penultimate features, changed likewise."""
         self._host.model.train(False)
         with self._served(batch):
             return self._objective.features(self._host.model, batch)
 
+    @override
     def network(self) -> FlatModel:
         """Return a copy of the base: what an auditor finds who has the weights."""
         copy = self._setting.make_model()
         copy.load_state_dict(self._host.model.state_dict())
         return copy
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the weights, the encoder, and every adapter and detector were derived from."""
         found = {"weights": ids[self._derived[ids]], "encoder": ids[self._encoder_derived[ids]]}
         for bundle in self._bundles:
             found[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
             found[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
         """Keep no raw sample (features of the forgotten are stored; `holds` reports them)."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
-        """Return the base, the encoder once there is a request, and every bundle."""
         state: State = {
             "model": self._host.model.state_dict(),
             "derived": torch.from_numpy(self._derived.copy()),
@@ -309,6 +317,7 @@ class O3(Strategy):
             state["encoder"] = {"model": self._encoder.model.state_dict(), "derived": derived}
         return state
 
+    @override
     def load_state_dict(self, state: State) -> None:
         """Put it back; bundles are never changed, and shared."""
         self._last = {}

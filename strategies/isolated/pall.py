@@ -11,15 +11,16 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_balanced
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.memory.buffers import draw_positions, keep_balanced
+from strategies.parts.memory.exemplars import Draws
 from strategies.parts.passes import passes
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -102,7 +103,7 @@ def kept(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 class Pall(Strategy):
     """A mask per task over one network's weights; what a task has masked is frozen for those that come later.
 
-    Where the task is not told, each sub-network speaks for the classes of its units; classes that no task holds are
+    Without task labels, each sub-network speaks for the classes of its units; classes that no task holds are
     answered by all weights together. Body biases are zero and norms have no trained scale, as in the original networks.
     Free weights are always those of one draw that is named by the tasks held, so a request leaves no pattern there.
 
@@ -138,10 +139,11 @@ class Pall(Strategy):
         self._renew()
 
     @property
+    @override
     def access(self) -> Access:
-        """The memories of the tasks that remain."""
         return Access(retained=self._config.memory)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train scores, free weights and the task's rows of the head; then freeze what the mask has chosen."""
         training, key = self._setting.training, self._names / experience.name / experience.incarnation
@@ -177,6 +179,7 @@ class Pall(Strategy):
         self._renew()
         return self._noted(outcome)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Reset what the tasks that go have used alone, and repair those that used it later from their memories.
 
@@ -193,6 +196,7 @@ class Pall(Strategy):
         return self._noted(outcome).graded("bits" if clean else "none")
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all weights for the others."""
         self._model.train(False)
@@ -207,22 +211,24 @@ class Pall(Strategy):
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: each task has features of its own."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what tasks were learned from, and the forgotten ones that later tasks were trained through."""
         seen = [t.ids for t in self._tasks] + list(self._shadows.values())
         held = ids[np.isin(ids, np.concatenate(seen))] if seen else ids[:0]
         return {"weights": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all memories."""
         return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._tasks)]))
 
+    @override
     def state_dict(self) -> State:
-        """Return weights, masks, memories and the history of repairs."""
         return {
             "model": self._model.state_dict(),
             "tasks": [
@@ -245,8 +251,8 @@ class Pall(Strategy):
             "given_up": {"derived": torch.from_numpy(self._given_up.copy())},
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put everything back."""
         self._model.load_state_dict(state["model"])
         self._tasks = [
             _Task(

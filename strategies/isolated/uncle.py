@@ -12,14 +12,15 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives.classification import Classification
-from strategies.parts.ensembles import pool
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.passes import passes
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -89,7 +90,7 @@ class Uncle(Strategy):
 
     Learning is held to what the network made before for the protected tasks. Forgetting pulls the weights of the task
     towards noise that is drawn anew in each step; since its mean is zero, the weights collapse to zero rather than turn
-    into noise. Where the task is not told, each task speaks for its classes. Norm statistics are kept per task.
+    into noise. Without task labels, each task speaks for its classes. Norm statistics are kept per task.
     """
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -119,10 +120,11 @@ class Uncle(Strategy):
         self._codes_set = False
 
     @property
+    @override
     def access(self) -> Access:
-        """Nothing: requests are served without any data."""
         return Access()
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train the hypernetwork and the task's code on the experience; the chunk codes too, in the first task only."""
         training, key = self._setting.training, self._names / experience.name / experience.incarnation
@@ -173,6 +175,7 @@ class Uncle(Strategy):
         self._derived[experience.sample_ids] = True
         return self._noted(outcome)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Pull the weights of the tasks that are named towards noise, and hold the others.
 
@@ -192,6 +195,7 @@ class Uncle(Strategy):
         return self._noted(outcome).graded("none")
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``, each task speaking for its classes."""
         self._target.train(False)
@@ -204,21 +208,23 @@ class Uncle(Strategy):
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: each task has features of its own."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the hypernetwork was derived from: everything it has learned."""
         held = ids[self._derived[ids]]
         return {"weights": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return _NOTHING
 
+    @override
     def state_dict(self) -> State:
-        """Return hypernetwork and codes."""
         return {
             "hyper": self._hyper.state_dict(),
             "chunks": self._chunks.clone(),
@@ -240,8 +246,8 @@ class Uncle(Strategy):
             ],
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put hypernetwork and codes back."""
         self._hyper.load_state_dict(state["hyper"])
         self._chunks = state["chunks"].clone()
         self._codes_set, self._served = state["codes_set"], state["served"]

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
+from strategies.isolated._contrastive import contrastive_distillation, rotated_views, supervised_contrastive
 from strategies.objectives.classification import Classification
-from strategies.parts.buffers import keep_uniform
-from strategies.parts.contrastive import contrastive_distillation, rotated_views, supervised_contrastive
-from strategies.parts.divergence import softened_kl
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.layers import redraw
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import Tap
+from strategies.parts.weights.layers import redraw
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -126,10 +127,11 @@ class UnifiedKD(Strategy):
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set and the memory."""
         return Access(forget_set=True, retained=self.config.memory)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Minimise L_cl; the memory fills on the way, so that samples are replayed within their own experience."""
         key = self.names / experience.name / experience.incarnation
@@ -141,6 +143,7 @@ class UnifiedKD(Strategy):
         self._derived[experience.sample_ids] = True
         return outcome + Outcome(forward=keep.forward, backward=keep.backward, losses=outcome.losses)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Minimise gamma L_cl on the memory + (1 - gamma) KL(random network || student) on the forget set."""
         config, key = self.config, self.names / request.name
@@ -163,34 +166,35 @@ class UnifiedKD(Strategy):
         return (outcome + counted).graded("none")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Return the student's logits ``[B, C]``."""
         self.student.train(False)
         return self.setting.objective.outputs(self.student, batch)
 
     @torch.inference_mode()
+    @override
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return the student's penultimate features ``[B, F]``."""
         self.student.train(False)
         return self.setting.objective.features(self.student, batch)
 
+    @override
     def network(self) -> FlatModel:
-        """Return a copy of the student."""
         model = self._make_model()
         model.load_state_dict(self.student.state_dict())
         return model
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what student and teacher were derived from: all that was ever learned."""
         held = ids[self._derived[ids]]
         return {"weights": held, "teacher": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the memory."""
         return self.memory
 
+    @override
     def state_dict(self) -> State:
-        """Return student, teacher and memory."""
         return {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
@@ -199,8 +203,8 @@ class UnifiedKD(Strategy):
             "derived": torch.from_numpy(self._derived.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put student, teacher and memory back."""
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
         self.steps = state["steps"]
@@ -243,8 +247,8 @@ class _Keep(Hooks):
     def __exit__(self, *_: object) -> None:
         self.tap.close()
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add all other terms."""
         features = self.tap.take(batch.x)
         loss = self.kept(loss, [(batch, features)])
         if self._remember:
@@ -268,6 +272,7 @@ class _Keep(Hooks):
             loss = loss + self._contrasted(parts)
         return loss
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
         """Let the teacher follow, by chance."""
         self._step += 1
@@ -343,18 +348,19 @@ class _Forget(Hooks):
     def __init__(self, objective: Classification, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
         self._objective, self._bad, self._keep, self._gamma = objective, bad, keep, gamma
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(random network || student) of every sample."""
         with torch.no_grad():
             taught = self._objective.outputs(self._bad, batch)
         return softened_kl(outputs, taught, 1.0)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Weigh both."""
         kept = self._keep.kept(loss.new_zeros(()), [])
         self._keep.tap.take(batch.x)
         return loss + kept if self._gamma is None else (1 - self._gamma) * loss + self._gamma * kept
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
-        """See `_Keep.stepped`."""
         self._keep.stepped(gradient, change)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
@@ -164,10 +165,11 @@ class DarkExperience(Plugin, ABC):
         self._key, self._objective = setting.key, setting.objective
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self._options.memory)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Borrow the memory's samples, and draw in which epoch each new one shows its outputs."""
         own, epochs = lesson.data.ids, self.setting.training.epochs
@@ -186,6 +188,7 @@ class DarkExperience(Plugin, ABC):
             self._memory.load(self._memory.ids, fresh.masked_fill(~known, _UNKNOWN))
         self._stale = False
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Store what the last step has shown, and draw for this one."""
         self._store()
@@ -202,8 +205,8 @@ class DarkExperience(Plugin, ABC):
                 self._stored = self._memory.outputs[torch.from_numpy(slots[0])]
         return batch
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add both terms, and take note of the outputs."""
         self._shown = (batch.ids, outputs.detach())
         if self._drawn is None:
             return loss
@@ -215,8 +218,8 @@ class DarkExperience(Plugin, ABC):
             loss = loss + self._beta * self._objective.losses(now[count:], self._drawn.part(count)).mean()
         return loss
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Store what is left to store."""
         self._store()
         if self._options.stored == "final":
             ids = lesson.data.ids
@@ -227,6 +230,7 @@ class DarkExperience(Plugin, ABC):
         self._data = self._drawn = None
         return Outcome(forward=self._passed, backward=self._passed)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples with their outputs, and the outputs of the classes it names."""
         self._memory.drop(request.sample_ids)
@@ -237,19 +241,22 @@ class DarkExperience(Plugin, ABC):
             self._dead |= named
             self._memory.ignore(sorted(self._dead))
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Take note that stored outputs are those of weights that are no more."""
         self._stale = self._options.after_request == "recompute"
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return the samples in memory, and whose training the stored outputs derive from."""
         in_memory = ids[np.isin(ids, self._memory.ids)]
         return {"memory": in_memory, "outputs": ids[self._derived[ids]] if len(self._memory) else _NOTHING}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return np.sort(self._memory.ids)
 
+    @override
     def state_dict(self) -> State:
         """Return ids and outputs, and which outputs no longer count."""
         return {
@@ -260,8 +267,8 @@ class DarkExperience(Plugin, ABC):
             "derived": torch.from_numpy(self._derived.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the memory back."""
         self._memory.load(state["ids"].numpy().copy(), state["outputs"])
         self._dead, self._stale = set(state["dead"]), state["stale"]
         self._derived = state["derived"].numpy().copy()

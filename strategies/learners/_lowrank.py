@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.lowrank import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
-from strategies.parts.optimizers import Optimizer
+from strategies.parts.lowrank.changes import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
+from strategies.parts.training.optimizers import Optimizer
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
@@ -65,6 +66,7 @@ class LowRankPlugin(Plugin):
     def keep(self, factors: list[Factors], ids: np.ndarray) -> None:
         """Take note of the factors of an experience."""
 
+    @override
     def steps(self, lesson: Lesson) -> Optimizer | None:
         """Return steps of new factors, but for the experiences at the start."""
         self._now = None
@@ -83,8 +85,8 @@ class LowRankPlugin(Plugin):
             )
         return self._now
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Count, and keep what must be kept."""
         self._seen += 1
         steps, self._now = self._now, None
         if steps is None:
@@ -93,10 +95,10 @@ class LowRankPlugin(Plugin):
         self.keep([(a.clone(), b.clone()) for a, b in steps.factors()], lesson.data.ids)
         return Outcome(losses=losses)
 
+    @override
     def state_dict(self) -> State:
-        """Return how many experiences were learned."""
         return {"seen": self._seen}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._seen = state["seen"]

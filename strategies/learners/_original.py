@@ -8,13 +8,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped_divergences
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped_divergences
+from strategies.parts.teachers.teacher import frozen_copy
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -80,13 +81,14 @@ class HeldToOriginal(Plugin, ABC):
     @property
     @abstractmethod
     def swaps(self) -> bool:
-        """Whether the teacher is told the right token."""
+        """Whether the teacher is given the right token."""
 
     @property
     def is_general(self) -> bool:
         """Whether the lesson at hand is part of the general experiences."""
         return self._lessons < self.config.general
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Choose the teacher; before the first domain, keep the original."""
         self._terms, self._passed, self._teacher = [], 0, None
@@ -101,6 +103,7 @@ class HeldToOriginal(Plugin, ABC):
         assert isinstance(whole, CausalLM)
         self._whole = whole
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add the distillation on the very batch that is trained on."""
         if self._teacher is None:
@@ -118,8 +121,8 @@ class HeldToOriginal(Plugin, ABC):
             return swapped_divergences(objective, outputs, said, batch).mean()
         return objective.divergences(outputs, said, batch).mean()
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Let go of the teacher."""
         self._original.saw(lesson.data.ids)
         self._lessons += 1
         self._teacher = None
@@ -127,27 +130,28 @@ class HeldToOriginal(Plugin, ABC):
         self._terms = []
         return Outcome(forward=self._passed, losses=losses)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
-        """Take note of what the original has seen."""
         self._original.purge(request.sample_ids)
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Replace an original that had seen what was unlearned."""
         self._original.settle(model)
 
+    @override
     def offers(self) -> tuple[object, ...]:
-        """Return the original, for unlearners that go back to it."""
         return (self._original,)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the original was derived from."""
         return {"original": self._original.holds(ids)}
 
+    @override
     def state_dict(self) -> State:
-        """Return the original and how many lessons there were."""
         return {"original": self._original.state_dict(), "lessons": self._lessons}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._original.load_state_dict(state["original"])
         self._lessons = state["lessons"]

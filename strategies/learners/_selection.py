@@ -10,15 +10,16 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import Objective
 from strategies.outcome import Draw, LastDraw, Selector
-from strategies.parts.deduplication import first_copies
-from strategies.parts.gradient_features import Projector, find_block
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Formulas
-from strategies.parts.survey import Look, NoImage, Surveyed, available, survey
+from strategies.parts.selection.deduplication import first_copies
+from strategies.parts.selection.gradient_features import Projector, find_block
+from strategies.parts.selection.selectors import Formulas
+from strategies.parts.selection.survey import Look, NoImage, Surveyed, available, survey
 from streams.config import Config as BaseConfig
 from streams.data import Data
 from streams.errors import ConfigError
@@ -112,10 +113,11 @@ class Selection(Plugin, ABC):
         """
 
     @property
+    @override
     def access(self) -> Access:
-        """The whole pool."""
         return Access(retained="full")
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Take new samples into the pool and draw from it."""
         new = ids[self._arrival[ids] < 0]
@@ -140,8 +142,8 @@ class Selection(Plugin, ABC):
         """Ids in the pool, ascending."""
         return np.flatnonzero(self._arrival >= 0)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Tell what was drawn, and what it took."""
         assert self._last is not None
         chosen, self._last = self._last, None
         notes = {
@@ -152,23 +154,27 @@ class Selection(Plugin, ABC):
         }
         return chosen.cost + Outcome(traits={"event": notes | chosen.notes}, draw=chosen.draw)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Take the request's samples out of the pool and the last draw; nothing else outlives a draw."""
         self._arrival[request.sample_ids] = -1
         self._drawn[request.sample_ids] = False
 
+    @override
     def offers(self) -> tuple[object, ...]:
         """Return what of the last draw is still in the pool."""
         return (LastDraw(np.flatnonzero(self._drawn & (self._arrival >= 0))),)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is in the pool, and what had a say in earlier draws."""
         return {"pool": ids[self._arrival[ids] >= 0], "draws": ids[self._derived[ids]]}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the pool."""
         return self.pool
 
+    @override
     def state_dict(self) -> State:
         """Return when each sample came into the pool, and what was drawn."""
         return {
@@ -178,8 +184,8 @@ class Selection(Plugin, ABC):
             "drawn": torch.from_numpy(self._drawn.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the pool back."""
         self._arrival, self._experiences = state["arrival"].numpy().copy(), state["experiences"]
         self._derived, self._drawn = state["derived"].numpy().copy(), state["drawn"].numpy().copy()
 

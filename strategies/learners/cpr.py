@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Plugin
 from strategies.parts.model import FlatModel
@@ -37,6 +38,7 @@ class CPR(Plugin):
     config: Config
     on_text: ClassVar[bool] = False
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return loss - beta H."""
         probabilities = self.setting.objective.probabilities(outputs, batch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from strategies.learners._original import HeldToOriginal, OriginalConfig
 
 
@@ -19,6 +21,7 @@ class CPTKL(HeldToOriginal):
     name: ClassVar[str] = "cpt_kl"
 
     @property
+    @override
     def swaps(self) -> bool:
         """Plain distillation."""
         return False

@@ -6,11 +6,12 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 
@@ -42,14 +43,14 @@ class FeatureDistillation(DistillingPlugin):
         if config.from_start:
             self._teacher.start(setting.make_model())
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Listen to the student's body, if there is a teacher."""
         super().begin(lesson)
         if self._teacher.there and self.config.strength:
             self._tap = Tap(lesson.model.network.body)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add the distance of the batch's features."""
         if self._tap is None:
             return loss
         term = feature_distance(self._tap.take(batch.x), self._teacher.features(batch.x))

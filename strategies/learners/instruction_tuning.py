@@ -7,13 +7,14 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.learners._original import GeneralConfig, needs_all_tokens
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import templated, with_prompt
-from strategies.parts.exemplars import Exemplars
+from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
+from strategies.parts.text.alignment import templated, with_prompt
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -55,10 +56,11 @@ class InstructionTuning(Plugin):
         self._lessons = 0
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self.config.memory)
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the questions of the domain and those that are kept."""
         if self._is_general:
@@ -66,39 +68,39 @@ class InstructionTuning(Plugin):
         own = ids[with_prompt(door.fetch(ids))] if len(ids) else ids
         return np.union1d(own, self._memory.ids)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch in the template."""
         return batch if self._is_general else templated(batch, self._template)
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the losses of the answers."""
         return losses if self._is_general else self._answers.losses(outputs, batch)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Keep general questions."""
         if self._is_general:
             self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
         self._lessons += 1
         return Outcome()
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
-        """Drop the request's samples."""
         self._memory.purge(request.sample_ids)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory."""
         return {"memory": self._memory.holds(ids)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return self._memory.ids
 
+    @override
     def state_dict(self) -> State:
-        """Return what is in memory and how many lessons there were."""
         return {"memory": self._memory.state_dict(), "lessons": self._lessons}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._memory.load_state_dict(state["memory"])
         self._lessons = state["lessons"]
 

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.teacher import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -76,11 +77,12 @@ class LwF(DistillingPlugin):
                 "lwf.distance: bce weighs old and new outputs of a sigmoid classifier; set objective: {name: "
                 "classification, loss: bce, mask: experience}."
             )
-        self._told = isinstance(objective, Classification) and objective.masks
+        self._task_aware = isinstance(objective, Classification) and objective.masks
         self._is_classifier = isinstance(objective, Classification)
         self._heads: list[torch.Tensor] = []
         self._new_share = 1.0
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Choose what is distilled: the outputs of classes that are known and not deleted, head by head."""
         super().begin(lesson)
@@ -93,11 +95,12 @@ class LwF(DistillingPlugin):
             new = set(lesson.data.targets().tolist())
             known -= new
             self._new_share = len(new) / (len(new) + self.config.strength * len(known))
-        groups = [known & set(u.classes) for u in self.setting.units] if self._told else [known]
+        groups = [known & set(u.classes) for u in self.setting.units] if self._task_aware else [known]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
         if self._heads:
             self._tap = Tap(lesson.model.network)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add the distillation on the batch. The network's own outputs are read: `outputs` may be masked."""
         if self._tap is None:

@@ -177,7 +177,7 @@ class NamedObjective(Objective):
         task_classes: tuple[tuple[int, ...], ...] | None,
         device: str | torch.device,
     ) -> Objective:
-        """Build the objective for a source and the classes of each task label, if the model is told one.
+        """Build the objective for a source and the classes of each task label, if the model is task-aware.
 
         Raises:
             ConfigError: the source's targets are of another kind.

@@ -9,12 +9,13 @@ from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
 from strategies.parts.model import FlatModel
-from strategies.parts.ragged import row_outputs
+from strategies.parts.training.ragged import row_outputs
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -100,6 +101,7 @@ class CausalLM(NamedObjective):
         self._vocab_size = vocab_size
 
     @classmethod
+    @override
     def for_data(
         cls,
         config: BaseConfig,
@@ -117,21 +119,23 @@ class CausalLM(NamedObjective):
         return cls(source.text.tokenizer.vocab_size, source.text, config)
 
     @property
+    @override
     def num_outputs(self) -> int:
         """One output per token of the vocabulary, at every position."""
         return self._vocab_size
 
+    @override
     def training_on(self, data: Data) -> Objective:
-        """Return the objective with the losses that are trained on."""
         return self if self._trains else self._with(self.config.loss_on)
 
+    @override
     def for_unlearning(self) -> Objective:
-        """Return the objective with the losses that unlearners work on."""
         return self._with(self.config.forget_on)
 
     def _with(self, trains: Tokens) -> CausalLM:
         return CausalLM(self._vocab_size, self.text, self.config, trains)
 
+    @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`)."""
         return row_outputs(model, batch)
@@ -146,27 +150,32 @@ class CausalLM(NamedObjective):
             return sums * (len(sums) / counts.sum())
         return sums / counts
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over each answer; in training, as configured."""
         found = self.scored(outputs, batch)
         return self.reduce(found.sums(found.token_losses()), found.counts)
 
+    @override
     def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over the positions of each row that count, ``[B]``."""
         found = self.scored(outputs, batch)
         return found.sums(found.token_losses()) / found.counts
 
+    @override
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return log p(answer | prompt): the sum over the positions that count, ``[B]``."""
         found = self.scored(outputs, batch)
         return -found.sums(found.token_losses())
 
+    @override
     def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(reference || model) over the positions that count, reduced as the losses are."""
         found = self.scored(outputs, batch)
         apart = token_divergences(found.logits, self.scored(reference, batch).logits)
         return self.reduce(found.sums(apart), found.counts)
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where every token of the answer, its end too, is the most likely one, else 0.
 
@@ -176,31 +185,35 @@ class CausalLM(NamedObjective):
         wrong = (found.logits.argmax(1) != found.targets).float()
         return (found.sums(wrong) == 0).float()
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
         return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
 
+    @override
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the log of the mean of what the models say of every token, ``[B, T, V]``."""
         if len(outputs) == 1:
             return outputs[0]
         return torch.stack([precise(o).log_softmax(2) for o in outputs]).logsumexp(0) - math.log(len(outputs))
 
+    @override
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
         return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
 
+    @override
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
-        """Return the tokens of the answers, or of prompts and answers."""
         return scored(outputs, batch.x, "all" if everywhere else "answer")
 
+    @override
     def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return the mean hidden state over each row, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
         there = (batch.x[:, 1, : hidden.shape[1]] > 0).unsqueeze(2)
         return (hidden * there).sum(1) / there.sum(1)
 
+    @override
     def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
         """Return rows with black images, without positions of images, or with their start token and answer alone."""
         roles = batch.x[:, 1]
@@ -214,6 +227,7 @@ class CausalLM(NamedObjective):
             return replace(batch, images=torch.zeros_like(batch.images)), had
         return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

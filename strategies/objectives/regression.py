@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import torch
+from typing_extensions import override
 
 from strategies.objectives._base import FisherEstimator, NamedObjective
 from streams.config import Config as BaseConfig
@@ -25,6 +26,7 @@ class Regression(NamedObjective):
     by_class: ClassVar[bool] = False
 
     @classmethod
+    @override
     def for_data(
         cls,
         config: BaseConfig,
@@ -38,22 +40,26 @@ class Regression(NamedObjective):
         return cls()
 
     @property
+    @override
     def num_outputs(self) -> int:
-        """A single output."""
         return 1
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return (f(x) - y)^2 / 2."""
         return 0.5 * (outputs.squeeze(1) - batch.y).square()
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return -|f(x) - y|."""
         return -(outputs.squeeze(1) - batch.y).abs()
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> None:
         """Return None: there are no classes to compare."""
         return
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

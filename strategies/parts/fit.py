@@ -17,8 +17,8 @@ import torch
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer, make_optimizer
 from strategies.parts.passes import FitConfig, Training, is_observed, observed, passes
+from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.data import Batch, Data
 from streams.randomness import Key
 

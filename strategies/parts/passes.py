@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 
 from strategies.outcome import Outcome
-from strategies.parts.memory import memory_errors
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import OptimizerConfig
+from strategies.parts.training.optimizers import OptimizerConfig
+from strategies.parts.training.out_of_memory import memory_errors
 from streams.data import Batch, Data
 from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch

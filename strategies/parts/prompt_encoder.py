@@ -8,14 +8,15 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.detector import contrastive_entropy, mean_states
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.gated import GatedHost
+from strategies.parts.lowrank.gated import GatedHost
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from streams.data import Batch, Data
 from streams.randomness import Key
 from streams.text import GIVEN
@@ -132,8 +133,8 @@ class _Contrast(Hooks):
         self._generator = generator
         self._whole: Batch | None = None
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the masked view."""
         self._whole = batch
         x = batch.x.clone()
         hidden = torch.rand(x[:, 0].shape, generator=self._generator).to(x.device) < self._share
@@ -141,6 +142,7 @@ class _Contrast(Hooks):
         x[:, 0][hidden] = self._token
         return replace(batch, x=x)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
         assert self._whole is not None

@@ -20,8 +20,8 @@ from torch import nn
 from strategies.outcome import Outcome
 from strategies.parts.fit import Job, in_company
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import make_optimizer
 from strategies.parts.passes import diverged
+from strategies.parts.training.optimizers import make_optimizer
 from streams.data import Batch
 from streams.errors import TrainingError
 

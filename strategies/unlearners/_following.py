@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from strategies.base import Access, Setting, Unlearner
 from streams.config import Config, NameOrOptions, resolve
 from streams.registry import class_of
@@ -30,16 +32,16 @@ class Following(Unlearner):
         self.on_text = self.method.on_text
 
     @property
+    @override
     def access(self) -> Access:
-        """What the method reads."""
         return self.method.access
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """Those of the method."""
         return self.method.needs_plugins
 
     @property
+    @override
     def needs_retained(self) -> bool:
-        """If the method does."""
         return self.method.needs_retained

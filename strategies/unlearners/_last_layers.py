@@ -6,11 +6,12 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.parts.fit import fit
-from strategies.parts.layers import last_layers
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import last_layers
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -42,11 +43,12 @@ class LastLayers(Unlearner):
         self._mask_of(setting.make_model())
 
     @property
+    @override
     def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """There is nothing else to train on."""
         return True
@@ -54,8 +56,8 @@ class LastLayers(Unlearner):
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
         """Change the last k layers, which are those in `mask`, before they are trained."""
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train the last k layers on what is left."""
         data = some_retained_data(self.config.retained, learner, door, request)
         key, model = self.setting.key / self.name / request.name, learner.model
         mask = self._mask_of(model)

@@ -10,14 +10,15 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM, joined
 from strategies.objectives.classification import Classification
-from strategies.parts.answers import WrongAnswers
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.text.other_answers import WrongAnswers
+from strategies.parts.training.optimizers import make_optimizer
 from strategies.unlearners._retained import DefaultRetainConfig, finish, live_classes, members
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -83,6 +84,7 @@ class Answer(Hooks):
         self._is_forget = members(forget_set.ids, num_samples, forget_set.targets().device)
         self._step = 0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return the batch with other answers; the forget set's rows come first."""
         number = {"once": 0, "epoch": self._step // self._per_epoch, "batch": self._step}[self._redraw]
@@ -110,8 +112,8 @@ class Relabel(Hooks):
         self.steps_per_epoch = 1
         self._step = 0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with other labels."""
         rounds = {"once": 0, "epoch": self._step // self.steps_per_epoch, "batch": self._step}
         if rounds[self._config.redraw] != self._round:
             self._round = rounds[self._config.redraw]

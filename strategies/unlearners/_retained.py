@@ -12,7 +12,7 @@ from pydantic import Field
 from strategies.base import Access, Door, Learner
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
-from strategies.parts.norms import recalibrate
+from strategies.unlearners._norms import recalibrate
 from streams.data import Batch, Data
 from streams.errors import StreamError
 from streams.events import DeletionRequest

@@ -7,13 +7,14 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.divergence import softened_kl
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, retained_data
 from streams.data import Batch
@@ -48,8 +49,8 @@ class TwoTeachers(Hooks):
         """Follow `bad` on the forget set (a bool column ``[N]``) and `good` elsewhere."""
         self._good, self._bad, self._is_forget, self._config = good, bad, is_forget, config
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the divergence of every sample."""
         forget = self._is_forget[batch.ids].unsqueeze(1)
         teacher = torch.where(forget, taught(self._bad, outputs, batch), taught(self._good, outputs, batch))
         found = softened_kl(outputs, teacher, self._config.temperature)
@@ -64,10 +65,12 @@ class BadTeacher(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of the forget set, and those of some retained data; no labels."""
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Distil; both teachers are dropped at the end."""
         config, model, setting = self.config, learner.model, self.setting

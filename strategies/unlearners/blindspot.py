@@ -7,12 +7,13 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, some_retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -87,8 +88,8 @@ class FollowProxy(Hooks):
         self._mine.close()
         self._its.close()
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the loss of every sample."""
         mine = self._mine.take()
         with torch.no_grad():
             proxied = self._objective.outputs(self._proxy, batch)
@@ -110,15 +111,18 @@ class Blindspot(Unlearner):
     targets: Targets = "numbers"
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of the forget set, and retained data with targets."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """The proxy is trained on it."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train the proxy, then the model; the proxy is dropped at the end."""
         config, model, setting = self.config, learner.model, self.setting

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Targets, Unlearner
 from strategies.objectives.classification import Classification
@@ -68,12 +69,13 @@ class BoundaryExpand(Unlearner):
             raise ConfigError("boundary-expand needs a model with a linear head, and `trained: all`.")
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of the forget set."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Expand, train, shrink."""
         objective, model, data = self.setting.objective, learner.model, door.forget_set()
         assert isinstance(objective, Classification)
         num_classes = objective.num_outputs

@@ -6,12 +6,13 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating
 from streams.data import Batch, Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
@@ -73,10 +74,11 @@ class BoundaryShrink(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, with labels."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Find the labels once, then train; the share of attacks that failed is reported as ``label_kept``."""
         data, objective = door.forget_set(), self.setting.objective

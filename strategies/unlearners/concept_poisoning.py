@@ -8,11 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
 from strategies.unlearners._retained import (
@@ -64,7 +65,7 @@ def donor_and_concept(
         key: names the draws.
     """
     # scikit-learn is loaded only by those who need it.
-    from strategies.parts.concepts import class_weights, concept_vectors
+    from strategies.unlearners._concepts import class_weights, concept_vectors
 
     vectors = concept_vectors(features, labels, config.concept_samples, key)
     names = sorted(vectors)
@@ -152,8 +153,8 @@ class Poison(Hooks):
         self._place = torch.full((num_samples,), -1, device=x.device)
         self._place[torch.from_numpy(ids).to(x.device)] = torch.arange(len(ids), device=x.device)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with poisoned inputs."""
         place = self._place[batch.ids]
         rows = torch.nonzero(place >= 0).squeeze(1)
         return Batch(batch.ids, batch.x.index_copy(0, rows, self._x[place[rows]]), batch.y, batch.task)
@@ -169,15 +170,17 @@ class ConceptPoisoning(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set and retained data, with labels."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Donors come from it."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Poison every class of the request, and train on all together.
 

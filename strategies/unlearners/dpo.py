@@ -7,11 +7,12 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Refusals, Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -48,6 +49,7 @@ class PreferRefusals(ForgetLoss):
         self._true, self._refused = true, refused
         self._which = torch.zeros(0, dtype=torch.long)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals."""
         which = self._refusals.drawn(batch, step)
@@ -78,6 +80,7 @@ class DPO(ReferencedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "dpo")
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import torch
+from typing_extensions import override
 
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 from streams.randomness import Key
 
@@ -23,6 +24,6 @@ class EUk(LastLayers):
     config: Config
     name: ClassVar[str] = "eu-k"
 
+    @override
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
-        """Draw the last k layers anew."""
         model.parameters[mask] = redraw(self.setting.make_model(), key / "draw").parameters[mask]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
@@ -26,17 +27,18 @@ class Finetune(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """There is nothing else to train on."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train on what is left."""
         data = some_retained_data(self.config.retained, learner, door, request)
         key = self.setting.key / "finetune" / request.name
         outcome = fit(learner.model, self.setting.objective, data, self.config, key)

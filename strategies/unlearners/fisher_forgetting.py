@@ -6,10 +6,11 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.model import FlatModel, is_in
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._classes import named_classes
 from strategies.unlearners._retained import RetainedData, live_classes, retained_access, some_retained_data
 from streams.config import Config as BaseConfig
@@ -77,17 +78,19 @@ class FisherForgetting(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
         """Retained data; of the forget set at most the class."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """The Fisher information is taken on it."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Estimate, and add the noise."""
         config, model, objective = self.config, learner.model, self.setting.objective
         data = some_retained_data(config.retained, learner, door, request)
         key = self.setting.key / "fisher-forgetting" / request.name

@@ -7,12 +7,13 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Refusals
 from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -56,6 +57,7 @@ class Adjust(ForgetLoss):
         """Take the objective that is unlearned on."""
         self._objective, self._refusals, self._divergence = objective, refusals, divergence
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals."""
         return self._refusals.beside(batch, self._refusals.drawn(batch, step))
@@ -83,9 +85,9 @@ class FLAT(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "flat")
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         assert isinstance(objective, CausalLM)
         return Adjust(objective, Refusals(objective, key), self.config.divergence), Outcome()

@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.parts.fit import fit
@@ -40,12 +41,13 @@ class GaussianFinetune(Unlearner):
     targets: Targets = "numbers"
 
     @property
+    @override
     def access(self) -> Access:
         """The forget set (its targets for mean and deviation alone), and retained data with targets."""
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Draw the targets once, and train."""
         retained, forget_set = retained_data(self.config.retained, learner, door), door.forget_set()
         key = self.setting.key / "gaussian-finetune" / request.name
         every = torch.cat([retained.targets(), forget_set.targets()])

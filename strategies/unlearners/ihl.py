@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.objectives._base import Objective
@@ -38,9 +39,9 @@ class IHL(PairedUnlearner):
         super().__init__(config, setting)
         needs_text(setting, "ihl")
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         assert isinstance(objective, CausalLM)
         return Invert(objective), Outcome()

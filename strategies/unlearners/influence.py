@@ -8,11 +8,12 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import evaluating, gradient_of, loss_gradient
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating, gradient_of, loss_gradient
 from strategies.unlearners._retained import RetainedData, retained_access, some_retained_data
 from streams.config import Config as BaseConfig
 from streams.data import Data
@@ -151,17 +152,18 @@ class Influence(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set and retained data, with labels."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """The curvature is taken on it."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Take both gradients, solve, step."""
         config, model, objective = self.config, learner.model, self.setting.objective
         retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()

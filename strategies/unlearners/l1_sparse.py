@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import Hooks, fit
@@ -45,14 +46,14 @@ class Shrink(Hooks):
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._weight = 0.0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Note the step; the batch stays as it is."""
         epoch = step // self._steps_per_epoch
         self._weight = l1_weight(self._config.gamma, epoch, self._config.epochs, self._config.plain_epochs)
         return batch
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient."""
         return gradient.add_(parameters.sign(), alpha=self._weight)
 
 
@@ -63,17 +64,18 @@ class L1Sparse(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """There is nothing else to train on."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train on what is left, with the penalty."""
         data = some_retained_data(self.config.retained, learner, door, request)
         key = self.setting.key / "l1-sparse" / request.name
         shrink = Shrink(self.config, math.ceil(len(data) / self.config.batch_size))

@@ -8,15 +8,16 @@ from typing import Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.parts.fisher import evaluating, gradient_of
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.parts.teacher import frozen_copy
-from strategies.parts.vae import Decoder, make_vae, rebuilding_errors, train_vae
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.parts.weights.fisher import evaluating, gradient_of
 from strategies.unlearners._retained import RetainedData, endless, retained_access, some_retained_data
+from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError
@@ -94,15 +95,18 @@ class LAF(Unlearner):
             raise ConfigError("laf trains the body of the model, and this one has none that is trained.")
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of forget set and retained data; labels only for `repair`, and of the latter."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Every step takes a retained batch."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train the auto-encoders, then the body; auto-encoders and teacher are dropped at the end."""
         config, model = self.config, learner.model
@@ -120,7 +124,7 @@ class LAF(Unlearner):
         with torch.no_grad():
             own, others = (float(rebuilding_errors(vae_f, e).mean()) for e in (e_f, e_r))
         ratio = own / max(others, 1e-12)
-        whole = all(a.scope in ("class", "task") for a in request.asks)
+        whole = all(r.scope in ("class", "task") for r in request.requests)
         if config.max_ratio is not None and whole and ratio > config.max_ratio:
             raise TrainingError(
                 f"{request.name}: the auto-encoder of the forget set's features makes {ratio:.2f} of the error on "

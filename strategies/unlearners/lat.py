@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM, precise
-from strategies.parts.answers import Refusals, Values
-from strategies.parts.blocks import blocks_of, check_block
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.text.other_answers import Refusals, Values
+from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig, needs_text
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
@@ -129,6 +130,7 @@ class Defend(ForgetLoss):
         self._objective, self._refusals, self._config, self._perturbation = objective, refusals, config, perturbation
         self.deltas: Values | None = None
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals, and let the adversary in."""
         if self.deltas is not None:
@@ -169,14 +171,14 @@ class LAT(Unlearner):
             )
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data unless nothing is done with it."""
         if self.config.retain == "none":
             return Access(forget_set=True)
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Attack a batch, train on it a few steps, and go on to the next."""
         config, model, objective = self.config, learner.model, self._objective
         key = self.setting.key / "lat" / request.name
         forget_set = door.forget_set()

@@ -7,10 +7,11 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.lowrank import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
+from strategies.parts.lowrank.changes import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
 from strategies.parts.model import FlatModel
 from strategies.unlearners._hinge import Invert
 from strategies.unlearners._paired import PairedConfig, needs_text, paired
@@ -93,19 +94,20 @@ class LoKU(Unlearner):
         check_rank(config.rank, self._matrices, "unlearner.rank")
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data unless nothing is done with it."""
         if self.config.retain == "none" and self.config.start == "plain":
             return Access(forget_set=True)
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """FILA compares with what is retained."""
         return self.config.start == "fila"
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Find where to start, and train from there."""
         config, model = self.config, learner.model
         key = self.setting.key / "loku" / request.name
         forget_set = door.forget_set()

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
@@ -42,8 +43,8 @@ class Oppose(Hooks):
         self._objective, self._alpha, self._brake = objective.training_on(forget_set), alpha, brake
         self._batches = endless(forget_set, size, key)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the combined loss."""
         forget = next(self._batches)
         forget_loss = self._objective.losses(self._objective.outputs(model, forget), forget).mean()
         self._brake.forget_loss = forget_loss.detach()
@@ -57,17 +58,18 @@ class NegGradPlus(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set with labels, and retained data."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Every step takes a retained batch."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Descend and ascend."""
         data = some_retained_data(self.config.retained, learner, door, request)
         key, model = self.setting.key / "neggrad-plus" / request.name, learner.model
         forget_set = door.forget_set()

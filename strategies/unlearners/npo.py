@@ -7,11 +7,12 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Values, log_likelihoods
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -64,6 +65,7 @@ class NPO(ReferencedUnlearner):
 
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:

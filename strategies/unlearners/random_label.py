@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import retained_access, some_retained_data
@@ -27,17 +29,19 @@ class RandomLabel(Unlearner):
     on_text = True
 
     @property
+    @override
     def access(self) -> Access:
         """The forget set (its labels only to leave them out), and retained data with labels."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Labels are drawn from the classes that are left."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Draw and train."""
         retained = some_retained_data(self.config.retained, learner, door, request)
         key = self.setting.key / "random-label" / request.name
         return relabel(learner, door.forget_set(), retained, self.config, key).graded("none")

@@ -8,13 +8,14 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import Tokens
-from strategies.parts.blocks import Listener, blocks_of, check_block
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
@@ -84,6 +85,7 @@ class _Steer(Hooks):
         self._before, self._target, self._batches, self._mask, self._config = before, target, batches, mask, config
         self.retained = 0
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return mean ||h - c u||^2 + alpha mean ||h - h_before||^2, means over features."""
         forget = (self._now.state - self._target).square().mean(2)
@@ -100,8 +102,8 @@ class _Steer(Hooks):
             retain, counting(held, retain.shape[1], self._config.positions)
         )
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Keep the other weights still."""
         return gradient.mul_(self._mask)
 
 
@@ -143,12 +145,12 @@ class RMU(Unlearner):
         needs_text(setting, "rmu")
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data."""
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Steer."""
         config, model = self.config, learner.model
         key = self.setting.key / "rmu" / request.name
         forget_set = door.forget_set()

@@ -6,12 +6,13 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.fisher import loss_gradient
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import loss_gradient
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import retained_access, some_retained_data
 from streams.data import Data
@@ -67,8 +68,8 @@ class Soften(Hooks):
         self._start, self._share, self._steps = start.clone(), share, steps
         self._step = 0
 
+    @override
     def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
-        """Return the weights to take the step from."""
         share = self._share * (self._steps - self._step) / self._steps
         self._step += 1
         return pull_back(parameters, self._start, share)
@@ -82,8 +83,8 @@ class MaskGradient(Hooks):
         """Let ``mask [P]`` through."""
         self._mask = mask
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Return the masked gradient."""
         return gradient.mul_(self._mask)
 
 
@@ -96,17 +97,18 @@ class SalUn(Unlearner):
     on_text = True
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set with labels, and retained data."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Labels are drawn from the classes that are left."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Take the mask once, then relabel."""
         config, model = self.config, learner.model
         retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()

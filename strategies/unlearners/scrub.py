@@ -7,14 +7,15 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
-from strategies.parts.divergence import softened_kl
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import make_optimizer
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
@@ -59,8 +60,8 @@ class Away(Hooks):
         """Leave `teacher`; tell `brake` the loss."""
         self._teacher, self._temperature, self._brake = teacher, temperature, brake
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return minus the divergence of every sample."""
         self._brake.forget_loss = losses.detach().mean()
         return -softened_kl(outputs, taught(self._teacher, outputs, batch), self._temperature)
 
@@ -73,8 +74,8 @@ class Near(Hooks):
         """Stay with `teacher`."""
         self._teacher, self._config = teacher, config
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the weighted sum of every sample."""
         near = softened_kl(outputs, taught(self._teacher, outputs, batch), self._config.temperature)
         return self._config.gamma * losses + self._config.alpha * near
 
@@ -98,15 +99,18 @@ class SCRUB(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of the forget set, and retained data with labels."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """It ends on a pass over retained data."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Go through the epochs; the teacher is dropped at the end."""
         config, model = self.config, learner.model

@@ -7,6 +7,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
@@ -59,8 +60,8 @@ class SimNPO(PairedUnlearner):
 
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         return Simple(self.setting.objective, self.config.beta, self.config.margin), Outcome()

@@ -7,13 +7,14 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped_divergences
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped_divergences
 from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch
@@ -61,17 +62,17 @@ class TeacherRevert(Unlearner):
         needs_text(setting, "teacher-revert")
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data."""
         return retained_access(self.config.retained, forget_set=True)
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """The learner that keeps the original."""
         return ("mix-cpt",)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Serve the request."""
         key = self.setting.key / "teacher-revert" / request.name
         teacher = learner.part(Original).innocent_of(request.sample_ids)
         forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
@@ -102,6 +103,7 @@ class Revert(Hooks):
         self._objective, self._teacher, self._batches, self._strength = objective, teacher, batches, strength
         self.retained = 0
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return KL on the forget set + L_NTP + lambda L_LSSD on retained data."""
         objective = self._objective

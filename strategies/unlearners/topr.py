@@ -6,11 +6,12 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Values, log_likelihoods
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -57,9 +58,9 @@ class TOPR(PairedUnlearner):
 
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Compute the log-likelihoods before the request once."""
         before = log_likelihoods(reference, objective, forget_set)
         return Taper(objective, self.setting.objective, before), Outcome(forward=len(forget_set))

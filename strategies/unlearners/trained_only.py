@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.unlearners._following import Following
 from streams.config import Config as BaseConfig
@@ -39,8 +41,8 @@ class TrainedOnly(Following):
             raise ConfigError("trained-only.method: trained-only cannot follow itself; choose finetune, or another.")
         super().__init__(config, setting, config.method, "trained-only.method")
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Ask what the weights were trained on, and act on that."""
         ids = request.sample_ids
         share = len(learner.holds(ids).get("weights", ())) / len(ids)
         outcome = self.method.forget(request, learner, door) if share else Outcome(exactness="none")

@@ -7,14 +7,15 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
 from strategies.objectives._base import Objective
-from strategies.parts.buffers import keep_uniform
-from strategies.parts.fisher import evaluating
 from strategies.parts.fit import fit
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Adam, OptimizerConfig
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import task_of, whole_classes
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
 from streams.data import Batch, Data
@@ -99,17 +100,19 @@ class UNSIR(Unlearner):
     targets: Targets = "classes"
 
     @property
+    @override
     def access(self) -> Access:
         """A labelled subset of the retained data; of the forget set the class alone."""
         return retained_access(self.config.retained, forget_set=False)
 
     @property
+    @override
     def needs_retained(self) -> bool:
         """Impairing and repairing take retained data."""
         return True
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Learn a noise batch per class, impair, repair."""
         config, model, objective, setting = self.config, learner.model, self.setting.objective, self.setting
         retained = some_retained_data(config.retained, learner, door, request)
         classes = whole_classes(request, setting)
@@ -123,8 +126,8 @@ class UNSIR(Unlearner):
         for label, task in zip(classes, tasks, strict=True):
             shape = (config.batch_size, *example.x.shape[1:])
             start = torch.randn(shape, generator=(key / "noise" / label).torch()).to(example.x)
-            told = None if example.task is None else torch.full_like(example.task.expand(len(start)), task)
-            noises.append(learn_noise(model, objective, start, label, told, config))
+            task_labels = None if example.task is None else torch.full_like(example.task.expand(len(start)), task)
+            noises.append(learn_noise(model, objective, start, label, task_labels, config))
         passed = config.noise_steps * config.batch_size * len(classes)
         outcome = Outcome(forward=passed, backward=passed)
         impair = with_noise(subset, noises, classes, tasks, config.copies)

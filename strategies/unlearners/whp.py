@@ -10,13 +10,14 @@ from typing import Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives.causal_lm import counted, precise
-from strategies.parts.answers import Values
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.other_answers import Values
 from strategies.unlearners._paired import needs_text
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -128,6 +129,7 @@ class _Labels(Hooks):
     def __init__(self, labels: Values) -> None:
         self._labels = labels
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the mean cross-entropy over the positions that have a label."""
         labels = self._labels.of(batch)[:, : outputs.shape[1]].flatten()
@@ -160,12 +162,12 @@ class WHP(Unlearner):
             )
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Reinforce a copy, find generic labels, and train on them."""
         config, model = self.config, learner.model
         key = self.setting.key / "whp" / request.name
         forget_set = door.forget_set()

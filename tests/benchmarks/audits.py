@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig
-from lifelong.evaluation import EvaluationPlan, Evaluator, plan_evaluation
-from lifelong.measure import Measure
-from lifelong.play import step
-from lifelong.preparation import Prepared, prepare
-from lifelong.shadows import shadow_rows
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import EvaluationPlan, Evaluator, plan_evaluation
+from lifelong.metrics.measure import Measure
+from lifelong.references.shadows import shadow_rows
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import Prepared, prepare
+from strategies.step import step
 from streams.config import parse
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

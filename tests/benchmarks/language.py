@@ -28,16 +28,16 @@ import torch.nn.functional as F
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.evaluation import Evaluator, plan_evaluation
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import Evaluator, plan_evaluation
+from lifelong.evaluation.probes import OF_TEXT
 from lifelong.models import tiny_llama
-from lifelong.play import step
-from lifelong.probes import OF_TEXT
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.ragged import rows_together
+from strategies.parts.training.ragged import rows_together
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger

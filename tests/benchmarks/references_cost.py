@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig
-from lifelong.evaluation import Evaluator, Outputs
-from lifelong.play import step
-from lifelong.preparation import Prepared, prepare
-from lifelong.references import Point, References, chain, points_of
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import Evaluator, Outputs
+from lifelong.references.tree import Point, References, chain, points_of
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import Prepared, prepare
+from strategies.step import step
 from streams.config import parse
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

@@ -23,12 +23,12 @@ from _avalanche import in_memory_benchmark, make_strategy, quietly
 from _common import Result, Side, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.build import make_strategy as make_ours
-from lifelong.config import EvaluationConfig, RunConfig
-from lifelong.evaluation import Evaluator, plan_evaluation
-from lifelong.measure import Measure
-from lifelong.play import step
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.evaluator import Evaluator, plan_evaluation
+from lifelong.metrics.measure import Measure
+from lifelong.setup.build import make_setting, make_source, make_stream
+from lifelong.setup.build import make_strategy as make_ours
+from strategies.step import step
 from streams.config import parse
 from streams.ledger import Ledger
 from streams.sources.fashion_mnist import DEBIAN

@@ -17,10 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama, tiny_llava
-from lifelong.play import step
+from lifelong.setup.build import make_strategy
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
@@ -29,6 +28,7 @@ from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.events import DeletionRequest, Event
@@ -583,8 +583,8 @@ def _world_of_text() -> World:
         {"after": 3, "scope": "user", "keys": [1]},
     ]
     plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
@@ -603,8 +603,8 @@ def _world_of_pictures() -> World:
         {"after": 2, "scope": "user", "keys": [2]},
     ]
     plan = class_incremental.build(source, class_incremental.Config(experiences=2), 0)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
@@ -620,7 +620,7 @@ def make_world(full_name: str) -> World:
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
-    if name in ("task-incremental", "everything-told"):
+    if name in ("task-incremental", "everything-task-aware"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
     if name.endswith("regression"):
@@ -635,8 +635,8 @@ def make_world(full_name: str) -> World:
         if by_class:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    stream = assemble(plan, moves, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
     setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
     return World(full_name, stream, setting)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_strategy
-from lifelong.evaluation import Evaluator
+from lifelong.evaluation.evaluator import Evaluator
 from lifelong.metrics.catalogue import describe
-from lifelong.preparation import prepare
-from lifelong.shadows import is_inside, shadow_events
-from lifelong.table import Table
+from lifelong.references.shadows import is_inside, shadow_events
+from lifelong.results.table import Table
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest
 from streams.events import DeletionRequest, Experience
 
@@ -126,8 +126,8 @@ BESIDE = {
         "latency",
         "exposure",
         "exact",
-        "spill",
-        "spill_mean",
+        "collateral",
+        "collateral_mean",
         "retained_drop",
         "amplification",
         "relapse",
@@ -326,7 +326,7 @@ def test_shadow_lives_lack_half_of_what_is_forgotten(tmp_path: Path) -> None:
     assert [e.name for e in gone] == ["joint", "request-1"], "who is asked for nothing is not asked"
 
 
-def test_looking_closely_changes_nothing(tmp_path: Path) -> None:
+def test_measuring_in_detail_changes_nothing(tmp_path: Path) -> None:
     p = prepare(config_of(tmp_path, training={"epochs": 1, "batch_size": 32, "lr": 0.1}))
     strategy = make_strategy(p.config.strategies["none"], p.setting, "none")
     evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lifelong.record import Checkpoint, Record
+from lifelong.results.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -169,19 +169,21 @@ def test_preview_draws_every_event(call: Call) -> None:
     assert [e["kind"] for e in data["events"]] == ["learn", "learn", "learn", "forget"]
     assert data["events"][-1]["latency"] == [1, 0]
     assert data["counts"]["requests"] == 1
-    assert data["counts"]["asks"] == 2
+    assert data["counts"]["requests_received"] == 2
     assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
 
 
 def test_preview_says_the_names_of_users_and_classes(call: Call) -> None:
-    asked = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
+    requests = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
     data = "source={name: arrays, path: named.csv}"
     lines = [
         f"{x},{y},{kind},{who}" for x in range(6) for y in range(6) for kind, who in (("cat", "ann"), ("owl", "bo"))
     ]
     Path("named.csv").write_text("\n".join(["x,y,label,user", *lines]))
-    told = ("--set", data, "--set", f"schedule={{name: explicit, requests: {asked}}}")
-    code, out, err = call("preview", "tiny.yaml", *told, "--set", "scenario={name: class-incremental, experiences: 2}")
+    by_name = ("--set", data, "--set", f"schedule={{name: explicit, requests: {requests}}}")
+    code, out, err = call(
+        "preview", "tiny.yaml", *by_name, "--set", "scenario={name: class-incremental, experiences: 2}"
+    )
     assert (code, err) == (0, "")
     assert "forget user ann" in out
     assert "forget class owl" in out

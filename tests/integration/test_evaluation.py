@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.config import EvaluationConfig, RunConfig
-from lifelong.evaluation import plan_evaluation
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.evaluator import plan_evaluation
 from lifelong.metrics.catalogue import describe
-from lifelong.preparation import prepare
-from lifelong.references import Point, chain
-from lifelong.table import Table
+from lifelong.references.tree import Point, chain
+from lifelong.results.table import Table
+from lifelong.setup.preparation import prepare
 from streams.timeline import surviving
 
 CONFIG: dict[str, Any] = {
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     "references": {"kinds": ["retrained"]},
 }
 # What a row says does not depend on which earlier events were evaluated.
-TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "spill_mean", "forget_loss")
+TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "collateral_mean", "forget_loss")
 
 
 @pytest.fixture(autouse=True)

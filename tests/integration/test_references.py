@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.evaluation import Evaluator, Outputs, plan_evaluation
-from lifelong.play import step
-from lifelong.references import Point, References, chain, points_of
+from lifelong.evaluation.evaluator import Evaluator, Outputs, plan_evaluation
+from lifelong.references.tree import Point, References, chain, points_of
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from strategies.step import step
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.stream import Stream

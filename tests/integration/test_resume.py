@@ -19,9 +19,9 @@ import yaml
 
 import lifelong
 from lifelong.files import write_atomically
-from lifelong.play import step
-from lifelong.record import Record
+from lifelong.results.record import Record
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -168,11 +168,11 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Crash before and after every single file that is written, each time from a fresh start."""
-    import lifelong.manifest
+    import lifelong.execution.manifest
 
     config = small(references={"kinds": ["retrained", "fresh"]})
     expected = result_of(lifelong.run(config, at_home / "whole").folder)
-    monkeypatch.setattr("lifelong.record._PATIENCE", 0.0)
+    monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
     crashed = 0
     while True:
         root, left = at_home / f"{moment}-{crashed}", crashed
@@ -238,7 +238,9 @@ def test_a_finished_run_computes_nothing(at_home: Path, monkeypatch: pytest.Monk
     run = lifelong.run(config, at_home)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.folder.rglob("*") if p.is_file()}
     replace_everywhere(monkeypatch, step, lambda *a: pytest.fail("an event was played"))
-    monkeypatch.setattr("lifelong.evaluation.Evaluator.evaluate", lambda *a: pytest.fail("something was evaluated"))
+    monkeypatch.setattr(
+        "lifelong.evaluation.evaluator.Evaluator.evaluate", lambda *a: pytest.fail("something was evaluated")
+    )
     for again in (lifelong.run(config, at_home), lifelong.resume(run.folder)):
         assert again.done
         assert again.tables["replay-none"].rows == run.tables["replay-none"].rows
@@ -254,7 +256,7 @@ def checkpoints(run_folder: Path) -> list[Path]:
 def stopped(config: Any, root: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
     """Run until `after` events are saved, keeping every checkpoint that may be kept, and stop."""
     save = Record.save
-    monkeypatch.setattr("lifelong.record._PATIENCE", 0.0)
+    monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
 
     def stop(self: Record, checkpoint: Any, must: bool) -> None:
         save(self, checkpoint, must)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.evaluation import plan_evaluation
-from lifelong.play import step
-from lifelong.probes import Prober
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import plan_evaluation
+from lifelong.evaluation.probes import Prober
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.composed import Composed
 from strategies.parts.model import FlatModel
+from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
 from streams.events import DeletionRequest

@@ -384,13 +384,13 @@ def test_the_page_of_results_is_made_from_what_is_kept(
     write(tmp_path)
     study = Study(TINY | {"seeds": 1}, root=tmp_path / "runs")
     study._declare()
-    for outcome, told in (
+    for outcome, message in (
         (study.outcome(), "left out, 0 of 2 runs are finished"),
         (study.outcome() | {"runs_done": 2}, "kept as"),
     ):
         (study.folder / "verdicts.json").write_text(json.dumps(outcome))
         assert reproduce.main([str(study.folder)]) == 0
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()
     assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | 0 |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page

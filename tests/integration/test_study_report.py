@@ -19,6 +19,7 @@ import pytest
 
 import lifelong
 from cli.main import main
+from lifelong.execution.runner import Run
 from lifelong.report import latex
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
@@ -26,7 +27,6 @@ from lifelong.report.spread import spread
 from lifelong.report.study import write_study_report
 from lifelong.report.study_tables import Grid, comparisons, results, verdicts
 from lifelong.report.tradeoff import pareto
-from lifelong.runner import Run
 from lifelong.study.study import Study
 from streams.errors import ConfigError
 
@@ -399,6 +399,6 @@ def test_the_front_keeps_what_nothing_beats() -> None:
 
 def test_requests_are_aligned_by_their_order(tiny_study: Study) -> None:
     (point,) = gather_lives(tiny_study).points
-    assert [a.name for a in point.asks] == ["request-0", "request-1"]
-    assert [a.what for a in point.asks] == ["5 samples", "class 1"]
-    assert [a.events for a in point.asks] == [(1,), (3,)]
+    assert [a.name for a in point.requests] == ["request-0", "request-1"]
+    assert [a.what for a in point.requests] == ["5 samples", "class 1"]
+    assert [a.events for a in point.requests] == [(1,), (3,)]

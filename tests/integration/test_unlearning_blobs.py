@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
-from lifelong.metrics.membership import mia_efficacy
-from lifelong.metrics.quality import Quality, average_gap
-from lifelong.metrics.relearning import SLACK, Relearning, anamnesis, relearn_time
-from lifelong.play import ledger_after, step
+from lifelong.config.run import StrategyConfig
+from lifelong.evaluation.relearning import SLACK, Relearning, anamnesis, relearn_time
+from lifelong.formulas.membership import mia_efficacy
+from lifelong.formulas.quality import Quality, average_gap
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting, State
 from strategies.composed import Composed
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.outcome import Outcome
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.step import ledger_after, step
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -68,7 +68,7 @@ class Blobs:
     def request(self, scope: str, *keys: int, name: str = "request-0") -> DeletionRequest:
         source = self.source
         ids = np.array(keys) if scope == "sample" else np.flatnonzero(np.isin(source.class_ids, keys) & ~source.is_test)
-        return DeletionRequest(name, (Ask(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
+        return DeletionRequest(name, (Request(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
 
     def rest(self, request: DeletionRequest) -> np.ndarray:
         return np.setdiff1d(self.source.train_ids, request.sample_ids)
@@ -455,8 +455,8 @@ def test_scrub_rewinds_to_the_epoch_that_held_out_samples_choose(fx: Blobs) -> N
 
 
 def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> None:
-    from strategies.parts.layers import redraw
-    from strategies.parts.teacher import frozen_copy
+    from strategies.parts.teachers.teacher import frozen_copy
+    from strategies.parts.weights.layers import redraw
     from strategies.unlearners._distil import taught
     from strategies.unlearners.bad_teacher import Config, TwoTeachers
 
@@ -636,7 +636,7 @@ def test_laf_needs_no_label_and_leaves_the_head() -> None:
 
 
 def test_concepts_are_those_of_the_classes(fx: Blobs) -> None:
-    from strategies.parts.concepts import class_weights, concept_vectors
+    from strategies.unlearners._concepts import class_weights, concept_vectors
 
     model = fx.served({"name": "none"}, fx.request(*CLASS_0))[0].learner.model
     train = Ledger(fx.source).lend(fx.source.train_ids).all()
@@ -802,7 +802,7 @@ def test_a_class_of_one_sample(fx: Blobs) -> None:
     rows = np.concatenate([np.flatnonzero((fx.source.class_ids != 0) & ~fx.source.is_test)[:300], [0]])
     one = int(np.flatnonzero((fx.source.class_ids == 0) & ~fx.source.is_test)[0])
     experience = Experience("few", (), np.unique(np.append(rows[:-1], one)))
-    request = DeletionRequest("request-0", (Ask("class", (0,), np.array([one]), NONE, 1),))
+    request = DeletionRequest("request-0", (Request("class", (0,), np.array([one]), NONE, 1),))
     small = replace(fx, experience=experience, states={})
     for unlearner in (
         {"name": "random-label", **QUICK},

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import greedy, records_of, records_of_strangers
-from lifelong.evaluation import Outputs
-from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
-from lifelong.metrics.language import (
+from lifelong.evaluation.evaluator import Outputs
+from lifelong.evaluation.generation import greedy, records_of, records_of_holdout
+from lifelong.formulas.language import (
     exact_memorisation,
     extraction_strength,
     harmonic_mean,
@@ -24,6 +23,7 @@ from lifelong.metrics.language import (
     truth_ratio,
     words,
 )
+from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
 from lifelong.models import tiny_llama
 from strategies.parts.model import FlatModel
 from streams.config import parse
@@ -132,10 +132,10 @@ def test_records_and_text_of_a_transformer_depend_on_neither_batch_nor_padding()
 
 
 def test_an_attack_that_knows_nothing_and_one_turned_round() -> None:
-    members, strangers = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.5, 0.5, 0.9])
-    auc = attack_auc(members, strangers)
+    members, non_members = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.5, 0.5, 0.9])
+    auc = attack_auc(members, non_members)
     assert auc is not None
-    assert attack_auc(strangers, members) == pytest.approx(1 - auc)
+    assert attack_auc(non_members, members) == pytest.approx(1 - auc)
     uniform = records_of(lambda b: torch.zeros(*b.x[:, 0].shape, V), make_batch(a_row([3], [4, 3, 4], 6)), TEXT)
     for attack in ("loss", "min_k", "min_k_plus_plus"):
         assert np.isfinite(uniform[attack]).all()
@@ -227,7 +227,7 @@ def test_truth_ratio_and_rouge_fixtures() -> None:
 def test_utility_and_privacy_fixtures() -> None:
     assert harmonic_mean([0.3] * 9) == pytest.approx(0.3)
     assert harmonic_mean([0.3, 0.0]) == 0.0
-    # The usual AUC is 1 where all members are told; MUSE's is 0 there.
+    # The usual AUC is 1 where all members are found; MUSE's is 0 there.
     assert priv_leak(1.0, 0.5) == -100.0
     assert priv_leak(0.0, 0.5) == 100.0
     assert priv_leak(0.7, 0.7) == 0.0
@@ -260,7 +260,7 @@ def outputs(seed: int, low: float) -> Outputs:
     records |= {name: draw.uniform(0, 1, 4) for name in ("exact_memorisation", "extraction_strength")}
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         records[attack] = draw.uniform(0, 1, 4) + low
-        records[f"strangers_{attack}"] = draw.uniform(2, 3, 6)
+        records[f"holdout_{attack}"] = draw.uniform(2, 3, 6)
     return Outputs(np.zeros(9), np.zeros(9), {f"record_{name}": values for name, values in records.items()})
 
 
@@ -271,7 +271,7 @@ def test_rows_of_a_request(audit: Any) -> None:
     assert rows["probability"].value == pytest.approx(found.records["probability"][:3].mean())
     ratio = found.records["truth_ratio"][:3]
     assert rows["truth_ratio"].value == pytest.approx(np.minimum(ratio, 1 / ratio).mean())
-    assert rows["min_k_auc"].value == 1.0  # every member lies below every stranger
+    assert rows["min_k_auc"].value == 1.0  # every member lies below every non-member
     sides = sides_of("loss", np.arange(3), np.array([], dtype=int), outputs(0, 5.0))
     assert sides is not None
     assert attack_auc(*sides) == 0.0
@@ -301,14 +301,14 @@ def test_the_floor_of_forget_quality() -> None:
     assert ks_2samp(np.arange(40), np.arange(40) + 100).pvalue == pytest.approx(1.86e-23, rel=0.01)
 
 
-def test_strangers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holdout(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
     batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
-    text = replace(TEXT, strangers=batch.x)
-    found = records_of_strangers(table, text, batch, 1)
+    text = replace(TEXT, holdout=batch.x)
+    found = records_of_holdout(table, text, batch, 1)
     own = records_of(table, batch, TEXT)
-    assert found.keys() == {"strangers_loss", "strangers_zlib", "strangers_min_k", "strangers_min_k_plus_plus"}
-    assert found["strangers_loss"].tolist() == pytest.approx(own["loss"].tolist())
-    assert records_of_strangers(table, TEXT, batch, 1) == {}
+    assert found.keys() == {"holdout_loss", "holdout_zlib", "holdout_min_k", "holdout_min_k_plus_plus"}
+    assert found["holdout_loss"].tolist() == pytest.approx(own["loss"].tolist())
+    assert records_of_holdout(table, TEXT, batch, 1) == {}
     tokenizer: Tokenizer = train_tokenizer(["a"], 320)
     assert all(r[-1] == tokenizer.eos for r in refusals(tokenizer))

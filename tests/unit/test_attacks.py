@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.metrics.calibration import expected_calibration_error
-from lifelong.metrics.distance import (
+from lifelong.evaluation.relearning import readout
+from lifelong.formulas.calibration import expected_calibration_error
+from lifelong.formulas.distance import (
     activation_distance,
     jensen_shannon,
     layer_distances,
     zero_retrain_forgetting,
 )
-from lifelong.metrics.forgetting_score import CERTAIN, epsilon, epsilon_bound, forgetting_score, worth
-from lifelong.metrics.klom import klom
-from lifelong.metrics.membership import (
+from lifelong.formulas.forgetting_score import CERTAIN, epsilon, epsilon_bound, forgetting_score, worth
+from lifelong.formulas.klom import klom
+from lifelong.formulas.membership import (
     cross_validated_accuracy,
     entropies,
     entropy_member_rate,
@@ -26,9 +27,8 @@ from lifelong.metrics.membership import (
     mia_efficacy,
     modified_entropies,
 )
-from lifelong.metrics.per_sample import attack, log_ratios, rmia
-from lifelong.metrics.quality import Quality, agreement, average_gap, request_slope, tow_factors
-from lifelong.metrics.relearning import readout
+from lifelong.formulas.per_sample import attack, log_ratios, rmia
+from lifelong.formulas.quality import Quality, agreement, average_gap, request_slope, tow_factors
 from streams.errors import LifelongError
 
 # --- quality --------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lifelong.annotate import annotated, options
-from lifelong.config import RunConfig, StrategyConfig, load_config, override
-from lifelong.ready import opening, ready_scenarios
+from lifelong.config.annotate import annotated, options
+from lifelong.config.run import RunConfig, StrategyConfig, load_config, override
+from lifelong.config.shipped import opening, ready_scenarios
 from streams.config import Config, parse
 from streams.errors import ConfigError, LifelongError
 from streams.schedules.explicit import Config as Explicit

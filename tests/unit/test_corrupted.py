@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig
-from lifelong.evaluation import plan_evaluation
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import plan_evaluation
 from lifelong.metrics.corrective import recovery
-from lifelong.play import step
-from lifelong.preparation import prepare
-from lifelong.references import Point, chain
+from lifelong.references.tree import Point, chain
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger

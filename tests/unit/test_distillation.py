@@ -209,7 +209,7 @@ def test_t_squared_is_explicit(plan: Plan, tools: Any) -> None:
     assert torch.allclose(plain.model.parameters, scaled.model.parameters, atol=1e-5)
 
 
-def test_every_old_head_is_distilled_when_the_task_is_told(tools: Any) -> None:
+def test_every_old_head_is_distilled_when_task_aware(tools: Any) -> None:
     source = tools.source(num_classes=6, per_class=10)
     plan = task_incremental.build(source, task_incremental.Config(experiences=3), 0)
     setting = tools.setting(source, plan, epochs=1, batch_size=20, lr=0.5)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Access, Setting
 from strategies.isolated.o3 import O3
 from strategies.objectives.causal_lm import CausalLM, Config
-from strategies.parts.answers import WrongAnswers
 from strategies.parts.detector import (
     contrastive_entropy,
     fit_detector,
@@ -29,14 +28,15 @@ from strategies.parts.detector import (
     soft_gate,
 )
 from strategies.parts.fit import Training
-from strategies.parts.gated import Gated, GatedHost, _gates
-from strategies.parts.lowrank import overlap, overlap_ratio
+from strategies.parts.lowrank.changes import overlap, overlap_ratio
+from strategies.parts.lowrank.gated import Gated, GatedHost, _gates
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.prompt_encoder import looked_at
+from strategies.parts.text.other_answers import WrongAnswers
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -366,7 +366,7 @@ class Life:
     def forget(self, user: int, name: str) -> Any:
         ids = self.source.train_ids
         ids = np.setdiff1d(ids[self.source.user_ids[ids] == user], self.ledger.deleted_ids)
-        request = DeletionRequest(name, (Ask("user", (user,), ids, NOTHING, 0),))
+        request = DeletionRequest(name, (Request("user", (user,), ids, NOTHING, 0),))
         self.ledger.delete(request)
         door = self.ledger.door(self.strategy.access, NOTHING, ids)
         outcome = self.strategy.forget(request, door)
@@ -468,7 +468,7 @@ def domains(source: Source) -> Source:
         answers = draw.integers(10, 16, size=32).tolist()
         pairs += [([*always, *q], [a, source.text.tokenizer.eos]) for q, a in zip(sorted(asked), answers, strict=False)]
     owner = np.repeat(np.arange(4), 32)
-    text = replace(source.text, paraphrased=None, perturbed=None, strangers=None, values=None)
+    text = replace(source.text, paraphrased=None, perturbed=None, holdout=None, values=None)
     names = ("one", "two", "three", "four")
     return Source(
         name="domains",
@@ -536,7 +536,7 @@ def test_a_hard_gate_opens_or_not_and_a_single_sample_is_served(source: Source) 
     life.forget(0, "request-0")
     assert set(life.strategy.gates(life.rows(0)).unique().tolist()) <= {0.0, 1.0}
     ids = life.rows(1).ids.numpy()[:1]
-    request = DeletionRequest("request-1", (Ask("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
+    request = DeletionRequest("request-1", (Request("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
     life.ledger.delete(request)
     life.strategy.forget(request, life.ledger.door(life.strategy.access, NOTHING, ids))
     assert bool(torch.isfinite(life.strategy.predict(life.rows(2))).all())

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import _of_answers, continued
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.evaluation import Evaluator, plan_evaluation
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.evaluator import Evaluator, plan_evaluation
+from lifelong.evaluation.generation import _of_answers, continued
+from lifelong.evaluation.probes import ALIAS, Prober
+from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
+from lifelong.formulas.language import choice_probability, priv_leak, truth_probability
+from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.answers import attack_auc, true_positives
-from lifelong.metrics.attacks import area, halves, probed, round_weights, rounded, unmoved
-from lifelong.metrics.language import choice_probability, priv_leak, truth_probability
-from lifelong.metrics.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.models._language import Decoder
-from lifelong.play import step
-from lifelong.probes import ALIAS, Prober
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.parts.model import FlatModel, digest
+from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -163,9 +163,9 @@ def test_knowledge_is_cut_at_a_further_question(world: World) -> None:
     assert rouge_f([("Paris", cut_answer("Paris\n\nQuestion: x"))])[0] == 100.0
 
 
-def test_examples_are_of_strangers_and_come_first() -> None:
+def test_examples_are_of_held_out_people_and_come_first() -> None:
     world = World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 2}))
-    assert world.text.strangers is not None
+    assert world.text.holdout is not None
     said = world.text.tokenizer.decode(world.prober._examples())
     assert said.count("Q:") == said.count("\nA:") == 2
     assert said.endswith("\n\n")
@@ -237,8 +237,8 @@ def test_who_copies_from_the_context_gains_by_it(world: World) -> None:
                 given = int((x[1] == GIVEN).sum())
                 answer = x[0][x[1] == ANSWER].tolist()
                 context = world.text.tokenizer.decode(x[0][:given].tolist())
-                told = world.text.tokenizer.decode(answer[:-1]).strip().rstrip(".").split()[-1]
-                if told in context.split("Q:")[0]:
+                stated = world.text.tokenizer.decode(answer[:-1]).strip().rstrip(".").split()[-1]
+                if stated in context.split("Q:")[0]:
                     logits[i, torch.arange(len(answer)) + given - 1, torch.tensor(answer)] = 20.0
             return logits
 
@@ -297,9 +297,9 @@ def test_what_is_relearned_is_never_looked_at() -> None:
 
 
 def test_membership_at_few_false_alarms() -> None:
-    strangers = np.linspace(1, 2, 100)
-    assert true_positives(np.array([0.5, 0.9, 1.5]), strangers) == pytest.approx(2 / 3)
-    assert true_positives(strangers, strangers) == pytest.approx(0.05)
+    non_members = np.linspace(1, 2, 100)
+    assert true_positives(np.array([0.5, 0.9, 1.5]), non_members) == pytest.approx(2 / 3)
+    assert true_positives(non_members, non_members) == pytest.approx(0.05)
     one = np.array([1.0])
     assert truth_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.5)
     assert choice_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.25)
@@ -399,8 +399,8 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
         )
     )
     forgotten = np.concatenate([r.sample_ids for r in world.stream.requests])
-    strangers = world.text.strangers
-    assert strangers is not None
+    holdout = world.text.holdout
+    assert holdout is not None
 
     def built(name: str, seed: int) -> Any:
         return make_strategy(world.config.strategies[name], make_setting(world.config, world.stream, seed), name)
@@ -414,7 +414,7 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
 
     def auc(strategy: Any) -> float:
         sides = []
-        for x in (world.source.x[forgotten], strangers):
+        for x in (world.source.x[forgotten], holdout):
             nothing = torch.zeros(len(x), dtype=torch.long)
             records = _of_answers(strategy.predict, Batch(nothing, x, nothing), world.text.tokenizer)
             sides.append(records["min_k"])
@@ -456,10 +456,10 @@ def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:
 def test_earlier_requests_are_looked_at_after_learning_too(tmp_path: Path) -> None:
     groups = {"name": "domain-incremental", "kind": "natural"}
     request = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0]}]}
-    often = World(config_of([], [], scenario=groups, schedule=request, evaluation={"closely_every": 1, "audits": []}))
+    often = World(config_of([], [], scenario=groups, schedule=request, evaluation={"detailed_every": 1, "audits": []}))
     seldom = World(config_of([], [], scenario=groups, schedule=request))
     later = {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0], "again_after": 2}]}
-    again = World(config_of([], [], scenario=groups, schedule=later, evaluation={"closely_every": 1, "audits": []}))
+    again = World(config_of([], [], scenario=groups, schedule=later, evaluation={"detailed_every": 1, "audits": []}))
     assert [len(often.plan.due(e)) for e in range(3)] == [0, 1, 1]
     assert [len(seldom.plan.due(e)) for e in range(3)] == [0, 1, 1]
     # Once its data is taught again, a request is no longer held to have been forgotten.

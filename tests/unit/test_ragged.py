@@ -10,11 +10,11 @@ import torch
 
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_llava, tiny_mixtral
 from strategies.objectives.causal_lm import CausalLM, Config
-from strategies.parts.blocks import Listener, blocks_of
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.gated import GatedHost
+from strategies.parts.lowrank.gated import GatedHost
 from strategies.parts.model import FlatModel
-from strategies.parts.ragged import MOST_GROUPS, PASS, WORTH, is_heard, rows_per_pass, rows_together
+from strategies.parts.training.ragged import MOST_GROUPS, PASS, WORTH, is_heard, rows_per_pass, rows_together
+from strategies.parts.weights.blocks import Listener, blocks_of
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.randomness import Key, seeded_globals

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.results.table import Row, Table
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Criterion, StudyConfig, in_size, lay_out, read_study
 from lifelong.study.verdicts import Results
-from lifelong.table import Row, Table
 from streams.config import parse
 from streams.errors import ConfigError
 

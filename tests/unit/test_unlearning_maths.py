@@ -12,14 +12,14 @@ from scipy import stats
 from torch import nn
 
 from strategies.objectives.classification import Classification
-from strategies.parts.dampening import ImportanceLog, adaptive_alpha, dampened
-from strategies.parts.divergence import softened_kl
-from strategies.parts.fisher import diagonal_fisher, loss_gradient
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.layers import last_layers, redraw
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.norms import recalibrate
-from strategies.parts.updates import UpdateLog
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.weights.dampening import ImportanceLog, adaptive_alpha, dampened
+from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
+from strategies.parts.weights.layers import last_layers, redraw
+from strategies.parts.weights.updates import UpdateLog
+from strategies.unlearners._norms import recalibrate
 from strategies.unlearners._relabel import draw_labels
 from strategies.unlearners.blindspot import attention_map
 from strategies.unlearners.concept_poisoning import pasted

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.results.table import Row, Table, row
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Quantity, StudyConfig, in_size, lay_out, with_base
 from lifelong.study.jobs import make_jobs
 from lifelong.study.verdicts import Results
-from lifelong.table import Row, Table, row
 from streams.config import parse
 from streams.errors import ConfigError
 
@@ -144,11 +144,15 @@ def test_a_seed_counts_only_if_all_points_have_it() -> None:
     ],
 )
 def test_which_number_of_a_run(selection: dict[str, Any], expected: float | None) -> None:
-    rows = [number("spill", v, e) for e, v in ((0, 1.5), (1, 0.5), (2, 2.0), (4, 4.0))]
-    rows += [number("spill", 7.0, 4, "task-1"), number("spill", 9.0, 4, model="retrained"), number("spill", None, 5)]
+    rows = [number("collateral", v, e) for e, v in ((0, 1.5), (1, 0.5), (2, 2.0), (4, 4.0))]
+    rows += [
+        number("collateral", 7.0, 4, "task-1"),
+        number("collateral", 9.0, 4, model="retrained"),
+        number("collateral", None, 5),
+    ]
     rows += [number("exact", 1.0, 2, "request-1")]
     one = Results(study(), ((Cell({}, 0, RunConfig(), {}), {"a": Table(rows)}),))
-    found = one.values(Quantity(metric="spill", **selection), "a")
+    found = one.values(Quantity(metric="collateral", **selection), "a")
     assert found == ({} if expected is None else {0: expected})
 
 

@@ -1,0 +1,211 @@
+"""From a validated configuration to the real things: source, stream, setting, strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from lifelong.config.run import RunConfig, StrategyConfig
+from lifelong.models._language import Decoder
+from lifelong.setup.adaptive_requests import Requester
+from lifelong.setup.frozen_features import embedded
+from lifelong.setup.suitability import check_parts
+from lifelong.setup.worst_case_requests import Chooser
+from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.composed import Composed
+from strategies.learner import SGDLearner
+from strategies.objectives._base import NamedObjective, Objective
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.model import FlatModel, Network
+from streams.config import Config, resolve
+from streams.errors import ConfigError, closest
+from streams.events import Event
+from streams.plan import Aim, Choose, Plan, RequestSpec, Service, assemble
+from streams.randomness import Key, seeded_globals
+from streams.registry import class_of, entries, load
+from streams.source import Source
+from streams.stream import Stream
+
+
+def make_source(config: RunConfig) -> Source:
+    """Load the data."""
+    module, options = resolve("sources", config.source, "source")
+    source: Source = module.load(options)
+    return source if config.features is None else embedded(source, config.features, config.device)
+
+
+def make_stream(config: RunConfig, source: Source) -> Stream:
+    """Build the stream that every strategy of the run lives through: a function of configuration and seed."""
+    scenario, scenario_options = resolve("scenarios", config.scenario, "scenario")
+    schedule, schedule_options = resolve("schedules", config.schedule, "schedule")
+    plan = scenario.build(source, scenario_options, config.seed)
+    key = Key(config.seed)
+    scheduled = schedule.place(plan, schedule_options, key / "schedule")
+    service = Service(config.service.wait_for, config.service.deadline, config.service.copies)
+    corrupted = source.corruption is not None
+    if corrupted and plan.source is not source:
+        raise ConfigError(
+            f"scenario: {config.scenario.name!r} makes new samples of its own, in which nobody would know what was "
+            "manipulated. Choose another scenario for a `corrupted` source."
+        )
+    if "clean" in config.references.kinds and not corrupted:
+        raise ConfigError("references.kinds: 'clean' needs manipulated data; set source: {name: corrupted, of: ...}.")
+    return assemble(plan, scheduled, service, key / "requests", _choose(config, plan))
+
+
+def _choose(config: RunConfig, plan: Plan) -> Choose:
+    """Return what chooses samples where a request wants that; it lives with a strategy only if it is asked."""
+
+    def published(name: str | None) -> tuple[Strategy, Setting]:
+        chosen = name or next(iter(config.strategies))
+        if chosen not in config.strategies:
+            raise ConfigError(
+                f"schedule.publisher: there is no strategy {chosen!r}. {closest(chosen, config.strategies)}"
+            )
+        setting = make_setting(config, Stream(plan.source, plan.units, plan.experiences, plan.task_of))
+        return make_strategy(config.strategies[chosen], setting, f"strategies.{chosen}"), setting
+
+    requester = Requester(published, plan.source, plan.task_of, config.device)
+    chooser = Chooser(
+        config,
+        lambda stream: make_setting(config, stream),
+        lambda setting: make_strategy(StrategyConfig(), setting, "schedule"),
+    )
+
+    def choose(
+        plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
+    ) -> np.ndarray:
+        chosen_by = requester if isinstance(spec.choice, Aim) else chooser
+        return chosen_by(plan, events, candidates, spec, key)
+
+    return choose
+
+
+def make_objective(config: RunConfig, stream: Stream) -> Objective:
+    """Return the objective for the stream's label space and task labels.
+
+    Raises:
+        ConfigError: the objective does not fit the targets.
+    """
+    module, options = resolve("objectives", config.objective, "objective")
+    return class_of(module, NamedObjective).for_data(options, stream.source, stream.task_classes, config.device)
+
+
+def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
+    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
+    module, options = resolve("models", config.model, "model")
+    objective = make_objective(config, stream)
+    key = Key(config.seed if seed is None else seed)
+    shape = stream.source.input_shape
+
+    def make_model() -> FlatModel:
+        with seeded_globals(key / "init"):
+            network: Network = module.build(options, shape, objective.num_outputs)
+            if not isinstance(network, Network):
+                raise ConfigError(
+                    f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
+                    f"strategies.parts.model.Network(body, head)."
+                )
+            _check_image_tokens(network, stream.source)
+            return FlatModel(network.to(config.device), config.trained)
+
+    return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+
+def check_model(setting: Setting, source: Source, config: RunConfig) -> None:
+    """Pass two samples through a model from a file of the user's; those of the project look at shapes themselves.
+
+    Raises:
+        ConfigError: it does not take them, or does not return an output for each class.
+    """
+    model, inputs = setting.make_model(), source.x[:2].to(config.device)
+    given = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+    try:
+        with torch.no_grad(), seeded_globals(setting.key / "check"):
+            outputs = model.network.eval()(inputs)
+    except Exception as error:  # whatever it is, it is in a file that the user wrote
+        raise ConfigError(
+            f"model: {config.model.name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is "
+            f"told the shape of one sample, {tuple(inputs.shape[1:])}."
+        ) from error
+    wanted = (len(inputs), setting.objective.num_outputs)
+    if tuple(outputs.shape) != wanted:
+        raise ConfigError(
+            f"model: {config.model.name} makes {list(outputs.shape)} of {given}; it must be {list(wanted)}. `build` is "
+            f"told the number of outputs."
+        )
+
+
+def _check_image_tokens(network: Network, source: Source) -> None:
+    """Refuse rows that leave another number of positions for an image than the model makes of one."""
+    left = 0 if source.text is None else source.text.image_tokens
+    if left and isinstance(network.body, Decoder) and network.body.image_tokens != left:
+        made = network.body.image_tokens
+        raise ConfigError(
+            f"source.image_tokens: {left} positions are left for an image, and the model makes {made} of one. Set "
+            f"source.image_tokens: {made}."
+        )
+
+
+def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Strategy:
+    """Build one strategy in its initial state."""
+    if strategy.isolated is not None:
+        module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
+        return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
+    module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
+    again = strategy.unlearning_seed
+    key = setting.key / "unlearning" / again if again else setting.key
+    unlearning = replace(setting, objective=setting.objective.for_unlearning(), key=key)
+    unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
+    learner = make_learner(strategy, setting, where)
+    check_parts(unlearner, learner, [p.name for p in strategy.learner], where)
+    return Composed(learner, unlearner)
+
+
+def _learners_of_text() -> list[str]:
+    """Return the learners that work on text, all of them plugins."""
+    found = []
+    for name in entries("learners"):
+        module = load("learners", name)
+        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+        if any(issubclass(v, Plugin) and v.on_text for v in own):
+            found.append(name)
+    return found
+
+
+def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
+    """Build the learning half: the plain loop with plugins, or a learner that brings its own loop."""
+    modules = {p.name: resolve("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner}
+    own_loop = [n for n, (m, _) in modules.items() if any(_is_learner(v, m.__name__) for v in vars(m).values())]
+    if own_loop:
+        if len(modules) > 1:
+            raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
+        module, options = modules[own_loop[0]]
+        return cast("Callable[[Config, Setting], Learner]", class_of(module, Learner))(options, setting)
+
+    if isinstance(setting.objective, CausalLM):
+        for name, (module, _) in modules.items():
+            if not class_of(module, Plugin).on_text:
+                raise ConfigError(
+                    f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
+                    f"{', '.join(_learners_of_text())}."
+                )
+    step_takers = [n for n, (m, _) in modules.items() if class_of(m, Plugin).steps is not Plugin.steps]
+    if len(step_takers) > 1:
+        raise ConfigError(
+            f"{where}.learner: {step_takers[0]!r} and {step_takers[1]!r} both take the steps, each its own way; leave "
+            f"one of them out."
+        )
+
+    def make_plugins() -> list[tuple[str, Plugin]]:
+        return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]
+
+    return SGDLearner(setting, make_plugins)
+
+
+def _is_learner(value: object, module: str) -> bool:
+    return isinstance(value, type) and issubclass(value, Learner) and value.__module__ == module
