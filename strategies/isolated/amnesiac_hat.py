@@ -388,6 +388,7 @@ class AmnesiacHAT(Strategy):
             return self.dark(draws[0].part(0, size), tasks)
 
         loss, model, size = torch.zeros(()), self._model, self._chain.size
+        self._learning = True
         with torch.enable_grad(), passes(model, self._setting.training, noise, loss_of) as steps:
             for step in range(self._config.steps):
                 batch = draws[step]
@@ -399,6 +400,7 @@ class AmnesiacHAT(Strategy):
                 optimizer.step(model.parameters, steps.clip(model.gradient))
                 steps.samples += len(batch)
                 steps.done(loss)
+        self._learning = False
         return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
 
     def _shared(self, task: _Task, other: _Task) -> torch.Tensor:

@@ -111,6 +111,8 @@ class Pall(Strategy):
     Tasks that were learned later were trained through its weights, and keep what came of it; `holds` says so.
     """
 
+    unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
 
