@@ -28,8 +28,7 @@ class FitConfig(OptimizerConfig):
     batch_size: int = Field(64, ge=1)
     """Samples per step; a short last batch is kept."""
     clip_norm: float | None = Field(None, gt=0)
-    """Scale a gradient down to that norm if it is longer; null leaves it. Where a step moves several things (weights
-    and scores, say), each has a norm of its own."""
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
     bn_mode: Literal["train", "eval"] = "train"
     """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
     by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
