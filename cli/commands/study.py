@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,9 @@ from streams.errors import ConfigError
 if TYPE_CHECKING:
     from lifelong.study.jobs import JobResult
     from lifelong.study.study import Study
+
+
+_NUMBERS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
 
 
 class Place(StrEnum):
@@ -152,18 +156,15 @@ def _show(outcome: dict[str, Any]) -> None:
     for title, key in (("validity", "validity"), ("criterion", "verdicts")):
         if outcome[key]:
             rows = [
-                [v["outcome"], v["name"], v["bar"], *_numbers(v["estimate"]), _p(v["p_corrected"]), v["reason"] or ""]
+                [v["outcome"], v["name"], v["bar"], *_numbers(v, v["evidence"]["sides"]), v["reason"] or ""]
                 for v in outcome[key]
             ]
-            heads = ["verdict", title, "what", "mean", "interval", "seeds", "p", "p (Holm)", "note"]
+            heads = ["verdict", title, "what", *_NUMBERS, "note"]
             emit_table(heads, rows, key)
     if outcome["comparisons"]:
         emit("")
-        rows = [
-            [f"{c['of']} - {c['minus']}", c["what"], *_numbers(c["estimate"]), _p(c["p_corrected"])]
-            for c in outcome["comparisons"]
-        ]
-        emit_table(["difference", "of", "mean", "interval", "seeds", "p", "p (Holm)"], rows, "comparisons")
+        rows = [[f"{c['of']} - {c['minus']}", c["what"], *_numbers(c, c["sides"])] for c in outcome["comparisons"]]
+        emit_table(["difference", "of", *_NUMBERS], rows, "comparisons")
     if outcome["verdicts"] or outcome["comparisons"]:
         emit(f"interval: {outcome['rule']['interval']}")
     if outcome["variances"]:
@@ -179,12 +180,14 @@ def _show(outcome: dict[str, Any]) -> None:
         emit(f"{outcome['runs_done']} of {outcome['runs']} runs are finished; the rest is left out.")
 
 
-def _numbers(estimate: dict[str, Any] | None) -> list[str]:
-    if estimate is None:
-        return ["-", "-", "0", "-"]
-    low, high = estimate["low"], estimate["high"]
-    interval = "-" if low is None else f"[{low:.4g}, {high:.4g}]"
-    return [f"{estimate['mean']:.4g}", interval, str(estimate["n"]), _p(estimate["p"])]
+def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
+    """Return the cells of a verdict or a comparison that stand below `_NUMBERS`."""
+    e = row["estimate"]
+    both = "-" if sides is None else f"{sides[0]:.4g}, {sides[1]:.4g}"
+    if e is None:
+        return ["-", "-", both, "0", "-", "-"]
+    interval = "-" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
+    return [f"{e['mean']:.4g}", interval, both, str(e["n"]), _p(e["p"]), _p(row["p_corrected"])]
 
 
 def _components(c: dict[str, Any]) -> list[list[str]]:

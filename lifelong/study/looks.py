@@ -32,7 +32,7 @@ def level_of_each(looks: tuple[int, ...], level: float = 0.05, sides: int = 2) -
         return level
     if level < over_looks(_RARE, looks, sides):
         return level / len(looks)
-    return max(level / len(looks), float(np.quantile(_smallest(looks, sides), level)))
+    return max(level / len(looks), float(_smallest(looks, sides)[int(level * _DRAWS)]))
 
 
 def over_looks(p: float, looks: tuple[int, ...], sides: int = 2) -> float:
