@@ -187,7 +187,8 @@ def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
     if e is None:
         return ["-", "-", both, "0", "-", "-"]
     interval = "-" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
-    return [f"{e['mean']:.4g}", interval, both, str(e["n"]), _p(e["p"]), _p(row["p_corrected"])]
+    p_values = ["-", "-"] if e["low"] == e["high"] else [_p(e["p"]), _p(row["p_corrected"])]
+    return [f"{e['mean']:.4g}", interval, both, str(e["n"]), *p_values]
 
 
 def _components(c: dict[str, Any]) -> list[list[str]]:

@@ -68,13 +68,9 @@ def _judged(caption: str, verdicts: Sequence[Verdict], lives: Lives) -> Grid:
     rows = []
     for v in verdicts:
         e = v.estimate
-        numbers = (
-            in_words(e),
-            sides_in_words(v.evidence.sides if v.evidence else None),
-            p_in_words(None if e is None else e.p),
-        )
-        seeds, bca = ("0", "") if e is None else (str(e.n), _bca(e))
-        rows.append((v.name, v.outcome, v.bar, *numbers, p_in_words(v.p_corrected), seeds, bca, v.reason or ""))
+        sides = sides_in_words(v.evidence.sides if v.evidence else None)
+        numbers = (in_words(e), sides, *p_values(e, v.p_corrected), *_seeds_and_bca(e))
+        rows.append((v.name, v.outcome, v.bar, *numbers, v.reason or ""))
     return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 
@@ -93,14 +89,8 @@ def comparisons(lives: Lives) -> Grid:
     rows = []
     for d in lives.differences:
         e = d.estimate
-        numbers = (
-            in_words(e),
-            sides_in_words(d.sides),
-            p_in_words(None if e is None else e.p),
-            p_in_words(d.p_corrected),
-        )
-        seeds, bca = ("0", "") if e is None else (str(e.n), _bca(e))
-        rows.append((f"{d.of} - {d.minus}", d.what or d.metric, *numbers, seeds, bca))
+        numbers = (in_words(e), sides_in_words(d.sides), *p_values(e, d.p_corrected), *_seeds_and_bca(e))
+        rows.append((f"{d.of} - {d.minus}", d.what or d.metric, *numbers))
     return _without_empty(Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),)))
 
 
@@ -232,7 +222,7 @@ def sides_in_words(sides: Sequence[float] | None) -> str:
 
 
 def p_in_words(p: float | None) -> str:
-    """Return a p-value; a dash where fewer than three seeds have none.
+    """Return a p-value; a dash where there is none.
 
     >>> p_in_words(0.04321), p_in_words(1e-9), p_in_words(None)
     ('0.043', '< 1e-4', '-')
@@ -242,8 +232,17 @@ def p_in_words(p: float | None) -> str:
     return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
 
 
-def _bca(e: Estimate) -> str:
-    return "" if e.bca is None else f"[{e.bca[0]:.4g}, {e.bca[1]:.4g}]"
+def p_values(e: Estimate | None, corrected: float | None) -> tuple[str, str]:
+    """Return the p-value of an estimate before and after correction; neither where seeds agree or are too few."""
+    if e is None or e.low == e.high:
+        return "-", "-"
+    return p_in_words(e.p), p_in_words(corrected)
+
+
+def _seeds_and_bca(e: Estimate | None) -> tuple[str, str]:
+    if e is None:
+        return "0", ""
+    return str(e.n), "" if e.bca is None else f"[{e.bca[0]:.4g}, {e.bca[1]:.4g}]"
 
 
 def _without_empty(grid: Grid) -> Grid:

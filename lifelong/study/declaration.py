@@ -44,11 +44,14 @@ def earlier_looks(folder: Path, config: StudyConfig, cells: Sequence[Cell]) -> t
     question, seeds, looks = _question(config, cells), set(all_seeds(config.seeds)), set[int]()
     for file in _versions(folder, config):
         seen, verdicts = read_mapping(file), file.with_name("verdicts.json")
-        if seen.get("question") != question or seen.get("plan") == _plan(config) or not verdicts.exists():
+        if seen.get("question") != question:
             continue
-        judged = read_mapping(verdicts)
-        if judged.get("runs_done") and set(judged["seeds"]) < seeds:
-            looks.add(len(judged["seeds"]))
+        if seen.get("plan") == _plan(config):
+            looks |= set(seen.get("looked_before", ()))
+        elif verdicts.exists():
+            judged = read_mapping(verdicts)
+            if judged.get("runs_done") and set(judged["seeds"]) < seeds:
+                looks.add(len(judged["seeds"]))
     return tuple(sorted(looks))
 
 

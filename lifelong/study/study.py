@@ -96,9 +96,7 @@ class Study:
     def looked_before(self) -> tuple[int, ...]:
         """Numbers of seeds at which verdicts were seen before the others were added, without a plan for that."""
         if self._looked is None:
-            self._looked = tuple(self._description().get("looked_before", ())) or earlier_looks(
-                self.folder, self.config, self.cells
-            )
+            self._looked = earlier_looks(self.folder, self.config, self.cells)
         return self._looked
 
     @property
@@ -206,7 +204,7 @@ class Study:
 
     def _results_of(self, seeds: tuple[int, ...], metrics: set[str] | None) -> Results:
         tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
-        for job, name, file in _finished(self._jobs_of(seeds)):
+        for job, name, file in finished(self._jobs_of(seeds)):
             rows = read_some(file, metrics)
             tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(rows)
         return Results(self.config, tuple(tables.values()), self.rule, seeds)
@@ -218,7 +216,7 @@ class Study:
         a data frame of them.
         """
         columns: dict[str, list[object]] = {}
-        for job, name, file in _finished(self.jobs):
+        for job, name, file in finished(self.jobs):
             cell, rows = self.cells[job.cell], read_columns(file)
             for key, value in {**cell.values, "seed": cell.seed, "strategy": name}.items():
                 columns.setdefault(key, []).extend([value] * len(rows["value"]))
@@ -281,7 +279,7 @@ class Study:
         return f"lifelong run {file} --runs {job.root}"
 
 
-def _finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Path]]:
+def finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Path]]:
     """Yield every strategy that has lived to its end, with its job and its table."""
     for job in jobs:
         for name in job.config["strategies"]:
