@@ -13,9 +13,9 @@ from lifelong.metrics.catalogue import SHARES
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.study.jobs import Job
-from lifelong.study.judging import Verdict
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Components, Difference
+from lifelong.study.verdicts import Components
 from lifelong.summary import Line
 
 

@@ -81,6 +81,31 @@ class Verdict:
     evidence: Evidence | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One comparison: a strategy against another, over paired seeds.
+
+    Attributes:
+        metric: that is compared.
+        of, minus: the strategies.
+        estimate: the difference over seeds, with the p-value of "there is none" before correction; None if there is no
+            seed that both have.
+        p_corrected: after the looks are allowed for, and for the number of comparisons (Holm).
+        what: the number in words.
+        sides: means of both strategies over the seeds.
+        values: the difference for every seed.
+    """
+
+    metric: str
+    of: str
+    minus: str
+    estimate: Estimate | None
+    p_corrected: float | None
+    what: str = ""
+    sides: tuple[float, float] | None = None
+    values: tuple[float, ...] = ()
+
+
 def judge(
     family: Sequence[Evidence], rule: Rule, blocked: Mapping[str, tuple[Outcome, str]] | None = None
 ) -> list[Verdict]:
@@ -123,6 +148,13 @@ def blocked_by(gate: Verdict) -> tuple[Outcome, str] | None:
         return None
     told = f"what it depends on is {gate.outcome}: {gate.name}"
     return ("undecided" if gate.outcome == "undecided" else "not testable"), told
+
+
+def corrected(differences: Sequence[Difference], rule: Rule) -> list[Difference]:
+    """Return comparisons with p-values that allow for the looks and for their number (Holm)."""
+    p_values = [d.estimate.p if d.estimate else None for d in differences]
+    allowed = holm([None if p is None else rule.over_looks(p) for p in p_values])
+    return [replace(d, p_corrected=p) for d, p in zip(differences, allowed, strict=True)]
 
 
 def _estimate(e: Evidence, rule: Rule) -> Estimate | None:

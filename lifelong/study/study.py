@@ -24,10 +24,10 @@ from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_stud
 from lifelong.study.declaration import added, declaration, earlier_looks, read_mapping
 from lifelong.study.inference import Rule, prospect
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
-from lifelong.study.judging import Verdict
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.local import run_local
 from lifelong.study.seeds import Looks, all_seeds, rule_of
-from lifelong.study.verdicts import Difference, Results
+from lifelong.study.verdicts import Results
 from lifelong.table import Table
 from streams.config import parse
 from streams.errors import BusyError, ConfigError

@@ -12,36 +12,20 @@ import numpy as np
 
 from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
 from lifelong.study.inference import Rule
-from lifelong.study.judging import Evidence, Outcome, Verdict, blocked_by, judge, judge_gates
+from lifelong.study.judging import (
+    Difference,
+    Evidence,
+    Outcome,
+    Verdict,
+    blocked_by,
+    corrected,
+    judge,
+    judge_gates,
+)
 from lifelong.study.quantities import in_words, over_points, value_of
 from lifelong.study.seeds import all_seeds, rule_of
-from lifelong.study.statistics import Estimate, floor_margin, holm, nested_variances, t_interval
+from lifelong.study.statistics import floor_margin, nested_variances, t_interval
 from lifelong.table import Table
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One comparison: a strategy against another, over paired seeds.
-
-    Attributes:
-        metric: that is compared.
-        of, minus: the strategies.
-        estimate: the difference over seeds, with the p-value of "there is none" before correction; None if there is no
-            seed that both have.
-        p_corrected: after the looks are allowed for, and for the number of comparisons (Holm).
-        what: the number in words.
-        sides: means of both strategies over the seeds.
-        values: the difference for every seed.
-    """
-
-    metric: str
-    of: str
-    minus: str
-    estimate: Estimate | None
-    p_corrected: float | None
-    what: str = ""
-    sides: tuple[float, float] | None = None
-    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,13 +255,6 @@ class _Paired:
         if not self.of:
             return None
         return sum(self.of.values()) / len(self.of), sum(self.other.values()) / len(self.other)
-
-
-def corrected(differences: list[Difference], rule: Rule) -> list[Difference]:
-    """Return comparisons with p-values that allow for the looks and for their number (Holm)."""
-    p_values = [d.estimate.p if d.estimate else None for d in differences]
-    allowed = holm([None if p is None else rule.over_looks(p) for p in p_values])
-    return [replace(d, p_corrected=p) for d, p in zip(differences, allowed, strict=True)]
 
 
 def other(c: Criterion) -> str | None:
