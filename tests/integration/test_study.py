@@ -440,5 +440,6 @@ def test_the_page_of_results_is_made_from_what_is_kept(
         assert reproduce.main([str(study.folder)]) == 0
         assert told in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()
-    assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | - | 0 |" in page
+    assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
+    assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page
