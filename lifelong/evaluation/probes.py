@@ -7,12 +7,14 @@ NaN stands for what is undefined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
 
+from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.generation import continued
+from lifelong.evaluation.plan import Audit, EvaluationPlan
 from lifelong.evaluation.relearning import Relearning
 from lifelong.formulas.attacks import area, halves, probed, round_weights, unmoved
 from lifelong.formulas.language import BITS, LOOKS
@@ -26,10 +28,6 @@ from streams.errors import ConfigError
 from streams.randomness import Key
 from streams.stream import Stream
 from streams.text import ANSWER, GIVEN, Text, rows
-
-if TYPE_CHECKING:
-    from lifelong.config.run import EvaluationConfig
-    from lifelong.evaluation.evaluator import Audit, EvaluationPlan
 
 OF_TEXT = ("muse", "relearn-rest", "quantise", "reintroduce", "probe")
 """Audits that need text."""

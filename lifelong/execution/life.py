@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Evaluator, Outputs
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
 from lifelong.execution.prefix import Prefix
 from lifelong.metrics.measure import Measure, cost_rows
 from lifelong.references.comparison import compare

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lifelong.config.run import content_hash
-from lifelong.evaluation.evaluator import Outputs
+from lifelong.evaluation.outputs import Outputs
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.events import DeletionRequest

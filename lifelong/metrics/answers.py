@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
 from lifelong.evaluation.generation import ATTACKS
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit, EvaluationPlan
 from lifelong.formulas.language import harmonic_mean, priv_leak
 from lifelong.formulas.membership import membership_auc
 from lifelong.results.table import Row, row

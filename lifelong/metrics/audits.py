@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit, EvaluationPlan
 from lifelong.evaluation.relearning import SLACK, anamnesis, relearn_time
 from lifelong.formulas.calibration import expected_calibration_error
 from lifelong.formulas.distance import activation_distance, zero_retrain_forgetting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lifelong.evaluation.evaluator import EvaluationPlan, Outputs
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.results.table import Row, row
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit, EvaluationPlan
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.accumulation import unit_means
 from lifelong.metrics.audits import counting_tests

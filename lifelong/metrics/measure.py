@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import EvaluationPlan, Outputs
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.metrics.accumulation import Accumulation, unit_means
 from lifelong.metrics.answers import audit_rows, request_rows, utility_rows
 from lifelong.metrics.corrective import corrective_rows

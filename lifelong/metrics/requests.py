@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit, EvaluationPlan
 from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.catalogue import SHARES
 from lifelong.results.table import Row, row

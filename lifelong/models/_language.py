@@ -113,7 +113,7 @@ class LoRA(BaseConfig):
         linear, transposed = _linear_layers(body.layers)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft declares an int and takes any number
             lora_dropout=self.dropout,
             target_modules=list(self.targets or linear),
             fan_in_fan_out=transposed,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
-from lifelong.evaluation.evaluator import Audit, Evaluator, Outputs
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit
 from lifelong.files import cache_folder, code_of
 from lifelong.formulas.distance import layer_distances
 from lifelong.metrics import answers

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lifelong.evaluation.evaluator import Audit, Evaluator, Outputs
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit
 from lifelong.formulas.forgetting_score import epsilon_bound, forgetting_score
 from lifelong.formulas.klom import klom
 from lifelong.formulas.per_sample import Attack, attack, rmia

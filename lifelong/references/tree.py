@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lifelong.config.run import ReferenceKind, StrategyConfig
-from lifelong.evaluation.evaluator import Outputs
+from lifelong.evaluation.outputs import Outputs
 from lifelong.files import write_atomically
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lifelong.evaluation.evaluator import Outputs
+from lifelong.evaluation.outputs import Outputs
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.table import Row

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.evaluation.evaluator import EvaluationPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan, plan_evaluation
+from lifelong.evaluation.probes import check_audits
 from lifelong.files import code_of
 from lifelong.setup.build import check_model, make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.suitability import check_stream
@@ -62,6 +63,7 @@ def prepare(config: RunConfig) -> Prepared:
     check_device(config.device)
     resolved = config.resolved()
     stream = make_stream(config, make_source(config))
+    check_audits(stream.source.text, config.evaluation)
     setting = make_setting(config, stream)
     if is_file(config.model.name):
         check_model(setting, stream.source, config)

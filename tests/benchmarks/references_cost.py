@@ -20,7 +20,8 @@ import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import Evaluator, Outputs
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
 from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import Prepared, prepare

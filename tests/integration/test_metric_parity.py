@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lifelong.config.run import EvaluationConfig
-from lifelong.evaluation.evaluator import Outputs, plan_evaluation
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import plan_evaluation
 from lifelong.metrics.measure import Measure
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.evaluation.evaluator import Evaluator, Outputs, plan_evaluation
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import plan_evaluation
 from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.step import step

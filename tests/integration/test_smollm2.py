@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import plan_evaluation
+from lifelong.evaluation.plan import plan_evaluation
 from lifelong.evaluation.probes import Prober
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.composed import Composed

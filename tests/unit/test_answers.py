@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.evaluation.evaluator import Outputs
 from lifelong.evaluation.generation import greedy, records_of, records_of_holdout
+from lifelong.evaluation.outputs import Outputs
 from lifelong.formulas.language import (
     exact_memorisation,
     extraction_strength,

@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 import lifelong.metrics
 import streams
 from lifelong.config.run import EvaluationConfig
-from lifelong.evaluation.evaluator import Audit, EvaluationPlan, Outputs, plan_evaluation
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import Audit, EvaluationPlan, plan_evaluation
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means

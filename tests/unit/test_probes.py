@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import Evaluator, plan_evaluation
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.generation import _of_answers, continued
-from lifelong.evaluation.probes import ALIAS, Prober
+from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.probes import ALIAS, Prober, check_audits
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
 from lifelong.formulas.language import choice_probability, priv_leak, truth_probability
 from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
@@ -170,7 +171,7 @@ def test_examples_are_of_held_out_people_and_come_first() -> None:
     assert said.count("Q:") == said.count("\nA:") == 2
     assert said.endswith("\n\n")
     with pytest.raises(ConfigError, match="evaluation.shots"):
-        World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 99}))
+        check_audits(world.text, EvaluationConfig(audits=("muse",), shots=99))
 
 
 def test_what_is_kept_is_asked_without_the_deleted(world: World) -> None:
@@ -447,7 +448,7 @@ def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:
     digits = parse(RunConfig, {"evaluation": {"audits": ["muse"]}})
     stream = make_stream(digits, make_source(digits))
     with pytest.raises(ConfigError, match=r"evaluation.audits: 'muse'.*source of text"):
-        plan_evaluation(stream, digits.evaluation)
+        check_audits(stream.source.text, digits.evaluation)
     seldom = World(config_of([], [[0], [1], [2], [4]], evaluation={"audits": ["muse"], "audits_every": 3}))
     assert np.flatnonzero(seldom.plan.audited).tolist() == [1, 4]
     assert [len(seldom.plan.due(e)) for e in range(5)] == [0, 1, 2, 3, 4]
