@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -73,6 +73,8 @@ class Strategy(ABC):
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
+    unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
+    """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
 
     @property
     @abstractmethod

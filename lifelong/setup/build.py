@@ -12,7 +12,7 @@ import torch
 from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
-from lifelong.setup.suitability import check_parts, check_predicts, check_support, part_of
+from lifelong.setup.suitability import check_parts, check_predicts, check_support, check_training, part_of
 from lifelong.setup.worst_case_requests import Chooser
 from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
@@ -173,8 +173,10 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     """Build one strategy in its initial state."""
     if strategy.isolated is not None:
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
-        check_support("isolated", strategy.isolated.name, options, setting, f"{where}.isolated", ())
-        return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
+        isolated, name = class_of(module, Strategy), strategy.isolated.name
+        check_support("isolated", name, options, setting, f"{where}.isolated", ())
+        check_training(isolated, name, setting.training, f"{where}.isolated")
+        return cast("Callable[[Config, Setting], Strategy]", isolated)(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     again = strategy.unlearning_seed
     key = setting.key / "unlearning" / again if again else setting.key
