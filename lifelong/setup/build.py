@@ -15,7 +15,7 @@ from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
 from lifelong.setup.suitability import check_parts
 from lifelong.setup.worst_case_requests import Chooser
-from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
@@ -163,7 +163,14 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
     learner = make_learner(strategy, setting, where)
     check_parts(unlearner, learner, [p.name for p in strategy.learner], where)
-    return Composed(learner, unlearner)
+    return Composed(learner, unlearner, _make_guard(strategy, replace(setting, key=key), where))
+
+
+def _make_guard(strategy: StrategyConfig, setting: Setting, where: str) -> Guard | None:
+    if strategy.guard is None:
+        return None
+    module, options = resolve("guards", strategy.guard, f"{where}.guard")
+    return cast("Callable[[Config, Setting], Guard]", class_of(module, Guard))(options, setting)
 
 
 def _learners_of_text() -> list[str]:

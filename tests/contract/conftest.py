@@ -671,6 +671,7 @@ def own_candidates(own: str) -> list[Candidate]:
     strategies: dict[str, list[dict[str, Any]]] = {
         "learners": [{"learner": file, "unlearner": "retrain"}, {"learner": file, "unlearner": "none"}],
         "unlearners": [{"learner": "replay", "unlearner": file}],
+        "guards": [{"learner": "replay", "guard": file}],
         "isolated": [{"isolated": file}],
     }
     if kind not in strategies:
