@@ -227,8 +227,8 @@ TEXT_LEARNERS: dict[str, dict[str, Any]] = {
         "sft_epochs": 1,
     },
 }
-# Isolated strategies that work on text alone, likewise.
-ISOLATED_TEXT: dict[str, dict[str, Any]] = {
+# Guards, all of which work on text alone, likewise.
+GUARDS_TEXT: dict[str, dict[str, Any]] = {
     "o3": {"epochs": 1, "rank": 4, "encoder": {"rank": 4}},
     "in-context": {},
 }
@@ -259,7 +259,7 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
     },
     "o3(resume, frozen encoder)": {
-        "isolated": {
+        "guard": {
             "name": "o3",
             "epochs": 1,
             "rank": 4,
@@ -269,8 +269,22 @@ ON_TEXT: dict[str, dict[str, Any]] = {
             "encoder": {"rank": 4, "epochs": 0},
         }
     },
-    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
-    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
+    "in-context(all)": {"guard": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"guard": {"name": "in-context", "form": "refusal"}},
+    "replay+ewc+o3": {
+        "learner": [{"name": "replay", "memory": 10, "batch": 4}, {"name": "ewc", "fisher": "batch"}],
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "o-lora+retrain+o3": {
+        "learner": {"name": "o-lora", "rank": 4},
+        "unlearner": "retrain",
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "lora+gradient-ascent+in-context": {
+        "learner": {"name": "lora", "rank": 4},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+        "guard": "in-context",
+    },
     "adapt-infinity+retrain": {
         "learner": {
             "name": "adapt-infinity",
@@ -359,7 +373,7 @@ def candidates() -> list[Candidate]:
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
-    for isolated in sorted(set(entries("isolated")) - set(ISOLATED_TEXT)):
+    for isolated in sorted(entries("isolated")):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
@@ -376,8 +390,8 @@ def text_candidates() -> list[Candidate]:
         if unlearner == "teacher-revert":  # it goes back to what this one keeps
             learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
         found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
-    for isolated, options in ISOLATED_TEXT.items():
-        found[isolated] = {"isolated": {"name": isolated, **options}}
+    for guard, options in GUARDS_TEXT.items():
+        found[f"naive+{guard}"] = {"learner": "naive", "guard": {"name": guard, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
@@ -662,11 +676,13 @@ def life_of(world: World, candidate: Candidate) -> Lived:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--own", metavar="KIND=FILE", help="test that learner, unlearner or isolated strategy instead")
+    parser.addoption(
+        "--own", metavar="KIND=FILE", help="test that learner, unlearner, guard or isolated strategy instead"
+    )
 
 
 def own_candidates(own: str) -> list[Candidate]:
-    """What is to be tested of a file outside the project: a learner with two unlearners, an unlearner on replay."""
+    """What is to be tested of a file of one's own: a learner with two unlearners, an unlearner or a guard on replay."""
     kind, _, file = own.partition("=")
     strategies: dict[str, list[dict[str, Any]]] = {
         "learners": [{"learner": file, "unlearner": "retrain"}, {"learner": file, "unlearner": "none"}],
