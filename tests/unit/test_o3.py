@@ -435,6 +435,25 @@ def test_a_request_leaves_the_base_as_it_is_and_reads_the_request_alone(source: 
     assert math.isfinite(outcome.notes["detector_condition"])
 
 
+@pytest.mark.parametrize(("learner", "unlearner"), [("lora", "none"), ("o-lora", "retrain"), ("naive", "npo")])
+def test_it_stands_beside_any_learner_and_unlearner(learner: str, unlearner: str, source: Source) -> None:
+    life = live(source, learner=learner, unlearner=unlearner)
+    life.forget(0, "request-0")
+    batch, model = life.rows(0), life.strategy.network()
+    model.train(False)
+    with torch.inference_mode():
+        bare = life.setting.objective.outputs(model, batch)
+    assert not torch.equal(life.strategy.predict(batch), bare)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(O3, "gates", lambda self, batch: torch.zeros(len(batch), 1))
+        assert torch.equal(life.strategy.predict(batch), bare)
+    network = life.strategy.learner.model.network
+    assert not any(m._forward_hooks for m in network.modules()), "nothing of it stays in the model"
+    rest = np.flatnonzero((source.user_ids > 0) & ~source.is_test)
+    life.learn(rest, "more")  # the low-rank learner finds the model as it left it
+    assert not any("guard" not in name and name != "weights" for name in life.strategy.holds(life.ledger.deleted_ids))
+
+
 @pytest.mark.parametrize("mode", ["stack", "resume"])
 def test_more_requests_never_close_a_gate(mode: str, source: Source) -> None:
     life = live(source, adapters=mode)
