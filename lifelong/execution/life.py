@@ -140,6 +140,7 @@ class Life:
         where = f"Strategy {self._name!r}, event {index} ({event.name})"
         if isinstance(event, DeletionRequest) and self._config.isolated is None:
             where += f", unlearner {self._config.unlearner.name!r}"
+            where += "" if self._config.guard is None else f", guard {self._config.guard.name!r}"
         try:
             with watched:
                 return step(strategy, event, ledger), looks

@@ -120,12 +120,12 @@ def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> 
         return network
 
     def make_model() -> FlatModel:
-        return FlatModel(copied(original(), config.model.name).to(config.device), config.trained)
+        return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 
 
-def copied(network: Network, name: str) -> Network:
+def _copied(network: Network, name: str) -> Network:
     """Return a copy of a network that shares nothing with it.
 
     Raises:

@@ -1,7 +1,7 @@
 """Every strategy there is, found by the registry, on one short life of real digits, watched at the door.
 
-A new learner, unlearner or isolated strategy needs nothing here: it is discovered, built with its defaults (or with
-the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
+A new learner, unlearner, guard or isolated strategy needs nothing here: it is discovered, built with its defaults (or
+with the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
 """
 
 from __future__ import annotations
