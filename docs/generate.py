@@ -111,7 +111,8 @@ def _evidence(outcome: dict[str, Any], what: str) -> str:
     link = f"reproduction.md#{outcome['name']}-{outcome['size']}"
     for verdict in outcome["verdicts"]:
         if verdict["name"] == what:
-            return f"[{_estimate(verdict['estimate'])}, {verdict['outcome']}]({link})"
+            earlier = "" if "rule" in outcome else " by an earlier rule"
+            return f"[{_estimate(verdict['estimate'])}, {verdict['outcome']}{earlier}]({link})"
     for c in outcome["comparisons"]:
         if f"{c['of']} - {c['minus']}, {c['what']}" == what:
             return f"[{_estimate(c['estimate'])}]({link})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -72,6 +72,9 @@ class Setting:
 
 class Strategy(ABC):
     """How one model lives through a stream. Strategies never know that they are measured."""
+
+    unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
+    """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
 
     @property
     @abstractmethod

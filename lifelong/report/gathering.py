@@ -98,10 +98,11 @@ def _gather(study: Study) -> Lives:
         for name, summary in facts.run.summaries.items():
             cost, before = summary["references"], references.get(name, (0, 0, 0.0))
             references[name] = (before[0] + cost["computed"], before[1] + cost["cached"], before[2] + cost["seconds"])
-    results = Results(study.config, tuple(tables.values()))
+    results = Results(study.config, tuple(tables.values()), study.rule, study.seeds)
     return Lives(
         study=study,
         points=tuple(points.values()),
+        validity=tuple(results.validity()),
         verdicts=tuple(results.verdicts()),
         differences=tuple(results.differences()),
         components=tuple(results.components()),

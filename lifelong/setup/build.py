@@ -15,7 +15,7 @@ from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.models._language import Decoder
 from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
-from lifelong.setup.suitability import check_parts
+from lifelong.setup.suitability import check_parts, check_training
 from lifelong.setup.worst_case_requests import Chooser
 from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
@@ -179,7 +179,9 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     """Build one strategy in its initial state."""
     if strategy.isolated is not None:
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
-        return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
+        isolated = class_of(module, Strategy)
+        check_training(isolated, strategy.isolated.name, setting.training, f"{where}.isolated")
+        return cast("Callable[[Config, Setting], Strategy]", isolated)(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     again = strategy.unlearning_seed
     key = setting.key / "unlearning" / again if again else setting.key

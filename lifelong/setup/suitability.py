@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,12 +12,34 @@ from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.outcome import LastDraw
+from strategies.parts.fit import Training
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
+
+
+def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:
+    """Refuse options of training that an isolated strategy would pass over.
+
+    Args:
+        strategy: what is to be built, with what it declares.
+        name: what it is called in the configuration.
+        training: of the run.
+        where: configuration key, for the message.
+
+    Raises:
+        ConfigError: names the option, and why it can have no effect.
+    """
+    for key, reason in strategy.unheeded.items():
+        value, default = getattr(training, key), Training.model_fields[key].default
+        if value != default:
+            raise ConfigError(
+                f"{where}: {name} cannot heed training.{key}: {json.dumps(value)}, since {reason}. Set it to "
+                f"{json.dumps(default)}, or leave {name} out of this run."
+            )
 
 
 def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], where: str) -> None:

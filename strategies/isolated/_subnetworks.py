@@ -40,7 +40,11 @@ in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
-    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
+    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay.
+
+    `mask_lr` and `weight_lr` stand in the place of `training.lr`; `training.optimizer` and `training.momentum` are not
+    for them.
+    """
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
@@ -83,6 +87,8 @@ class Subnetworks(Strategy, ABC):
     A task that comes again goes on from its mask. With task labels a query goes to its task's subnetwork; without, or
     if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
     """
+
+    unheeded = {**Strategy.unheeded, "weight_decay": "its scores and weights are trained without"}
 
     def __init__(
         self,
@@ -330,6 +336,8 @@ class Subnetworks(Strategy, ABC):
             lr=lr,
             epochs=epochs or training.epochs,
             batch_size=training.batch_size,
+            betas=training.betas,
+            eps=training.eps,
             clip_norm=training.clip_norm,
             bn_mode=training.bn_mode,
         )

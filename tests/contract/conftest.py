@@ -338,6 +338,11 @@ class Candidate:
         return class_of(load("unlearners", self.config.unlearner.name), Unlearner)
 
     @property
+    def forgets(self) -> bool:
+        """Whether it is a learner together with an unlearner that does something."""
+        return self.config.isolated is None and self.config.unlearner.name != "none"
+
+    @property
     def targets(self) -> str:
         """What it must predict."""
         declared = "any" if self.unlearner is None else self.unlearner.targets
@@ -398,6 +403,15 @@ def text_candidates() -> list[Candidate]:
 def picture_candidates() -> list[Candidate]:
     """A few strategies on text with pictures."""
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in ON_PICTURES.items()]
+
+
+def learning_halves() -> list[tuple[Candidate, str]]:
+    """Everything that learns, once, and a world for it: learners without an unlearner, and isolated strategies."""
+    learners = [f"{n}+none" for n in entries("learners")]
+    names = {*learners, *entries("isolated")}
+    found = [(c, "class-incremental") for c in candidates()] + [(c, "text") for c in text_candidates()]
+    of_text = {*ISOLATED_TEXT, *(f"{n}+none" for n in TEXT_LEARNERS)}
+    return [(c, place) for c, place in found if c.name in names and (c.name in of_text) == (place == "text")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -696,9 +710,14 @@ def own_candidates(own: str) -> list[Candidate]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    own = metafunc.config.getoption("--own", None)
+    if "half" in metafunc.fixturenames:
+        halves = learning_halves()
+        if own is not None:
+            halves = [(c, "class-incremental") for c in own_candidates(own) if not c.forgets]
+        metafunc.parametrize(("half", "place"), halves, ids=[c.name for c, _ in halves])
     if "candidate" not in metafunc.fixturenames:
         return
-    own = metafunc.config.getoption("--own", None)
     every = candidates() if own is None else own_candidates(own)
     if "form" in metafunc.fixturenames:
         pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
