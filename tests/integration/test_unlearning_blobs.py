@@ -332,32 +332,33 @@ def corrected(fx: Blobs, strategy: Composed) -> float:
     return float((strategy.predict(replace(data, x=triggered)).argmax(1) == data.y).float().mean())
 
 
-def test_dampening_removes_a_backdoor_from_half_of_it_where_the_model_has_not_learned_that_half_too_well() -> None:
+@pytest.mark.nightly
+def test_dampening_by_the_loss_misses_what_is_known_too_well() -> None:
     """A sample whose loss is nearly zero has nearly no gradient, hence no importance that the loss could tell.
 
-    Of eight seeds the named half was fitted far better than the rest on one, and SSD selects nothing there; what the
-    outputs tell (LFSSD) does not depend on it.
+    SSD removes a backdoor from half of it, as a rule; not once that half alone is trained on until its loss is a
+    fiftieth of the others'. What the outputs tell (LFSSD) does not depend on it.
     """
-    known_too_well, as_the_rest = poisoned(0), poisoned(1)
-    shares = []
-    for fx, named in (known_too_well, as_the_rest):
+    drops = []
+    for seed in (1, 2):
+        fx, named = poisoned(seed)
         half = fx.request("sample", *named.tolist())
-        plain, _, _ = fx.served({"name": "none"}, half)
-        assert corrected(fx, plain) < 0.1
-        by_loss, outcome, _ = fx.served({"name": "ssd", "alpha": 20.0}, half)
-        by_outputs, _, _ = fx.served({"name": "lfssd", "alpha": 10.0}, half)
-        assert corrected(fx, by_outputs) > 0.85
-        assert fx.accuracy(by_outputs, fx.source.test_ids) > 0.9
-        losses = []
-        for ids in (named, fx.source.train_ids):
-            batch = Ledger(fx.source).lend(ids).all()
-            losses.append(float(fx.setting.objective.losses(plain.predict(batch), batch).mean()))
-        shares.append((losses[0] / losses[1], corrected(fx, by_loss), outcome.losses["selected"]))
-    (loss, right, selected), (other_loss, other_right, other_selected) = shares
-    assert loss < 0.25 < other_loss
-    assert right < 0.2
-    assert other_right > 0.9
-    assert selected < other_selected / 2
+        learned, _, _ = fx.served({"name": "none"}, half)
+        assert corrected(fx, learned) < 0.2
+        longer = Training(epochs=3000, lr=0.1, batch_size=20)
+        fit(learned.learner.model, fx.setting.objective, Ledger(fx.source).lend(named), longer, Key(0))
+        known_too_well = replace(fx, states={(): learned.state_dict()})
+        right, selected = [], []
+        for world in (fx, known_too_well):
+            by_loss, outcome, _ = world.served({"name": "ssd", "alpha": 20.0}, half)
+            by_outputs, _, _ = world.served({"name": "lfssd", "alpha": 10.0}, half)
+            assert corrected(world, by_outputs) > 0.85
+            assert world.accuracy(by_outputs, fx.source.test_ids) > 0.8
+            right.append(corrected(world, by_loss))
+            selected.append(outcome.losses["selected"])
+        assert selected[1] < 0.9 * selected[0]
+        drops.append(right[0] - right[1])
+    assert np.mean(drops) > 0.25, drops
 
 
 def test_dampening_does_not_undo_confused_classes_even_if_all_is_named(fx: Blobs) -> None:
@@ -995,7 +996,7 @@ CORRECTED: dict[tuple[str, str, float], float] = {
 def test_what_naming_a_part_of_bad_data_achieves() -> None:
     """A backdoor lives in the last tenth of it, for retraining too; SSD removes it, and cannot undo confused classes.
 
-    From half of the backdoor SSD removes it on some seeds (see above), and what it costs elsewhere on confused classes
+    From half of the backdoor SSD removes it on most seeds (see above), and what it costs elsewhere on confused classes
     differs by ten points between seeds: neither is held against the table.
     """
     found: dict[tuple[str, str, float], list[float]] = {key: [] for key in CORRECTED}

@@ -275,7 +275,7 @@ def moves(draw: st.DrawFn) -> list[Move]:
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves=moves(), wait=st.integers(1, 3), seed=st.integers(0, 10**6))
 def test_any_stream_keeps_the_ledger_consistent(tools: Any, moves: list[Move], wait: int, seed: int) -> None:
     source: Source = tools.source(num_classes=5, per_class=7, num_users=4)
