@@ -147,9 +147,9 @@ def test_orthogonality_takes_overlap_away_and_costs_fit(resumed: bool) -> None:
         found, _, before, after = trained(*start, 1, a, strength)
         ratios.append(overlap_ratio(found, a))
         ends.append(after)
-        assert after < 0.75 * before
+        assert after < 0.85 * before
     assert ratios[0] > 3 * ratios[1]
-    assert ratios[1] > 1.2 * ratios[2]
+    assert ratios[1] > 1.1 * ratios[2]
     assert ends[0] < ends[1] < ends[2]
 
 
