@@ -18,6 +18,9 @@ from lifelong.table import Row, read_rows
 from streams.config import parse
 from streams.ledger import Ledger
 
+# The numbers themselves are held against hand computations in tests/unit.
+pytestmark = pytest.mark.nightly
+
 FIRST, SECOND = "request-0", "request-1"
 NONE, RETRAIN, ASCENT = "none", "retrain", "ascent"
 

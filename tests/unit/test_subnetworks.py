@@ -638,6 +638,7 @@ def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
     assert whole < 2.5, "and masking within the forward pass is a fraction of it"
 
 
+@pytest.mark.nightly
 def test_a_hundred_tasks(digits: Source, tools: Any) -> None:
     config = domain_incremental.Config(domains=100, task_labels=True)
     world = World(domain_incremental.build(digits, config, 0), hidden=(60,), epochs=1)
