@@ -112,7 +112,7 @@ def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> Non
     rows = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs").tables["mine"].rows
     scores = [r.value for r in rows if r.metric == "average_negative_squared_error"]
     assert scores
-    assert all(score is not None and -0.08 < score < 0 for score in scores), "the mean image has -0.077"
+    assert all(score is not None and -0.05 < score < 0 for score in scores), "the mean image has -0.077"
 
 
 def test_every_page_that_is_linked_exists() -> None:
