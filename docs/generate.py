@@ -26,7 +26,6 @@ from lifelong.setup.preparation import prepare
 from lifelong.study.config import StudyConfig
 from strategies.base import EVERYTHING, Unlearner
 from streams.config import parse
-from streams.errors import ConfigError
 from streams.registry import KINDS, class_of, entries, load
 
 DOCS = Path(__file__).parent
@@ -163,17 +162,17 @@ def _short(value: float) -> str:
 def _unlearners() -> str:
     """Return what every unlearner reads by default, and what it serves."""
     setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
-    lines = ["| unlearner | reads | requests | predicts | |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| unlearner | reads | requests | for models of | |", "| --- | --- | --- | --- | --- |"]
     text = []
     for name, entry in entries("unlearners").items():
         module = load("unlearners", name)
-        try:
-            unlearner: Unlearner = class_of(module, Unlearner)(module.Config(), setting)
-        except ConfigError:  # it refuses to be built for a classifier
+        kind: type[Unlearner] = class_of(module, Unlearner)
+        if kind.supports == {"tokens"}:
             text.append(f"`{name}`")
             continue
+        unlearner = kind(module.Config(), setting)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = "any" if unlearner.supports == EVERYTHING else ", ".join(sorted(unlearner.supports))
+        what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

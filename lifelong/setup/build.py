@@ -167,9 +167,8 @@ def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
             f"model: {name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is told the "
             f"shape of one sample, {tuple(source.input_shape)}."
         ) from error
-    wanted = {"tokens": [len(data), "tokens", objective.num_outputs], "images": [len(data), "..."]}
-    shape = wanted.get(objective.predicts, [len(data), objective.num_outputs])
-    if outputs.shape[0] != len(data) or (objective.predicts != "images" and outputs.shape[-1] != objective.num_outputs):
+    shape = [len(data), *(["tokens"] if objective.predicts == "tokens" else []), objective.num_outputs]
+    if outputs.ndim != len(shape) or (outputs.shape[0], outputs.shape[-1]) != (shape[0], shape[-1]):
         raise ConfigError(
             f"model: {name} makes {list(outputs.shape)} of {given}; it must be [{', '.join(map(str, shape))}]. `build` "
             f"is told the number of outputs."

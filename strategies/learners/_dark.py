@@ -159,6 +159,7 @@ class DarkExperience(Plugin, ABC):
                 f"draws noise anew in each; set stored: final."
             )
         self._options, self._alpha, self._beta = config, alpha, beta
+        self._by_class = setting.objective.predicts == "classes"
         key = setting.key / "dark" / "priority"
         like, width = setting.make_model().parameters, setting.objective.num_outputs
         self._memory = DarkMemory(config.memory, width, like, setting.num_samples, key)
@@ -190,7 +191,7 @@ class DarkExperience(Plugin, ABC):
         self._key = lesson.key / "dark"
         self._objective = self.setting.objective.training_on(lesson.data)
         self._passed = 0
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead -= set(np.unique(lesson.data.targets().cpu().numpy()).tolist())
         if self._stale and len(self._memory):
             known = self._memory.outputs.isfinite()
@@ -248,7 +249,7 @@ class DarkExperience(Plugin, ABC):
         named = set(request.keys_of("class"))
         for unit in request.keys_of("task"):
             named |= set(self.setting.units[unit].classes)
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead |= named
             self._memory.ignore(sorted(self._dead))
 

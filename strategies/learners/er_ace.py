@@ -66,8 +66,9 @@ class ERACE(Rehearsal):
     @override
     def begin(self, lesson: Lesson) -> None:
         super().begin(lesson)
-        self._masks = len(self._seen) > 1 and bool(self._seen.any())
-        if len(self._seen) > 1:
+        by_class = self.setting.objective.predicts == "classes"
+        self._masks = by_class and bool(self._seen.any())
+        if by_class:
             self._seen[np.unique(lesson.data.targets().cpu().numpy())] = True
         self._seen_here = torch.from_numpy(self._seen).to(lesson.model.parameters.device)
         self._passed, self._drawing = 0, lesson.key / "er-ace"

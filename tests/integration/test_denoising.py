@@ -302,3 +302,13 @@ def test_runs_measure_and_compare_them(strategy: dict[str, Any], tmp_path: Path)
     scores = [r.value for r in rows if r.event == 2 and r.metric == "average_negative_squared_error"]
     assert scores
     assert all(score is not None and -1 < score < 0 for score in scores)
+
+
+def test_outputs_that_are_pixels_are_not_taken_for_classes() -> None:
+    """A deleted class 1 takes no column out of the stored images of other digits."""
+    dark = {"name": "der-plus-plus", "memory": 60, "stored": "final"}
+    life = Life({"learner": dark, "unlearner": "none"}, {**CLASS_1, "after": 1}, epochs=2)
+    kept = life.strategy.state_dict()["plugins"]["der-plus-plus"]
+    assert len(kept["ids"]) == 60
+    assert kept["outputs"].shape == (60, 64)
+    assert kept["outputs"].isfinite().all()
