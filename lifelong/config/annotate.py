@@ -28,6 +28,8 @@ _KINDS = {
     "learner": "learners",
     "unlearner": "unlearners",
     "isolated": "isolated",
+    "audits": "audits",
+    "metrics": "metrics",
 }
 
 

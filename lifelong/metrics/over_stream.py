@@ -7,6 +7,7 @@ import numpy as np
 from lifelong.formulas.muse import acceleration, lasting
 from lifelong.formulas.quality import request_slope
 from lifelong.results.table import Row, row
+from strategies.metric import Metric
 from streams.events import DeletionRequest
 from streams.stream import Stream
 
@@ -16,6 +17,46 @@ UTILITY = "retain_know_mem"
 """The utility that sustainability is about (MUSE)."""
 SURVIVED_LOSS, SURVIVED_GAP = 0.02, 0.1
 """A request counts as survived while retained accuracy and all gaps on forgotten data stay within these."""
+
+
+METRICS: dict[str, Metric] = {
+    "amplification": Metric(
+        "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"
+    ),
+    "debt_slope": Metric(
+        "Least-squares slope, on the number of the request, of the absolute gap on the forget set when it is served: "
+        "above 0, each request is served worse than the last.",
+        "as the score",
+        "lower",
+    ),
+    "deletion_capacity": Metric(
+        f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
+        "reference's.",
+        "samples",
+        "higher",
+    ),
+    "requests_survived": Metric(
+        f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
+        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
+        "requests",
+        "higher",
+    ),
+    "utility_slope": Metric(
+        "Least-squares slope of MUSE's utility over the requests, from before the first.",
+        "percent per request",
+        "higher",
+        0.0,
+    ),
+    "utility_acceleration": Metric(
+        "Utility lost over k requests, over k times that lost by the first: 1 adds up, above 1 accelerates, below 1 "
+        "saturates.",
+        "ratio",
+        "lower",
+    ),
+    "utility_capacity": Metric(
+        "Requests served before MUSE's utility first fell below 95 % of that before the first.", "requests", "higher"
+    ),
+}
 
 
 def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str], float], measure: str) -> list[Row]:

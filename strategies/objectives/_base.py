@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from strategies.measurement import Measurement
 from strategies.parts.model import FlatModel
 from streams.config import Config
 from streams.data import Batch, Data
@@ -147,6 +148,10 @@ class Objective(ABC):
         """Return log p(y | x) - log(1 - p(y | x)) of every sample, ``[B]``, or None where no class is predicted."""
         return None
 
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return what takes more than one forward pass to measure; nothing by default."""
+        return ()
+
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the outputs that predict the mean of what several models predict; of one model: its own."""
         if len(outputs) == 1:
@@ -166,7 +171,10 @@ class Objective(ABC):
 
 
 class NamedObjective(Objective):
-    """An objective that a configuration can name; strategies make others of their own."""
+    """An objective that a configuration can name; strategies make others of their own.
+
+    Its module says in `METRICS` what its score means (by the name of `measure`), and what else it brings into tables.
+    """
 
     @classmethod
     @abstractmethod

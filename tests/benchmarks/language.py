@@ -26,12 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
+from lifelong.evaluation.probes import OF_TEXT
 
 import lifelong
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import OF_TEXT
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.objectives.causal_lm import CausalLM, Config

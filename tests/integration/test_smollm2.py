@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.evaluation.probes import Prober
 
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import Prober
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.composed import Composed
 from strategies.parts.model import FlatModel

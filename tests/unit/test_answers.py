@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from lifelong.evaluation.generation import greedy, records_of, records_of_holdout
+
 from lifelong.evaluation.outputs import Outputs
 from lifelong.formulas.language import (
     exact_memorisation,

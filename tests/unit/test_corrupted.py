@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.metrics.corrective import recovery
 
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.plan import plan_evaluation
-from lifelong.metrics.corrective import recovery
 from lifelong.references.tree import Point, chain
 from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import prepare

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.evaluation.generation import _of_answers, continued
+from lifelong.evaluation.probes import ALIAS, Prober, check_audits
 
 from lifelong.config.run import EvaluationConfig, RunConfig
 from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.generation import _of_answers, continued
 from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import ALIAS, Prober, check_audits
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
 from lifelong.formulas.language import choice_probability, priv_leak, truth_probability
 from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f

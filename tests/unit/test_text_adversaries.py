@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.evaluation.generation import greedy
 from text_lives import ONE_STEP, live, slope
 
 from lifelong.config.run import StrategyConfig
-from lifelong.evaluation.generation import greedy
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.setup.build import make_strategy
 from strategies.base import Access
