@@ -122,6 +122,14 @@ class Catalogue:
             return Metric(f"Term {term!r} of what was minimised, mean per sample.", "loss", "lower")
         return self._of_measure(name)
 
+    def knows(self, name: str) -> bool:
+        """Return whether the meaning of a metric is known."""
+        try:
+            self.describe(name)
+        except KeyError:
+            return False
+        return True
+
     def is_share(self, measure: str) -> bool:
         """Return whether a score lies between 0 and 1."""
         return measure in self.measures and self.measures[measure].unit == "share"
@@ -156,12 +164,19 @@ def catalogue_of(config: RunConfig) -> Catalogue:
     measures, metrics = dict(MEASURES), dict(METRICS)
     for kind, named, where in _named(config):
         metrics |= _declared(load(kind, named.name, where))
-    objective = load("objectives", config.objective.name, "objective")
-    measure = _measure_of(objective)
+    measure = measure_of(config.objective.name)
     if measure not in measures:
-        unknown = Metric(f"the score {measure}", "as the score", "higher")
-        measures[measure] = _declared(objective).get(measure, unknown)
+        measures[measure] = metrics.get(measure, Metric(f"the score {measure}", "as the score", "higher"))
     return Catalogue(measures, {name: m for name, m in metrics.items() if name not in measures})
+
+
+def measure_of(objective: str) -> str:
+    """Return the name of an objective's score.
+
+    Raises:
+        ConfigError: there is no such objective.
+    """
+    return _measure_of(load("objectives", objective, "objective"))
 
 
 def own_metrics(config: RunConfig) -> Catalogue:
