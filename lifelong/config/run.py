@@ -73,7 +73,7 @@ class EvaluationConfig(Config):
     """Training samples, drawn by name, on which the accuracy on retained data is measured."""
     audits: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
     """What is done to copies of the model at every request's event and at the end, of the run and of its references;
-    see the audits below. A single name or a list."""
+    a single name or a list. relearn, readout and weights are for every kind of data, the others for text."""
     audits_every: int = Field(1, ge=1)
     """Make the audits after every that many of the events at which requests are measured in detail; and always after
     the last event."""

@@ -138,9 +138,9 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
     exposure = latency if exact else None
     n = len(request.deletion.requests)
     return [
-        row(event, "run", request.name, "exact", float(exact), 1),
         row(event, "run", request.name, "latency", latency, n),
         row(event, "run", request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
+        row(event, "run", request.name, "exact", float(exact), 1),
     ]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lifelong.evaluation.generation import greedy
 from text_lives import ONE_STEP, live, slope
 
 from lifelong.config.run import StrategyConfig
@@ -18,6 +17,7 @@ from strategies.base import Access
 from strategies.isolated.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.generation import greedy
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.unlearners import lat, rmu
