@@ -51,8 +51,8 @@ class Audit:
 
     needs_text: ClassVar[bool] = False
     """Whether it reads text, without images."""
-    needs_decoder: ClassVar[bool] = False
-    """Whether it looks into the blocks of a language model (`Decoder`)."""
+    needs_token_body: ClassVar[bool] = False
+    """Whether it looks into the blocks of a language model (`TokenBody`)."""
     undefined: ClassVar[str | Mapping[str, str]] = ""
     """Why a number may be NaN; or that by the first letters of the names of metrics."""
     beside: ClassVar[tuple[ReferenceKind, ...]] = DETAILED

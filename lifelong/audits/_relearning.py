@@ -63,6 +63,7 @@ class Relearning:
                 batch = next(supplies[0])
                 for supply in supplies[1:]:
                     batch = batch.concat(next(supply))
+                batch = objective.drawn(batch, self.key / "drawn" / step)
                 model.gradient.zero_()
                 objective.losses(objective.outputs(model, batch), batch).mean().backward()  # type: ignore[no-untyped-call]
                 optimizer.step(model.parameters, model.gradient)

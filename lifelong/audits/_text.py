@@ -11,10 +11,10 @@ import torch
 from lifelong.audits._base import Audit
 from lifelong.config.run import ReferenceKind
 from lifelong.evaluation.plan import RequestPlan
-from lifelong.models._language import Decoder
 from strategies.base import Strategy
 from strategies.parts.model import FlatModel
 from strategies.parts.text.generation import as_batch
+from strategies.parts.text.token_body import TokenBody
 from streams.data import Batch
 from streams.randomness import Key
 from streams.text import ANSWER, GIVEN, Text
@@ -28,10 +28,10 @@ Pair = tuple[list[int], list[int]]
 """Token ids of a row's prompt, without the start token, and of its answer."""
 
 
-def decoder_of(model: FlatModel | None) -> Decoder | None:
-    """Return the decoder of a language model whose blocks are known; None of any other, or of no single model."""
+def token_body_of(model: FlatModel | None) -> TokenBody | None:
+    """Return the body of a language model whose blocks are known; None of any other, or of no single model."""
     body = None if model is None else model.network.body
-    return body if isinstance(body, Decoder) else None
+    return body if isinstance(body, TokenBody) else None
 
 
 class TextAudit(Audit):
@@ -85,8 +85,8 @@ class TextAudit(Audit):
 
     def room(self, strategy: Strategy) -> int:
         """Return how many tokens fit into a row; without a single model, as many as the longest row."""
-        decoder = decoder_of(strategy.network())
-        return max(self.source.x.shape[2], CONTINUATION) if decoder is None else decoder.context
+        body = token_body_of(strategy.network())
+        return max(self.source.x.shape[2], CONTINUATION) if body is None else body.context
 
     def likely(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return exp(-mean loss of the answer's tokens) of every row, ``[B]``."""

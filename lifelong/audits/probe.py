@@ -10,12 +10,12 @@ import torch
 from typing_extensions import override
 
 from lifelong.audits._base import Values
-from lifelong.audits._text import TextAudit, decoder_of, mean
+from lifelong.audits._text import TextAudit, mean, token_body_of
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.attacks import probed
-from lifelong.models._language import Decoder
 from strategies.base import Strategy
 from strategies.metric import Metric
+from strategies.parts.text.token_body import TokenBody
 from streams.config import Config as BaseConfig
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -48,22 +48,22 @@ METRICS = {
 
 @final
 class Probe(TextAudit):
-    """Fits one probe a layer; nothing where there is no single decoder."""
+    """Fits one probe a layer; nothing where there is no single language model."""
 
-    needs_decoder: ClassVar[bool] = True
+    needs_token_body: ClassVar[bool] = True
     undefined: ClassVar[str] = "no held-out wording asks for it"
 
     @override
     def of_requests(self, strategy: Strategy, event: int, requests: Sequence[RequestPlan]) -> list[Values]:
         model = strategy.network()
-        decoder = decoder_of(model)
-        if model is None or decoder is None:
+        body = token_body_of(model)
+        if model is None or body is None:
             return [{} for _ in requests]
         model.train(False)
-        both = zip(self._values(decoder, requests), self._truth(decoder, event, requests), strict=True)
+        both = zip(self._values(body, requests), self._truth(body, event, requests), strict=True)
         return [values | truth for values, truth in both]
 
-    def _values(self, decoder: Decoder, requests: Sequence[RequestPlan]) -> list[Values]:
+    def _values(self, body: TokenBody, requests: Sequence[RequestPlan]) -> list[Values]:
         """Read what each fact's value is at the end of its question, everybody's in words that were trained.
 
         Fitted on one wording of every fact that there is, of the forgotten too, and tested on the wording held out of
@@ -78,7 +78,7 @@ class Probe(TextAudit):
         train = train[np.sort(np.unique(self.fact_ids(train), return_index=True)[1])]
         tested = np.unique(np.concatenate([r.forget_test for r in requests]))
         test = self.plan.ids[tested]
-        states = [self._states(decoder, self.rows_of(ids), last=GIVEN) for ids in (train, test)]
+        states = [self._states(body, self.rows_of(ids), last=GIVEN) for ids in (train, test)]
         tables: list[Values] = [{} for _ in requests]
         for layer in range(len(states[0])):
             hits, control = np.zeros(len(test), dtype=bool), np.zeros(len(test), dtype=bool)
@@ -98,7 +98,7 @@ class Probe(TextAudit):
                 table[f"probe_selectivity_layer_{layer}"] = accuracy - mean(control[at])
         return tables
 
-    def _truth(self, decoder: Decoder, event: int, requests: Sequence[RequestPlan]) -> list[Values]:
+    def _truth(self, body: TokenBody, event: int, requests: Sequence[RequestPlan]) -> list[Values]:
         """Read whether an answer is right at its last token; fitted on answers that are kept, tested on forgotten ones.
 
         After arXiv 2409.02228. There are as many wrong answers as right ones, put in the same words.
@@ -110,7 +110,7 @@ class Probe(TextAudit):
         if not len(sides[0]):
             return [{} for _ in requests]
         states = [
-            self._states(decoder, torch.cat([text.paraphrased[ids], text.perturbed[ids, 0]]), last=ANSWER)
+            self._states(body, torch.cat([text.paraphrased[ids], text.perturbed[ids, 0]]), last=ANSWER)
             if len(ids)
             else []
             for ids in sides
@@ -128,12 +128,12 @@ class Probe(TextAudit):
         return ids[self.text.wrong_counts(torch.from_numpy(ids)) > 0]
 
     @torch.inference_mode()
-    def _states(self, decoder: Decoder, x: torch.Tensor, last: int) -> list[np.ndarray]:
+    def _states(self, body: TokenBody, x: torch.Tensor, last: int) -> list[np.ndarray]:
         """Return the hidden states of every layer ``[n, F]`` at the last token of the prompt, or of the answer."""
         layers: list[list[torch.Tensor]] = []
         for part in x.split(self.samples.size):
             batch = self.made(part)
             at = (batch.x[:, 1] > 0).sum(1) - 2 if last == ANSWER else (batch.x[:, 1] == GIVEN).sum(1) - 1
             rows = torch.arange(len(part), device=at.device)
-            layers.append([s[rows, at] for s in decoder.states(batch.x)])
+            layers.append([s[rows, at] for s in body.states(batch.x)])
         return [torch.cat(parts).float().cpu().numpy() for parts in zip(*layers, strict=True)]

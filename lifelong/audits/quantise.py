@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from lifelong.audits._base import Values
-from lifelong.audits._text import TextAudit, decoder_of
+from lifelong.audits._text import TextAudit, token_body_of
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.attacks import round_weights, unmoved
 from strategies.base import Strategy
@@ -55,7 +55,7 @@ METRICS = {
 class Quantise(TextAudit):
     """Rounds the matrices inside the blocks."""
 
-    needs_decoder: ClassVar[bool] = True
+    needs_token_body: ClassVar[bool] = True
     undefined: ClassVar[str] = "there is no single model with known blocks"
 
     @override
@@ -66,9 +66,9 @@ class Quantise(TextAudit):
         before = float("nan") if model is None else self._probability(model, batch)
         for bits in BITS:
             model, after = strategy.network(), float("nan")
-            decoder = decoder_of(model)
-            if model is not None and decoder is not None:
-                round_weights(decoder.layers, bits)
+            body = token_body_of(model)
+            if model is not None and body is not None:
+                round_weights(body.layers, bits)
                 after = self._probability(model, batch)
             values[f"int{bits}_probability"], values[f"int{bits}_recovered"] = after, after - before
             values[f"int{bits}_robustness"] = unmoved(before, after)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lifelong.evaluation.plan import EvaluationPlan
-from strategies.objectives._base import Objective
+from strategies.objectives._base import EVALUATION, Objective
 from streams.data import Batch
 from streams.ledger import Ledger
 from streams.stream import Stream
@@ -46,5 +46,5 @@ class Samples:
         return self._data.positions()[torch.from_numpy(positions)]
 
     def _drawn(self, batch: Batch) -> Batch:
-        """Return a batch with what its losses draw by chance."""
-        return batch
+        """Return a batch with what its losses draw by chance: the same for every model."""
+        return self._objective.drawn(batch, EVALUATION)

@@ -83,8 +83,14 @@ class Life:
 
     def _play(self) -> None:
         stream, plan = self._p.stream, self._p.plan
+        objective = self._p.setting.objective
         measure = Measure(
-            stream, plan, self._p.setting.objective.measure, self._instruments.metrics, self._instruments.audits
+            stream,
+            plan,
+            objective.measure,
+            self._instruments.metrics,
+            self._instruments.audits,
+            objective.predicts == "tokens",
         )
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)

@@ -29,6 +29,7 @@ class Measure:
         measure: str,
         metrics: Sequence[SnapshotMetric] | None = None,
         audits: Sequence[Audit] = (),
+        of_tokens: bool = False,
     ) -> None:
         """Start before the first event.
 
@@ -38,6 +39,7 @@ class Measure:
             measure: name of the score.
             metrics: of one model at one moment; None are those that are always measured.
             audits: that were made.
+            of_tokens: whether losses are means over tokens, so that perplexities can be told.
         """
         self._metrics, self._audits = built_in() if metrics is None else metrics, audits
         self._losses: np.ndarray | None = None
@@ -49,7 +51,7 @@ class Measure:
         self._relapse = Relapse(measure)
         self._knowledge = Knowledge(stream.events, plan.num_units, measure)
         names = [u.name for u in stream.units]
-        self._perplexity = Perplexity(plan.unit_of, plan.position_of, names) if stream.source.text is not None else None
+        self._perplexity = Perplexity(plan.unit_of, plan.position_of, names) if of_tokens else None
         self._tests = np.zeros(len(plan.ids), dtype=bool)
         self._tests[plan.position_of] = True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from lifelong.audits._base import Audit, Context
-from lifelong.audits._text import decoder_of
+from lifelong.audits._text import token_body_of
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.plan import EvaluationPlan
@@ -74,9 +74,9 @@ def check_instruments(config: EvaluationConfig, source: Source, setting: Setting
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks at text alone; this source has images. Leave it out."
             )
-        if kind.needs_decoder and decoder_of(setting.make_model()) is None:
+        if kind.needs_token_body and token_body_of(setting.make_model()) is None:
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks into the blocks of a language model, and the body of this "
-                f"one is no Decoder. Leave it out, or choose a model that has one (tiny-llama, causal-checkpoint)."
+                f"one is no TokenBody. Leave it out, or choose a model that has one (tiny-llama, causal-checkpoint)."
             )
         kind.check(options, source, f"evaluation.audits.{named.name}")

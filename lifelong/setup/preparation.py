@@ -64,8 +64,8 @@ def prepare(config: RunConfig) -> Prepared:
     resolved = config.resolved()
     stream = make_stream(config, make_source(config))
     setting = make_setting(config, stream)
-    if is_file(config.model.name):
-        check_model(setting, stream.source, config)
+    if is_file(config.model.name) or is_file(config.objective.name):
+        check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
     for name, strategy in config.strategies.items():
         check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")

@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
@@ -53,18 +53,19 @@ class InContext(Strategy):
     A subject leaves the list when it is learned again.
     """
 
+    supports = frozenset({"tokens"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty list.
 
         Raises:
-            ConfigError: the objective is not one of text, its source names no subjects, or options contradict.
+            ConfigError: the source names no subjects, or options contradict.
         """
-        if not isinstance(setting.objective, CausalLM) or setting.objective.text is None:
-            raise ConfigError("isolated: 'in-context' works on text; it needs objective: causal-lm on a source.")
         if config.form == "refusal" and config.applies == "all":
             raise ConfigError("isolated.applies: 'all' with form: refusal would refuse everything; use named.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
-        self._text = setting.objective.text
+        self._config, self._setting = config, setting
+        self._objective = TextObjective.of(setting.objective)
+        self._text = self._objective.needed_text("isolated: 'in-context'")
         names = config.subjects or tuple(sorted(self._text.subjects or ()))
         if not names:
             raise ConfigError(

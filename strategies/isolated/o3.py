@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.detector import (
     Detector,
     detector_from,
@@ -29,7 +29,6 @@ from strategies.parts.model import FlatModel
 from strategies.parts.prompt_encoder import EncoderConfig, PromptEncoder, looked_at
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from streams.data import Batch, Data
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key, seeded_globals
 
@@ -150,20 +149,20 @@ class O3(Strategy):
     A request's bundle goes when none of its samples is deleted any more.
     """
 
+    supports = frozenset({"tokens"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.
 
         Raises:
-            ConfigError: the objective is not one of text, or options do not fit the model.
+            ConfigError: options do not fit the model.
         """
-        if not isinstance(setting.objective, CausalLM):
-            raise ConfigError("isolated: 'o3' works on text; it needs objective: causal-lm.")
         self._config, self._setting = config, setting
-        self._objective = setting.objective
-        self._answering = setting.objective.for_unlearning()
+        self._objective = TextObjective.of(setting.objective)
+        self._answering = self._objective.for_unlearning()
         self._key = setting.key / "o3"
         self._host = GatedHost(setting.make_model(), config.rank, config.alpha, config.dropout)
-        self._encoder = PromptEncoder(setting, setting.objective, config.encoder, config.layers)
+        self._encoder = PromptEncoder(setting, self._objective, config.encoder, config.layers)
         self._bundles: list[_Bundle] = []
         self._last: dict[bytes, torch.Tensor] = {}  # gates by prompt
         self._derived = np.zeros(setting.num_samples, dtype=bool)

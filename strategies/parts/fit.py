@@ -156,7 +156,9 @@ class _Descent:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss and its gradient ``[P]``, which the next call overwrites."""
         model = self._model
+        model.passing = batch
         outputs = self._objective.outputs(model, batch)
+        model.passing = None
         losses = self._objective.losses(outputs, batch)
         for weigh in self._losses:
             losses = weigh(losses, outputs, batch)
@@ -248,7 +250,7 @@ def fit(
         data: what to train on; nothing to do if it is empty.
         training: epochs, batch size and optimizer.
         key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``, dropout draws from
-            ``key / "noise"``.
+            ``key / "noise"``, and step s draws what the objective draws from ``key / "drawn" / s``.
         hooks: applied in order at each point.
         optimizer: goes on from its state; a fresh one is made if it is None.
 
@@ -276,10 +278,11 @@ def fit(
     optimizer = optimizer or make_optimizer(training, model.parameters)
     model.train(bn_mode=training.bn_mode)
     step = samples = seen = 0
+    drawing = key / "drawn"
     stopped = False
 
     def attempt(size: int) -> None:
-        few = data.batch(data.positions()[:size])
+        few = objective.drawn(data.batch(data.positions()[:size]), drawing)
         objective.losses(objective.outputs(model, few), few).mean().backward()  # type: ignore[no-untyped-call]
 
     size_key = "training.batch_size (or the unlearner's own)"
@@ -292,6 +295,7 @@ def fit(
                 batch = data.batch(positions)
                 for add in extend:
                     batch = add(batch, step)
+                batch = objective.drawn(batch, drawing / step)
                 for move in displace:
                     slopes.aim(batch, len(positions))
                     displaced = move(model.parameters, slopes)

@@ -31,7 +31,7 @@ from strategies.objectives.classification import Classification, Config
 
 class _Steadiness(Measurement):
     averaged: ClassVar = {
-        "steadiness": Metric("Share of a request's samples whose class stays when the input is halved.", "share", "neither")
+        "steadiness": Metric("Share of samples whose class stays when the input is halved.", "share", "neither")
     }
     retained: ClassVar = 5
     follows_requests: ClassVar = True

@@ -456,11 +456,13 @@ def test_scrub_rewinds_to_the_epoch_that_held_out_samples_choose(fx: Blobs) -> N
 
 
 def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> None:
+    from strategies.objectives._base import ClassObjective
     from strategies.parts.teachers.teacher import frozen_copy
     from strategies.parts.weights.layers import redraw
     from strategies.unlearners._distil import taught
     from strategies.unlearners.bad_teacher import Config, TwoTeachers
 
+    objective = ClassObjective.of(fx.setting.objective)
     model = fx.served({"name": "none"}, fx.request(*CLASS_0))[0].learner.model
     bad = redraw(fx.setting.make_model(), Key(0) / "bad")
     batch = Ledger(fx.source).lend(fx.source.train_ids[:200]).all()
@@ -468,13 +470,15 @@ def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> N
     assert float(-(p * p.log()).sum(1).mean()) > 0.8 * np.log(10)
     good, outputs = frozen_copy(fx.setting, model), model(batch.x)
     is_forget = torch.zeros(len(fx.source), dtype=torch.bool)
-    nobody = TwoTeachers(good, bad, is_forget, Config()).losses(outputs[:, 0], outputs, batch)
-    assert torch.allclose(taught(good, outputs, batch), outputs.detach())
+    nobody = TwoTeachers(objective, good, bad, is_forget, Config()).losses(outputs[:, 0], outputs, batch)
+    assert torch.allclose(taught(objective, good, outputs, batch), outputs.detach())
     (gradient,) = torch.autograd.grad(nobody.mean(), outputs, retain_graph=True)
     assert float(gradient.abs().max()) < 1e-6
     is_forget[batch.ids] = True
     sample, elementwise = (
-        TwoTeachers(good, bad, is_forget, Config(reduction=r)).losses(outputs[:, 0], outputs, batch).detach()
+        TwoTeachers(fx.setting.objective, good, bad, is_forget, Config(reduction=r))
+        .losses(outputs[:, 0], outputs, batch)
+        .detach()
         for r in ("sample", "elementwise")
     )
     assert torch.allclose(sample, 10 * elementwise)

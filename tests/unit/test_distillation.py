@@ -277,8 +277,8 @@ def test_the_student_passes_once_and_the_teacher_is_calm(config: Any, plan: Plan
     assert float(learner.model.state_dict()["buffers"]["body.2.passes"]) == 8  # type: ignore[index]
     teacher = learner.plugins["d"]._teacher  # type: ignore[attr-defined]
     x = plan.source.x[:4]
-    assert torch.equal(teacher.outputs(x), teacher.outputs(x))
-    assert not teacher.outputs(x).requires_grad
+    assert torch.equal(teacher.model(x), teacher.model(x))
+    assert not teacher.model.network.training
     assert not learner.model.network.body._forward_hooks
     assert not learner.model.network._forward_hooks
 
