@@ -103,21 +103,21 @@ class Audit:
         """Return what is found just before the first request, where the objective's measurements follow requests."""
         return Findings(stream=_arrays(self.of_stream(strategy, event)))
 
-    def rows(self, model: str, event: int, found: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
+    def rows(self, model: str, event: int, findings: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
         """Return what was found about one model as rows.
 
         Args:
             model: name for its rows.
             event: after which it stands.
-            found: what `look` returned.
+            findings: what `look` returned.
             losses_before: by request, ``[N]`` losses of the run just before it.
         """
         result = []
-        for metric, values in found.requests.items():
+        for metric, values in findings.requests.items():
             for request, value in zip(self.plan.due(event), values.tolist(), strict=True):
                 n = len(self.rests_on(request))
                 result.append(row(event, model, request.name, metric, value, n, self.reason(metric)))
-        for metric, values in found.stream.items():
+        for metric, values in findings.stream.items():
             result.append(row(event, model, "stream", metric, float(values[0]), 1, self.reason(metric)))
         return result
 

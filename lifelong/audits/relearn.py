@@ -71,9 +71,9 @@ class Relearn(Audit):
         return Findings({"curve": np.stack(curves)})
 
     @override
-    def rows(self, model: str, event: int, found: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
+    def rows(self, model: str, event: int, findings: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
         late = f"it takes more than {self.config.steps} steps"
-        times = self._times(event, found, losses_before)
+        times = self._times(event, findings, losses_before)
         return [
             row(event, model, request.name, "relearn_steps", time, len(request.forget), late) for request, time in times
         ]
@@ -91,9 +91,9 @@ class Relearn(Audit):
         return result
 
     def _times(
-        self, event: int, found: Findings, losses_before: Mapping[str, np.ndarray]
+        self, event: int, findings: Findings, losses_before: Mapping[str, np.ndarray]
     ) -> list[tuple[RequestPlan, int | None]]:
-        pairs = zip(self.plan.due(event), found.requests["curve"], strict=True)
+        pairs = zip(self.plan.due(event), findings.requests["curve"], strict=True)
         return [(r, relearn_time(curve, threshold(r, losses_before[r.name]))) for r, curve in pairs]
 
 

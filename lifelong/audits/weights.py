@@ -50,7 +50,7 @@ class Weights(Audit):
         return Findings()
 
     @override
-    def rows(self, model: str, event: int, found: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
+    def rows(self, model: str, event: int, findings: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
         return []
 
     @override
@@ -58,12 +58,12 @@ class Weights(Audit):
         self, kind: str, event: int, run: Findings, reference: Findings, losses_before: Mapping[str, np.ndarray]
     ) -> list[Row]:
         """Return distances; none where a strategy has grown to another number of weights than the reference."""
-        own, other = run.stream["weights"], reference.stream["weights"]
-        if len(own) != len(other):
+        weights, reference_weights = run.stream["weights"], reference.stream["weights"]
+        if len(weights) != len(reference_weights):
             return []
-        layers = layer_distances(own, other, self.setting.make_model().slices)
-        whole = layer_distances(own, other, {"all": slice(None)})["all"]
+        layers = layer_distances(weights, reference_weights, self.setting.make_model().slices)
+        whole = layer_distances(weights, reference_weights, {"all": slice(None)})["all"]
         return [
-            row(event, kind, "stream", "layer_distance", whole, len(own)),
+            row(event, kind, "stream", "layer_distance", whole, len(weights)),
             row(event, kind, "stream", "layer_distance_max", max(layers.values()), len(layers)),
         ]

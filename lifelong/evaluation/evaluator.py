@@ -138,7 +138,7 @@ class Evaluator:
             findings = {a.name: a.look(strategy, event) for a in self._audits}
         else:
             findings = {}
-        return {name: found for name, found in findings.items() if found.requests or found.stream}
+        return {name: f for name, f in findings.items() if f.requests or f.stream}
 
 
 def _array(parts: list[torch.Tensor]) -> np.ndarray:

@@ -59,9 +59,9 @@ class Outputs:
         """Return all but scores and losses by names that can stand in one file; `with_stored` reads them."""
         arrays = {f"details/{name}": values for name, values in self.details.items()}
         arrays |= {f"records/{name}": values for name, values in self.records.items()}
-        for audit, found in self.audits.items():
-            arrays |= {f"audits/{audit}/requests/{name}": values for name, values in found.requests.items()}
-            arrays |= {f"audits/{audit}/stream/{name}": values for name, values in found.stream.items()}
+        for audit, findings in self.audits.items():
+            arrays |= {f"audits/{audit}/requests/{name}": values for name, values in findings.requests.items()}
+            arrays |= {f"audits/{audit}/stream/{name}": values for name, values in findings.stream.items()}
         return arrays
 
 

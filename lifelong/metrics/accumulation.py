@@ -170,10 +170,10 @@ class Accumulation:
             [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:-1]]
         )
         for u in known:
-            own = past[bisect_left(self._events, since[u]) - offset :, u]
-            self.first[u] = own[0]
-            self.previous[u] = own[-1]
-            self.best[u] = np.nan if len(own) < 2 else np.nanmax(own[:-1]) if np.isfinite(own[:-1]).any() else np.nan
+            curve = past[bisect_left(self._events, since[u]) - offset :, u]
+            earlier = curve[:-1]
+            self.first[u], self.previous[u] = curve[0], curve[-1]
+            self.best[u] = np.nanmax(earlier) if np.isfinite(earlier).any() else np.nan
 
     def _rows(
         self,

@@ -224,11 +224,11 @@ def joint_rows(
     """Return MUSE's PrivLeak on all that was deleted until now, which the reference has never seen."""
     if "min_k" not in run.records or "min_k" not in reference.records or not due:
         return []
-    own, n = joint_auc(detailed, due, run)
-    other, _ = joint_auc(detailed, due, reference)
-    if own is None or other is None:
+    run_auc, n = joint_auc(detailed, due, run)
+    reference_auc, _ = joint_auc(detailed, due, reference)
+    if run_auc is None or reference_auc is None:
         return []
-    return [row(event, kind, "requests", "joint_priv_leak", priv_leak(own, other), n, _ALL_TOLD)]
+    return [row(event, kind, "requests", "joint_priv_leak", priv_leak(run_auc, reference_auc), n, _ALL_TOLD)]
 
 
 def gap_rows(
@@ -256,7 +256,7 @@ def gap_rows(
         test = ks_2samp(*sides) if len(sides[0]) else None
         for metric, value in (("ks_distance", test and test.statistic), ("forget_quality", test and test.pvalue)):
             rows.append(row(event, kind, name, metric, value, len(sides[0]), NO_WRONG))
-    own, other = (next((r.value for r in rows if r.metric == "min_k_auc"), None) for rows in (run_rows, reference_rows))
-    if own is not None and other is not None:
-        rows.append(row(event, kind, name, "priv_leak", priv_leak(own, other), n, _ALL_TOLD))
+    aucs = [next((r.value for r in side if r.metric == "min_k_auc"), None) for side in (run_rows, reference_rows)]
+    if aucs[0] is not None and aucs[1] is not None:
+        rows.append(row(event, kind, name, "priv_leak", priv_leak(aucs[0], aucs[1]), n, _ALL_TOLD))
     return rows

@@ -256,13 +256,13 @@ def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detaile
     event, name, n = run.event, request.name, len(request.forget)
     rows = []
     if is_private(request):
-        own, other = run.quality(request), reference.quality(request)
+        run_quality, reference_quality = run.quality(request), reference.quality(request)
         values: list[float | None] = [None] * 6
-        if own is not None and other is not None:
-            factors = tow_factors(own, other)
-            confidence = 1 - abs(own.mia - other.mia)
+        if run_quality is not None and reference_quality is not None:
+            factors = tow_factors(run_quality, reference_quality)
+            confidence = 1 - abs(run_quality.mia - reference_quality.mia)
             tow_mia = confidence * factors[1] * factors[2]
-            values = [average_gap(own, other), float(np.prod(factors)), tow_mia, *factors]
+            values = [average_gap(run_quality, reference_quality), float(np.prod(factors)), tow_mia, *factors]
         names = ("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test")
         why = _NO_SIDES if "margins" in run.outputs.details else _NO_CLASS
         rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]

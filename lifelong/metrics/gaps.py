@@ -103,13 +103,13 @@ def request_gap_rows(
 
 def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
     """Return the run minus the reference, for every number that both have."""
-    own = {(r.subject, r.metric): r for r in run}
+    run_rows = {(r.subject, r.metric): r for r in run}
     rows = []
     for r in reference:
-        mine = own.get((r.subject, r.metric))
-        if mine is not None:
-            why = mine.reason or r.reason or ""
-            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _less(mine.value, r.value), r.n, why))
+        run_row = run_rows.get((r.subject, r.metric))
+        if run_row is not None:
+            why = run_row.reason or r.reason or ""
+            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _less(run_row.value, r.value), r.n, why))
     return rows
 
 

@@ -44,9 +44,11 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments) ->
             family = _family(p, name, points[0].kind, evaluator)
             wanted = {q: chain(p.stream, q) for q in points}
             for point, reference in family.compute(wanted):
-                own = lived.outputs(point.event)
-                rows += _gaps(p, point, own, reference) + _snapshot_gaps(p, point, own, reference, instruments.metrics)
-                rows += _audit_gaps(p, point, own, reference, instruments.audits, lived.losses_before)
+                outputs = lived.outputs(point.event)
+                rows += _gaps(p, point, outputs, reference) + _snapshot_gaps(
+                    p, point, outputs, reference, instruments.metrics
+                )
+                rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
                 if point.kind in DETAILED:
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
@@ -149,29 +151,29 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
     )
 
 
-def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[Row]:
+def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs) -> list[Row]:
     """Return the rows of one reference at one moment."""
     plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
     detailed, due = plan.detailed(event), plan.due(event)
     rows = []
     if kind != "no-op":
-        rows += stream_gap_rows(event, kind, own, reference, plan, measure)
+        rows += stream_gap_rows(event, kind, run, reference, plan, measure)
         rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
         if kind in ("retrained", "retrained-2"):  # the others have seen it
-            rows += answers.joint_rows(event, kind, due, detailed, own, reference)
+            rows += answers.joint_rows(event, kind, due, detailed, run, reference)
     for number, request in enumerate(plan.requests):
         if point.request not in {None, number} or not request.event <= event < request.until:
             continue
         # A request has a curve of gaps: every later reference is held against it, too.
-        rows += request_gap_rows(event, kind, request, own, reference, plan, measure)
+        rows += request_gap_rows(event, kind, request, run, reference, plan, measure)
         if request in due:
-            rows += distance_rows(event, kind, request, detailed, own, reference)
-            rows += answers.gap_rows(event, kind, request, detailed, own, reference, plan.averaged)
+            rows += distance_rows(event, kind, request, detailed, run, reference)
+            rows += answers.gap_rows(event, kind, request, detailed, run, reference, plan.averaged)
     return rows
 
 
 def _snapshot_gaps(
-    p: Prepared, point: Point, own: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]
+    p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]
 ) -> list[Row]:
     """Return what the metrics of one model at one moment say of the reference, and of the run minus the reference."""
     if point.kind == "no-op":
@@ -182,7 +184,7 @@ def _snapshot_gaps(
         reference_rows = metric(Snapshot(point.kind, point.event, reference, *more))
         rows += [
             *reference_rows,
-            *gap_rows(point.kind, metric(Snapshot("run", point.event, own, *more)), reference_rows),
+            *gap_rows(point.kind, metric(Snapshot("run", point.event, run, *more)), reference_rows),
         ]
     return rows
 
@@ -190,7 +192,7 @@ def _snapshot_gaps(
 def _audit_gaps(
     p: Prepared,
     point: Point,
-    own: Outputs,
+    run: Outputs,
     reference: Outputs,
     audits: Sequence[Audit],
     losses_before: Mapping[str, np.ndarray],
@@ -199,15 +201,15 @@ def _audit_gaps(
     rows: list[Row] = []
     event, kind = point.event, point.kind
     for audit in audits:
-        if kind not in audit.beside or audit.name not in own.audits or audit.name not in reference.audits:
+        if kind not in audit.beside or audit.name not in run.audits or audit.name not in reference.audits:
             continue
-        mine, other = own.audits[audit.name], reference.audits[audit.name]
-        reference_rows = audit.rows(kind, event, other, losses_before)
-        run_rows = audit.rows("run", event, mine, losses_before)
-        found = [*reference_rows, *gap_rows(kind, run_rows, reference_rows)]
-        found += audit.rows_beside(kind, event, mine, other, losses_before)
+        run_findings, reference_findings = run.audits[audit.name], reference.audits[audit.name]
+        run_rows = audit.rows("run", event, run_findings, losses_before)
+        reference_rows = audit.rows(kind, event, reference_findings, losses_before)
+        audit_rows = [*reference_rows, *gap_rows(kind, run_rows, reference_rows)]
+        audit_rows += audit.rows_beside(kind, event, run_findings, reference_findings, losses_before)
         subject = None if point.request is None else p.plan.requests[point.request].name
-        rows += [r for r in found if subject in {None, r.subject}]
+        rows += [r for r in audit_rows if subject in {None, r.subject}]
     return rows
 
 
@@ -228,9 +230,9 @@ def _mean_gaps(p: Prepared, rows: list[Row], audits: Sequence[Audit]) -> list[Ro
     detailed = tuple(m for m in (*_MEANT, *(m for a in audits for m in a.averaged)) if m in there)
     result = []
     for kind in dict.fromkeys(r.model for r in rows):
-        mine = [r for r in rows if r.model == kind and r.subject in served]
-        immediate = [r for r in mine if r.event == served[r.subject]]
-        final = [r for r in mine if r.event == last]
+        of_requests = [r for r in rows if r.model == kind and r.subject in served]
+        immediate = [r for r in of_requests if r.event == served[r.subject]]
+        final = [r for r in of_requests if r.event == last]
         for label, chosen in (("immediate", immediate), ("final", final)):
             more = detailed if kind in DETAILED else ()
             if label == "immediate" and kind == "retrained":

@@ -19,6 +19,8 @@ from lifelong.study.config import StudyConfig, lay_out
 from streams.config import parse
 from streams.errors import ConfigError
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
 OBJECTIVE = '''"""Classification, scored by whether the label is among the two most likely classes."""
 
 from dataclasses import replace
@@ -82,6 +84,53 @@ class Halve(Unlearner):
 '''
 
 
+SAMPLING = """
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from strategies.measurement import Measurement, Predict
+from strategies.metric import Metric
+
+METRICS = {"painted_right": Metric("Share of images painted for a request's labels that show them.", "share", "reference")}
+
+
+class _Painted(Measurement):
+    averaged: ClassVar[Mapping[str, Metric]] = METRICS
+
+    def __init__(self, means: torch.Tensor) -> None:
+        self._means = means
+
+    def records(self, predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
+        noise = torch.from_numpy((Key(0) / "paint").normals(batch.ids.numpy(), batch.x[0].numel())).to(batch.x)
+        image, levels = noise, torch.linspace(1, 0.2, 6)
+        for level in levels:
+            angle = 0.5 * math.pi * level
+            # the inputs are chosen so that what the model sees is the image so far with noise of that level
+            x = (image - angle.sin() * noise) / angle.cos().clamp(min=1e-3)
+            extra = {"level": level.expand(len(batch)), "noise": noise}
+            clean = predict(replace(batch, x=((x + 1) / 2).view_as(batch.x), extra=extra))
+            image = angle.cos() * clean + angle.sin() * noise
+        judged = torch.cdist((clean + 1) / 2, self._means).argmin(1)
+        return {"painted_right": (judged == batch.y).float().numpy()}
+
+
+_for_data = Denoising.for_data.__func__
+
+
+def _with_means(cls, config, source, task_classes, device):
+    objective = _for_data(cls, config, source, task_classes, device)
+    x, labels = source.x[~source.is_test].flatten(1), source.class_ids[~source.is_test]
+    objective.means = torch.stack([x[labels == c].mean(0) for c in range(source.num_classes)])
+    return objective
+
+
+Denoising.for_data = classmethod(_with_means)
+Denoising.measurements = lambda self: (_Painted(self.means),)
+"""
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("mine")
@@ -140,14 +189,12 @@ def test_the_catalogue_of_a_run_describes_them(config: RunConfig) -> None:
         describe("average_top_two")
 
 
-def test_a_report_explains_them_without_the_files(run: lifelong.Run) -> None:
-    assert read_manifest(run.folder)["metrics"]["measures"].keys() == {"top_two"}
-    Path(run.config.objective.name).rename(Path(run.config.objective.name).with_suffix(".gone"))
-    try:
-        page = write_report(run).read_text(encoding="utf-8")
-        assert gather(run).catalogue.is_share("top_two")
-    finally:
-        Path(run.config.objective.name).with_suffix(".gone").rename(Path(run.config.objective.name))
+def test_a_report_explains_them(run: lifelong.Run) -> None:
+    own = read_manifest(run.folder)["metrics"]
+    assert own["measures"].keys() == {"top_two"}
+    assert own["metrics"].keys() == {"steadiness", "halvings"}
+    assert gather(run).catalogue.is_share("top_two")
+    page = write_report(run).read_text(encoding="utf-8")
     assert "label is among the two most likely classes" in page
     assert "whose class stays when the input is halved" in page
     assert "How often the weights were halved." in page
@@ -169,3 +216,28 @@ def study_of(config: RunConfig, metric: str, folder: Path) -> StudyConfig:
     criterion = {"name": "c", "metric": metric, "of": "mine", "above": 0}
     base = config.model_dump(mode="json", exclude_unset=True)
     return parse(StudyConfig, {"name": "mine", "claim": "it works", "base": base, "criteria": [criterion]})
+
+
+def test_images_sampled_from_a_denoiser_are_a_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many forward passes from noise to an image, judged by the nearest mean of a class; the evaluator knows no more."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "denoising.py").write_text((FIXTURES / "denoising.py").read_text() + SAMPLING)
+    run = lifelong.run(
+        parse(
+            RunConfig,
+            {
+                "source": {"name": "digits", "classes": [0, 1, 7]},
+                "scenario": {"name": "class-incremental", "experiences": 3},
+                "schedule": {"name": "explicit", "requests": [{"after": 3, "scope": "class", "keys": [1]}]},
+                "objective": str(tmp_path / "denoising.py"),
+                "model": str(FIXTURES / "denoiser.py"),
+                "training": {"epochs": 20, "optimizer": "adam", "lr": 0.003},
+                "strategies": {"mine": {"learner": {"name": "replay", "memory": 60}, "unlearner": "retrain"}},
+            },
+        ),
+        tmp_path / "runs",
+    )
+    painted = {model: last(run, "painted_right", "request-0", model).value for model in ("run", "retrained")}
+    assert painted["run"] == painted["retrained"], "retraining is exact"
+    assert 0 <= (painted["run"] or 0.0) <= 1
+    assert "painted_right" in gather(run).catalogue.metrics
