@@ -78,8 +78,8 @@ class EvaluationConfig(Config):
     """Make the audits after every that many of the events at which requests are measured in detail; and always after
     the last event."""
     detailed_every: int | None = Field(None, ge=1)
-    """In text, every earlier request is measured in detail again after each request and at the end; with a number also
-    after every that many events, whatever they are."""
+    """In text (wherever an objective's measurements follow requests) every earlier request is measured in detail again
+    after each request and at the end; with a number also after every that many events, whatever they are."""
     metrics: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
     """Metrics of your own beside those that are always measured: files, as in ./my_metric.py."""
     seed: int = Field(0, ge=0)

@@ -45,9 +45,7 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments) ->
             wanted = {q: chain(p.stream, q) for q in points}
             for point, reference in family.compute(wanted):
                 outputs = lived.outputs(point.event)
-                rows += _gaps(p, point, outputs, reference) + _snapshot_gaps(
-                    p, point, outputs, reference, instruments.metrics
-                )
+                rows += _gaps(p, point, outputs, reference, instruments.metrics)
                 rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
                 if point.kind in DETAILED:
                     rows += lived.rows_beside(point, reference)
@@ -151,13 +149,14 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
     )
 
 
-def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs) -> list[Row]:
+def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]) -> list[Row]:
     """Return the rows of one reference at one moment."""
     plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
     detailed, due = plan.detailed(event), plan.due(event)
     rows = []
     if kind != "no-op":
         rows += stream_gap_rows(event, kind, run, reference, plan, measure)
+        rows += _snapshot_gaps(p, point, run, reference, metrics)
         rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
         if kind in ("retrained", "retrained-2"):  # the others have seen it
             rows += answers.joint_rows(event, kind, due, detailed, run, reference)
@@ -176,8 +175,6 @@ def _snapshot_gaps(
     p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]
 ) -> list[Row]:
     """Return what the metrics of one model at one moment say of the reference, and of the run minus the reference."""
-    if point.kind == "no-op":
-        return []
     rows: list[Row] = []
     more = (p.plan, p.stream, p.setting.objective.measure)
     for metric in metrics:
