@@ -207,6 +207,8 @@ def _named(config: RunConfig) -> Iterator[tuple[str, Named, str]]:
         for plugin in strategy.learner:
             yield "learners", plugin, f"{where}.learner.{plugin.name}"
         yield "unlearners", strategy.unlearner, f"{where}.unlearner"
+        if strategy.guard is not None:
+            yield "guards", strategy.guard, f"{where}.guard"
     for kind, added in (("audits", config.evaluation.audits), ("metrics", config.evaluation.metrics)):
         for named in added:
             yield kind, named, f"evaluation.{kind}.{named.name}"

@@ -57,6 +57,14 @@ METRICS: dict[str, Metric] = {
         0.0,
     ),
     "exact": Metric("Whether service claims to be exact (in bits or in law).", "0 or 1", "higher", 1.0),
+    "weights_erased": Metric(
+        "0 where the request left weights that derive from its samples as they were, bit for bit: what was learned "
+        "stays in the weights, and at most something beside them hides it (a guard, or nothing at all). 1 where they "
+        "were changed, rebuilt or thrown away, or where none derived from the samples; it does not say how well.",
+        "0 or 1",
+        "higher",
+        1.0,
+    ),
     "attribution": Metric(
         "Accuracy on the forget set in the life without the request, minus the run's, over the same minus the "
         "retrained reference's: 1 where the request closed the gap, 0 where it did nothing (needs both references).",
@@ -141,6 +149,7 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
         row(event, "run", request.name, "latency", latency, n),
         row(event, "run", request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
         row(event, "run", request.name, "exact", float(exact), 1),
+        row(event, "run", request.name, "weights_erased", float(outcome.weights_erased), 1),
     ]
 
 

@@ -27,8 +27,8 @@ METRICS: dict[str, Metric] = {
         "neither",
         0.5,
     ),
-    "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
-    "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, by resampling lives.", "AUC", "neither"),
+    "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, from pairs of twin lives.", "AUC", "neither"),
+    "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, from pairs of twin lives.", "AUC", "neither"),
     "ulira_accuracy": Metric(
         "Balanced accuracy of U-LiRA, calling a sample known where its likelihood ratio is above 1.",
         "share",
@@ -44,8 +44,8 @@ METRICS: dict[str, Metric] = {
         "neither",
         0.5,
     ),
-    "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
-    "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, by resampling lives.", "AUC", "neither"),
+    "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, from pairs of twin lives.", "AUC", "neither"),
+    "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, from pairs of twin lives.", "AUC", "neither"),
     "rmia_tpr_1": Metric("True positive rate of RMIA at 1 % false positives.", "share", "neither", 0.01),
     "klom_median": Metric(
         "Median over forgotten samples of KLoM: divergence of the log odds in lives that unlearned the sample from "

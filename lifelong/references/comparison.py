@@ -22,9 +22,10 @@ from lifelong.metrics.snapshots.corrective import recovery_rows
 from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
-from lifelong.setup.build import make_setting, make_strategy
+from lifelong.setup.build import make_strategy
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
+from strategies.base import Strategy
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
@@ -32,10 +33,33 @@ _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
 
-def compare(p: Prepared, name: str, record: Record, instruments: Instruments) -> tuple[list[Row], Cost]:
+class Untrained:
+    """What an untrained network predicts, of a seed that no model here has: the same for all strategies of a run."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
+        """Build nothing until it is asked."""
+        self._p, self._evaluator = p, evaluator
+        self._strategy: Strategy | None = None
+        self._probabilities: dict[int, np.ndarray] = {}
+
+    def probabilities(self, event: int) -> np.ndarray:
+        """Return its distributions ``[D, K]`` at the detailed positions of an event; empty where it has none."""
+        p = self._p
+        if self._strategy is None:
+            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
+            self._strategy = make_strategy(StrategyConfig(), p.setting_of(seed), "references")
+        if event not in self._probabilities:
+            distributions = self._evaluator.probabilities(self._strategy, p.plan.detailed(event))
+            self._probabilities[event] = np.zeros((0, 0)) if distributions is None else distributions
+        return self._probabilities[event]
+
+
+def compare(
+    p: Prepared, name: str, record: Record, instruments: Instruments, untrained: Untrained
+) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
     evaluator, measure = instruments.evaluator, p.setting.objective.measure
-    lived = _Lived(p, record, evaluator)
+    lived = _Lived(p, record, untrained)
     rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
@@ -59,14 +83,13 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments) ->
 class _Lived:
     """What the strategy left behind, for being looked at beside references."""
 
-    def __init__(self, p: Prepared, record: Record, evaluator: Evaluator) -> None:
-        self._p, self._record, self._evaluator = p, record, evaluator
+    def __init__(self, p: Prepared, record: Record, untrained: Untrained) -> None:
+        self._p, self._record, self._untrained = p, record, untrained
         self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
         before = {r.name: p.plan.num_outputs(r.event - 1) - 1 for r in p.plan.requests}
         self.losses_before = {name: self._losses[index] for name, index in before.items()}
-        self._random: dict[int, np.ndarray] = {}
         self._run_detailed: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
@@ -83,9 +106,9 @@ class _Lived:
         rows: list[Row] = []
         first = event not in self._run_detailed
         run = self._run_detailed.setdefault(
-            event, Detailed("run", event, self.outputs(event), plan, self._fresh(event))
+            event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
         )
-        other = Detailed(kind, event, reference, plan, self._fresh(event))
+        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
         if first:
             rows += run.calibration()
             for request in plan.due(event):
@@ -102,17 +125,6 @@ class _Lived:
                 rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
         return rows
 
-    def _fresh(self, event: int) -> np.ndarray:
-        """Return what an untrained network, of a seed that no model here has, predicts at the detailed positions."""
-        if event not in self._random:
-            p = self._p
-            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
-            setting = make_setting(p.config, p.stream, seed)
-            fresh = make_strategy(StrategyConfig(), setting, "references")
-            probabilities = self._evaluator.probabilities(fresh, p.plan.detailed(event))
-            self._random[event] = np.zeros((0, 0)) if probabilities is None else probabilities
-        return self._random[event]
-
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
     """Return what computes a reference and all its relatives."""
@@ -122,7 +134,7 @@ def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -
 
 def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run."""
-    setting = make_setting(p.config, p.stream, seed)
+    setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
     afterwards = {"seed", "metrics"}  # what is made of outputs

@@ -14,8 +14,9 @@ from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import Line
 from lifelong.study.jobs import Job
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Components, Difference, Verdict
+from lifelong.study.verdicts import Components
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,8 +149,8 @@ class Lives:
     Attributes:
         study: the study.
         points: the grid, as far as runs have begun.
-        verdicts, differences, components: what criteria, comparisons and variances came to, on the lives that are
-            finished.
+        validity, verdicts, differences, components: what gates, criteria, comparisons and variances came to, on the
+            lives that are finished.
         strategies: names, in the order of the study.
         unfinished: jobs that are not done, and how far each is.
         manifests: of all runs that have begun.
@@ -159,6 +160,7 @@ class Lives:
 
     study: Study
     points: tuple[Point, ...]
+    validity: tuple[Verdict, ...]
     verdicts: tuple[Verdict, ...]
     differences: tuple[Difference, ...]
     components: tuple[Components, ...]

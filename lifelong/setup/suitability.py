@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 
 import numpy as np
 
-from strategies.base import EVERYTHING, Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.base import EVERYTHING, Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw
+from strategies.parts.fit import Training
 from streams.config import Config, parse, resolve
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -20,13 +22,15 @@ from streams.ledger import Ledger
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
 
-Part = Strategy | Learner | Plugin | Unlearner
+Part = Strategy | Learner | Plugin | Unlearner | Guard
 
 
 def part_of(kind: str, module: ModuleType) -> type[Part]:
-    """Return the class that a module of learners, unlearners or isolated strategies holds; it need not be built."""
+    """Return the class that a module of methods holds; it need not be built."""
     if kind == "unlearners":
         return class_of(module, Unlearner)  # type: ignore[type-abstract]
+    if kind == "guards":
+        return class_of(module, Guard)  # type: ignore[type-abstract]
     if kind == "isolated":
         return class_of(module, Strategy)  # type: ignore[type-abstract]
     if any(
@@ -55,7 +59,7 @@ def check_support(kind: str, name: str, options: Config, setting: Setting, where
     """Refuse a method that cannot serve what the objective predicts, before it is built.
 
     Args:
-        kind: learners, unlearners or isolated.
+        kind: learners, unlearners, guards or isolated.
         name: what the configuration calls it.
         options: its own, which may name another method that it runs.
         setting: what it would be built in.
@@ -82,7 +86,7 @@ def those_that_can(
     """Return the tail of a message: the methods of a kind that can be built as they are, and serve the objective.
 
     Args:
-        kind: learners, unlearners or isolated.
+        kind: learners, unlearners, guards or isolated.
         setting: what they would be built in.
         plugins: names of the learner's plugins; an unlearner that needs others is left out.
         can: what is asked of an unlearner beside.
@@ -100,6 +104,27 @@ def those_that_can(
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
             found.append(name)
     return f"Those that can: {', '.join(found)}."
+
+
+def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:
+    """Refuse options of training that an isolated strategy would pass over.
+
+    Args:
+        strategy: what is to be built, with what it declares.
+        name: what it is called in the configuration.
+        training: of the run.
+        where: configuration key, for the message.
+
+    Raises:
+        ConfigError: names the option, and why it can have no effect.
+    """
+    for key, reason in strategy.unheeded.items():
+        value, default = getattr(training, key), Training.model_fields[key].default
+        if value != default:
+            raise ConfigError(
+                f"{where}: {name} cannot heed training.{key}: {json.dumps(value)}, since {reason}. Set it to "
+                f"{json.dumps(default)}, or leave {name} out of this run."
+            )
 
 
 def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], where: str) -> None:

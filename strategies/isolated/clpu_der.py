@@ -16,14 +16,15 @@ from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.model import FlatModel
+from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import RequestError, TrainingError
+from streams.errors import RequestError
 from streams.events import DeletionRequest, Experience
 from streams.positions import positions_in
-from streams.randomness import Key, seeded_torch
+from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -252,21 +253,21 @@ class ClpuDer(Strategy):
         size = max(1, training.batch_size // max(1, len(others)))
         replay = _Replay(self, others, size, steps, key / "replay", door)
         optimizer = make_optimizer(training, model.parameters)
-        model.train(bn_mode=training.bn_mode)
-        samples, loss = 0, torch.zeros(())
-        with seeded_torch(key / "noise"):
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self.dark(model, task, own[0].part(0, size))
+
+        loss = torch.zeros(())
+        with passes(model, training, key / "noise", loss_of) as passed:
             for step in range(steps):
                 batch = own[step]
                 loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
                 model.gradient.zero_()
                 loss.backward()
-                if training.clip_norm is not None:
-                    model.gradient.mul_((training.clip_norm / (model.gradient.norm() + 1e-6)).clamp(max=1.0))
-                optimizer.step(model.parameters, model.gradient)
-                samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
-        if not bool(model.parameters.isfinite().all()):
-            raise TrainingError(f"{experience.name} diverged while it became permanent. Lower training.lr or alpha.")
-        return Outcome(steps=steps, forward=samples, backward=samples, losses={"loss": float(loss.detach())})
+                optimizer.step(model.parameters, passed.clip(model.gradient))
+                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
+                passed.done(loss)
+        return passed.outcome(model.parameters, losses={"loss": float(loss.detach())})
 
     @torch.no_grad()
     def _score(self, model: FlatModel, batch: Batch) -> float:

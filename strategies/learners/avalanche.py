@@ -346,7 +346,9 @@ def _check_loop(training: Training, objective: ClassObjective) -> None:
         ("objective.mask", objective.training_mask, "none"),
     ):
         if value != plain:
-            raise ConfigError(f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}.")
+            raise ConfigError(
+                f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}; set it to {plain!r}."
+            )
 
 
 def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:

@@ -1,7 +1,7 @@
 """Every strategy there is, found by the registry, on one short life of real digits, watched at the door.
 
-A new learner, unlearner or isolated strategy needs nothing here: it is discovered, built with its defaults (or with
-the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
+A new learner, unlearner, guard or isolated strategy needs nothing here: it is discovered, built with its defaults (or
+with the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ TEXT_LEARNERS: dict[str, dict[str, Any]] = {
         "sft_epochs": 1,
     },
 }
-# Isolated strategies that work on text alone, likewise.
-ISOLATED_TEXT: dict[str, dict[str, Any]] = {
+# Guards, all of which work on text alone, likewise.
+GUARDS_TEXT: dict[str, dict[str, Any]] = {
     "o3": {"epochs": 1, "rank": 4, "encoder": {"rank": 4}},
     "in-context": {},
 }
@@ -258,7 +258,7 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
     },
     "o3(resume, frozen encoder)": {
-        "isolated": {
+        "guard": {
             "name": "o3",
             "epochs": 1,
             "rank": 4,
@@ -268,8 +268,22 @@ ON_TEXT: dict[str, dict[str, Any]] = {
             "encoder": {"rank": 4, "epochs": 0},
         }
     },
-    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
-    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
+    "in-context(all)": {"guard": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"guard": {"name": "in-context", "form": "refusal"}},
+    "replay+ewc+o3": {
+        "learner": [{"name": "replay", "memory": 10, "batch": 4}, {"name": "ewc", "fisher": "batch"}],
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "o-lora+retrain+o3": {
+        "learner": {"name": "o-lora", "rank": 4},
+        "unlearner": "retrain",
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "lora+gradient-ascent+in-context": {
+        "learner": {"name": "lora", "rank": 4},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+        "guard": "in-context",
+    },
     "adapt-infinity+retrain": {
         "learner": {
             "name": "adapt-infinity",
@@ -323,6 +337,11 @@ class Candidate:
         return class_of(load("unlearners", self.config.unlearner.name), Unlearner)
 
     @property
+    def forgets(self) -> bool:
+        """Whether it is a learner together with an unlearner that does something."""
+        return self.config.isolated is None and self.config.unlearner.name != "none"
+
+    @property
     def supports(self) -> frozenset[str]:
         """What all of its parts declare that a model may predict."""
         if self.config.isolated is not None:
@@ -333,7 +352,8 @@ class Candidate:
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
-        return ("numbers" if form.startswith("regression") else "classes") in self.supports
+        kind = "tokens" if form in ("text", "pictures") else "numbers" if form.startswith("regression") else "classes"
+        return kind in self.supports
 
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""
@@ -360,7 +380,7 @@ def candidates() -> list[Candidate]:
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
-    for isolated in sorted(set(entries("isolated")) - set(ISOLATED_TEXT)):
+    for isolated in sorted(entries("isolated")):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
@@ -377,14 +397,23 @@ def text_candidates() -> list[Candidate]:
         if unlearner == "teacher-revert":  # it goes back to what this one keeps
             learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
         found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
-    for isolated, options in ISOLATED_TEXT.items():
-        found[isolated] = {"isolated": {"name": isolated, **options}}
+    for guard, options in GUARDS_TEXT.items():
+        found[f"naive+{guard}"] = {"learner": "naive", "guard": {"name": guard, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
 def picture_candidates() -> list[Candidate]:
     """A few strategies on text with pictures."""
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in ON_PICTURES.items()]
+
+
+def learning_halves() -> list[tuple[Candidate, str]]:
+    """Everything that learns, once, and a world for it: learners without an unlearner, and isolated strategies."""
+    learners = [f"{n}+none" for n in entries("learners")]
+    names = {*learners, *entries("isolated")}
+    found = [(c, "class-incremental") for c in candidates()] + [(c, "text") for c in text_candidates()]
+    of_text = {*(f"{n}+none" for n in TEXT_LEARNERS)}
+    return [(c, place) for c, place in found if c.name in names and (c.name in of_text) == (place == "text")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -663,15 +692,18 @@ def life_of(world: World, candidate: Candidate) -> Lived:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--own", metavar="KIND=FILE", help="test that learner, unlearner or isolated strategy instead")
+    parser.addoption(
+        "--own", metavar="KIND=FILE", help="test that learner, unlearner, guard or isolated strategy instead"
+    )
 
 
 def own_candidates(own: str) -> list[Candidate]:
-    """What is to be tested of a file outside the project: a learner with two unlearners, an unlearner on replay."""
+    """What is to be tested of a file of one's own: a learner with two unlearners, an unlearner or a guard on replay."""
     kind, _, file = own.partition("=")
     strategies: dict[str, list[dict[str, Any]]] = {
         "learners": [{"learner": file, "unlearner": "retrain"}, {"learner": file, "unlearner": "none"}],
         "unlearners": [{"learner": "replay", "unlearner": file}],
+        "guards": [{"learner": "replay", "guard": file}],
         "isolated": [{"isolated": file}],
     }
     if kind not in strategies:
@@ -680,9 +712,14 @@ def own_candidates(own: str) -> list[Candidate]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    own = metafunc.config.getoption("--own", None)
+    if "half" in metafunc.fixturenames:
+        halves = learning_halves()
+        if own is not None:
+            halves = [(c, "class-incremental") for c in own_candidates(own) if not c.forgets]
+        metafunc.parametrize(("half", "place"), halves, ids=[c.name for c, _ in halves])
     if "candidate" not in metafunc.fixturenames:
         return
-    own = metafunc.config.getoption("--own", None)
     every = candidates() if own is None else own_candidates(own)
     if "form" in metafunc.fixturenames:
         pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]

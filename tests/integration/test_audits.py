@@ -126,6 +126,7 @@ BESIDE = {
         "latency",
         "exposure",
         "exact",
+        "weights_erased",
         "collateral",
         "collateral_mean",
         "retained_drop",

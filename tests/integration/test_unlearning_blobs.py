@@ -893,9 +893,12 @@ def test_blindspot_leaves_its_proxy_alone_and_reads_no_forgotten_target(monkeypa
     proxy, weights = proxies[0]
     assert torch.equal(proxy.parameters, weights)
     assert len(proxy.network.body[0]._forward_hooks) == 0
-    with pytest.raises(ConfigError, match=r"salun is for classification alone.*Those that can: .*blindspot"):
+    with pytest.raises(
+        ConfigError,
+        match=r"predict classes and images and tokens; this one predicts numbers.*Those that can: blindspot",
+    ):
         fx.served({"name": "salun"}, request)
-    with pytest.raises(ConfigError, match="blindspot is for regression alone"):
+    with pytest.raises(ConfigError, match="blindspot is for models that predict numbers"):
         blobs().served({"name": "blindspot"}, blobs().request(*CLASS_0))
 
 

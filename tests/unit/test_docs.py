@@ -51,7 +51,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 5
+    assert len(examples()) == 6
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -79,15 +79,16 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
 
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "two_layers", "weakest_units", "pruned")]
+    names = ("shrink", "noise", "nearby", "two_layers", "weakest_units", "pruned")
+    files = [tmp_path / f"{name}.py" for name in names]
     for file, text in zip(files, examples(), strict=True):
         file.write_text(text, encoding="utf-8")
-    learner, unlearner, model, metric, audit = map(str, files)
+    learner, unlearner, guard, model, metric, audit = map(str, files)
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "periodic", "limit": 1},
         "model": {"name": model, "width": 8},
-        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner}},
+        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner, "guard": guard}},
         "evaluation": {"metrics": [{"name": metric, "units": 2}], "audits": {"name": audit, "share": 0.2}},
         "references": {"kinds": ["retrained", "no-op"]},
     }
@@ -112,6 +113,34 @@ def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkey
     files[1].write_text(examples()[1].replace("0.01", "0.5"), encoding="utf-8")
     again = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert again.folder != run.folder
+
+
+def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "nearby.py"
+    file.write_text(examples()[2], encoding="utf-8")
+    config = {
+        "scenario": "joint",
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "class", "keys": [3], "again_after": 1}]},
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {"epochs": 20, "lr": 0.2},
+        "strategies": {"bare": {"unlearner": "none"}, "theirs": {"guard": str(file)}},
+        "references": {"kinds": []},
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    at = {
+        (name, r.event, r.metric): r.value
+        for name, table in run.tables.items()
+        for r in table.rows
+        if r.subject in ("stream", "request-0", "event")
+    }
+    assert at["bare", 1, "forget_test_accuracy"] > 0.8
+    assert at["theirs", 1, "forget_test_accuracy"] < 0.1
+    assert at["theirs", 1, "average_accuracy"] > at["bare", 1, "average_accuracy"] - 0.05
+    assert at["theirs", 1, "weights_erased"] == 0
+    assert at["theirs", 1, "state_bytes"] > at["bare", 1, "state_bytes"]
+    for metric in ("average_accuracy", "state_bytes"):  # what is learned again is hidden no longer
+        assert at["theirs", 2, metric] == at["bare", 2, metric]
 
 
 def test_every_page_that_is_linked_exists() -> None:
@@ -142,5 +171,5 @@ def test_numbers_in_choosing_are_those_of_studies() -> None:
 
 def test_choosing_names_everything_that_forgets() -> None:
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
-    for kind in ("unlearners", "isolated"):
+    for kind in ("unlearners", "guards", "isolated"):
         assert [name for name in entries(kind) if f"`{name}`" not in page] == []

@@ -519,7 +519,7 @@ def test_what_does_not_fit_is_refused(world: World) -> None:
         Life(World(world.source, _with(world.setting, CausalLM(400, world.text, Config()))))
     for name in ("mix-cpt", "cpt-kl", "instruction-tuning"):
         parts = {"learner": name, "unlearner": "none"}
-        with pytest.raises(ConfigError, match="causal-lm"):
+        with pytest.raises(ConfigError, match="is for models that predict tokens; this one predicts classes"):
             make_strategy(parse(StrategyConfig, parts), _with(world.setting, Classification(3)), "mine")
     with pytest.raises(ConfigError, match="leave no share"):
         Life(world, instructions=0.7, preferences=0.3)

@@ -31,7 +31,6 @@ from strategies.isolated._supermasks import (
     superfluous,
     unpack,
 )
-from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training, observed
@@ -763,9 +762,6 @@ def test_options_that_contradict_each_other_are_refused(world: World) -> None:
     world.setting = replace(setting, objective=Regression())
     with pytest.raises(ConfigError, match="only classifiers can have more outputs"):
         world.strategy(supsup, outputs=20)
-    world.setting = replace(setting, objective=CausalLM(50))
-    with pytest.raises(ConfigError, match="causal-lm has none.*wordnet"):
-        world.strategy(exssnet)
     world.setting = setting
 
 
