@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.evaluation.plan import EvaluationPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.files import code_of
 from lifelong.setup.build import check_model, make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import check_instruments

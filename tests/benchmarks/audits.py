@@ -23,7 +23,8 @@ import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import EvaluationPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.measure import Measure
 from lifelong.references.shadows import shadow_rows
 from lifelong.setup.build import make_strategy

@@ -29,7 +29,7 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 
 import lifelong
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments

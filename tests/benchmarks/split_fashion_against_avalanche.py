@@ -24,7 +24,7 @@ from _common import Result, Side, arguments, cpu_seconds, interleave, ratio, rep
 from torch import nn
 
 from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.measure import Measure
 from lifelong.setup.build import make_setting, make_source, make_stream
 from lifelong.setup.build import make_strategy as make_ours

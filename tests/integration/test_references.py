@@ -10,7 +10,7 @@ import pytest
 
 import lifelong
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments
 from strategies.composed import Composed

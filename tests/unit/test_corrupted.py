@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.snapshots.corrective import recovery
 from lifelong.references.tree import Point, chain
 from lifelong.setup.build import make_strategy

@@ -18,7 +18,8 @@ import lifelong.metrics
 import streams
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import EvaluationPlan, RequestPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means

@@ -13,7 +13,7 @@ import torch
 from lifelong.audits.muse import Muse
 from lifelong.audits.reintroduce import ALIAS, Reintroduce
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
 from lifelong.formulas.language import priv_leak
 from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
