@@ -31,7 +31,7 @@ from streams.registry import KINDS, class_of, entries, load
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "studies" / "results"
 MARK = re.compile(r"<!-- (?!end)(.+?) -->(.*?)<!-- end -->", re.DOTALL)
-SKIPPED_KINDS = {"trackers"}  # chosen by flags of the command line, without options
+SKIPPED_KINDS = {"trackers", "metrics"}  # without options: flags of the command line, and what is always measured
 
 
 def configuration() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lifelong.config.run import RunConfig
-from lifelong.metrics.catalogue import MEASURES, describe
+from lifelong.metrics.catalogue import MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
 from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
 from lifelong.study.seeds import all_seeds
@@ -37,10 +37,11 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
         for name in strategies:
             if name not in names:
                 raise ConfigError(f"{where}: there is no strategy {name!r}. {closest(name, names)}")
-        try:
-            describe(quantity.metric)
-        except KeyError:
-            raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
+        if not any(catalogue_of(c.config).knows(quantity.metric) for c in admitted):
+            raise ConfigError(
+                f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md. A metric of your own must "
+                f"stand in METRICS of the file that makes it."
+            )
         if isinstance(quantity, Variance):
             _check_levels(where, quantity, study)
         kinds = {kind for c in admitted for kind in c.config.references.kinds} | {"run"}

@@ -10,7 +10,7 @@ import pytest
 
 import lifelong
 from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.catalogue import describe
 from lifelong.references.tree import Point, chain
 from lifelong.results.table import Table
