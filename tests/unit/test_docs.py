@@ -51,7 +51,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 6
+    assert len(examples()) == 7
 
 
 @pytest.mark.parametrize("number", [0, 1])
