@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -26,6 +26,7 @@ from streams.randomness import Key
 __all__ = [
     "Access",
     "Door",
+    "ExactAt",
     "Exactness",
     "Learner",
     "Lesson",
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 Targets = Literal["any", "classes", "numbers"]
 """What a model predicts."""
+
+ExactAt = Literal["always", "sometimes"]
+"""At which requests a strategy is exact: at every one; or at some, as others build on what is deleted."""
 
 State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
@@ -70,7 +74,19 @@ class Setting:
 
 
 class Strategy(ABC):
-    """How one model lives through a stream. Strategies never know that they are measured."""
+    """How one model lives through a stream. Strategies never know that they are measured.
+
+    What it declares are facts about it, at its options; tests hold it to them. None of them has to be declared.
+    """
+
+    exact: ExactAt | None = None
+    """At which requests it is exact. None: its outcomes say, and they say the same of all requests."""
+    state_grows: bool = False
+    """Whether its state grows with the experiences and requests that it has seen; it is bounded otherwise."""
+    reads_permanent_only: bool = False
+    """Whether the earlier samples that it may read are those of permanent experiences alone."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """Options with which it is small enough for tests; what is not named keeps its default."""
 
     @property
     @abstractmethod
@@ -130,6 +146,14 @@ class Learner(ABC):
 
     setting: Setting
     model: FlatModel
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    restores_by_reliving: bool = False
+    """Whether a checkpoint is restored by learning all that was learned once more, for it holds no inner state. After a
+    request that changed the weights in another way it cannot be restored."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     @property
     @abstractmethod
@@ -206,6 +230,13 @@ class Plugin(Hooks):
 
     on_text: ClassVar[bool] = True
     """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
+    trains_on: Literal["all", "choice", "draw"] = "all"
+    """What samples of an experience it trains on: all; a choice, in which those that are not chosen have a say; or a
+    draw by chance, in which they have none."""
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -289,6 +320,10 @@ class Unlearner(ABC):
     """What the model must predict."""
     on_text: bool = False
     """Whether one for classes works on rows of text, too, with answers in the place of labels."""
+    exact: ExactAt | None = None
+    """See `Strategy.exact`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""

@@ -83,6 +83,9 @@ class Subnetworks(Strategy, ABC):
     if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
     """
 
+    state_grows = True
+    test_options = {"density": 0.2}
+
     def __init__(
         self,
         config: SubnetworkConfig,
@@ -109,6 +112,7 @@ class Subnetworks(Strategy, ABC):
             raise ConfigError(
                 "erase: false leaves deleted data in the weights, so nothing can repair it; set repair: none."
             )
+        self.exact = "always" if config.repair == "cascade" else "sometimes"
         self._config, self._setting, self._writes = config, setting, writes
         self._canvas = Canvas(setting, config.outputs, config.density, spare=int(signal == "superfluous"))
         self._answers = Answers(self._canvas, inference, signal)

@@ -112,6 +112,10 @@ class AmnesiacHAT(Strategy):
     it): gates are soft while they are trained, so that every later task has passed through all units. `holds` says so.
     """
 
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
 

@@ -84,6 +84,10 @@ class Arcane(Strategy):
     its model.
     """
 
+    exact = "always"
+    state_grows = True
+    test_options = {"blocks": 2}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no class.
 

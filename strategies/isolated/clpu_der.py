@@ -92,6 +92,11 @@ class ClpuDer(Strategy):
     keeps a uniform subset, chosen by name; outputs are those of a training step, as a reservoir has them.
     """
 
+    exact = "always"
+    state_grows = True
+    reads_permanent_only = True
+    test_options = {"memory": 20, "finer": "coarsen"}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
 

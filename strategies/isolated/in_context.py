@@ -53,6 +53,8 @@ class InContext(Strategy):
     A subject leaves the list when it is learned again.
     """
 
+    state_grows = True
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty list.
 

@@ -150,6 +150,9 @@ class O3(Strategy):
     A request's bundle goes when none of its samples is deleted any more.
     """
 
+    state_grows = True
+    test_options = {"epochs": 1, "rank": 4, "encoder": {"rank": 4}}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.
 

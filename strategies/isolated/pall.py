@@ -110,6 +110,10 @@ class Pall(Strategy):
     Tasks that were learned later were trained through its weights, and keep what came of it; `holds` says so.
     """
 
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
 

@@ -92,6 +92,9 @@ class Uncle(Strategy):
     into noise. Without task labels, each task speaks for its classes. Norm statistics are kept per task.
     """
 
+    state_grows = True
+    test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make the hypernetwork for the setting's model.
 

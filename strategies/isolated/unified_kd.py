@@ -110,6 +110,8 @@ class UnifiedKD(Strategy):
     the divergence of the student from a random network on the forget set. Nothing about it is exact.
     """
 
+    test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.
 

@@ -69,6 +69,9 @@ class Config(BaseConfig):
 class Avalanche(Learner):
     """Drives one Avalanche strategy over the model, and keeps the record that rebuilds it."""
 
+    restores_by_reliving = True
+    test_options = {"retained": 0}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Build the strategy.
 

@@ -38,6 +38,7 @@ class InstructionTuning(Plugin):
     A baseline of Mix-CPT: what a format teaches without the documents.
     """
 
+    test_options = {"memory": 10}
     config: Config
 
     def __init__(self, config: BaseConfig, setting: Setting) -> None:

@@ -30,6 +30,7 @@ class Following(Unlearner):
         self.whole_classes = self.method.whole_classes
         self.targets = self.method.targets
         self.on_text = self.method.on_text
+        self.exact = self.method.exact
 
     @property
     @override

@@ -152,6 +152,7 @@ class Defend(ForgetLoss):
 class LAT(Unlearner):
     """Trains against perturbations of a block's output that bring true answers back, batch by batch."""
 
+    test_options = {"epochs": 1, "attack_steps": 2, "defence_steps": 1}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

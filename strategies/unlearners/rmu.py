@@ -133,6 +133,7 @@ def down_projections(model: FlatModel, block: int) -> torch.Tensor:
 class RMU(Unlearner):
     """Representation misdirection."""
 
+    test_options = {"epochs": 1, "block": 0}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
