@@ -117,6 +117,8 @@ def _small(kind: str, name: str) -> dict[str, Any]:
 def _needed(unlearner: str, world: str) -> list[dict[str, Any]]:
     """The learner plugins that an unlearner reads, in their small sizes."""
     part = class_named("unlearners", unlearner)
+    if part.needs_plugins is Unlearner.needs_plugins:
+        return []
     config = parse(load("unlearners", unlearner).Config, dict(part.test_options))
     plugins = part(config, world_of(world).setting).needs_plugins
     return [_small("learners", plugin) for plugin in plugins]
