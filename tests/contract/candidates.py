@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from contract.combinations import ON_BOTH, ON_PICTURES, ON_TEXT, TOGETHER, VARIANTS
+from contract.combinations import ON_BOTH, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
 from contract.worlds import world_of
 
 from lifelong.config.run import StrategyConfig
@@ -68,7 +68,7 @@ class Candidate:
         name: for test ids.
         config: what the strategy is made of.
         own: whether it is of a file outside the project, which may have declared nothing.
-        sampled: whether it is a variant, which lives in all forms at night alone.
+        sampled: whether it repeats what others show, but for some options: in forms other than its home at night alone.
     """
 
     name: str
@@ -125,7 +125,9 @@ def _needed(unlearner: str, world: str) -> list[dict[str, Any]]:
 
 
 def _named(values: dict[str, dict[str, Any]], sampled: bool = False) -> list[Candidate]:
-    return [Candidate(name, parse(StrategyConfig, v), sampled=sampled) for name, v in values.items()]
+    return [
+        Candidate(name, parse(StrategyConfig, v), sampled=sampled and name not in SAMPLE) for name, v in values.items()
+    ]
 
 
 def _entries(kind: str, of_text: bool) -> list[str]:
@@ -140,9 +142,10 @@ def candidates() -> list[Candidate]:
     What works on text alone is in `text_candidates`.
     """
     found: dict[str, dict[str, Any]] = {}
+    again: dict[str, dict[str, Any]] = {}
     for learner in _entries("learners", of_text=False):
-        for unlearner in ("retrain", "none"):
-            found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
+        again[f"{learner}+retrain"] = {"learner": _small("learners", learner), "unlearner": "retrain"}
+        found[f"{learner}+none"] = {"learner": _small("learners", learner), "unlearner": "none"}
     for unlearner in _entries("unlearners", of_text=False):
         for plugins in (("replay",), TOGETHER) if unlearner in ON_BOTH else (("replay",),):
             learners = [*_needed(unlearner, "class-incremental"), *(_small("learners", name) for name in plugins)]
@@ -150,7 +153,8 @@ def candidates() -> list[Candidate]:
             found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
     for isolated in _entries("isolated", of_text=False):
         found[isolated] = {"isolated": _small("isolated", isolated)}
-    return _named(found) + _named(VARIANTS, sampled=True)
+    again = {name: parts for name, parts in again.items() if name not in found}  # some are an unlearner's, too
+    return _named(again, sampled=True) + _named(found) + _named(VARIANTS, sampled=True)
 
 
 @functools.cache

@@ -14,14 +14,11 @@ from contract.candidates import (
     picture_candidates,
     text_candidates,
 )
-from contract.lived import Lived, begin, forget_lives, generators, go_on, life_of
+from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of
 from contract.worlds import World, world_of
 
 from strategies.base import Access
 from streams.ledger import Life
-
-SAMPLE = ("er-ace+cpr+l2+finetune", "exssnet(private)")
-"""Variants that live in the other forms by default, too; at night all of them do."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _param(candidate: Candidate, form: str) -> object:
     """A candidate in a form as parameters: all of its tests in one process, since they share a life."""
     marks = [pytest.mark.xdist_group(f"{form}-{candidate.name}")]
-    if candidate.sampled and form != FORMS[0] and candidate.lives(FORMS[0]) and candidate.name not in SAMPLE:
+    if candidate.sampled and form != candidate.home:
         marks.append(pytest.mark.nightly)
     return pytest.param(candidate, form, marks=marks, id=f"{form}-{candidate.name}")
 
@@ -84,6 +81,7 @@ class Kit:
     life = staticmethod(life_of)
     begin = staticmethod(begin)
     go_on = staticmethod(go_on)
+    end_of = staticmethod(end_of)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived
