@@ -152,6 +152,8 @@ class O3(Guard):
     config: Config
 
     supports = frozenset({"tokens"})
+    state_grows = True
+    test_options = {"epochs": 1, "rank": 4, "encoder": {"rank": 4}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.

@@ -117,6 +117,9 @@ class AmnesiacHAT(Strategy):
     """
 
     supports = frozenset({"classes"})
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.

@@ -94,6 +94,10 @@ class ClpuDer(Strategy):
     """
 
     supports = frozenset({"classes"})
+    exact = "always"
+    state_grows = True
+    reads_permanent_only = True
+    test_options = {"memory": 20, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""

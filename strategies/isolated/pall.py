@@ -113,6 +113,9 @@ class Pall(Strategy):
 
     supports = frozenset({"classes"})
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""

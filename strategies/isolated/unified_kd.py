@@ -112,6 +112,7 @@ class UnifiedKD(Strategy):
     """
 
     supports = frozenset({"classes"})
+    test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.

@@ -147,6 +147,8 @@ class DarkExperience(Plugin, ABC):
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
 
+    test_options = {"memory": 30, "batch": 8}
+
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
         """Start with an empty memory.
 

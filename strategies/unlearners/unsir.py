@@ -95,6 +95,7 @@ def with_noise(subset: Data, noises: list[torch.Tensor], labels: list[int], task
 class UNSIR(Unlearner):
     """Unlearning by selective impair and repair; defined for whole classes, whose data is not read."""
 
+    test_options = {"batch_size": 16, "copies": 1, "noise_steps": 2, "per_class": 10}
     config: Config
     supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
