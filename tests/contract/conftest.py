@@ -410,7 +410,7 @@ def learning_halves() -> list[tuple[Candidate, str]]:
     learners = [f"{n}+none" for n in entries("learners")]
     names = {*learners, *entries("isolated")}
     found = [(c, "class-incremental") for c in candidates()] + [(c, "text") for c in text_candidates()]
-    of_text = {*ISOLATED_TEXT, *(f"{n}+none" for n in TEXT_LEARNERS)}
+    of_text = {f"{n}+none" for n in TEXT_LEARNERS}
     return [(c, place) for c, place in found if c.name in names and (c.name in of_text) == (place == "text")]
 
 
