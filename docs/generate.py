@@ -24,7 +24,7 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import MEASURES, OF_MEASURE, THEMES, Metric
 from lifelong.setup.preparation import prepare
 from lifelong.study.config import StudyConfig
-from strategies.base import Unlearner
+from strategies.base import EVERYTHING, Unlearner
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.registry import KINDS, class_of, entries, load
@@ -173,7 +173,7 @@ def _unlearners() -> str:
             text.append(f"`{name}`")
             continue
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = unlearner.targets + (", text" if unlearner.on_text and unlearner.targets != "any" else "")
+        what = "any" if unlearner.supports == EVERYTHING else ", ".join(sorted(unlearner.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

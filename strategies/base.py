@@ -6,7 +6,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer
-from streams.config import Config
+from strategies.predicts import EVERYTHING, Predicts
+from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience, Scope, Unit
@@ -24,6 +25,7 @@ from streams.ledger import Access, Door
 from streams.randomness import Key
 
 __all__ = [
+    "EVERYTHING",
     "Access",
     "Door",
     "Exactness",
@@ -32,18 +34,15 @@ __all__ = [
     "Lesson",
     "Outcome",
     "Plugin",
+    "Predicts",
     "Scope",
     "Setting",
     "State",
     "Strategy",
-    "Targets",
     "Unlearner",
 ]
 
 T = TypeVar("T")
-
-Targets = Literal["any", "classes", "numbers"]
-"""What a model predicts."""
 
 State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
@@ -73,6 +72,8 @@ class Setting:
 class Strategy(ABC):
     """How one model lives through a stream. Strategies never know that they are measured."""
 
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """What a model may predict that it can serve; checked before it is built, and read without importing it."""
     unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
     """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
 
@@ -131,6 +132,9 @@ class Strategy(ABC):
 
 class Learner(ABC):
     """The learning half of a composed strategy: one model that takes experiences."""
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
 
     setting: Setting
     model: FlatModel
@@ -208,8 +212,8 @@ class Lesson:
 class Plugin(Hooks):
     """One learning method as changes to the plain loop. Override what you need; the rest is never called."""
 
-    on_text: ClassVar[bool] = True
-    """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -289,15 +293,18 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
-    targets: Targets = "any"
-    """What the model must predict."""
-    on_text: bool = False
-    """Whether one for classes works on rows of text, too, with answers in the place of labels."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
         self.config = config
         self.setting = setting
+
+    @classmethod
+    def follows(cls, options: Config) -> NameOrOptions | None:
+        """Return the other unlearner that it would run, or None."""
+        return None
 
     @property
     @abstractmethod
@@ -327,6 +334,9 @@ class Guard(ABC):
     the hooks that it puts into it out again before a call ends. Until its first request it keeps nothing, so that
     strategies with the same learner can share the part of their lives before it.
     """
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import tokenize
 import traceback
@@ -60,6 +61,29 @@ class Entry:
             first = next(t for t in tokens if t.type not in {tokenize.COMMENT, tokenize.NL})
         doc = ast.literal_eval(first.string) if first.type == tokenize.STRING else ""
         return inspect.cleandoc(doc).split("\n", 1)[0]
+
+    def declared(self, attribute: str) -> tuple[str, ...] | None:
+        """Return the texts in what a class of the module assigns to an attribute, read without importing it.
+
+        None if no class does. A class that derives from one of another file has to repeat what that one says.
+        """
+        source = self.file.read_text(encoding="utf-8")
+        found = re.search(rf"^    {attribute}\b[^=\n]*= ", source, re.MULTILINE)
+        if found is None:
+            return None
+        # Parsing whole files would double the time that `lifelong list` takes.
+        nodes = ast.walk(_first_statement(source[found.end() :]))
+        return tuple(sorted(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+
+
+def _first_statement(source: str) -> ast.AST:
+    lines = source.splitlines()
+    for stop in range(1, len(lines)):
+        try:
+            return ast.parse("\n".join(lines[:stop]))
+        except SyntaxError:  # it goes on in the next line
+            continue
+    return ast.parse(source)
 
 
 def entries(kind: str) -> dict[str, Entry]:

@@ -13,7 +13,8 @@ from lifelong.evaluation.probes import Prober
 from lifelong.evaluation.relearning import Relearning, readout
 from lifelong.formulas.membership import entropies, modified_entropies
 from strategies.base import Setting, Strategy
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._base import EVALUATION
+from strategies.objectives._text import TextObjective
 from strategies.parts.training.out_of_memory import memory_errors
 from streams.data import Batch
 from streams.ledger import Ledger
@@ -37,7 +38,7 @@ class Evaluator:
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
         self._unseen = stream.source.is_test[plan.ids]
         self._prober = Prober(setting, stream, plan, config, self._data)
-        self._batches = self._data.batches(self._size)
+        self._batches = setting.objective.batches(self._data, self._size)
 
     def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
         """Return scores and losses of every sample, and details where `event` is one that is measured in detail."""
@@ -66,7 +67,7 @@ class Evaluator:
     def _records(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return records of the answers at `positions` (see `records_of`); nothing if the data is no text."""
         objective = self._setting.objective
-        text = objective.text if isinstance(objective, CausalLM) else None
+        text = objective.text if isinstance(objective, TextObjective) else None
         if text is None or not len(positions):
             return {}
         parts = self._parts(positions)
@@ -159,10 +160,13 @@ class Evaluator:
         return readout(forgotten, labels[0], retained, labels[1], held_out, labels[2])
 
     def _parts(self, positions: np.ndarray) -> list[Batch]:
-        return [self._data.batch(p) for p in self._data.positions()[torch.from_numpy(positions)].split(self._size)]
+        draw = self._setting.objective.drawn
+        parts = self._data.positions()[torch.from_numpy(positions)].split(self._size)
+        return [draw(self._data.batch(p), EVALUATION) for p in parts]
 
     def _part(self, positions: np.ndarray) -> Batch:
-        return self._data.batch(self._data.positions()[torch.from_numpy(positions)])
+        batch = self._data.batch(self._data.positions()[torch.from_numpy(positions)])
+        return self._setting.objective.drawn(batch, EVALUATION)
 
 
 def _array(parts: list[torch.Tensor]) -> np.ndarray:

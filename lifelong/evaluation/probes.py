@@ -19,10 +19,10 @@ from lifelong.evaluation.relearning import Relearning
 from lifelong.formulas.attacks import area, halves, probed, round_weights, unmoved
 from lifelong.formulas.language import BITS, LOOKS
 from lifelong.formulas.muse import cut_answer, rouge_f
-from lifelong.models._language import Decoder
 from strategies.base import Setting, Strategy
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
+from strategies.parts.text.token_body import TokenBody
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.randomness import Key
@@ -78,7 +78,7 @@ class Prober:
         """Take what is asked about; `data` has the evaluation samples of `plan`."""
         self._setting, self._source, self._plan, self._config, self._data = setting, stream.source, plan, config, data
         objective = setting.objective
-        self._objective = objective if isinstance(objective, CausalLM) else None
+        self._objective = objective if isinstance(objective, TextObjective) else None
         self._size = config.batch_size
 
     @property
@@ -145,7 +145,7 @@ class Prober:
     def _room(self, strategy: Strategy) -> int:
         """Return how many tokens fit into a row; without a single model, as many as the longest row."""
         model = strategy.network()
-        if model is None or not isinstance(model.network.body, Decoder):
+        if model is None or not isinstance(model.network.body, TokenBody):
             return max(self._source.x.shape[2], CONTINUATION)
         return model.network.body.context
 
@@ -201,7 +201,7 @@ class Prober:
         for bits in BITS:
             model = strategy.network()
             after = float("nan")
-            if model is not None and isinstance(model.network.body, Decoder):
+            if model is not None and isinstance(model.network.body, TokenBody):
                 round_weights(model.network.body.layers, bits)
                 after = self._probability(model, batch)
             found[f"int{bits}_probability"], found[f"int{bits}_recovered"] = after, after - before
@@ -291,14 +291,14 @@ class Prober:
     def _probed(self, strategy: Strategy, event: int, due: Sequence[Audit]) -> list[Found]:
         """Read values and truth from the hidden states of every layer; nothing where there is no single decoder."""
         model = strategy.network()
-        if model is None or not isinstance(model.network.body, Decoder):
+        if model is None or not isinstance(model.network.body, TokenBody):
             return [{} for _ in due]
         model.train(False)
         return [
             a | b for a, b in zip(self._values(model.network.body, due), self._truth(model, event, due), strict=True)
         ]
 
-    def _values(self, body: Decoder, due: Sequence[Audit]) -> list[Found]:
+    def _values(self, body: TokenBody, due: Sequence[Audit]) -> list[Found]:
         """Read what each fact's value is at the end of its question, everybody's in words that were trained.
 
         Fitted on one wording of every fact that there is, of the forgotten too, and tested on the wording held out of
@@ -343,7 +343,7 @@ class Prober:
         live = self._plan.kept[self._plan.probe_live[event][np.searchsorted(self._plan.probe, self._plan.kept)]]
         if text.paraphrased is None or text.perturbed is None or not len(live):
             return [{} for _ in due]
-        assert isinstance(body, Decoder)
+        assert isinstance(body, TokenBody)
         sides = [self._with_wrong(self._plan.ids[p]) for p in (live, *(self._some(a.forget) for a in due))]
         if not len(sides[0]):
             return [{} for _ in due]
@@ -366,7 +366,7 @@ class Prober:
         return ids[self._text.wrong_counts(torch.from_numpy(ids)) > 0]
 
     @torch.inference_mode()
-    def _states(self, body: Decoder, x: torch.Tensor, last: int) -> list[np.ndarray]:
+    def _states(self, body: TokenBody, x: torch.Tensor, last: int) -> list[np.ndarray]:
         """Return the hidden states of every layer ``[n, F]`` at the last token of the prompt, or of the answer."""
         layers: list[list[torch.Tensor]] = []
         for part in x.split(self._size):

@@ -69,8 +69,8 @@ def prepare(config: RunConfig) -> Prepared:
     stream = make_stream(config, make_source(config))
     check_audits(stream.source.text, config.evaluation)
     setting = make_setting(config, stream)
-    if is_file(config.model.name):
-        check_model(setting, stream.source, config)
+    if is_file(config.model.name) or is_file(config.objective.name):
+        check_model(setting, stream, config)
     for name, strategy in config.strategies.items():
         check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")
     return Prepared(

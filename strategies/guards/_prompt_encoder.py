@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from strategies.base import Outcome, Setting
 from strategies.guards._detector import contrastive_entropy, mean_states
-from strategies.objectives.causal_lm import CausalLM, scored
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import scored
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.lowrank.gated import Adapters, Lesson
 from strategies.parts.model import FlatModel
@@ -62,7 +63,9 @@ def looked_at(x: torch.Tensor) -> torch.Tensor:
 class PromptEncoder:
     """A frozen language model whose blocks are listened to. What is trained is an adapter, one for every request."""
 
-    def __init__(self, setting: Setting, objective: CausalLM, config: EncoderConfig, layers: tuple[int, ...] | None):
+    def __init__(
+        self, setting: Setting, objective: TextObjective, config: EncoderConfig, layers: tuple[int, ...] | None
+    ):
         """Start from the initial weights.
 
         Args:

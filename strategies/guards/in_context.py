@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch
@@ -51,19 +51,19 @@ class InContext(Guard):
 
     config: Config
 
+    supports = frozenset({"tokens"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty list.
 
         Raises:
-            ConfigError: the objective is not one of text, its source names no subjects, or options contradict.
+            ConfigError: the source names no subjects, or options contradict.
         """
         super().__init__(config, setting)
-        if not isinstance(setting.objective, CausalLM) or setting.objective.text is None:
-            raise ConfigError("guard: 'in-context' works on text; it needs objective: causal-lm on a source.")
         if config.form == "refusal" and config.applies == "all":
             raise ConfigError("guard.applies: 'all' with form: refusal would refuse everything; use named.")
-        self._objective = setting.objective
-        self._text = setting.objective.text
+        self._objective = TextObjective.of(setting.objective)
+        self._text = self._objective.needed_text("guard: 'in-context'")
         names = config.subjects or tuple(sorted(self._text.subjects or ()))
         if not names:
             raise ConfigError(

@@ -22,14 +22,13 @@ from strategies.guards._detector import (
     soft_gate,
 )
 from strategies.guards._prompt_encoder import EncoderConfig, PromptEncoder, looked_at
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.lowrank.changes import overlap, overlap_ratio
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from streams.data import Batch, Data
-from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key, seeded_globals
 
@@ -152,19 +151,19 @@ class O3(Guard):
 
     config: Config
 
+    supports = frozenset({"tokens"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.
 
         Raises:
-            ConfigError: the objective is not one of text, or options do not fit the model.
+            ConfigError: options do not fit the model.
         """
         super().__init__(config, setting)
-        if not isinstance(setting.objective, CausalLM):
-            raise ConfigError("guard: 'o3' works on text; it needs objective: causal-lm.")
-        self._objective = setting.objective
-        self._answering = setting.objective.for_unlearning()
+        self._objective = TextObjective.of(setting.objective)
+        self._answering = self._objective.for_unlearning()
         self._key = setting.key / "o3"
-        self._encoder = PromptEncoder(setting, setting.objective, config.encoder, config.layers)
+        self._encoder = PromptEncoder(setting, self._objective, config.encoder, config.layers)
         self._adapters = Adapters(self._encoder.model, config.rank, config.alpha, config.dropout)
         self._bundles: list[_Bundle] = []
         self._last: dict[bytes, torch.Tensor] = {}  # gates by prompt

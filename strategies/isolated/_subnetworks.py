@@ -353,7 +353,8 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets:
             canvas.wear(self._nets[u])
             with torch.inference_mode():
-                features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
+                parts = [sample.part(start, start + 256) for start in range(0, len(sample), 256)]
+                features = torch.cat([self._setting.objective.features(canvas.model, part) for part in parts])
                 qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
         canvas.take_off()
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0

@@ -17,7 +17,7 @@ from typing_extensions import override
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.passes import Passes, passes
@@ -115,22 +115,23 @@ class AmnesiacHAT(Strategy):
     it): gates are soft while they are trained, so that every later task has passed through all units. `holds` says so.
     """
 
+    supports = frozenset({"classes"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
 
         Raises:
-            ConfigError: the objective is not classification, the head is not linear, the body is no chain of layers, or
+            ConfigError: the head is not linear, the body is no chain of layers, or
                 the optimizer undoes what protects earlier tasks.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: amnesiac-hat gives tasks heads; it needs the objective classification.")
         scaled = "architecture" if config.architecture == "adahat" else "repair"
         if "adahat" in getattr(config, scaled) and setting.training.optimizer == "adam":
             raise ConfigError(
                 f"isolated.{scaled}: {getattr(config, scaled)} protects weights by smaller gradients, which adam "
                 f"scales up again. Set training.optimizer: sgd, or choose another {scaled}."
             )
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "amnesiac-hat"
         self._model = setting.make_model()
         head = self._model.network.head

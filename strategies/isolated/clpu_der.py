@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.memory.exemplars import Draws, Remember
@@ -22,7 +21,7 @@ from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, RequestError
+from streams.errors import RequestError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
 
@@ -93,16 +92,10 @@ class ClpuDer(Strategy):
     keeps a uniform subset, chosen by name; outputs are those of a training step, as a reservoir has them.
     """
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned.
+    supports = frozenset({"classes"})
 
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError(
-                "isolated: clpu-der compares the outputs of classes; it needs the objective classification."
-            )
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with nothing learned."""
         self._config, self._setting = config, setting
         self._names = setting.key / "clpu-der"
         self._main = setting.make_model()

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_balanced
 from strategies.parts.memory.exemplars import Draws
 from strategies.parts.passes import passes
@@ -23,7 +23,6 @@ from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import Key
 
@@ -111,17 +110,13 @@ class Pall(Strategy):
     Tasks that were learned later were trained through its weights, and keep what came of it; `holds` says so.
     """
 
+    supports = frozenset({"classes"})
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned.
-
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: pall gives classes rows of the head; it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        """Start with nothing learned."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "pall"
         self._model = setting.make_model()
         for module in self._model.network.modules():
@@ -202,14 +197,14 @@ class Pall(Strategy):
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all weights for the others."""
         self._model.train(False)
-        dense = self._objective.mask(self._model(batch.x), batch)
+        dense = self._objective.outputs(self._model, batch)
         if not self._tasks:
             return dense
         spoken_for = {c for t in self._tasks for c in self._classes(t.units)}
         parts = [(dense.log_softmax(1), tuple(c for c in range(dense.shape[1]) if c not in spoken_for))]
         for task in self._tasks:
             masks = {n: self._view(task.mask, n) for n in self._layers}
-            outputs = functional_call(self._model.network, self._weights(masks), (batch.x,))
+            outputs = self._logits(masks, batch)
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
@@ -371,10 +366,14 @@ class Pall(Strategy):
 
     def _forward(self, batch: Batch, masks: dict[str, torch.Tensor], units: tuple[int, ...]) -> torch.Tensor:
         """Return the outputs of a sub-network, minus infinity outside of the classes of its units."""
-        outputs = functional_call(self._model.network, self._weights(masks), (batch.x,))
+        outputs = self._logits(masks, batch)
         others = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
         others[list(self._classes(units))] = False
         return outputs.masked_fill(others, float("-inf"))
+
+    def _logits(self, masks: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        network, weights = self._model.network, self._weights(masks)
+        return self._objective.logits(lambda *inputs: functional_call(network, weights, inputs), batch)
 
     def _weights(self, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         parameters = dict(self._model.network.named_parameters())

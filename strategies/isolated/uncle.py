@@ -16,14 +16,13 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.randomness import seeded_globals
 
@@ -93,15 +92,12 @@ class Uncle(Strategy):
     into noise. Without task labels, each task speaks for its classes. Norm statistics are kept per task.
     """
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Make the hypernetwork for the setting's model.
+    supports = frozenset({"classes"})
 
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: uncle makes weights per task; it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Make the hypernetwork for the setting's model."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "uncle"
         self._shell = setting.make_model()
         self._target = self._shell.network.requires_grad_(False)
@@ -200,11 +196,11 @@ class Uncle(Strategy):
         """Return pooled log probabilities ``[B, C]``, each task speaking for its classes."""
         self._target.train(False)
         if not self._tasks:
-            return self._objective.mask(functional_call(self._target, self._buffers, (batch.x,)), batch)
+            return self._objective.mask(self._logits(self._buffers, batch), batch)
         parts = []
         for task in self._tasks:
             # statistics are handed over, not written: a lesson may be going on, with its own in the network
-            outputs = functional_call(self._target, self._weights(task.code) | task.buffers, (batch.x,))
+            outputs = self._logits(self._weights(task.code) | task.buffers, batch)
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
@@ -311,10 +307,13 @@ class Uncle(Strategy):
         return made
 
     def _outputs(self, weights: dict[str, torch.Tensor], batch: Batch, units: tuple[int, ...]) -> torch.Tensor:
-        outputs = functional_call(self._target, weights, (batch.x,))
+        outputs = self._logits(weights, batch)
         others = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
         others[list(self._classes(units))] = False
         return outputs.masked_fill(others, float("-inf"))
+
+    def _logits(self, weights: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        return self._objective.logits(lambda *inputs: functional_call(self._target, weights, inputs), batch)
 
     def _make_hyper(self) -> Network:
         """Build trunk and heads; weights are drawn so that what is made has variance 1 / fan-in (hyperfan-in)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import EVALUATION
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
@@ -30,7 +32,8 @@ class DarkConfig(BaseConfig):
     """Samples per draw; null takes the training batch size."""
     stored: Literal["seen", "final"] = "seen"
     """Outputs that are stored. seen: those of a training step, in one of the epochs at random, as a reservoir that is
-    filled while training has them. final: those of the finished model, as Avalanche does."""
+    filled while training has them. final: those of the finished model, as Avalanche does; for an objective that draws
+    noise, whose outputs of a training step cannot be compared with others."""
     after_request: Literal["recompute", "keep"] = "recompute"
     """What becomes of stored outputs when an unlearner has changed the weights: compute them anew before the next
     experience, or keep distilling the earlier model."""
@@ -143,11 +146,18 @@ class DarkExperience(Plugin, ABC):
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
 
-    on_text: ClassVar[bool] = False
-
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
-        """Start with an empty memory."""
+        """Start with an empty memory.
+
+        Raises:
+            ConfigError: outputs of training steps are to be stored, each of which has noise of its own.
+        """
         super().__init__(config, setting)
+        if setting.objective.draws and config.stored == "seen":
+            raise ConfigError(
+                f"learner.stored: 'seen' keeps outputs of a training step, and {type(setting.objective).__name__} "
+                f"draws noise anew in each; set stored: final."
+            )
         self._options, self._alpha, self._beta = config, alpha, beta
         key = setting.key / "dark" / "priority"
         like, width = setting.make_model().parameters, setting.objective.num_outputs
@@ -200,8 +210,9 @@ class DarkExperience(Plugin, ABC):
             names = [n for n, weight in (("outputs", self._alpha), ("targets", self._beta)) if weight]
             slots = [self._memory.draw(size, self._key / name / step) for name in names]
             if slots:
-                self._drawn = self._lent(self._memory.ids[np.concatenate(slots)])
+                rows = self._lent(self._memory.ids[np.concatenate(slots)])
                 self._num_distilled = len(slots[0]) if self._alpha else 0
+                self._drawn = self._with_draws(rows, step) if self._objective.draws else rows
                 self._stored = self._memory.outputs[torch.from_numpy(slots[0])]
         return batch
 
@@ -283,6 +294,11 @@ class DarkExperience(Plugin, ABC):
             self._memory.offer(ids[rows], self._alive(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
 
+    def _with_draws(self, rows: Batch, step: int) -> Batch:
+        """Draw for outputs what was drawn when they were stored, and for targets anew."""
+        stored, anew = self._objective.drawn(rows, EVALUATION), self._objective.drawn(rows, self._key / step)
+        return stored.part(0, self._num_distilled).concat(anew.part(self._num_distilled))
+
     def _alive(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._dead:
             outputs = outputs.clone()
@@ -298,4 +314,5 @@ class DarkExperience(Plugin, ABC):
         """Return the outputs in evaluation mode; `fit` sets its own mode."""
         model.train(False)
         parts = np.array_split(ids, -(-len(ids) // 256))
-        return torch.cat([self.setting.objective.outputs(model, self._lent(p)) for p in parts])
+        objective = self.setting.objective
+        return torch.cat([objective.outputs(model, objective.drawn(self._lent(p), EVALUATION)) for p in parts])

@@ -133,7 +133,9 @@ class _Descent:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss and its gradient ``[P]``, which the next call overwrites."""
         model = self._model
+        model.passing = batch
         outputs = self._objective.outputs(model, batch)
+        model.passing = None
         losses = self._objective.losses(outputs, batch)
         for weigh in self._losses:
             losses = weigh(losses, outputs, batch)
@@ -198,7 +200,7 @@ def fit(
         data: what to train on; nothing to do if it is empty.
         training: epochs, batch size and optimizer.
         key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``, dropout draws from
-            ``key / "noise"``.
+            ``key / "noise"``, and step s draws what the objective draws from ``key / "drawn" / s``.
         hooks: applied in order at each point.
         optimizer: goes on from its state; a fresh one is made if it is None.
 
@@ -225,9 +227,10 @@ def fit(
     descent = _Descent(model, objective, hooks)
     slopes = Slopes(model, _Descent(model, objective, ()), descent)
     optimizer = optimizer or make_optimizer(training, model.parameters)
+    drawing = key / "drawn"
 
     def loss_of(size: int) -> torch.Tensor:
-        few = data.batch(data.positions()[:size])
+        few = objective.drawn(data.batch(data.positions()[:size]), drawing)
         return objective.losses(objective.outputs(model, few), few).mean()
 
     with passes(model, training, key / "noise", loss_of) as steps:
@@ -235,6 +238,7 @@ def fit(
             num_own = len(batch)
             for add in extend:
                 batch = add(batch, steps.number)
+            batch = objective.drawn(batch, drawing / steps.number)
             for move in displace:
                 slopes.aim(batch, num_own)
                 displaced = move(model.parameters, slopes)

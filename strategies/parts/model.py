@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from streams.data import Batch
 from streams.errors import ConfigError
 
 Part = Literal["all", "body", "head", "attention"]
@@ -54,6 +55,8 @@ class FlatModel:
             ConfigError: nothing is left to train.
         """
         self.network = network
+        self.passing: Batch | None = None
+        """The batch that the training loop passes at this moment, for who listens in (`Tap`)."""
         for name, parameter in network.named_parameters():
             if not (is_in(name, trained) or is_in(name, "head")):
                 parameter.requires_grad_(False)

@@ -41,6 +41,7 @@ def can_be_stacked(job: Job) -> bool:
         and all(type(m) in _LAYERS for m in model.network.modules())
         and all(p.requires_grad for p in model.network.parameters())
         and job.objective.training_on(job.data) is job.objective
+        and not job.objective.draws
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner
+from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
 from strategies.unlearners._norms import recalibrate
@@ -73,17 +74,19 @@ def some_retained_data(retained: RetainedData, learner: Learner, door: Door, req
     return data
 
 
-def endless(data: Data, size: int, key: Key) -> Iterator[Batch]:
-    """Yield batches pass after pass, each pass in an order of its own name."""
+def endless(objective: Objective, data: Data, size: int, key: Key) -> Iterator[Batch]:
+    """Yield batches pass after pass, each pass in an order and with draws of its own name."""
     epoch = 0
     while True:
-        yield from data.batches(size, key / "forget-epoch" / epoch)
+        yield from objective.batches(data, size, key / "forget-epoch" / epoch)
         epoch += 1
 
 
 def finish(config: RetainConfig, learner: Learner, data: Data) -> Outcome:
     """Estimate batch norms anew if that is wanted; return what it cost."""
-    return recalibrate(learner.model, data, config.batch_size) if config.recalibrate else Outcome()
+    if not config.recalibrate:
+        return Outcome()
+    return recalibrate(learner.model, learner.setting.objective, data, config.batch_size)
 
 
 def live_classes(data: Data, num_classes: int) -> torch.Tensor:

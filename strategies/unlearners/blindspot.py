@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
@@ -108,7 +108,7 @@ class Blindspot(Unlearner):
     """Teaches the forget set as a model sees it that has hardly learned and never saw it."""
 
     config: Config
-    targets: Targets = "numbers"
+    supports = frozenset({"numbers"})
 
     @property
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Scope, Unlearner
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
@@ -157,7 +158,7 @@ class Poison(Hooks):
     def extend(self, batch: Batch, step: int) -> Batch:
         place = self._place[batch.ids]
         rows = torch.nonzero(place >= 0).squeeze(1)
-        return Batch(batch.ids, batch.x.index_copy(0, rows, self._x[place[rows]]), batch.y, batch.task)
+        return replace(batch, x=batch.x.index_copy(0, rows, self._x[place[rows]]))
 
 
 @final
@@ -165,9 +166,9 @@ class ConceptPoisoning(Unlearner):
     """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes."""
 
     config: Config
+    supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
-    targets: Targets = "classes"
 
     @property
     @override
@@ -236,8 +237,9 @@ class ConceptPoisoning(Unlearner):
         return outcome.graded("none")
 
     def _features(self, model: FlatModel, data: Data) -> tuple[np.ndarray, np.ndarray]:
+        objective = self.setting.objective
         with torch.no_grad():
-            found = torch.cat([model.features(batch.x) for batch in data.batches(256)])
+            found = torch.cat([objective.features(model, batch) for batch in objective.batches(data, 256)])
         return found.cpu().numpy().astype(np.float64), data.targets().cpu().numpy()
 
     def _donors(self, retained: Data, donor: int, count: int, key: Key) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.model import FlatModel, is_in
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._classes import named_classes
@@ -75,7 +75,7 @@ class FisherForgetting(Unlearner):
     """Scrubs weights with Gaussian noise of variance alpha / F; F is exact, per sample, and on retained data."""
 
     config: Config
-    targets: Targets = "classes"
+    supports = frozenset({"classes"})
 
     @property
     @override

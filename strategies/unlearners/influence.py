@@ -92,7 +92,7 @@ def gauss_newton_product(
 
     def product(v: torch.Tensor) -> torch.Tensor:
         total = damping * v
-        for batch in data.batches(batch_size):
+        for batch in objective.batches(data, batch_size):
             outputs = objective.outputs(model, batch)
             # J v by two backward passes: u -> J^T u is linear, and its transpose is v -> J v.
             u = torch.zeros_like(outputs, requires_grad=True)
@@ -114,7 +114,7 @@ def sample_gradients(model: FlatModel, objective: Objective, data: Data) -> torc
     """Return the gradient of every sample's loss, ``[n, P]``, by one backward pass each."""
     objective = objective.training_on(data)
     rows = []
-    for batch in data.batches(1):
+    for batch in objective.batches(data, 1):
         rows.append(gradient_of(model, objective.losses(objective.outputs(model, batch), batch).sum()))
     return torch.stack(rows)
 

@@ -41,7 +41,7 @@ class Oppose(Hooks):
     def __init__(self, objective: Objective, forget_set: Data, alpha: float, size: int, key: Key, brake: Brake) -> None:
         """Prepare an endless supply of forget batches, shuffled anew in every pass; tell `brake` their loss."""
         self._objective, self._alpha, self._brake = objective.training_on(forget_set), alpha, brake
-        self._batches = endless(forget_set, size, key)
+        self._batches = endless(self._objective, forget_set, size, key)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

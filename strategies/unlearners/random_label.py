@@ -6,7 +6,7 @@ from typing import final
 
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import retained_access, some_retained_data
 from streams.events import DeletionRequest
@@ -25,8 +25,7 @@ class RandomLabel(Unlearner):
     """Minimises the cross-entropy of drawn labels on the forget set and of true ones on retained data."""
 
     config: Config
-    targets: Targets = "classes"
-    on_text = True
+    supports = frozenset({"classes", "tokens", "images"})
 
     @property
     @override

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
@@ -93,8 +93,7 @@ class SalUn(Unlearner):
     """Relabels, and moves only salient weights."""
 
     config: Config
-    targets: Targets = "classes"
-    on_text = True
+    supports = frozenset({"classes", "tokens", "images"})
 
     @property
     @override

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
-from strategies.objectives._base import Objective
+from strategies.base import Access, Door, Learner, Outcome, Scope, Unlearner
+from strategies.objectives._base import EVALUATION, Objective
 from strategies.parts.fit import fit
 from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel
@@ -69,7 +69,7 @@ def learn_noise(
     with evaluating(model):
         for _ in range(config.noise_steps):
             x = flat.view_as(noise).detach().requires_grad_(True)
-            batch = Batch(rows, x, y, task)
+            batch = objective.drawn(Batch(rows, x, y, task), EVALUATION)
             loss = -objective.losses(objective.outputs(model, batch), batch).mean()
             loss = loss + config.noise_penalty * x.square().flatten(1).sum(1).mean()
             (gradient,) = torch.autograd.grad(loss, x)
@@ -95,9 +95,9 @@ class UNSIR(Unlearner):
     """Unlearning by selective impair and repair; defined for whole classes, whose data is not read."""
 
     config: Config
+    supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
-    targets: Targets = "classes"
 
     @property
     @override

@@ -20,6 +20,7 @@ from torch import nn
 from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama, tiny_llava
 from lifelong.setup.build import make_strategy
+from lifelong.setup.suitability import part_of
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy, Unlearner
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
@@ -95,8 +96,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "topr": {"epochs": 1},
     "task-vector": {"epochs": 1, "batch_size": 64},
 }
-CLASSIFIERS = ("arcane", "clpu-der", "pall", "uncle", "amnesiac-hat", "unified-kd")
-SCORING = ("adapt-infinity", "ccs", "score-selection")
 # Learner plugins that an unlearner reads.
 NOTES: dict[str, tuple[str, ...]] = {"amnesiac": ("update-log",)}
 TOGETHER = ("ewc", "replay", "l2")
@@ -343,15 +342,18 @@ class Candidate:
         return self.config.isolated is None and self.config.unlearner.name != "none"
 
     @property
-    def targets(self) -> str:
-        """What it must predict."""
-        declared = "any" if self.unlearner is None else self.unlearner.targets
-        by_class = self.own_learner or self.name in CLASSIFIERS or self.name.startswith(SCORING)
-        return "classes" if by_class else declared
+    def supports(self) -> frozenset[str]:
+        """What all of its parts declare that a model may predict."""
+        if self.config.isolated is not None:
+            return part_of("isolated", load("isolated", self.config.isolated.name)).supports
+        learners = [part_of("learners", load("learners", p.name)).supports for p in self.config.learner]
+        unlearner = part_of("unlearners", load("unlearners", self.config.unlearner.name)).supports
+        return unlearner.intersection(*learners)
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
-        return self.targets in ("any", "numbers" if form.startswith("regression") else "classes")
+        kind = "tokens" if form in ("text", "pictures") else "numbers" if form.startswith("regression") else "classes"
+        return kind in self.supports
 
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""
@@ -410,7 +412,7 @@ def learning_halves() -> list[tuple[Candidate, str]]:
     learners = [f"{n}+none" for n in entries("learners")]
     names = {*learners, *entries("isolated")}
     found = [(c, "class-incremental") for c in candidates()] + [(c, "text") for c in text_candidates()]
-    of_text = {f"{n}+none" for n in TEXT_LEARNERS}
+    of_text = {*(f"{n}+none" for n in TEXT_LEARNERS)}
     return [(c, place) for c, place in found if c.name in names and (c.name in of_text) == (place == "text")]
 
 

@@ -190,7 +190,7 @@ def test_replay_reads_the_memories_of_earlier_tasks() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     life = life_of((3, 0))
-    with pytest.raises(ConfigError, match="needs the objective classification"):
+    with pytest.raises(ConfigError, match="predicts numbers and is no ClassObjective"):
         AmnesiacHAT(Config(), replace(life.setting, objective=Regression()))
 
     def model(body: nn.Module, head: nn.Module | None = None) -> FlatModel:

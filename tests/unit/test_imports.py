@@ -125,6 +125,27 @@ def test_building_blocks_know_no_method() -> None:
         assert bad == [], name_of(file)
 
 
+def kinds_of_objectives() -> set[str]:
+    """The full names of the objectives that a configuration can name."""
+    found = set()
+    for file in files("strategies/objectives"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body if not file.stem.startswith("_") else ():
+            if isinstance(node, ast.ClassDef) and "NamedObjective" in map(ast.unparse, node.bases):
+                found.add(f"{name_of(file)}.{node.name}")
+    return found
+
+
+def test_nobody_asks_for_the_class_of_an_objective() -> None:
+    """Who needs to know asks what an objective `predicts`, so that somebody's own is treated as those of the house."""
+    allowed = {
+        "lifelong.models._base_session": "trains a classifier of its own before any run",
+    }
+    kinds = kinds_of_objectives()
+    assert {k.rpartition(".")[2] for k in kinds} == {"Classification", "CausalLM", "Regression"}
+    outside = [f for floor in ("strategies", "lifelong", "cli") for f in files(floor) if "objectives" not in f.parts]
+    assert {name_of(f) for f in outside if of_file(f) & kinds} == set(allowed)
+
+
 @pytest.mark.parametrize("floor", FLOORS)
 def test_heavy_packages_are_imported_where_they_are_used(floor: str) -> None:
     for file in files(floor):
