@@ -17,7 +17,7 @@ def parts(strategy: Strategy) -> list[Strategy | Learner | Plugin | Guard | Unle
 
 
 def exact(strategy: Strategy) -> ExactAt | None:
-    """At which requests it is declared exact: what serves them says so; under a guard, which keeps what it saw, none."""
+    """At which requests it is declared exact: what serves them says so; under a guard none."""
     if isinstance(strategy, Composed):
         return None if strategy.guard is not None else strategy.unlearner.exact
     return strategy.exact
