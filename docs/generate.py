@@ -172,7 +172,7 @@ def _unlearners() -> str:
             continue
         unlearner = kind(module.Config(), setting)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
+        what = "everything" if unlearner.supports == EVERYTHING else ", ".join(sorted(unlearner.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

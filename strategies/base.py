@@ -1,4 +1,4 @@
-"""The contracts: Strategy, Learner, Plugin, Unlearner, and the Setting they are built in."""
+"""The contracts: Strategy, Learner, Plugin, Unlearner, Guard, and the Setting they are built in."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ __all__ = [
     "Access",
     "Door",
     "Exactness",
+    "Guard",
     "Learner",
     "Lesson",
     "Outcome",
@@ -161,7 +162,7 @@ class Learner(ABC):
 
     @abstractmethod
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Strategy.holds`."""
+        """See `Strategy.holds`; the model's own component is ``weights``."""
 
     @abstractmethod
     def stored_ids(self) -> np.ndarray:
@@ -323,3 +324,69 @@ class Unlearner(ABC):
     @abstractmethod
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Serve a request on `learner`; return an outcome with an exactness grade."""
+
+
+class Guard(ABC):
+    """Unlearning beside the weights: changes what a learner's model answers, and leaves its weights as they are.
+
+    It takes part in every prediction, is saved, audited and restored with the learner, and counts as state. The model
+    is lent to it for one call at a time, since a learner may replace it: a guard keeps no reference to it, and takes
+    the hooks that it puts into it out again before a call ends. Until its first request it keeps nothing, so that
+    strategies with the same learner can share the part of their lives before it.
+    """
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: the options, the objective or the model are not such that it can work.
+        """
+        self.config = config
+        self.setting = setting
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read while serving a request."""
+
+    @abstractmethod
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve a request, after the unlearner has; return an outcome with an exactness grade for what it keeps.
+
+        The learner's weights must stay as they are, and no raw sample that the request names may be kept.
+        """
+
+    @abstractmethod
+    def relearned(self, ids: np.ndarray) -> None:
+        """Take note that an experience begins to teach these samples: those that were deleted are guarded no more."""
+
+    @abstractmethod
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return outputs for the objective to score, of the learner's model under guard.
+
+        The model is in evaluation mode, and no gradient is wanted. A sample's outputs must not depend on what else is
+        in the batch. In text the rows may hold an answer that is still being made: its tokens are marked ``SAID``.
+        """
+
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return penultimate features ``[B, F]``, as `predict` does outputs; the model's own, if not overridden."""
+        return self.setting.objective.features(model, batch)
+
+    @abstractmethod
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Strategy.holds`; of what it keeps beside the learner's model."""
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the ids whose raw samples it keeps."""
+        return np.array([], dtype=np.int64)
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything that its later behaviour depends on, copied; no tensor before its first request."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""

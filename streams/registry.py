@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "objectives": "strategies.objectives",
     "learners": "strategies.learners",
     "unlearners": "strategies.unlearners",
+    "guards": "strategies.guards",
     "isolated": "strategies.isolated",
     "models": "lifelong.models",
     "trackers": "lifelong.trackers",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 READY = "ready"
-METHODS = ("learners", "unlearners", "isolated")
+METHODS = ("learners", "unlearners", "guards", "isolated")
 """Kinds that say which models they support."""
 
 Kind = Annotated[

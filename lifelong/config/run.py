@@ -28,22 +28,33 @@ def _listed(value: object) -> object:
 
 
 class StrategyConfig(Config):
-    """One strategy: a learner (one or more plugins) with an unlearner, or an isolated strategy."""
+    """One strategy: a learner (one or more plugins) with an unlearner, a guard or both, or an isolated strategy."""
 
     learner: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = (Named(name="naive"),)
     """Learner plugins, hooked in in this order; a single name or a list."""
     unlearner: NameOrOptions = Named(name="retrain")
-    """How requests are served."""
+    """How requests are served in the weights; with a guard and no unlearner, not at all (`none`)."""
+    guard: NameOrOptions | None = None
+    """How requests are served beside the weights, after the unlearner: it changes what the model answers."""
     unlearning_seed: int = Field(0, ge=0)
-    """Another number draws the unlearner's labels, noise and orders anew, and leaves the learner's as they are."""
+    """Another number draws the labels, noise and orders of unlearner and guard anew, and leaves the learner's as they
+    are."""
     isolated: NameOrOptions | None = None
-    """A strategy in which learning and forgetting are one mechanism; then learner and unlearner must not be set."""
+    """A strategy in which learning and forgetting are one mechanism; then none of the others must be set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guard_alone(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("guard") is not None:
+            return {"unlearner": "none", **values}
+        return values
 
     @model_validator(mode="after")
     def _either(self) -> StrategyConfig:
-        if self.isolated is not None and {"learner", "unlearner", "unlearning_seed"} & self.model_fields_set:
+        others = {"learner", "unlearner", "guard", "unlearning_seed"} & self.model_fields_set
+        if self.isolated is not None and others:
             raise ValueError(
-                "isolated strategies bring their own learning and forgetting: drop learner, unlearner and "
+                "isolated strategies bring their own learning and forgetting: drop learner, unlearner, guard and "
                 "unlearning_seed"
             )
         return self
@@ -187,9 +198,11 @@ def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
     names = [p.name for p in strategy.learner]
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}.learner: a plugin is named twice in {names}.")
+    guard = {} if strategy.guard is None else {"guard": _options("guards", strategy.guard, f"{where}.guard")}
     return {
         "learner": [_options("learners", plugin, f"{where}.learner.{plugin.name}") for plugin in strategy.learner],
         "unlearner": _options("unlearners", strategy.unlearner, f"{where}.unlearner"),
+        **guard,
         "unlearning_seed": strategy.unlearning_seed,
     }
 

@@ -13,7 +13,7 @@ from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.execution.prefix import Prefix
 from lifelong.metrics.measure import Measure, cost_rows
-from lifelong.references.comparison import compare
+from lifelong.references.comparison import Untrained, compare
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
@@ -26,7 +26,7 @@ from strategies.parts.training.timing import timing as timed_parts
 from strategies.step import Step, ledger_after, restore, step
 from streams.errors import LifelongError
 from streams.events import DeletionRequest
-from streams.ledger import Ledger
+from streams.ledger import Access, Ledger
 
 
 class _Looks:
@@ -48,9 +48,17 @@ class Life:
     """One strategy's way through the stream of a run."""
 
     def __init__(
-        self, prepared: Prepared, name: str, folder: Path, evaluator: Evaluator, watch: Watch, prefix: Prefix | None
+        self,
+        prepared: Prepared,
+        name: str,
+        folder: Path,
+        evaluator: Evaluator,
+        untrained: Untrained,
+        watch: Watch,
+        prefix: Prefix | None,
     ) -> None:
         self._p, self._name, self._evaluator, self._watch, self._prefix = prepared, name, evaluator, watch, prefix
+        self._untrained = untrained
         self._config = prepared.config.strategies[name]
         self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
         self._last = len(prepared.stream.events) - 1
@@ -61,18 +69,19 @@ class Life:
         try:
             if self._record.done:
                 return
-            self._play()
-            rows, cost = compare(self._p, self._name, self._record, self._evaluator)
+            access = self._play()
+            rows, cost = compare(self._p, self._name, self._record, self._evaluator, self._untrained)
             more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
             rows, cost = rows + more, cost + more_cost
             self._record.write(rows)
             self._watch.references(rows, cost.seconds)
-            self._record.finish(self._summary(cost))
+            self._record.finish(self._summary(access, cost))
         finally:
             self._record.close()
             self._watch.end()
 
-    def _play(self) -> None:
+    def _play(self) -> Access:
+        """Live through the events that are left; return what the strategy was allowed to read."""
         stream, plan = self._p.stream, self._p.plan
         measure = Measure(stream, plan, self._p.setting.objective.measure)
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
@@ -108,6 +117,7 @@ class Life:
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             self._record.save(Checkpoint(index, state), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
+        return strategy.access
 
     def _take_over(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
@@ -130,6 +140,7 @@ class Life:
         where = f"Strategy {self._name!r}, event {index} ({event.name})"
         if isinstance(event, DeletionRequest) and self._config.isolated is None:
             where += f", unlearner {self._config.unlearner.name!r}"
+            where += "" if self._config.guard is None else f", guard {self._config.guard.name!r}"
         try:
             with watched:
                 return step(strategy, event, ledger), looks
@@ -161,10 +172,9 @@ class Life:
         restore(strategy, checkpoint.state, ledger)
         return checkpoint.event + 1
 
-    def _summary(self, cost: Cost) -> dict[str, Any]:
-        strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
+    def _summary(self, access: Access, cost: Cost) -> dict[str, Any]:
         return {
-            "access": strategy.access.label(),
+            "access": access.label(),
             "events": self._last + 1,
             "references": {
                 "computed": cost.computed,

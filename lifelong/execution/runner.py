@@ -15,6 +15,7 @@ from lifelong.execution.manifest import read_json, read_run_config, write_manife
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock, torch_settings
 from lifelong.files import code_of, disk_errors
+from lifelong.references.comparison import Untrained
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.trackers._base import Tracker, Watch
@@ -71,10 +72,12 @@ def run_prepared(
         write_manifest(prepared, folder)
         watch = Watch(trackers)
         evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, config.evaluation, config.device)
+        untrained = Untrained(prepared, evaluator)
         shared, failed = prefixes(prepared.stream, prepared.resolved["strategies"]), []
         for name in config.strategies:
             try:
-                Life(prepared, name, folder / "strategies" / name, evaluator, watch, shared.get(name)).live()
+                place = folder / "strategies" / name
+                Life(prepared, name, place, evaluator, untrained, watch, shared.get(name)).live()
             except LifelongError as error:  # the others go on: what happens to them does not depend on this one
                 failed.append(error)
         if failed:

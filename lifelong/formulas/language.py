@@ -69,7 +69,8 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
     >>> round(truth_ratio(1.0, [0.5, 3.0]), 6)
     0.472367
     """
-    return float(np.exp(right - np.mean(wrong)))
+    with np.errstate(over="ignore"):  # infinite above 709 nats, which ascent reaches
+        return float(np.exp(right - np.mean(wrong)))
 
 
 def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:

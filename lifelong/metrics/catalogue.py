@@ -191,6 +191,14 @@ _REQUESTS: dict[str, Metric] = {
         0.0,
     ),
     "exact": Metric("Whether service claims to be exact (in bits or in law).", "0 or 1", "higher", 1.0),
+    "weights_erased": Metric(
+        "0 where the request left weights that derive from its samples as they were, bit for bit: what was learned "
+        "stays in the weights, and at most something beside them hides it (a guard, or nothing at all). 1 where they "
+        "were changed, rebuilt or thrown away, or where none derived from the samples; it does not say how well.",
+        "0 or 1",
+        "higher",
+        1.0,
+    ),
     "trained_share": Metric(
         "Share of a request's samples that the weights were trained on (`trained-only`).", "share", "neither"
     ),
@@ -739,6 +747,12 @@ _ISOLATED: dict[str, Metric] = {
         "neither",
     ),
     "capacity_used": Metric("Share of a layer's weights that lie in any mask.", "share", "neither"),
+    "storage_share": Metric(
+        "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
+    ),
+}
+
+_GUARDS: dict[str, Metric] = {
     "gate_used": Metric(
         "Mean gate on the part of a request's data that adapter and detector were made of (o3).",
         "share",
@@ -768,9 +782,6 @@ _ISOLATED: dict[str, Metric] = {
         "Whether a request had so few samples that covariances were shrunk (o3).", "0 or 1", "neither"
     ),
     "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
-    "storage_share": Metric(
-        "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
-    ),
 }
 
 _SELECTION: dict[str, Metric] = {
@@ -820,6 +831,7 @@ THEMES: dict[str, dict[str, Metric]] = {
     "Text: continual pretraining": _PRETRAINING,
     "Cost": _COST,
     "Isolated strategies": _ISOLATED,
+    "Guards": _GUARDS,
     "Selection of training data": _SELECTION,
 }
 """All but those of `OF_MEASURE`, by what they are about."""

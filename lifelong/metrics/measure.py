@@ -159,5 +159,7 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
         learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:event])
         rows += service_rows(event, audit, outcome, learned)
         exact = float(outcome.exactness in {"bits", "law"})
+        erased = float(outcome.weights_erased)
         rows.append(row(event, "run", happened.name, "exact", exact, 1))
+        rows.append(row(event, "run", happened.name, "weights_erased", erased, 1))
     return rows

@@ -14,6 +14,16 @@ from lifelong.metrics.accumulation import unit_means
 from lifelong.results.table import Row, row
 
 
+def perplexity_of(loss: np.floating) -> float:
+    """Return e to the power of a mean loss; infinite above 709 nats, which ascent reaches.
+
+    >>> perplexity_of(np.float64(0.0)), perplexity_of(np.float64(1000.0))
+    (1.0, inf)
+    """
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
+
+
 def growth(now: np.ndarray, first: np.ndarray, counts: np.ndarray) -> float | None:
     """Return by which factor perplexity has grown, the geometric mean over the marked units; None if none is marked.
 
@@ -24,7 +34,7 @@ def growth(now: np.ndarray, first: np.ndarray, counts: np.ndarray) -> float | No
     >>> round(growth(np.array([2.0, 1.0]), np.array([1.0, 1.0]), np.array([True, True])), 4)
     1.6487
     """
-    return float(np.exp(np.mean((now - first)[counts]))) if counts.any() else None
+    return perplexity_of(np.mean((now - first)[counts])) if counts.any() else None
 
 
 class Perplexity:
@@ -62,14 +72,14 @@ class Perplexity:
             then = self._means(self._losses[bisect_left(self._events, learned)], alive)[0]
             first = np.where(old & (since == learned), then, first)
         rows = [
-            row(event, "run", self._names[u], "perplexity", float(np.exp(now[u])), int(counts[u]))
+            row(event, "run", self._names[u], "perplexity", perplexity_of(now[u]), int(counts[u]))
             for u in np.flatnonzero(counts > 0)
         ]
-        average = float(np.exp(now[held].mean())) if held.any() else None
-        none_held = "no unit with test samples is held"
+        average = perplexity_of(now[held].mean()) if held.any() else None
+        none_held = "" if held.any() else "no unit with test samples is held"
         rows.append(row(event, "run", "stream", "average_perplexity", average, int(held.sum()), none_held))
         grown = growth(now, first, old)
-        none_old = "no unit was learned before this event"
+        none_old = "" if old.any() else "no unit was learned before this event"
         return [*rows, row(event, "run", "stream", "perplexity_growth", grown, int(old.sum()), none_old)]
 
     def _means(self, losses: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,9 @@ from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows, row
-from lifelong.setup.build import make_setting, make_strategy
+from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import Prepared
+from strategies.base import Strategy
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
@@ -30,9 +31,32 @@ _DETAILED = ("retrained", "retrained-2", "original", "no-op")
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
 
-def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:
+class Untrained:
+    """What an untrained network predicts, of a seed that no model here has: the same for all strategies of a run."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
+        """Build nothing until it is asked."""
+        self._p, self._evaluator = p, evaluator
+        self._strategy: Strategy | None = None
+        self._found: dict[int, np.ndarray] = {}
+
+    def probabilities(self, event: int) -> np.ndarray:
+        """Return its distributions ``[D, K]`` at the detailed positions of an event; empty where it has none."""
+        p = self._p
+        if self._strategy is None:
+            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
+            self._strategy = make_strategy(StrategyConfig(), p.setting_of(seed), "references")
+        if event not in self._found:
+            found = self._evaluator.probabilities(self._strategy, p.plan.detailed(event))
+            self._found[event] = np.zeros((0, 0)) if found is None else found
+        return self._found[event]
+
+
+def compare(
+    p: Prepared, name: str, record: Record, evaluator: Evaluator, untrained: Untrained
+) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
-    lived = _Lived(p, record, evaluator)
+    lived = _Lived(p, record, untrained)
     rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
@@ -54,12 +78,11 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
 class _Lived:
     """What the strategy left behind, for being looked at beside references."""
 
-    def __init__(self, p: Prepared, record: Record, evaluator: Evaluator) -> None:
-        self._p, self._record, self._evaluator = p, record, evaluator
+    def __init__(self, p: Prepared, record: Record, untrained: Untrained) -> None:
+        self._p, self._record, self._untrained = p, record, untrained
         self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
-        self._random: dict[int, np.ndarray] = {}
         self._run_detailed: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
@@ -77,9 +100,9 @@ class _Lived:
         rows: list[Row] = []
         first = event not in self._run_detailed
         run = self._run_detailed.setdefault(
-            event, Detailed("run", event, self.outputs(event), plan, self._fresh(event))
+            event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
         )
-        other = Detailed(kind, event, reference, plan, self._fresh(event))
+        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
         if first:
             rows += run.calibration()
             for audit in plan.due(event):
@@ -102,17 +125,6 @@ class _Lived:
 
     def _threshold(self, audit: Audit) -> float:
         return held_out_loss(audit, self._losses[self._p.plan.num_outputs(audit.event - 1) - 1])
-
-    def _fresh(self, event: int) -> np.ndarray:
-        """Return what an untrained network, of a seed that no model here has, predicts at the detailed positions."""
-        if event not in self._random:
-            p = self._p
-            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
-            setting = make_setting(p.config, p.stream, seed)
-            fresh = make_strategy(StrategyConfig(), setting, "references")
-            found = self._evaluator.probabilities(fresh, p.plan.detailed(event))
-            self._random[event] = np.zeros((0, 0)) if found is None else found
-        return self._random[event]
 
     def _layers(self, point: Point, run: Outputs, reference: Outputs) -> list[Row]:
         event, kind = point.event, point.kind
@@ -137,7 +149,7 @@ def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -
 
 def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run."""
-    setting = make_setting(p.config, p.stream, seed)
+    setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
     decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k != "seed"}  # drawn from afterwards

@@ -40,6 +40,7 @@ _PLAIN = [
     "state_bytes",
     "steps",
     "tow",
+    "weights_erased",
 ]
 _OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
 _IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]

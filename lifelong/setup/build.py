@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -14,7 +16,7 @@ from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
 from lifelong.setup.suitability import check_parts, check_predicts, check_support, check_training, part_of
 from lifelong.setup.worst_case_requests import Chooser
-from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
@@ -98,24 +100,46 @@ def make_objective(config: RunConfig, stream: Stream) -> Objective:
 
 
 def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
-    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
+    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream.
+
+    The network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+    """
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
     key = Key(config.seed if seed is None else seed)
     shape = stream.source.input_shape
 
-    def make_model() -> FlatModel:
+    @functools.cache
+    def original() -> Network:
         with seeded_globals(key / "init"):
             network: Network = module.build(options, shape, objective.num_outputs)
-            if not isinstance(network, Network):
-                raise ConfigError(
-                    f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
-                    f"strategies.parts.model.Network(body, head)."
-                )
-            _check_image_tokens(network, stream.source)
-            return FlatModel(network.to(config.device), config.trained)
+        if not isinstance(network, Network):
+            raise ConfigError(
+                f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
+                f"strategies.parts.model.Network(body, head)."
+            )
+        _check_image_tokens(network, stream.source)
+        return network
+
+    def make_model() -> FlatModel:
+        return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+
+def _copied(network: Network, name: str) -> Network:
+    """Return a copy of a network that shares nothing with it.
+
+    Raises:
+        ConfigError: it has a part that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network)
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"model: the network of {name} cannot be copied: {error}. Every strategy gets a copy of it; keep what "
+            f"`copy.deepcopy` refuses (locks, open files, tensors with a history) out of its modules."
+        ) from error
 
 
 def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
@@ -185,7 +209,15 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     check_support("unlearners", strategy.unlearner.name, options, unlearning, f"{where}.unlearner", plugins)
     unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
     check_parts(unlearner, learner, plugins, where)
-    return Composed(learner, unlearner)
+    return Composed(learner, unlearner, _make_guard(strategy, replace(setting, key=key), where))
+
+
+def _make_guard(strategy: StrategyConfig, setting: Setting, where: str) -> Guard | None:
+    if strategy.guard is None:
+        return None
+    module, options = resolve("guards", strategy.guard, f"{where}.guard")
+    check_support("guards", strategy.guard.name, options, setting, f"{where}.guard", ())
+    return cast("Callable[[Config, Setting], Guard]", class_of(module, Guard))(options, setting)
 
 
 def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:

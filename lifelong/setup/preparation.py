@@ -39,6 +39,10 @@ class Prepared:
     identity: str
     data_digest: str
 
+    def setting_of(self, seed: int) -> Setting:
+        """Return the setting under a seed; that of the run's own seed is the run's own, with its network."""
+        return self.setting if seed == self.config.seed else make_setting(self.config, self.stream, seed)
+
     def folder(self, root: Path | str) -> Path:
         """Return the run folder below `root`."""
         return Path(root) / f"{self.config.name}-{self.identity}"

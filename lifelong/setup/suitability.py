@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from strategies.base import EVERYTHING, Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.base import EVERYTHING, Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
@@ -22,13 +22,15 @@ from streams.ledger import Ledger
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
 
-Part = Strategy | Learner | Plugin | Unlearner
+Part = Strategy | Learner | Plugin | Unlearner | Guard
 
 
 def part_of(kind: str, module: ModuleType) -> type[Part]:
-    """Return the class that a module of learners, unlearners or isolated strategies holds; it need not be built."""
+    """Return the class that a module of methods holds; it need not be built."""
     if kind == "unlearners":
         return class_of(module, Unlearner)  # type: ignore[type-abstract]
+    if kind == "guards":
+        return class_of(module, Guard)  # type: ignore[type-abstract]
     if kind == "isolated":
         return class_of(module, Strategy)  # type: ignore[type-abstract]
     if any(
@@ -57,7 +59,7 @@ def check_support(kind: str, name: str, options: Config, setting: Setting, where
     """Refuse a method that cannot serve what the objective predicts, before it is built.
 
     Args:
-        kind: learners, unlearners or isolated.
+        kind: learners, unlearners, guards or isolated.
         name: what the configuration calls it.
         options: its own, which may name another method that it runs.
         setting: what it would be built in.
@@ -84,7 +86,7 @@ def those_that_can(
     """Return the tail of a message: the methods of a kind that can be built as they are, and serve the objective.
 
     Args:
-        kind: learners, unlearners or isolated.
+        kind: learners, unlearners, guards or isolated.
         setting: what they would be built in.
         plugins: names of the learner's plugins; an unlearner that needs others is left out.
         can: what is asked of an unlearner beside.
@@ -101,7 +103,7 @@ def those_that_can(
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
             found.append(name)
-    return f"Those that can: {', '.join(found)}."
+    return f"Those that can: {', '.join(found)}." if found else "None of those here can."
 
 
 def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -146,7 +147,7 @@ class Subnetworks(Strategy, ABC):
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
-        left = later - again
+        left, kept = later - again, not self._erases and any(self._wrote(u) for u in touched)
         gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
         for units in left:
             self._nets[units].stale = True
@@ -158,7 +159,7 @@ class Subnetworks(Strategy, ABC):
         for experience in door.history():
             if experience.units in again:
                 outcome += self._teach(experience, door)
-        return outcome.graded(self._grade()).traced(self._capacity())
+        return replace(outcome.graded(self._grade()), weights_erased=not kept).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""

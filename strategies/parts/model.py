@@ -160,6 +160,15 @@ class FlatModel:
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
 
+    def is_in_state(self, state: dict[str, object]) -> bool:
+        """Return whether parameters and buffers are, bit for bit, those of a state."""
+        parameters, buffers = state["parameters"], state["buffers"]
+        assert isinstance(parameters, torch.Tensor)
+        assert isinstance(buffers, dict)
+        return torch.equal(parameters, self.parameters) and all(
+            torch.equal(buffers[name], buffer) for name, buffer in self.network.named_buffers()
+        )
+
     def num_bytes(self) -> int:
         """Return the size of parameters and buffers in bytes."""
         tensors = [self.parameters, *self.network.buffers()]

@@ -1,7 +1,7 @@
 """Every strategy there is, found by the registry, on one short life of real digits, watched at the door.
 
-A new learner, unlearner or isolated strategy needs nothing here: it is discovered, built with its defaults (or with
-the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
+A new learner, unlearner, guard or isolated strategy needs nothing here: it is discovered, built with its defaults (or
+with the small ones in `OPTIONS`) and held to every promise in `test_strategies.py`.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ TEXT_LEARNERS: dict[str, dict[str, Any]] = {
         "sft_epochs": 1,
     },
 }
-# Isolated strategies that work on text alone, likewise.
-ISOLATED_TEXT: dict[str, dict[str, Any]] = {
+# Guards, all of which work on text alone, likewise.
+GUARDS_TEXT: dict[str, dict[str, Any]] = {
     "o3": {"epochs": 1, "rank": 4, "encoder": {"rank": 4}},
     "in-context": {},
 }
@@ -258,7 +258,7 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
     },
     "o3(resume, frozen encoder)": {
-        "isolated": {
+        "guard": {
             "name": "o3",
             "epochs": 1,
             "rank": 4,
@@ -268,8 +268,22 @@ ON_TEXT: dict[str, dict[str, Any]] = {
             "encoder": {"rank": 4, "epochs": 0},
         }
     },
-    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
-    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
+    "in-context(all)": {"guard": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"guard": {"name": "in-context", "form": "refusal"}},
+    "replay+ewc+o3": {
+        "learner": [{"name": "replay", "memory": 10, "batch": 4}, {"name": "ewc", "fisher": "batch"}],
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "o-lora+retrain+o3": {
+        "learner": {"name": "o-lora", "rank": 4},
+        "unlearner": "retrain",
+        "guard": {"name": "o3", **GUARDS_TEXT["o3"]},
+    },
+    "lora+gradient-ascent+in-context": {
+        "learner": {"name": "lora", "rank": 4},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+        "guard": "in-context",
+    },
     "adapt-infinity+retrain": {
         "learner": {
             "name": "adapt-infinity",
@@ -366,7 +380,7 @@ def candidates() -> list[Candidate]:
             learners = (*NOTES.get(unlearner, ()), *plugins)
             parts = {"learner": [named(n) for n in learners], "unlearner": named(unlearner)}
             found[f"{'+'.join(learners)}+{unlearner}"] = parts
-    for isolated in sorted(set(entries("isolated")) - set(ISOLATED_TEXT)):
+    for isolated in sorted(entries("isolated")):
         found[isolated] = {"isolated": named(isolated)}
     found |= VARIANTS
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
@@ -383,8 +397,8 @@ def text_candidates() -> list[Candidate]:
         if unlearner == "teacher-revert":  # it goes back to what this one keeps
             learner = {"name": "mix-cpt", **TEXT_LEARNERS["mix-cpt"]}
         found[f"{learner['name']}+{unlearner}"] = {"learner": learner, "unlearner": {"name": unlearner, **options}}
-    for isolated, options in ISOLATED_TEXT.items():
-        found[isolated] = {"isolated": {"name": isolated, **options}}
+    for guard, options in GUARDS_TEXT.items():
+        found[f"naive+{guard}"] = {"learner": "naive", "guard": {"name": guard, **options}}
     return [Candidate(name, parse(StrategyConfig, values)) for name, values in found.items()]
 
 
@@ -398,7 +412,7 @@ def learning_halves() -> list[tuple[Candidate, str]]:
     learners = [f"{n}+none" for n in entries("learners")]
     names = {*learners, *entries("isolated")}
     found = [(c, "class-incremental") for c in candidates()] + [(c, "text") for c in text_candidates()]
-    of_text = {*ISOLATED_TEXT, *(f"{n}+none" for n in TEXT_LEARNERS)}
+    of_text = {*(f"{n}+none" for n in TEXT_LEARNERS)}
     return [(c, place) for c, place in found if c.name in names and (c.name in of_text) == (place == "text")]
 
 
@@ -678,15 +692,18 @@ def life_of(world: World, candidate: Candidate) -> Lived:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--own", metavar="KIND=FILE", help="test that learner, unlearner or isolated strategy instead")
+    parser.addoption(
+        "--own", metavar="KIND=FILE", help="test that learner, unlearner, guard or isolated strategy instead"
+    )
 
 
 def own_candidates(own: str) -> list[Candidate]:
-    """What is to be tested of a file outside the project: a learner with two unlearners, an unlearner on replay."""
+    """What is to be tested of a file of one's own: a learner with two unlearners, an unlearner or a guard on replay."""
     kind, _, file = own.partition("=")
     strategies: dict[str, list[dict[str, Any]]] = {
         "learners": [{"learner": file, "unlearner": "retrain"}, {"learner": file, "unlearner": "none"}],
         "unlearners": [{"learner": "replay", "unlearner": file}],
+        "guards": [{"learner": "replay", "guard": file}],
         "isolated": [{"isolated": file}],
     }
     if kind not in strategies:

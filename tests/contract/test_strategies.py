@@ -213,10 +213,32 @@ def test_holds_nothing_exactly_if_it_claims_so(candidate: Any, life: Any) -> Non
         elif candidate.name in SOMETIMES:
             assert moment.held != {}
         else:
-            assert "weights" in moment.held
-            reported = np.concatenate(list(moment.held.values())) if draws(candidate) else moment.held["weights"]
+            guarded = candidate.config.guard is not None  # and may keep more than the weights hold
+            assert guarded or "weights" in moment.held
+            everything = draws(candidate) or guarded
+            reported = np.concatenate(list(moment.held.values())) if everything else moment.held["weights"]
             assert np.isin(moment.event.sample_ids, reported).all() or candidate.name.startswith("random-selection")
     assert graded or not candidate.name.endswith(EXACT)
+
+
+def test_what_stays_in_the_weights_is_said(world: Any, life: Any) -> None:
+    """Bit for bit the same model after a request, and it derives from what was named: nothing was erased."""
+    for index, moment in life.requests():
+        before = life.moments[index - 1].state.get("model", {}).get("parameters")
+        if before is not None and isinstance(life.strategy, Composed):
+            same = torch.equal(before, moment.state["model"]["parameters"])
+            derived = np.isin(moment.event.sample_ids, moment.held.get("weights", ())).any()
+            assert moment.outcome.weights_erased == (not (same and derived))
+
+
+def test_a_guard_keeps_nothing_before_it_is_asked(world: Any, candidate: Any, life: Any) -> None:
+    if candidate.config.guard is None:
+        return
+    assert num_bytes(world.build(candidate).guard.state_dict()) == 0
+    first = next(index for index, _ in life.requests())
+    assert all("guard" not in moment.state for moment in life.moments[:first])
+    assert all("guard" in moment.state for moment in life.moments[first:])
+    assert any(name.startswith("guard.") for _, moment in life.requests() for name in moment.held)
 
 
 def test_no_raw_sample_is_kept_after_its_deletion(life: Any) -> None:

@@ -207,7 +207,7 @@ def test_list_and_show(call: Call) -> None:
     for kind, names in listed.items():
         for name, described in names.items():
             assert described["summary"], (kind, name)
-            assert ("supports" in described) == (kind in ("learners", "unlearners", "isolated"))
+            assert ("supports" in described) == (kind in ("learners", "unlearners", "guards", "isolated"))
             code, out, err = call("show", kind, name, "--json")
             assert (code, err) == (0, ""), (kind, name)
             assert json.loads(out).get("supports") == described.get("supports")

@@ -175,7 +175,7 @@ def test_the_same_training_forgets_when_tasks_never_come_back() -> None:
     plan = class_incremental.build(digits_source(), class_incremental.Config(experiences=5), 0)
     for epochs in (1, 10):
         lived = live(digits_source(), plan, plan.experiences, 0, "none", epochs=epochs)
-        assert 0.1 <= lived.accuracy[-1].mean() <= 0.36
+        assert 0.1 <= lived.accuracy[-1].mean() <= 0.45
 
 
 def test_accumulation_shows_as_retention_that_grows() -> None:

@@ -50,7 +50,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 4
+    assert len(examples()) == 5
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -78,15 +78,15 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
 
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "two_layers")]
-    for file, text in zip(files, examples()[:3], strict=True):
+    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "nearby", "two_layers")]
+    for file, text in zip(files, examples()[:4], strict=True):
         file.write_text(text, encoding="utf-8")
-    learner, unlearner, model = map(str, files)
+    learner, unlearner, guard, model = map(str, files)
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "periodic", "limit": 1},
         "model": {"name": model, "width": 8},
-        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner}},
+        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner, "guard": guard}},
         "references": {"kinds": ["retrained"]},
     }
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
@@ -98,7 +98,7 @@ def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkey
 
 def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
     model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
-    for file, text in zip((model, objective), examples()[2:], strict=True):
+    for file, text in zip((model, objective), examples()[3:], strict=True):
         file.write_text(text, encoding="utf-8")
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
@@ -113,6 +113,34 @@ def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> Non
     scores = [r.value for r in rows if r.metric == "average_negative_squared_error"]
     assert scores
     assert all(score is not None and -0.05 < score < 0 for score in scores), "the mean image has -0.077"
+
+
+def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "nearby.py"
+    file.write_text(examples()[2], encoding="utf-8")
+    config = {
+        "scenario": "joint",
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "class", "keys": [3], "again_after": 1}]},
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {"epochs": 20, "lr": 0.2},
+        "strategies": {"bare": {"unlearner": "none"}, "theirs": {"guard": str(file)}},
+        "references": {"kinds": []},
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    at = {
+        (name, r.event, r.metric): r.value
+        for name, table in run.tables.items()
+        for r in table.rows
+        if r.subject in ("stream", "request-0", "event")
+    }
+    assert at["bare", 1, "forget_test_accuracy"] > 0.8
+    assert at["theirs", 1, "forget_test_accuracy"] < 0.1
+    assert at["theirs", 1, "average_accuracy"] > at["bare", 1, "average_accuracy"] - 0.05
+    assert at["theirs", 1, "weights_erased"] == 0
+    assert at["theirs", 1, "state_bytes"] > at["bare", 1, "state_bytes"]
+    for metric in ("average_accuracy", "state_bytes"):  # what is learned again is hidden no longer
+        assert at["theirs", 2, metric] == at["bare", 2, metric]
 
 
 def test_every_page_that_is_linked_exists() -> None:
@@ -143,5 +171,5 @@ def test_numbers_in_choosing_are_those_of_studies() -> None:
 
 def test_choosing_names_everything_that_forgets() -> None:
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
-    for kind in ("unlearners", "isolated"):
+    for kind in ("unlearners", "guards", "isolated"):
         assert [name for name in entries(kind) if f"`{name}`" not in page] == []

@@ -630,6 +630,7 @@ def toy(_cache: Any) -> Toy:
     return Toy()
 
 
+@pytest.mark.nightly
 def test_what_swapping_and_mixing_do_to_old_and_new(toy: Toy) -> None:
     start = toy.loss(toy.base, toy.held_out)
     assert start < 1.9  # it knows the general text: random weights give ln 40 = 3.7
@@ -649,6 +650,7 @@ def test_what_swapping_and_mixing_do_to_old_and_new(toy: Toy) -> None:
     assert general["mixed"] < general["plain"] - 1, general
 
 
+@pytest.mark.nightly
 def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
     gone, kept = toy.facts[:8], toy.facts[8:]
     unlearner = {"name": "teacher-revert", "epochs": 120, "lr": 1e-3, "batch_size": 32}
