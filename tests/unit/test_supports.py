@@ -29,7 +29,7 @@ from streams.errors import ConfigError
 from streams.randomness import Key, seeded_globals
 from streams.registry import Entry, entries, load
 
-METHODS = [(kind, name) for kind in ("learners", "unlearners", "isolated") for name in entries(kind)]
+METHODS = [(kind, name) for kind in ("learners", "unlearners", "guards", "isolated") for name in entries(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)
