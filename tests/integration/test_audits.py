@@ -275,7 +275,7 @@ def test_over_the_stream(run: lifelong.Run) -> None:
     assert when_served(retrain, "deletion_capacity", "stream") > when_served(none, "deletion_capacity", "stream") - 1
     assert when_served(retrain, "deletion_capacity", "stream") <= deleted
     assert when_served(none, "requests_survived", "stream") == 0
-    assert when_served(none, "worst_abs_gap_forget_accuracy", "requests") > 0.5
+    assert when_served(none, "worst_abs_gap_forget_accuracy", "requests") > 0.4
     assert when_served(retrain, "worst_abs_gap_forget_accuracy", "requests") == 0.0
 
 

@@ -227,7 +227,7 @@ def test_one_task_of_all_classes_is_training_at_once() -> None:
     at_once = joint.build(source, joint.Config(), 0)
     assert np.array_equal(once.experiences[0].sample_ids, at_once.experiences[0].sample_ids)
     lived = live(source, once, once.experiences, 0, "none", epochs=20, lr=0.05)
-    assert lived.accuracy[-1].mean() > 0.93
+    assert lived.accuracy[-1].mean() > 0.9
 
 
 # ------------------------------------------------------------------------------------------------------ long (7)
