@@ -342,6 +342,11 @@ class Unlearner(ABC):
         return None
 
     @property
+    def name(self) -> str:
+        """What a configuration calls it; its draws are named so."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
+
+    @property
     @abstractmethod
     def access(self) -> Access:
         """What it may read while serving a request."""

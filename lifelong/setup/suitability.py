@@ -141,7 +141,7 @@ def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], 
     missing = [p for p in unlearner.needs_plugins if p not in plugins]
     if missing:
         raise ConfigError(
-            f"{where}.learner: {_name_of(unlearner)} reads what the plugin {missing[0]!r} notes down while learning; "
+            f"{where}.learner: {unlearner.name} reads what the plugin {missing[0]!r} notes down while learning; "
             f"add it: learner: [{', '.join([*plugins, *missing])}]."
         )
     options = unlearner.config.model_dump()
@@ -185,7 +185,7 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         refusal = partial(_refusal, event, len(live), stay)
         if reason := refusal(unlearner):
             can = those_that_can("unlearners", unlearner.setting, plugins, _not(refusal))
-            raise ConfigError(f"{where}.unlearner: {_name_of(unlearner)} cannot serve {event.name}{reason} {can}")
+            raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
 
 
 def _not(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
@@ -210,10 +210,6 @@ def _refusal(event: DeletionRequest, live: int, stay: np.ndarray, unlearner: Unl
     if unlearner.needs_retained and not live:
         return ", which deletes all that was learned: nothing is left to retain."
     return ""
-
-
-def _name_of(unlearner: Unlearner) -> str:
-    return type(unlearner).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
 
 def _listed(names: Sequence[str]) -> str:

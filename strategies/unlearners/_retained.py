@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner
+from strategies.base import Access, Door, Learner, Unlearner
 from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
@@ -72,6 +74,43 @@ def some_retained_data(retained: RetainedData, learner: Learner, door: Door, req
             + ("." if retained == "full" else ", or retained: full.")
         )
     return data
+
+
+class RetainUnlearner(Unlearner, ABC):
+    """An unlearner that cannot do without retained data; none of them is exact."""
+
+    config: Any
+    """A `RetainConfig`, or another with the option `retained`."""
+    reads_forget_set: ClassVar[bool] = True
+    """Whether it looks at the forget set; others work on the retained data alone."""
+
+    @property
+    @override
+    def access(self) -> Access:
+        return retained_access(self.config.retained, self.reads_forget_set)
+
+    @property
+    @override
+    def needs_retained(self) -> bool:
+        return True
+
+    @override
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        retained = some_retained_data(self.config.retained, learner, door, request)
+        key = self.setting.key / self.name / request.name
+        return self.serve(request, learner, retained, door, key).graded("none")
+
+    @abstractmethod
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        """Change the learner's model; return what that cost.
+
+        Args:
+            request: what is asked.
+            learner: whose model is changed.
+            retained: what may be trained on; not empty.
+            door: lends the forget set.
+            key: names all draws of this request.
+        """
 
 
 def endless(objective: Objective, data: Data, size: int, key: Key) -> Iterator[Batch]:

@@ -11,19 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Unlearner
+from strategies.base import Door, Learner, Outcome, Scope
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
-from strategies.unlearners._retained import (
-    DefaultRetainConfig,
-    finish,
-    live_classes,
-    retained_access,
-    some_retained_data,
-)
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish, live_classes
 from streams.data import Batch, Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
@@ -162,8 +156,11 @@ class Poison(Hooks):
 
 
 @final
-class ConceptPoisoning(Unlearner):
-    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes."""
+class ConceptPoisoning(RetainUnlearner):
+    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes.
+
+    It needs retained data: donors come from it.
+    """
 
     test_options = {"epochs": 1, "patch": "none", "concept_samples": 3}
     config: Config
@@ -171,19 +168,8 @@ class ConceptPoisoning(Unlearner):
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
 
-    @property
     @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Donors come from it."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Poison every class of the request, and train on all together.
 
         Classes without any other live class in their task are left out; their share is reported as ``left_out``.
@@ -192,10 +178,8 @@ class ConceptPoisoning(Unlearner):
             DataError: a patch is wanted, and inputs are no images.
         """
         config, model, setting = self.config, learner.model, self.setting
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
         classes = whole_classes(request, setting)
-        key = setting.key / "concept-poisoning" / request.name
         own = forget_set.all()
         if config.patch != "none" and own.x.ndim != 4:
             raise DataError(
@@ -235,7 +219,7 @@ class ConceptPoisoning(Unlearner):
         with model.moving_only(part):
             outcome = fit(model, setting.objective, data, config, key, hooks)
         outcome += Outcome(forward=len(features), losses={"left_out": left_out}) + finish(config, learner, retained)
-        return outcome.graded("none")
+        return outcome
 
     def _features(self, model: FlatModel, data: Data) -> tuple[np.ndarray, np.ndarray]:
         objective = self.setting.objective

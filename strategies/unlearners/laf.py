@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.base import Door, Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
-from strategies.unlearners._retained import RetainedData, endless, retained_access, some_retained_data
+from strategies.unlearners._retained import RetainedData, RetainUnlearner, endless
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -80,8 +80,12 @@ def alignment(
 
 
 @final
-class LAF(Unlearner):
-    """Label-agnostic forgetting: trains the body by two auto-encoders and the original features; the head stays."""
+class LAF(RetainUnlearner):
+    """Label-agnostic forgetting: trains the body by two auto-encoders and the original features; the head stays.
+
+    It needs retained data: every step takes a retained batch. It reads the inputs of forget set and retained data;
+    labels only for `repair`, and of the latter.
+    """
 
     test_options = {"epochs": 1, "vae_epochs": 1, "max_ratio": None}
     config: Config
@@ -96,25 +100,11 @@ class LAF(Unlearner):
         if not bool(setting.make_model().mask("body").any()):
             raise ConfigError("laf trains the body of the model, and this one has none that is trained.")
 
-    @property
     @override
-    def access(self) -> Access:
-        """The inputs of forget set and retained data; labels only for `repair`, and of the latter."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Every step takes a retained batch."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Train the auto-encoders, then the body; auto-encoders and teacher are dropped at the end."""
         config, model, objective = self.config, learner.model, self.setting.objective
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
-        key = self.setting.key / "laf" / request.name
         teacher = frozen_copy(self.setting, model)
         e_f, e_r = (_embed(teacher, objective, data, config) for data in (forget_set, retained))
         center, scale = self._scales(torch.cat([e_f, e_r]))
@@ -161,7 +151,7 @@ class LAF(Unlearner):
         if config.repair is not None:
             with model.moving_only(model.mask("head").bool()):
                 outcome += fit(model, objective, retained, config.repair, key / "repair")
-        return outcome.graded("none")
+        return outcome
 
     def _scales(self, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.decoder == "sigmoid":

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import ClassObjective, Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
@@ -19,7 +19,7 @@ from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._distil import taught
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -94,31 +94,22 @@ def set_aside(retained: Data, forget_set: Data, share: float, key: Key) -> tuple
 
 
 @final
-class SCRUB(Unlearner):
-    """Alternates ascent on the forget set with descent on retained data; the teacher is the model as it was."""
+class SCRUB(RetainUnlearner):
+    """Alternates ascent on the forget set with descent on retained data; the teacher is the model as it was.
+
+    It needs retained data: it ends on a pass over retained data. It reads the inputs of the forget set, and retained
+    data with labels.
+    """
 
     test_options = {"epochs": 2, "max_epochs": 1, "rewind": 0.2, "decay_epochs": [1]}
     config: Config
     supports = frozenset({"classes"})
 
-    @property
     @override
-    def access(self) -> Access:
-        """The inputs of the forget set, and retained data with labels."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """It ends on a pass over retained data."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Go through the epochs; the teacher is dropped at the end."""
         config, model = self.config, learner.model
-        retained = some_retained_data(config.retained, learner, door, request)
-        key, forget_set = self.setting.key / "scrub" / request.name, door.forget_set()
+        forget_set = door.forget_set()
         held_out = retained.part(np.array([], dtype=np.int64))
         if config.rewind:
             retained, held_out = set_aside(retained, forget_set, config.rewind, key / "aside")
@@ -131,7 +122,7 @@ class SCRUB(Unlearner):
         outcome = climb(model, config, brake, request, train)
         divergence = self._divergence(model, teacher, forget_set)
         outcome += Outcome(forward=2 * len(forget_set), losses={"forget_divergence": divergence})
-        return (outcome + finish(config, learner, retained)).graded("none")
+        return outcome + finish(config, learner, retained)
 
     def _epochs(
         self,

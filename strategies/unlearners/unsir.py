@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Unlearner
+from strategies.base import Door, Learner, Outcome, Scope
 from strategies.objectives._base import EVALUATION, Objective
 from strategies.parts.fit import fit
 from strategies.parts.memory.buffers import keep_uniform
@@ -17,7 +17,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import task_of, whole_classes
-from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.positions import positions_in
@@ -92,8 +92,14 @@ def with_noise(subset: Data, noises: list[torch.Tensor], labels: list[int], task
 
 
 @final
-class UNSIR(Unlearner):
-    """Unlearning by selective impair and repair; defined for whole classes, whose data is not read."""
+class UNSIR(RetainUnlearner):
+    """Unlearning by selective impair and repair; defined for whole classes, whose data is not read.
+
+    It needs retained data: impairing and repairing take retained data. It reads a labelled subset of the retained
+    data; of the forget set the class alone.
+    """
+
+    reads_forget_set = False
 
     test_options = {"batch_size": 16, "copies": 1, "noise_steps": 2, "per_class": 10}
     config: Config
@@ -101,24 +107,10 @@ class UNSIR(Unlearner):
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
 
-    @property
     @override
-    def access(self) -> Access:
-        """A labelled subset of the retained data; of the forget set the class alone."""
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Impairing and repairing take retained data."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model, objective, setting = self.config, learner.model, self.setting.objective, self.setting
-        retained = some_retained_data(config.retained, learner, door, request)
         classes = whole_classes(request, setting)
-        key = setting.key / "unsir" / request.name
         subset = balanced(retained, config.per_class, key / "subset")
         example = subset.batch(torch.zeros(1, dtype=torch.int64, device=model.parameters.device))
         tasks = [0] * len(classes)
@@ -136,7 +128,7 @@ class UNSIR(Unlearner):
         outcome += fit(model, objective, impair, config, key / "impair")
         repair = config.model_copy(update={"lr": config.repair_lr})
         outcome += fit(model, objective, subset, repair, key / "repair")
-        return (outcome + finish(config, learner, retained)).graded("none")
+        return outcome + finish(config, learner, retained)
 
 
 def balanced(data: Data, per_class: int, key: Key) -> Data:
