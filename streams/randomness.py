@@ -42,6 +42,7 @@ def mix64(ids: np.ndarray, key: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+# Why: docs/decisions.md#randomness-is-a-keyed-hash-order-is-a-keyed-sort
 @dataclass(frozen=True, slots=True)
 class Key:
     """The name of a random draw: a run seed and a path such as ``key / "order" / "task-3" / 0``.

@@ -108,6 +108,7 @@ def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.n
     return measured, watched
 
 
+# Why: docs/decisions.md#a-units-accuracy-counts-live-test-samples-only
 def _lives(
     stream: Stream, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,6 +136,7 @@ def _lives(
     return alive, since, seen
 
 
+# Why: docs/decisions.md#test-samples-of-a-deleted-user-keep-counting
 def _retired(
     stream: Stream, request: DeletionRequest, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
 ) -> np.ndarray:

@@ -107,6 +107,7 @@ def _without(request: Request, excluded: np.ndarray) -> Request:
     return replace(request, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
 
 
+# Why: docs/decisions.md#a-shadow-life-is-the-whole-stream-under-another-seed
 def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:
     """Return what attacks on single samples find in strategy `name`, and what the lives cost."""
     requests = [r for r in p.plan.requests if is_private(r)]

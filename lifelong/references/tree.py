@@ -162,6 +162,7 @@ class Cost:
         )
 
 
+# Why: docs/decisions.md#references-are-a-tree
 class References:
     """Computes references of one family: one way to build the strategy, hence one tree of chains."""
 

@@ -25,6 +25,7 @@ from strategies.base import State
 from streams.errors import CheckpointError
 
 _FORMAT = 1
+# Why: docs/decisions.md#checkpoints-are-put-off-when-they-would-cost-more-than-they-save
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
 

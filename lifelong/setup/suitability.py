@@ -55,6 +55,7 @@ def check_predicts(objective: type[Objective], name: str) -> None:
         )
 
 
+# Why: docs/decisions.md#methods-declare-what-they-support-objectives-what-they-predict
 def check_support(kind: str, name: str, options: Config, setting: Setting, where: str, plugins: Sequence[str]) -> None:
     """Refuse a method that cannot serve what the objective predicts, before it is built.
 

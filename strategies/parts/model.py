@@ -104,6 +104,7 @@ class FlatModel:
             raise ConfigError(NO_ATTENTION)
         return mask
 
+    # Why: docs/decisions.md#frozen-weights-are-put-back-after-every-step
     @contextlib.contextmanager
     def moving_only(self, movable: torch.Tensor) -> Iterator[None]:
         """Let training move some weights alone while this is open: after every step of `fit` the others are put back.

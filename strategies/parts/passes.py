@@ -126,6 +126,7 @@ class Passes:
         return Outcome(steps=self.number, forward=self.samples, backward=self.samples, losses=losses)
 
 
+# Why: docs/decisions.md#steps-are-shared-what-happens-in-them-is-not
 @contextlib.contextmanager
 def passes(
     model: FlatModel, training: FitConfig, noise: Key, loss_of: Callable[[int], torch.Tensor]

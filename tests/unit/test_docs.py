@@ -169,6 +169,37 @@ def test_every_page_that_is_linked_exists() -> None:
             assert (page.parent / link).exists(), f"{page.name} links {link}"
 
 
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_links_within_pages_and_from_the_code_lead_to_headings() -> None:
+    anchors = {page.name: {anchor(h) for h in headings(page)} for page in (ROOT / "docs").glob("*.md")}
+    links = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        for target, name in re.findall(r"\]\(([\w.-]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert name in anchors[target or page.name], f"{page.name} links {target}#{name}"
+            links += 1
+    for floor in ("streams", "strategies", "lifelong", "cli"):
+        for file in (ROOT / floor).rglob("*.py"):
+            for target, name in re.findall(r"docs/([\w.-]+)#([\w-]+)", file.read_text(encoding="utf-8")):
+                assert name in anchors[target], f"{file.name} links {target}#{name}"
+                links += 1
+    assert links > 50
+
+
+def test_the_contents_of_methods_are_complete() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    listed = re.findall(r"^- \[(.+)\]\(#", text.partition("## Contents")[2].partition("\n## ")[0], re.MULTILINE)
+    assert listed == [s for s in sections if s != "Contents"]
+
+
 def test_every_row_of_a_table_has_a_cell_for_each_head() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         width = 0
