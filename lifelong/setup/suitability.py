@@ -103,7 +103,7 @@ def those_that_can(
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
             found.append(name)
-    return f"Those that can: {', '.join(found)}." if found else "None of those here can."
+    return f"Those that can: {', '.join(found)}." if found else "None that is here can."
 
 
 def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:
