@@ -31,7 +31,7 @@ from streams.registry import KINDS, class_of, entries, load
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "studies" / "results"
 MARK = re.compile(r"<!-- (?!end)(.+?) -->(.*?)<!-- end -->", re.DOTALL)
-SKIPPED_KINDS = {"trackers"}  # chosen by flags of the command line, without options
+SKIPPED_KINDS = {"trackers", "metrics"}  # without options: flags of the command line, and what is always measured
 
 
 def configuration() -> str:
@@ -172,7 +172,7 @@ def _unlearners() -> str:
             continue
         unlearner = kind(module.Config(), setting)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = "everything" if unlearner.supports == EVERYTHING else ", ".join(sorted(unlearner.supports))
+        what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

@@ -6,7 +6,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "EVERYTHING",
     "Access",
     "Door",
+    "ExactAt",
     "Exactness",
     "Guard",
     "Learner",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+ExactAt = Literal["always", "sometimes"]
+"""At which requests a strategy is exact: at every one; or at some, as others build on what is deleted."""
 
 State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
@@ -70,7 +74,19 @@ class Setting:
 
 
 class Strategy(ABC):
-    """How one model lives through a stream. Strategies never know that they are measured."""
+    """How one model lives through a stream. Strategies never know that they are measured.
+
+    What it declares are facts about it, at its options; tests hold it to them. None of them has to be declared.
+    """
+
+    exact: ExactAt | None = None
+    """At which requests it is exact. None: its outcomes say, and they say the same of all requests."""
+    state_grows: bool = False
+    """Whether its state grows with the experiences and requests that it has seen; it is bounded otherwise."""
+    reads_permanent_only: bool = False
+    """Whether the earlier samples that it may read are those of permanent experiences alone."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """Options with which it is small enough for tests; what is not named keeps its default."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -138,6 +154,14 @@ class Learner(ABC):
 
     setting: Setting
     model: FlatModel
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    restores_by_reliving: bool = False
+    """Whether a checkpoint is restored by learning all that was learned once more, for it holds no inner state. After a
+    request that changed the weights in another way it cannot be restored."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     @property
     @abstractmethod
@@ -214,6 +238,13 @@ class Plugin(Hooks):
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
+    trains_on: Literal["all", "choice", "draw"] = "all"
+    """What samples of an experience it trains on: all; a choice, in which those that are not chosen have a say; or a
+    draw by chance, in which they have none."""
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -295,6 +326,10 @@ class Unlearner(ABC):
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
+    exact: ExactAt | None = None
+    """See `Strategy.exact`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
@@ -337,6 +372,11 @@ class Guard(ABC):
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

@@ -37,11 +37,13 @@ KINDS: dict[str, str] = {
     "guards": "strategies.guards",
     "isolated": "strategies.isolated",
     "models": "lifelong.models",
+    "audits": "lifelong.audits",
+    "metrics": "lifelong.metrics.snapshots",
     "trackers": "lifelong.trackers",
 }
 
 
-_FUNCTIONS = {"sources": "load", "scenarios": "build", "schedules": "place", "models": "build"}
+_FUNCTIONS = {"sources": "load", "scenarios": "build", "schedules": "place", "models": "build", "metrics": "rows"}
 """What a module of that kind has beside its ``Config``; in the other kinds it is a class."""
 
 
@@ -177,7 +179,8 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """
     entry = find(kind, name, where)
     module = _import_file(entry, where or kind) if is_file(name) else importlib.import_module(entry.module)
-    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind)]):
+    meanings = "METRICS" if kind in {"audits", "metrics"} else None
+    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind), meanings]):
         if not hasattr(module, needed):
             raise ConfigError(
                 f"{where or kind}: {entry.file} defines no {needed!r}. A file of the {kind} must; docs/adding.md says "

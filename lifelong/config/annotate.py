@@ -29,6 +29,8 @@ _KINDS = {
     "unlearner": "unlearners",
     "guard": "guards",
     "isolated": "isolated",
+    "audits": "audits",
+    "metrics": "metrics",
 }
 
 

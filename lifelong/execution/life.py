@@ -12,12 +12,14 @@ import numpy as np
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.execution.prefix import Prefix
-from lifelong.metrics.measure import Measure, cost_rows
+from lifelong.metrics.cost import cost_rows
+from lifelong.metrics.measure import Measure
 from lifelong.references.comparison import Untrained, compare
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
 from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import Strategy
@@ -52,13 +54,13 @@ class Life:
         prepared: Prepared,
         name: str,
         folder: Path,
-        evaluator: Evaluator,
+        instruments: Instruments,
         untrained: Untrained,
         watch: Watch,
         prefix: Prefix | None,
     ) -> None:
-        self._p, self._name, self._evaluator, self._watch, self._prefix = prepared, name, evaluator, watch, prefix
-        self._untrained = untrained
+        self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
+        self._instruments, self._evaluator, self._untrained = instruments, instruments.evaluator, untrained
         self._config = prepared.config.strategies[name]
         self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
         self._last = len(prepared.stream.events) - 1
@@ -70,7 +72,7 @@ class Life:
             if self._record.done:
                 return
             access = self._play()
-            rows, cost = compare(self._p, self._name, self._record, self._evaluator, self._untrained)
+            rows, cost = compare(self._p, self._name, self._record, self._instruments, self._untrained)
             more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
             rows, cost = rows + more, cost + more_cost
             self._record.write(rows)
@@ -83,7 +85,15 @@ class Life:
     def _play(self) -> Access:
         """Live through the events that are left; return what the strategy was allowed to read."""
         stream, plan = self._p.stream, self._p.plan
-        measure = Measure(stream, plan, self._p.setting.objective.measure)
+        objective = self._p.setting.objective
+        measure = Measure(
+            stream,
+            plan,
+            objective.measure,
+            self._instruments.metrics,
+            self._instruments.audits,
+            objective.predicts == "tokens",
+        )
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
         first = self._go_on(strategy, ledger, measure)
@@ -103,7 +113,7 @@ class Life:
                 rows += measure.within(index, looks.scores)
             rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
             self._record.write(rows, outputs)
-            if outputs is not None and outputs.details:
+            if outputs is not None and outputs.stored():
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,

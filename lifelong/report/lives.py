@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.metrics.catalogue import SHARES
+from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import Line
@@ -97,6 +97,11 @@ class Point:
         return self.example.measure
 
     @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean."""
+        return self.example.catalogue
+
+    @property
     def requests(self) -> tuple[RequestSlot, ...]:
         """Requests, aligned over seeds by their order."""
         most = max((len(r) for r in self.requested.values()), default=0)
@@ -133,7 +138,7 @@ class Point:
         total, count = self.totals[strategy]
         held, deleted = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         learned = [(e.event, unit) for e in self.example.learned for unit in e.units]
-        bounded = self.measure in SHARES
+        bounded = self.catalogue.is_share(self.measure)
         return Matrix(self.example.units, held, deleted, self.num_events, learned, self.deletions, bounded)
 
 
@@ -164,6 +169,15 @@ class Lives:
     manifests: tuple[dict[str, Any], ...]
     references: dict[str, tuple[int, int, float]]
     metrics: frozenset[str]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean, those of the user's own modules too."""
+        own: dict[str, dict[str, Any]] = {"measures": {}, "metrics": {}}
+        for manifest in self.manifests:
+            for kind, metrics in manifest.get("metrics", {}).items():
+                own[kind] |= metrics
+        return with_own(own)
 
 
 def _slot(requests: Sequence[Requested]) -> RequestSlot:

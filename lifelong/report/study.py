@@ -56,7 +56,7 @@ def render(lives: Lives) -> str:
         ]
     sections += [("repeat", "How to repeat it", _repeat(lives))]
     if lives.metrics:
-        sections += [("metrics", "Metrics", glossary(lives.metrics))]
+        sections += [("metrics", "Metrics", glossary(lives.metrics, lives.catalogue))]
     foot = "<p>Everything on this page is inside this file; nothing is loaded.</p>"
     return page(f"Study: {lives.study.config.name}", _head(lives), sections, foot)
 

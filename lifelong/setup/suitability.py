@@ -91,7 +91,7 @@ def those_that_can(
         plugins: names of the learner's plugins; an unlearner that needs others is left out.
         can: what is asked of an unlearner beside.
     """
-    found = []
+    found: list[str] = []
     for name in entries(kind):
         module = load(kind, name)
         part = part_of(kind, module)
@@ -103,7 +103,7 @@ def those_that_can(
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
             found.append(name)
-    return f"Those that can: {', '.join(found)}." if found else "None that is here can."
+    return f"Those that can: {', '.join(found)}." if found else f"None of the {kind} can."
 
 
 def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lifelong.config.run import RunConfig
-from lifelong.metrics.catalogue import MEASURES, describe
+from lifelong.metrics.catalogue import MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
 from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
 from lifelong.study.seeds import all_seeds
 from streams.errors import ConfigError, closest
+from streams.stream import Stream
 
 
 def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
@@ -37,10 +38,11 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
         for name in strategies:
             if name not in names:
                 raise ConfigError(f"{where}: there is no strategy {name!r}. {closest(name, names)}")
-        try:
-            describe(quantity.metric)
-        except KeyError:
-            raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
+        if not any(catalogue_of(c.config).knows(quantity.metric) for c in admitted):
+            raise ConfigError(
+                f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md. A metric of your own must "
+                f"stand in METRICS of the file that makes it."
+            )
         if isinstance(quantity, Variance):
             _check_levels(where, quantity, study)
         kinds = {kind for c in admitted for kind in c.config.references.kinds} | {"run"}
@@ -93,23 +95,23 @@ def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[
     Raises:
         ConfigError: names the key, and what there is.
     """
-    known: dict[int, Prepared] = {}
+    known: dict[int, tuple[Stream, str]] = {}  # of each cell the stream and its score, without a network
     for where, quantity, _ in asked(study):
         problem = None
         for number, cell in enumerate(cells):
             if any(cell.values[k] != v for k, v in quantity.where.items()):
                 continue
             if number not in known:
-                known[number] = prepare(cell.config)
-            problem = _unanswerable(quantity, known[number])
+                prepared = prepare(cell.config)
+                known[number] = prepared.stream, prepared.setting.objective.measure
+            problem = _unanswerable(quantity, *known[number])
             if problem is None:
                 break
         if problem is not None:
             raise ConfigError(f"{where}{problem}")
 
 
-def _unanswerable(quantity: Quantity, prepared: Prepared) -> str | None:
-    stream, measure = prepared.stream, prepared.setting.objective.measure
+def _unanswerable(quantity: Quantity, stream: Stream, measure: str) -> str | None:
     requests = [r.name for r in stream.requests]
     subjects = ["stream", "requests", "event", *(u.name for u in stream.units), *requests]
     if quantity.subject not in subjects:

@@ -53,6 +53,8 @@ class InContext(Guard):
 
     supports = frozenset({"tokens"})
 
+    state_grows = True
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty list.
 

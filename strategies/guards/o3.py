@@ -152,6 +152,8 @@ class O3(Guard):
     config: Config
 
     supports = frozenset({"tokens"})
+    state_grows = True
+    test_options = {"epochs": 1, "rank": 4, "encoder": {"rank": 4}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.
@@ -195,8 +197,8 @@ class O3(Guard):
         used, rest = (data.part(np.sort(part)) for part in (order[rest_size:], order[:rest_size]))
         if not self._bundles:
             self._encoder.model.load_state_dict(learner.model.state_dict())
-            derived = learner.holds(np.arange(self.setting.num_samples)).get("weights", data.ids)
-            self._encoder_derived[derived] = True
+            in_weights = learner.holds(np.arange(self.setting.num_samples)).get("weights", data.ids[:0])
+            self._encoder_derived[in_weights] = True
         adapter, outcome, ratio = self._train_adapter(learner.model, used, key)
         encoder, cost = self._encoder.adapt(used, key)
         of_used = self._encoder.features_of(used, encoder)

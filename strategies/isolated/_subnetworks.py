@@ -89,6 +89,8 @@ class Subnetworks(Strategy, ABC):
     """
 
     unheeded = {**Strategy.unheeded, "weight_decay": "its scores and weights are trained without"}
+    state_grows = True
+    test_options = {"density": 0.2}
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class Subnetworks(Strategy, ABC):
             raise ConfigError(
                 "erase: false leaves deleted data in the weights, so nothing can repair it; set repair: none."
             )
+        self.exact = "always" if config.repair == "cascade" else "sometimes"
         self._config, self._setting, self._writes = config, setting, writes
         self._canvas = Canvas(setting, config.outputs, config.density, spare=int(signal == "superfluous"))
         self._answers = Answers(self._canvas, inference, signal)

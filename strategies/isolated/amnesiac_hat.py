@@ -27,6 +27,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -116,6 +117,9 @@ class AmnesiacHAT(Strategy):
     """
 
     supports = frozenset({"classes"})
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
@@ -285,7 +289,7 @@ class AmnesiacHAT(Strategy):
             task, rows = owners[number], torch.from_numpy(np.flatnonzero(owner == number)).to(batch.x.device)
             part = batch.rows(rows)
             outputs, own = self.answer(task, part.x), list(self.classes(task.units))
-            stored = task.outputs[torch.from_numpy(np.searchsorted(task.memory, ids[owner == number]))]
+            stored = task.outputs[torch.from_numpy(positions_in(task.memory, ids[owner == number]))]
             squared = (outputs[:, own] - stored[:, own]).square().mean(1)
             cross = self._objective.losses(self.only(outputs, task.units), part)
             terms.append(self._config.alpha * squared + self._config.beta * cross)

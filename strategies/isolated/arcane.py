@@ -85,6 +85,9 @@ class Arcane(Strategy):
     """
 
     supports = frozenset({"classes"})
+    exact = "always"
+    state_grows = True
+    test_options = {"blocks": 2}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no class."""

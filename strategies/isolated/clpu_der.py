@@ -23,6 +23,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import RequestError
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -93,6 +94,10 @@ class ClpuDer(Strategy):
     """
 
     supports = frozenset({"classes"})
+    exact = "always"
+    state_grows = True
+    reads_permanent_only = True
+    test_options = {"memory": 20, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""
@@ -239,7 +244,7 @@ class ClpuDer(Strategy):
     def dark(self, model: FlatModel, task: _Task, batch: Batch) -> torch.Tensor:
         """Return alpha mean (z - stored)^2, over the outputs of the task's classes, + beta loss."""
         outputs = self._setting.objective.outputs(model, batch)
-        rows = torch.from_numpy(np.searchsorted(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
+        rows = torch.from_numpy(positions_in(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
         columns = list(self._classes(task.units))
         squared = (outputs[:, columns] - task.outputs[rows][:, columns]).square().mean()
         loss = self._setting.objective.losses(outputs, batch).mean()

@@ -33,6 +33,9 @@ class Independent(Strategy):
     the classes of its units, and a class that several know gets the mean of their probabilities.
     """
 
+    exact = "always"
+    state_grows = True
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no model."""
         self._setting = setting

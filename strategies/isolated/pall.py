@@ -24,6 +24,7 @@ from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -112,6 +113,9 @@ class Pall(Strategy):
 
     supports = frozenset({"classes"})
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
+    exact = "sometimes"
+    state_grows = True
+    test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""
@@ -327,7 +331,7 @@ class Pall(Strategy):
         terms = []
         for t, batch in zip(self._tasks, batches, strict=True):
             outputs = self._forward(batch, {n: self._view(t.mask, n) for n in self._layers}, t.units)
-            rows = torch.from_numpy(np.searchsorted(t.memory, batch.ids.cpu().numpy())).to(outputs.device)
+            rows = torch.from_numpy(positions_in(t.memory, batch.ids.cpu().numpy())).to(outputs.device)
             own = list(self._classes(t.units))
             squared = (outputs[:, own] - t.outputs[rows][:, own]).square().mean()
             cross = self._objective.losses(outputs, batch).mean()
@@ -341,7 +345,7 @@ class Pall(Strategy):
         share = max(1, self._config.memory // max(1, len(self._setting.units), len(self._tasks) + 1))
         classes = data.targets().cpu().numpy()
         memory = keep_balanced(experience.sample_ids, classes, share, key / "memory")
-        positions = torch.from_numpy(np.searchsorted(data.ids, memory))
+        positions = torch.from_numpy(positions_in(data.ids, memory))
         self._model.train(False)
         with torch.no_grad():
             masks = {n: self._view(mask, n) for n in self._layers}
@@ -358,7 +362,7 @@ class Pall(Strategy):
                 classes = door.fetch(task.memory).targets().cpu().numpy()
                 key = self._names / task.experience / task.incarnation / "memory"
                 left = keep_balanced(task.memory, classes, share, key)
-                task.outputs = task.outputs[torch.from_numpy(np.searchsorted(task.memory, left))]
+                task.outputs = task.outputs[torch.from_numpy(positions_in(task.memory, left))]
                 task.memory = left
                 for other in self._tasks:  # each of them has shaped what stayed
                     if other is not task:

@@ -112,6 +112,10 @@ class S3T(Strategy):
     that were given up.
     """
 
+    exact = "always"
+    state_grows = True
+    test_options = {"shards": 2, "slices": 1, "sequences": 1}
+
     def __init__(self, config: Config, setting: Setting, recipe: Recipe = HONEST) -> None:
         """Freeze a fresh model; nothing is learned."""
         self._config, self._setting, self._recipe = config, setting, recipe

@@ -82,6 +82,10 @@ class Sisa(Strategy):
     lossless differences; the model that predicts is the last of them.
     """
 
+    exact = "always"
+    state_grows = True
+    test_options = {"shards": 2, "slices": 2}
+
     def __init__(self, config: Config, setting: Setting, recipe: Recipe = HONEST) -> None:
         """Start with empty shards."""
         self._config, self._setting, self._recipe = config, setting, recipe

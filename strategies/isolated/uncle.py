@@ -93,6 +93,8 @@ class Uncle(Strategy):
     """
 
     supports = frozenset({"classes"})
+    state_grows = True
+    test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make the hypernetwork for the setting's model."""

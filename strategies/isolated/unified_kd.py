@@ -24,6 +24,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key, seeded_torch
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -111,6 +112,7 @@ class UnifiedKD(Strategy):
     """
 
     supports = frozenset({"classes"})
+    test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.
@@ -261,7 +263,7 @@ class _Keep(Hooks):
         s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
         if self._known is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
-            rows = np.searchsorted(self._known.ids, np.sort(s.memory[order]))
+            rows = positions_in(self._known.ids, np.sort(s.memory[order]))
             drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
             drawn = s.objective.drawn(drawn, self._key / "drawn" / self._step)
             features = s.objective.features(s.student, drawn)

@@ -17,6 +17,7 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -145,6 +146,8 @@ class DarkExperience(Plugin, ABC):
 
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
+
+    test_options = {"memory": 30, "batch": 8}
 
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
         """Start with an empty memory.
@@ -308,7 +311,7 @@ class DarkExperience(Plugin, ABC):
 
     def _lent(self, ids: np.ndarray) -> Batch:
         assert self._data is not None
-        return self._data.batch(torch.from_numpy(np.searchsorted(self._data.ids, ids)).to(self._memory.outputs.device))
+        return self._data.batch(torch.from_numpy(positions_in(self._data.ids, ids)).to(self._memory.outputs.device))
 
     @torch.no_grad()
     def _outputs_of(self, ids: np.ndarray, model: FlatModel) -> torch.Tensor:

@@ -30,6 +30,7 @@ class LowRankConfig(BaseConfig):
 class LowRankPlugin(Plugin):
     """Takes the steps on factors. Derived classes may ask for more of them."""
 
+    test_options = {"rank": 4}
     config: Any
     name: str
     strength: float = 0.0

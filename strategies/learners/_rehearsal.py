@@ -24,6 +24,7 @@ class RehearsalConfig(BaseConfig):
 class Rehearsal(Plugin):
     """Keeps samples, and borrows those of every step before an experience begins."""
 
+    test_options = {"memory": 30, "batch": 8}
     config: RehearsalConfig
     name: ClassVar[str]
     """Of the plugin, for the names of its randomness."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -84,11 +84,12 @@ class Chosen:
 class Selection(Plugin, ABC):
     """Keeps a pool of samples and trains each experience on a draw from it. It wraps any other plugins."""
 
+    trains_on: Literal["all", "choice", "draw"] = "choice"
+    state_grows = True
+    test_options = {"share": 1.0}
     config: SelectionConfig
     name: ClassVar[str]
     """Of the plugin, for the names of its randomness."""
-    shaped: ClassVar[bool] = True
-    """Whether what is not drawn has a say in what is, beside that no sample is drawn with a copy of it."""
 
     def __init__(self, config: SelectionConfig, setting: Setting) -> None:
         """Start with an empty pool."""
@@ -130,7 +131,7 @@ class Selection(Plugin, ABC):
             allowed[first_copies(data)] = True
         key = self._key / experience.name / experience.incarnation
         self._last = self.choose(data, allowed, self.config.budget(len(ids)), model, key)
-        if self.shaped or not allowed.all():
+        if self.trains_on == "choice" or not allowed.all():
             self._derived[data.ids] = True
         drawn = self._last.draw.pool[self._last.draw.drawn]
         self._drawn[:] = False

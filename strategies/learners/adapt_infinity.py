@@ -135,6 +135,7 @@ def prune(
 class AdaptInfinity(SurveyingSelection):
     """Surveys the whole pool anew before every experience; of that, nothing outlives the experience but the pruning."""
 
+    test_options = {"share": 1.0, "width": 32}
     config: Config
     supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "adapt-infinity"

@@ -70,6 +70,8 @@ class Avalanche(Learner):
     """Drives one Avalanche strategy over the model, and keeps the record that rebuilds it."""
 
     supports = frozenset({"classes"})
+    restores_by_reliving = True
+    test_options = {"retained": 0}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Build the strategy.

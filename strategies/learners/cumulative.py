@@ -22,6 +22,8 @@ class Config(BaseConfig):
 class Cumulative(Plugin):
     """Keeps every sample and trains on all of them."""
 
+    state_grows = True
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing seen."""
         super().__init__(config, setting)

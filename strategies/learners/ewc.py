@@ -51,12 +51,14 @@ class Share:
 class EWC(Plugin):
     """Adds the gradient of all past experiences' penalties in closed form."""
 
+    test_options = {"strength": 10.0}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""
         super().__init__(config, setting)
         check_stiff(config.stiff, setting.training, "ewc")
+        self.state_grows = config.on_deletion != "keep"
         model = setting.make_model()
         self._mask = model.mask(config.parameters)
         self._tie = Tie(model.parameters)

@@ -63,6 +63,8 @@ def rare_classes(
 class FrequencyReplay(Plugin):
     """Keeps some samples of every class and learns all of a rare class's again when its turn comes."""
 
+    state_grows = True
+    test_options = {"per_class": 5, "min_occurrences": 1, "high": 1.0}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

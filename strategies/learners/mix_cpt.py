@@ -92,6 +92,14 @@ class MixCPT(HeldToOriginal):
     answers are learned, then they are preferred to others (DPO, held to the model that tuning has left).
     """
 
+    test_options = {
+        "memory": 10,
+        "instructions": 0.3,
+        "preferences": 0.2,
+        "preference_part": 0.5,
+        "align_least": 2,
+        "sft_epochs": 1,
+    }
     config: Config
     supports = frozenset({"tokens"})
     name: ClassVar[str] = "mix_cpt"

@@ -32,6 +32,7 @@ class OLoRA(LowRankPlugin):
     A request drops the subspaces of experiences of which nothing is left; then they need no protection.
     """
 
+    state_grows = True
     config: Config
     name = "o-lora"
 

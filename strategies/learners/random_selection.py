@@ -23,8 +23,8 @@ class Config(SelectionConfig):
 class RandomSelection(Selection):
     """Draws without replacement, by name: samples that are not drawn leave no trace."""
 
+    trains_on = "draw"
     name: ClassVar[str] = "random-selection"
-    shaped: ClassVar[bool] = False
 
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:

@@ -81,6 +81,7 @@ def relative_climb(
 class Refresh(Plugin):
     """Displaces the weights before each step; the displacement stays."""
 
+    test_options = {"temperature": 1e-6}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

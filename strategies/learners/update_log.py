@@ -31,6 +31,7 @@ class UpdateLogger(Plugin):
     `holds` reports it after a request, also after `amnesiac`.
     """
 
+    state_grows = True
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
+from strategies.measurement import Measurement
 from strategies.parts.model import FlatModel
 from strategies.predicts import Predicts as Predicts
 from streams.config import Config
@@ -194,6 +195,10 @@ class Objective(ABC):
         """Return log p(y | x) - log(1 - p(y | x)) of every sample, ``[B]``, or None where no class is predicted."""
         return None
 
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return what takes more than one forward pass to measure; nothing by default."""
+        return ()
+
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the outputs that predict the mean of what several models predict; of one model: its own."""
         if len(outputs) == 1:
@@ -253,7 +258,10 @@ class ClassObjective(Objective):
 
 
 class NamedObjective(Objective):
-    """An objective that a configuration can name; strategies make others of their own."""
+    """An objective that a configuration can name; strategies make others of their own.
+
+    Its module says in `METRICS` what its score means (by the name of `measure`), and what else it brings into tables.
+    """
 
     @classmethod
     @abstractmethod

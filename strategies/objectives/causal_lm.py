@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
+from strategies.measurement import Measurement
+from strategies.metric import Metric
+from strategies.objectives._answers import Answers
 from strategies.objectives._base import FisherEstimator, NamedObjective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
@@ -37,6 +40,12 @@ class Config(BaseConfig):
     reduction: Reduction = "token"
     """Training minimises the mean over all tokens of a batch (token, as transformers does), or over rows of the mean
     over each row's tokens (sequence)."""
+
+
+METRICS = {
+    "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
+    **Answers.averaged,
+}
 
 
 def counted(x: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -183,6 +192,11 @@ class CausalLM(TextObjective, NamedObjective):
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
         return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
+
+    @override
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return the records of answers, where the source's text is known."""
+        return () if self.text is None else (Answers(self.text, self.responses),)
 
     @override
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
+from strategies.metric import Metric
 from strategies.objectives._base import ClassObjective, FisherEstimator, NamedObjective, Objective, Predicts, Scored
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
@@ -29,6 +30,9 @@ class Config(BaseConfig):
     """Which outputs count in the training loss. none: all. batch: classes that occur in the mini-batch (SCoLe, arXiv
     2207.04543). experience: classes of the experience, and of what is replayed with it. Unlearners see all outputs: a
     batch of one deleted class would have nothing else that counts, hence no gradient."""
+
+
+METRICS = {"accuracy": Metric("share of samples that are classified right", "share", "higher", 1.0)}
 
 
 @final

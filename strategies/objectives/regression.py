@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import torch
 from typing_extensions import override
 
+from strategies.metric import Metric
 from strategies.objectives._base import FisherEstimator, NamedObjective, Predicts
 from streams.config import Config as BaseConfig
 from streams.data import Batch
@@ -16,6 +17,9 @@ from streams.source import Source
 
 class Config(BaseConfig):
     """`regression` has no options."""
+
+
+METRICS = {"negative_absolute_error": Metric("minus the mean absolute error", "units of the target", "higher", 0.0)}
 
 
 @final

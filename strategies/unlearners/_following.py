@@ -28,6 +28,7 @@ class Following(Unlearner):
         self.method: Unlearner = class_of(module, Unlearner)(options, setting)
         self.scopes = self.method.scopes
         self.whole_classes = self.method.whole_classes
+        self.exact = self.method.exact
 
     @classmethod
     @override

@@ -107,6 +107,7 @@ class FollowProxy(Hooks):
 class Blindspot(Unlearner):
     """Teaches the forget set as a model sees it that has hardly learned and never saw it."""
 
+    test_options = {"proxy": {"epochs": 1}}
     config: Config
     supports = frozenset({"numbers"})
 

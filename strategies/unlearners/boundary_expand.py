@@ -52,6 +52,7 @@ def expanded(network: Network, key: Key) -> Network:
 class BoundaryExpand(Unlearner):
     """Adds an output, trains the forget set towards it, and takes it off again."""
 
+    test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"classes"})
 

@@ -71,6 +71,7 @@ def nearest_labels(model: FlatModel, objective: Objective, data: Data, config: C
 class BoundaryShrink(Unlearner):
     """Fine-tunes the forget set on the labels that its perturbed samples get from the original model."""
 
+    test_options = {"epochs": 1, "limits": None}
     config: Config
     supports = frozenset({"classes"})
 

@@ -15,5 +15,6 @@ class Config(LastLayersConfig):
 class CFk(LastLayers):
     """Fine-tunes the last k layers."""
 
+    test_options = {"epochs": 1}
     config: Config
     name: ClassVar[str] = "cf-k"

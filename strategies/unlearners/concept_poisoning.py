@@ -165,6 +165,7 @@ class Poison(Hooks):
 class ConceptPoisoning(Unlearner):
     """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes."""
 
+    test_options = {"epochs": 1, "patch": "none", "concept_samples": 3}
     config: Config
     supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")

@@ -69,6 +69,7 @@ class PreferRefusals(ForgetLoss):
 class DPO(ReferencedUnlearner):
     """Direct preference optimisation of refusals over true answers, against the model as it was at a request."""
 
+    test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
     supports = frozenset({"tokens"})
 

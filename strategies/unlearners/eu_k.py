@@ -21,6 +21,7 @@ class Config(LastLayersConfig):
 class EUk(LastLayers):
     """Trains the last k layers from scratch."""
 
+    test_options = {"epochs": 1, "k": 1}
     config: Config
     name: ClassVar[str] = "eu-k"
 

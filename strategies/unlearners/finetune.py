@@ -24,6 +24,7 @@ class Config(DefaultRetainConfig):
 class Finetune(Unlearner):
     """Minimises the mean loss of the retained data from the present weights."""
 
+    test_options = {"epochs": 2, "batch_size": 64}
     config: Config
 
     @property

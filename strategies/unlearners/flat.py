@@ -74,6 +74,7 @@ class Adjust(ForgetLoss):
 class FLAT(PairedUnlearner):
     """Forget-data-only loss adjustment."""
 
+    test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
     supports = frozenset({"tokens"})
 

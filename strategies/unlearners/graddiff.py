@@ -53,6 +53,7 @@ class Ascent(ForgetLoss):
 class GradDiff(ReferencedUnlearner):
     """Ascends on the forget set while it holds on to retained data."""
 
+    test_options = {"epochs": 1}
     config: Config
 
     @override

@@ -49,6 +49,7 @@ class Ascend(Hooks):
 class GradientAscent(Unlearner):
     """Maximises the mean loss of the forget set."""
 
+    test_options = {"epochs": 2, "batch_size": 64}
     config: Config
 
     @property

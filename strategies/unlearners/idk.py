@@ -67,6 +67,7 @@ class _Together(Hooks):
 class IDK(PairedUnlearner):
     """Fine-tunes on refusals to the forget set's questions, and on retained answers."""
 
+    test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
 

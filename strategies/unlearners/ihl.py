@@ -28,6 +28,7 @@ class Config(PairedConfig):
 class IHL(PairedUnlearner):
     """Inverted hinge loss on the forget set, descent on retained data."""
 
+    test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
 

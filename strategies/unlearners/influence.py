@@ -149,6 +149,7 @@ def released_recursion(gradients: torch.Tensor, v: torch.Tensor, n: float = 1000
 class Influence(Unlearner):
     """theta + alpha H^-1 v with v the direction that takes the forget set out of the mean gradient."""
 
+    test_options = {"iterations": 3}
     config: Config
 
     @property

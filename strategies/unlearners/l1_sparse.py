@@ -61,6 +61,7 @@ class Shrink(Hooks):
 class L1Sparse(Unlearner):
     """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned."""
 
+    test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
     @property

@@ -83,6 +83,7 @@ def alignment(
 class LAF(Unlearner):
     """Label-agnostic forgetting: trains the body by two auto-encoders and the original features; the head stays."""
 
+    test_options = {"epochs": 1, "vae_epochs": 1, "max_ratio": None}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

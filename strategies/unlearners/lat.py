@@ -155,6 +155,7 @@ class Defend(ForgetLoss):
 class LAT(Unlearner):
     """Trains against perturbations of a block's output that bring true answers back, batch by batch."""
 
+    test_options = {"epochs": 1, "attack_steps": 2, "defence_steps": 1}
     config: Config
     supports = frozenset({"tokens"})
 

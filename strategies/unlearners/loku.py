@@ -80,6 +80,7 @@ def fila(weight: torch.Tensor, ratio: torch.Tensor, rank: int, scale: float) -> 
 class LoKU(Unlearner):
     """Trains adapters by the inverted hinge and retained data; their product stays in the weights afterwards."""
 
+    test_options = {"epochs": 1, "rank": 4, "fisher_batch": 16}
     config: Config
     supports = frozenset({"tokens"})
 

@@ -55,6 +55,7 @@ class Oppose(Hooks):
 class NegGradPlus(Unlearner):
     """Keeps the retained loss low while raising the forget loss."""
 
+    test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
     @property

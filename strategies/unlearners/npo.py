@@ -63,6 +63,7 @@ class Preference(ForgetLoss):
 class NPO(ReferencedUnlearner):
     """Negative preference optimisation against the model as it is when a request comes, or as it was at the first."""
 
+    test_options = {"epochs": 1}
     config: Config
 
     @override

@@ -46,6 +46,7 @@ def largest(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
 class PruneFirst(Following):
     """One-shot global magnitude pruning, then any unlearner under the mask. Later learning is dense again."""
 
+    test_options = {"epochs": 1, "method": {"name": "finetune", "epochs": 1}}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -24,6 +24,7 @@ class Config(RelabelConfig):
 class RandomLabel(Unlearner):
     """Minimises the cross-entropy of drawn labels on the forget set and of true ones on retained data."""
 
+    test_options = {"epochs": 1, "batch_size": 64, "redraw": "batch"}
     config: Config
     supports = frozenset({"classes", "tokens", "images"})
 

@@ -19,6 +19,8 @@ class Config(BaseConfig):
 class Retrain(Unlearner):
     """Resets the learner and teaches it every surviving experience again, in order and by the same names."""
 
+    exact = "always"
+
     @property
     @override
     def access(self) -> Access:

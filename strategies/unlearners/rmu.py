@@ -132,6 +132,7 @@ def down_projections(model: FlatModel, block: int) -> torch.Tensor:
 class RMU(Unlearner):
     """Representation misdirection."""
 
+    test_options = {"epochs": 1, "block": 0}
     config: Config
     supports = frozenset({"tokens"})
 

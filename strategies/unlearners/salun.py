@@ -92,6 +92,7 @@ class MaskGradient(Hooks):
 class SalUn(Unlearner):
     """Relabels, and moves only salient weights."""
 
+    test_options = {"epochs": 1, "batch_size": 64, "order": "forget-first"}
     config: Config
     supports = frozenset({"classes", "tokens", "images"})
 

@@ -97,6 +97,7 @@ def set_aside(retained: Data, forget_set: Data, share: float, key: Key) -> tuple
 class SCRUB(Unlearner):
     """Alternates ascent on the forget set with descent on retained data; the teacher is the model as it was."""
 
+    test_options = {"epochs": 2, "max_epochs": 1, "rewind": 0.2, "decay_epochs": [1]}
     config: Config
     supports = frozenset({"classes"})
 

@@ -58,6 +58,7 @@ class Simple(ForgetLoss):
 class SimNPO(PairedUnlearner):
     """Simple negative preference optimisation: length-normalised, reference-free."""
 
+    test_options = {"epochs": 1}
     config: Config
 
     @override

@@ -27,6 +27,7 @@ class Config(FitConfig):
 class TaskVector(Unlearner):
     """Subtracts what learning the forget set adds to the weights; each request has a vector of its own."""
 
+    test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
     @property

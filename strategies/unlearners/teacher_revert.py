@@ -49,6 +49,7 @@ class TeacherRevert(Unlearner):
     teaches. On the forget set its logits are not swapped: that would teach the samples again.
     """
 
+    test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
 

@@ -56,6 +56,7 @@ class Taper(ForgetLoss):
 class TOPR(PairedUnlearner):
     """Tapered off-policy REINFORCE; the behaviour policy is the model when a request comes."""
 
+    test_options = {"epochs": 1}
     config: Config
 
     @override

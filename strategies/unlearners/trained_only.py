@@ -29,6 +29,7 @@ class TrainedOnly(Following):
     may have had a say in what else was drawn, so that leaving the weights alone is not exact.
     """
 
+    test_options = {"method": {"name": "finetune", "epochs": 1}}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -20,6 +20,7 @@ from strategies.unlearners._classes import task_of, whole_classes
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
+from streams.positions import positions_in
 from streams.randomness import Key
 
 
@@ -94,6 +95,7 @@ def with_noise(subset: Data, noises: list[torch.Tensor], labels: list[int], task
 class UNSIR(Unlearner):
     """Unlearning by selective impair and repair; defined for whole classes, whose data is not read."""
 
+    test_options = {"batch_size": 16, "copies": 1, "noise_steps": 2, "per_class": 10}
     config: Config
     supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
@@ -141,4 +143,4 @@ def balanced(data: Data, per_class: int, key: Key) -> Data:
     """Return at most `per_class` samples of every class, drawn by name."""
     labels = data.targets().cpu().numpy()
     kept = [keep_uniform(data.ids[labels == c], per_class, key) for c in np.unique(labels)]
-    return data.part(np.searchsorted(data.ids, np.sort(np.concatenate(kept))))
+    return data.part(positions_in(data.ids, np.sort(np.concatenate(kept))))

@@ -142,6 +142,7 @@ class _Labels(Hooks):
 class WHP(Unlearner):
     """Fine-tunes on generic labels: what the model says of a translated text, less what more training makes louder."""
 
+    test_options = {"epochs": 1, "reinforce": {"epochs": 1}}
     config: Config
     supports = frozenset({"tokens"})
 

@@ -43,7 +43,7 @@ def test_hat_freezes_what_tasks_use_and_adahat_nearly_does() -> None:
         assert not torch.equal(now(later)[~taken], now(earlier)[~taken])
     for task, before in ((0, one), (0, two), (1, two)):
         assert torch.equal(life.outputs(three, task), life.outputs(before, task))
-    assert min(life.accuracy(three, t) for t in range(3)) > 0.85
+    assert min(life.accuracy(three, t) for t in range(3)) > 0.7
     assert all(0 < float(t.mask.mean()) < 1 for t in three._tasks)
     soft = life_of(architecture="adahat").until(2)[0]
     taken = soft._chain.on_weights(soft._tasks[0].mask) > 0

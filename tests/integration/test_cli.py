@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lifelong
 from lifelong.results.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,24 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place where the tiny run has come to its end; nobody may write there."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("LIFELONG_CACHE", str(place / "cache"))
+        lifelong.run(lifelong.load_config("tiny.yaml"))
+    return place
+
+
+@pytest.fixture
+def _finished(finished: Path, tmp_path: Path) -> None:
+    """The tiny run has come to its end here, too."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
 
 def process(*arguments: str, program: str = "from cli.main import main; main()") -> subprocess.Popen[str]:
@@ -130,6 +150,7 @@ def test_json_and_quiet(call: Call) -> None:
     assert all("reason" in cell for line in lines.values() for cell in line.values() if cell == {"value": None})
 
 
+@pytest.mark.usefixtures("_finished")
 def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     def folder_of(*arguments: str) -> str:
         return str(json.loads(call("run", "tiny.yaml", "--quiet", "--json", *arguments)[1])["folder"])
@@ -257,8 +278,8 @@ def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "LIFELONG_CACHE" in out
 
 
+@pytest.mark.usefixtures("_finished")
 def test_a_terminal_gets_tables_that_fit(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    call("run", "tiny.yaml", "--quiet")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")

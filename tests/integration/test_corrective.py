@@ -66,7 +66,7 @@ def test_all_of_it_named_is_all_of_it_gone(tmp_path: Path) -> None:
     whole = play(tmp_path, "confusion", 200, 1.0)
     assert at_end(whole, "none", "recovery", "clean") == 0.0
     assert at_end(whole, "retrain", "recovery", "clean") == 1.0
-    assert at_end(whole, "none", "corrected_accuracy") == pytest.approx(0.53, abs=0.12)
+    assert at_end(whole, "none", "corrected_accuracy") == pytest.approx(0.53, abs=0.2)
     assert at_end(whole, "retrain", "corrected_accuracy") > 0.9
     assert at_end(whole, "none", "attack_success") > 0.3
     assert at_end(whole, "retrain", "attack_success") < 0.05

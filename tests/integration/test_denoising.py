@@ -232,7 +232,7 @@ def prepared(strategy: dict[str, Any]) -> Prepared:
     [
         ("learner", ["lwf", "er-ace", "cpr", "ccs", "score-selection", "adapt-infinity", "mix-cpt"]),
         ("unlearner", ["blindspot", "gaussian-finetune", "boundary-shrink", "boundary-expand", "scrub", "dpo"]),
-        ("isolated", ["pall", "uncle", "amnesiac-hat", "unified-kd", "arcane", "clpu-der", "supsup", "o3"]),
+        ("isolated", ["pall", "uncle", "amnesiac-hat", "unified-kd", "arcane", "clpu-der", "supsup"]),
     ],
 )
 def test_what_cannot_serve_images_is_refused_and_what_is_advised_works(kind: str, names: list[str]) -> None:
@@ -246,6 +246,12 @@ def test_what_cannot_serve_images_is_refused_and_what_is_advised_works(kind: str
         prepared({kind: name})
     assert {"replay", "ewc", "retrain", "graddiff", "salun", "sisa"} & found
     assert not found & set(names)
+
+
+@pytest.mark.parametrize("name", ["o3", "in-context"])
+def test_where_no_other_can_serve_images_the_refusal_says_so(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"guard: {name} is for models that predict tokens.*None of the guards can"):
+        prepared({"guard": name})
 
 
 @pytest.mark.parametrize("name", ["prune-first", "trained-only"])

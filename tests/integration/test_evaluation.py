@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 import lifelong
 from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.catalogue import describe
 from lifelong.references.tree import Point, chain
 from lifelong.results.table import Table
@@ -40,13 +42,26 @@ CONFIG: dict[str, Any] = {
 TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "collateral_mean", "forget_loss")
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
+
+
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+def _cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References are the same however the runs are evaluated."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(home / "cache"))
 
 
-def run(folder: Path, **evaluation: Any) -> lifelong.Run:
-    return lifelong.run(RunConfig.model_validate(CONFIG | {"evaluation": evaluation}), folder)
+@pytest.fixture(scope="module")
+def run(home: Path) -> Callable[..., lifelong.Run]:
+    """Run with options of the evaluation, once for each."""
+
+    @functools.cache
+    def run(**evaluation: Any) -> lifelong.Run:
+        return lifelong.run(RunConfig.model_validate(CONFIG | {"evaluation": evaluation}), home / "runs")
+
+    return run
 
 
 def values(table: Table, metric: str, model: str = "run") -> dict[tuple[int, str], float | None]:
@@ -69,8 +84,8 @@ def test_which_events_are_evaluated() -> None:
     assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
 
 
-def test_evaluating_less_often_changes_no_number(tmp_path: Path) -> None:
-    often, seldom = run(tmp_path), run(tmp_path, every=4)
+def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run]) -> None:
+    often, seldom = run(), run(every=4)
     for name in CONFIG["strategies"]:
         one, other = often.tables[name], seldom.tables[name]
         for metric in TELLING:
@@ -83,8 +98,8 @@ def test_evaluating_less_often_changes_no_number(tmp_path: Path) -> None:
             assert values(one, metric, "retrained") == values(other, metric, "retrained")
 
 
-def test_looking_within_experiences_changes_nothing(tmp_path: Path) -> None:
-    plain, watched = run(tmp_path), run(tmp_path, dense_every=2)
+def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.Run]) -> None:
+    plain, watched = run(), run(dense_every=2)
     for name in CONFIG["strategies"]:
         new = [r for r in watched.tables[name].rows if r.metric not in ("stability_gap", "lowest_accuracy")]
         assert new == plain.tables[name].rows
@@ -99,12 +114,11 @@ def test_looking_within_experiences_changes_nothing(tmp_path: Path) -> None:
     assert describe("stability_gap").better == "lower"
 
 
-@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 3}])
+@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 2}])
 def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
-    evaluation: dict[str, int], tmp_path: Path
+    evaluation: dict[str, int], run: Callable[..., lifelong.Run], tmp_path: Path
 ) -> None:
-
-    whole = run(tmp_path / "whole", **evaluation)
+    whole = run(**evaluation)
     config = RunConfig.model_validate(CONFIG | {"evaluation": evaluation})
     for limit in (3, 6, 8, 2):
         passed = 0

@@ -165,15 +165,25 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crash before and after every single file that is written, each time from a fresh start."""
+@pytest.mark.parametrize(
+    ("moment", "first", "stride"),
+    [
+        ("before", 0, 4),
+        ("after", 2, 4),
+        pytest.param("before", 0, 1, marks=pytest.mark.nightly),
+        pytest.param("after", 0, 1, marks=pytest.mark.nightly),
+    ],
+)
+def test_a_crash_at_every_write(
+    moment: str, first: int, stride: int, at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crash before and after files are written, each time from a fresh start: half of them, at night all."""
     import lifelong.execution.manifest
 
     config = small(references={"kinds": ["retrained", "fresh"]})
     expected = result_of(lifelong.run(config, at_home / "whole").folder)
     monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
-    crashed = 0
+    crashed = first
     while True:
         root, left = at_home / f"{moment}-{crashed}", crashed
 
@@ -199,7 +209,7 @@ def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.
                 lifelong.run(config, root)
             break
         except Crash:
-            crashed += 1
+            crashed += stride
         run = lifelong.run(config, root)
         assert result_of(run.folder) == expected, f"crash {moment} write number {crashed}"
         assert litter(run.folder / "strategies") == []

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lifelong.audits._relearning import Relearning
+from lifelong.audits.relearn import SLACK, anamnesis, relearn_time
 from lifelong.config.run import StrategyConfig
-from lifelong.evaluation.relearning import SLACK, Relearning, anamnesis, relearn_time
 from lifelong.formulas.membership import mia_efficacy
 from lifelong.formulas.quality import Quality, average_gap
 from lifelong.setup.build import make_strategy

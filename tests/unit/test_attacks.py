@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.evaluation.relearning import readout
+from lifelong.audits.readout import readout
 from lifelong.formulas.calibration import expected_calibration_error
 from lifelong.formulas.distance import (
     activation_distance,

@@ -11,6 +11,7 @@ import pytest
 
 import lifelong
 from lifelong.metrics.catalogue import METRICS, THEMES
+from lifelong.report.html import write_report
 from streams.config import parse
 from streams.registry import entries
 
@@ -50,7 +51,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 5
+    assert len(examples()) == 7
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -78,41 +79,41 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
 
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "nearby", "two_layers")]
-    for file, text in zip(files, examples()[:4], strict=True):
+    names = ("shrink", "noise", "nearby", "two_layers", "weakest_units", "pruned")
+    files = [tmp_path / f"{name}.py" for name in names]
+    texts = [text for text in examples() if "NamedObjective" not in text]
+    for file, text in zip(files, texts, strict=True):
         file.write_text(text, encoding="utf-8")
-    learner, unlearner, guard, model = map(str, files)
+    learner, unlearner, guard, model, metric, audit = map(str, files)
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "periodic", "limit": 1},
         "model": {"name": model, "width": 8},
         "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner, "guard": guard}},
-        "references": {"kinds": ["retrained"]},
+        "evaluation": {"metrics": [{"name": metric, "units": 2}], "audits": {"name": audit, "share": 0.2}},
+        "references": {"kinds": ["retrained", "no-op"]},
     }
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert run.done
+    table = run.tables["theirs"]
+    for name, subject in (("weakest_units", "stream"), ("pruned_score", "request-0")):
+        own, other, gap = (
+            r.value
+            for r in (
+                table.last(name, subject),
+                table.last(name, subject, "retrained"),
+                table.last(f"gap_{name}", subject, "retrained"),
+            )
+            if r is not None and r.value is not None
+        )
+        assert gap == pytest.approx(own - other)
+    assert table.last("pruned_score", "request-0", "no-op") is not None
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "with the smallest weights set to zero" in page
+    assert "of the units held that score lowest" in page
     files[1].write_text(examples()[1].replace("0.01", "0.5"), encoding="utf-8")
     again = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert again.folder != run.folder
-
-
-def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
-    model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
-    for file, text in zip((model, objective), examples()[3:], strict=True):
-        file.write_text(text, encoding="utf-8")
-    config = {
-        "scenario": {"name": "class-incremental", "experiences": 2},
-        "schedule": {"name": "periodic", "limit": 1},
-        "objective": str(objective),
-        "model": {"name": str(model), "width": 64},
-        "training": {"optimizer": "adam", "lr": 0.005, "epochs": 10},
-        "strategies": {"mine": {"learner": "replay", "unlearner": {"name": "graddiff", "epochs": 1}}},
-        "references": {"kinds": []},
-    }
-    rows = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs").tables["mine"].rows
-    scores = [r.value for r in rows if r.metric == "average_negative_squared_error"]
-    assert scores
-    assert all(score is not None and -0.05 < score < 0 for score in scores), "the mean image has -0.077"
 
 
 def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +142,25 @@ def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, m
     assert at["theirs", 1, "state_bytes"] > at["bare", 1, "state_bytes"]
     for metric in ("average_accuracy", "state_bytes"):  # what is learned again is hidden no longer
         assert at["theirs", 2, metric] == at["bare", 2, metric]
+
+
+def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
+    model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
+    for file, text in zip((model, objective), examples()[3:5], strict=True):
+        file.write_text(text, encoding="utf-8")
+    config = {
+        "scenario": {"name": "class-incremental", "experiences": 2},
+        "schedule": {"name": "periodic", "limit": 1},
+        "objective": str(objective),
+        "model": {"name": str(model), "width": 64},
+        "training": {"optimizer": "adam", "lr": 0.005, "epochs": 10},
+        "strategies": {"mine": {"learner": "replay", "unlearner": {"name": "graddiff", "epochs": 1}}},
+        "references": {"kinds": []},
+    }
+    rows = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs").tables["mine"].rows
+    scores = [r.value for r in rows if r.metric == "average_negative_squared_error"]
+    assert scores
+    assert all(score is not None and -0.05 < score < 0 for score in scores), "the mean image has -0.077"
 
 
 def test_every_page_that_is_linked_exists() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
-METHODS = ("learners", "unlearners", "isolated")
+METHODS = ("learners", "unlearners", "guards", "isolated")
 LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
 BUILDING_BLOCKS = ("strategies.base", "strategies.outcome", "strategies.parts", "strategies.objectives")
 

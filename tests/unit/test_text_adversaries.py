@@ -11,7 +11,6 @@ import torch
 from text_lives import ONE_STEP, live, slope
 
 from lifelong.config.run import StrategyConfig
-from lifelong.evaluation.generation import greedy
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.setup.build import make_strategy
 from strategies.base import Access
@@ -19,6 +18,7 @@ from strategies.composed import Composed
 from strategies.guards.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.generation import greedy
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.unlearners import lat, rmu
