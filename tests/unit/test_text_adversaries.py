@@ -526,7 +526,7 @@ def test_a_guard_needs_names_and_text(source: Source, tools: Any) -> None:
         guarded(bare)
     with pytest.raises(ConfigError, match="refuse everything"):
         guarded(source, form="refusal", applies="all")
-    with pytest.raises(ConfigError, match="causal-lm"):
+    with pytest.raises(ConfigError, match="in-context is for models that predict tokens; this one predicts classes"):
         make_strategy(parse(StrategyConfig, {"guard": "in-context"}), tools.setting(tools.source()), "it")
 
 
