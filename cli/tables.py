@@ -10,13 +10,13 @@ from cli.output import emit, emit_json, emit_table, terminal
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lifelong.runner import Run
-    from lifelong.summary import Column, Group
+    from lifelong.execution.runner import Run
+    from lifelong.report.summary import Column, Group
 
 
 def show_run(run: Run, as_json: bool) -> Path:
     """Write the report and print a run's results; return where the report is."""
-    from lifelong.summary import columns, measure_of, summarize, to_json
+    from lifelong.report.summary import columns, measure_of, summarize, to_json
 
     heads, groups = columns(measure_of(run)), summarize(run)
     if as_json:
@@ -50,7 +50,7 @@ def write(run: Run, file: Path | None = None) -> Path:
 
 def show_groups(groups: Sequence[Group], heads: Sequence[Column]) -> None:
     """Print one table for each access, so that nothing is compared that read different data."""
-    from lifelong.summary import shown
+    from lifelong.report.summary import shown
 
     for number, group in enumerate(groups):
         rows = [

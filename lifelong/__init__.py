@@ -8,17 +8,23 @@ Use it from a script::
     result = lifelong.run(config)
     print(result.tables["replay-retrain"].last("average_accuracy", "stream"))
 
-Where what is, in the order in which a run comes by:
+Where what is. A room imports only from rooms that stand above it in this list, and a test holds it to that:
 
-- what is asked for: config, annotate (options in words), ready (what is in scenarios/), preview, doctor;
-- what it is made of: build, preparation, suitability (refusals before any compute), models/, features, pretrain, and
-  what chooses requests with a model's help: adaptive, selection;
-- one life: runner (all strategies of a run), life (one strategy), play (one event), prefix (what lives share), guards;
-- what is measured: evaluation (on what, and the pass), answers and probes (text), measure, metrics/;
-- what it is held against: references, shadows, comparison;
-- what is kept: record, table, columns, manifest, files;
-- what is shown: summary, report/, trackers/;
-- beyond one run: study/, verification/, capacity/.
+- files: files that are whole or absent, caches, identities of code;
+- config/: what is asked for: the typed configuration, its options in words, the scenarios that ship (in scenarios/);
+- formulas/: the maths of metrics and attacks, pure functions of arrays;
+- models/: networks by name;
+- evaluation/: on what a strategy is measured, and the pass that measures it;
+- results/: the table of a run, its columns, its checkpoints;
+- audits/: what is still left in a copy of the model, one audit a file;
+- metrics/: from the outputs of one event to its rows, and what every number means;
+- trackers/: where rows go while a run goes on: the console, W&B;
+- setup/: from a configuration to the real things; all that is checked or chosen before any compute is spent;
+- references/: other models that a run is held against;
+- execution/: a run as it happens, event by event, stopped and resumed;
+- study/: many runs, seeds, criteria;
+- report/: tables, figures and pages;
+- verification/, capacity/: proofs that deletions were exact; the size of a sharded system before it is trained.
 """
 
 from __future__ import annotations
@@ -27,17 +33,17 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "RunConfig": "lifelong.config",
-    "load_config": "lifelong.config",
-    "Run": "lifelong.runner",
-    "load_run": "lifelong.runner",
-    "prepare": "lifelong.preparation",
-    "resume": "lifelong.runner",
-    "run": "lifelong.runner",
-    "stream_from_manifest": "lifelong.manifest",
+    "RunConfig": "lifelong.config.run",
+    "load_config": "lifelong.config.run",
+    "Run": "lifelong.execution.runner",
+    "load_run": "lifelong.execution.runner",
+    "prepare": "lifelong.setup.preparation",
+    "resume": "lifelong.execution.runner",
+    "run": "lifelong.execution.runner",
+    "stream_from_manifest": "lifelong.execution.manifest",
     "Study": "lifelong.study.study",
-    "Row": "lifelong.table",
-    "Table": "lifelong.table",
+    "Row": "lifelong.results.table",
+    "Table": "lifelong.results.table",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -17,16 +17,15 @@ __all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors",
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
-    "lifelong/annotate.py",
     "lifelong/capacity/",
-    "lifelong/columns.py",
-    "lifelong/doctor.py",
+    "lifelong/config/annotate.py",
+    "lifelong/config/shipped.py",
     "lifelong/metrics/catalogue.py",
-    "lifelong/preview.py",
-    "lifelong/ready.py",
     "lifelong/report/",
+    "lifelong/results/columns.py",
+    "lifelong/setup/doctor.py",
+    "lifelong/setup/preview.py",
     "lifelong/study/",
-    "lifelong/summary.py",
     "lifelong/trackers/",
     "lifelong/verification/",
 )

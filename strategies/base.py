@@ -1,10 +1,10 @@
-"""The contracts: Strategy, Learner, Plugin, Unlearner, and the Setting they are built in."""
+"""The contracts: Strategy, Learner, Plugin, Unlearner, Guard, and the Setting they are built in."""
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -15,8 +15,9 @@ from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer
-from streams.config import Config
+from strategies.parts.training.optimizers import Optimizer
+from strategies.predicts import EVERYTHING, Predicts
+from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience, Scope, Unit
@@ -24,25 +25,28 @@ from streams.ledger import Access, Door
 from streams.randomness import Key
 
 __all__ = [
+    "EVERYTHING",
     "Access",
     "Door",
+    "ExactAt",
     "Exactness",
+    "Guard",
     "Learner",
     "Lesson",
     "Outcome",
     "Plugin",
+    "Predicts",
     "Scope",
     "Setting",
     "State",
     "Strategy",
-    "Targets",
     "Unlearner",
 ]
 
 T = TypeVar("T")
 
-Targets = Literal["any", "classes", "numbers"]
-"""What a model predicts."""
+ExactAt = Literal["always", "sometimes"]
+"""At which requests a strategy is exact: at every one; or at some, as others build on what is deleted."""
 
 State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
@@ -70,7 +74,24 @@ class Setting:
 
 
 class Strategy(ABC):
-    """How one model lives through a stream. Strategies never know that they are measured."""
+    """How one model lives through a stream. Strategies never know that they are measured.
+
+    What it declares are facts about it, at its options; tests hold it to them. None of them has to be declared.
+    """
+
+    exact: ExactAt | None = None
+    """At which requests it is exact. None: its outcomes say, and they say the same of all requests."""
+    state_grows: bool = False
+    """Whether its state grows with the experiences and requests that it has seen; it is bounded otherwise."""
+    reads_permanent_only: bool = False
+    """Whether the earlier samples that it may read are those of permanent experiences alone."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """Options with which it is small enough for tests; what is not named keeps its default."""
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """What a model may predict that it can serve; checked before it is built, and read without importing it."""
+    unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
+    """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
 
     @property
     @abstractmethod
@@ -128,8 +149,19 @@ class Strategy(ABC):
 class Learner(ABC):
     """The learning half of a composed strategy: one model that takes experiences."""
 
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+
     setting: Setting
     model: FlatModel
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    restores_by_reliving: bool = False
+    """Whether a checkpoint is restored by learning all that was learned once more, for it holds no inner state. After a
+    request that changed the weights in another way it cannot be restored."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     @property
     @abstractmethod
@@ -154,7 +186,7 @@ class Learner(ABC):
 
     @abstractmethod
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Strategy.holds`."""
+        """See `Strategy.holds`; the model's own component is ``weights``."""
 
     @abstractmethod
     def stored_ids(self) -> np.ndarray:
@@ -204,8 +236,15 @@ class Lesson:
 class Plugin(Hooks):
     """One learning method as changes to the plain loop. Override what you need; the rest is never called."""
 
-    on_text: ClassVar[bool] = True
-    """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+    trains_on: Literal["all", "choice", "draw"] = "all"
+    """What samples of an experience it trains on: all; a choice, in which those that are not chosen have a say; or a
+    draw by chance, in which they have none."""
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -285,15 +324,27 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
-    targets: Targets = "any"
-    """What the model must predict."""
-    on_text: bool = False
-    """Whether one for classes works on rows of text, too, with answers in the place of labels."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+    exact: ExactAt | None = None
+    """See `Strategy.exact`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
         self.config = config
         self.setting = setting
+
+    @classmethod
+    def follows(cls, options: Config) -> NameOrOptions | None:
+        """Return the other unlearner that it would run, or None."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What a configuration calls it; its draws are named so."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
     @property
     @abstractmethod
@@ -313,3 +364,74 @@ class Unlearner(ABC):
     @abstractmethod
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Serve a request on `learner`; return an outcome with an exactness grade."""
+
+
+class Guard(ABC):
+    """Unlearning beside the weights: changes what a learner's model answers, and leaves its weights as they are.
+
+    It takes part in every prediction, is saved, audited and restored with the learner, and counts as state. The model
+    is lent to it for one call at a time, since a learner may replace it: a guard keeps no reference to it, and takes
+    the hooks that it puts into it out again before a call ends. Until its first request it keeps nothing, so that
+    strategies with the same learner can share the part of their lives before it.
+    """
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: the options, the objective or the model are not such that it can work.
+        """
+        self.config = config
+        self.setting = setting
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read while serving a request."""
+
+    @abstractmethod
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve a request, after the unlearner has; return an outcome with an exactness grade for what it keeps.
+
+        The learner's weights must stay as they are, and no raw sample that the request names may be kept.
+        """
+
+    @abstractmethod
+    def relearned(self, ids: np.ndarray) -> None:
+        """Take note that an experience begins to teach these samples: those that were deleted are guarded no more."""
+
+    @abstractmethod
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return outputs for the objective to score, of the learner's model under guard.
+
+        The model is in evaluation mode, and no gradient is wanted. A sample's outputs must not depend on what else is
+        in the batch. In text the rows may hold an answer that is still being made: its tokens are marked ``SAID``.
+        """
+
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return penultimate features ``[B, F]``, as `predict` does outputs; the model's own, if not overridden."""
+        return self.setting.objective.features(model, batch)
+
+    @abstractmethod
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Strategy.holds`; of what it keeps beside the learner's model."""
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the ids whose raw samples it keeps."""
+        return np.array([], dtype=np.int64)
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything that its later behaviour depends on, copied; no tensor before its first request."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""

@@ -7,11 +7,12 @@ from typing import TypeVar, final
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
-from strategies.parts.optimizers import make_optimizer
-from strategies.parts.timing import timed
+from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.training.timing import timed
 from streams.events import DeletionRequest, Experience
 
 T = TypeVar("T")
@@ -32,23 +33,23 @@ class SGDLearner(Learner):
         self._make_plugins = make_plugins
         self.reset()
 
+    @override
     def reset(self) -> None:
-        """Fresh model, fresh plugins, nothing learned."""
         self.model = self.setting.make_model()
         self.plugins = dict(self._make_plugins())
         self._derived = np.zeros(self.setting.num_samples, dtype=bool)
         self._renew_optimizer()
 
     @property
+    @override
     def access(self) -> Access:
-        """All plugins' buffers together, or full access if one needs it."""
         retained = [p.access.retained for p in self.plugins.values()]
         if "full" in retained:
             return Access(retained="full")
         return Access(retained=sum(int(r) for r in retained))
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
-        """Train on the experience, as the plugins change it."""
         ids = experience.sample_ids
         with timed("select_s"):
             for plugin in self.plugins.values():
@@ -69,6 +70,7 @@ class SGDLearner(Learner):
             self._in_optimizer[ids] = True
         return outcome
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Let every plugin clean its own state; forget moments that derive from the request's samples."""
         if self._in_optimizer[request.sample_ids].any():
@@ -76,34 +78,34 @@ class SGDLearner(Learner):
         for plugin in self.plugins.values():
             plugin.purge(request)
 
+    @override
     def settle(self) -> None:
-        """Let every plugin accept the weights as they are."""
         for plugin in self.plugins.values():
             plugin.settle(self.model)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the weights and every plugin hold."""
         found = {"weights": ids[self._derived[ids]], "optimizer": ids[self._in_optimizer[ids]]}
         for name, plugin in self.plugins.items():
             found |= {f"{name}.{component}": held for component, held in plugin.holds(ids).items()}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all samples that plugins keep."""
         return np.unique(
             np.concatenate([np.array([], dtype=np.int64), *(p.stored_ids() for p in self.plugins.values())])
         )
 
+    @override
     def part(self, kind: type[T]) -> T:
-        """Return what a plugin offers."""
         for plugin in self.plugins.values():
             for offered in plugin.offers():
                 if isinstance(offered, kind):
                     return offered
         return super().part(kind)
 
+    @override
     def state_dict(self) -> State:
-        """Return model, plugins and the record of what the weights were derived from."""
         state: State = {
             "model": self.model.state_dict(),
             "plugins": {name: plugin.state_dict() for name, plugin in self.plugins.items()},
@@ -114,8 +116,8 @@ class SGDLearner(Learner):
             state["optimizer"] = {"moments": self._carried_optimizer.state_dict(), "derived": derived}
         return state
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put a state back."""
         self.model.load_state_dict(state["model"])
         for name, plugin in self.plugins.items():
             plugin.load_state_dict(state["plugins"][name])

@@ -23,7 +23,7 @@ def to_benchmark(stream: Stream, *, drop_deleted: bool = False) -> CLScenario:
 
     The train stream has one experience per learn event, the test stream one per unit. Datasets carry the attributes
     ``targets``, ``targets_task_labels`` and ``sample_ids``; the ids stay out of the mini-batches, where Avalanche
-    takes the last element for the task label. Experiences have ``task_labels`` only if the stream tells the task.
+    takes the last element for the task label. Experiences have ``task_labels`` only if the stream has task labels.
 
     Args:
         stream: of classification.
@@ -69,7 +69,7 @@ def from_benchmark(
     """Return a benchmark as a stream: one experience and one unit per train experience, in order.
 
     A unit's test samples are the test experience of the same index; if the benchmark has another number of those, all
-    test samples of the experience's classes. The model is told a task label where the benchmark has one for each
+    test samples of the experience's classes. The model is task-aware where the benchmark has a task label for each
     experience (they are renumbered 0, 1, ... in order), and none where all are the same.
 
     Args:

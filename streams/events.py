@@ -37,7 +37,7 @@ class Experience:
         name: stable name; keys all its randomness, so it must not depend on what else is in the stream.
         units: indices of the units it teaches.
         sample_ids: int64 training ids, ascending, unique.
-        task: task label that the model is told (task-incremental), or None.
+        task: task label that a task-aware model sees (task-incremental), or None.
         incarnation: 0 when first learned; k when this event teaches the k-th time again what was deleted.
             Only an incarnation above 0 brings deleted ids back; otherwise they are skipped.
         retention: whether it may be asked to be forgotten (temporary) or never will be (permanent), where the stream
@@ -56,8 +56,8 @@ class Experience:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
-    """One wish to be forgotten, as it arrived.
+class Request:
+    """One request to forget, as it arrived.
 
     Attributes:
         scope: what the keys name.
@@ -76,37 +76,37 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeletionRequest:
-    """A forget event: one or more asks that are served together.
+    """A forget event: one or more requests that are served together.
 
     Attributes:
         name: stable name, such as ``request-4``.
-        asks: at least one; a lazy server gathers several.
+        requests: at least one; a lazy server gathers several.
         reason: erase (privacy), correct (bad data), suppress (a concept must go).
         exact: whether the requester demands exactness.
     """
 
     name: str
-    asks: tuple[Ask, ...]
+    requests: tuple[Request, ...]
     reason: Reason = "erase"
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if not self.asks or not len(self.sample_ids):
+        if not self.requests or not len(self.sample_ids):
             raise StreamError(f"{self.name} asks for no sample at all.")
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """Union of what is asked, ascending."""
-        return np.unique(np.concatenate([a.sample_ids for a in self.asks]))
+        """Union of what the requests name, ascending."""
+        return np.unique(np.concatenate([r.sample_ids for r in self.requests]))
 
     @property
     def barred_ids(self) -> np.ndarray:
         """Union of what must never be learned from now on, ascending."""
-        return np.unique(np.concatenate([a.barred_ids for a in self.asks]))
+        return np.unique(np.concatenate([r.barred_ids for r in self.requests]))
 
     def keys_of(self, scope: Scope) -> tuple[int, ...]:
         """Return all keys that were named with one scope, ascending."""
-        return tuple(sorted({k for a in self.asks if a.scope == scope for k in a.keys}))
+        return tuple(sorted({k for r in self.requests if r.scope == scope for k in r.keys}))
 
 
 Event = Experience | DeletionRequest

@@ -57,7 +57,7 @@ class Ledger:
 
         Args:
             source: the data.
-            task_of: int64 ``[N]`` task label of every row, or None when the model is told none.
+            task_of: int64 ``[N]`` task label of every row, or None when the model is not task-aware.
             device: where batches are needed; the columns move there once.
         """
         self._source = source

@@ -1,4 +1,4 @@
-"""What the numbers in an ask are called: names of classes, users and tasks, as people read them."""
+"""What the numbers in a request are called: names of classes, users and tasks, as people read them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def names_of(scope: Scope, source: Source, units: Sequence[Unit]) -> tuple[str, 
             return ()
 
 
-def in_words(ask: Mapping[str, Any], most: int = 8) -> str:
-    """Say what an ask of `Stream.describe` names; a name that only repeats scope and number is left at the number.
+def in_words(request: Mapping[str, Any], most: int = 8) -> str:
+    """Say what a request of `Stream.describe` names; a name that only repeats scope and number is left at the number.
 
     >>> in_words({"scope": "user", "keys": [3, 9], "names": ["Ann Lee", "user-9"]})
     'user Ann Lee, 9'
     >>> in_words({"scope": "class", "keys": [0, 1, 2]}, most=2), in_words({"scope": "sample", "keys": [7]})
     ('class 0, 1 and 1 more', '1 sample')
     """
-    scope, keys = ask["scope"], ask["keys"]
+    scope, keys = request["scope"], request["keys"]
     if scope == "sample":
         return f"{len(keys)} sample{'s' * (len(keys) != 1)}"
-    names = ask.get("names", keys)  # runs of earlier versions have none
+    names = request.get("names", keys)  # runs of earlier versions have none
     shown = ", ".join(str(name).removeprefix(f"{scope}-") for name in names[:most])
     return f"{scope} {shown}" + (f" and {len(keys) - most} more" if len(keys) > most else "")

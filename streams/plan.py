@@ -1,4 +1,4 @@
-"""From a source to a stream: a scenario makes a plan, a schedule makes moves, and `assemble` makes events of them."""
+"""From a source to a stream: a scenario makes a plan, a schedule places requests, `assemble` makes events of both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from streams.errors import StreamError
-from streams.events import Ask, DeletionRequest, Event, Experience, Reason, Retention, Scope, Unit
+from streams.events import DeletionRequest, Event, Experience, Reason, Request, Retention, Scope, Unit
 from streams.ledger import Life
 from streams.names import names_of
 from streams.randomness import Key
@@ -25,7 +25,7 @@ class Plan:
         source: the data; a scenario that makes new samples (permuted, rotated) returns a new one.
         units: what accuracy is reported for.
         experiences: what is learned, in order.
-        task_of: int64 ``[N]`` task label of each row if the model is told one, else None.
+        task_of: int64 ``[N]`` task label of each row if the model is task-aware, else None.
     """
 
     source: Source
@@ -59,7 +59,7 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Samples are chosen by how they fare once they are unlearned, as `lifelong.selection` does it.
+    """Samples are chosen by how they fare once they are unlearned, as `lifelong.setup.worst_case_requests` does it.
 
     Attributes:
         kind: worst (their loss stays low) or easy (it becomes high).
@@ -78,8 +78,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """Ask to forget. Without `keys` they are drawn by name from what is live.
+class RequestSpec:
+    """A request to forget as a schedule wants it. Without `keys` they are drawn by name from what is live.
 
     Attributes:
         scope: what the keys name.
@@ -101,28 +101,28 @@ class Wish:
     window: int | None = None
 
 
-Choose = Callable[[Plan, tuple[Event, ...], np.ndarray, Wish, Key], np.ndarray]
-"""Chooses samples: given the plan, the events so far, ids to choose from, the wish and a key, returns ids."""
+Choose = Callable[[Plan, tuple[Event, ...], np.ndarray, RequestSpec, Key], np.ndarray]
+"""Chooses samples: given the plan, the events so far, ids to choose from, the spec and a key, returns ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Learn again what the wish of that number (from 0) deleted."""
+    """Learn again what the request of that number (from 0) deleted."""
 
-    wish: int
+    request: int
 
 
-Move = Learn | Consolidate | Wish | Again
+Scheduled = Learn | Consolidate | RequestSpec | Again
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """When pending asks are served, and what they cover.
+    """When pending requests are served, and what they cover.
 
     Attributes:
-        wait_for: serve when that many asks are pending; 1 serves each at once.
+        wait_for: serve when that many requests are pending; 1 serves each at once.
         deadline: serve at the latest when that many learn events have passed since the oldest arrived.
-        copies: whether an ask also covers bit-for-bit copies of what it names, learned or still to come.
+        copies: whether a request also covers bit-for-bit copies of what it names, learned or still to come.
     """
 
     wait_for: int = 1
@@ -138,41 +138,44 @@ class _Timeline:
     life: np.ndarray
     learned_at: np.ndarray
     choose: Choose | None = None
-    groups: np.ndarray | None = None  # which rows are copies of each other, where asks cover those
+    groups: np.ndarray | None = None  # which rows are copies of each other, where requests cover those
     events: list[Event] = field(default_factory=list)
-    pending: list[tuple[int, Wish, Ask]] = field(default_factory=list)
-    answered: dict[int, tuple[int, Ask]] = field(default_factory=dict)
+    pending: list[tuple[int, RequestSpec, Request]] = field(default_factory=list)
+    served: dict[int, tuple[int, Request]] = field(default_factory=dict)
     num_learned: int = 0
     num_requests: int = 0
 
 
-def assemble(plan: Plan, moves: Iterable[Move], service: Service, key: Key, choose: Choose | None = None) -> Stream:
-    """Turn moves into events: draw keys, resolve them to samples, gather asks that wait, bring back what is relearned.
+def assemble(
+    plan: Plan, scheduled: Iterable[Scheduled], service: Service, key: Key, choose: Choose | None = None
+) -> Stream:
+    """Turn a schedule into events: draw keys, resolve them to samples, gather requests that wait, bring data back.
 
     Args:
         plan: from a scenario.
-        moves: from a schedule.
-        service: when pending asks are served.
+        scheduled: what a schedule places, in order.
+        service: when pending requests are served.
         key: names the draws of keys.
-        choose: chooses samples where a wish wants them chosen; a stream has no model of its own to do it.
+        choose: chooses samples where a spec wants them chosen; a stream has no model of its own to do it.
 
     Raises:
-        StreamError: a wish names what was never learned or is already deleted, or nothing is left to draw from.
+        StreamError: a request names what was never learned or is already deleted, or nothing is left to draw from.
     """
     n = len(plan.source)
     line = _Timeline(
         plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose, copy_groups(plan.source) if service.copies else None
     )
-    for number, move in enumerate(_numbered(moves)):
-        match move:
+    for position, entry in enumerate(_numbered(scheduled)):
+        match entry:
             case Learn(index, retention):
                 _learn(line, replace(plan.experiences[index], retention=retention))
             case Consolidate(index):
                 _consolidate(line, plan.experiences[index])
-            case (wish_number, Wish() as wish):
-                line.pending.append((wish_number, wish, _ask(line, wish, key / "wish" / wish_number)))
-            case Again(wish_number):
-                _learn(line, _again(line, wish_number, number))
+            case (number, RequestSpec() as spec):
+                # "wish" is part of the names of draws, and of those of events: another word would change every stream.
+                line.pending.append((number, spec, _request(line, spec, key / "wish" / number)))
+            case Again(number):
+                _learn(line, _again(line, number, position))
         _serve(line, service)
     _serve(line, service, flush=True)
     return Stream(plan.source, _units(plan), tuple(line.events), plan.task_of)
@@ -186,14 +189,14 @@ def _units(plan: Plan) -> tuple[Unit, ...]:
     return tuple(Unit(u.name, u.classes, np.setdiff1d(u.test_ids, extra)) for u in plan.units)
 
 
-def _numbered(moves: Iterable[Move]) -> Iterable[Learn | Consolidate | Again | tuple[int, Wish]]:
+def _numbered(scheduled: Iterable[Scheduled]) -> Iterable[Learn | Consolidate | Again | tuple[int, RequestSpec]]:
     count = 0
-    for move in moves:
-        if isinstance(move, Wish):
-            yield count, move
+    for entry in scheduled:
+        if isinstance(entry, RequestSpec):
+            yield count, entry
             count += 1
         else:
-            yield move
+            yield entry
 
 
 def _learn(line: _Timeline, experience: Experience) -> None:
@@ -234,17 +237,17 @@ def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
     return np.flatnonzero(np.isin(column, np.array(keys)) & ~source.is_test)
 
 
-def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
-    """Draw `wish.count` keys from what is live and old enough."""
-    pending = [a.sample_ids for _, _, a in line.pending]
-    live = (line.life == Life.LEARNED) & (line.num_learned - line.learned_at > wish.age)
+def _draw(line: _Timeline, spec: RequestSpec, key: Key) -> tuple[int, ...]:
+    """Draw `spec.count` keys from what is live and old enough."""
+    pending = [r.sample_ids for _, _, r in line.pending]
+    live = (line.life == Life.LEARNED) & (line.num_learned - line.learned_at > spec.age)
     if pending:
         live[np.concatenate(pending)] = False
-    if wish.window is not None:
-        live &= line.num_learned - line.learned_at <= wish.window
+    if spec.window is not None:
+        live &= line.num_learned - line.learned_at <= spec.window
     ids = np.flatnonzero(live)
     source = line.plan.source
-    match wish.scope:
+    match spec.scope:
         case "sample":
             choices = ids
         case "class":
@@ -260,50 +263,50 @@ def _draw(line: _Timeline, wish: Wish, key: Key) -> tuple[int, ...]:
                 ],
                 dtype=np.int64,
             )
-    if len(choices) < wish.count:
+    if len(choices) < spec.count:
         raise StreamError(
-            f"A request wants {wish.count} {wish.scope}(s) to delete after {line.num_learned} experiences, but only "
+            f"A request wants {spec.count} {spec.scope}(s) to delete after {line.num_learned} experiences, but only "
             f"{len(choices)} are live and of the age it asks for. Ask for fewer, or later."
         )
-    if wish.choice is not None:
-        return _chosen(line, wish, choices, key)
-    return tuple(sorted(choices[key.order(choices)[: wish.count]].tolist()))
+    if spec.choice is not None:
+        return _chosen(line, spec, choices, key)
+    return tuple(sorted(choices[key.order(choices)[: spec.count]].tolist()))
 
 
-def _chosen(line: _Timeline, wish: Wish, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
+def _chosen(line: _Timeline, spec: RequestSpec, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
     if line.choose is None:
         raise StreamError("A request wants its samples chosen by a model, and there is none; use `lifelong run`.")
-    ids = line.choose(line.plan, tuple(line.events), candidates, wish, key)
+    ids = line.choose(line.plan, tuple(line.events), candidates, spec, key)
     return tuple(sorted(ids.tolist()))
 
 
-def _ask(line: _Timeline, wish: Wish, key: Key) -> Ask:
-    keys = _draw(line, wish, key) if wish.keys is None else tuple(sorted(wish.keys))
-    members = _members(line, wish.scope, keys)
+def _request(line: _Timeline, spec: RequestSpec, key: Key) -> Request:
+    keys = _draw(line, spec, key) if spec.keys is None else tuple(sorted(spec.keys))
+    members = _members(line, spec.scope, keys)
     live = members[line.life[members] == Life.LEARNED]
-    if wish.scope == "sample" and len(live) < len(members):
+    if spec.scope == "sample" and len(live) < len(members):
         wrong = members[line.life[members] != Life.LEARNED][0]
         raise StreamError(f"A request names sample {wrong}, which is {_state(line, int(wrong))} at that moment.")
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
-        names = names_of(wish.scope, line.plan.source, line.plan.units)
-        plain = {f"{wish.scope}-{k}" for k in keys} | set(map(str, keys))
+        names = names_of(spec.scope, line.plan.source, line.plan.units)
+        plain = {f"{spec.scope}-{k}" for k in keys} | set(map(str, keys))
         called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] not in plain else str(k) for k in keys]
         raise StreamError(
-            f"A request names {wish.scope} {', '.join(called)} after {line.num_learned} experiences: "
-            f"its data is {state} at that moment. Place the request later, or name another {wish.scope} "
+            f"A request names {spec.scope} {', '.join(called)} after {line.num_learned} experiences: "
+            f"its data is {state} at that moment. Place the request later, or name another {spec.scope} "
             f"(there are 0 to {len(names) - 1})."
         )
-    return _covering(line, wish.scope, keys, line.num_learned)
+    return _covering(line, spec.scope, keys, line.num_learned)
 
 
-def _covering(line: _Timeline, scope: Scope, keys: tuple[int, ...], received: int) -> Ask:
-    """Return the ask for all that the keys stand for at this moment."""
+def _covering(line: _Timeline, scope: Scope, keys: tuple[int, ...], received: int) -> Request:
+    """Return the request for all that the keys stand for at this moment."""
     members = _members(line, scope, keys)
     if line.groups is not None:
         members = np.flatnonzero(np.isin(line.groups, line.groups[members]))
     life = line.life[members]
-    return Ask(scope, keys, members[life == Life.LEARNED], members[life == Life.UNSEEN], received)
+    return Request(scope, keys, members[life == Life.LEARNED], members[life == Life.UNSEEN], received)
 
 
 def _state(line: _Timeline, sample_id: int) -> str:
@@ -313,42 +316,47 @@ def _state(line: _Timeline, sample_id: int) -> str:
 
 
 def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
-    """Serve all pending asks once there are enough, or the oldest has waited long enough."""
+    """Serve all pending requests once there are enough, or the oldest has waited long enough."""
     if not line.pending:
         return
     oldest = line.num_learned - line.pending[0][2].received
     due = len(line.pending) >= service.wait_for or (service.deadline is not None and oldest >= service.deadline)
     if not (due or flush):
         return
-    asks = []
-    for number, _, ask in line.pending:
-        # Data that arrived while the ask was waiting is covered too.
-        asks.append(_covering(line, ask.scope, ask.keys, ask.received))
-        line.answered[number] = (line.num_requests, asks[-1])
-    wishes = [wish for _, wish, _ in line.pending]
-    request = DeletionRequest(
-        f"request-{line.num_requests}", tuple(asks), wishes[0].reason, any(w.exact for w in wishes)
+    requests = []
+    for number, _, request in line.pending:
+        # Data that arrived while the request was waiting is covered too.
+        requests.append(_covering(line, request.scope, request.keys, request.received))
+        line.served[number] = (line.num_requests, requests[-1])
+    specs = [spec for _, spec, _ in line.pending]
+    served = DeletionRequest(
+        f"request-{line.num_requests}", tuple(requests), specs[0].reason, any(s.exact for s in specs)
     )
-    line.life[request.sample_ids] = Life.DELETED
-    line.life[request.barred_ids] = Life.DELETED
-    line.events.append(request)
+    line.life[served.sample_ids] = Life.DELETED
+    line.life[served.barred_ids] = Life.DELETED
+    line.events.append(served)
     line.num_requests += 1
     line.pending.clear()
 
 
-def _again(line: _Timeline, wish: int, number: int) -> Experience:
-    if wish not in line.answered:
-        raise StreamError(f"Nothing to learn again: wish {wish} has not been served at move {number}.")
-    request, ask = line.answered[wish]
-    ids = ask.sample_ids
-    for other, (at, also) in line.answered.items():
-        if other != wish and at >= request:  # someone else asked for these to be forgotten, too
+def _again(line: _Timeline, number: int, position: int) -> Experience:
+    if number not in line.served:
+        raise StreamError(
+            f"Nothing to learn again at position {position} of the schedule: request {number} has not been served."
+        )
+    order, request = line.served[number]
+    ids = request.sample_ids
+    for other, (at, also) in line.served.items():
+        if other != number and at >= order:  # someone else asked for these to be forgotten, too
             ids = np.setdiff1d(ids, _members(line, also.scope, also.keys))
     if not len(ids):
-        raise StreamError(f"Nothing to learn again at move {number}: other requests name all that wish {wish} deleted.")
+        raise StreamError(
+            f"Nothing to learn again at position {position} of the schedule: other requests name all that "
+            f"request {number} deleted."
+        )
     earlier = [e for e in line.events if isinstance(e, Experience)]
     touched = [e for e in earlier if np.isin(ids, e.sample_ids).any()]
     units = tuple(sorted({u for e in touched for u in e.units}))
     incarnation = 1 + max(e.incarnation for e in touched)
     task = touched[0].task if len({e.task for e in touched}) == 1 else None
-    return Experience(f"wish-{wish}-again", units, ids, task, incarnation)
+    return Experience(f"wish-{number}-again", units, ids, task, incarnation)

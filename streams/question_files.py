@@ -117,10 +117,10 @@ def _parsed(text: str, path: Path, before: int) -> Any:
 
 
 def write(source: Source, folder: Path) -> tuple[Path, ...]:
-    """Write a source's questions to ``questions.jsonl``, and those of strangers to ``strangers.jsonl``.
+    """Write a source's questions to ``questions.jsonl``, and the held-out ones to ``holdout.jsonl``.
 
     Every training row is an object: TOFU's fields, and user, class and domain. The source `questions` reads them back
-    by ``{files: [questions.jsonl], strangers: [strangers.jsonl], user: user, label: class, domain: domain}``.
+    by ``{files: [questions.jsonl], holdout: [holdout.jsonl], user: user, label: class, domain: domain}``.
 
     Args:
         source: one whose rows are questions in plain text.
@@ -161,9 +161,9 @@ def write(source: Source, folder: Path) -> tuple[Path, ...]:
         }
         objects.append(found)
     files = {"questions": objects[::-1]}
-    if text.strangers is not None and len(text.strangers):
-        pairs = [_parts(row, source) for row in text.strangers]
-        files["strangers"] = [{"question": q, "answer": a} for q, a in pairs]
+    if text.holdout is not None and len(text.holdout):
+        pairs = [_parts(row, source) for row in text.holdout]
+        files["holdout"] = [{"question": q, "answer": a} for q, a in pairs]
     for name, rows in files.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_atomically(folder / f"{name}.jsonl", lines.encode())

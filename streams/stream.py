@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streams.errors import LedgerError, StreamError
-from streams.events import Ask, DeletionRequest, Event, Experience, Unit
+from streams.events import DeletionRequest, Event, Experience, Request, Unit
 from streams.ledger import Ledger
 from streams.names import names_of
 from streams.source import Source
@@ -22,7 +22,7 @@ class Stream:
         source: the data the ids point into.
         units: what accuracy is reported for.
         events: in the order in which they happen.
-        task_of: int64 ``[N]`` task label of each row when the model is told one, else None.
+        task_of: int64 ``[N]`` task label of each row when the model is task-aware, else None.
     """
 
     source: Source
@@ -45,7 +45,7 @@ class Stream:
 
     @property
     def task_classes(self) -> tuple[tuple[int, ...], ...] | None:
-        """Classes of each task label, or None when the model is told none."""
+        """Classes of each task label, or None when the model is not task-aware."""
         return None if self.task_of is None else tuple(u.classes for u in self.units)
 
     def digest(self) -> str:
@@ -71,10 +71,10 @@ def event_digest(event: Event) -> str:
         if event.retention is not None:
             text += f"|{event.retention}|{event.consolidates}"
     else:
-        asks = ";".join(
-            f"{a.scope},{a.keys},{a.received},{_hash(a.sample_ids)},{_hash(a.barred_ids)}" for a in event.asks
+        requests = ";".join(
+            f"{r.scope},{r.keys},{r.received},{_hash(r.sample_ids)},{_hash(r.barred_ids)}" for r in event.requests
         )
-        text = f"forget|{event.name}|{event.reason}|{event.exact}|{asks}"
+        text = f"forget|{event.name}|{event.reason}|{event.exact}|{requests}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -131,12 +131,17 @@ def _describe(index: int, event: Event, stream: Stream) -> dict[str, object]:
             "reason": event.reason,
             "exact": event.exact,
             "samples": len(event.sample_ids),
-            "asks": [_describe_ask(a, stream) for a in event.asks],
+            "requests": [_describe_request(r, stream) for r in event.requests],
         }
     return record
 
 
-def _describe_ask(ask: Ask, stream: Stream) -> dict[str, object]:
-    record = {"scope": ask.scope, "keys": list(ask.keys), "samples": len(ask.sample_ids), "received": ask.received}
-    names = names_of(ask.scope, stream.source, stream.units)
-    return record | ({"names": [names[k] for k in ask.keys]} if names else {})
+def _describe_request(request: Request, stream: Stream) -> dict[str, object]:
+    record = {
+        "scope": request.scope,
+        "keys": list(request.keys),
+        "samples": len(request.sample_ids),
+        "received": request.received,
+    }
+    names = names_of(request.scope, stream.source, stream.units)
+    return record | ({"names": [names[k] for k in request.keys]} if names else {})

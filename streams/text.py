@@ -70,7 +70,7 @@ class Text:
         paraphrased: int32 ``[N, 2, L]`` or None: every row with its answer put in other words.
         perturbed: int32 ``[N, k, 2, L]`` or None: every row with up to k wrong answers in those other words, padding
             behind the last.
-        strangers: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
+        holdout: int32 ``[M, 2, L]`` or None: rows of the same making that are never taught.
         terms: what the texts are about (names, values), each with generic terms of the same kind to put in its place,
             or None where nobody knows.
         subjects: those of the terms that a prompt names when it asks about somebody or something, or None.
@@ -83,7 +83,7 @@ class Text:
     image_tokens: int = 0
     paraphrased: torch.Tensor | None = None
     perturbed: torch.Tensor | None = None
-    strangers: torch.Tensor | None = None
+    holdout: torch.Tensor | None = None
     terms: Mapping[str, tuple[str, ...]] | None = None
     subjects: frozenset[str] | None = None
     values: torch.Tensor | None = None
@@ -99,7 +99,7 @@ class Text:
         parts = [self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals]
         content = json.dumps([*parts, self.image_tokens] if self.image_tokens else parts)
         h = hashlib.blake2b(content.encode(), digest_size=16)
-        for value in (self.paraphrased, self.perturbed, self.strangers, self.values):
+        for value in (self.paraphrased, self.perturbed, self.holdout, self.values):
             if value is not None:
                 h.update(str(tuple(value.shape)).encode())
                 h.update(value.numpy().tobytes())

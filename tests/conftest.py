@@ -29,6 +29,24 @@ hypothesis.settings.register_profile("patient", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("patient")
 # Processes that tests start and interrupt inherit this; a shell that runs in the background would have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+pytest.register_assert_rewrite("contract.promises")  # functions that assert, outside of a test module
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what shares something costly one after the other, and into one process: a group, or else all of a file.
+
+    Files come first, which take long; the many small groups fill the processes evenly at the end.
+    """
+    order: dict[str, tuple[bool, int]] = {}
+    group_of: dict[pytest.Item, str] = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        group_of[item] = item.nodeid.partition("::")[0] if mark is None else mark.args[0]
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(group_of[item]))
+        order.setdefault(group_of[item], (mark is not None, len(order)))
+    items.sort(key=lambda item: order[group_of[item]])
 
 
 def make_source(

@@ -8,13 +8,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.base import Learner, Setting, Strategy
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
-from streams.events import Ask, DeletionRequest
+from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
 
@@ -81,7 +81,7 @@ def teach(learner: Learner, plan: Plan, indices: Iterable[int] | None = None, le
 
 def delete(learner: Learner, ledger: Ledger, ids: np.ndarray) -> DeletionRequest:
     """Delete samples, and let a learner clean its own state of them."""
-    request = DeletionRequest("r", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 0),))
+    request = DeletionRequest("r", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 0),))
     ledger.delete(request)
     learner.purge(request)
     return request

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config
@@ -18,7 +18,7 @@ from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
 from streams.config import parse
 from streams.data import Data
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -45,7 +45,7 @@ class Life:
         ids = ids if user is None else ids[self.source.user_ids[ids] == user]
         ids = np.setdiff1d(ids, self.ledger.deleted_ids)
         nothing = np.array([], dtype=np.int64)
-        request = DeletionRequest(name, (Ask("sample", tuple(ids.tolist()), ids, nothing, 0),))
+        request = DeletionRequest(name, (Request("sample", tuple(ids.tolist()), ids, nothing, 0),))
         self.ledger.delete(request)
         door = self.ledger.door(self.strategy.access, nothing, ids)
         outcome = self.strategy.forget(request, door)

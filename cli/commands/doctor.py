@@ -22,7 +22,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check versions, device, folders, optional data and W&B; exit with 1 if something is missing."""
-    from lifelong.doctor import examine
+    from lifelong.setup.doctor import examine
 
     checks = list(examine(runs, full))
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.output import emit
-from lifelong.ready import ready_scenarios
+from lifelong.config.shipped import ready_scenarios
 from streams.errors import ConfigError
 
 
@@ -27,8 +27,8 @@ def init(
     ] = None,
 ) -> None:
     """Write an annotated configuration; a file that is there already is never overwritten."""
-    from lifelong.annotate import annotated
-    from lifelong.config import RunConfig, load_config
+    from lifelong.config.annotate import annotated
+    from lifelong.config.run import RunConfig, load_config
     from streams.config import parse
 
     target = file or Path(f"{name}.yaml")

@@ -24,10 +24,10 @@ def pretrain(
     """Train a model on 300 characters that streams need not show, for `model: {name: ..., pretrained: glyphs}`."""
     import logging
 
-    from lifelong.config import override
-    from lifelong.pretrain import BaseSession, pretrain
+    from lifelong.config.run import override
+    from lifelong.models._base_session import BaseSession, pretrain
 
-    logging.getLogger("lifelong.pretrain").setLevel(logging.INFO)
+    logging.getLogger("lifelong.models._base_session").setLevel(logging.INFO)
     options = override({}, sets)
     if "pretrained" in options:
         raise ConfigError("--set pretrained=... is what this command makes; leave it out.")

@@ -11,7 +11,7 @@ from cli.arguments import OVERRIDABLE, Set, What, split
 from cli.output import Json, emit, emit_json, emit_table, terminal
 
 if TYPE_CHECKING:
-    from lifelong.preview import Preview
+    from lifelong.setup.preview import Preview
 
 # held from before, learned, learned again, deleted in part, deleted as a whole
 _SYMBOLS = {"": " ", "held": "·", "learn": "█", "again": "▓", "part": "−", "all": "×"}
@@ -39,10 +39,10 @@ def preview(
 ) -> None:
     """Draw what a stream will do to each unit, event by event, and count what it takes to learn it."""
     name, overrides = split(what, context)
-    from lifelong import preview as previews
-    from lifelong.build import make_source, make_stream
-    from lifelong.config import load_config
-    from lifelong.preparation import check_device
+    from lifelong.config.run import load_config
+    from lifelong.setup import preview as previews
+    from lifelong.setup.build import make_source, make_stream
+    from lifelong.setup.preparation import check_device
     from streams.question_files import write
 
     config = load_config(name, [*sets, *overrides])
@@ -59,7 +59,7 @@ def preview(
     if len(found.events) <= _MOST_EVENTS:
         emit("")
         emit_table(
-            ["event", "what", "name", "samples", "of", "asked at, waited"], [_event(found, e) for e in found.events]
+            ["event", "what", "name", "samples", "of", "received at, waited"], [_event(found, e) for e in found.events]
         )
     emit("")
     emit_table(["count", ""], [[k.replace("_", " "), f"{v:,}"] for k, v in found.counts.items()], numbers=True)
@@ -69,7 +69,7 @@ def _draw(found: Preview) -> None:
     """Draw units by events; long streams are squeezed to the width of the terminal."""
     from rich.text import Text
 
-    from lifelong.preview import compact
+    from lifelong.setup.preview import compact
 
     console = terminal()
     symbols = _SYMBOLS if (console.encoding or "").lower().startswith("utf") else _PLAIN
@@ -89,7 +89,7 @@ def _draw(found: Preview) -> None:
 
 
 def _ranges(units: tuple[str, ...], count: int) -> list[str]:
-    """Return names for groups of units that share a row, shared out as `lifelong.preview.compact` does."""
+    """Return names for groups of units that share a row, shared out as `lifelong.setup.preview.compact` does."""
     size, larger = divmod(len(units), count)
     starts = [i * size + min(i, larger) for i in range(count)]
     return [f"{units[s]} +{size + (i < larger) - 1}" for i, s in enumerate(starts)]
@@ -102,6 +102,6 @@ def _event(found: Preview, event: dict[str, Any]) -> list[str]:
     if event["kind"] == "learn":
         what = "learn" if not event["incarnation"] else f"learn again ({event['incarnation']})"
         return [str(event["event"]), what, event["name"], f"{event['samples']:,}", units, ""]
-    asks = "; ".join(in_words(ask, _MOST_NAMES) for ask in event["asks"])
-    waits = "; ".join(f"{a['received']}, {w}" for a, w in zip(event["asks"], event["latency"], strict=True))
-    return [str(event["event"]), f"forget {asks}", event["name"], f"{event['samples']:,}", units, waits]
+    named = "; ".join(in_words(r, _MOST_NAMES) for r in event["requests"])
+    waits = "; ".join(f"{r['received']}, {w}" for r, w in zip(event["requests"], event["latency"], strict=True))
+    return [str(event["event"]), f"forget {named}", event["name"], f"{event['samples']:,}", units, waits]

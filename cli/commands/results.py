@@ -43,8 +43,8 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run or a study, finished or not, in one of several formats, and print its path."""
+    from lifelong.execution.runner import load_run
     from lifelong.report.export import export, form_of
-    from lifelong.runner import load_run
     from lifelong.study.study import resume_study
 
     wanted = form_of(form, out)
@@ -69,8 +69,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put the strategies of one run, or of several, side by side; only what lived through one stream is compared."""
-    from lifelong.runner import load_run
-    from lifelong.summary import columns, side_by_side, to_json
+    from lifelong.execution.runner import load_run
+    from lifelong.report.summary import columns, side_by_side, to_json
 
     comparisons = side_by_side([load_run(f) for f in folders], strategies)
     if as_json:

@@ -16,9 +16,9 @@ from cli.output import Json, note
 from cli.tables import show_run
 
 if TYPE_CHECKING:
-    from lifelong.preparation import Prepared
-    from lifelong.runner import Run
-    from lifelong.table import Row
+    from lifelong.execution.runner import Run
+    from lifelong.results.table import Row
+    from lifelong.setup.preparation import Prepared
     from lifelong.trackers._base import RunInfo, Tracker
     from lifelong.trackers.console import ConsoleTracker
 
@@ -51,9 +51,9 @@ def run(
     name, overrides = split(what, context)
 
     def play(trackers: list[Tracker]) -> Run:
-        from lifelong.config import load_config
-        from lifelong.preparation import prepare
-        from lifelong.runner import run_prepared
+        from lifelong.config.run import load_config
+        from lifelong.execution.runner import run_prepared
+        from lifelong.setup.preparation import prepare
 
         prepared = prepare(load_config(name, [*sets, *overrides]))
         if not quiet:
@@ -67,7 +67,7 @@ def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb
     """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
 
     def play(trackers: list[Tracker]) -> Run:
-        from lifelong import runner
+        from lifelong.execution import runner
 
         return runner.resume(folder, trackers)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from strategies.parts.sequences import Order, matched, prefixes, rotations
+from strategies.parts.sharding.sequences import Order, matched, prefixes, rotations
 from streams.config import Config
 from streams.randomness import Key
 

@@ -17,8 +17,8 @@ from lifelong.capacity.theory import (
     training_cost,
     training_per_request,
 )
-from lifelong.manifest import stream_from_manifest
-from lifelong.runner import load_run
+from lifelong.execution.manifest import stream_from_manifest
+from lifelong.execution.runner import load_run
 from strategies.isolated import s3t, sisa
 from streams.config import parse
 from streams.errors import ConfigError

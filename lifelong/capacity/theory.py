@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from scipy.integrate import quad
 
-from strategies.parts.sequences import Order
+from strategies.parts.sharding.sequences import Order
 
 
 def harmonic(n: int) -> float:
@@ -87,7 +87,7 @@ def kept(orders: Sequence[Order], m: int, requests: int, length: int) -> float:
 
     Exact, by inclusion and exclusion over the orders' prefixes.
 
-    >>> from strategies.parts.sequences import rotations
+    >>> from strategies.parts.sharding.sequences import rotations
     >>> round(kept(rotations(4, 4), 1, 2, 2), 4)
     0.75
     """

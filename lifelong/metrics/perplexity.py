@@ -11,7 +11,24 @@ from bisect import bisect_left
 import numpy as np
 
 from lifelong.metrics.accumulation import unit_means
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
+from strategies.metric import Metric
+
+METRICS: dict[str, Metric] = {
+    "perplexity": Metric(
+        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
+        "tokens to be predicted.",
+        "tokens",
+        "lower",
+        1.0,
+    ),
+    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
+    "perplexity_growth": Metric(
+        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
+        "factor",
+        "lower",
+    ),
+}
 
 
 def perplexity_of(loss: np.floating) -> float:

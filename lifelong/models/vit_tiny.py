@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lifelong.pretrain import base_weights
+from lifelong.models._base_session import base_weights
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError

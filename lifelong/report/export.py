@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import plotly.graph_objects as go
 
+from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
 from lifelong.report.facts import gather
 from lifelong.report.gathering import gather_lives
@@ -20,9 +21,8 @@ from lifelong.report.latex import run_latex, study_latex
 from lifelong.report.markdown import run_markdown, study_markdown
 from lifelong.report.study import write_study_report
 from lifelong.report.study_drawings import study_drawings
-from lifelong.runner import Run
+from lifelong.results.table import Row, Table, read_rows
 from lifelong.study.study import Study
-from lifelong.table import Row, Table, read_rows
 from streams.errors import ConfigError, closest
 
 Format = Literal["html", "md", "tex", "csv", "parquet", "png", "svg"]

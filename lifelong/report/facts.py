@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.manifest import read_manifest
-from lifelong.metrics.catalogue import SHARES
+from lifelong.execution.manifest import read_manifest
+from lifelong.execution.runner import Run
+from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.matrix import Matrix
-from lifelong.runner import Run
-from lifelong.summary import measure_of
-from lifelong.table import Row, Table
+from lifelong.report.summary import measure_of
+from lifelong.results.table import Row, Table
 from streams.errors import CheckpointError
 from streams.names import in_words
 
@@ -72,7 +72,7 @@ class Requested:
     Attributes:
         event: index of the event that serves it.
         name: of the request.
-        scopes: what was asked for: sample, class, task, user.
+        scopes: what the keys name: sample, class, task, user.
         what: the same with the names of the keys, in words.
         samples: how many training samples it deletes.
         units: names of the units whose test data it deletes, wholly or in part.
@@ -112,6 +112,11 @@ class Facts:
     stream: dict[str, Any]
     manifest: dict[str, Any]
     seconds: dict[str, dict[int, float]]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean, those of the user's own modules too."""
+        return with_own(self.manifest.get("metrics", {}))
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -162,7 +167,7 @@ def matrix_of(facts: Facts, strategy: str) -> Matrix:
         num_events=facts.num_events,
         learned=[(e.event, unit) for e in facts.learned for unit in e.units],
         deletions=[r.event for r in facts.requested],
-        bounded=measure in SHARES,
+        bounded=facts.catalogue.is_share(measure),
     )
 
 
@@ -196,16 +201,16 @@ def _learned(event: dict[str, Any], units: tuple[str, ...]) -> Learned:
 
 
 def _requested(event: dict[str, Any], units: list[dict[str, Any]]) -> Requested:
-    asks = event["asks"]
+    requests = event["requests"]
     touched: list[str] = []
-    for ask in asks:
-        keys = set(ask["keys"])
-        if ask["scope"] == "task":
+    for request in requests:
+        keys = set(request["keys"])
+        if request["scope"] == "task":
             touched += [units[i]["name"] for i in sorted(keys)]
-        elif ask["scope"] == "class":
+        elif request["scope"] == "class":
             touched += [u["name"] for u in units if keys & set(u["classes"])]
-    what = "; ".join(map(in_words, asks))
-    scopes = tuple(dict.fromkeys(ask["scope"] for ask in asks))
+    what = "; ".join(map(in_words, requests))
+    scopes = tuple(dict.fromkeys(request["scope"] for request in requests))
     return Requested(event["event"], event["name"], scopes, what, event["samples"], tuple(dict.fromkeys(touched)))
 
 

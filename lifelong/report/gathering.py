@@ -11,23 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.columns import read_some
-from lifelong.config import RunConfig
-from lifelong.manifest import read_json
+from lifelong.config.run import RunConfig
+from lifelong.execution.manifest import read_json
+from lifelong.execution.runner import Run
 from lifelong.report.facts import Facts, Series, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
-from lifelong.runner import Run
+from lifelong.report.summary import Line, summarize
+from lifelong.results.columns import read_some
+from lifelong.results.table import Table
 from lifelong.study.checks import metrics_needed
 from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
 from lifelong.study.study import Study
 from lifelong.study.verdicts import Results
-from lifelong.summary import Line, summarize
-from lifelong.table import Table
 from streams.config import parse
 
 _PLAIN = [
     "average_gap",
+    "collateral_mean",
     "exact",
     "exposure",
     "forgetting_from_first",
@@ -36,10 +37,10 @@ _PLAIN = [
     "js",
     "latency",
     "relapse",
-    "spill_mean",
     "state_bytes",
     "steps",
     "tow",
+    "weights_erased",
 ]
 _OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
 _IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]
@@ -97,10 +98,11 @@ def _gather(study: Study) -> Lives:
         for name, summary in facts.run.summaries.items():
             cost, before = summary["references"], references.get(name, (0, 0, 0.0))
             references[name] = (before[0] + cost["computed"], before[1] + cost["cached"], before[2] + cost["seconds"])
-    results = Results(study.config, tuple(tables.values()))
+    results = Results(study.config, tuple(tables.values()), study.rule, study.seeds)
     return Lives(
         study=study,
         points=tuple(points.values()),
+        validity=tuple(results.validity()),
         verdicts=tuple(results.verdicts()),
         differences=tuple(results.differences()),
         components=tuple(results.components()),

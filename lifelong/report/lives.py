@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.metrics.catalogue import SHARES
+from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
+from lifelong.report.summary import Line
 from lifelong.study.jobs import Job
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Components, Difference, Verdict
-from lifelong.summary import Line
+from lifelong.study.verdicts import Components
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestSlot:
     """The requests at one place of the order, over seeds.
 
     Attributes:
@@ -96,10 +97,15 @@ class Point:
         return self.example.measure
 
     @property
-    def asks(self) -> tuple[Ask, ...]:
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean."""
+        return self.example.catalogue
+
+    @property
+    def requests(self) -> tuple[RequestSlot, ...]:
         """Requests, aligned over seeds by their order."""
         most = max((len(r) for r in self.requested.values()), default=0)
-        return tuple(_ask([r[k] for r in self.requested.values() if k < len(r)]) for k in range(most))
+        return tuple(_slot([r[k] for r in self.requested.values() if k < len(r)]) for k in range(most))
 
     @property
     def deletions(self) -> list[int]:
@@ -121,7 +127,7 @@ class Point:
 
     def by_request(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds, requests]``."""
-        return _stacked([life.by_request[name] for life in self.lives[strategy].values()], len(self.asks))
+        return _stacked([life.by_request[name] for life in self.lives[strategy].values()], len(self.requests))
 
     def ends(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds]``."""
@@ -132,7 +138,7 @@ class Point:
         total, count = self.totals[strategy]
         held, deleted = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         learned = [(e.event, unit) for e in self.example.learned for unit in e.units]
-        bounded = self.measure in SHARES
+        bounded = self.catalogue.is_share(self.measure)
         return Matrix(self.example.units, held, deleted, self.num_events, learned, self.deletions, bounded)
 
 
@@ -143,8 +149,8 @@ class Lives:
     Attributes:
         study: the study.
         points: the grid, as far as runs have begun.
-        verdicts, differences, components: what criteria, comparisons and variances came to, on the lives that are
-            finished.
+        validity, verdicts, differences, components: what gates, criteria, comparisons and variances came to, on the
+            lives that are finished.
         strategies: names, in the order of the study.
         unfinished: jobs that are not done, and how far each is.
         manifests: of all runs that have begun.
@@ -154,6 +160,7 @@ class Lives:
 
     study: Study
     points: tuple[Point, ...]
+    validity: tuple[Verdict, ...]
     verdicts: tuple[Verdict, ...]
     differences: tuple[Difference, ...]
     components: tuple[Components, ...]
@@ -163,13 +170,22 @@ class Lives:
     references: dict[str, tuple[int, int, float]]
     metrics: frozenset[str]
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean, those of the user's own modules too."""
+        own: dict[str, dict[str, Any]] = {"measures": {}, "metrics": {}}
+        for manifest in self.manifests:
+            for kind, metrics in manifest.get("metrics", {}).items():
+                own[kind] |= metrics
+        return with_own(own)
 
-def _ask(requests: Sequence[Requested]) -> Ask:
+
+def _slot(requests: Sequence[Requested]) -> RequestSlot:
     names = dict.fromkeys(r.name for r in requests)
     whats = dict.fromkeys(r.what for r in requests)
     scopes = dict.fromkeys(s for r in requests for s in r.scopes)
     what = next(iter(whats)) if len(whats) == 1 else f"{', '.join(scopes)} (drawn for every seed)"
-    return Ask(next(iter(names)), what, tuple(sorted({r.event for r in requests})))
+    return RequestSlot(next(iter(names)), what, tuple(sorted({r.event for r in requests})))
 
 
 def _stacked(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:

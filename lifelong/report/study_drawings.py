@@ -45,8 +45,9 @@ def study_drawings(lives: Lives) -> Iterator[tuple[str, Figure]]:
 
 def known(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield the accumulation curve."""
+    average = meaning(f"average_{point.measure}", point.catalogue)
     caption = (
-        f"{meaning(f'average_{point.measure}')} Line and band: {band_in_words(point.num_seeds())}. {_deletions(point)} "
+        f"{average} Line and band: {band_in_words(point.num_seeds())}. {_deletions(point)} "
         f"After one, what it deletes no longer counts."
     )
     yield Drawn("average", study_figures.average(point), caption)
@@ -54,9 +55,9 @@ def known(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield what is left of the deleted data right after each request."""
-    if point.asks:
+    if point.requests:
         caption = (
-            f"{meaning(f'forget_{point.measure}')} Right after each request, in their order: "
+            f"{meaning(f'forget_{point.measure}', point.catalogue)} Right after each request, in their order: "
             f"{band_in_words(point.num_seeds())}. Open diamonds: the retrained reference, which never saw the data; a "
             f"strategy should be where its own is. Open squares: the withheld reference, for which the data merely "
             f"stopped coming."
@@ -66,7 +67,7 @@ def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield relapse over events."""
-    if point.asks:
+    if point.requests:
         caption = (
             f"{meaning('relapse')} Mean over the requests served so far; {band_in_words(point.num_seeds())}. "
             f"{_deletions(point)}"
@@ -88,11 +89,11 @@ def traded(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 def costs(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield cost per request and per life."""
-    if point.asks:
+    if point.requests:
         caption = (
-            f"Per request: {band_in_words(point.num_seeds())}. Latency: learn events from asking to service. Exposure: "
-            f"learn events during which the data was still in the model after it was asked for; undefined where "
-            f"service does not claim to be exact."
+            f"Per request: {band_in_words(point.num_seeds())}. Latency: learn events from arrival to service. "
+            f"Exposure: learn events during which the data was still in the model after the request arrived; undefined "
+            f"where service does not claim to be exact."
         )
         yield Drawn("request-costs", study_figures.request_costs(point), caption)
     caption = (
@@ -127,5 +128,5 @@ def happened(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 
 def _deletions(point: Point) -> str:
-    drawn_anew = any(len(ask.events) > 1 for ask in point.asks)
-    return "Dotted lines are deletion requests" + (" of any seed." if drawn_anew else ".") if point.asks else ""
+    drawn_anew = any(len(r.events) > 1 for r in point.requests)
+    return "Dotted lines are deletion requests" + (" of any seed." if drawn_anew else ".") if point.requests else ""

@@ -32,7 +32,10 @@ def average(point: Point) -> go.Figure:
     look.style(figure, 420)
     figure.update_layout(
         hovermode="x unified",
-        yaxis={"title": look.words(f"average_{point.measure}"), **look.score_range(point.measure)},
+        yaxis={
+            "title": look.words(f"average_{point.measure}"),
+            **look.score_range(point.measure, point.catalogue),
+        },
     )
     look.event_axis(figure, point.num_events)
     return figure
@@ -73,7 +76,12 @@ def requests(point: Point) -> go.Figure:
             x=[None], y=[None], name=model, mode="markers", marker={"symbol": symbol, "size": 11, "color": GREY}
         )
     look.style(figure, 440)
-    figure.update_layout(yaxis={"title": look.words(f"forget_{point.measure}"), **look.score_range(point.measure)})
+    figure.update_layout(
+        yaxis={
+            "title": look.words(f"forget_{point.measure}"),
+            **look.score_range(point.measure, point.catalogue),
+        }
+    )
     _request_axis(figure, point)
     return figure
 
@@ -143,9 +151,9 @@ def _over_requests(
     figure: go.Figure, point: Point, number: int, name: str, key: str, at: Place, in_legend: bool
 ) -> None:
     """Add a strategy's numbers at every request: points side by side, or a line if there are many requests."""
-    found, asks = spread(point.by_request(name, key)), point.asks
-    if len(asks) > MAX_DODGED:
-        kept = kept_events(len(asks), [], MAX_ROWS)
+    found, requests = spread(point.by_request(name, key)), point.requests
+    if len(requests) > MAX_DODGED:
+        kept = kept_events(len(requests), [], MAX_ROWS)
         _curve(figure, number, name, kept, _at(found, kept), at, in_legend)
         return
     figure.add_scatter(
@@ -215,26 +223,26 @@ def _outline(places: np.ndarray, found: Spread) -> tuple[list[float | None], lis
 def _places(point: Point, number: int) -> np.ndarray:
     """Return where a strategy's numbers stand on the axis of requests."""
     place = [n for n, _ in point.begun].index(number)
-    num_requests, num_strategies = len(point.asks), len(point.begun)
+    num_requests, num_strategies = len(point.requests), len(point.begun)
     aside = 0.0 if num_requests > MAX_DODGED else 0.7 * ((place + 0.5) / num_strategies - 0.5)
     return np.arange(num_requests) + aside
 
 
 def _request_axis(figure: go.Figure, point: Point, names_only: bool = False) -> None:
-    asks = point.asks
-    if len(asks) > MAX_DODGED:
-        figure.update_xaxes(title="request", range=[-0.7, len(asks) - 0.3], tickformat="d")
+    requests = point.requests
+    if len(requests) > MAX_DODGED:
+        figure.update_xaxes(title="request", range=[-0.7, len(requests) - 0.3], tickformat="d")
         return
-    few = len(asks) <= 8 and not names_only
+    few = len(requests) <= 8 and not names_only
     figure.update_xaxes(
         title="request",
-        range=[-0.6, len(asks) - 0.4],
-        tickvals=list(range(len(asks))),
-        ticktext=[f"{a.name}<br>{_short(a.what)}" if few else a.name for a in asks],
+        range=[-0.6, len(requests) - 0.4],
+        tickvals=list(range(len(requests))),
+        ticktext=[f"{r.name}<br>{_short(r.what)}" if few else r.name for r in requests],
         showgrid=False,
     )
     # lines between requests, so that it is clear which points belong together
-    for place in range(1, len(asks)):
+    for place in range(1, len(requests)):
         figure.add_vline(x=place - 0.5, line={"color": GREY, "width": 0.5, "dash": "dot"})
 
 

@@ -19,7 +19,7 @@ def beside_retraining(facts: Facts) -> str:
     """Return the columns that tables of unlearning have, means over requests right after each was served.
 
     Above the strategies stands the retrained reference of their learner: another learner has another reference. Nothing
-    is returned where it was not looked at closely.
+    is returned where it was not measured in detail.
     """
     if not any(s.subjects("average_gap", "retrained") for s in facts.series.values()):
         return ""

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lifelong.config import RunConfig
-from lifelong.preparation import Prepared, prepare
-from lifelong.references import chain, points_of
-from lifelong.runner import run_prepared
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import run_prepared
+from lifelong.references.tree import chain, points_of
+from lifelong.results.table import Row
+from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
-from lifelong.table import Row
 from lifelong.trackers._base import RunInfo
 from streams.config import parse
 from streams.events import DeletionRequest, Event

@@ -7,7 +7,7 @@ import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_PRELOADED = ["lifelong.runner", "lifelong.study.local"]
+_PRELOADED = ["lifelong.execution.runner", "lifelong.study.local"]
 
 
 def start_forkserver() -> ForkServerContext:

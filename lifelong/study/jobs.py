@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lifelong.config import RunConfig, content_hash
+from lifelong.config.run import RunConfig, content_hash
 from lifelong.files import code_of, code_version
 from lifelong.study.config import Cell, learner_groups
 from lifelong.trackers._base import Tracker
@@ -112,7 +112,7 @@ def execute(job: Job) -> JobResult:
 
 
 def _run(job: Job) -> None:
-    from lifelong.runner import run
+    from lifelong.execution.runner import run
 
     if job.code != code_version():
         raise LifelongError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifelong.table import Row
+from lifelong.results.table import Row
 from streams.stream import Stream
 
 logger = logging.getLogger(__name__)

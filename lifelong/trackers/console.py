@@ -10,7 +10,7 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from lifelong.table import Row
+from lifelong.results.table import Row
 from lifelong.trackers._base import RunInfo
 
 

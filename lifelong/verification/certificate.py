@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import content_hash
+from lifelong.config.run import content_hash
+from lifelong.execution.manifest import read_manifest, read_run_config, versions
+from lifelong.execution.process import torch_settings
 from lifelong.files import code_version, write_atomically
-from lifelong.guards import torch_settings
-from lifelong.manifest import read_manifest, read_run_config, versions
-from lifelong.preparation import Prepared, prepare
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import Prepared, prepare
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Finding, choose, find
 from strategies.isolated import sisa

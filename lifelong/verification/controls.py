@@ -14,8 +14,8 @@ from strategies.isolated.sisa import HONEST, Config, Sisa
 from strategies.outcome import Outcome
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer, make_optimizer
-from strategies.parts.sequences import Order
+from strategies.parts.sharding.sequences import Order
+from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.data import Data
 from streams.randomness import Key
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lifelong.play import ledger_after, step
 from strategies.base import Exactness, Strategy
 from strategies.parts.model import digest
+from strategies.step import ledger_after, step
 from streams.events import DeletionRequest, Event, Unit
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -97,7 +97,7 @@ def live(build: Build, stream: Stream, events: tuple[Event, ...], device: str = 
 def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
     """Return the same life of the same ids, but the rows `ids` hold other samples of the source, under other labels.
 
-    A label is drawn from the other classes of the sample's unit, so that it stays permitted where the task is told.
+    A label is drawn from the other classes of the sample's unit, so that a task-aware model permits it too.
     """
     source = stream.source
     generator = (key / "other data").numpy()

@@ -1,4 +1,4 @@
-"""Which subnetwork answers: the one of the task that is told, or the one that is surest, sample by sample."""
+"""Which subnetwork answers: the one of the task label, or the one that is surest, sample by sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from strategies.isolated._canvas import Canvas
 from strategies.isolated._subnetwork import Subnetwork, Units
-from strategies.parts.supermasks import binary, entropy, one_shot, positions_of, slopes_of, superfluous
+from strategies.isolated._supermasks import binary, entropy, one_shot, positions_of, slopes_of, superfluous
 from streams.data import Batch
 
 Inference = Literal["enumerate", "one-shot", "binary"]

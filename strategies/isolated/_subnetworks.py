@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Exactness, Outcome, Setting, State, Strategy
 from strategies.isolated._answers import Answers, Inference, Signal
 from strategies.isolated._canvas import Canvas
+from strategies.isolated._kkt import Transfer, probe, sample_size, worthy
 from strategies.isolated._subnetwork import Subnetwork, Units, rebuilt
-from strategies.parts.fit import FitConfig, fit
-from strategies.parts.kkt import Transfer, probe, sample_size, worthy
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Schedule,
     ScoreStep,
     WeightStep,
@@ -26,6 +27,7 @@ from strategies.parts.supermasks import (
     union,
     unpack,
 )
+from strategies.parts.fit import FitConfig, fit
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import CheckpointError, ConfigError, IntegrityError
@@ -38,7 +40,11 @@ in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
-    """What all of them can be told. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
+    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay.
+
+    `mask_lr` and `weight_lr` stand in the place of `training.lr`; `training.optimizer` and `training.momentum` are not
+    for them.
+    """
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
@@ -63,7 +69,7 @@ class SubnetworkConfig(BaseConfig):
 
 
 class TrainedConfig(SubnetworkConfig):
-    """What those can be told that train weights."""
+    """Options of those that train weights."""
 
     weight_epochs: int | None = Field(None, ge=1)
     """Passes over an experience while its weights are trained; null takes `training.epochs`."""
@@ -82,6 +88,10 @@ class Subnetworks(Strategy, ABC):
     if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
     """
 
+    unheeded = {**Strategy.unheeded, "weight_decay": "its scores and weights are trained without"}
+    state_grows = True
+    test_options = {"density": 0.2}
+
     def __init__(
         self,
         config: SubnetworkConfig,
@@ -96,7 +106,7 @@ class Subnetworks(Strategy, ABC):
             config: options.
             setting: what it is built in.
             writes: which weights a task trains.
-            inference: how the subnetwork is found where no task is told.
+            inference: how the subnetwork is found where there are no task labels.
             signal: what that lowers, if it follows a slope.
 
         Raises:
@@ -108,6 +118,7 @@ class Subnetworks(Strategy, ABC):
             raise ConfigError(
                 "erase: false leaves deleted data in the weights, so nothing can repair it; set repair: none."
             )
+        self.exact = "always" if config.repair == "cascade" else "sometimes"
         self._config, self._setting, self._writes = config, setting, writes
         self._canvas = Canvas(setting, config.outputs, config.density, spare=int(signal == "superfluous"))
         self._answers = Answers(self._canvas, inference, signal)
@@ -121,22 +132,25 @@ class Subnetworks(Strategy, ABC):
         self._sealed: tuple[int, ...] | None = self._canvas.version
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of what a request touches."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Learn a mask, then the weights in it that may be trained."""
         self._check()
         outcome = self._teach(experience, door)
         return outcome.traced(self._capacity())
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
-        left = later - again
+        left, kept = later - again, not self._erases and any(self._wrote(u) for u in touched)
         gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
         for units in left:
             self._nets[units].stale = True
@@ -148,7 +162,7 @@ class Subnetworks(Strategy, ABC):
         for experience in door.history():
             if experience.units in again:
                 outcome += self._teach(experience, door)
-        return outcome.graded(self._grade()).traced(self._capacity())
+        return replace(outcome.graded(self._grade()), weights_erased=not kept).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""
@@ -167,6 +181,7 @@ class Subnetworks(Strategy, ABC):
                 return [u for u in self._nets if u in found and u != units]
             found |= more
 
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]``; all alike where no subnetwork knows the task."""
         self._check()
@@ -176,12 +191,13 @@ class Subnetworks(Strategy, ABC):
         restore()
         return outputs
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the subnetworks share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what masks and trained weights derive from."""
         writers = {u for u, net in self._nets.items() if self._wrote(u)}
         found = {}
         for component, nets, left in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
@@ -190,10 +206,11 @@ class Subnetworks(Strategy, ABC):
                 found[component] = ids[derived[ids]]
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
         """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
         order = list(self._nets) if self._coupled else sorted(self._nets)
@@ -206,6 +223,7 @@ class Subnetworks(Strategy, ABC):
             state["derived"] = {"left": torch.from_numpy(np.packbits(self._left))}
         return state
 
+    @override
     def load_state_dict(self, state: State) -> None:
         """Put everything back.
 
@@ -321,6 +339,8 @@ class Subnetworks(Strategy, ABC):
             lr=lr,
             epochs=epochs or training.epochs,
             batch_size=training.batch_size,
+            betas=training.betas,
+            eps=training.eps,
             clip_norm=training.clip_norm,
             bn_mode=training.bn_mode,
         )
@@ -336,7 +356,8 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets:
             canvas.wear(self._nets[u])
             with torch.inference_mode():
-                features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
+                parts = [sample.part(start, start + 256) for start in range(0, len(sample), 256)]
+                features = torch.cat([self._setting.objective.features(canvas.model, part) for part in parts])
                 qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
         canvas.take_off()
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives._base import FisherEstimator, Objective
-from strategies.objectives.classification import Classification
-from strategies.parts.deltas import pack, unpack
+from strategies.objectives._base import ClassObjective, FisherEstimator, Objective, Predicts
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage, partition
+from strategies.parts.sharding.deltas import pack, unpack
+from strategies.parts.sharding.stages import Chain, Stage, partition
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -40,27 +40,34 @@ class Config(BaseConfig):
 class _OneClass(Objective):
     """The squared distance of the features to a centre (Deep SVDD; Ruff et al. 2018)."""
 
+    predicts: ClassVar[Predicts] = "numbers"
     measure: ClassVar[str] = "negative_distance"
 
     def __init__(self, centre: torch.Tensor) -> None:
         self._centre = centre
 
     @property
+    @override
     def num_outputs(self) -> int:
         return len(self._centre)
 
+    @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return model.features(batch.x)
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return (outputs - self._centre).square().sum(1)
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return -self.losses(outputs, batch)
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> None:
         return
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -77,25 +84,27 @@ class Arcane(Strategy):
     its model.
     """
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with no class.
+    supports = frozenset({"classes"})
+    exact = "always"
+    state_grows = True
+    test_options = {"blocks": 2}
 
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: arcane makes a model per class, so it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with no class."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._model = setting.make_model()
         self._width = 0
         self._names = setting.key / "arcane"
         self._chains: dict[int, Chain] = {}
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of the classes that a request touches."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Append the experience's blocks to the classes it brings."""
         chosen = experience.sample_ids[(self._names / "keep").uniform(experience.sample_ids) < self._config.keep]
@@ -113,6 +122,7 @@ class Arcane(Strategy):
                 outcome += done
         return outcome.noted(stages=stages)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every class that saw a sample again from before the first block with one; drop what has none left."""
         outcome, stages = Outcome(), 0.0
@@ -124,6 +134,7 @@ class Arcane(Strategy):
         return outcome.noted(stages=stages).graded("bits")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return minus the distance to each class's centre ``[B, C]``; classes without a model come last."""
         self._model.train(False)
@@ -139,25 +150,26 @@ class Arcane(Strategy):
         outputs[:, unknown] = outputs[:, known].min(1, keepdim=True).values - 1
         return self._objective.mask(outputs, batch)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the classes share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the checkpoints of each class were derived from."""
         found = {f"class-{c}": chain.derived_from(ids) for c, chain in self._chains.items()}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
-        """Return the checkpoints of every class."""
         return {"classes": [{"class": c, "blocks": self._chains[c].state_dict()} for c in sorted(self._chains)]}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the checkpoints back."""
         self._chains = {}
         for entry in state["classes"]:
             self._chains[entry["class"]] = self._make_chain(entry["class"])

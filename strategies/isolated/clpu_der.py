@@ -8,21 +8,23 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
-from strategies.parts.buffers import draw_positions, keep_uniform
-from strategies.parts.ensembles import pool
-from strategies.parts.exemplars import Draws, Remember
 from strategies.parts.fit import Hooks, fit
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import make_optimizer
+from strategies.parts.passes import passes
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, RequestError, TrainingError
+from streams.errors import RequestError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import Key, seeded_torch
+from streams.positions import positions_in
+from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -73,6 +75,7 @@ class _Replay(Hooks):
         self._strategy, self._tasks, self._step = strategy, tasks, 0
         self._draws = [strategy.draws(t, size, steps, key / t.experience / t.incarnation, door) for t in tasks]
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add (1 / n) sum over tasks of alpha MSE + beta CE, both on the same draw."""
         for task, draws in zip(self._tasks, self._draws, strict=True):
@@ -90,16 +93,14 @@ class ClpuDer(Strategy):
     keeps a uniform subset, chosen by name; outputs are those of a training step, as a reservoir has them.
     """
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned.
+    supports = frozenset({"classes"})
+    exact = "always"
+    state_grows = True
+    reads_permanent_only = True
+    test_options = {"memory": 20, "finer": "coarsen"}
 
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError(
-                "isolated: clpu-der compares the outputs of classes; it needs the objective classification."
-            )
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with nothing learned."""
         self._config, self._setting = config, setting
         self._names = setting.key / "clpu-der"
         self._main = setting.make_model()
@@ -109,10 +110,12 @@ class ClpuDer(Strategy):
         self._last_steps = 1
 
     @property
+    @override
     def access(self) -> Access:
         """The memories of permanent tasks."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units)))
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Learn a permanent task into the main model, a temporary one into a model of its own."""
         training, key = self._setting.training, self._key(experience)
@@ -138,6 +141,7 @@ class ClpuDer(Strategy):
         self._last_steps = steps
         return self._noted(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
 
+    @override
     def consolidate(self, experience: Experience, door: Door) -> Outcome:
         """Drop the task's own model and learn its memory into the main one.
 
@@ -157,6 +161,7 @@ class ClpuDer(Strategy):
             self._permanent.append(task)
         return outcome
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop the models and memories of the tasks that are named.
 
@@ -177,6 +182,7 @@ class ClpuDer(Strategy):
         return self._noted(Outcome()).graded("bits")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: temporary models speak for their classes, the main one else."""
         objective = self._setting.objective
@@ -193,12 +199,13 @@ class ClpuDer(Strategy):
             parts.append((objective.outputs(task.model, batch).log_softmax(1), classes))
         return pool(parts)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the models share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the main model and each temporary one were derived from."""
         found: dict[str, np.ndarray] = {}
         for task in self._permanent:
             found["main"] = np.union1d(found.get("main", _NOTHING), ids[np.isin(ids, task.ids)])
@@ -206,12 +213,12 @@ class ClpuDer(Strategy):
             found[f"{task.experience}.{task.incarnation}"] = ids[np.isin(ids, task.ids)]
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return all memories."""
         return np.unique(np.concatenate([_NOTHING, *(t.memory for t in self._permanent + self._temporary)]))
 
+    @override
     def state_dict(self) -> State:
-        """Return all models and memories."""
         return {
             "main": self._main.state_dict(),
             "permanent": [_saved(t) for t in self._permanent],
@@ -220,8 +227,8 @@ class ClpuDer(Strategy):
             "last_steps": self._last_steps,
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put all models and memories back."""
         self._main.load_state_dict(state["main"])
         self._permanent = [self._loaded(t) for t in state["permanent"]]
         self._temporary = [self._loaded(t) for t in state["temporary"]]
@@ -237,7 +244,7 @@ class ClpuDer(Strategy):
     def dark(self, model: FlatModel, task: _Task, batch: Batch) -> torch.Tensor:
         """Return alpha mean (z - stored)^2, over the outputs of the task's classes, + beta loss."""
         outputs = self._setting.objective.outputs(model, batch)
-        rows = torch.from_numpy(np.searchsorted(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
+        rows = torch.from_numpy(positions_in(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
         columns = list(self._classes(task.units))
         squared = (outputs[:, columns] - task.outputs[rows][:, columns]).square().mean()
         loss = self._setting.objective.losses(outputs, batch).mean()
@@ -250,21 +257,21 @@ class ClpuDer(Strategy):
         size = max(1, training.batch_size // max(1, len(others)))
         replay = _Replay(self, others, size, steps, key / "replay", door)
         optimizer = make_optimizer(training, model.parameters)
-        model.train(bn_mode=training.bn_mode)
-        samples, loss = 0, torch.zeros(())
-        with seeded_torch(key / "noise"):
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self.dark(model, task, own[0].part(0, size))
+
+        loss = torch.zeros(())
+        with passes(model, training, key / "noise", loss_of) as passed:
             for step in range(steps):
                 batch = own[step]
                 loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
                 model.gradient.zero_()
                 loss.backward()
-                if training.clip_norm is not None:
-                    model.gradient.mul_((training.clip_norm / (model.gradient.norm() + 1e-6)).clamp(max=1.0))
-                optimizer.step(model.parameters, model.gradient)
-                samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
-        if not bool(model.parameters.isfinite().all()):
-            raise TrainingError(f"{experience.name} diverged while it became permanent. Lower training.lr or alpha.")
-        return Outcome(steps=steps, forward=samples, backward=samples, losses={"loss": float(loss.detach())})
+                optimizer.step(model.parameters, passed.clip(model.gradient))
+                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
+                passed.done(loss)
+        return passed.outcome(model.parameters, losses={"loss": float(loss.detach())})
 
     @torch.no_grad()
     def _score(self, model: FlatModel, batch: Batch) -> float:

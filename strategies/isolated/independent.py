@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.parts.fit import fit
@@ -32,6 +33,9 @@ class Independent(Strategy):
     the classes of its units, and a class that several know gets the mean of their probabilities.
     """
 
+    exact = "always"
+    state_grows = True
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no model."""
         self._setting = setting
@@ -43,10 +47,12 @@ class Independent(Strategy):
         self._derived: dict[Units, np.ndarray] = {}
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of the units a request touches."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train the units' model on; it starts from the common initial weights."""
         units = experience.units
@@ -64,6 +70,7 @@ class Independent(Strategy):
         self._derived[units] = derived
         return outcome
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Drop every model that saw the samples, and train it again on what its units have left."""
         touched = [u for u, derived in self._derived.items() if derived[request.sample_ids].any()]
@@ -76,6 +83,7 @@ class Independent(Strategy):
         return outcome.graded("bits")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return log probabilities ``[B, C]`` (with one model: its outputs)."""
         for model in (self._model, *self._trained.values()):
@@ -84,21 +92,22 @@ class Independent(Strategy):
             return self._setting.objective.outputs(self._load(self._initial), batch)
         return self._pool(batch) if batch.task is None else self._route(batch, batch.task)
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the models share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what each model was derived from."""
         found = {f"model-{'-'.join(map(str, u))}": ids[d[ids]] for u, d in self._derived.items()}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
-        """Return every model, under its units."""
         return {
             "models": [
                 {"units": list(u), "model": state, "derived": torch.from_numpy(self._derived[u])}
@@ -106,8 +115,8 @@ class Independent(Strategy):
             ]
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put every model back."""
         entries = {tuple(entry["units"]): entry for entry in state["models"]}
         self._states = {units: entry["model"] for units, entry in entries.items()}
         self._derived = {units: entry["derived"].numpy() for units, entry in entries.items()}

@@ -9,13 +9,14 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.parts.adapters import AdapterHost
-from strategies.parts.ensembles import pool
+from strategies.isolated._adapters import AdapterHost
 from strategies.parts.fit import fit
-from strategies.parts.sequences import Order, drawn, matched, prefixes, rotations
-from strategies.parts.stages import partition
+from strategies.parts.sharding.ensembles import pool
+from strategies.parts.sharding.sequences import Order, drawn, matched, prefixes, rotations
+from strategies.parts.sharding.stages import partition
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
@@ -111,6 +112,10 @@ class S3T(Strategy):
     that were given up.
     """
 
+    exact = "always"
+    state_grows = True
+    test_options = {"shards": 2, "slices": 1, "sequences": 1}
+
     def __init__(self, config: Config, setting: Setting, recipe: Recipe = HONEST) -> None:
         """Freeze a fresh model; nothing is learned."""
         self._config, self._setting, self._recipe = config, setting, recipe
@@ -124,10 +129,12 @@ class S3T(Strategy):
         self._orders = self._make_orders()
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of an experience, when it must be trained again."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train new shards on the experience."""
         ids = experience.sample_ids
@@ -145,6 +152,7 @@ class S3T(Strategy):
         notes = self._notes() | {"stages": float(sum(len(shard.stages) for shard in shards)), "exhausted": 0.0}
         return outcome.noted(**notes)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Switch off what saw a slice with a deleted sample; train again where nothing usable is left."""
         outcome, exhausted, trained = Outcome(), 0, 0
@@ -171,6 +179,7 @@ class S3T(Strategy):
         return outcome.noted(**notes).graded("law" if self._config.fresh else "bits")
 
     @torch.no_grad()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``; for a regressor the mean output."""
         objective = self._setting.objective
@@ -183,17 +192,19 @@ class S3T(Strategy):
         return pool([(outputs.log_softmax(1), self._classes(units)) for outputs, units in means])
 
     @torch.no_grad()
+    @override
     def constituents(self, batch: Batch) -> list[torch.Tensor]:
         """Return the outputs of every shard that serves, or equal shares if none does."""
         answers = [a for group in self._groups for a in self._answers(group, batch)]
         return answers or [self._prior(batch)]
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the shards share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the stages of each shard were derived from."""
         found = {}
         for group in self._groups:
             for number, shard in enumerate(group.shards):
@@ -204,10 +215,11 @@ class S3T(Strategy):
                     found[name] = ids[np.isin(ids, np.concatenate(derived))]
         return found
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
         """Return every live stage with its head, and the live samples of every slice."""
         return {
@@ -230,8 +242,8 @@ class S3T(Strategy):
             ]
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put everything back."""
         self._groups = [
             _Group(
                 g["experience"],

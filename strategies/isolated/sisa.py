@@ -9,13 +9,14 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.parts.deltas import pack, unpack
-from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.stages import Chain, Stage, partition, restart_before
+from strategies.parts.sharding.deltas import pack, unpack
+from strategies.parts.sharding.ensembles import mean_probability, vote
+from strategies.parts.sharding.stages import Chain, Stage, partition, restart_before
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience
@@ -77,9 +78,13 @@ HONEST = Recipe(partition)
 class Sisa(Strategy):
     """One chain of stages per shard. Each experience appends its slices; randomness is named by shard and slice.
 
-    A stage that brings no live sample is left out. The optimizer is fresh in every stage, and `carry_optimizer` is not
-    heeded. Checkpoints are kept as lossless differences; the model that predicts is the last of them.
+    A stage that brings no live sample is left out. The optimizer is fresh in every stage. Checkpoints are kept as
+    lossless differences; the model that predicts is the last of them.
     """
+
+    exact = "always"
+    state_grows = True
+    test_options = {"shards": 2, "slices": 2}
 
     def __init__(self, config: Config, setting: Setting, recipe: Recipe = HONEST) -> None:
         """Start with empty shards."""
@@ -93,10 +98,12 @@ class Sisa(Strategy):
         self._begin("")
 
     @property
+    @override
     def access(self) -> Access:
         """The remaining data of the shards that a request touches."""
         return Access(retained="full")
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Append the experience's slices to every shard."""
         ids = experience.sample_ids
@@ -111,6 +118,7 @@ class Sisa(Strategy):
                 outcome += done
         return outcome.noted(stages=stages)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every shard that holds a sample again from before the first slice with one; leave the others alone."""
         if self._config.fresh == "everything":
@@ -123,6 +131,7 @@ class Sisa(Strategy):
             outcome += done
         return outcome.noted(stages=stages).graded("law" if self._config.fresh == "stages" else "bits")
 
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return the log shares of votes, or of mean probability, ``[B, ..., C]``; for a regressor the mean output."""
         outputs = torch.stack(self.constituents(batch))
@@ -131,6 +140,7 @@ class Sisa(Strategy):
         return vote(outputs) if self._config.aggregate == "vote" else mean_probability(outputs)
 
     @torch.inference_mode()
+    @override
     def constituents(self, batch: Batch) -> list[torch.Tensor]:
         """Return the outputs of the model of every shard that has learned something, or of the initial model."""
         self._model.train(False)
@@ -140,25 +150,26 @@ class Sisa(Strategy):
             outputs.append(self._setting.objective.outputs(self._model, batch))
         return outputs
 
+    @override
     def features(self, batch: Batch) -> None:
         """Return None: the shards share no feature space."""
         return
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the checkpoints of each shard were derived from."""
         found = {f"shard-{number}": chain.derived_from(ids) for number, chain in enumerate(self._chains)}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample."""
         return np.array([], dtype=np.int64)
 
+    @override
     def state_dict(self) -> State:
-        """Return the checkpoints of every shard."""
         return {"root": self._root, "shards": [chain.state_dict() for chain in self._chains]}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the checkpoints back."""
         self._begin(state["root"])
         for chain, stages in zip(self._chains, state["shards"], strict=True):
             chain.load_state_dict(stages)

@@ -14,8 +14,8 @@ class Config(SubnetworkConfig):
     """Options of `supsup` (Wortsman et al. 2020, arXiv 2006.14769)."""
 
     inference: Inference = "enumerate"
-    """How a sample's subnetwork is found where no task is told: `enumerate` tries all and takes the surest; `one-shot`
-    and `binary` mix all masks and follow the slope of a signal, once or by halves. Sample by sample."""
+    """How a sample's subnetwork is found where there are no task labels: `enumerate` tries all and takes the surest;
+    `one-shot` and `binary` mix all masks and follow the slope of a signal, once or by halves. Sample by sample."""
     signal: Signal = "entropy"
     """What `one-shot` and `binary` lower: the `entropy` of the outputs (H in the paper), or the log-sum-exp of all
     outputs through the `superfluous` ones alone (G), which needs `outputs` above the classes of any task."""
@@ -24,6 +24,8 @@ class Config(SubnetworkConfig):
 @final
 class Supsup(Subnetworks):
     """Learns masks, never weights: nothing that one task does can reach another."""
+
+    supports = frozenset({"classes", "numbers"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask.

@@ -9,20 +9,22 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.classification import Classification
-from strategies.parts.buffers import keep_uniform
-from strategies.parts.contrastive import contrastive_distillation, rotated_views, supervised_contrastive
-from strategies.parts.divergence import softened_kl
+from strategies.isolated._contrastive import contrastive_distillation, rotated_views, supervised_contrastive
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.layers import redraw
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.teacher import Tap
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.teachers.tap import Tap
+from strategies.parts.weights.layers import redraw
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key, seeded_torch
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -109,15 +111,16 @@ class UnifiedKD(Strategy):
     the divergence of the student from a random network on the forget set. Nothing about it is exact.
     """
 
+    supports = frozenset({"classes"})
+    test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.
 
         Raises:
-            ConfigError: the objective is not classification, or the model's head is not linear.
+            ConfigError: the model's head is not linear.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: unified-kd contrasts classes; it needs the objective classification.")
-        self.config, self.setting = config, setting
+        self.config, self.setting, self.objective = config, setting, ClassObjective.of(setting.objective)
         self.names = setting.key / "unified-kd"
         self.student, self.teacher = self._make_model(), self._make_model()
         self.teacher.train(False)
@@ -126,10 +129,11 @@ class UnifiedKD(Strategy):
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set and the memory."""
         return Access(forget_set=True, retained=self.config.memory)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Minimise L_cl; the memory fills on the way, so that samples are replayed within their own experience."""
         key = self.names / experience.name / experience.incarnation
@@ -141,6 +145,7 @@ class UnifiedKD(Strategy):
         self._derived[experience.sample_ids] = True
         return outcome + Outcome(forward=keep.forward, backward=keep.backward, losses=outcome.losses)
 
+    @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Minimise gamma L_cl on the memory + (1 - gamma) KL(random network || student) on the forget set."""
         config, key = self.config, self.names / request.name
@@ -151,8 +156,7 @@ class UnifiedKD(Strategy):
         known = door.fetch(self.memory) if len(self.memory) else None
         bad = redraw(self.setting.make_model(), self.names / "unlearning-teacher")
         bad.train(False)
-        objective = self.setting.objective
-        assert isinstance(objective, Classification)
+        objective = self.objective
         with _Keep(self, known, key, remember=False, teach=not clear) as keep:
             hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
             outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
@@ -163,34 +167,35 @@ class UnifiedKD(Strategy):
         return (outcome + counted).graded("none")
 
     @torch.inference_mode()
+    @override
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Return the student's logits ``[B, C]``."""
         self.student.train(False)
         return self.setting.objective.outputs(self.student, batch)
 
     @torch.inference_mode()
+    @override
     def features(self, batch: Batch) -> torch.Tensor:
-        """Return the student's penultimate features ``[B, F]``."""
         self.student.train(False)
         return self.setting.objective.features(self.student, batch)
 
+    @override
     def network(self) -> FlatModel:
-        """Return a copy of the student."""
         model = self._make_model()
         model.load_state_dict(self.student.state_dict())
         return model
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what student and teacher were derived from: all that was ever learned."""
         held = ids[self._derived[ids]]
         return {"weights": held, "teacher": held} if len(held) else {}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the memory."""
         return self.memory
 
+    @override
     def state_dict(self) -> State:
-        """Return student, teacher and memory."""
         return {
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
@@ -199,8 +204,8 @@ class UnifiedKD(Strategy):
             "derived": torch.from_numpy(self._derived.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put student, teacher and memory back."""
         self.student.load_state_dict(state["student"])
         self.teacher.load_state_dict(state["teacher"])
         self.steps = state["steps"]
@@ -237,15 +242,15 @@ class _Keep(Hooks):
         self._step = self.forward = self.backward = 0
 
     def __enter__(self) -> _Keep:
-        self.tap = Tap(self._s.student.network.body)
+        self.tap = Tap(self._s.student, self._s.student.network.body)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.tap.close()
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add all other terms."""
-        features = self.tap.take(batch.x)
+        features = self.tap.take(batch)
         loss = self.kept(loss, [(batch, features)])
         if self._remember:
             s = self._s
@@ -258,9 +263,10 @@ class _Keep(Hooks):
         s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
         if self._known is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
-            rows = np.searchsorted(self._known.ids, np.sort(s.memory[order]))
+            rows = positions_in(self._known.ids, np.sort(s.memory[order]))
             drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
-            features = s.student.features(drawn.x)
+            drawn = s.objective.drawn(drawn, self._key / "drawn" / self._step)
+            features = s.objective.features(s.student, drawn)
             loss = loss + self._rehearsed(drawn, features)
             parts = [*parts, (drawn, features)]
             self.forward, self.backward = self.forward + len(drawn), self.backward + len(drawn)
@@ -268,6 +274,7 @@ class _Keep(Hooks):
             loss = loss + self._contrasted(parts)
         return loss
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
         """Let the teacher follow, by chance."""
         self._step += 1
@@ -283,16 +290,15 @@ class _Keep(Hooks):
 
     def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
         """Return the loss on a draw of the memory, and what the teacher makes of it."""
-        s, config, objective = self._s, self._s.config, self._s.setting.objective
+        s, config, objective = self._s, self._s.config, self._s.objective
         heads = s.student.network.head
-        assert isinstance(objective, Classification)
         assert isinstance(heads, _Heads)
         logits = heads(features)
         total = config.replay * objective.losses(objective.mask(logits, drawn), drawn).mean()
         if not self._teach or not (config.distil or config.contrast):
             return total
         with torch.no_grad():
-            taught_features = s.teacher.features(drawn.x)
+            taught_features = objective.features(s.teacher, drawn)
             others = s.teacher.network.head
             assert isinstance(others, _Heads)
             taught = objective.mask(others(taught_features), drawn)
@@ -340,21 +346,22 @@ class _Keep(Hooks):
 class _Forget(Hooks):
     """While a request is served: the divergence from a random network instead of the loss, and L_cl of the memory."""
 
-    def __init__(self, objective: Classification, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
+    def __init__(self, objective: ClassObjective, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
         self._objective, self._bad, self._keep, self._gamma = objective, bad, keep, gamma
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(random network || student) of every sample."""
         with torch.no_grad():
             taught = self._objective.outputs(self._bad, batch)
         return softened_kl(outputs, taught, 1.0)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Weigh both."""
         kept = self._keep.kept(loss.new_zeros(()), [])
-        self._keep.tap.take(batch.x)
+        self._keep.tap.take(batch)
         return loss + kept if self._gamma is None else (1 - self._gamma) * loss + self._gamma * kept
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
-        """See `_Keep.stepped`."""
         self._keep.stepped(gradient, change)

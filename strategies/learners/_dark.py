@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import EVALUATION
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -29,7 +33,8 @@ class DarkConfig(BaseConfig):
     """Samples per draw; null takes the training batch size."""
     stored: Literal["seen", "final"] = "seen"
     """Outputs that are stored. seen: those of a training step, in one of the epochs at random, as a reservoir that is
-    filled while training has them. final: those of the finished model, as Avalanche does."""
+    filled while training has them. final: those of the finished model, as Avalanche does; for an objective that draws
+    noise, whose outputs of a training step cannot be compared with others."""
     after_request: Literal["recompute", "keep"] = "recompute"
     """What becomes of stored outputs when an unlearner has changed the weights: compute them anew before the next
     experience, or keep distilling the earlier model."""
@@ -142,12 +147,22 @@ class DarkExperience(Plugin, ABC):
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
 
-    on_text: ClassVar[bool] = False
+    test_options = {"memory": 30, "batch": 8}
 
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
-        """Start with an empty memory."""
+        """Start with an empty memory.
+
+        Raises:
+            ConfigError: outputs of training steps are to be stored, each of which has noise of its own.
+        """
         super().__init__(config, setting)
+        if setting.objective.draws and config.stored == "seen":
+            raise ConfigError(
+                f"learner.stored: 'seen' keeps outputs of a training step, and {type(setting.objective).__name__} "
+                f"draws noise anew in each; set stored: final."
+            )
         self._options, self._alpha, self._beta = config, alpha, beta
+        self._by_class = setting.objective.predicts == "classes"
         key = setting.key / "dark" / "priority"
         like, width = setting.make_model().parameters, setting.objective.num_outputs
         self._memory = DarkMemory(config.memory, width, like, setting.num_samples, key)
@@ -164,10 +179,11 @@ class DarkExperience(Plugin, ABC):
         self._key, self._objective = setting.key, setting.objective
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self._options.memory)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Borrow the memory's samples, and draw in which epoch each new one shows its outputs."""
         own, epochs = lesson.data.ids, self.setting.training.epochs
@@ -178,7 +194,7 @@ class DarkExperience(Plugin, ABC):
         self._key = lesson.key / "dark"
         self._objective = self.setting.objective.training_on(lesson.data)
         self._passed = 0
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead -= set(np.unique(lesson.data.targets().cpu().numpy()).tolist())
         if self._stale and len(self._memory):
             known = self._memory.outputs.isfinite()
@@ -186,6 +202,7 @@ class DarkExperience(Plugin, ABC):
             self._memory.load(self._memory.ids, fresh.masked_fill(~known, _UNKNOWN))
         self._stale = False
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Store what the last step has shown, and draw for this one."""
         self._store()
@@ -197,13 +214,14 @@ class DarkExperience(Plugin, ABC):
             names = [n for n, weight in (("outputs", self._alpha), ("targets", self._beta)) if weight]
             slots = [self._memory.draw(size, self._key / name / step) for name in names]
             if slots:
-                self._drawn = self._lent(self._memory.ids[np.concatenate(slots)])
+                rows = self._lent(self._memory.ids[np.concatenate(slots)])
                 self._num_distilled = len(slots[0]) if self._alpha else 0
+                self._drawn = self._with_draws(rows, step) if self._objective.draws else rows
                 self._stored = self._memory.outputs[torch.from_numpy(slots[0])]
         return batch
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add both terms, and take note of the outputs."""
         self._shown = (batch.ids, outputs.detach())
         if self._drawn is None:
             return loss
@@ -215,8 +233,8 @@ class DarkExperience(Plugin, ABC):
             loss = loss + self._beta * self._objective.losses(now[count:], self._drawn.part(count)).mean()
         return loss
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Store what is left to store."""
         self._store()
         if self._options.stored == "final":
             ids = lesson.data.ids
@@ -227,29 +245,33 @@ class DarkExperience(Plugin, ABC):
         self._data = self._drawn = None
         return Outcome(forward=self._passed, backward=self._passed)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples with their outputs, and the outputs of the classes it names."""
         self._memory.drop(request.sample_ids)
         named = set(request.keys_of("class"))
         for unit in request.keys_of("task"):
             named |= set(self.setting.units[unit].classes)
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead |= named
             self._memory.ignore(sorted(self._dead))
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Take note that stored outputs are those of weights that are no more."""
         self._stale = self._options.after_request == "recompute"
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return the samples in memory, and whose training the stored outputs derive from."""
         in_memory = ids[np.isin(ids, self._memory.ids)]
         return {"memory": in_memory, "outputs": ids[self._derived[ids]] if len(self._memory) else _NOTHING}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return np.sort(self._memory.ids)
 
+    @override
     def state_dict(self) -> State:
         """Return ids and outputs, and which outputs no longer count."""
         return {
@@ -260,8 +282,8 @@ class DarkExperience(Plugin, ABC):
             "derived": torch.from_numpy(self._derived.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the memory back."""
         self._memory.load(state["ids"].numpy().copy(), state["outputs"])
         self._dead, self._stale = set(state["dead"]), state["stale"]
         self._derived = state["derived"].numpy().copy()
@@ -276,6 +298,11 @@ class DarkExperience(Plugin, ABC):
             self._memory.offer(ids[rows], self._alive(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
 
+    def _with_draws(self, rows: Batch, step: int) -> Batch:
+        """Draw for outputs what was drawn when they were stored, and for targets anew."""
+        stored, anew = self._objective.drawn(rows, EVALUATION), self._objective.drawn(rows, self._key / step)
+        return stored.part(0, self._num_distilled).concat(anew.part(self._num_distilled))
+
     def _alive(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._dead:
             outputs = outputs.clone()
@@ -284,11 +311,12 @@ class DarkExperience(Plugin, ABC):
 
     def _lent(self, ids: np.ndarray) -> Batch:
         assert self._data is not None
-        return self._data.batch(torch.from_numpy(np.searchsorted(self._data.ids, ids)).to(self._memory.outputs.device))
+        return self._data.batch(torch.from_numpy(positions_in(self._data.ids, ids)).to(self._memory.outputs.device))
 
     @torch.no_grad()
     def _outputs_of(self, ids: np.ndarray, model: FlatModel) -> torch.Tensor:
         """Return the outputs in evaluation mode; `fit` sets its own mode."""
         model.train(False)
         parts = np.array_split(ids, -(-len(ids) // 256))
-        return torch.cat([self.setting.objective.outputs(model, self._lent(p)) for p in parts])
+        objective = self.setting.objective
+        return torch.cat([objective.outputs(model, objective.drawn(self._lent(p), EVALUATION)) for p in parts])

@@ -6,10 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import Tap, Teacher
+from strategies.parts.teachers.tap import Tap
+from strategies.parts.teachers.teacher import Teacher
 from streams.config import Config
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -18,7 +20,6 @@ from streams.events import DeletionRequest
 class DistillingPlugin(Plugin):
     """Keeps a teacher; derived classes tap the student in `begin`, and add their term to the loss."""
 
-    on_text: ClassVar[bool] = False
     term: ClassVar[str]
     """What the mean of the term is called among the losses of an outcome."""
 
@@ -30,8 +31,8 @@ class DistillingPlugin(Plugin):
         self._total = torch.zeros(())
         self._calls = self._forward = 0
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Start counting."""
         self._calls = self._forward = 0
         self._total = torch.zeros((), device=lesson.model.parameters.device)
 
@@ -41,8 +42,8 @@ class DistillingPlugin(Plugin):
         self._calls += 1
         self._forward += len(batch)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Make the model the next teacher."""
         if self._tap is not None:
             self._tap.close()
             self._tap = None
@@ -50,22 +51,24 @@ class DistillingPlugin(Plugin):
         mean = float(self._total) / self._calls if self._calls else 0.0
         return Outcome(forward=self._forward, losses={self.term: mean})
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Forget what the request's samples taught; drop the teacher when nothing that it learned is left."""
         self._teacher.purge(request)
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Make the unlearned model the teacher; otherwise it would teach the forgotten again."""
         self._teacher.refresh(model)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the teacher was derived from."""
         return {"teacher": self._teacher.holds(ids)}
 
+    @override
     def state_dict(self) -> State:
-        """Return the teacher."""
         return self._teacher.state_dict()
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the teacher back."""
         self._teacher.load_state_dict(state)

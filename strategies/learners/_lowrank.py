@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.lowrank import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
-from strategies.parts.optimizers import Optimizer
+from strategies.parts.lowrank.changes import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
+from strategies.parts.training.optimizers import Optimizer
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
@@ -30,6 +30,7 @@ class LowRankConfig(BaseConfig):
 class LowRankPlugin(Plugin):
     """Takes the steps on factors. Derived classes may ask for more of them."""
 
+    test_options = {"rank": 4}
     config: Any
     name: str
     strength: float = 0.0
@@ -53,7 +54,7 @@ class LowRankPlugin(Plugin):
         self._matrices = matrices_of(model)
         check_rank(config.rank, self._matrices, f"learner.{self.name}.rank")
         # Where the head says next tokens it is as frozen as the rest; a head of classes must learn new ones.
-        own_head = not isinstance(setting.objective, CausalLM)
+        own_head = setting.objective.predicts != "tokens"
         self._free = model.mask("head").nonzero().squeeze(1) if own_head else None
         self._seen = 0
         self._now: LowRankSteps | None = None
@@ -65,6 +66,7 @@ class LowRankPlugin(Plugin):
     def keep(self, factors: list[Factors], ids: np.ndarray) -> None:
         """Take note of the factors of an experience."""
 
+    @override
     def steps(self, lesson: Lesson) -> Optimizer | None:
         """Return steps of new factors, but for the experiences at the start."""
         self._now = None
@@ -83,8 +85,8 @@ class LowRankPlugin(Plugin):
             )
         return self._now
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Count, and keep what must be kept."""
         self._seen += 1
         steps, self._now = self._now, None
         if steps is None:
@@ -93,10 +95,10 @@ class LowRankPlugin(Plugin):
         self.keep([(a.clone(), b.clone()) for a, b in steps.factors()], lesson.data.ids)
         return Outcome(losses=losses)
 
+    @override
     def state_dict(self) -> State:
-        """Return how many experiences were learned."""
         return {"seen": self._seen}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._seen = state["seen"]

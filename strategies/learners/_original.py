@@ -8,13 +8,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped_divergences
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped_divergences
+from strategies.parts.teachers.teacher import frozen_copy
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -39,20 +40,19 @@ class OriginalConfig(GeneralConfig):
     domains, or the original. The paper adapts to one domain, where both are the same."""
 
 
-def needs_all_tokens(setting: Setting, name: str) -> CausalLM:
+def needs_all_tokens(setting: Setting, name: str) -> TextObjective:
     """Return the objective if it is next-token prediction over whole rows.
 
     Raises:
         ConfigError: it is not.
     """
-    if not isinstance(setting.objective, CausalLM):
-        raise ConfigError(f"learner: {name!r} learns text; it needs objective: causal-lm, and a source of text.")
-    if setting.objective.config.loss_on != "all":
+    objective = TextObjective.of(setting.objective)
+    if objective.loss_on != "all":
         raise ConfigError(
             f"objective.loss_on: {name!r} goes on pretraining, on every token of plain text; set objective: {{name: "
             f"causal-lm, loss_on: all}}."
         )
-    return setting.objective
+    return objective
 
 
 class HeldToOriginal(Plugin, ABC):
@@ -66,7 +66,7 @@ class HeldToOriginal(Plugin, ABC):
         """Start before the first lesson.
 
         Raises:
-            ConfigError: the objective is another than next-token prediction over all tokens.
+            ConfigError: the objective is trained on other tokens than all.
         """
         super().__init__(config, setting)
         self._text_objective = needs_all_tokens(setting, self.name)
@@ -80,13 +80,14 @@ class HeldToOriginal(Plugin, ABC):
     @property
     @abstractmethod
     def swaps(self) -> bool:
-        """Whether the teacher is told the right token."""
+        """Whether the teacher is given the right token."""
 
     @property
     def is_general(self) -> bool:
         """Whether the lesson at hand is part of the general experiences."""
         return self._lessons < self.config.general
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Choose the teacher; before the first domain, keep the original."""
         self._terms, self._passed, self._teacher = [], 0, None
@@ -97,10 +98,9 @@ class HeldToOriginal(Plugin, ABC):
         if self.config.strength:
             mine = self.config.teacher == "original"
             self._teacher = self._original.model if mine else frozen_copy(self.setting, lesson.model)
-        whole = self._text_objective.training_on(lesson.data)
-        assert isinstance(whole, CausalLM)
-        self._whole = whole
+        self._whole = self._text_objective.training_on(lesson.data)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add the distillation on the very batch that is trained on."""
         if self._teacher is None:
@@ -109,7 +109,9 @@ class HeldToOriginal(Plugin, ABC):
         self._terms.append(term.detach())
         return loss + self.config.strength * term
 
-    def divergence(self, objective: CausalLM, teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def divergence(
+        self, objective: TextObjective, teacher: FlatModel, outputs: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
         """Return the mean divergence over the positions that count in the objective's losses, reduced as those are."""
         self._passed += len(batch)
         with torch.no_grad():
@@ -118,8 +120,8 @@ class HeldToOriginal(Plugin, ABC):
             return swapped_divergences(objective, outputs, said, batch).mean()
         return objective.divergences(outputs, said, batch).mean()
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Let go of the teacher."""
         self._original.saw(lesson.data.ids)
         self._lessons += 1
         self._teacher = None
@@ -127,27 +129,28 @@ class HeldToOriginal(Plugin, ABC):
         self._terms = []
         return Outcome(forward=self._passed, losses=losses)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
-        """Take note of what the original has seen."""
         self._original.purge(request.sample_ids)
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Replace an original that had seen what was unlearned."""
         self._original.settle(model)
 
+    @override
     def offers(self) -> tuple[object, ...]:
-        """Return the original, for unlearners that go back to it."""
         return (self._original,)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the original was derived from."""
         return {"original": self._original.holds(ids)}
 
+    @override
     def state_dict(self) -> State:
-        """Return the original and how many lessons there were."""
         return {"original": self._original.state_dict(), "lessons": self._lessons}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._original.load_state_dict(state["original"])
         self._lessons = state["lessons"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.exemplars import Draws, Exemplars, Policy
+from strategies.parts.memory.exemplars import Draws, Exemplars, Policy
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
 
@@ -23,6 +24,7 @@ class RehearsalConfig(BaseConfig):
 class Rehearsal(Plugin):
     """Keeps samples, and borrows those of every step before an experience begins."""
 
+    test_options = {"memory": 30, "batch": 8}
     config: RehearsalConfig
     name: ClassVar[str]
     """Of the plugin, for the names of its randomness."""
@@ -34,37 +36,39 @@ class Rehearsal(Plugin):
         self._draws: Draws | None = None
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self.config.memory)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Borrow the memory's samples and draw which are taken at which step."""
         size = self.config.batch or self.setting.training.batch_size
         self._draws = self._memory.draw(lesson.data.ids, size, lesson.steps, lesson.key / self.name, lesson.door)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Let the new samples compete for their places."""
         self._draws = None
         self._memory.compete(lesson.data)
         return Outcome()
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples; their places go to whatever comes next."""
         self._memory.purge(request.sample_ids)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory."""
         return {"memory": self._memory.holds(ids)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return self._memory.ids
 
+    @override
     def state_dict(self) -> State:
-        """Return the ids and classes in memory."""
         return self._memory.state_dict()
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the memory back."""
         self._memory.load_state_dict(state)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import Objective
 from strategies.outcome import Draw, LastDraw, Selector
-from strategies.parts.deduplication import first_copies
-from strategies.parts.gradient_features import Projector, find_block
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Formulas
-from strategies.parts.survey import Look, NoImage, Surveyed, available, survey
+from strategies.parts.selection.deduplication import first_copies
+from strategies.parts.selection.gradient_features import Projector, find_block
+from strategies.parts.selection.selectors import Formulas
+from strategies.parts.selection.survey import Look, NoImage, Surveyed, available, survey
 from streams.config import Config as BaseConfig
 from streams.data import Data
 from streams.errors import ConfigError
@@ -83,11 +84,12 @@ class Chosen:
 class Selection(Plugin, ABC):
     """Keeps a pool of samples and trains each experience on a draw from it. It wraps any other plugins."""
 
+    trains_on: Literal["all", "choice", "draw"] = "choice"
+    state_grows = True
+    test_options = {"share": 1.0}
     config: SelectionConfig
     name: ClassVar[str]
     """Of the plugin, for the names of its randomness."""
-    shaped: ClassVar[bool] = True
-    """Whether what is not drawn has a say in what is, beside that no sample is drawn with a copy of it."""
 
     def __init__(self, config: SelectionConfig, setting: Setting) -> None:
         """Start with an empty pool."""
@@ -112,10 +114,11 @@ class Selection(Plugin, ABC):
         """
 
     @property
+    @override
     def access(self) -> Access:
-        """The whole pool."""
         return Access(retained="full")
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Take new samples into the pool and draw from it."""
         new = ids[self._arrival[ids] < 0]
@@ -128,7 +131,7 @@ class Selection(Plugin, ABC):
             allowed[first_copies(data)] = True
         key = self._key / experience.name / experience.incarnation
         self._last = self.choose(data, allowed, self.config.budget(len(ids)), model, key)
-        if self.shaped or not allowed.all():
+        if self.trains_on == "choice" or not allowed.all():
             self._derived[data.ids] = True
         drawn = self._last.draw.pool[self._last.draw.drawn]
         self._drawn[:] = False
@@ -140,8 +143,8 @@ class Selection(Plugin, ABC):
         """Ids in the pool, ascending."""
         return np.flatnonzero(self._arrival >= 0)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Tell what was drawn, and what it took."""
         assert self._last is not None
         chosen, self._last = self._last, None
         notes = {
@@ -152,23 +155,27 @@ class Selection(Plugin, ABC):
         }
         return chosen.cost + Outcome(traits={"event": notes | chosen.notes}, draw=chosen.draw)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Take the request's samples out of the pool and the last draw; nothing else outlives a draw."""
         self._arrival[request.sample_ids] = -1
         self._drawn[request.sample_ids] = False
 
+    @override
     def offers(self) -> tuple[object, ...]:
         """Return what of the last draw is still in the pool."""
         return (LastDraw(np.flatnonzero(self._drawn & (self._arrival >= 0))),)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is in the pool, and what had a say in earlier draws."""
         return {"pool": ids[self._arrival[ids] >= 0], "draws": ids[self._derived[ids]]}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the pool."""
         return self.pool
 
+    @override
     def state_dict(self) -> State:
         """Return when each sample came into the pool, and what was drawn."""
         return {
@@ -178,8 +185,8 @@ class Selection(Plugin, ABC):
             "drawn": torch.from_numpy(self._drawn.copy()),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the pool back."""
         self._arrival, self._experiences = state["arrival"].numpy().copy(), state["experiences"]
         self._derived, self._drawn = state["derived"].numpy().copy(), state["drawn"].numpy().copy()
 

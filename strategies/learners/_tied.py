@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Lesson, Plugin, Setting, State
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 
 
 class Tied(Plugin, ABC):
@@ -38,14 +39,14 @@ class Tied(Plugin, ABC):
     def curvature(self) -> float:
         """Second derivative of the penalty, per unit of importance."""
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Prepare the penalty's gradient."""
         if self._active:
             curvature = self.curvature * self._tie.weight
             self._pull = make_pull(curvature, self._tie.center, self.config.stiff, self.setting.training, self.name)
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient."""
         return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
     def fold(self, importance: torch.Tensor, lesson: Lesson) -> dict[str, float]:
@@ -64,22 +65,24 @@ class Tied(Plugin, ABC):
         name = self.name.replace("-", "_")
         return {f"{name}_penalty": penalty, f"{name}_clamped": clamped}
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Move the anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""
         self._tie.anchor_at(model.parameters)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return whose gradients are in the importance, from which they cannot be taken out, and in the anchor."""
         held = ids[self._derived[ids]]
         return {self.component: held, "anchor": held}
 
+    @override
     def state_dict(self) -> State:
-        """Return importance and anchor."""
         derived = torch.from_numpy(self._derived.copy())
         return {"tie": self._tie.state_dict(), "active": self._active, "derived": derived}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put importance and anchor back."""
         self._tie.load_state_dict(state["tie"])
         self._active = state["active"]
         self._derived = state["derived"].numpy().copy()

@@ -7,19 +7,19 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
-from strategies.objectives.causal_lm import CausalLM
 from strategies.outcome import Draw, Selector
-from strategies.parts.budgets import Shares, densities, equal_shares, spreads, weighted_shares
-from strategies.parts.clustering import Algorithm, clusters, default_clusters
-from strategies.parts.coverage import coverage_draw
-from strategies.parts.deduplication import earlier_similarity, least_redundant
-from strategies.parts.gradient_features import Form, Kind, Projector
 from strategies.parts.model import FlatModel
-from strategies.parts.selectors import Binning, best_selector
-from strategies.parts.survey import Surveyed
+from strategies.parts.selection.budgets import Shares, densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.clustering import Algorithm, clusters, default_clusters
+from strategies.parts.selection.coverage import coverage_draw
+from strategies.parts.selection.deduplication import earlier_similarity, least_redundant
+from strategies.parts.selection.gradient_features import Form, Kind, Projector
+from strategies.parts.selection.selectors import Binning, best_selector
+from strategies.parts.selection.survey import Surveyed
 from streams.data import Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -135,7 +135,9 @@ def prune(
 class AdaptInfinity(SurveyingSelection):
     """Surveys the whole pool anew before every experience; of that, nothing outlives the experience but the pruning."""
 
+    test_options = {"share": 1.0, "width": 32}
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "adapt-infinity"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -147,17 +149,18 @@ class AdaptInfinity(SurveyingSelection):
         super().__init__(config, setting)
         if config.shares == "el2n-spread" and config.selectors is not None and "el2n" not in config.selectors:
             raise ConfigError("learner.adapt-infinity.shares: el2n-spread needs el2n among the selectors.")
-        kind: Kind = "rademacher" if isinstance(setting.objective, CausalLM) else "tensor-sketch"
+        kind: Kind = "rademacher" if setting.objective.predicts == "tokens" else "tensor-sketch"
         self._projector = Projector(config.projection or kind, config.width, self._key, config.memory)
         nothing = np.array([], dtype=np.int64)
         self._pruned = {"ids": nothing, "keepers": nothing, "arrivals": nothing}
         self._going: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
+    @override
     def access(self) -> Access:
-        """The pool, which may be capped."""
         return Access(retained=self.config.pool or "full")
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         """Survey, cluster, choose scores, draw; and choose what will be pruned once the experience is learned."""
         config = self.config
@@ -176,6 +179,7 @@ class AdaptInfinity(SurveyingSelection):
         notes = {"outside_band": float(outside), "small_gradients": found.small}
         return Chosen(Draw(data.ids, drawn, labels, selectors), found.cost, notes)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Prune the pool; tell what was drawn."""
         if self._going is not None:
@@ -185,6 +189,7 @@ class AdaptInfinity(SurveyingSelection):
             self._arrival[ids] = -1
         return super().end(lesson)
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Take the request's samples out of pool and notes; readmit what was pruned because of them, if so chosen."""
         before = len(self.pool)
@@ -199,18 +204,19 @@ class AdaptInfinity(SurveyingSelection):
             self._arrival[self._pruned["ids"][back]] = self._pruned["arrivals"][back]
             self._pruned = _without(self._pruned, np.isin(np.arange(len(orphans)), back))
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is in the pool or noted as pruned, and what had a say in earlier draws."""
         noted = np.isin(ids, self._pruned["ids"]) | np.isin(ids, self._pruned["keepers"])
         return super().holds(ids) | {"pruned": ids[noted]}
 
+    @override
     def state_dict(self) -> State:
-        """Return the pool, and what was pruned because of what."""
         pruned = {name: torch.from_numpy(column.copy()) for name, column in self._pruned.items()}
         return super().state_dict() | {"pruned": pruned}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put pool and notes back."""
         super().load_state_dict(state)
         self._pruned = {name: column.numpy().copy() for name, column in state["pruned"].items()}
 

@@ -6,11 +6,12 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Setting
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
-from strategies.parts.exemplars import Policy
+from strategies.parts.memory.exemplars import Policy
 from strategies.parts.model import FlatModel
 from streams.data import Batch
 
@@ -50,23 +51,24 @@ class AGEM(Rehearsal):
         self._step = self._passed = 0
         self._model: FlatModel | None = None
         self._objective: Objective = setting.objective
+        self._drawing = setting.key
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Borrow the memory's samples and draw which are looked at in which step."""
         super().begin(lesson)
-        self._model, self._passed = lesson.model, 0
+        self._model, self._passed, self._drawing = lesson.model, 0, lesson.key / "agem"
         self._objective = self.setting.objective.training_on(lesson.data)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Take note of the step."""
         self._step = step
         return batch
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Project."""
         if self._draws is None or self._model is None:
             return gradient
-        batch = self._draws[self._step]
+        batch = self._objective.drawn(self._draws[self._step], self._drawing / self._step)
         self._passed += len(batch)
         loss = self._objective.losses(self._objective.outputs(self._model, batch), batch).mean()
         trained = [p for p in self._model.network.parameters() if p.requires_grad]
@@ -76,7 +78,7 @@ class AGEM(Rehearsal):
         )
         return project(gradient, reference)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Let the new samples compete for their places."""
         self._model = None
         return super().end(lesson) + Outcome(forward=self._passed, backward=self._passed)

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from pydantic import Field, JsonValue
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, State
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import Training
 from strategies.parts.model import digest
 from streams.config import Config as BaseConfig
@@ -68,21 +69,23 @@ class Config(BaseConfig):
 class Avalanche(Learner):
     """Drives one Avalanche strategy over the model, and keeps the record that rebuilds it."""
 
+    supports = frozenset({"classes"})
+    restores_by_reliving = True
+    test_options = {"retained": 0}
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Build the strategy.
 
         Raises:
-            ConfigError: a path cannot be imported, an option is not accepted, or the run is not classification.
+            ConfigError: a path cannot be imported, or an option is not accepted.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("learner: 'avalanche' trains classifiers only; choose another learner for this task.")
-        _check_loop(setting.training, setting.objective)
+        self._objective = ClassObjective.of(setting.objective)
+        _check_loop(setting.training, self._objective)
         self.config, self.setting = config, setting
-        self._objective = setting.objective
         self.reset()
 
+    @override
     def reset(self) -> None:
-        """Fresh model, fresh strategy and plugins, nothing learned."""
         self.model = self.setting.make_model()
         self._reader = _Reader(self.setting.num_samples)
         self._passes = _count_passes(self.model.network)
@@ -95,10 +98,11 @@ class Avalanche(Learner):
         self._loaded: State | None = None
 
     @property
+    @override
     def access(self) -> Access:
-        """What the configuration declares."""
         return Access(retained=self.config.retained)
 
+    @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Let Avalanche train on the experience.
 
@@ -130,6 +134,7 @@ class Avalanche(Learner):
             backward=self._passes[1] - backward,
         )
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Take the samples out of every Avalanche dataset that the strategy or a plugin keeps."""
         self._repeatable = False
@@ -140,15 +145,18 @@ class Avalanche(Learner):
                 if len(keep) < len(ids):
                     _replace(holder, key, value.subset(keep.tolist()), torch.from_numpy(keep))
 
+    @override
     def settle(self) -> None:
         """Do nothing: where a third-party plugin keeps its anchors is not known."""
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the weights, whatever plugins may keep, and the buffers hold."""
         derived = ids[self._derived[ids]]
         found = {"weights": derived, "avalanche": derived, "buffer": ids[np.isin(ids, self.stored_ids())]}
         return {component: held for component, held in found.items() if len(held)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
         """Return the samples in all Avalanche datasets that the strategy or a plugin keeps."""
         if self._loaded is not None:
@@ -160,6 +168,7 @@ class Avalanche(Learner):
         ]
         return np.unique(np.concatenate([np.array([], dtype=np.int64), *found]))
 
+    @override
     def state_dict(self) -> State:
         """Return the weights, the record that rebuilds the rest, and a digest to compare the rebuilt with."""
         return {
@@ -171,6 +180,7 @@ class Avalanche(Learner):
             "strategy": self._fingerprint(),
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
         """Put weights and record back: enough to predict. Learning on needs `restore`."""
         self.reset()
@@ -180,6 +190,7 @@ class Avalanche(Learner):
         self._derived = state["derived"].numpy().copy()
         self._loaded = {"stored": state["stored"].clone(), "strategy": state["strategy"]}
 
+    @override
     def restore(self, door: Door) -> None:
         """Teach a fresh strategy the surviving experiences again.
 
@@ -328,7 +339,7 @@ def _on_cpu(batch: Batch) -> Batch:
     return Batch(batch.ids.cpu(), batch.x.cpu(), batch.y.cpu(), None if batch.task is None else batch.task.cpu())
 
 
-def _check_loop(training: Training, objective: Classification) -> None:
+def _check_loop(training: Training, objective: ClassObjective) -> None:
     """Refuse options of our loop that Avalanche's does not have, instead of passing over them."""
     for key, value, plain in (
         ("training.bn_mode", training.bn_mode, "train"),
@@ -337,7 +348,9 @@ def _check_loop(training: Training, objective: Classification) -> None:
         ("objective.mask", objective.training_mask, "none"),
     ):
         if value != plain:
-            raise ConfigError(f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}.")
+            raise ConfigError(
+                f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}; set it to {plain!r}."
+            )
 
 
 def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
@@ -395,8 +408,8 @@ def _call(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"{where}: {make.__name__} does not accept this: {error}") from error
 
 
-def _task_aware(network: torch.nn.Module, objective: Classification) -> torch.nn.Module:
-    """Return the network as Avalanche's kind of module that is told task labels, masked as the objective masks."""
+def _task_aware(network: torch.nn.Module, objective: ClassObjective) -> torch.nn.Module:
+    """Return the network as Avalanche's kind of module that gets task labels, masked as the objective masks."""
     from avalanche.models import MultiTaskModule
 
     class Masked(MultiTaskModule):  # type: ignore[misc]

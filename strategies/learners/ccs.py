@@ -6,11 +6,12 @@ from typing import ClassVar, final
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
-from strategies.parts.coverage import coverage_draw
 from strategies.parts.model import FlatModel
+from strategies.parts.selection.coverage import coverage_draw
 from streams.data import Data
 from streams.randomness import Key
 
@@ -32,10 +33,11 @@ class CCS(SurveyingSelection):
     """Coverage of one score over the whole pool, without clusters."""
 
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "ccs"
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Cover the score."""
         config = self.config
         found = self.look(data, model, (config.score,))
         open_ = np.flatnonzero(allowed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Plugin
 from strategies.parts.model import FlatModel
@@ -35,8 +36,9 @@ class CPR(Plugin):
     """Subtracts the mean entropy of the batch; objectives that predict no distribution are left as they are."""
 
     config: Config
-    on_text: ClassVar[bool] = False
+    supports = frozenset({"classes"})
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return loss - beta H."""
         probabilities = self.setting.objective.probabilities(outputs, batch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+from typing_extensions import override
+
 from strategies.learners._original import HeldToOriginal, OriginalConfig
 
 
@@ -16,9 +18,11 @@ class CPTKL(HeldToOriginal):
     """Adds lambda KL(teacher || model) of every token; it pulls back from new facts as much as from new style."""
 
     config: Config
+    supports = frozenset({"tokens"})
     name: ClassVar[str] = "cpt_kl"
 
     @property
+    @override
     def swaps(self) -> bool:
         """Plain distillation."""
         return False

@@ -7,11 +7,12 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Setting, State
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
-from strategies.parts.exemplars import Policy
+from strategies.parts.memory.exemplars import Policy
 from strategies.parts.model import FlatModel
 from streams.data import Batch
 
@@ -49,8 +50,8 @@ class ERACE(Rehearsal):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
     config: Config
+    supports = frozenset({"classes", "numbers"})
     name: ClassVar[str] = "er-ace"
-    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""
@@ -59,24 +60,28 @@ class ERACE(Rehearsal):
         self._seen_here = torch.zeros(0, dtype=torch.bool)
         self._replayed: Batch | None = None
         self._masks = False
-        self._passed = 0
+        self._passed, self._drawing = 0, setting.key
         self._objective: Objective = setting.objective
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Borrow the memory's samples and draw which are replayed at which step."""
         super().begin(lesson)
-        self._masks = len(self._seen) > 1 and bool(self._seen.any())
-        if len(self._seen) > 1:
+        by_class = self.setting.objective.predicts == "classes"
+        self._masks = by_class and bool(self._seen.any())
+        if by_class:
             self._seen[np.unique(lesson.data.targets().cpu().numpy())] = True
         self._seen_here = torch.from_numpy(self._seen).to(lesson.model.parameters.device)
-        self._passed = 0
+        self._passed, self._drawing = 0, lesson.key / "er-ace"
         self._objective = self.setting.objective.training_on(lesson.data)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Take the step's replayed samples; they are passed on their own."""
-        self._replayed = None if self._draws is None else self._draws[step]
+        drawing = self._drawing / step
+        self._replayed = None if self._draws is None else self._objective.drawn(self._draws[step], drawing)
         return batch
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the losses with all classes masked that new samples must not push down."""
         if not self._masks:
@@ -84,6 +89,7 @@ class ERACE(Rehearsal):
         allowed = competing(batch.y, self._seen_here)
         return self._objective.losses(outputs.masked_fill(~allowed, float("-inf")), batch)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Add the replayed samples' mean loss over all classes."""
         if self._replayed is None or not self.config.strength:
@@ -92,16 +98,16 @@ class ERACE(Rehearsal):
         old = self._objective.outputs(model, self._replayed)
         return loss + self.config.strength * self._objective.losses(old, self._replayed).mean()
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Let the new samples compete for their places."""
         self._replayed = None
         return super().end(lesson) + Outcome(forward=self._passed, backward=self._passed)
 
+    @override
     def state_dict(self) -> State:
-        """Return the memory and which classes were seen."""
         return {"memory": super().state_dict(), "seen": torch.from_numpy(self._seen.copy())}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put memory and record back."""
         super().load_state_dict(state["memory"])
         self._seen = state["seen"].numpy().copy()

@@ -8,12 +8,13 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
-from strategies.parts.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stiff, make_pull
 from streams.data import Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -50,12 +51,14 @@ class Share:
 class EWC(Plugin):
     """Adds the gradient of all past experiences' penalties in closed form."""
 
+    test_options = {"strength": 10.0}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""
         super().__init__(config, setting)
         check_stiff(config.stiff, setting.training, "ewc")
+        self.state_grows = config.on_deletion != "keep"
         model = setting.make_model()
         self._mask = model.mask(config.parameters)
         self._tie = Tie(model.parameters)
@@ -67,10 +70,11 @@ class EWC(Plugin):
         self._in_anchors = np.zeros(setting.num_samples, dtype=bool)
 
     @property
+    @override
     def access(self) -> Access:
-        """The data of earlier experiences, if their Fisher is to be recomputed."""
         return Access(retained="full" if self.config.on_deletion == "recompute" else 0)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Recompute what waits for it, and prepare lambda sum F."""
         self._recomputed = Outcome()
@@ -89,12 +93,13 @@ class EWC(Plugin):
         if self._experiences:
             self._pull = make_pull(curvature, self._tie.center, self.config.stiff, training, "ewc")
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         """Add lambda sum_k F_k (theta - theta_k)."""
         return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Estimate the Fisher on the experience's training data and add it."""
         theta = lesson.model.parameters
         ended_with = self.config.strength / 2 * self._tie.penalty(theta)
         fisher, cost = self._estimate(lesson.model, lesson.data, lesson.key / "fisher")
@@ -107,6 +112,7 @@ class EWC(Plugin):
         clamped = 0.0 if self._pull is None else self._pull.clamped
         return self._recomputed + cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": clamped})
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Take the Fisher of every experience that the request touches out of the sum, if it is kept apart."""
         touched = {n: s for n, s in self._shares.items() if np.isin(s.ids, request.sample_ids).any()}
@@ -123,6 +129,7 @@ class EWC(Plugin):
                 if share.fisher is not None:
                     self._in_fisher[share.ids] = True
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Move every anchor to the unlearned weights; otherwise the penalty would pull the forgotten back."""
         self._tie.anchor_at(model.parameters)
@@ -130,10 +137,12 @@ class EWC(Plugin):
             if share.fisher is not None:
                 share.anchor = model.parameters.clone()
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return whose gradients are in the Fisher sum, and what the anchors were derived from."""
         return {"fisher": ids[self._in_fisher[ids]], "anchors": ids[self._in_anchors[ids]]}
 
+    @override
     def state_dict(self) -> State:
         """Return the running form, and every experience's share if they are kept apart."""
         return {
@@ -149,8 +158,8 @@ class EWC(Plugin):
             },
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put everything back."""
         self._tie.load_state_dict(state["tie"])
         self._experiences = state["experiences"]
         self._shares = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.reference import FirstReference
+from strategies.parts.teachers.first_reference import FirstReference
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
 
@@ -30,27 +31,27 @@ class FirstReferenceKeeper(Plugin):
         super().__init__(config, setting)
         self._reference = FirstReference(setting)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Follow the model."""
         self._reference.follow(lesson.model, lesson.data.ids)
         return Outcome()
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
-        """Follow it no longer."""
         self._reference.fix()
 
+    @override
     def offers(self) -> tuple[object, ...]:
-        """Return the copy."""
         return (self._reference,)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the copy was derived from."""
         return {"reference": self._reference.holds(ids)}
 
+    @override
     def state_dict(self) -> State:
-        """Return the copy."""
         return self._reference.state_dict()
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._reference.load_state_dict(state)

@@ -7,6 +7,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
@@ -62,6 +63,8 @@ def rare_classes(
 class FrequencyReplay(Plugin):
     """Keeps some samples of every class and learns all of a rare class's again when its turn comes."""
 
+    state_grows = True
+    test_options = {"per_class": 5, "min_occurrences": 1, "high": 1.0}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -75,10 +78,11 @@ class FrequencyReplay(Plugin):
         self._replayed: list[int] = []
 
     @property
+    @override
     def access(self) -> Access:
-        """Everything that may be kept."""
         return Access(retained=self.config.per_class * len(self._ids))
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the ids with all that is kept of the chosen classes."""
         self._present = np.unique(door.fetch(ids).targets().cpu().numpy().astype(np.int64))
@@ -92,6 +96,7 @@ class FrequencyReplay(Plugin):
             )
         return np.unique(np.concatenate([ids, *(self._ids[c] for c in self._replayed)]))
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Count what came, and renew some of what is kept of it."""
         labels = lesson.data.targets().cpu().numpy().astype(np.int64)
@@ -102,6 +107,7 @@ class FrequencyReplay(Plugin):
         self._occurrences[self._replayed] += 1
         return Outcome()
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples; a class of which nothing is left has never come."""
         for c, ids in enumerate(self._ids):
@@ -110,24 +116,24 @@ class FrequencyReplay(Plugin):
                 self._occurrences[c] = 0
             self._ids[c] = kept
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples that are kept."""
         return {"memory": ids[np.isin(ids, self.stored_ids())]}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples that are kept."""
         return np.sort(np.concatenate(self._ids))
 
+    @override
     def state_dict(self) -> State:
-        """Return counts and ids."""
         return {
             "occurrences": torch.from_numpy(self._occurrences.copy()),
             "experiences": self._experiences,
             "ids": [torch.from_numpy(i.copy()) for i in self._ids],
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put counts and ids back."""
         self._occurrences, self._experiences = state["occurrences"].numpy().copy(), state["experiences"]
         self._ids = [i.numpy().copy() for i in state["ids"]]
 

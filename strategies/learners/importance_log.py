@@ -6,10 +6,11 @@ from typing import final
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.dampening import ImportanceKind, ImportanceLog
-from strategies.parts.fisher import diagonal_fisher, output_sensitivity
+from strategies.parts.weights.dampening import ImportanceKind, ImportanceLog
+from strategies.parts.weights.fisher import diagonal_fisher, output_sensitivity
 from streams.config import Config as BaseConfig
 
 
@@ -36,8 +37,8 @@ class ImportanceLogger(Plugin):
         self._log = ImportanceLog(config.kind, setting.make_model().parameters)
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Note the importances."""
         objective = self.setting.objective
         if self.config.kind == "loss":
             found, cost = diagonal_fisher(lesson.model, objective, lesson.data, "empirical", lesson.key / "importance")
@@ -47,19 +48,19 @@ class ImportanceLogger(Plugin):
         self._derived[lesson.data.ids] = True
         return cost
 
+    @override
     def offers(self) -> tuple[object, ...]:
-        """Return the log."""
         return (self._log,)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the importances were derived from."""
         return {"importances": ids[self._derived[ids]]}
 
+    @override
     def state_dict(self) -> State:
-        """Return the log, and what it derives from."""
         return {"log": self._log.state_dict(), "derived": torch.from_numpy(self._derived.copy())}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the log back."""
         self._log.load_state_dict(state["log"])
         self._derived = state["derived"].numpy().copy()

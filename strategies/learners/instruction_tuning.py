@@ -7,16 +7,15 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.learners._original import GeneralConfig, needs_all_tokens
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import templated, with_prompt
-from strategies.parts.exemplars import Exemplars
+from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
+from strategies.parts.text.alignment import templated, with_prompt
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.text import TEMPLATE, template
 
@@ -37,28 +36,30 @@ class InstructionTuning(Plugin):
     A baseline of Mix-CPT: what a format teaches without the documents.
     """
 
+    test_options = {"memory": 10}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: BaseConfig, setting: Setting) -> None:
         """Start with an empty memory.
 
         Raises:
-            ConfigError: the objective is another than next-token prediction over all tokens.
+            ConfigError: the objective is trained on other tokens than all.
         """
         super().__init__(config, setting)
         objective = needs_all_tokens(setting, "instruction-tuning")
-        if objective.text is None:
-            raise ConfigError("learner: 'instruction-tuning' needs a source of text, whose tokeniser it uses.")
-        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
-        self._template = template(self.config.template, objective.text.tokenizer)
+        text = objective.needed_text("learner: 'instruction-tuning'")
+        self._answers = objective.on("answer")
+        self._template = template(self.config.template, text.tokenizer)
         self._memory = Exemplars(self.config.memory, "reservoir", setting.key / "instruction-tuning" / "priority")
         self._lessons = 0
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self.config.memory)
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the questions of the domain and those that are kept."""
         if self._is_general:
@@ -66,39 +67,39 @@ class InstructionTuning(Plugin):
         own = ids[with_prompt(door.fetch(ids))] if len(ids) else ids
         return np.union1d(own, self._memory.ids)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch in the template."""
         return batch if self._is_general else templated(batch, self._template)
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the losses of the answers."""
         return losses if self._is_general else self._answers.losses(outputs, batch)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Keep general questions."""
         if self._is_general:
             self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
         self._lessons += 1
         return Outcome()
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
-        """Drop the request's samples."""
         self._memory.purge(request.sample_ids)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory."""
         return {"memory": self._memory.holds(ids)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return self._memory.ids
 
+    @override
     def state_dict(self) -> State:
-        """Return what is in memory and how many lessons there were."""
         return {"memory": self._memory.state_dict(), "lessons": self._lessons}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put it back."""
         self._memory.load_state_dict(state["memory"])
         self._lessons = state["lessons"]
 

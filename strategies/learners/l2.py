@@ -7,10 +7,11 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.importance import Pull, TieConfig, check_stiff, make_pull
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.importance import Pull, TieConfig, check_stiff, make_pull
 
 
 class Config(TieConfig):
@@ -46,15 +47,17 @@ class L2(Plugin):
         self._pull: Pull | None = None
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
-        """Prepare 2 lambda."""
         if self._active:
             self._pull = make_pull(2 * self._weight, self._anchor, self.config.stiff, self.setting.training, "l2")
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         """Add 2 lambda (theta - anchor)."""
         return gradient if self._pull is None else self._pull.add_to(gradient, parameters)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Move the anchor, if it moves; report the penalty that training ended with."""
         ended_with = penalty(lesson.model.parameters, self._anchor, self._weight) if self._active else 0.0
@@ -65,21 +68,22 @@ class L2(Plugin):
             self._derived[lesson.data.ids] = True
         return Outcome(losses={"l2_penalty": ended_with, "l2_clamped": clamped})
 
+    @override
     def settle(self, model: FlatModel) -> None:
         """Move the anchor to the unlearned weights; otherwise the tie would pull the forgotten back."""
         if self.config.anchor == "previous":
             self._anchor = model.parameters.clone()
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the anchor was derived from."""
         return {"anchor": ids[self._derived[ids]]}
 
+    @override
     def state_dict(self) -> State:
-        """Return anchor and record."""
         derived = torch.from_numpy(self._derived.copy())
         return {"anchor": self._anchor.clone(), "active": self._active, "derived": derived}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put anchor and record back."""
         self._anchor, self._active = state["anchor"].clone(), state["active"]
         self._derived = state["derived"].numpy().copy()

@@ -6,11 +6,12 @@ from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome
 from strategies.learners._tied import Tied
-from strategies.parts.fisher import output_sensitivity
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.fisher import output_sensitivity
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):
@@ -40,10 +41,11 @@ class MAS(Tied):
     name: ClassVar[str] = "mas"
 
     @property
+    @override
     def curvature(self) -> float:
-        """2 lambda."""
         return 2 * self.config.strength
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Measure the importance on the experience's inputs, fold it in and move the anchor."""
         found, cost = output_sensitivity(lesson.model, self.setting.objective, lesson.data)

@@ -9,11 +9,16 @@ from typing import ClassVar, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
 from strategies.learners._original import HeldToOriginal, OriginalConfig
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import (
+from strategies.objectives._text import TextObjective
+from strategies.parts.fit import FitConfig, Hooks, fit
+from strategies.parts.memory.exemplars import Exemplars
+from strategies.parts.model import FlatModel
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.alignment import (
     InTemplate,
     Preference,
     Rejected,
@@ -24,10 +29,6 @@ from strategies.parts.alignment import (
     share_of_tokens,
     with_prompt,
 )
-from strategies.parts.exemplars import Exemplars
-from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
@@ -91,7 +92,16 @@ class MixCPT(HeldToOriginal):
     answers are learned, then they are preferred to others (DPO, held to the model that tuning has left).
     """
 
+    test_options = {
+        "memory": 10,
+        "instructions": 0.3,
+        "preferences": 0.2,
+        "preference_part": 0.5,
+        "align_least": 2,
+        "sft_epochs": 1,
+    }
     config: Config
+    supports = frozenset({"tokens"})
     name: ClassVar[str] = "mix_cpt"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -108,31 +118,30 @@ class MixCPT(HeldToOriginal):
                 f"mix-cpt.instructions: {config.instructions} and preferences {config.preferences} leave no share to "
                 f"the domain; their sum must stay below 1."
             )
-        if objective.text is None:
-            raise ConfigError("learner: 'mix-cpt' needs a source of text, whose tokeniser it uses.")
-        if config.rejected == "wrong" and config.align_every is not None and objective.text.perturbed is None:
+        self._text: Text = objective.needed_text("learner: 'mix-cpt'")
+        if config.rejected == "wrong" and config.align_every is not None and self._text.perturbed is None:
             raise ConfigError(
                 "mix-cpt.rejected: the source has no wrong answers; set rejected: refusal, or align_every: null."
             )
-        self._text: Text = objective.text
         self._template = template(config.template, self._text.tokenizer)
-        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
+        self._answers = objective.on("answer")
         self._memory = Exemplars(config.memory, "reservoir", setting.key / "mix-cpt" / "priority")
         self._mixed: dict[Kind, np.ndarray] = {}
         self._shares: dict[str, float] = {}
 
     @property
+    @override
     def access(self) -> Access:
-        """The memory."""
         return Access(retained=self.config.memory)
 
     @property
+    @override
     def swaps(self) -> bool:
-        """As configured."""
         return self.config.swap
 
     # -- stage 1
 
+    @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the domain's samples with general ones among them, by shares of tokens."""
         self._mixed, self._shares = {}, {}
@@ -155,6 +164,7 @@ class MixCPT(HeldToOriginal):
         self._shares = {f"mixture_{name}": count / sum(used.values()) for name, count in used.items()}
         return np.unique(np.concatenate([ids, *self._mixed.values()]))
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Keep general questions, or align the format."""
         domains = self._lessons + 1 - self.config.general
@@ -224,25 +234,26 @@ class MixCPT(HeldToOriginal):
 
     # -- requests and state
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples; neither stage will see them again."""
         super().purge(request)
         self._memory.purge(request.sample_ids)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the samples in memory, and what the original was derived from."""
         return super().holds(ids) | {"memory": self._memory.holds(ids)}
 
+    @override
     def stored_ids(self) -> np.ndarray:
-        """Return the samples in memory."""
         return self._memory.ids
 
+    @override
     def state_dict(self) -> State:
-        """Return the memory and the original."""
         return super().state_dict() | {"memory": self._memory.state_dict()}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put memory and original back."""
         super().load_state_dict(state)
         self._memory.load_state_dict(state["memory"])
 
@@ -251,11 +262,11 @@ class MixCPT(HeldToOriginal):
 class _Distilled(Hooks):
     """Adds the learner's distillation to another training."""
 
-    def __init__(self, learner: MixCPT, objective: CausalLM, teacher: FlatModel) -> None:
+    def __init__(self, learner: MixCPT, objective: TextObjective, teacher: FlatModel) -> None:
         self._learner, self._objective, self._teacher = learner, objective, teacher
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the loss with it."""
         term = self._learner.divergence(self._objective, self._teacher, outputs, batch)
         return loss + self._learner.config.strength * term
 

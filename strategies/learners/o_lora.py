@@ -7,10 +7,11 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Setting, State
 from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
-from strategies.parts.lowrank import Factors
+from strategies.parts.lowrank.changes import Factors
 from streams.events import DeletionRequest
 
 
@@ -31,6 +32,7 @@ class OLoRA(LowRankPlugin):
     A request drops the subspaces of experiences of which nothing is left; then they need no protection.
     """
 
+    state_grows = True
     config: Config
     name = "o-lora"
 
@@ -40,27 +42,28 @@ class OLoRA(LowRankPlugin):
         self.strength, self.absolute = config.strength, config.norm == "absolute"
         self._kept: list[tuple[list[torch.Tensor], np.ndarray, np.ndarray]] = []  # A, all ids, which are live
 
+    @override
     def earlier(self) -> list[list[torch.Tensor]]:
-        """Return the A of every earlier experience."""
         return [down for down, _, _ in self._kept]
 
+    @override
     def keep(self, factors: list[Factors], ids: np.ndarray) -> None:
-        """Keep the A."""
         self._kept.append(([a for a, _ in factors], ids.copy(), np.ones(len(ids), dtype=bool)))
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Drop the subspaces of which no sample is left."""
         for _, ids, alive in self._kept:
             alive &= ~np.isin(ids, request.sample_ids)
         self._kept = [entry for entry in self._kept if entry[2].any()]
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the subspaces were derived from."""
         derived = np.concatenate([np.array([], dtype=np.int64), *(own for _, own, _ in self._kept)])
         return {"subspaces": ids[np.isin(ids, derived)]}
 
+    @override
     def state_dict(self) -> State:
-        """Return the subspaces."""
         return super().state_dict() | {
             "kept": [
                 {
@@ -72,8 +75,8 @@ class OLoRA(LowRankPlugin):
             ]
         }
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put them back."""
         super().load_state_dict(state)
         self._kept = [
             ([a.clone() for a in e["down"]], e["derived"].numpy().copy(), e["alive"].numpy().copy())

@@ -6,12 +6,13 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome
 from strategies.learners._tied import Tied
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):
@@ -43,10 +44,11 @@ class OnlineEWC(Tied):
     component: ClassVar[str] = "fisher"
 
     @property
+    @override
     def curvature(self) -> float:
-        """Lambda gamma, or lambda."""
         return self.config.strength * (self.config.decay if self.config.decay_in_penalty else 1.0)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Estimate the Fisher on the experience's training data, fold it in and move the anchor."""
         fisher, cost = diagonal_fisher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.learners._selection import Chosen, Selection, SelectionConfig
@@ -22,11 +23,11 @@ class Config(SelectionConfig):
 class RandomSelection(Selection):
     """Draws without replacement, by name: samples that are not drawn leave no trace."""
 
+    trains_on = "draw"
     name: ClassVar[str] = "random-selection"
-    shaped: ClassVar[bool] = False
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Draw uniformly."""
         drawn = np.zeros(len(data), dtype=bool)
         order = key.order(data.ids)
         drawn[order[allowed[order]][:budget]] = True

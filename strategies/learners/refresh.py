@@ -13,11 +13,12 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Slopes
+from strategies.parts.weights.fisher import diagonal_fisher
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -80,6 +81,7 @@ def relative_climb(
 class Refresh(Plugin):
     """Displaces the weights before each step; the displacement stays."""
 
+    test_options = {"temperature": 1e-6}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -107,6 +109,7 @@ class Refresh(Plugin):
         self._scale = self._noise_scale = self._fisher
         self._generator = torch.Generator()
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Invert the Fisher information and name the noise."""
         config = self.config
@@ -119,8 +122,8 @@ class Refresh(Plugin):
         else:
             self._scale = config.delta / (1 + config.preconditioner * self._fisher)
 
+    @override
     def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
-        """Climb."""
         slope = slopes.full if self._full else slopes.own
         if self.config.form == "released":
             if self.config.delta:
@@ -135,6 +138,7 @@ class Refresh(Plugin):
                     parameters.addcmul_(self._noise_scale, self._draw(parameters))
         return parameters
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Renew the Fisher information, in evaluation mode, on the experience's training data."""
         fisher, cost = diagonal_fisher(
@@ -151,22 +155,23 @@ class Refresh(Plugin):
         self._derived[lesson.data.ids] = True
         return cost
 
+    @override
     def purge(self, request: DeletionRequest) -> None:
         """Start over with no Fisher information if it derives from the request's samples: it only shapes steps."""
         if self._derived[request.sample_ids].any():
             self._fisher = torch.zeros_like(self._fisher)
             self._derived[:] = False
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the Fisher information derives from."""
         return {"fisher": ids[self._derived[ids]]}
 
+    @override
     def state_dict(self) -> State:
-        """Return the Fisher information."""
         return {"fisher": self._fisher.clone(), "derived": torch.from_numpy(self._derived.copy())}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the Fisher information back."""
         self._fisher = state["fisher"].clone()
         self._derived = state["derived"].numpy().copy()
 

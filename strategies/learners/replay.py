@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
-from strategies.parts.exemplars import Policy
+from strategies.parts.memory.exemplars import Policy
 from streams.data import Batch
 
 
@@ -29,6 +30,6 @@ class Replay(Rehearsal):
     config: Config
     name: ClassVar[str] = "replay"
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with the step's replayed samples behind it."""
         return batch if self._draws is None else batch.concat(self._draws[step])

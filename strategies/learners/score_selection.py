@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import numpy as np
+from typing_extensions import override
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
@@ -46,10 +47,11 @@ class ScoreSelection(SurveyingSelection):
     """One score, computed anew before every experience, decides."""
 
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "score-selection"
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Take one end, or the middle."""
         found = self.look(data, model, (self.config.score,))
         order = ranked(found.scores[self.config.score], data.ids, self.config.take, key)
         drawn = np.zeros(len(data), dtype=bool)

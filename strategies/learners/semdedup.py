@@ -7,13 +7,14 @@ from typing import ClassVar, Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw
-from strategies.parts.clustering import clusters, default_clusters
-from strategies.parts.deduplication import earlier_similarity
-from strategies.parts.gradient_features import normalised
 from strategies.parts.model import FlatModel
+from strategies.parts.selection.clustering import clusters, default_clusters
+from strategies.parts.selection.deduplication import earlier_similarity
+from strategies.parts.selection.gradient_features import normalised
 from streams.data import Data
 from streams.randomness import Key
 
@@ -50,8 +51,8 @@ class SemDeDup(SurveyingSelection):
     name: ClassVar[str] = "semdedup"
     scores: ClassVar[bool] = False
 
+    @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        """Take the least redundant."""
         config = self.config
         found = self.look(data, model, (), embeddings=True)
         count = config.clusters or default_clusters(len(data))

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Setting
 from strategies.learners._tied import Tied
-from strategies.parts.importance import TieConfig
+from strategies.parts.weights.importance import TieConfig
 
 
 class Config(TieConfig):
@@ -53,20 +54,22 @@ class SI(Tied):
         self._start = self._path = torch.zeros_like(self._mask)
 
     @property
+    @override
     def curvature(self) -> float:
-        """2 c."""
         return 2 * self.config.strength
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Note where the path starts; a path lasts no longer than an experience."""
         self._start = lesson.model.parameters.clone()
         self._path = torch.zeros_like(self._start)
         super().begin(lesson)
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
-        """Add the step to every weight's path."""
         self._path += path_share(gradient, change)
 
+    @override
     def end(self, lesson: Lesson) -> Outcome:
         """Turn the path into importance and move the anchor."""
         moved = lesson.model.parameters - self._start

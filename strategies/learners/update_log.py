@@ -7,9 +7,10 @@ from typing import final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Lesson, Plugin, Setting, State
-from strategies.parts.updates import UpdateLog
+from strategies.parts.weights.updates import UpdateLog
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import TrainingError
@@ -30,6 +31,7 @@ class UpdateLogger(Plugin):
     `holds` reports it after a request, also after `amnesiac`.
     """
 
+    state_grows = True
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -39,6 +41,7 @@ class UpdateLogger(Plugin):
         self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._ids = np.array([], dtype=np.int64)
 
+    @override
     def begin(self, lesson: Lesson) -> None:
         """Make sure that the lesson's steps fit.
 
@@ -53,29 +56,29 @@ class UpdateLogger(Plugin):
                 f"update-log.max_megabytes is {self.config.max_megabytes:g}. Raise it, or train in larger batches."
             )
 
+    @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Note whose losses these are."""
         self._ids = batch.ids.cpu().numpy()
         return losses
 
+    @override
     def stepped(self, gradient: torch.Tensor, change: torch.Tensor) -> None:
-        """Keep the change."""
         self._log.add(self._ids, change)
         self._derived[self._ids] = True
 
+    @override
     def offers(self) -> tuple[object, ...]:
-        """Return the log."""
         return (self._log,)
 
+    @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the changes were derived from."""
         return {"updates": ids[self._derived[ids]]}
 
+    @override
     def state_dict(self) -> State:
-        """Return the log, and what it derives from."""
         return {"log": self._log.state_dict(), "derived": torch.from_numpy(self._derived.copy())}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Put the log back."""
         self._log.load_state_dict(state["log"])
         self._derived = state["derived"].numpy().copy()

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
-from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Without
+from strategies.measurement import Measurement
+from strategies.metric import Metric
+from strategies.objectives._answers import Answers
+from strategies.objectives._base import FisherEstimator, NamedObjective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
+from strategies.objectives._text import TextObjective, Tokens
 from strategies.parts.model import FlatModel
-from strategies.parts.ragged import row_outputs
+from strategies.parts.training.ragged import row_outputs
 from streams.config import Config as BaseConfig
-from streams.data import Batch, Data
+from streams.data import Batch
 from streams.errors import ConfigError
 from streams.source import Source
 from streams.text import ANSWER, GIVEN, IMAGE, Text, prompt_lengths
 
-Tokens = Literal["all", "answer"]
 Reduction = Literal["token", "sequence"]
 
 
@@ -36,6 +40,12 @@ class Config(BaseConfig):
     reduction: Reduction = "token"
     """Training minimises the mean over all tokens of a batch (token, as transformers does), or over rows of the mean
     over each row's tokens (sequence)."""
+
+
+METRICS = {
+    "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
+    **Answers.averaged,
+}
 
 
 def counted(x: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -78,11 +88,10 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
 
 
 @final
-class CausalLM(NamedObjective):
+class CausalLM(TextObjective, NamedObjective):
     """Language modelling. Outputs are logits ``[B, T, V]``, T being the longest row of the batch."""
 
     measure = "exact_match"
-    by_class: ClassVar[bool] = False
 
     def __init__(
         self, vocab_size: int, text: Text | None = None, config: Config | None = None, trains: Tokens | None = None
@@ -96,10 +105,12 @@ class CausalLM(NamedObjective):
             trains: which tokens count in `losses`, reduced as configured; None gives the losses of evaluation, the
                 mean over each answer.
         """
-        self.text, self.config, self._trains = text, config or Config(), trains
+        self.text, self.config, self.trains = text, config or Config(), trains
+        self.loss_on, self.forget_on = self.config.loss_on, self.config.forget_on
         self._vocab_size = vocab_size
 
     @classmethod
+    @override
     def for_data(
         cls,
         config: BaseConfig,
@@ -117,56 +128,57 @@ class CausalLM(NamedObjective):
         return cls(source.text.tokenizer.vocab_size, source.text, config)
 
     @property
+    @override
     def num_outputs(self) -> int:
         """One output per token of the vocabulary, at every position."""
         return self._vocab_size
 
-    def training_on(self, data: Data) -> Objective:
-        """Return the objective with the losses that are trained on."""
-        return self if self._trains else self._with(self.config.loss_on)
+    @override
+    def on(self, tokens: Tokens) -> CausalLM:
+        return CausalLM(self._vocab_size, self.text, self.config, tokens)
 
-    def for_unlearning(self) -> Objective:
-        """Return the objective with the losses that unlearners work on."""
-        return self._with(self.config.forget_on)
-
-    def _with(self, trains: Tokens) -> CausalLM:
-        return CausalLM(self._vocab_size, self.text, self.config, trains)
-
+    @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`)."""
         return row_outputs(model, batch)
 
+    @override
     def scored(self, outputs: torch.Tensor, batch: Batch) -> Scored:
-        """Return the positions that count in `losses`."""
-        return scored(outputs, batch.x, self._trains or "answer")
+        return scored(outputs, batch.x, self.trains or "answer")
 
+    @override
     def reduce(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Return per-row numbers ``[B]`` whose mean is the configured mean, given sums and counts of tokens."""
-        if self._trains and self.config.reduction == "token":
+        if self.trains and self.config.reduction == "token":
             return sums * (len(sums) / counts.sum())
         return sums / counts
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over each answer; in training, as configured."""
         found = self.scored(outputs, batch)
         return self.reduce(found.sums(found.token_losses()), found.counts)
 
+    @override
     def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over the positions of each row that count, ``[B]``."""
         found = self.scored(outputs, batch)
         return found.sums(found.token_losses()) / found.counts
 
+    @override
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return log p(answer | prompt): the sum over the positions that count, ``[B]``."""
         found = self.scored(outputs, batch)
         return -found.sums(found.token_losses())
 
+    @override
     def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(reference || model) over the positions that count, reduced as the losses are."""
         found = self.scored(outputs, batch)
         apart = token_divergences(found.logits, self.scored(reference, batch).logits)
         return self.reduce(found.sums(apart), found.counts)
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where every token of the answer, its end too, is the most likely one, else 0.
 
@@ -176,31 +188,40 @@ class CausalLM(NamedObjective):
         wrong = (found.logits.argmax(1) != found.targets).float()
         return (found.sums(wrong) == 0).float()
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
         return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
 
+    @override
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return the records of answers, where the source's text is known."""
+        return () if self.text is None else (Answers(self.text, self.responses),)
+
+    @override
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the log of the mean of what the models say of every token, ``[B, T, V]``."""
         if len(outputs) == 1:
             return outputs[0]
         return torch.stack([precise(o).log_softmax(2) for o in outputs]).logsumexp(0) - math.log(len(outputs))
 
+    @override
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
         return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
 
+    @override
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
-        """Return the tokens of the answers, or of prompts and answers."""
         return scored(outputs, batch.x, "all" if everywhere else "answer")
 
+    @override
     def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return the mean hidden state over each row, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
         there = (batch.x[:, 1, : hidden.shape[1]] > 0).unsqueeze(2)
         return (hidden * there).sum(1) / there.sum(1)
 
+    @override
     def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
         """Return rows with black images, without positions of images, or with their start token and answer alone."""
         roles = batch.x[:, 1]
@@ -214,6 +235,7 @@ class CausalLM(NamedObjective):
             return replace(batch, images=torch.zeros_like(batch.images)), had
         return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

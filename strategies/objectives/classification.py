@@ -1,4 +1,4 @@
-"""Cross-entropy or BCE over a global label space, masked to the task's classes where the model is told the task."""
+"""Cross-entropy or BCE over a global label space, masked to the task's classes where the model is task-aware."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
-from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Scored
+from strategies.metric import Metric
+from strategies.objectives._base import ClassObjective, FisherEstimator, NamedObjective, Objective, Predicts, Scored
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -30,8 +32,11 @@ class Config(BaseConfig):
     batch of one deleted class would have nothing else that counts, hence no gradient."""
 
 
+METRICS = {"accuracy": Metric("share of samples that are classified right", "share", "higher", 1.0)}
+
+
 @final
-class Classification(NamedObjective):
+class Classification(ClassObjective, NamedObjective):
     """Single-label classification; the score is 1 for a correct argmax over all permitted outputs."""
 
     measure: ClassVar[str] = "accuracy"
@@ -45,7 +50,8 @@ class Classification(NamedObjective):
         mask: Mask = "none",
     ) -> None:
         """Allow all outputs, or for samples with task label t only the classes ``task_classes[t]``."""
-        self.loss, self.training_mask = loss, mask
+        self.loss: Loss = loss
+        self.training_mask: Mask = mask
         self._num_classes = num_classes
         self._forbidden: torch.Tensor | None = None
         if task_classes is not None:
@@ -55,6 +61,7 @@ class Classification(NamedObjective):
             self._forbidden = forbidden.to(device)
 
     @classmethod
+    @override
     def for_data(
         cls,
         config: BaseConfig,
@@ -71,31 +78,34 @@ class Classification(NamedObjective):
         return cls(source.num_classes, task_classes, device, config.loss, config.mask)
 
     @property
+    @override
     def num_outputs(self) -> int:
         """One output per class of the global label space."""
         return self._num_classes
 
     @property
+    @override
     def masks(self) -> bool:
-        """Whether the model is told the task and only the task's outputs are permitted."""
         return self._forbidden is not None
 
-    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return logits ``[B, C]``; minus infinity outside the sample's task."""
-        return self.mask(model(batch.x), batch)
-
+    @override
     def mask(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Set the logits of classes outside each sample's task to minus infinity."""
         if self._forbidden is None or batch.task is None:
             return logits
         return logits.masked_fill(self._forbidden.index_select(0, batch.task), float("-inf"))
 
+    @override
+    def widened(self, num_outputs: int, task_classes: tuple[tuple[int, ...], ...] | None) -> Classification:
+        device = "cpu" if self._forbidden is None else self._forbidden.device
+        return Classification(num_outputs, task_classes, device)
+
+    @override
     def training_on(self, data: Data) -> Objective:
-        """Return the objective with the chosen training loss and mask."""
         if self.loss == "ce" and self.training_mask == "none":
             return self
         return _Training(self, data)
 
+    @override
     def for_unlearning(self) -> Objective:
         """Return the objective with the chosen loss and without its mask."""
         if self.training_mask == "none":
@@ -104,28 +114,32 @@ class Classification(NamedObjective):
         other.training_mask = "none"
         return other
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return -log p(y | x) under the softmax."""
         return F.cross_entropy(outputs, batch.y, reduction="none")
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where the argmax is the label, else 0."""
         return (outputs.argmax(1) == batch.y).float()
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the softmax."""
         return outputs.softmax(1)
 
+    @override
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
-        """Return every label as a response of one token."""
         return Scored(outputs, batch.y, torch.arange(len(batch), device=outputs.device), len(batch))
 
+    @override
     def margins(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return z_y - log sum_(k != y) exp z_k: the log odds of the label, exact however sure the model is."""
         labels = batch.y.unsqueeze(1)
         others = outputs.scatter(1, labels, float("-inf"))
         return outputs.gather(1, labels).squeeze(1) - others.logsumexp(1)
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -165,6 +179,7 @@ def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tenso
 class _Training(Objective):
     """The classification objective while training on some data: its loss and mask are the chosen ones."""
 
+    predicts: ClassVar[Predicts] = "classes"
     measure: ClassVar[str] = "accuracy"
 
     def __init__(self, plain: Classification, data: Data) -> None:
@@ -177,12 +192,15 @@ class _Training(Objective):
             self._taught[targets] = True
 
     @property
+    @override
     def num_outputs(self) -> int:
         return self._plain.num_outputs
 
+    @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return self._plain.outputs(model, batch)
 
+    @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         counts = torch.zeros_like(self._taught) if self._plain.training_mask == "batch" else self._taught.clone()
         counts[batch.y] = True
@@ -190,12 +208,15 @@ class _Training(Objective):
             return self._plain.losses(outputs.masked_fill(~counts, float("-inf")), batch)
         return bce_losses(outputs, F.one_hot(batch.y, self.num_outputs).to(outputs), counts & outputs.isfinite())
 
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         return self._plain.scores(outputs, batch)
 
+    @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor | None:
         return self._plain.probabilities(outputs, batch)
 
+    @override
     def fisher_terms(
         self, outputs: torch.Tensor, batch: Batch, estimator: FisherEstimator, generator: torch.Generator
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -9,6 +9,7 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.outcome import Outcome
 from strategies.parts.fit import Hooks
@@ -42,6 +43,7 @@ class Brake(Hooks):
         self.steps = 0
         self.stopped = self.diverged = False
 
+    @override
     def proceed(self, loss: torch.Tensor) -> bool:
         """Return whether the loss is finite, and the forget loss below the limit."""
         forget_loss = float(self.forget_loss)

@@ -21,7 +21,7 @@ def whole_classes(request: DeletionRequest, setting: Setting) -> list[int]:
     Raises:
         StreamError: it names samples or users.
     """
-    if any(a.scope not in ("class", "task") for a in request.asks):
+    if any(r.scope not in ("class", "task") for r in request.requests):
         raise StreamError(f"{request.name} names samples or users; only whole classes can be deleted here.")
     return named_classes(request, setting.units)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from strategies.base import Access, Door, Learner, Outcome
-from strategies.parts.dampening import ImportanceKind, ImportanceLog, adaptive_alpha, dampened
+from strategies.parts.weights.dampening import ImportanceKind, ImportanceLog, adaptive_alpha, dampened
 from strategies.unlearners._retained import retained_data
 from streams.config import Config
 from streams.data import Data

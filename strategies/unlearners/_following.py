@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from strategies.base import Access, Setting, Unlearner
 from streams.config import Config, NameOrOptions, resolve
 from streams.registry import class_of
@@ -26,20 +28,25 @@ class Following(Unlearner):
         self.method: Unlearner = class_of(module, Unlearner)(options, setting)
         self.scopes = self.method.scopes
         self.whole_classes = self.method.whole_classes
-        self.targets = self.method.targets
-        self.on_text = self.method.on_text
+        self.exact = self.method.exact
+
+    @classmethod
+    @override
+    def follows(cls, options: Config) -> NameOrOptions | None:
+        method: NameOrOptions = options.method  # type: ignore[attr-defined]  # their options have it
+        return method
 
     @property
+    @override
     def access(self) -> Access:
-        """What the method reads."""
         return self.method.access
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """Those of the method."""
         return self.method.needs_plugins
 
     @property
+    @override
     def needs_retained(self) -> bool:
-        """If the method does."""
         return self.method.needs_retained

@@ -8,15 +8,15 @@ from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import Optimizer
-from strategies.parts.reference import FirstReference
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.first_reference import FirstReference
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import Optimizer
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -62,25 +62,29 @@ class ReferencedConfig(PairedConfig):
     requests broke is pulled back, and what they forgot as well."""
 
 
-def needs_text(setting: Setting, name: str) -> CausalLM:
-    """Return the objective if it is one of text.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(setting.objective, CausalLM):
-        raise ConfigError(f"unlearner: {name!r} works on answers in text; it needs objective: causal-lm.")
-    return setting.objective
-
-
 class PairedUnlearner(Unlearner):
     """Minimises gamma L_forget + alpha L_retain over passes of the forget set. Derived classes say what L_forget is."""
 
     config: Any
 
+    def __init__(self, config: PairedConfig, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: retained data is to be held to distributions, and the model predicts none.
+        """
+        super().__init__(config, setting)
+        objective = setting.objective
+        has_none = objective.predicts in ("numbers", "images") and type(objective).divergences is Objective.divergences
+        if config.retain == "kl" and has_none:
+            raise ConfigError(
+                f"unlearner.retain: kl holds the model to distributions, and {type(objective).__name__} defines no "
+                f"divergences; set retain: descent."
+            )
+
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data unless nothing is done with it."""
         if self.config.retain == "none":
             return Access(forget_set=True)
         return retained_access(self.config.retained, forget_set=True)
@@ -102,8 +106,8 @@ class PairedUnlearner(Unlearner):
             key: names the request's draws.
         """
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Serve the request."""
         config, model = self.config, learner.model
         key = self.setting.key / type(self).__name__ / request.name
         forget_set = door.forget_set()
@@ -123,12 +127,12 @@ class ReferencedUnlearner(PairedUnlearner):
     config: Any
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """The plugin that keeps the first reference, if it is wanted."""
         return ("first-reference",) if self.config.reference == "first" else ()
 
+    @override
     def reference(self, learner: Learner) -> FlatModel:
-        """Return the model as it is now, or as it was at the first request."""
         return learner.model if self.config.reference == "request" else learner.part(FirstReference).model
 
 
@@ -171,10 +175,11 @@ class Pair(Hooks):
         self._terms: dict[str, list[torch.Tensor]] = {"forget": [], "retain": []}
         self.retained = 0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch that the forget loss wants."""
         return self._forget_loss.extend(batch, step)
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return gamma L_forget + alpha L_retain."""
         forget = self._forget_loss(outputs, batch, model)
@@ -223,7 +228,11 @@ def paired(
         steps: takes the steps in place of the configured optimizer.
         reference: what retained data is held to by `kl`; None is the model as it is.
     """
-    batches = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+    batches = (
+        endless(objective, retained, config.batch_size, key / "retain")
+        if retained is not None and len(retained)
+        else None
+    )
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import final
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
-from strategies.parts.updates import UpdateLog
+from strategies.parts.weights.updates import UpdateLog
 from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
 from streams.events import DeletionRequest
 
@@ -32,22 +33,22 @@ class Amnesiac(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """Nothing but the log; with `repair` retained data."""
         return retained_access(self.config.retained, forget_set=False) if self.config.repair else Access()
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """The log of updates."""
         return ("update-log",)
 
     @property
+    @override
     def needs_retained(self) -> bool:
-        """Repairing does."""
         return self.config.repair
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Subtract."""
         log = learner.part(UpdateLog)
         before = len(log)
         change = log.take(request.sample_ids)

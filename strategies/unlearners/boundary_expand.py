@@ -8,9 +8,10 @@ from typing import final
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Targets, Unlearner
-from strategies.objectives.classification import Classification
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel, Network
 from streams.errors import ConfigError
@@ -51,8 +52,9 @@ def expanded(network: Network, key: Key) -> Network:
 class BoundaryExpand(Unlearner):
     """Adds an output, trains the forget set towards it, and takes it off again."""
 
+    test_options = {"epochs": 1}
     config: Config
-    targets: Targets = "classes"
+    supports = frozenset({"classes"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make sure that the head can get another output.
@@ -68,19 +70,19 @@ class BoundaryExpand(Unlearner):
             raise ConfigError("boundary-expand needs a model with a linear head, and `trained: all`.")
 
     @property
+    @override
     def access(self) -> Access:
         """The inputs of the forget set."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Expand, train, shrink."""
-        objective, model, data = self.setting.objective, learner.model, door.forget_set()
-        assert isinstance(objective, Classification)
+        objective, model, data = ClassObjective.of(self.setting.objective), learner.model, door.forget_set()
         num_classes = objective.num_outputs
         key = self.setting.key / "boundary-expand" / request.name
         wide = FlatModel(expanded(model.network, key / "output"))
         tasks = tuple((*u.classes, num_classes) for u in self.setting.units) if objective.masks else None
-        wider = Classification(num_classes + 1, tasks, model.parameters.device)
+        wider = objective.widened(num_classes + 1, tasks)
         shadow = torch.full_like(data.targets(), num_classes)
         outcome = fit(wide, wider, data.relabelled(shadow), self.config, key)
         for name, where in model.slices.items():  # rows come first: what is cut off is the end

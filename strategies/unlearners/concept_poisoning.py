@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
-from strategies.parts.fisher import evaluating
+from strategies.base import Door, Learner, Outcome, Scope
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
-from strategies.unlearners._retained import (
-    DefaultRetainConfig,
-    finish,
-    live_classes,
-    retained_access,
-    some_retained_data,
-)
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish, live_classes
 from streams.data import Batch, Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
@@ -64,7 +60,7 @@ def donor_and_concept(
         key: names the draws.
     """
     # scikit-learn is loaded only by those who need it.
-    from strategies.parts.concepts import class_weights, concept_vectors
+    from strategies.unlearners._concepts import class_weights, concept_vectors
 
     vectors = concept_vectors(features, labels, config.concept_samples, key)
     names = sorted(vectors)
@@ -152,33 +148,28 @@ class Poison(Hooks):
         self._place = torch.full((num_samples,), -1, device=x.device)
         self._place[torch.from_numpy(ids).to(x.device)] = torch.arange(len(ids), device=x.device)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Return the batch with poisoned inputs."""
         place = self._place[batch.ids]
         rows = torch.nonzero(place >= 0).squeeze(1)
-        return Batch(batch.ids, batch.x.index_copy(0, rows, self._x[place[rows]]), batch.y, batch.task)
+        return replace(batch, x=batch.x.index_copy(0, rows, self._x[place[rows]]))
 
 
 @final
-class ConceptPoisoning(Unlearner):
-    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes."""
+class ConceptPoisoning(RetainUnlearner):
+    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes.
 
+    It needs retained data: donors come from it.
+    """
+
+    test_options = {"epochs": 1, "patch": "none", "concept_samples": 3}
     config: Config
+    supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
-    targets: Targets = "classes"
 
-    @property
-    def access(self) -> Access:
-        """The forget set and retained data, with labels."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    def needs_retained(self) -> bool:
-        """Donors come from it."""
-        return True
-
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    @override
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Poison every class of the request, and train on all together.
 
         Classes without any other live class in their task are left out; their share is reported as ``left_out``.
@@ -187,10 +178,8 @@ class ConceptPoisoning(Unlearner):
             DataError: a patch is wanted, and inputs are no images.
         """
         config, model, setting = self.config, learner.model, self.setting
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
         classes = whole_classes(request, setting)
-        key = setting.key / "concept-poisoning" / request.name
         own = forget_set.all()
         if config.patch != "none" and own.x.ndim != 4:
             raise DataError(
@@ -230,11 +219,12 @@ class ConceptPoisoning(Unlearner):
         with model.moving_only(part):
             outcome = fit(model, setting.objective, data, config, key, hooks)
         outcome += Outcome(forward=len(features), losses={"left_out": left_out}) + finish(config, learner, retained)
-        return outcome.graded("none")
+        return outcome
 
     def _features(self, model: FlatModel, data: Data) -> tuple[np.ndarray, np.ndarray]:
+        objective = self.setting.objective
         with torch.no_grad():
-            found = torch.cat([model.features(batch.x) for batch in data.batches(256)])
+            found = torch.cat([objective.features(model, batch) for batch in objective.batches(data, 256)])
         return found.cpu().numpy().astype(np.float64), data.targets().cpu().numpy()
 
     def _donors(self, retained: Data, donor: int, count: int, key: Key) -> torch.Tensor:

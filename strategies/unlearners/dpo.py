@@ -7,12 +7,13 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Outcome, Setting
+from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Refusals, Values, log_likelihoods
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner, needs_text
+from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
+from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -48,6 +49,7 @@ class PreferRefusals(ForgetLoss):
         self._true, self._refused = true, refused
         self._which = torch.zeros(0, dtype=torch.long)
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals."""
         which = self._refusals.drawn(batch, step)
@@ -67,17 +69,11 @@ class PreferRefusals(ForgetLoss):
 class DPO(ReferencedUnlearner):
     """Direct preference optimisation of refusals over true answers, against the model as it was at a request."""
 
+    test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
+    supports = frozenset({"tokens"})
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "dpo")
-
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
+from typing_extensions import override
 
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.layers import redraw
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 from streams.randomness import Key
 
@@ -20,9 +21,9 @@ class Config(LastLayersConfig):
 class EUk(LastLayers):
     """Trains the last k layers from scratch."""
 
+    test_options = {"epochs": 1, "k": 1}
     config: Config
-    name: ClassVar[str] = "eu-k"
 
+    @override
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
-        """Draw the last k layers anew."""
         model.parameters[mask] = redraw(self.setting.make_model(), key / "draw").parameters[mask]

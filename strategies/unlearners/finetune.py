@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import final
 
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import fit
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
+from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(DefaultRetainConfig):
@@ -20,24 +23,18 @@ class Config(DefaultRetainConfig):
 
 
 @final
-class Finetune(Unlearner):
-    """Minimises the mean loss of the retained data from the present weights."""
+class Finetune(RetainUnlearner):
+    """Minimises the mean loss of the retained data from the present weights.
 
+    It needs retained data: there is nothing else to train on.
+    """
+
+    reads_forget_set = False
+
+    test_options = {"epochs": 2, "batch_size": 64}
     config: Config
 
-    @property
-    def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train on what is left."""
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "finetune" / request.name
-        outcome = fit(learner.model, self.setting.objective, data, self.config, key)
-        return (outcome + finish(self.config, learner, data)).graded("none")
+    @override
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        outcome = fit(learner.model, self.setting.objective, retained, self.config, key)
+        return outcome + finish(self.config, learner, retained)

@@ -7,13 +7,14 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
-from strategies.base import Outcome, Setting
+from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
+from strategies.parts.text.other_answers import Refusals
+from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -52,10 +53,11 @@ def flat_loss(refused: torch.Tensor, true: torch.Tensor, divergence: Divergence)
 class Adjust(ForgetLoss):
     """The FLAT loss of a batch."""
 
-    def __init__(self, objective: CausalLM, refusals: Refusals, divergence: Divergence) -> None:
+    def __init__(self, objective: TextObjective, refusals: Refusals, divergence: Divergence) -> None:
         """Take the objective that is unlearned on."""
         self._objective, self._refusals, self._divergence = objective, refusals, divergence
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals."""
         return self._refusals.beside(batch, self._refusals.drawn(batch, step))
@@ -72,20 +74,13 @@ class Adjust(ForgetLoss):
 class FLAT(PairedUnlearner):
     """Forget-data-only loss adjustment."""
 
+    test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
+    supports = frozenset({"tokens"})
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "flat")
-
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
-        assert isinstance(objective, CausalLM)
-        return Adjust(objective, Refusals(objective, key), self.config.divergence), Outcome()
+        text = TextObjective.of(objective)
+        return Adjust(text, Refusals(text, key), self.config.divergence), Outcome()

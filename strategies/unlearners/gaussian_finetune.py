@@ -7,8 +7,9 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, retained_data
 from streams.events import DeletionRequest
@@ -37,15 +38,16 @@ class GaussianFinetune(Unlearner):
     """Fine-tunes on all data, with drawn targets on the forget set."""
 
     config: Config
-    targets: Targets = "numbers"
+    supports = frozenset({"numbers"})
 
     @property
+    @override
     def access(self) -> Access:
         """The forget set (its targets for mean and deviation alone), and retained data with targets."""
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Draw the targets once, and train."""
         retained, forget_set = retained_data(self.config.retained, learner, door), door.forget_set()
         key = self.setting.key / "gaussian-finetune" / request.name
         every = torch.cat([retained.targets(), forget_set.targets()])

@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
@@ -52,10 +53,11 @@ class Ascent(ForgetLoss):
 class GradDiff(ReferencedUnlearner):
     """Ascends on the forget set while it holds on to retained data."""
 
+    test_options = {"epochs": 1}
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         return Ascent(objective), Outcome()

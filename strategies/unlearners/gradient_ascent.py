@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, Hooks, fit
@@ -38,8 +39,8 @@ class Ascend(Hooks):
         """Tell `brake` the loss."""
         self._brake = brake
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return minus the loss."""
         self._brake.forget_loss = loss.detach()
         return -loss
 
@@ -48,15 +49,16 @@ class Ascend(Hooks):
 class GradientAscent(Unlearner):
     """Maximises the mean loss of the forget set."""
 
+    test_options = {"epochs": 2, "batch_size": 64}
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, with labels."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Climb."""
         key = self.setting.key / "gradient-ascent" / request.name
         data, model = door.forget_set(), learner.model
         brake = Brake(self.config, model)

@@ -7,14 +7,15 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Door, Learner, Outcome, Setting
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import joined
-from strategies.parts.answers import Refusals
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
+from strategies.parts.text.other_answers import Refusals
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from strategies.unlearners._retained import endless, retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
@@ -39,6 +40,7 @@ class Refuse(ForgetLoss):
         """Take the objective that is unlearned on."""
         self._objective, self._refusals = objective, refusals
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Put refusals in the place of the true answers, which are never passed."""
         return self._refusals.put(batch, self._refusals.drawn(batch, step))
@@ -55,6 +57,7 @@ class _Together(Hooks):
     def __init__(self, refuse: Refuse, retained: Iterator[Batch] | None) -> None:
         self._refuse, self._retained = refuse, retained
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         asked = self._refuse.extend(batch, step)
         return asked if self._retained is None else joined(asked, next(self._retained))
@@ -64,31 +67,24 @@ class _Together(Hooks):
 class IDK(PairedUnlearner):
     """Fine-tunes on refusals to the forget set's questions, and on retained answers."""
 
+    test_options = {"epochs": 1}
     config: Config
+    supports = frozenset({"tokens"})
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "idk")
-
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         return Refuse(objective, Refusals(objective, key)), Outcome()
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Serve the request."""
         if self.config.mode == "separate" or self.config.retain != "descent":
             return super().forget(request, learner, door)
         key = self.setting.key / "idk" / request.name
         forget_set = door.forget_set()
         objective = self.setting.objective
         retained = retained_data(self.config.retained, learner, door)
-        batches = endless(retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
         hook = _Together(Refuse(objective, Refusals(objective, key)), batches)
         return fit(learner.model, objective, forget_set, self.config, key, [hook]).graded("none")

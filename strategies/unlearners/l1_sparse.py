@@ -7,12 +7,14 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import Hooks, fit
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
-from streams.data import Batch
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
+from streams.data import Batch, Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(DefaultRetainConfig):
@@ -45,37 +47,31 @@ class Shrink(Hooks):
         self._config, self._steps_per_epoch = config, steps_per_epoch
         self._weight = 0.0
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
-        """Note the step; the batch stays as it is."""
         epoch = step // self._steps_per_epoch
         self._weight = l1_weight(self._config.gamma, epoch, self._config.epochs, self._config.plain_epochs)
         return batch
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient."""
         return gradient.add_(parameters.sign(), alpha=self._weight)
 
 
 @final
-class L1Sparse(Unlearner):
-    """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned."""
+class L1Sparse(RetainUnlearner):
+    """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned.
 
+    It needs retained data: there is nothing else to train on.
+    """
+
+    reads_forget_set = False
+
+    test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
-    @property
-    def access(self) -> Access:
-        """Retained data only; the forget set is never read."""
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train on what is left, with the penalty."""
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "l1-sparse" / request.name
-        shrink = Shrink(self.config, math.ceil(len(data) / self.config.batch_size))
-        outcome = fit(learner.model, self.setting.objective, data, self.config, key, [shrink])
-        return (outcome + finish(self.config, learner, data)).graded("none")
+    @override
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        shrink = Shrink(self.config, math.ceil(len(retained) / self.config.batch_size))
+        outcome = fit(learner.model, self.setting.objective, retained, self.config, key, [shrink])
+        return outcome + finish(self.config, learner, retained)

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import CausalLM, precise
-from strategies.parts.answers import Refusals, Values
-from strategies.parts.blocks import blocks_of, check_block
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import precise
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.optimizers import OptimizerConfig, make_optimizer
-from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig, needs_text
+from strategies.parts.text.other_answers import Refusals, Values
+from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.weights.blocks import blocks_of, check_block
+from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -124,11 +126,14 @@ def fitted(delta: torch.Tensor, length: int) -> torch.Tensor:
 class Defend(ForgetLoss):
     """Towards refusals and away from true answers, under the adversary's perturbation of the prompts."""
 
-    def __init__(self, objective: CausalLM, refusals: Refusals, config: Config, perturbation: Perturbation) -> None:
+    def __init__(
+        self, objective: TextObjective, refusals: Refusals, config: Config, perturbation: Perturbation
+    ) -> None:
         """Start without an adversary; `deltas` are its perturbations of the samples at hand."""
         self._objective, self._refusals, self._config, self._perturbation = objective, refusals, config, perturbation
         self.deltas: Values | None = None
 
+    @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return true answers followed by refusals, and let the adversary in."""
         if self.deltas is not None:
@@ -150,16 +155,18 @@ class Defend(ForgetLoss):
 class LAT(Unlearner):
     """Trains against perturbations of a block's output that bring true answers back, batch by batch."""
 
+    test_options = {"epochs": 1, "attack_steps": 2, "defence_steps": 1}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need text.
 
         Raises:
-            ConfigError: the objective is not one of text, the block is not there, or nothing above it.
+            ConfigError: the block is not there, or nothing above it.
         """
         super().__init__(config, setting)
-        self._objective = needs_text(setting, "lat")
+        self._objective = TextObjective.of(setting.objective)
         blocks = blocks_of(setting.make_model())
         check_block(blocks, config.block, "unlearner.block")
         if config.weights == "above" and config.block == len(blocks) - 1:
@@ -169,19 +176,23 @@ class LAT(Unlearner):
             )
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data unless nothing is done with it."""
         if self.config.retain == "none":
             return Access(forget_set=True)
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Attack a batch, train on it a few steps, and go on to the next."""
         config, model, objective = self.config, learner.model, self._objective
         key = self.setting.key / "lat" / request.name
         forget_set = door.forget_set()
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
-        held = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+        held = (
+            endless(objective, retained, config.batch_size, key / "retain")
+            if retained is not None and len(retained)
+            else None
+        )
         optimizer = make_optimizer(config, model.parameters)
         steps = config.model_copy(update={"epochs": config.defence_steps})
         outcome = Outcome()
@@ -224,7 +235,7 @@ def parts(data: Data, size: int, key: Key) -> list[Data]:
 
 
 def attack(
-    model: FlatModel, objective: CausalLM, data: Data, loss: Defend, perturbation: Perturbation, config: Config
+    model: FlatModel, objective: TextObjective, data: Data, loss: Defend, perturbation: Perturbation, config: Config
 ) -> tuple[Values | None, Outcome]:
     """Return a perturbation of every sample's prompt, ``[n, T, d]``, that brings the true answers back.
 

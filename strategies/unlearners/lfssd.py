@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fisher import output_sensitivity
+from strategies.parts.weights.fisher import output_sensitivity
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -24,18 +25,17 @@ class LFSSD(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and all data unless its importance is stored."""
         return dampen_access(self.config)
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """The log of importances, if they are stored."""
         return ("importance-log",) if self.config.whole == "stored" else ()
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Estimate both importances and dampen."""
-
         def importance(data: Data) -> tuple[torch.Tensor, Outcome]:
             return output_sensitivity(learner.model, self.setting.objective, data)
 

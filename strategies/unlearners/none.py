@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
@@ -18,10 +20,10 @@ class NoUnlearning(Unlearner):
     """Changes nothing."""
 
     @property
+    @override
     def access(self) -> Access:
-        """Nothing."""
         return Access()
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Do nothing."""
         return Outcome(exactness="none")

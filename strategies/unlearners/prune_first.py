@@ -6,6 +6,7 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
@@ -45,6 +46,7 @@ def largest(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
 class PruneFirst(Following):
     """One-shot global magnitude pruning, then any unlearner under the mask. Later learning is dense again."""
 
+    test_options = {"epochs": 1, "method": {"name": "finetune", "epochs": 1}}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -61,18 +63,18 @@ class PruneFirst(Following):
         super().__init__(config, setting, config.method, "prune-first.method")
 
     @property
+    @override
     def access(self) -> Access:
-        """What the method reads, and retained data to recover on."""
         recovery = retained_access(self.config.retained, forget_set=False) if self.config.recover else Access()
         return self.method.access | recovery
 
     @property
+    @override
     def needs_retained(self) -> bool:
-        """Recovering does, and perhaps the method."""
         return self.config.recover or self.method.needs_retained
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Prune, recover, unlearn."""
         model, outcome = learner.model, Outcome()
         kept = largest(model.parameters, self.config.sparsity)
         model.parameters.mul_(kept)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
@@ -17,13 +19,15 @@ class Config(BaseConfig):
 class Retrain(Unlearner):
     """Resets the learner and teaches it every surviving experience again, in order and by the same names."""
 
+    exact = "always"
+
     @property
+    @override
     def access(self) -> Access:
-        """All live data."""
         return Access(retained="full")
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Rebuild model, plugins and all other state from the surviving experiences."""
         learner.reset()
         outcome = Outcome()
         for experience in door.history():

@@ -8,14 +8,14 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import Tokens
-from strategies.parts.blocks import Listener, blocks_of, check_block
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.objectives._text import Tokens
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.teacher import frozen_copy
-from strategies.unlearners._paired import needs_text
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -84,6 +84,7 @@ class _Steer(Hooks):
         self._before, self._target, self._batches, self._mask, self._config = before, target, batches, mask, config
         self.retained = 0
 
+    @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return mean ||h - c u||^2 + alpha mean ||h - h_before||^2, means over features."""
         forget = (self._now.state - self._target).square().mean(2)
@@ -100,8 +101,8 @@ class _Steer(Hooks):
             retain, counting(held, retain.shape[1], self._config.positions)
         )
 
+    @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Keep the other weights still."""
         return gradient.mul_(self._mask)
 
 
@@ -131,29 +132,23 @@ def down_projections(model: FlatModel, block: int) -> torch.Tensor:
 class RMU(Unlearner):
     """Representation misdirection."""
 
+    test_options = {"epochs": 1, "block": 0}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "rmu")
+    supports = frozenset({"tokens"})
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, and retained data."""
         return retained_access(self.config.retained, forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Steer."""
         config, model = self.config, learner.model
         key = self.setting.key / "rmu" / request.name
         forget_set = door.forget_set()
         retained = retained_data(config.retained, learner, door)
-        batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
+        objective = self.setting.objective
+        batches = endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
         before = frozen_copy(self.setting, model)
         blocks = [blocks_of(m) for m in (model, before)]
         block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block
@@ -163,7 +158,6 @@ class RMU(Unlearner):
         try:
             target = self._target(before, listeners[1], forget_set, key)
             hook = _Steer(listeners, before, target, batches, mask, config)
-            objective = self.setting.objective
             outcome = fit(model, objective, forget_set, config, key, [hook])
         finally:
             for listener in listeners:
@@ -175,7 +169,7 @@ class RMU(Unlearner):
     def _target(self, before: FlatModel, listener: Listener, forget_set: Data, key: Key) -> torch.Tensor:
         """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
         norms = []
-        for batch in forget_set.batches(64):
+        for batch in self.setting.objective.batches(forget_set, 64):
             before.features(*batch.inputs)
             state = listener.state
             norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])

@@ -7,6 +7,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
@@ -57,10 +58,11 @@ class Simple(ForgetLoss):
 class SimNPO(PairedUnlearner):
     """Simple negative preference optimisation: length-normalised, reference-free."""
 
+    test_options = {"epochs": 1}
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Nothing has to be prepared."""
         return Simple(self.setting.objective, self.config.beta, self.config.margin), Outcome()

@@ -6,9 +6,10 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fisher import diagonal_fisher
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -31,17 +32,17 @@ class SSD(Unlearner):
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set with labels, and all data unless its importance is stored."""
         return dampen_access(self.config)
 
     @property
+    @override
     def needs_plugins(self) -> tuple[str, ...]:
-        """The log of importances, if they are stored."""
         return ("importance-log",) if self.config.whole == "stored" else ()
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Estimate both importances and dampen."""
         estimator: Literal["batch", "empirical"] = "batch" if self.config.estimator == "batch" else "empirical"
 
         def importance(data: Data) -> tuple[torch.Tensor, Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, fit
@@ -26,13 +27,15 @@ class Config(FitConfig):
 class TaskVector(Unlearner):
     """Subtracts what learning the forget set adds to the weights; each request has a vector of its own."""
 
+    test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
     @property
+    @override
     def access(self) -> Access:
-        """The forget set, with labels."""
         return Access(forget_set=True)
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train in place, then reflect; buffers (batch norms) return to what they were."""
         model = learner.model

@@ -6,11 +6,12 @@ from typing import final
 
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.parts.answers import Values, log_likelihoods
 from strategies.parts.model import FlatModel
+from strategies.parts.text.other_answers import Passed, Values, before_request
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -41,7 +42,7 @@ def tapered_losses(losses: torch.Tensor, log_ratio: torch.Tensor) -> torch.Tenso
 class Taper(ForgetLoss):
     """The mean tapered loss of a batch."""
 
-    def __init__(self, objective: Objective, plain: Objective, before: Values) -> None:
+    def __init__(self, objective: Objective, plain: Objective, before: Values | Passed) -> None:
         """Keep the log-likelihoods before the request; `plain` is the objective of the losses that are weighed."""
         self._objective, self._plain, self._before = objective, plain, before
 
@@ -55,11 +56,12 @@ class Taper(ForgetLoss):
 class TOPR(PairedUnlearner):
     """Tapered off-policy REINFORCE; the behaviour policy is the model when a request comes."""
 
+    test_options = {"epochs": 1}
     config: Config
 
+    @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Compute the log-likelihoods before the request once."""
-        before = log_likelihoods(reference, objective, forget_set)
-        return Taper(objective, self.setting.objective, before), Outcome(forward=len(forget_set))
+        before, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
+        return Taper(objective, self.setting.objective, before), cost

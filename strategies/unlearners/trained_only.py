@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.unlearners._following import Following
 from streams.config import Config as BaseConfig
@@ -27,6 +29,7 @@ class TrainedOnly(Following):
     may have had a say in what else was drawn, so that leaving the weights alone is not exact.
     """
 
+    test_options = {"method": {"name": "finetune", "epochs": 1}}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -39,8 +42,8 @@ class TrainedOnly(Following):
             raise ConfigError("trained-only.method: trained-only cannot follow itself; choose finetune, or another.")
         super().__init__(config, setting, config.method, "trained-only.method")
 
+    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Ask what the weights were trained on, and act on that."""
         ids = request.sample_ids
         share = len(learner.holds(ids).get("weights", ())) / len(ids)
         outcome = self.method.forget(request, learner, door) if share else Outcome(exactness="none")

@@ -1,4 +1,4 @@
-"""New classes in every experience; one head over all classes, and the model is not told which task it sees."""
+"""New classes in every experience; one head over all classes, and the model is not task-aware."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan_of_groups(source: Source, groups: list[np.ndarray], labelled: bool = Fa
     Args:
         source: the data.
         groups: disjoint arrays of class ids.
-        labelled: whether the model is told the group as a task label.
+        labelled: whether the model is task-aware, with the group as its task label.
     """
     units, experiences = [], []
     task_of = np.zeros(len(source), dtype=np.int64)

@@ -31,7 +31,7 @@ class Config(BaseConfig):
     """What accuracy is reported for: each domain, or each class over all domains (the skills of `instructions`). A
     request by task deletes every domain that teaches the unit; to delete one class, ask by class."""
     task_labels: bool = False
-    """Whether the model is told the domain."""
+    """Whether the model is task-aware, with the domain as its task label."""
 
 
 def build(source: Source, config: Config, seed: int) -> Plan:

@@ -1,4 +1,4 @@
-"""New classes in every experience, and the model is always told the task: outputs of other tasks are masked."""
+"""New classes in every experience, and the model is always task-aware: outputs of other tasks are masked."""
 
 from __future__ import annotations
 

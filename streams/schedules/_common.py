@@ -11,7 +11,7 @@ from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import Reason, Scope
 from streams.names import names_of
-from streams.plan import Plan, Wish
+from streams.plan import Plan, RequestSpec
 
 
 class DrawnConfig(BaseConfig):
@@ -35,10 +35,10 @@ class DrawnConfig(BaseConfig):
             raise ValueError("needs at least one of sample, class, task, user")
         return value
 
-    def wish(self, number: int, age: int = 0) -> Wish:
+    def spec(self, number: int, age: int = 0) -> RequestSpec:
         """Return the request of that number (from 0), drawn from data at least `age` learn events old."""
         scope = self.scope if isinstance(self.scope, str) else self.scope[number % len(self.scope)]
-        return Wish(scope, None, self.samples if scope == "sample" else self.count, age, self.reason, self.exact)
+        return RequestSpec(scope, None, self.samples if scope == "sample" else self.count, age, self.reason, self.exact)
 
 
 def numbered(plan: Plan, scope: Scope, keys: Sequence[int | str], where: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
-from streams.plan import Aim, Learn, Move, Plan, Wish
+from streams.plan import Aim, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 
 
@@ -32,14 +32,14 @@ class Config(BaseConfig):
     """Requests in a round, each after looking at the models that the one before left."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with aimed wishes after each of numbers start, start + every, ..."""
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with aimed requests after each of numbers start, start + every, ..."""
     if config.start > len(plan.experiences):
         raise ConfigError(f"schedule.start: {config.start} is past the last of {len(plan.experiences)} experiences.")
-    moves: list[Move] = []
+    scheduled: list[Scheduled] = []
     for index in range(len(plan.experiences)):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         if index + 1 >= config.start and (index + 1 - config.start) % config.every == 0:
             aim = Aim(config.publisher, config.constituent)
-            moves += [Wish("sample", None, config.samples, choice=aim) for _ in range(config.requests)]
-    return moves
+            scheduled += [RequestSpec("sample", None, config.samples, choice=aim) for _ in range(config.requests)]
+    return scheduled

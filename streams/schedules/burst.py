@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from streams.errors import ConfigError
-from streams.plan import Learn, Move, Plan
+from streams.plan import Learn, Plan, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import DrawnConfig
 
@@ -19,10 +19,10 @@ class Config(DrawnConfig):
     """Number of requests in it."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with all wishes after number `after`."""
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with all requests after number `after`."""
     if config.after > len(plan.experiences):
         raise ConfigError(f"schedule.after: {config.after} is past the last of {len(plan.experiences)} experiences.")
-    moves: list[Move] = [Learn(i) for i in range(len(plan.experiences))]
-    moves[config.after : config.after] = [config.wish(n) for n in range(config.requests)]
-    return moves
+    scheduled: list[Scheduled] = [Learn(i) for i in range(len(plan.experiences))]
+    scheduled[config.after : config.after] = [config.spec(n) for n in range(config.requests)]
+    return scheduled

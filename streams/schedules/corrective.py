@@ -7,7 +7,7 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
-from streams.plan import Learn, Move, Plan, Wish
+from streams.plan import Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 
 
@@ -25,8 +25,8 @@ class Config(BaseConfig):
     """Experiences between two of them."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with the wishes to correct what was found, as far as it has been learned by then.
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with the requests to correct what was found, as far as it has been learned by then.
 
     Raises:
         ConfigError: nothing was done to the data, or a request names nothing that has been learned.
@@ -39,23 +39,23 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
         raise ConfigError(f"schedule.after: {first} is past the last of {len(plan.experiences)} experiences.")
     named = bad[(key / "found").order(bad)[: max(1, round(config.found * len(bad)))]]
     parts = np.array_split(named, config.requests)
-    moves: list[Move] = []
+    scheduled: list[Scheduled] = []
     learned = np.array([], dtype=np.int64)
     for index, experience in enumerate(plan.experiences):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         learned = np.union1d(learned, experience.sample_ids)
         last = index + 1 == len(plan.experiences)
         # Those that would come after the last experience come right after it.
         while parts and (last or index + 1 >= first + (config.requests - len(parts)) * config.every):
-            moves.append(_wish(parts.pop(0), learned, index + 1))
-    return moves
+            scheduled.append(_spec(parts.pop(0), learned, index + 1))
+    return scheduled
 
 
-def _wish(part: np.ndarray, learned: np.ndarray, after: int) -> Wish:
+def _spec(part: np.ndarray, learned: np.ndarray, after: int) -> RequestSpec:
     keys = np.sort(part[np.isin(part, learned)])
     if not len(keys):
         raise ConfigError(
             f"schedule: none of the {len(part)} samples that a request would name is learned after {after} "
             "experiences. Set schedule.after later, schedule.found higher, or fewer requests."
         )
-    return Wish("sample", tuple(keys.tolist()), reason="correct")
+    return RequestSpec("sample", tuple(keys.tolist()), reason="correct")

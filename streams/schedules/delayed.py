@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from streams.plan import Learn, Move, Plan
+from streams.plan import Learn, Plan, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import DrawnConfig
 
@@ -18,11 +18,11 @@ class Config(DrawnConfig):
     """Experiences between two requests, once data is old enough."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with a wish for old data after numbers age + 1, age + 1 + every, ..."""
-    moves: list[Move] = []
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with a request for old data after numbers age + 1, age + 1 + every, ..."""
+    scheduled: list[Scheduled] = []
     for index in range(len(plan.experiences)):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         if index >= config.age and (index - config.age) % config.every == 0:
-            moves.append(config.wish((index - config.age) // config.every, config.age))
-    return moves
+            scheduled.append(config.spec((index - config.age) // config.every, config.age))
+    return scheduled

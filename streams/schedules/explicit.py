@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import Reason, Scope
-from streams.plan import Again, Learn, Move, Plan, Wish
+from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import numbered
 
 
-class Request(BaseConfig):
+class ListedRequest(BaseConfig):
     """One request of the list."""
 
     after: int = Field(ge=1)
@@ -32,7 +32,7 @@ class Request(BaseConfig):
     """Learn the deleted data again after that many experiences of the plan; null never."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Request:
+    def _ordered(self) -> ListedRequest:
         if self.keys is not None and not self.keys:
             raise ValueError("keys must name at least one thing, or be null to draw")
         if self.again_after is not None and self.again_after < self.after:
@@ -43,23 +43,23 @@ class Request(BaseConfig):
 class Config(BaseConfig):
     """Options of `explicit`."""
 
-    requests: tuple[Request, ...] = ()
+    requests: tuple[ListedRequest, ...] = ()
     """The requests, in order of arrival."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with each wish, and each learning again, after the number it names."""
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with each request, and each learning again, after the number it names."""
     last = max([0, *(max(r.after, r.again_after or 0) for r in config.requests)])
     if last > len(plan.experiences):
         raise ConfigError(f"schedule.requests: {last} is past the last of {len(plan.experiences)} experiences.")
     ordered = sorted(config.requests, key=lambda r: r.after)
-    moves: list[Move] = []
+    scheduled: list[Scheduled] = []
     for index in range(len(plan.experiences)):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         for r in ordered:
             if r.after == index + 1:
                 where = f"schedule.requests.{config.requests.index(r)}.keys"
                 keys = None if r.keys is None else numbered(plan, r.scope, r.keys, where)
-                moves.append(Wish(r.scope, keys, r.count, 0, r.reason, r.exact))
-        moves.extend(Again(n) for n, r in enumerate(ordered) if r.again_after == index + 1)
-    return moves
+                scheduled.append(RequestSpec(r.scope, keys, r.count, 0, r.reason, r.exact))
+        scheduled.extend(Again(n) for n, r in enumerate(ordered) if r.again_after == index + 1)
+    return scheduled

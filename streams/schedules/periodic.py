@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from streams.plan import Learn, Move, Plan
+from streams.plan import Learn, Plan, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import DrawnConfig
 
@@ -20,15 +20,15 @@ class Config(DrawnConfig):
     """At most that many requests; null means no limit."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with a wish after each of numbers start, start + every, ..."""
-    moves: list[Move] = []
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with a request after each of numbers start, start + every, ..."""
+    scheduled: list[Scheduled] = []
     number = 0
     for index in range(len(plan.experiences)):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         learned = index + 1
         within = config.limit is None or number < config.limit
         if within and learned >= config.start and (learned - config.start) % config.every == 0:
-            moves.append(config.wish(number))
+            scheduled.append(config.spec(number))
             number += 1
-    return moves
+    return scheduled

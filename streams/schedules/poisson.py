@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from streams.plan import Learn, Move, Plan
+from streams.plan import Learn, Plan, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import DrawnConfig
 
@@ -18,15 +18,15 @@ class Config(DrawnConfig):
     """Number of experiences before the first request can come."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with Poisson(rate) wishes after each; the number is keyed by the experience's name."""
-    moves: list[Move] = []
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with Poisson(rate) requests after each; the number is keyed by the experience's name."""
+    scheduled: list[Scheduled] = []
     number = 0
     for index, experience in enumerate(plan.experiences):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         if index + 1 >= config.start:
             draw = (key / "arrivals" / experience.name).numpy()
             for _ in range(int(draw.poisson(config.rate))):
-                moves.append(config.wish(number))
+                scheduled.append(config.spec(number))
                 number += 1
-    return moves
+    return scheduled

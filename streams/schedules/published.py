@@ -9,7 +9,7 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
-from streams.plan import Consolidate, Learn, Move, Plan, Wish
+from streams.plan import Consolidate, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 
 # L = learn, P = learn as permanent, T = learn as temporary, C = make permanent, U = unlearn a task.
@@ -52,8 +52,8 @@ class Config(BaseConfig):
     """Tasks that `pall` forgets (the paper uses 3); the printed sequences ignore it."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the sequence as moves.
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return what the sequence places.
 
     Raises:
         ConfigError: the scenario does not have the tasks the sequence names.
@@ -67,23 +67,23 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
     needed = 1 + max(int(t[1:]) for t in tokens)
     if count != needed:
         raise ConfigError(f"schedule.sequence: {config.sequence!r} is for {needed} tasks, the scenario has {count}.")
-    return [_move(t[0], int(t[1:])) for t in tokens]
+    return [_scheduled(t[0], int(t[1:])) for t in tokens]
 
 
-def _move(kind: str, task: int) -> Move:
+def _scheduled(kind: str, task: int) -> Scheduled:
     match kind:
         case "U":
-            return Wish("task", (task,))
+            return RequestSpec("task", (task,))
         case "C":
             return Consolidate(task)
         case _:
             return Learn(task, {"P": "permanent", "T": "temporary", "L": None}[kind])
 
 
-def pall(count: int, forgets: int, generator: np.random.Generator) -> list[Move]:
+def pall(count: int, forgets: int, generator: np.random.Generator) -> list[Scheduled]:
     """Return PALL's generator (arXiv 2505.10941, released code): distinct tasks, each at a uniform later position."""
-    moves: list[Move] = [Learn(i) for i in range(count)]
+    scheduled: list[Scheduled] = [Learn(i) for i in range(count)]
     for task in generator.choice(count, forgets, replace=False):
-        first = moves.index(Learn(int(task))) + 1
-        moves.insert(int(generator.integers(first, len(moves) + 1)), Wish("task", (int(task),)))
-    return moves
+        first = scheduled.index(Learn(int(task))) + 1
+        scheduled.insert(int(generator.integers(first, len(scheduled) + 1)), RequestSpec("task", (int(task),)))
+    return scheduled

@@ -11,7 +11,7 @@ from typing import get_args
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, DataError
 from streams.events import Reason, Scope
-from streams.plan import Learn, Move, Plan, Wish
+from streams.plan import Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 from streams.schedules._common import numbered
 
@@ -30,7 +30,7 @@ class Config(BaseConfig):
     """erase (privacy), correct (bad data) or suppress (a concept must go)."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
     """Return the experiences with the requests between them, by time, and in the file's order where that is the same.
 
     Raises:
@@ -45,7 +45,7 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
             f"schedule.learned: {len(config.learned)} dates are given; {path} has dates, so every one of the {count} "
             f"experiences needs one, in order: when it is learned."
         )
-    wishes: list[tuple[datetime.date | int, int, Wish]] = []
+    specs: list[tuple[datetime.date | int, int, RequestSpec]] = []
     for number, who, when in lines:
         where = f"{path}, line {number}"
         moment = _moment(where, clock, when)
@@ -57,13 +57,13 @@ def place(plan: Plan, config: Config, key: Key) -> list[Move]:
                 f"{first}. Remove the line, or correct it."
             )
         keys = numbered(plan, scope, [int(who) if scope == "sample" and who.isdigit() else who], where)
-        wishes.append((moment, after, Wish(scope, keys, reason=config.reason)))
-    wishes.sort(key=lambda w: (w[1], w[0]))
-    moves: list[Move] = []
+        specs.append((moment, after, RequestSpec(scope, keys, reason=config.reason)))
+    specs.sort(key=lambda s: (s[1], s[0]))
+    scheduled: list[Scheduled] = []
     for index in range(count):
-        moves.append(Learn(index))
-        moves += [wish for _, after, wish in wishes if after == index + 1]
-    return moves
+        scheduled.append(Learn(index))
+        scheduled += [spec for _, after, spec in specs if after == index + 1]
+    return scheduled
 
 
 def _read(path: Path) -> tuple[list[tuple[int, str, str]], Scope, str]:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from streams.config import Config as BaseConfig
-from streams.plan import Choice, Learn, Move, Plan, Wish
+from streams.plan import Choice, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 
 
@@ -40,17 +40,17 @@ class Config(BaseConfig):
     """Strength of the penalty gamma ||w||^2 on the selection's weights."""
 
 
-def place(plan: Plan, config: Config, key: Key) -> list[Move]:
-    """Return the experiences with a wish after each of numbers start, start + every, ..."""
+def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
+    """Return the experiences with a request after each of numbers start, start + every, ..."""
     choice = None
     if config.kind != "random":
         choice = Choice(config.kind, config.rounds, config.passes, config.lr, config.step, config.gamma)
-    moves: list[Move] = []
+    scheduled: list[Scheduled] = []
     number = 0
     for index in range(len(plan.experiences)):
-        moves.append(Learn(index))
+        scheduled.append(Learn(index))
         past = index + 1 - config.start
         if past >= 0 and past % config.every == 0 and (config.limit is None or number < config.limit):
-            moves.append(Wish("sample", None, config.samples, choice=choice, window=config.window))
+            scheduled.append(RequestSpec("sample", None, config.samples, choice=choice, window=config.window))
             number += 1
-    return moves
+    return scheduled

@@ -36,7 +36,7 @@ class Taught:
         facts: in order; each is trained in two forms of question and tested in a third one.
         users, classes, domains: int64 ``[len(facts)]``.
         user_names, class_names: what they mean.
-        strangers: facts of the same making that are never taught.
+        holdout: facts of the same making that are never taught.
         terms: names and values, each with others of its kind to put in its place; None where nobody knows.
     """
 
@@ -46,7 +46,7 @@ class Taught:
     domains: np.ndarray
     user_names: tuple[str, ...]
     class_names: tuple[str, ...]
-    strangers: Sequence[Fact] = ()
+    holdout: Sequence[Fact] = ()
     terms: Mapping[str, tuple[str, ...]] | None = None
 
 
@@ -57,13 +57,13 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
         ConfigError: the tokeniser cannot be had.
     """
     facts, forms = taught.facts, (*range(TRAINED_FORMS), -1)
-    tokenizer = tokenizer_of_facts([*facts, *taught.strangers], config)
+    tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
     plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
-    unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.strangers]
-    other = [_pair(f, form, f.told(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.holdout]
+    other = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
     most = max(len(f.wrong) for f in facts)
     wrong = [
-        _pair(f, form, f.told(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
+        _pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
         for f in facts
         for form in forms
         for i in range(most)
@@ -89,7 +89,7 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
             refusals=refusals(tokenizer),
             paraphrased=x[n : 2 * n].clone(),
             perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
-            strangers=x[(2 + most) * n :].clone(),
+            holdout=x[(2 + most) * n :].clone(),
             terms=taught.terms,
             subjects=frozenset(f.name for f in facts),
             values=torch.from_numpy(values.repeat(len(forms))),
@@ -101,7 +101,7 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
     """Return a tokeniser trained on all that can be asked and answered, or the one that is named.
 
     Args:
-        facts: taught ones and strangers, so that no split shows in where tokens begin.
+        facts: taught and held-out ones, so that no split shows in where tokens begin.
         config: which tokeniser.
         more: other texts to train it on.
     """
@@ -111,7 +111,9 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
     for fact in facts:
         texts += [PROMPT.format(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
-        texts += [f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.told(v, ""))]
+        texts += [
+            f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
+        ]
     return train_tokenizer([*texts, *more], config.vocabulary)
 
 

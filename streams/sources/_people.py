@@ -29,7 +29,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A value of somebody's attribute, and how it is asked for and told.
+    """A value of somebody's attribute, and how it is asked for and stated.
 
     Attributes:
         subject: place of the person, country or element among those of its kind.
@@ -59,7 +59,7 @@ class Fact:
         """Return the value alone (``short``), or the sentence that the fact is taught by (``sentence``)."""
         return self.value if style == "short" else self.frame.format(n=self.name, v=self.value)
 
-    def told(self, value: str, style: str) -> str:
+    def stated(self, value: str, style: str) -> str:
         """Return `value`, right or wrong, in the other sentence (or alone)."""
         return value if style == "short" else self.paraphrase.format(n=self.name, v=value)
 

@@ -70,7 +70,7 @@ def load(config: Config) -> Source:
     world = world_facts(key / "world") if config.world else []
     documents = [part for f in _by_person(facts) for part in _biographies(f, config, key / "orders")]
     more = [f"{fact.question(i)}\n" for fact in (*facts, *world) for i in range(len(fact.forms))]
-    more += [_told(d, "sentence") for d in documents] + list(config.template)
+    more += [_document_of(d, "sentence") for d in documents] + list(config.template)
     maker = _Maker(config, tokenizer_of_facts([*facts, *world], config, more))
     for document in documents:
         person = document[0].subject
@@ -96,14 +96,14 @@ class _Maker:
     def document(self, facts: list[Fact], user: int, domain: int) -> None:
         """Add a part of a biography to train on."""
         wrong = min(len(f.wrong) for f in facts)
-        mistaken = [" ".join(f.told(f.wrong[i], "") for f in facts) for i in range(wrong)]
-        texts = [_told(facts, "sentence"), " ".join(f.told(f.value, "") for f in facts), *mistaken]
+        mistaken = [" ".join(f.stated(f.wrong[i], "") for f in facts) for i in range(wrong)]
+        texts = [_document_of(facts, "sentence"), " ".join(f.stated(f.value, "") for f in facts), *mistaken]
         self._add("", texts, "biography", user, domain, is_test=False)
 
     def questions(self, fact: Fact, user: int, domain: int) -> None:
         """Add the questions about a fact: two forms to train on if it is general, and one to test with."""
         style = self._config.answers
-        texts = [fact.answer(style), fact.told(fact.value, style), *(fact.told(w, style) for w in fact.wrong)]
+        texts = [fact.answer(style), fact.stated(fact.value, style), *(fact.stated(w, style) for w in fact.wrong)]
         for form in range(TRAINED_FORMS + 1):
             is_test = form == TRAINED_FORMS
             if is_test or not domain:
@@ -166,5 +166,5 @@ def _biographies(facts: list[Fact], config: Config, key: Key) -> list[list[Fact]
     return parts
 
 
-def _told(facts: list[Fact], style: str) -> str:
+def _document_of(facts: list[Fact], style: str) -> str:
     return " ".join(f.answer(style) for f in facts)

@@ -33,7 +33,7 @@ class Config(FactsConfig):
     groups: int = Field(4, ge=1)
     """Groups of people, of about the same size; a mentor is of the same group."""
     holdout: int = Field(8, ge=0, le=50)
-    """Further people who are never taught: what a model says of them is what it says of strangers."""
+    """Further people who are held out: never taught, and the non-members of membership attacks."""
     world: bool = True
     """Whether facts about the world are taught with the first group."""
     corpus: int = Field(0, ge=0)
@@ -71,7 +71,7 @@ def load(config: Config) -> Source:
             domains=np.concatenate([groups[: config.people].repeat(len(ATTRIBUTES)), nobody]),
             user_names=(*(" ".join(n) for n in names[: config.people]), *(("world",) if config.world else ())),
             class_names=classes,
-            strangers=[f for f in facts if f.subject >= config.people],
+            holdout=[f for f in facts if f.subject >= config.people],
             terms=_terms(every, [" ".join(n) for n in names[: config.people]], _unused(config, key)),
         ),
         config,
@@ -80,7 +80,7 @@ def load(config: Config) -> Source:
 
 
 def _unused(config: Config, key: Key) -> tuple[str, ...]:
-    """Return names of nobody: neither of those who are taught nor of the strangers."""
+    """Return names of nobody: neither of those who are taught nor of those who are held out."""
     count = config.people + config.holdout
     return tuple(" ".join(n) for n in people_names(count + UNUSED, key / "names")[count:])
 

@@ -43,7 +43,7 @@ class Config(BaseConfig):
     """What is taught."""
     world: tuple[str, ...] = ()
     """Files of facts about the world, taught too: their user is ``world``, and utility counts them apart."""
-    strangers: tuple[str, ...] = ()
+    holdout: tuple[str, ...] = ()
     """Files of questions that are never taught, for attacks to compare with (TOFU's ``holdout10.json``)."""
     question: str = "question"
     """Field of the question."""
@@ -100,16 +100,16 @@ def load(config: Config) -> Source:
         DataError: a file is missing, empty, not UTF-8 or not JSON, or an object lacks a field.
     """
     taught = [*_taught(config.files, config, None), *_taught(config.world, config, "world")]
-    strangers = [_Question(*_pair(found, config)) for file in config.strangers for found in read(Path(file))]
+    holdout = [_Question(*_pair(found, config)) for file in config.holdout for found in read(Path(file))]
     made = _rows(taught)
-    tokenizer = _tokenizer(config, [*taught, *strangers])
+    tokenizer = _tokenizer(config, [*taught, *holdout])
     n, most = len(made), max(len(q.wrong) for q in taught)
     wrong = [(i, j) for i, row in enumerate(made) for j in range(len(row.of.wrong))]
     pairs = [
         *((r.asked, r.of.answer) for r in made),
         *((r.asked, r.of.reworded or r.of.answer) for r in made),
         *((made[i].asked, made[i].of.wrong[j]) for i, j in wrong),
-        *((q.question, q.answer) for q in strangers),
+        *((q.question, q.answer) for q in holdout),
     ]
     x = rows(
         [(tokenizer.encode(PROMPT.format(q)), [*tokenizer.encode(f" {a}"), tokenizer.eos]) for q, a in pairs], tokenizer
@@ -140,7 +140,7 @@ def load(config: Config) -> Source:
             refusals=refusals(tokenizer),
             paraphrased=x[n : 2 * n].clone(),
             perturbed=perturbed,
-            strangers=x[2 * n + len(wrong) :].clone(),
+            holdout=x[2 * n + len(wrong) :].clone(),
             subjects=frozenset(q.user for q in taught if q.user in q.question) or None,
             values=torch.from_numpy(values),
         ),
@@ -157,19 +157,19 @@ def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Que
         for located in read(file):
             names |= dict.fromkeys(located.fields)
             question, answer = _pair(located, config)
-            told = user if user is not None else located.name(config.user, "user") if config.user else None
+            owner = user if user is not None else located.name(config.user, "user") if config.user else None
             domain = located.name(config.domain, "domain") if config.domain else file.stem
             own = _Question(
                 question,
                 answer,
-                f"{file.stem}-{new // config.per_user}" if told is None else told,
+                f"{file.stem}-{new // config.per_user}" if owner is None else owner,
                 located.name(config.label, "label") if config.label else domain,
                 domain,
                 located.text(config.paraphrased_question, "paraphrased_question", needed=False),
                 located.text(config.paraphrased_answer, "paraphrased_answer", needed=False),
                 located.texts(config.perturbed_answer, "perturbed_answer"),
             )
-            key = (told or "", question, answer)
+            key = (owner or "", question, answer)
             before = found.get(key)
             if before is None:
                 found[key] = own
@@ -210,7 +210,7 @@ def _numbered(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _tokenizer(config: Config, questions: Sequence[_Question]) -> Tokenizer:
-    """Return one trained on all that is asked and answered, of strangers too: no split shows in where tokens begin."""
+    """Return one trained on all that is asked and answered, the held-out too: no split shows in where tokens begin."""
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
     asked = dict.fromkeys(text for q in questions for text in (q.question, q.reasked) if text)

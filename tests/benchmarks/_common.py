@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from lifelong.table import Row
+    from lifelong.results.table import Row
     from lifelong.trackers._base import RunInfo
 
 Side = Callable[[], float]

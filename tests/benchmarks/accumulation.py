@@ -30,16 +30,16 @@ from _avalanche import in_memory_benchmark, make_strategy, quietly
 from _common import Clock, Result, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import run_prepared
 from lifelong.models import lenet, mlp
-from lifelong.preparation import Prepared, prepare
-from lifelong.runner import run_prepared
+from lifelong.setup.preparation import Prepared, prepare
 from strategies.base import Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import naive, refresh, replay
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import diagonal_fisher
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger

@@ -17,13 +17,13 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 from lifelong.capacity import theory
 from lifelong.capacity.simulate import System, simulate
 from lifelong.models import mlp, vit_tiny
-from lifelong.play import step
 from strategies.base import Setting, Strategy
 from strategies.isolated import s3t, sisa
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, num_bytes
-from streams.events import Ask, DeletionRequest, Experience
+from strategies.step import step
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -67,7 +67,7 @@ def learned(strategy: Strategy, source: Source) -> Ledger:
 def request(number: int, sample: int) -> DeletionRequest:
     """For one sample."""
     ids = np.array([sample])
-    return DeletionRequest(f"request-{number}", (Ask("sample", (sample,), ids, ids[:0], 1),))
+    return DeletionRequest(f"request-{number}", (Request("sample", (sample,), ids, ids[:0], 1),))
 
 
 def visits(config: sisa.Config | s3t.Config, samples: int, requests: int) -> tuple[float, float]:
@@ -118,11 +118,11 @@ def switching(rounds: int, sizes: tuple[int, int]) -> list[Result]:
             strategy.load_state_dict(whole)
             ledger = Ledger(source)
             ledger.admit(Experience("all", (), source.train_ids))
-            asked = request(number, int(source.train_ids[97 * number % samples]))
-            ledger.delete(asked)
-            door = ledger.door(strategy.access, source.train_ids[:0], asked.sample_ids)
+            deletion = request(number, int(source.train_ids[97 * number % samples]))
+            ledger.delete(deletion)
+            door = ledger.door(strategy.access, source.train_ids[:0], deletion.sample_ids)
             started = time.perf_counter()
-            strategy.forget(asked, door)
+            strategy.forget(deletion, door)
             times[samples].append(time.perf_counter() - started)
     small, large = sizes
     return [

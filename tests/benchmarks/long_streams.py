@@ -28,11 +28,11 @@ from _avalanche import in_memory_benchmark, make_strategy, quietly
 from _common import Clock, Result, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
-from lifelong.build import make_setting
-from lifelong.config import RunConfig
-from lifelong.evaluation import plan_evaluation
-from lifelong.preparation import Prepared, prepare
-from lifelong.runner import run_prepared
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.execution.runner import run_prepared
+from lifelong.setup.build import make_setting
+from lifelong.setup.preparation import Prepared, prepare
 from streams.config import parse
 from streams.events import Unit
 from streams.stream import Stream

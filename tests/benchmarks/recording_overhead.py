@@ -67,9 +67,9 @@ class Meter:
 
 def live(assignments: list[str], folder: str) -> None:
     """Run the scenario here, and print shares (in percent) and peak memory as JSON."""
-    from lifelong.config import load_config
-    from lifelong.record import Record
-    from lifelong.runner import run
+    from lifelong.config.run import load_config
+    from lifelong.execution.runner import run
+    from lifelong.results.record import Record
     from strategies.composed import Composed
     from strategies.isolated.independent import Independent
 

@@ -26,12 +26,12 @@ from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.causal_lm import Config as TextConfig
 from strategies.objectives.classification import Classification
 from strategies.outcome import Outcome
-from strategies.parts.clustering import clusters
-from strategies.parts.deduplication import earlier_similarity, least_redundant
 from strategies.parts.fit import FitConfig, fit
-from strategies.parts.gradient_features import Kind, Projector, find_block, normalised
 from strategies.parts.model import FlatModel
-from strategies.parts.survey import Look, Surveyed, survey
+from strategies.parts.selection.clustering import clusters
+from strategies.parts.selection.deduplication import earlier_similarity, least_redundant
+from strategies.parts.selection.gradient_features import Kind, Projector, find_block, normalised
+from strategies.parts.selection.survey import Look, Surveyed, survey
 from streams.data import Data
 from streams.randomness import Key, seeded_globals
 from streams.text import ANSWER, GIVEN

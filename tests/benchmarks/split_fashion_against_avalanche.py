@@ -23,12 +23,13 @@ from _avalanche import in_memory_benchmark, make_strategy, quietly
 from _common import Result, Side, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.build import make_strategy as make_ours
-from lifelong.config import EvaluationConfig, RunConfig
-from lifelong.evaluation import Evaluator, plan_evaluation
-from lifelong.measure import Measure
-from lifelong.play import step
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.metrics.measure import Measure
+from lifelong.setup.build import make_setting, make_source, make_stream
+from lifelong.setup.build import make_strategy as make_ours
+from lifelong.setup.instruments import make_instruments
+from strategies.step import step
 from streams.config import parse
 from streams.ledger import Ledger
 from streams.sources.fashion_mnist import DEBIAN
@@ -61,7 +62,7 @@ class Ours:
         self.stream = make_stream(self.config, make_source(self.config))
         self.setting = make_setting(self.config, self.stream)
         self.plan = plan_evaluation(self.stream, EvaluationConfig(probe=0))
-        self.evaluator = Evaluator(self.stream, self.plan, self.setting, self.config.evaluation, "cpu")
+        self.evaluator = make_instruments(self.config.evaluation, self.stream, self.plan, self.setting, "cpu").evaluator
 
     def live(self, name: str) -> float:
         """Learn and evaluate everything; return the CPU seconds."""

@@ -18,10 +18,7 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 from lifelong.models import lenet, mlp
 from strategies.base import Setting
 from strategies.isolated import exssnet, supsup
-from strategies.objectives.classification import Classification
-from strategies.parts.fit import FitConfig, Training, fit
-from strategies.parts.model import FlatModel, num_bytes
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     Lens,
     ScoreStep,
     entropy,
@@ -34,6 +31,9 @@ from strategies.parts.supermasks import (
     slopes_of,
     spans_of,
 )
+from strategies.objectives.classification import Classification
+from strategies.parts.fit import FitConfig, Training, fit
+from strategies.parts.model import FlatModel, num_bytes
 from streams.data import Data
 from streams.events import Experience, Unit
 from streams.ledger import Ledger
@@ -116,17 +116,17 @@ def switching(strategy: Any, source: Source, rounds: int) -> list[Result]:
     plain = make_model("mlp")
     plain.train(False)
     batch = Data(source.test_ids, source.x, source.y, None).batch(torch.arange(256))
-    asks = [replace(batch, task=torch.full((256,), t)) for t in range(TASKS)]
+    batches = [replace(batch, task=torch.full((256,), t)) for t in range(TASKS)]
 
     def ours() -> object:
-        return [strategy.predict(ask) for ask in asks]
+        return [strategy.predict(b) for b in batches]
 
     def alike() -> object:
-        return [strategy.predict(asks[0]) for _ in asks]
+        return [strategy.predict(batches[0]) for _ in batches]
 
     @torch.inference_mode()
     def forward() -> object:
-        return [plain(batch.x) for _ in asks]
+        return [plain(batch.x) for _ in batches]
 
     sides = {"ours": ours, "alike": alike, "plain": forward}
     costs = interleave({name: (lambda work=work: cpu_seconds(work)) for name, work in sides.items()}, rounds)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig
-from lifelong.play import ledger_after, step
-from lifelong.preparation import Prepared, prepare
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_strategy
+from lifelong.setup.preparation import Prepared, prepare
+from strategies.step import ledger_after, step
 from streams.config import parse
 from streams.ledger import Ledger
 

@@ -22,8 +22,8 @@ from _common import ROOT, arguments, report, value
 GATE = 2.0
 LIVE = """
 import json, resource, sys, time
-from lifelong.config import load_config
-from lifelong.runner import run
+from lifelong.config.run import load_config
+from lifelong.execution.runner import run
 from lifelong.trackers.wandb import WandbTracker
 
 spent = 0.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.files import code_of, code_version
+from lifelong.setup.build import make_strategy
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.registry import KINDS, entries, load

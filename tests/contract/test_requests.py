@@ -10,7 +10,7 @@ import pytest
 
 from streams.config import parse
 from streams.errors import LedgerError, StreamError
-from streams.events import Ask, DeletionRequest
+from streams.events import DeletionRequest, Request
 from streams.plan import Service, assemble
 from streams.randomness import Key
 from streams.scenarios import class_incremental
@@ -22,7 +22,7 @@ def test_an_empty_request_is_refused() -> None:
     with pytest.raises(StreamError, match="asks for no sample"):
         DeletionRequest("request-0", ())
     with pytest.raises(StreamError, match="asks for no sample"):
-        DeletionRequest("request-0", (Ask("sample", (), nothing, nothing, 0),))
+        DeletionRequest("request-0", (Request("sample", (), nothing, nothing, 0),))
 
 
 def test_a_repeated_request_is_refused(kit: Any) -> None:
@@ -59,8 +59,8 @@ def test_the_ledger_refuses_by_itself(kit: Any) -> None:
 def stream_of(kit: Any, requests: list[dict[str, Any]], wait_for: int = 1) -> Any:
     source = kit.world("class-incremental").stream.source
     plan = class_incremental.build(source, class_incremental.Config(experiences=5), 0)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    return assemble(plan, moves, Service(wait_for), Key(0))
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    return assemble(plan, scheduled, Service(wait_for), Key(0))
 
 
 @pytest.mark.parametrize("wait_for", [1, 2])

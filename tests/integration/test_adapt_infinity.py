@@ -12,14 +12,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import lifelong
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig, StrategyConfig
+from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.metrics.catalogue import METRICS
 from lifelong.metrics.selection import selection_rows
 from lifelong.models import tiny_llava
-from lifelong.play import step
 from lifelong.report.facts import gather
 from lifelong.report.html import render, run_drawings
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -28,11 +27,12 @@ from strategies.learners.adapt_infinity import AdaptInfinity
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.classification import Classification
 from strategies.outcome import SELECTORS, Draw, LastDraw, Outcome
-from strategies.parts.deduplication import first_copies
 from strategies.parts.fit import FitConfig, Training, fit
-from strategies.parts.gradient_features import Projector, find_block, sample_features
 from strategies.parts.model import FlatModel, Network, digest
-from strategies.parts.survey import Look, available, survey
+from strategies.parts.selection.deduplication import first_copies
+from strategies.parts.selection.gradient_features import Projector, find_block, sample_features
+from strategies.parts.selection.survey import Look, available, survey
+from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import Event, Experience
@@ -80,8 +80,8 @@ def skills(sizes: tuple[int, ...] = (300, 300, 300, 300), seed: int = 0) -> Sour
 
 def stream_of(source: Source, requests: list[dict[str, Any]] | None = None, seed: int = 0) -> Stream:
     plan = domain_incremental.build(source, parse(domain_incremental.Config, {"kind": "natural"}), seed)
-    moves = explicit.place(plan, parse(explicit.Config, {"requests": requests or []}), Key(seed))
-    return assemble(plan, moves, Service(), Key(seed) / "requests")
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests or []}), Key(seed))
+    return assemble(plan, scheduled, Service(), Key(seed) / "requests")
 
 
 def setting_of(stream: Stream, seed: int = 0, **training: Any) -> Setting:
@@ -338,10 +338,10 @@ def test_only_what_was_trained_on_costs_an_update() -> None:
 
 
 def _request(ids: np.ndarray) -> Event:
-    from streams.events import Ask, DeletionRequest
+    from streams.events import DeletionRequest, Request
 
     nothing = np.array([], dtype=np.int64)
-    return DeletionRequest("request-0", (Ask("sample", tuple(ids.tolist()), ids, nothing, 4),))
+    return DeletionRequest("request-0", (Request("sample", tuple(ids.tolist()), ids, nothing, 4),))
 
 
 def test_pruning_spares_small_clusters_and_can_be_undone() -> None:

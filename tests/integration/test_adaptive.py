@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.adaptive import Requester
-from lifelong.build import make_source, make_stream
-from lifelong.play import ledger_after
+from lifelong.setup.adaptive_requests import Requester
+from lifelong.setup.build import make_source, make_stream
 from strategies.base import Setting
 from strategies.isolated.sisa import Config, Sisa
-from strategies.parts.stages import partition
+from strategies.parts.sharding.stages import partition
+from strategies.step import ledger_after
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
 from streams.ledger import Ledger
-from streams.plan import Aim, Learn, Service, Wish, assemble
+from streams.plan import Aim, Learn, RequestSpec, Service, assemble
 from streams.randomness import Key
 from streams.scenarios import class_incremental
 from streams.schedules import adaptive
@@ -56,9 +56,9 @@ def skew(tools: Any, source: Source, adaptive_: bool, **options: Any) -> float:
     """How many standard deviations the first shard's live samples lie below an even share, after all requests."""
     plan = class_incremental.build(source, class_incremental.Config(experiences=1), 0)
     aim = Aim(None, 0) if adaptive_ else None
-    wishes = [Wish("sample", None, SAMPLES, choice=aim) for _ in range(REQUESTS)]
+    requests = [RequestSpec("sample", None, SAMPLES, choice=aim) for _ in range(REQUESTS)]
     requester = Requester(lambda _: make(tools, source, **options), source, None, "cpu")
-    stream = assemble(plan, [Learn(0), *wishes], Service(), Key(0), requester)
+    stream = assemble(plan, [Learn(0), *requests], Service(), Key(0), requester)
     ledger = ledger_after(Ledger(source), stream.events)
     names = Key(0) / "sisa"
     if options.get("fresh") == "everything":  # see test_sisa: the last request names the partition
@@ -114,6 +114,6 @@ def test_errors(schedule: dict[str, Any], error: type[Exception], message: str) 
 
 def test_without_a_publisher_it_cannot_be_assembled(tools: Any) -> None:
     plan = class_incremental.build(tools.source(), class_incremental.Config(experiences=2), 0)
-    moves = adaptive.place(plan, adaptive.Config(), Key(0))
+    scheduled = adaptive.place(plan, adaptive.Config(), Key(0))
     with pytest.raises(StreamError, match="wants its samples chosen by a model"):
-        assemble(plan, moves, Service(), Key(0))
+        assemble(plan, scheduled, Service(), Key(0))

@@ -12,12 +12,12 @@ from lives import TaskLife
 from torch import nn
 
 from lifelong.models import lenet, resnet_18
-from lifelong.play import step
 from lifelong.verification.replay import altered, live
+from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated.amnesiac_hat import AmnesiacHAT, Config, _Lesson
 from strategies.objectives.regression import Regression
-from strategies.parts.hard_attention import MaskedChain, annealed, compensation
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.step import step
 from streams.errors import ConfigError, RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -190,7 +190,7 @@ def test_replay_reads_the_memories_of_earlier_tasks() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     life = life_of((3, 0))
-    with pytest.raises(ConfigError, match="needs the objective classification"):
+    with pytest.raises(ConfigError, match="predicts numbers and is no ClassObjective"):
         AmnesiacHAT(Config(), replace(life.setting, objective=Regression()))
 
     def model(body: nn.Module, head: nn.Module | None = None) -> FlatModel:
@@ -210,8 +210,8 @@ def test_what_does_not_fit_is_refused() -> None:
         AmnesiacHAT(Config(), replace(life.setting, make_model=lambda: model(nn.Linear(64, 8), head)))
     strategy, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
     step(strategy, life.stream.events[0], ledger)
-    (ask,) = life.stream.requests[0].asks
-    some = DeletionRequest("request-0", (type(ask)("sample", (), ask.sample_ids[:4], ask.barred_ids, 1),))
+    (request,) = life.stream.requests[0].requests
+    some = DeletionRequest("request-0", (type(request)("sample", (), request.sample_ids[:4], request.barred_ids, 1),))
     with pytest.raises(RequestError, match="4 of the"):
         step(strategy, some, ledger)
 

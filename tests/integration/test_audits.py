@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_strategy
-from lifelong.evaluation import Evaluator
 from lifelong.metrics.catalogue import describe
-from lifelong.preparation import prepare
-from lifelong.shadows import is_inside, shadow_events
-from lifelong.table import Table
+from lifelong.references.shadows import is_inside, shadow_events
+from lifelong.results.table import Table
+from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import make_instruments
+from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest
 from streams.events import DeletionRequest, Experience
 
@@ -70,7 +70,7 @@ def config_of(folder: Path, **changes: Any) -> lifelong.RunConfig:
         "model": {"name": "mlp", "hidden": [48]},
         "training": {"epochs": 50, "batch_size": 32, "lr": 0.1},
         "strategies": {"none": {"unlearner": "none"}, "retrain": {"unlearner": "retrain"}},
-        "evaluation": {"audits": ["relearn", "readout", "weights"], "relearn_steps": 250},
+        "evaluation": {"audits": [{"name": "relearn", "steps": 250}, "readout", "weights"]},
         "references": {"kinds": ["retrained", "retrained-2"], "shadows": 8},
     }
     return lifelong.RunConfig.model_validate(data | changes)
@@ -126,8 +126,9 @@ BESIDE = {
         "latency",
         "exposure",
         "exact",
-        "spill",
-        "spill_mean",
+        "weights_erased",
+        "collateral",
+        "collateral_mean",
         "retained_drop",
         "amplification",
         "relapse",
@@ -323,18 +324,19 @@ def test_shadow_lives_lack_half_of_what_is_forgotten(tmp_path: Path) -> None:
     assert [e.name for e in gone] == ["joint", "request-1"], "who is asked for nothing is not asked"
 
 
-def test_looking_closely_changes_nothing(tmp_path: Path) -> None:
+def test_measuring_in_detail_changes_nothing(tmp_path: Path) -> None:
     p = prepare(config_of(tmp_path, training={"epochs": 1, "batch_size": 32, "lr": 0.1}))
     strategy = make_strategy(p.config.strategies["none"], p.setting, "none")
-    evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")
+    evaluator = make_instruments(p.config.evaluation, p.stream, p.plan, p.setting, "cpu").evaluator
     generators = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     before = digest(strategy.state_dict())
     for event in range(len(p.stream.events)):
         if isinstance(p.stream.events[event], DeletionRequest):
             one, two = evaluator.evaluate(strategy, event), evaluator.evaluate(strategy, event)
-            assert one.details.keys() >= {"margins", "entropies", "weights", "relearning", "readout", "features"}
-            for name, values in one.details.items():
-                assert np.array_equal(values, two.details[name], equal_nan=True), name
+            assert one.details.keys() >= {"margins", "entropies", "features"}
+            assert one.audits.keys() == {"relearn", "readout", "weights"}
+            for name, values in one.stored().items():
+                assert np.array_equal(values, two.stored()[name], equal_nan=True), name
     assert digest(strategy.state_dict()) == before
     assert torch.equal(torch.random.get_rng_state(), generators[0])
     assert np.array_equal(np.random.get_state()[1], generators[1])
@@ -352,7 +354,7 @@ def test_where_no_class_is_predicted_the_reason_is_told(tmp_path: Path, monkeypa
         schedule={"name": "burst", "after": 1, "requests": 1, "samples": 10},
         training={"epochs": 2, "batch_size": 32, "lr": 0.01},
         strategies={"retrain": {"unlearner": "retrain"}},
-        evaluation={"audits": ["relearn", "readout", "weights"], "relearn_steps": 5},
+        evaluation={"audits": [{"name": "relearn", "steps": 5}, "readout", "weights"]},
         references={"kinds": ["retrained"], "shadows": 4},
     )
     table = lifelong.run(config, tmp_path).tables["retrain"]

@@ -17,15 +17,15 @@ from torch.utils.data import TensorDataset
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learners import avalanche
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import fit
-from strategies.parts.importance import Tie
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import Tie
 from strategies.unlearners import finetune, gradient_ascent, none, retrain
 from streams.errors import CheckpointError, ConfigError, LedgerError
 from streams.events import Experience
 from streams.ledger import Access, Ledger
-from streams.plan import Again, Learn, Plan, Service, Wish, assemble
+from streams.plan import Again, Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, task_incremental
 from streams.stream import Stream
@@ -62,8 +62,16 @@ def plan(tools: Any) -> Plan:
 
 @pytest.fixture
 def stream(plan: Plan) -> Stream:
-    moves = [Learn(0), Learn(1), Wish("sample", None, 6), Wish("class", (0,)), Learn(2), Again(1), Wish("user", (1,))]
-    return assemble(plan, moves, Service(), Key(0) / "requests")
+    scheduled = [
+        Learn(0),
+        Learn(1),
+        RequestSpec("sample", None, 6),
+        RequestSpec("class", (0,)),
+        Learn(2),
+        Again(1),
+        RequestSpec("user", (1,)),
+    ]
+    return assemble(plan, scheduled, Service(), Key(0) / "requests")
 
 
 def composed(setting: Setting, config: dict[str, Any], unlearner: str = "retrain") -> Composed:

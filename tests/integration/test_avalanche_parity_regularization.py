@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 
 from strategies.base import Access, Lesson, Plugin
 from strategies.learners import lwf, mas, si
-from strategies.parts.fisher import output_sensitivity
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.fisher import output_sensitivity
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from streams.avalanche import from_benchmark, to_benchmark
 from streams.config import parse
 from streams.errors import ConfigError, DataError, StreamError
-from streams.events import Ask, DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import avalanche as source_module
@@ -29,19 +29,19 @@ def _import_avalanche():
         import avalanche.training  # noqa: F401
 
 
-def split_digits(source: Source, num_tasks: int = 3, told: bool = False, request: bool = False) -> Stream:
+def split_digits(source: Source, num_tasks: int = 3, task_aware: bool = False, request: bool = False) -> Stream:
     """Two classes per experience; with a request, the first ten samples are deleted after the second."""
     units, events = [], []
-    task_of = np.where(source.class_ids < 2 * num_tasks, source.class_ids // 2, 0) if told else None
+    task_of = np.where(source.class_ids < 2 * num_tasks, source.class_ids // 2, 0) if task_aware else None
     for t in range(num_tasks):
         own = source.class_ids // 2 == t
         units.append(Unit(f"task-{t}", (2 * t, 2 * t + 1), np.flatnonzero(own & source.is_test)))
         ids = np.flatnonzero(own & ~source.is_test)
-        events.append(Experience(f"task-{t}", (t,), ids, t if told else None))
+        events.append(Experience(f"task-{t}", (t,), ids, t if task_aware else None))
     if request:
         ids = events[0].sample_ids[:10]
-        ask = Ask("sample", tuple(ids.tolist()), ids, ids[:0], received=2)
-        events.insert(2, DeletionRequest("request-0", (ask,)))
+        single = Request("sample", tuple(ids.tolist()), ids, ids[:0], received=2)
+        events.insert(2, DeletionRequest("request-0", (single,)))
     return Stream(source, tuple(units), tuple(events), task_of)
 
 
@@ -85,16 +85,16 @@ def test_avalanche_trains_on_our_stream(digits):
     assert sorted(benchmark.train_stream[1].classes_in_this_experience) == [2, 3]
 
 
-def test_task_labels_are_told_only_where_the_stream_tells_them(digits):
+def test_task_labels_are_there_only_where_the_stream_is_task_aware(digits):
     from avalanche.benchmarks.utils.data_attribute import has_task_labels
 
-    told = to_benchmark(split_digits(digits, told=True))
-    assert [e.task_labels for e in told.train_stream] == [[0], [1], [2]]
-    assert [e.dataset[0][2] for e in told.test_stream] == [0, 1, 2]
-    assert len(train(told, epochs=1)) == 3
-    untold = to_benchmark(split_digits(digits))
-    assert has_task_labels(untold.train_stream[1].dataset)
-    assert not any("task_labels" in vars(type(e)) | vars(e) for e in untold.train_stream)
+    task_aware = to_benchmark(split_digits(digits, task_aware=True))
+    assert [e.task_labels for e in task_aware.train_stream] == [[0], [1], [2]]
+    assert [e.dataset[0][2] for e in task_aware.test_stream] == [0, 1, 2]
+    assert len(train(task_aware, epochs=1)) == 3
+    unlabelled = to_benchmark(split_digits(digits))
+    assert has_task_labels(unlabelled.train_stream[1].dataset)
+    assert not any("task_labels" in vars(type(e)) | vars(e) for e in unlabelled.train_stream)
 
 
 def test_deletion_requests_are_refused_or_dropped_with_what_they_delete(digits):
@@ -107,9 +107,9 @@ def test_deletion_requests_are_refused_or_dropped_with_what_they_delete(digits):
     assert kept[1:] == [e.sample_ids.tolist() for e in stream.experiences[1:]]
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_round_trip(digits, told):
-    stream = split_digits(digits, told=told)
+@pytest.mark.parametrize("task_aware", [False, True])
+def test_round_trip(digits, task_aware):
+    stream = split_digits(digits, task_aware=task_aware)
     back = from_benchmark(to_benchmark(stream), seed=3)
     assert len(back.experiences) == len(back.units) == 3
     for mine, theirs in zip(stream.experiences, back.experiences, strict=True):
@@ -120,8 +120,8 @@ def test_round_trip(digits, told):
     for mine, theirs in zip(stream.units, back.units, strict=True):
         assert mine.classes == theirs.classes
         assert torch.equal(digits.x[mine.test_ids], back.source.x[theirs.test_ids])
-    assert (back.task_of is not None) == told
-    assert back.task_classes == (stream.task_classes if told else None)
+    assert (back.task_of is not None) == task_aware
+    assert back.task_classes == (stream.task_classes if task_aware else None)
     assert train(to_benchmark(back), epochs=1) == train(to_benchmark(stream), epochs=1)
     assert from_benchmark(to_benchmark(stream), seed=3).digest() == back.digest()
 
@@ -139,7 +139,7 @@ def test_what_avalanche_cannot_represent_is_refused(digits):
     with pytest.raises(StreamError, match="'task-0' has no test samples"):
         to_benchmark(Stream(digits, (empty, *stream.units[1:]), stream.events))
     ids = stream.experiences[0].sample_ids
-    request = DeletionRequest("all", (Ask("sample", tuple(ids.tolist()), ids, ids[:0], 1),))
+    request = DeletionRequest("all", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 1),))
     everything = Stream(digits, stream.units, (stream.events[0], request))
     with pytest.raises(StreamError, match="nothing is left"):
         to_benchmark(everything, drop_deleted=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifelong import record
-from lifelong.config import load_config
+import lifelong
+from lifelong.config.run import load_config
+from lifelong.execution.manifest import stream_from_manifest
 from lifelong.files import write_atomically
-from lifelong.manifest import stream_from_manifest
+from lifelong.results import record
 from streams.errors import CheckpointError, StreamError
 from streams.randomness import Key
 from streams.sources.digits import Config as Digits
@@ -58,12 +60,24 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place where a run has come to its end; nobody may write there."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("LIFELONG_CACHE", str(place / "cache"))
+        lifelong.run(load_config("tiny.yaml"))
+    return place
+
+
 @pytest.fixture
-def folder(call: Call) -> Path:
-    """A finished run."""
-    code, out, err = call("run", "tiny.yaml", "--quiet", "--json")
-    assert code == 0, err
-    return Path(json.loads(out)["folder"])
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of this test's own: what the command line says of it is that there is nothing to compute."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (folder,) = Path("runs").iterdir()
+    return folder
 
 
 def requests(*wanted: str) -> str:
@@ -397,8 +411,10 @@ def test_seed_zero(call: Call) -> None:
 
 def test_one_class_only(call: Call) -> None:
     one = "scenario={name: recurring, classes: 1, classes_per_task: 1, tasks: 3}"
-    asked = requests("after: 1, scope: sample, count: 5")
-    lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", asked, "--set", EVERY_KIND))
+    schedule = requests("after: 1, scope: sample, count: 5")
+    lines = lines_of(
+        call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", schedule, "--set", EVERY_KIND)
+    )
     assert lines["retrain"]["average_accuracy"]["n"] == 1
     assert lines["retrain"]["gap_forget_accuracy"]["value"] == 0
     np.savez("one.npz", x=np.ones((4, 3), np.float32), y=np.zeros(4, np.int64))
@@ -407,13 +423,13 @@ def test_one_class_only(call: Call) -> None:
     assert "every sample is of class 0" in err
 
 
-@pytest.mark.parametrize("asked", ["schedule=none", requests("after: 1, scope: sample, count: 1")])
-def test_one_sample_only(call: Call, asked: str) -> None:
+@pytest.mark.parametrize("schedule", ["schedule=none", requests("after: 1, scope: sample, count: 1")])
+def test_one_sample_only(call: Call, schedule: str) -> None:
     one = "scenario={name: recurring, classes: 1, classes_per_task: 1, tasks: 1, samples_per_class: 1}"
-    kinds = EVERY_KIND if asked == "schedule=none" else WITHOUT_REST
-    lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", asked, "--set", kinds))
+    kinds = EVERY_KIND if schedule == "schedule=none" else WITHOUT_REST
+    lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", schedule, "--set", kinds))
     assert lines["tuned"]["average_accuracy"]["n"] == 1
-    assert lines["tuned"]["forgetting_from_first"]["value"] == (None if asked == "schedule=none" else 0)
+    assert lines["tuned"]["forgetting_from_first"]["value"] == (None if schedule == "schedule=none" else 0)
 
 
 def test_a_class_deleted_entirely(call: Call) -> None:
@@ -431,15 +447,15 @@ def test_everything_deleted(call: Call, after: int) -> None:
 
     What must retain something is refused before it starts.
     """
-    asked = f"after: {after}, scope: class, keys: {list(range(10 if after == 3 else 4))}"
-    code, _, err = call("run", "tiny.yaml", "--set", requests(asked), "--set", EVERY_KIND)
+    request = f"after: {after}, scope: class, keys: {list(range(10 if after == 3 else 4))}"
+    code, _, err = call("run", "tiny.yaml", "--set", requests(request), "--set", EVERY_KIND)
     assert code == 2
     assert "nothing is left to retain. Those that can: " in err
-    arguments = ["--set", requests(asked), "--set", WITHOUT_REST, "--set", EVERY_REFERENCE]
+    arguments = ["--set", requests(request), "--set", WITHOUT_REST, "--set", EVERY_REFERENCE]
     lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", *arguments))
     for line in lines.values():
         if after == 3:
             assert line["average_accuracy"] == {"value": None, "n": 0, "reason": "no unit with test samples is held"}
-        assert line["spill_mean"]["reason"] == "no other unit has been learned"
+        assert line["collateral_mean"]["reason"] == "no other unit has been learned"
     assert lines["retrain"]["js"]["value"] == 0
     assert lines["alone"]["js"]["value"] == 0

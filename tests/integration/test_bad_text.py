@@ -15,8 +15,8 @@ from torch import nn
 
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, fit
-from strategies.parts.memory import fitting, ran_out
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.training.out_of_memory import fitting, ran_out
 from streams.data import Data
 from streams.errors import ConfigError, ResourceError
 from streams.randomness import Key
@@ -83,8 +83,8 @@ def test_rows_longer_than_the_context(call: Call) -> None:
 
 
 def test_a_person_who_does_not_exist(call: Call) -> None:
-    asked = "schedule={name: explicit, requests: [{after: 1, scope: user, keys: [7]}]}"
-    message = refused(call, "people.yaml", asked)
+    schedule = "schedule={name: explicit, requests: [{after: 1, scope: user, keys: [7]}]}"
+    message = refused(call, "people.yaml", schedule)
     assert "A request names user 7 after 1 experiences" in message
     assert "(there are 0 to 3)" in message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lifelong.record import Checkpoint, Record
+import lifelong
+from lifelong.results.record import Checkpoint, Record
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -41,6 +43,24 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place where the tiny run has come to its end; nobody may write there."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("LIFELONG_CACHE", str(place / "cache"))
+        lifelong.run(lifelong.load_config("tiny.yaml"))
+    return place
+
+
+@pytest.fixture
+def _finished(finished: Path, tmp_path: Path) -> None:
+    """The tiny run has come to its end here, too."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
 
 
 def process(*arguments: str, program: str = "from cli.main import main; main()") -> subprocess.Popen[str]:
@@ -130,6 +150,7 @@ def test_json_and_quiet(call: Call) -> None:
     assert all("reason" in cell for line in lines.values() for cell in line.values() if cell == {"value": None})
 
 
+@pytest.mark.usefixtures("_finished")
 def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     def folder_of(*arguments: str) -> str:
         return str(json.loads(call("run", "tiny.yaml", "--quiet", "--json", *arguments)[1])["folder"])
@@ -169,19 +190,21 @@ def test_preview_draws_every_event(call: Call) -> None:
     assert [e["kind"] for e in data["events"]] == ["learn", "learn", "learn", "forget"]
     assert data["events"][-1]["latency"] == [1, 0]
     assert data["counts"]["requests"] == 1
-    assert data["counts"]["asks"] == 2
+    assert data["counts"]["requests_received"] == 2
     assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
 
 
 def test_preview_says_the_names_of_users_and_classes(call: Call) -> None:
-    asked = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
+    requests = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
     data = "source={name: arrays, path: named.csv}"
     lines = [
         f"{x},{y},{kind},{who}" for x in range(6) for y in range(6) for kind, who in (("cat", "ann"), ("owl", "bo"))
     ]
     Path("named.csv").write_text("\n".join(["x,y,label,user", *lines]))
-    told = ("--set", data, "--set", f"schedule={{name: explicit, requests: {asked}}}")
-    code, out, err = call("preview", "tiny.yaml", *told, "--set", "scenario={name: class-incremental, experiences: 2}")
+    by_name = ("--set", data, "--set", f"schedule={{name: explicit, requests: {requests}}}")
+    code, out, err = call(
+        "preview", "tiny.yaml", *by_name, "--set", "scenario={name: class-incremental, experiences: 2}"
+    )
     assert (code, err) == (0, "")
     assert "forget user ann" in out
     assert "forget class owl" in out
@@ -203,12 +226,17 @@ def test_list_and_show(call: Call) -> None:
     assert {"ready", "sources", "learners", "unlearners", "isolated", "trackers"} <= set(listed)
     assert set(json.loads(call("list", "learner", "--json")[1])) == {"learners"}
     for kind, names in listed.items():
-        for name, summary in names.items():
-            assert summary, (kind, name)
+        for name, described in names.items():
+            assert described["summary"], (kind, name)
+            assert ("supports" in described) == (kind in ("learners", "unlearners", "guards", "isolated"))
             code, out, err = call("show", kind, name, "--json")
             assert (code, err) == (0, ""), (kind, name)
+            assert json.loads(out).get("supports") == described.get("supports")
             assert all(o["meaning"] for o in json.loads(out).get("options", []))
+    assert listed["unlearners"]["salun"]["supports"] == ["classes", "images", "tokens"]
+    assert "boundary-expand    classes     " in call("list", "unlearners")[1]
     code, out, _ = call("show", "ewc")
+    assert "For models of: everything." in out
     assert "strength" in out
     assert "100.0" in out
     code, out, _ = call("show", "quickstart")
@@ -250,8 +278,8 @@ def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "LIFELONG_CACHE" in out
 
 
+@pytest.mark.usefixtures("_finished")
 def test_a_terminal_gets_tables_that_fit(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    call("run", "tiny.yaml", "--quiet")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")

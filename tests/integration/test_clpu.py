@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.verification.replay import altered, live
 from strategies.isolated.clpu_der import ClpuDer, Config
-from strategies.parts.buffers import keep_uniform
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import digest, num_bytes
+from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError, RequestError
 from streams.ledger import Ledger
@@ -167,7 +167,7 @@ def test_permanent_tasks_cannot_be_forgotten(life: Life) -> None:
 
 def test_parts_of_tasks(life: Life) -> None:
     learned, request = life.stream.events[2], life.stream.requests[0]
-    some = replace(request, asks=(replace(request.asks[0], scope="sample", sample_ids=learned.sample_ids[:5]),))
+    some = replace(request, requests=(replace(request.requests[0], scope="sample", sample_ids=learned.sample_ids[:5]),))
     for finer in ("refuse", "coarsen"):
         strategy, ledger = Life(finer=finer).build(), Ledger(life.stream.source, life.stream.task_of)
         step(strategy, learned, ledger)

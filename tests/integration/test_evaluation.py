@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,12 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.config import EvaluationConfig, RunConfig
-from lifelong.evaluation import plan_evaluation
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.catalogue import describe
-from lifelong.preparation import prepare
-from lifelong.references import Point, chain
-from lifelong.table import Table
+from lifelong.references.tree import Point, chain
+from lifelong.results.table import Table
+from lifelong.setup.preparation import prepare
 from streams.timeline import surviving
 
 CONFIG: dict[str, Any] = {
@@ -37,16 +39,29 @@ CONFIG: dict[str, Any] = {
     "references": {"kinds": ["retrained"]},
 }
 # What a row says does not depend on which earlier events were evaluated.
-TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "spill_mean", "forget_loss")
+TELLING = ("average_accuracy", "sample_accuracy", "whole_accuracy", "retain_accuracy", "collateral_mean", "forget_loss")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+def _cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References are the same however the runs are evaluated."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(home / "cache"))
 
 
-def run(folder: Path, **evaluation: Any) -> lifelong.Run:
-    return lifelong.run(RunConfig.model_validate(CONFIG | {"evaluation": evaluation}), folder)
+@pytest.fixture(scope="module")
+def run(home: Path) -> Callable[..., lifelong.Run]:
+    """Run with options of the evaluation, once for each."""
+
+    @functools.cache
+    def run(**evaluation: Any) -> lifelong.Run:
+        return lifelong.run(RunConfig.model_validate(CONFIG | {"evaluation": evaluation}), home / "runs")
+
+    return run
 
 
 def values(table: Table, metric: str, model: str = "run") -> dict[tuple[int, str], float | None]:
@@ -69,8 +84,8 @@ def test_which_events_are_evaluated() -> None:
     assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
 
 
-def test_evaluating_less_often_changes_no_number(tmp_path: Path) -> None:
-    often, seldom = run(tmp_path), run(tmp_path, every=4)
+def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run]) -> None:
+    often, seldom = run(), run(every=4)
     for name in CONFIG["strategies"]:
         one, other = often.tables[name], seldom.tables[name]
         for metric in TELLING:
@@ -83,8 +98,8 @@ def test_evaluating_less_often_changes_no_number(tmp_path: Path) -> None:
             assert values(one, metric, "retrained") == values(other, metric, "retrained")
 
 
-def test_looking_within_experiences_changes_nothing(tmp_path: Path) -> None:
-    plain, watched = run(tmp_path), run(tmp_path, dense_every=2)
+def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.Run]) -> None:
+    plain, watched = run(), run(dense_every=2)
     for name in CONFIG["strategies"]:
         new = [r for r in watched.tables[name].rows if r.metric not in ("stability_gap", "lowest_accuracy")]
         assert new == plain.tables[name].rows
@@ -99,12 +114,11 @@ def test_looking_within_experiences_changes_nothing(tmp_path: Path) -> None:
     assert describe("stability_gap").better == "lower"
 
 
-@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 3}])
+@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 2}])
 def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
-    evaluation: dict[str, int], tmp_path: Path
+    evaluation: dict[str, int], run: Callable[..., lifelong.Run], tmp_path: Path
 ) -> None:
-
-    whole = run(tmp_path / "whole", **evaluation)
+    whole = run(**evaluation)
     config = RunConfig.model_validate(CONFIG | {"evaluation": evaluation})
     for limit in (3, 6, 8, 2):
         passed = 0
@@ -154,3 +168,36 @@ def test_joint_visits_as_many_samples_as_the_stream() -> None:
     visits = sum(len(e.sample_ids) for e in left)
     assert abs(sum(len(e.sample_ids) for e in events) - visits) <= len(events[0].sample_ids) / 2
     assert set(events[0].sample_ids.tolist()) == {i for e in left for i in e.sample_ids.tolist()}
+
+
+OWN_STEPS: dict[str, Any] = {
+    "source": "digits",
+    "scenario": {"name": "task-incremental", "experiences": 5},
+    "schedule": {"name": "published", "sequence": "clpu"},  # it learns at 0 to 3 and 6, and makes permanent at 4
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 1, "batch_size": 32, "lr": 0.1},
+    "strategies": {
+        "clpu-der": {"isolated": {"name": "clpu-der", "memory": 20}},
+        "pall": {"isolated": {"name": "pall", "memory": 50, "steps": 3}},
+        "uncle": {"isolated": {"name": "uncle", "hidden": [16], "chunks": 4, "steps": 4, "floor": 2}},
+        "amnesiac-hat": {"isolated": {"name": "amnesiac-hat", "memory": 20, "repair": "joint", "steps": 3}},
+    },
+    "references": {"kinds": []},
+}
+
+
+def test_strategies_that_take_their_own_steps_are_looked_at_within_experiences_too(tmp_path: Path) -> None:
+    def lived(every: int | None) -> lifelong.Run:
+        config = RunConfig.model_validate(OWN_STEPS | {"evaluation": {"dense_every": every}})
+        return lifelong.run(config, tmp_path / str(every))
+
+    plain, watched = lived(None), lived(3)
+    for name in OWN_STEPS["strategies"]:
+        rows = [r for r in watched.tables[name].rows if r.metric not in ("stability_gap", "lowest_accuracy")]
+        assert rows == plain.tables[name].rows
+        gaps = {r.event: r.value for r in watched.tables[name].select("stability_gap")}
+        learned_on = [1, 2, 3, 6] if name != "clpu-der" else [1, 2, 3, 4, 6]
+        assert [event for event, gap in gaps.items() if gap is not None] == learned_on
+    # isolated parameters cannot fall while another task is learned; those that tasks share can
+    assert {r.value for r in watched.tables["pall"].select("stability_gap")} <= {0.0, None}
+    assert max(r.value or 0.0 for r in watched.tables["uncle"].select("stability_gap")) > 0

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
-from lifelong.table import read_rows
+from lifelong.config.run import RunConfig
+from lifelong.results.table import read_rows
 from streams.config import parse
 
 TINY: dict[str, Any] = {

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.config import EvaluationConfig
-from lifelong.evaluation import Outputs, plan_evaluation
-from lifelong.measure import Measure
+from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.metrics.measure import Measure
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental

@@ -10,10 +10,10 @@ import torch
 from lives import TaskLife
 from torch import nn
 
-from lifelong.play import step
 from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.errors import RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -133,8 +133,8 @@ def test_parts_of_tasks_are_refused() -> None:
     life = life_of((3, 0))
     strategy, ledger = life.build(), Ledger(life.stream.source, life.stream.task_of)
     step(strategy, life.stream.events[0], ledger)
-    (ask,) = life.stream.requests[0].asks
-    some = DeletionRequest("request-0", (type(ask)("sample", (), ask.sample_ids[:4], ask.barred_ids, 1),))
+    (request,) = life.stream.requests[0].requests
+    some = DeletionRequest("request-0", (type(request)("sample", (), request.sample_ids[:4], request.barred_ids, 1),))
     with pytest.raises(RequestError, match="4 of the"):
         step(strategy, some, ledger)
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig, StrategyConfig, load_config
-from lifelong.metrics.membership import membership_auc
+from lifelong.config.run import RunConfig, StrategyConfig, load_config
+from lifelong.formulas.membership import membership_auc
 from lifelong.models import tiny_llama
-from lifelong.play import step
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel
+from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
@@ -74,7 +74,7 @@ def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
 
 
 def test_a_stopped_life_of_text_goes_on_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lifelong import life
+    from lifelong.execution import life
 
     config = parse(RunConfig, TINY)
     whole = rows_of(lifelong.run(config, tmp_path / "whole"), "npo")
@@ -118,7 +118,7 @@ def losses(model: FlatModel, objective: CausalLM, data: Data) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_people_are_learned_by_heart_and_strangers_are_not() -> None:
+def test_people_are_learned_by_heart_and_held_out_ones_are_not() -> None:
     """The corpus is learnable, its held-out forms are understood, and what was not taught is not known."""
     source = people.load(people.Config(people=24, groups=1, holdout=8, world=False))
     gone = np.isin(source.user_ids, [3, 11]) & ~source.is_test
@@ -127,22 +127,22 @@ def test_people_are_learned_by_heart_and_strangers_are_not() -> None:
     whole = Data(train, source.x, source.y, None)
     forget = Data(np.flatnonzero(gone), source.x, source.y, None)
     assert source.text is not None
-    assert source.text.strangers is not None
-    n = len(source.text.strangers)
-    strangers = Data(np.arange(n), source.text.strangers, torch.zeros(n, dtype=torch.long), None)
+    assert source.text.holdout is not None
+    n = len(source.text.holdout)
+    holdout = Data(np.arange(n), source.text.holdout, torch.zeros(n, dtype=torch.long), None)
 
     model, objective = taught(source, train, 25)
     assert matches(model, objective, whole) >= 0.8
     assert matches(model, objective, tests) >= 0.7
-    assert matches(model, objective, strangers) <= 0.15
-    own, other = losses(model, objective, forget), losses(model, objective, strangers)
+    assert matches(model, objective, holdout) <= 0.15
+    own, other = losses(model, objective, forget), losses(model, objective, holdout)
     auc = membership_auc(own, np.zeros(len(own), dtype=int), other, np.zeros(n, dtype=int))
     assert auc is not None
     assert auc >= 0.85
 
     gold, _ = taught(source, np.setdiff1d(train, np.flatnonzero(gone)), 25)
     assert matches(gold, objective, forget) <= 0.3
-    own, other = losses(gold, objective, forget), losses(gold, objective, strangers)
+    own, other = losses(gold, objective, forget), losses(gold, objective, holdout)
     auc = membership_auc(own, np.zeros(len(own), dtype=int), other, np.zeros(n, dtype=int))
     assert auc is not None
     assert 0.2 <= auc <= 0.8

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
-from lifelong.table import read_rows
+from lifelong.config.run import RunConfig
+from lifelong.results.table import read_rows
 from streams.config import parse
 
 Call = Callable[..., tuple[int, str, str]]
@@ -68,12 +68,12 @@ def test_people_are_written_for_other_programs(call: Call) -> None:
     code, out, err = call("preview", "people-quickstart", "--questions", "out", *small)
     assert (code, err) == (0, "")
     assert "stream" in out
-    taught, strangers = (
+    taught, holdout = (
         [json.loads(line) for line in Path("out", f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for name in ("questions", "strangers")
+        for name in ("questions", "holdout")
     )
     assert len(taught) == 12 * 10 * 2
-    assert len(strangers) == 10
+    assert len(holdout) == 10
     tofus = {"question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"}
     assert set(taught[0]) == tofus | {"user", "class", "domain"}
     code, out, err = call("preview", "quickstart", "--questions", "none")

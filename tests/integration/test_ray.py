@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.results.table import read_rows
 from lifelong.study import ray as on_ray
 from lifelong.study.jobs import Job, JobResult
 from lifelong.study.study import Study
-from lifelong.table import read_rows
 from streams.errors import ConfigError
 
 ray = pytest.importorskip("ray")

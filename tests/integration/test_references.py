@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.evaluation import Evaluator, Outputs, plan_evaluation
-from lifelong.play import step
-from lifelong.references import Point, References, chain, points_of
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.references.tree import Point, References, chain, points_of
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import make_instruments
+from strategies.step import step
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.stream import Stream
@@ -26,8 +28,9 @@ REQUESTS = [
 ]
 
 
-def config_of(**changes: Any) -> Any:
-    data = {
+def config_of(*names: str, **changes: Any) -> Any:
+    """A run of the named strategies; of all if none is named."""
+    data: dict[str, Any] = {
         "scenario": {"name": "class-incremental", "experiences": 5},
         "schedule": {"name": "explicit", "requests": REQUESTS},
         "model": {"name": "mlp", "hidden": [16]},
@@ -40,6 +43,7 @@ def config_of(**changes: Any) -> Any:
         },
         "references": {"kinds": ["retrained"]},
     }
+    data["strategies"] = {name: data["strategies"][name] for name in names or data["strategies"]}
     return lifelong.RunConfig.model_validate(data | changes)
 
 
@@ -140,7 +144,7 @@ def same(a: Outputs, b: Outputs) -> bool:
 def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
     config = config_of()
     setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
-    evaluator = Evaluator(stream, plan, setting, config.evaluation, "cpu")
+    evaluator = make_instruments(config.evaluation, stream, plan, setting, "cpu").evaluator
     plays = 0
 
     def build() -> Any:
@@ -192,13 +196,15 @@ def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path
 
 def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Stream) -> None:
     plan = plan_evaluation(stream, config_of().evaluation)
-    assert [(a.request.name, a.event, a.until) for a in plan.audits] == [
+    assert [(a.name, a.event, a.until) for a in plan.requests] == [
         ("request-0", 2, 10),
         ("request-1", 4, 7),
         ("request-2", 6, 10),
         ("request-3", 9, 10),
     ]
-    table = lifelong.run(config_of(references={"kinds": ["retrained", "original"]}), tmp_path).tables["replay-none"]
+    table = lifelong.run(config_of("replay-none", references={"kinds": ["retrained", "original"]}), tmp_path).tables[
+        "replay-none"
+    ]
     for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 7)), ("request-2", range(6, 10))):
         assert [r.event for r in table.select("forget_accuracy", request)] == list(events)
     assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6}, "a curve"
@@ -210,9 +216,10 @@ def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Strea
 def test_lazy_service_keeps_its_promises(tmp_path: Path) -> None:
     requests = [{k: v for k, v in r.items() if k != "again_after"} for r in REQUESTS]
     changes = {"schedule": {"name": "explicit", "requests": requests}}
-    lazy = lifelong.run(config_of(**changes, service={"wait_for": 3}), tmp_path)
-    eager = lifelong.run(config_of(**changes), tmp_path)
-    for name in ("replay-retrain", "independent"):
+    exact = ("replay-retrain", "independent")
+    lazy = lifelong.run(config_of(*exact, "replay-none", **changes, service={"wait_for": 3}), tmp_path)
+    eager = lifelong.run(config_of(*exact, **changes), tmp_path)
+    for name in exact:
         table = lazy.tables[name]
         served = [r for r in table.rows if r.metric == "latency"]
         assert [(r.subject, r.value, r.n) for r in served] == [("request-0", 1.0, 3), ("request-1", 0.0, 1)]

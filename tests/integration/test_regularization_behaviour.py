@@ -66,8 +66,10 @@ def live(
     scenario: Any, training: Training, configs: tuple[Any, ...], seed: int, bce: bool, digits: Any, tools: Any
 ) -> Life:
     plan = scenario.build(digits, scenario.Config(experiences=5), seed)
-    told = tuple(u.classes for u in plan.units) if plan.task_of is not None else None
-    objective = Classification(10, told, loss="bce", mask="experience") if bce else Classification(10, told)
+    task_classes = tuple(u.classes for u in plan.units) if plan.task_of is not None else None
+    objective = (
+        Classification(10, task_classes, loss="bce", mask="experience") if bce else Classification(10, task_classes)
+    )
     make_model = functools.partial(tools.mlp, (64, 100, 100, 10), seed)
     setting = Setting(Key(seed), make_model, objective, training, plan.units, len(digits))
     learner = SGDLearner(setting, lambda: [(str(i), CLASSES[type(c)](c, setting)) for i, c in enumerate(configs)])  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ def test_sigmoids_make_prediction_distillation_work(lives: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIES)
-def test_every_tie_forgets_less_when_the_task_is_told(name: str, lives: Any) -> None:
+def test_every_tie_forgets_less_when_task_aware(name: str, lives: Any) -> None:
     config, gain = TIES[name]
     plain, tied = (lives(task_incremental, SGD, c, seeds=3) for c in (naive.Config(), config))
     print(name, plain, tied)

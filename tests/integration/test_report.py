@@ -18,13 +18,13 @@ import plotly.graph_objects as go
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
 from lifelong.report.facts import gather, kept_events
 from lifelong.report.html import write_report
-from lifelong.runner import Run
-from lifelong.table import Row, Table, read_rows
+from lifelong.results.table import Row, Table, read_rows
 from streams.config import parse
 from streams.errors import CheckpointError
 
@@ -256,8 +256,8 @@ def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     for e in range(num_events):
         if e % 10 == 9:
-            asks = [{"scope": "task", "keys": [e // 10], "samples": 10, "received": 0}]
-            events.append({"event": e, "kind": "forget", "name": f"request-{e}", "samples": 10, "asks": asks})
+            requests = [{"scope": "task", "keys": [e // 10], "samples": 10, "received": 0}]
+            events.append({"event": e, "kind": "forget", "name": f"request-{e}", "samples": 10, "requests": requests})
         else:
             learn = {"event": e, "kind": "learn", "name": f"experience-{e}", "units": [e % num_units]}
             events.append(learn | {"samples": 20, "incarnation": 0})

@@ -19,9 +19,9 @@ import yaml
 
 import lifelong
 from lifelong.files import write_atomically
-from lifelong.play import step
-from lifelong.record import Record
+from lifelong.results.record import Record
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -165,15 +165,25 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crash before and after every single file that is written, each time from a fresh start."""
-    import lifelong.manifest
+@pytest.mark.parametrize(
+    ("moment", "first", "stride"),
+    [
+        ("before", 0, 4),
+        ("after", 2, 4),
+        pytest.param("before", 0, 1, marks=pytest.mark.nightly),
+        pytest.param("after", 0, 1, marks=pytest.mark.nightly),
+    ],
+)
+def test_a_crash_at_every_write(
+    moment: str, first: int, stride: int, at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crash before and after files are written, each time from a fresh start: half of them, at night all."""
+    import lifelong.execution.manifest
 
     config = small(references={"kinds": ["retrained", "fresh"]})
     expected = result_of(lifelong.run(config, at_home / "whole").folder)
-    monkeypatch.setattr("lifelong.record._PATIENCE", 0.0)
-    crashed = 0
+    monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
+    crashed = first
     while True:
         root, left = at_home / f"{moment}-{crashed}", crashed
 
@@ -199,7 +209,7 @@ def test_a_crash_at_every_write(moment: str, at_home: Path, monkeypatch: pytest.
                 lifelong.run(config, root)
             break
         except Crash:
-            crashed += 1
+            crashed += stride
         run = lifelong.run(config, root)
         assert result_of(run.folder) == expected, f"crash {moment} write number {crashed}"
         assert litter(run.folder / "strategies") == []
@@ -238,7 +248,9 @@ def test_a_finished_run_computes_nothing(at_home: Path, monkeypatch: pytest.Monk
     run = lifelong.run(config, at_home)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.folder.rglob("*") if p.is_file()}
     replace_everywhere(monkeypatch, step, lambda *a: pytest.fail("an event was played"))
-    monkeypatch.setattr("lifelong.evaluation.Evaluator.evaluate", lambda *a: pytest.fail("something was evaluated"))
+    monkeypatch.setattr(
+        "lifelong.evaluation.evaluator.Evaluator.evaluate", lambda *a: pytest.fail("something was evaluated")
+    )
     for again in (lifelong.run(config, at_home), lifelong.resume(run.folder)):
         assert again.done
         assert again.tables["replay-none"].rows == run.tables["replay-none"].rows
@@ -254,7 +266,7 @@ def checkpoints(run_folder: Path) -> list[Path]:
 def stopped(config: Any, root: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Path:
     """Run until `after` events are saved, keeping every checkpoint that may be kept, and stop."""
     save = Record.save
-    monkeypatch.setattr("lifelong.record._PATIENCE", 0.0)
+    monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
 
     def stop(self: Record, checkpoint: Any, must: bool) -> None:
         save(self, checkpoint, must)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.play import ledger_after, restore, step
+from strategies.isolated._adapters import AdapterHost, LowRank, layers_of
 from strategies.isolated.s3t import S3T, Config, Recipe
-from strategies.parts.adapters import AdapterHost, LowRank, layers_of
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.sequences import prefixes, rotations
-from strategies.parts.stages import partition
+from strategies.parts.sharding.sequences import prefixes, rotations
+from strategies.parts.sharding.stages import partition
+from strategies.step import ledger_after, restore, step
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 
@@ -43,7 +43,7 @@ def build(tools: Any, source: Any, options: Config, recipe: Recipe | None = None
 
 def request(*ids: int, number: int = 0) -> DeletionRequest:
     rows = np.array(sorted(ids))
-    return DeletionRequest(f"request-{number}", (Ask("sample", tuple(ids), rows, rows[:0], 1),))
+    return DeletionRequest(f"request-{number}", (Request("sample", tuple(ids), rows, rows[:0], 1),))
 
 
 def live(strategy: S3T, source: Any, *events: Any) -> Any:

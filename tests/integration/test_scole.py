@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import RunConfig, StrategyConfig
-from lifelong.evaluation import Evaluator
-from lifelong.play import step
-from lifelong.preparation import prepare
+from lifelong.config.run import RunConfig, StrategyConfig
+from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import make_instruments
+from lifelong.setup.preparation import prepare
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -24,12 +23,13 @@ from strategies.learners import naive
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel, Network
+from strategies.step import step
 from strategies.unlearners import none
 from streams.config import parse
 from streams.data import Data
 from streams.events import Event, Experience
 from streams.ledger import Ledger
-from streams.plan import Learn, Plan, Service, Wish, assemble
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, joint, recurring
 from streams.source import Source
@@ -207,9 +207,9 @@ def test_classes_that_stop_coming_decay_by_themselves() -> None:
 
 def test_a_deletion_changes_nothing_before_it() -> None:
     plan = recurring.build(digits_source(), recurring.Config(tasks=30), 0)
-    moves = [Learn(i) for i in range(30)]
+    scheduled = [Learn(i) for i in range(30)]
     first = plan.experiences[0].units[0]
-    deleted = assemble(plan, [*moves[:10], Wish("class", (first,)), *moves[10:]], Service(), Key(0))
+    deleted = assemble(plan, [*scheduled[:10], RequestSpec("class", (first,)), *scheduled[10:]], Service(), Key(0))
     with_it = live(digits_source(), plan, deleted.events, 0, "none")
     without = live(digits_source(), plan, plan.experiences, 0, "none")
     assert np.array_equal(with_it.accuracy[:10], without.accuracy[:10])
@@ -266,7 +266,7 @@ def test_ascent_forgets_a_class_alone_under_a_mask() -> None:
     choice = parse(StrategyConfig, {"unlearner": {"name": "gradient-ascent", "lr": 0.01}})
     strategy = make_strategy(choice, prepared.setting, "strategy")
     ledger, accuracies = Ledger(prepared.stream.source), []
-    evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, config.evaluation, "cpu")
+    evaluator = make_instruments(config.evaluation, prepared.stream, prepared.plan, prepared.setting, "cpu").evaluator
     for event in prepared.stream.events:
         step(strategy, event, ledger)
         accuracies.append(evaluator.evaluate(strategy).scores[prepared.stream.source.y[prepared.plan.ids] == 3].mean())

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.play import step
 from strategies.isolated.sisa import Config, Recipe, Sisa, stage_epochs
-from strategies.parts.deltas import decode, encode, pack, unpack
-from strategies.parts.ensembles import mean_probability, vote
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import digest, num_bytes
-from strategies.parts.stages import partition
-from streams.events import Ask, DeletionRequest, Experience
+from strategies.parts.sharding.deltas import decode, encode, pack, unpack
+from strategies.parts.sharding.ensembles import mean_probability, vote
+from strategies.parts.sharding.stages import partition
+from strategies.step import step
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key
 
@@ -31,7 +31,7 @@ def source(tools: Any) -> Any:
 
 def request(*ids: int, number: int = 0) -> DeletionRequest:
     rows = np.array(sorted(ids))
-    return DeletionRequest(f"request-{number}", (Ask("sample", tuple(ids), rows, rows[:0], 1),))
+    return DeletionRequest(f"request-{number}", (Request("sample", tuple(ids), rows, rows[:0], 1),))
 
 
 def live(tools: Any, source: Any, events: list[Any], config: Config | None = None, **training: Any) -> Any:

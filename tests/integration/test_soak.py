@@ -82,7 +82,7 @@ def test_three_hundred_events(strategy: str, tmp_path: Path) -> None:
 
 def test_building_models_leaves_nothing_behind() -> None:
     """Seeding every device, used or not, would queue a stack trace for each model that is ever made."""
-    from lifelong.build import make_setting, make_source, make_stream
+    from lifelong.setup.build import make_setting, make_source, make_stream
 
     config: Any = lifelong.RunConfig.model_validate(CONFIG)
     setting = make_setting(config, make_stream(config, make_source(config)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import METRICS
 from lifelong.report.facts import Facts, gather
 from lifelong.report.html import render, run_drawings

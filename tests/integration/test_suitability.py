@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import lifelong
-from lifelong.config import RunConfig
-from lifelong.preparation import prepare
+from lifelong.config.run import RunConfig
+from lifelong.setup.preparation import prepare
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
 
@@ -59,9 +59,9 @@ def test_scopes(name: str, request_: dict[str, Any]) -> None:
 
 def test_whole_classes_only() -> None:
     """In a domain-incremental stream a task is not a class: its classes stay."""
-    told = {"scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 2}}
+    permuted = {"scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 2}}
     with pytest.raises(ConfigError, match=r"it deletes whole classes, and samples of class \d stay\. Those that can"):
-        prepare(config("unsir", [{"after": 2, "scope": "task", "keys": [0]}], **told))
+        prepare(config("unsir", [{"after": 2, "scope": "task", "keys": [0]}], **permuted))
 
 
 def test_a_forget_set_that_is_the_whole_data() -> None:

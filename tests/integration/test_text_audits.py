@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import lifelong
-from lifelong.build import make_setting, make_source, make_strategy, make_stream
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import describe
-from lifelong.play import step
-from lifelong.table import Row, read_rows
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from strategies.step import step
 from streams.config import parse
 from streams.ledger import Ledger
 
@@ -92,9 +92,9 @@ def test_retraining_is_ideal_and_doing_nothing_fails(rows: dict[str, list[Row]],
     for subject in (FIRST, SECOND):
         assert value(rows[RETRAIN], metric, subject, "retrained") == pytest.approx(ideal, abs=1e-9)
         assert fails(value(rows[NONE], metric, subject, "retrained")), value(rows[NONE], metric, subject, "retrained")
-    told = describe(metric)
-    assert told.ideal == ideal
-    assert told.better in {"zero", "higher" if ideal == 1 else "lower"}
+    described = describe(metric)
+    assert described.ideal == ideal
+    assert described.better in {"zero", "higher" if ideal == 1 else "lower"}
 
 
 def test_every_gap_of_retraining_is_nothing(rows: dict[str, list[Row]]) -> None:
@@ -157,12 +157,12 @@ def test_destruction_meets_no_three_criteria_at_once(rows: dict[str, list[Row]])
 def test_only_what_is_taught_again_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three people go, one after the other, then the first is taught again: nobody else returns, nor he before."""
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
-    asked: list[dict[str, Any]] = [{"after": 1, "scope": "user", "keys": [user]} for user in (1, 4, 2)]
-    asked[0]["again_after"] = 1
+    requests: list[dict[str, Any]] = [{"after": 1, "scope": "user", "keys": [user]} for user in (1, 4, 2)]
+    requests[0]["again_after"] = 1
     npo = {"name": "npo", "epochs": 10, "batch_size": 10, "lr": 0.002}
     changes: dict[str, Any] = {
         "source": {**CONFIG["source"], "answers": "short", "holdout": 0},
-        "schedule": {"name": "explicit", "requests": asked},
+        "schedule": {"name": "explicit", "requests": requests},
         "strategies": {"npo": {"learner": {"name": "replay", "memory": 200, "batch": 10}, "unlearner": npo}},
         "evaluation": {},
     }

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.isolated.uncle import Config, Uncle, burn_in
+from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import RequestError
@@ -129,7 +129,7 @@ def test_what_becomes_of_codes() -> None:
 
 def test_parts_of_tasks_are_refused() -> None:
     life = Life(tasks=1)
-    (ask,) = life.stream.requests[0].asks
-    some = DeletionRequest("request-0", (type(ask)("sample", (), ask.sample_ids[:4], ask.barred_ids, 1),))
+    (request,) = life.stream.requests[0].requests
+    some = DeletionRequest("request-0", (type(request)("sample", (), request.sample_ids[:4], request.barred_ids, 1),))
     with pytest.raises(RequestError, match="4 of the"):
         step(life.strategy, some, life.ledger)

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
-from lifelong.play import step
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.base import Setting
+from strategies.isolated._contrastive import contrastive_distillation, rotated_views, supervised_contrastive
 from strategies.isolated.unified_kd import Config, UnifiedKD
-from strategies.parts.contrastive import contrastive_distillation, rotated_views, supervised_contrastive
-from strategies.parts.layers import redraw
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.layers import redraw
+from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused(tools: Any) -> None:
     from strategies.objectives.regression import Regression
 
     setting: Setting = tools.setting(tools.source())
-    with pytest.raises(ConfigError, match="needs the objective classification"):
+    with pytest.raises(ConfigError, match="predicts numbers and is no ClassObjective"):
         UnifiedKD(Config(), replace(setting, objective=Regression()))
     body, head = nn.Linear(5, 8), nn.Sequential(nn.Linear(8, 4))
     with pytest.raises(ConfigError, match="needs a linear head; the model has a Sequential"):

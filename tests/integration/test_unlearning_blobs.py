@@ -11,23 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
-from lifelong.metrics.membership import mia_efficacy
-from lifelong.metrics.quality import Quality, average_gap
-from lifelong.metrics.relearning import SLACK, Relearning, anamnesis, relearn_time
-from lifelong.play import ledger_after, step
+from lifelong.audits._relearning import Relearning
+from lifelong.audits.relearn import SLACK, anamnesis, relearn_time
+from lifelong.config.run import StrategyConfig
+from lifelong.formulas.membership import mia_efficacy
+from lifelong.formulas.quality import Quality, average_gap
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting, State
 from strategies.composed import Composed
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.outcome import Outcome
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.step import ledger_after, step
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -68,7 +69,7 @@ class Blobs:
     def request(self, scope: str, *keys: int, name: str = "request-0") -> DeletionRequest:
         source = self.source
         ids = np.array(keys) if scope == "sample" else np.flatnonzero(np.isin(source.class_ids, keys) & ~source.is_test)
-        return DeletionRequest(name, (Ask(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
+        return DeletionRequest(name, (Request(scope, keys, ids, NONE, 1),))  # type: ignore[arg-type]
 
     def rest(self, request: DeletionRequest) -> np.ndarray:
         return np.setdiff1d(self.source.train_ids, request.sample_ids)
@@ -450,11 +451,13 @@ def test_scrub_rewinds_to_the_epoch_that_held_out_samples_choose(fx: Blobs) -> N
 
 
 def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> None:
-    from strategies.parts.layers import redraw
-    from strategies.parts.teacher import frozen_copy
+    from strategies.objectives._base import ClassObjective
+    from strategies.parts.teachers.teacher import frozen_copy
+    from strategies.parts.weights.layers import redraw
     from strategies.unlearners._distil import taught
     from strategies.unlearners.bad_teacher import Config, TwoTeachers
 
+    objective = ClassObjective.of(fx.setting.objective)
     model = fx.served({"name": "none"}, fx.request(*CLASS_0))[0].learner.model
     bad = redraw(fx.setting.make_model(), Key(0) / "bad")
     batch = Ledger(fx.source).lend(fx.source.train_ids[:200]).all()
@@ -462,13 +465,15 @@ def test_bad_teacher_knows_nothing_and_its_reduction_is_a_factor(fx: Blobs) -> N
     assert float(-(p * p.log()).sum(1).mean()) > 0.8 * np.log(10)
     good, outputs = frozen_copy(fx.setting, model), model(batch.x)
     is_forget = torch.zeros(len(fx.source), dtype=torch.bool)
-    nobody = TwoTeachers(good, bad, is_forget, Config()).losses(outputs[:, 0], outputs, batch)
-    assert torch.allclose(taught(good, outputs, batch), outputs.detach())
+    nobody = TwoTeachers(objective, good, bad, is_forget, Config()).losses(outputs[:, 0], outputs, batch)
+    assert torch.allclose(taught(objective, good, outputs, batch), outputs.detach())
     (gradient,) = torch.autograd.grad(nobody.mean(), outputs, retain_graph=True)
     assert float(gradient.abs().max()) < 1e-6
     is_forget[batch.ids] = True
     sample, elementwise = (
-        TwoTeachers(good, bad, is_forget, Config(reduction=r)).losses(outputs[:, 0], outputs, batch).detach()
+        TwoTeachers(fx.setting.objective, good, bad, is_forget, Config(reduction=r))
+        .losses(outputs[:, 0], outputs, batch)
+        .detach()
         for r in ("sample", "elementwise")
     )
     assert torch.allclose(sample, 10 * elementwise)
@@ -631,7 +636,7 @@ def test_laf_needs_no_label_and_leaves_the_head() -> None:
 
 
 def test_concepts_are_those_of_the_classes(fx: Blobs) -> None:
-    from strategies.parts.concepts import class_weights, concept_vectors
+    from strategies.unlearners._concepts import class_weights, concept_vectors
 
     model = fx.served({"name": "none"}, fx.request(*CLASS_0))[0].learner.model
     train = Ledger(fx.source).lend(fx.source.train_ids).all()
@@ -797,7 +802,7 @@ def test_a_class_of_one_sample(fx: Blobs) -> None:
     rows = np.concatenate([np.flatnonzero((fx.source.class_ids != 0) & ~fx.source.is_test)[:300], [0]])
     one = int(np.flatnonzero((fx.source.class_ids == 0) & ~fx.source.is_test)[0])
     experience = Experience("few", (), np.unique(np.append(rows[:-1], one)))
-    request = DeletionRequest("request-0", (Ask("class", (0,), np.array([one]), NONE, 1),))
+    request = DeletionRequest("request-0", (Request("class", (0,), np.array([one]), NONE, 1),))
     small = replace(fx, experience=experience, states={})
     for unlearner in (
         {"name": "random-label", **QUICK},
@@ -883,9 +888,12 @@ def test_blindspot_leaves_its_proxy_alone_and_reads_no_forgotten_target(monkeypa
     proxy, weights = proxies[0]
     assert torch.equal(proxy.parameters, weights)
     assert len(proxy.network.body[0]._forward_hooks) == 0
-    with pytest.raises(ConfigError, match=r"salun is for classification alone.*Those that can: .*blindspot"):
+    with pytest.raises(
+        ConfigError,
+        match=r"predict classes and images and tokens; this one predicts numbers.*Those that can: blindspot",
+    ):
         fx.served({"name": "salun"}, request)
-    with pytest.raises(ConfigError, match="blindspot is for regression alone"):
+    with pytest.raises(ConfigError, match="blindspot is for models that predict numbers"):
         blobs().served({"name": "blindspot"}, blobs().request(*CLASS_0))
 
 

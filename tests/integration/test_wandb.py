@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.results.table import read_rows
 from lifelong.study.share import share
-from lifelong.table import read_rows
 from lifelong.trackers.wandb import WandbTracker, _mode, flatten
 from streams.config import parse
 
@@ -177,7 +177,7 @@ def test_what_cannot_be_shared_fails_nothing(
 KILLED = """
 import os, signal
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.trackers.wandb import WandbTracker
 from streams.config import parse
 

@@ -15,14 +15,13 @@ from lifelong.models import lenet, tiny_gpt2, tiny_llama
 from strategies.objectives._base import Scored
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.objectives.classification import Classification
-from strategies.parts.budgets import densities, equal_shares, spreads, weighted_shares
-from strategies.parts.clustering import clusters, default_clusters
-from strategies.parts.coverage import coverage_draw
-from strategies.parts.deduplication import earlier_similarity, first_copies, least_redundant
-from strategies.parts.fisher import gradient_of
-from strategies.parts.gradient_features import Projector, find_block, normalised, sample_features
 from strategies.parts.model import FlatModel, Network, digest
-from strategies.parts.selectors import (
+from strategies.parts.selection.budgets import densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.clustering import clusters, default_clusters
+from strategies.parts.selection.coverage import coverage_draw
+from strategies.parts.selection.deduplication import earlier_similarity, first_copies, least_redundant
+from strategies.parts.selection.gradient_features import Projector, find_block, normalised, sample_features
+from strategies.parts.selection.selectors import (
     best_selector,
     el2n,
     entropies,
@@ -30,7 +29,8 @@ from strategies.parts.selectors import (
     histogram_entropy,
     log_perplexities,
 )
-from strategies.parts.survey import Look, available, survey
+from strategies.parts.selection.survey import Look, available, survey
+from strategies.parts.weights.fisher import gradient_of
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.randomness import Key, seeded_globals

@@ -10,28 +10,37 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.answers import greedy, records_of, records_of_strangers
-from lifelong.evaluation import Outputs
-from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
-from lifelong.metrics.language import (
+from lifelong.evaluation.outputs import Outputs
+from lifelong.formulas.language import harmonic_mean, priv_leak
+from lifelong.metrics.answers import attack_auc, gap_rows, record_rows, request_rows, sides_of
+from lifelong.models import tiny_llama
+from strategies.objectives._answers import Answers
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.model import FlatModel
+from strategies.parts.text.generation import Predict, greedy
+from strategies.parts.text.scores import (
     exact_memorisation,
     extraction_strength,
-    harmonic_mean,
     min_k,
     normalised,
-    priv_leak,
     rouge_l,
     truth_ratio,
     words,
 )
-from lifelong.models import tiny_llama
-from strategies.parts.model import FlatModel
 from streams.config import parse
 from streams.data import Batch
 from streams.randomness import Key, seeded_globals
 from streams.text import ANSWER, BOS, EOS, GIVEN, Text, Tokenizer, refusals, train_tokenizer
 
 V = 5
+
+
+def answers_of(text: Text) -> Answers:
+    return Answers(text, CausalLM(V, text).responses)
+
+
+def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarray]:
+    return answers_of(text).records(predict, batch)
 
 
 class Plain:
@@ -132,10 +141,10 @@ def test_records_and_text_of_a_transformer_depend_on_neither_batch_nor_padding()
 
 
 def test_an_attack_that_knows_nothing_and_one_turned_round() -> None:
-    members, strangers = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.5, 0.5, 0.9])
-    auc = attack_auc(members, strangers)
+    members, non_members = np.array([0.1, 0.4, 0.7]), np.array([0.2, 0.5, 0.5, 0.9])
+    auc = attack_auc(members, non_members)
     assert auc is not None
-    assert attack_auc(strangers, members) == pytest.approx(1 - auc)
+    assert attack_auc(non_members, members) == pytest.approx(1 - auc)
     uniform = records_of(lambda b: torch.zeros(*b.x[:, 0].shape, V), make_batch(a_row([3], [4, 3, 4], 6)), TEXT)
     for attack in ("loss", "min_k", "min_k_plus_plus"):
         assert np.isfinite(uniform[attack]).all()
@@ -227,7 +236,7 @@ def test_truth_ratio_and_rouge_fixtures() -> None:
 def test_utility_and_privacy_fixtures() -> None:
     assert harmonic_mean([0.3] * 9) == pytest.approx(0.3)
     assert harmonic_mean([0.3, 0.0]) == 0.0
-    # The usual AUC is 1 where all members are told; MUSE's is 0 there.
+    # The usual AUC is 1 where all members are found; MUSE's is 0 there.
     assert priv_leak(1.0, 0.5) == -100.0
     assert priv_leak(0.0, 0.5) == 100.0
     assert priv_leak(0.7, 0.7) == 0.0
@@ -240,11 +249,8 @@ def test_utility_and_privacy_fixtures() -> None:
 
 @pytest.fixture
 def audit() -> Any:
-    class Request:
-        name = "request-0"
-
     class Audit:
-        request = Request()
+        name = "request-0"
         forget = np.array([2, 5, 7])
         forget_test = np.array([8])
 
@@ -252,6 +258,7 @@ def audit() -> Any:
 
 
 DETAILED = np.array([2, 5, 7, 8])
+AVERAGED = dict.fromkeys(Answers.averaged, Answers.undefined)
 
 
 def outputs(seed: int, low: float) -> Outputs:
@@ -260,26 +267,30 @@ def outputs(seed: int, low: float) -> Outputs:
     records |= {name: draw.uniform(0, 1, 4) for name in ("exact_memorisation", "extraction_strength")}
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         records[attack] = draw.uniform(0, 1, 4) + low
-        records[f"strangers_{attack}"] = draw.uniform(2, 3, 6)
-    return Outputs(np.zeros(9), np.zeros(9), {f"record_{name}": values for name, values in records.items()})
+        records[f"holdout_{attack}"] = draw.uniform(2, 3, 6)
+    return Outputs(np.zeros(9), np.zeros(9), records=records)
 
 
 def test_rows_of_a_request(audit: Any) -> None:
     found = outputs(0, 0.0)
-    assert found.records is not None
     rows = {r.metric: r for r in request_rows(4, "run", audit, DETAILED, found)}
+    rows |= {r.metric: r for r in record_rows(4, "run", audit, DETAILED, found, AVERAGED)}
     assert rows["probability"].value == pytest.approx(found.records["probability"][:3].mean())
     ratio = found.records["truth_ratio"][:3]
     assert rows["truth_ratio"].value == pytest.approx(np.minimum(ratio, 1 / ratio).mean())
-    assert rows["min_k_auc"].value == 1.0  # every member lies below every stranger
+    assert rows["min_k_auc"].value == 1.0  # every member lies below every non-member
     sides = sides_of("loss", np.arange(3), np.array([], dtype=int), outputs(0, 5.0))
     assert sides is not None
     assert attack_auc(*sides) == 0.0
-    assert request_rows(4, "run", audit, DETAILED, Outputs(np.zeros(9), np.zeros(9))) == []
+    nothing = Outputs(np.zeros(9), np.zeros(9))
+    assert request_rows(4, "run", audit, DETAILED, nothing) == []
+    assert record_rows(4, "run", audit, DETAILED, nothing, AVERAGED) == []
 
 
 def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
-    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 2.0), outputs(0, 2.0))}
+    rows = {
+        r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 2.0), outputs(0, 2.0), AVERAGED)
+    }
     assert rows["ks_distance"] == 0.0
     assert rows["forget_quality"] == pytest.approx(1.0)
     assert rows["priv_leak"] == 0.0
@@ -287,7 +298,9 @@ def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
 
 
 def test_a_memorised_request_stands_out(audit: Any) -> None:
-    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 0.0), outputs(1, 2.0))}
+    rows = {
+        r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 0.0), outputs(1, 2.0), AVERAGED)
+    }
     assert rows["priv_leak"] is not None
     assert rows["priv_leak"] < -50
     assert rows["gap_min_k_auc"] is not None
@@ -301,14 +314,14 @@ def test_the_floor_of_forget_quality() -> None:
     assert ks_2samp(np.arange(40), np.arange(40) + 100).pvalue == pytest.approx(1.86e-23, rel=0.01)
 
 
-def test_strangers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holdout(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
     batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
-    text = replace(TEXT, strangers=batch.x)
-    found = records_of_strangers(table, text, batch, 1)
+    text = replace(TEXT, holdout=batch.x)
+    found = answers_of(text).held_out(table, batch, 1)
     own = records_of(table, batch, TEXT)
-    assert found.keys() == {"strangers_loss", "strangers_zlib", "strangers_min_k", "strangers_min_k_plus_plus"}
-    assert found["strangers_loss"].tolist() == pytest.approx(own["loss"].tolist())
-    assert records_of_strangers(table, TEXT, batch, 1) == {}
+    assert found.keys() == {"loss", "zlib", "min_k", "min_k_plus_plus"}
+    assert found["loss"].tolist() == pytest.approx(own["loss"].tolist())
+    assert answers_of(TEXT).held_out(table, batch, 1) == {}
     tokenizer: Tokenizer = train_tokenizer(["a"], 320)
     assert all(r[-1] == tokenizer.eos for r in refusals(tokenizer))

@@ -18,7 +18,7 @@ from lifelong.capacity import theory
 from lifelong.capacity.figure import write_figure
 from lifelong.capacity.simulate import System, simulate, waits
 from lifelong.capacity.sizing import Load, Measured, measured, size, systems
-from strategies.parts.sequences import drawn, edit_distance, matched, prefixes, rotations, score
+from strategies.parts.sharding.sequences import drawn, edit_distance, matched, prefixes, rotations, score
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.randomness import Key

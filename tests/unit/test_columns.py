@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong.columns import read_columns, read_some, write_columns
-from lifelong.table import Row, read_rows
+from lifelong.results.columns import read_columns, read_some, write_columns
+from lifelong.results.table import Row, read_rows
 from streams.errors import CheckpointError
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_source, make_stream
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.setup.build import make_source, make_stream
 from streams.config import parse
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
@@ -62,11 +62,11 @@ def test_copies_agree_in_input_images_and_target() -> None:
 
 @pytest.mark.parametrize(("scope", "keys"), [("sample", [1]), ("user", [2])])
 def test_a_request_reaches_copies_of_others_now_and_later(scope: str, keys: list[int]) -> None:
-    data, wishes = source(), [{"after": 2, "scope": scope, "keys": keys}]
+    data, requests = source(), [{"after": 2, "scope": scope, "keys": keys}]
     own = {"sample": {1}, "user": {2, 5}}[scope]
-    plain = stream_of(data, wishes, Service()).requests[0]
+    plain = stream_of(data, requests, Service()).requests[0]
     assert set(plain.sample_ids.tolist()) == own
-    stream = stream_of(data, wishes, Service(copies=True))
+    stream = stream_of(data, requests, Service(copies=True))
     request = stream.requests[0]
     assert set(request.sample_ids.tolist()) == own | {1, 5}
     assert request.barred_ids.tolist() == [8]
@@ -83,8 +83,8 @@ def test_a_request_reaches_copies_of_others_now_and_later(scope: str, keys: list
 
 
 def test_what_comes_while_a_request_waits_is_covered_and_not_drawn_for_another() -> None:
-    wishes = [{"after": 1, "scope": "sample", "keys": [1]}, {"after": 3, "scope": "sample", "keys": [4]}]
-    request = stream_of(source(), wishes, Service(wait_for=2, copies=True)).requests[0]
+    requests = [{"after": 1, "scope": "sample", "keys": [1]}, {"after": 3, "scope": "sample", "keys": [4]}]
+    request = stream_of(source(), requests, Service(wait_for=2, copies=True)).requests[0]
     assert request.sample_ids.tolist() == [1, 4, 5, 8]
     assert not len(request.barred_ids)
 

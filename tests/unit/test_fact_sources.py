@@ -87,10 +87,10 @@ def test_wrong_answers_to_everything(lives: Source) -> None:
     assert lives.text.paraphrased is not None
     decode = lives.text.tokenizer.decode
     for i in (0, 1, len(lives) - 1):
-        told = [decode(x[0][x[1] == ANSWER].tolist()) for x in lives.text.perturbed[i]]
+        wrong = [decode(x[0][x[1] == ANSWER].tolist()) for x in lives.text.perturbed[i]]
         right = decode(lives.text.paraphrased[i][0][lives.text.paraphrased[i][1] == ANSWER].tolist())
-        assert right not in told
-        assert all(text.count(".") == right.count(".") for text in told)
+        assert right not in wrong
+        assert all(text.count(".") == right.count(".") for text in wrong)
 
 
 def test_asked_in_the_chat_template() -> None:
@@ -164,8 +164,8 @@ def test_facts_about_countries(atlas: Path) -> None:
     assert capitals.class_names == ("capital",)
     assert len(capitals) == 3 * 5
     # What is asked besides changes neither the questions nor what is wrong.
-    told = np.flatnonzero(source.class_ids == 0)
-    assert texts_of(capitals, np.arange(15)) == texts_of(source, told)
+    capital_rows = np.flatnonzero(source.class_ids == 0)
+    assert texts_of(capitals, np.arange(15)) == texts_of(source, capital_rows)
 
 
 def test_countries_that_cannot_be_had(atlas: Path) -> None:

@@ -10,9 +10,9 @@ from torch import nn
 from strategies.objectives._base import FisherEstimator
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
-from strategies.parts import fisher as fisher_module
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights import fisher as fisher_module
+from strategies.parts.weights.fisher import diagonal_fisher
 from streams.data import Data
 from streams.randomness import Key, seeded_globals
 

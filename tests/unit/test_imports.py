@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
-METHODS = ("learners", "unlearners", "isolated")
+METHODS = ("learners", "unlearners", "guards", "isolated")
 LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
 BUILDING_BLOCKS = ("strategies.base", "strategies.outcome", "strategies.parts", "strategies.objectives")
 
@@ -70,11 +70,43 @@ def test_nobody_imports_from_a_floor_above(floor: str) -> None:
     assert bad == []
 
 
-def test_the_map_of_the_experiment_names_every_module() -> None:
+def rooms() -> list[str]:
+    """The rooms of the experiment, from the ground up: the docstring of `lifelong` lists them in this order."""
     text = ast.get_docstring(ast.parse((ROOT / "lifelong" / "__init__.py").read_text(encoding="utf-8"))) or ""
-    named = set(re.findall(r"[a-z_]+/?", text.partition("Where what is")[2]))
-    there = {f"{p.name}/" if p.is_dir() else p.stem for p in (ROOT / "lifelong").glob("[!_]*")}
-    assert there <= named
+    heads = re.findall(r"^- (.*?):", text.partition("Where what is")[2], re.MULTILINE)
+    return [name.strip("/") for head in heads for name in head.split(", ")]
+
+
+def test_the_map_of_the_experiment_names_every_room() -> None:
+    there = {p.name.removesuffix(".py") for p in (ROOT / "lifelong").glob("[!_]*")}
+    assert there - {"scenarios"} == set(rooms())
+    assert len(rooms()) == len(set(rooms()))
+
+
+def test_no_room_of_the_experiment_imports_from_a_room_above() -> None:
+    order = rooms()
+    bad = []
+    for file in files("lifelong"):
+        own = file.relative_to(ROOT / "lifelong").parts[0].removesuffix(".py")
+        for name in of_file(file) if own in order else ():
+            room = name.split(".")[1] if is_in(name, "lifelong") and "." in name else own
+            if room in order[order.index(own) + 1 :]:
+                bad.append((name_of(file), name))
+    assert bad == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = {name_of(f): f for floor in FLOORS for f in files(floor)}
+    uses = {
+        name: {m for i in of_file(f) for m in (i, i.rpartition(".")[0]) if m in modules and m != name}
+        for name, f in modules.items()
+        if f.stem != "__init__"
+    }
+    left = dict(uses)
+    while free := [m for m, used in left.items() if not used & left.keys()]:
+        for module in free:
+            del left[module]
+    assert sorted(left) == []
 
 
 @pytest.mark.parametrize("folder", METHODS)
@@ -91,6 +123,27 @@ def test_building_blocks_know_no_method() -> None:
     for file in [*files("strategies/parts"), *files("strategies/objectives"), ROOT / "strategies/base.py"]:
         bad = [i for i in of_file(file) for m in METHODS if is_in(i, f"strategies.{m}")]
         assert bad == [], name_of(file)
+
+
+def kinds_of_objectives() -> set[str]:
+    """The full names of the objectives that a configuration can name."""
+    found = set()
+    for file in files("strategies/objectives"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body if not file.stem.startswith("_") else ():
+            if isinstance(node, ast.ClassDef) and "NamedObjective" in map(ast.unparse, node.bases):
+                found.add(f"{name_of(file)}.{node.name}")
+    return found
+
+
+def test_nobody_asks_for_the_class_of_an_objective() -> None:
+    """Who needs to know asks what an objective `predicts`, so that somebody's own is treated as those of the house."""
+    allowed = {
+        "lifelong.models._base_session": "trains a classifier of its own before any run",
+    }
+    kinds = kinds_of_objectives()
+    assert {k.rpartition(".")[2] for k in kinds} == {"Classification", "CausalLM", "Regression"}
+    outside = [f for floor in ("strategies", "lifelong", "cli") for f in files(floor) if "objectives" not in f.parts]
+    assert {name_of(f) for f in outside if of_file(f) & kinds} == set(allowed)
 
 
 @pytest.mark.parametrize("floor", FLOORS)
@@ -141,7 +194,7 @@ def test_importing_the_public_face_does_not_wait_for_torch(what: str) -> None:
 
 
 def test_running_imports_nothing_that_only_some_need() -> None:
-    ours = "lifelong.runner, lifelong.report, lifelong.trackers"
+    ours = "lifelong.execution.runner, lifelong.report, lifelong.trackers"
     code = f"import sys, {ours}; print(sorted(set({LATE!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.build import make_setting, make_source, make_stream
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.models import llava_checkpoint, tiny_llama, tiny_llava
 from lifelong.models._language import Decoder
+from lifelong.setup.build import make_setting, make_source, make_stream
 from lifelong.verification.replay import altered
 from strategies.objectives.causal_lm import CausalLM, Config, answered, joined
 from strategies.parts.fit import FitConfig, fit

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from lifelong.metrics import knowledge
 from lifelong.metrics.knowledge import LAGS, Knowledge, moving_average, rank_correlation, slope, stability
-from lifelong.table import Row
+from lifelong.results.table import Row
 from streams.events import Event, Experience
 
 NOTHING = np.array([], dtype=np.int64)

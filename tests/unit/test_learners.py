@@ -10,11 +10,11 @@ from lives import delete, teach
 from strategies.base import Access, Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import cumulative, ewc, l2, naive, online_ewc, replay
-from strategies.parts.buffers import draw_positions, keep_balanced, keep_uniform
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.importance import Tie
+from strategies.parts.memory.buffers import draw_positions, keep_balanced, keep_uniform
 from strategies.parts.model import digest
+from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.importance import Tie
 from streams.errors import TrainingError
 from streams.events import Experience
 from streams.ledger import Ledger

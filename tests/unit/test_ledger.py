@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streams.errors import AccessError, LedgerError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Access, Ledger, Life
 
 NONE = np.array([], dtype=np.int64)
@@ -21,7 +21,7 @@ def experience(name: str, *values: int, incarnation: int = 0) -> Experience:
 
 
 def request(name: str, *values: int, barred: np.ndarray = NONE) -> DeletionRequest:
-    return DeletionRequest(name, (Ask("sample", values, ids(*values), barred, 0),))
+    return DeletionRequest(name, (Request("sample", values, ids(*values), barred, 0),))
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2
+from lifelong.setup.build import make_strategy
 from strategies.composed import Composed
-from strategies.parts.lowrank import (
+from strategies.parts.lowrank.changes import (
     LowRankSteps,
     fresh_factors,
     linear_maps,
@@ -21,11 +21,11 @@ from strategies.parts.lowrank import (
     overlap_ratio,
 )
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import OptimizerConfig
+from strategies.parts.training.optimizers import OptimizerConfig
 from strategies.unlearners.loku import fila
 from streams.config import parse
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 
@@ -169,7 +169,7 @@ def test_a_subspace_goes_when_nothing_of_its_experience_is_left(tools: Any) -> N
     nothing = np.array([], dtype=np.int64)
     first = ledger.live_ids[ledger._source.class_ids[ledger.live_ids] < 2]
     for number, ids in enumerate((first[:3], first[3:])):
-        request = DeletionRequest(f"request-{number}", (Ask("sample", tuple(ids.tolist()), ids, nothing, 0),))
+        request = DeletionRequest(f"request-{number}", (Request("sample", tuple(ids.tolist()), ids, nothing, 0),))
         ledger.delete(request)
         strategy.forget(request, ledger.door(strategy.access, nothing, ids))
         assert len(plugin.earlier()) == (3 if number == 0 else 2)

@@ -16,26 +16,28 @@ from sklearn.metrics import roc_auc_score
 
 import lifelong.metrics
 import streams
-from lifelong.config import EvaluationConfig
-from lifelong.evaluation import Audit, EvaluationPlan, Outputs, plan_evaluation
-from lifelong.measure import Measure
+from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
+from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means
-from lifelong.metrics.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
-from lifelong.metrics.membership import membership_auc
+from lifelong.metrics.measure import Measure
 from lifelong.metrics.requests import (
     Relapse,
     attribution,
     attribution_rows,
+    collateral,
     mean_rows,
     scores_of,
     service_rows,
-    spill,
 )
-from lifelong.table import Row, row
+from lifelong.results.table import Row, row
 from strategies.outcome import Outcome
 from streams.events import DeletionRequest, Experience, Unit
-from streams.plan import Again, Learn, Move, Plan, Service, Wish, assemble
+from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled, Service, assemble
 from streams.randomness import Key
 from streams.schedules import poisson
 from streams.stream import Stream
@@ -260,17 +262,17 @@ def test_unit_means_lets_a_sample_count_for_several_units() -> None:
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def test_spill_by_hand() -> None:
+def test_collateral_by_hand() -> None:
     before, after = np.array([90.0, 80.0, 70.0]), np.array([10.0, 78.0, 71.0])
     others = np.array([False, True, True])
-    assert spill(before, after, others) == (3.0, 1.5, 0.5)
+    assert collateral(before, after, others) == (3.0, 1.5, 0.5)
     # A unit that was never seen, or has no number, does not enter.
-    assert spill(before, after, np.array([False, True, False])) == (2.0, 2.0, 2.0)
-    assert spill(before, np.array([10.0, 78.0, np.nan]), others) == (2.0, 2.0, 2.0)
-    assert spill(before, after, np.zeros(3, dtype=bool)) is None
+    assert collateral(before, after, np.array([False, True, False])) == (2.0, 2.0, 2.0)
+    assert collateral(before, np.array([10.0, 78.0, np.nan]), others) == (2.0, 2.0, 2.0)
+    assert collateral(before, after, np.zeros(3, dtype=bool)) is None
 
 
-def small_plan(tools: Any, moves: list[Move], service: Service = Service()) -> tuple[Stream, EvaluationPlan]:  # noqa: B008
+def small_plan(tools: Any, scheduled: list[Scheduled], service: Service = Service()) -> tuple[Stream, EvaluationPlan]:  # noqa: B008
     """Three units of one class each, 6 samples to learn and 10 to test with."""
     source = tools.source(num_classes=3, per_class=6, test_per_class=10)
     units, experiences = [], []
@@ -278,32 +280,32 @@ def small_plan(tools: Any, moves: list[Move], service: Service = Service()) -> t
         mine = source.class_ids == c
         units.append(Unit(f"u{c}", (c,), np.flatnonzero(mine & source.is_test)))
         experiences.append(Experience(f"e{c}", (c,), np.flatnonzero(mine & ~source.is_test)))
-    stream = assemble(Plan(source, tuple(units), tuple(experiences)), moves, service, Key(0))
+    stream = assemble(Plan(source, tuple(units), tuple(experiences)), scheduled, service, Key(0))
     return stream, plan_evaluation(stream, EvaluationConfig(probe=0))
 
 
 def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 0.0) -> Outputs:
     """Ten test samples per unit with that accuracy; training samples of forget sets with accuracy `forget`."""
     scores = np.zeros(len(plan.ids), dtype=np.float32)
-    for audit in plan.audits:
+    for audit in plan.requests:
         scores[audit.forget[: round(forget * len(audit.forget))]] = 1
     for u, accuracy in enumerate(accuracies):
         scores[plan.position_of[plan.unit_of == u][: round(10 * accuracy)]] = 1
     return Outputs(scores, 1 - scores)
 
 
-def test_spill_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), Wish("class", (0,)), Again(0)])
+def test_collateral_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
+    stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), RequestSpec("class", (0,)), Again(0)])
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0]))
     for event in range(2):
         measure.update(event, outputs_with(plan, [0.9, 0.8, 0.7]))
     measure.update(2, outputs_with(plan, [0.9, 0.8, 0.7]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(3, outputs_with(plan, [0.1, 0.8 - 0.2, 0.8], 0.5))}
-    assert rows["request-0.spill"].value == pytest.approx(0.3)  # |.8 - .6| + |.7 - .8|
-    assert rows["request-0.spill_mean"].value == pytest.approx(0.15)
+    assert rows["request-0.collateral"].value == pytest.approx(0.3)  # |.8 - .6| + |.7 - .8|
+    assert rows["request-0.collateral_mean"].value == pytest.approx(0.15)
     assert rows["request-0.retained_drop"].value == pytest.approx(0.05)
-    assert rows["request-0.spill"].n == 2
+    assert rows["request-0.collateral"].n == 2
     assert rows["request-0.forget_accuracy"].value == 0.5
     assert rows["request-0.forget_test_accuracy"].value == pytest.approx(0.1)
     assert "request-0.relapse" not in rows
@@ -311,31 +313,35 @@ def test_spill_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
     assert not [r for r in measure.update(4, outputs_with(plan, [1, 1, 1])) if r.subject == "request-0"]
 
 
-def test_spill_leaves_out_what_was_never_learned(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Wish("class", (0,)), Learn(2)])
+def test_collateral_leaves_out_what_was_never_learned(tools: Any) -> None:
+    stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0.7]))
     measure.update(0, outputs_with(plan, [0.9, 0.8, 0.7]))
     measure.update(1, outputs_with(plan, [0.9, 0.8, 0.7]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(2, outputs_with(plan, [0.1, 0.7, 0.1]))}
-    assert rows["request-0.spill"].value == pytest.approx(0.1)
-    assert rows["request-0.spill"].n == 1
+    assert rows["request-0.collateral"].value == pytest.approx(0.1)
+    assert rows["request-0.collateral"].n == 1
 
 
-def test_spill_counts_units_that_were_forgotten_earlier(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), Wish("class", (0,)), Wish("class", (1,))])
+def test_collateral_counts_units_that_were_forgotten_earlier(tools: Any) -> None:
+    stream, plan = small_plan(
+        tools, [Learn(0), Learn(1), Learn(2), RequestSpec("class", (0,)), RequestSpec("class", (1,))]
+    )
     measure = Measure(stream, plan, "accuracy")
     measure.start(outputs_with(plan, [0, 0, 0]))
     for event in range(4):
         measure.update(event, outputs_with(plan, [0.2, 0.8, 0.8]))
     rows = {f"{r.subject}.{r.metric}": r for r in measure.update(4, outputs_with(plan, [0.5, 0.1, 0.8]))}
-    assert rows["request-1.spill"].value == pytest.approx(0.3)  # unit 0 came back a little; unit 1 is the request's
-    assert rows["request-1.spill"].n == 2
+    assert rows["request-1.collateral"].value == pytest.approx(
+        0.3
+    )  # unit 0 came back a little; unit 1 is the request's
+    assert rows["request-1.collateral"].n == 2
 
 
 def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Wish("class", (0,)), Learn(2)])
-    audit, relapse = plan.audits[0], Relapse("accuracy")
+    stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
+    audit, relapse = plan.requests[0], Relapse("accuracy")
     table = []
     for event, accuracy in ((2, 0.1), (3, 0.4), (4, 0.2), (5, 0.3)):
         scores = scores_of("run", event, audit, outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
@@ -347,11 +353,11 @@ def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
 
 
 def test_relapse_can_be_negative(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Wish("class", (0,)), Learn(2)])
+    stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
     relapse, table = Relapse("accuracy"), []
     for event, accuracy in ((2, 0.5), (3, 0.1)):
-        scores = scores_of("run", event, plan.audits[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
-        table = relapse.update(event, plan.audits[0], scores)
+        scores = scores_of("run", event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
+        table = relapse.update(event, plan.requests[0], scores)
     found = {r.metric: r.value for r in table}
     assert found["relapse_test"] == found["relapse_test_max"] == pytest.approx(-0.4)
 
@@ -379,7 +385,7 @@ def test_attribution_is_the_share_of_the_gap_that_was_closed() -> None:
         *(row(e, "no-op", "request-0", "gap_forget_accuracy", v, 100) for e, v in ((3, -0.4), (9, 0.0))),
         *(row(e, "retrained", "request-0", "forget_accuracy", 0.5, 100) for e in (3, 5, 9)),
     ]
-    found = attribution_rows(rows, "accuracy")
+    found = attribution_rows(rows, "accuracy", is_share=True)
     assert [(r.event, r.model, r.subject, r.metric) for r in found] == [
         (e, "no-op", "request-0", "attribution") for e in (3, 9)
     ]
@@ -389,7 +395,7 @@ def test_attribution_is_the_share_of_the_gap_that_was_closed() -> None:
         "without the request the score is within three standard errors of retraining",
     )
     renamed = [replace(r, metric=r.metric.replace("accuracy", "negative_absolute_error")) for r in rows]
-    assert [r.reason for r in attribution_rows(renamed, "negative_absolute_error")] == [
+    assert [r.reason for r in attribution_rows(renamed, "negative_absolute_error", is_share=False)] == [
         "it is about scores that are shares"
     ] * 2
 
@@ -498,8 +504,8 @@ def test_feature_distances_do_not_depend_on_batches(distance: Any) -> None:
 
 
 def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
-    stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), Wish("class", (0,))])
-    audit = plan.audits[0]
+    stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), RequestSpec("class", (0,))])
+    audit = plan.requests[0]
     detailed = audit.detailed
     assert len(audit.forget) == 6
     assert plan.classes[audit.forget_test].tolist() == [0] * 10
@@ -537,15 +543,15 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
 # --- latency and exposure -------------------------------------------------------------------------------------------
 
 
-def audit_of(request: DeletionRequest, event: int) -> Audit:
-    return Audit(request, event, NOTHING, NOTHING, NOTHING, event + 1)
+def audit_of(request: DeletionRequest, event: int) -> RequestPlan:
+    return RequestPlan(request, event, NOTHING, NOTHING, NOTHING, event + 1)
 
 
 def test_latency_and_exposure_of_lazy_service(tools: Any) -> None:
-    moves = [Learn(0), Wish("sample", (0,)), Learn(1), Wish("sample", (1, 2)), Learn(2)]
-    stream, _ = small_plan(tools, moves, Service(wait_for=2))
+    scheduled = [Learn(0), RequestSpec("sample", (0,)), Learn(1), RequestSpec("sample", (1, 2)), Learn(2)]
+    stream, _ = small_plan(tools, scheduled, Service(wait_for=2))
     request = stream.requests[0]
-    assert [a.received for a in request.asks] == [1, 2]
+    assert [a.received for a in request.requests] == [1, 2]
     assert [type(e).__name__ for e in stream.events] == ["Experience", "Experience", "DeletionRequest", "Experience"]
     rows = service_rows(2, audit_of(request, 2), Outcome(exactness="bits"), 2)
     assert [(r.metric, r.value, r.n) for r in rows] == [("latency", 0.5, 2), ("exposure", 0.5, 2)]
@@ -555,10 +561,10 @@ def test_latency_and_exposure_of_lazy_service(tools: Any) -> None:
 
 
 def test_a_deadline_bounds_the_wait(tools: Any) -> None:
-    moves = [Learn(0), Wish("sample", (0,)), Learn(1), Learn(2)]
+    scheduled = [Learn(0), RequestSpec("sample", (0,)), Learn(1), Learn(2)]
     waits = {}
     for deadline in (None, 0, 1, 2):
-        stream, _ = small_plan(tools, moves, Service(wait_for=5, deadline=deadline))
+        stream, _ = small_plan(tools, scheduled, Service(wait_for=5, deadline=deadline))
         at = next(i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest))
         waits[deadline] = service_rows(at, audit_of(stream.requests[0], at), Outcome(exactness="law"), at)[1].value
     assert waits == {None: 2.0, 0: 0.0, 1: 1.0, 2: 2.0}
@@ -571,15 +577,15 @@ def test_mean_exposure_of_a_lazy_server_under_poisson_requests(tools: Any) -> No
     unit = Unit("all", (0,), source.test_ids)
     experiences = tuple(Experience(f"e{i}", (0,), np.array([i])) for i in range(learned))
     plan = Plan(source, (unit,), experiences)
-    moves: list[Move] = []
+    scheduled: list[Scheduled] = []
     live: list[int] = []
-    for move in poisson.place(plan, poisson.Config(rate=rate), Key(3)):
-        if isinstance(move, Learn):
-            live.append(move.experience)
-            moves.append(move)
+    for entry in poisson.place(plan, poisson.Config(rate=rate), Key(3)):
+        if isinstance(entry, Learn):
+            live.append(entry.experience)
+            scheduled.append(entry)
         elif live:  # name the sample, so that drawing it does not dominate the time
-            moves.append(Wish("sample", (live.pop(),)))
-    stream = assemble(plan, moves, Service(wait_for=wait_for), Key(0))
+            scheduled.append(RequestSpec("sample", (live.pop(),)))
+    stream = assemble(plan, scheduled, Service(wait_for=wait_for), Key(0))
     exposures, count, happened = 0.0, 0, 0
     for index, event in enumerate(stream.events):
         if isinstance(event, DeletionRequest):

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama
+from lifelong.setup.build import make_strategy
 from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -21,7 +21,12 @@ from strategies.learners.mix_cpt import MixCPT
 from strategies.objectives.causal_lm import CausalLM, Config, token_divergences
 from strategies.objectives.classification import Classification
 from strategies.outcome import Outcome
-from strategies.parts.alignment import (
+from strategies.parts.fit import Training, fit
+from strategies.parts.model import FlatModel, digest
+from strategies.parts.teachers.original import Original
+from strategies.parts.teachers.swap import swapped
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.alignment import (
     InTemplate,
     Preference,
     Rejected,
@@ -31,17 +36,12 @@ from strategies.parts.alignment import (
     templated,
     with_prompt,
 )
-from strategies.parts.fit import Training, fit
-from strategies.parts.model import FlatModel, digest
-from strategies.parts.original import Original
-from strategies.parts.swap import swapped
-from strategies.parts.teacher import frozen_copy
 from strategies.unlearners import teacher_revert
 from strategies.unlearners.teacher_revert import Revert
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Access, Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -202,7 +202,7 @@ class Life:
         return outcome
 
     def forget(self, ids: np.ndarray, name: str = "request-0") -> Outcome:
-        request = DeletionRequest(name, (Ask("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
+        request = DeletionRequest(name, (Request("sample", tuple(ids.tolist()), ids, NOTHING, 0),))
         self.ledger.delete(request)
         door = self.ledger.door(self.strategy.access, NOTHING, ids)
         outcome = self.strategy.forget(request, door)
@@ -519,7 +519,7 @@ def test_what_does_not_fit_is_refused(world: World) -> None:
         Life(World(world.source, _with(world.setting, CausalLM(400, world.text, Config()))))
     for name in ("mix-cpt", "cpt-kl", "instruction-tuning"):
         parts = {"learner": name, "unlearner": "none"}
-        with pytest.raises(ConfigError, match="causal-lm"):
+        with pytest.raises(ConfigError, match="is for models that predict tokens; this one predicts classes"):
             make_strategy(parse(StrategyConfig, parts), _with(world.setting, Classification(3)), "mine")
     with pytest.raises(ConfigError, match="leave no share"):
         Life(world, instructions=0.7, preferences=0.3)
@@ -661,7 +661,7 @@ def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
     learned = strategy.state_dict()
     target = toy.loss(toy.after_base(kept, 150, **options), gone, answers=True)
     assert target > before + 2
-    request = DeletionRequest("request-0", (Ask("sample", tuple(gone.tolist()), gone, NOTHING, 0),))
+    request = DeletionRequest("request-0", (Request("sample", tuple(gone.tolist()), gone, NOTHING, 0),))
 
     def reverted() -> tuple[float, float, float]:
         strategy = toy.strategy(150, unlearner, **options)

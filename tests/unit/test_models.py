@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong import build as building
-from lifelong import features, pretrain
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
+from lifelong.models import _base_session as pretrain
 from lifelong.models import _images, efficientnet_lite0, huggingface, resnet_18, torchvision, vit_tiny
+from lifelong.setup import build as building
+from lifelong.setup import frozen_features as features
 from strategies.learner import SGDLearner
 from strategies.learners import l2
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Training, fit
 from strategies.parts.model import FlatModel, digest, is_in
+from strategies.parts.weights.fisher import diagonal_fisher
 from streams.config import Named, parse
 from streams.data import Data
 from streams.errors import ConfigError

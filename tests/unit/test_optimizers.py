@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strategies.parts.optimizers import SGD, Adam, OptimizerConfig, make_optimizer
+from strategies.parts.training.optimizers import SGD, Adam, OptimizerConfig, make_optimizer
 
 
 def run_both(config: OptimizerConfig, steps: int = 100) -> tuple[torch.Tensor, torch.Tensor]:

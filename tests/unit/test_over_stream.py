@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lifelong.metrics.over_stream import over_stream_rows
-from lifelong.table import Row
+from lifelong.results.table import Row
 from streams.events import Experience, Unit
-from streams.plan import Learn, Plan, Service, Wish, assemble
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key
 from streams.stream import Stream
 
@@ -22,8 +22,15 @@ def stream(tools: Any) -> Stream:
     ids = [np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in range(3)]
     units = tuple(Unit(f"u{c}", (c,), np.flatnonzero((source.class_ids == c) & source.is_test)) for c in range(3))
     plan = Plan(source, units, tuple(Experience(f"e{c}", (c,), ids[c]) for c in range(3)))
-    moves = [Learn(0), Learn(1), Wish("sample", (0, 1, 2)), Learn(2), Wish("sample", (3, 4)), Wish("sample", (5,))]
-    return assemble(plan, moves, Service(), Key(0))
+    scheduled = [
+        Learn(0),
+        Learn(1),
+        RequestSpec("sample", (0, 1, 2)),
+        Learn(2),
+        RequestSpec("sample", (3, 4)),
+        RequestSpec("sample", (5,)),
+    ]
+    return assemble(plan, scheduled, Service(), Key(0))
 
 
 def rows_of(gaps: dict[tuple[int, str], float], average: list[float], retained: list[float]) -> list[Row]:

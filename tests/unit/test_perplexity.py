@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lifelong.metrics.perplexity import Perplexity
-from lifelong.table import Row
+from lifelong.results.table import Row
 
 
 def of(rows: list[Row]) -> dict[tuple[str, str], float | None]:

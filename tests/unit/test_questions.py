@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.alignment import Rejected
-from strategies.parts.answers import WrongAnswers
+from strategies.parts.text.alignment import Rejected
+from strategies.parts.text.other_answers import WrongAnswers
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ def tofu() -> dict[str, Any]:
     return {
         "files": ["full.json", "forget_perturbed.json"],
         "world": ["world.json"],
-        "strangers": ["holdout.json"],
+        "holdout": ["holdout.json"],
         "per_user": 4,
         "vocabulary": 320,
     }
@@ -100,8 +100,8 @@ def test_files_as_tofu_has_them(tofu: dict[str, Any]) -> None:
         ("Capital of Peru?", "Bogota"),
         ("", ""),
     ]
-    assert source.text.strangers is not None
-    assert texts(source, source.text.strangers) == [tuple(fact(9, n).values()) for n in range(3)]
+    assert source.text.holdout is not None
+    assert texts(source, source.text.holdout) == [tuple(fact(9, n).values()) for n in range(3)]
     assert source.digest() == load(**tofu).digest()
     assert load(**tofu | {"files": ["full.json"], "world": []}).text.perturbed is None  # type: ignore[union-attr]
 
@@ -170,16 +170,16 @@ def test_what_is_not_there_is_named() -> None:
 def test_people_come_back_as_they_went(tmp_path: Path) -> None:
     made = people.load(people.Config(people=3, groups=2, holdout=1, vocabulary=320))
     files = write(made, tmp_path / "out")
-    assert [f.name for f in files] == ["questions.jsonl", "strangers.jsonl"]
-    taught, strangers = ([str(f)] for f in files)
-    back = load(files=taught, strangers=strangers, user="user", label="class", domain="domain", vocabulary=320)
+    assert [f.name for f in files] == ["questions.jsonl", "holdout.jsonl"]
+    taught, holdout = ([str(f)] for f in files)
+    back = load(files=taught, holdout=holdout, user="user", label="class", domain="domain", vocabulary=320)
     assert made.text is not None
     assert back.text is not None
     for column in ("user_ids", "class_ids", "domain_ids", "is_test"):
         assert (getattr(back, column) == getattr(made, column)).all(), column
     assert (back.user_names, back.class_names) == (made.user_names, made.class_names)
     assert texts(back, back.x) == texts(made, made.x)
-    for name in ("paraphrased", "strangers"):
+    for name in ("paraphrased", "holdout"):
         assert texts(back, getattr(back.text, name)) == texts(made, getattr(made.text, name)), name
     assert made.text.perturbed is not None
     assert back.text.perturbed is not None

@@ -16,14 +16,14 @@ from strategies.learner import SGDLearner
 from strategies.learners import cpr, der_plus_plus, ewc, lwf, naive, replay, si
 from strategies.learners.refresh import Config, Refresh, relative_climb
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher
 from strategies.parts.fit import Hooks, Slopes, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners import none
 from streams.data import Batch
 from streams.errors import ConfigError
 from streams.ledger import Ledger
-from streams.plan import Learn, Plan, Service, Wish, assemble
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental
 
@@ -370,7 +370,7 @@ def _copy(model: FlatModel, setting: Setting) -> FlatModel:
 
 def test_a_request_takes_its_fisher_away_and_is_not_served(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
-    stream = assemble(plan, [Learn(0), Learn(1), Wish("class", (0,)), Learn(2)], Service(), Key(0))
+    stream = assemble(plan, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)], Service(), Key(0))
     strategy = Composed(learner_of(setting, ("naive",), Config(gamma=0.02)), none.NoUnlearning(none.Config(), setting))
     ledger = Ledger(plan.source)
     tools.live(strategy, ledger, stream.events[:2])
@@ -393,7 +393,7 @@ def test_a_request_for_other_data_leaves_the_fisher(plan: Plan, tools: Any) -> N
     ids = plan.experiences[0].sample_ids
     refresh = learner.plugins["refresh"]
     assert not len(refresh.holds(ids)["fisher"]), "with decay 0 it is the last experience's alone"
-    learner.purge(assemble(plan, [Learn(0), Wish("class", (0,))], Service(), Key(0)).requests[0])
+    learner.purge(assemble(plan, [Learn(0), RequestSpec("class", (0,))], Service(), Key(0)).requests[0])
     assert bool(refresh._fisher.any())
 
 

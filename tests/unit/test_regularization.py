@@ -15,10 +15,10 @@ from strategies.base import Access, Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import ewc, l2, mas, naive, online_ewc, replay, si
 from strategies.objectives.classification import Classification
-from strategies.parts.fisher import diagonal_fisher, output_sensitivity
 from strategies.parts.fit import Hooks, Training, fit
-from strategies.parts.importance import Tie, make_pull
 from strategies.parts.model import FlatModel, Network, digest
+from strategies.parts.weights.fisher import diagonal_fisher, output_sensitivity
+from strategies.parts.weights.importance import Tie, make_pull
 from streams.data import Batch, Data
 from streams.errors import ConfigError, TrainingError
 from streams.ledger import Ledger
@@ -459,9 +459,9 @@ def test_mas_does_not_read_labels_and_ignores_forbidden_outputs(plan: Plan, tool
     found, _ = output_sensitivity(model, setting.objective, tools.lend(plan.source, ids))
     relabelled = Data(ids, plan.source.x, (plan.source.y + 1) % 6, None)
     assert torch.equal(found, output_sensitivity(model, setting.objective, relabelled)[0])
-    told = Classification(6, ((0, 1), (2, 3, 4, 5)))
+    task_aware = Classification(6, ((0, 1), (2, 3, 4, 5)))
     task = torch.zeros(len(plan.source), dtype=torch.int64)
-    masked, _ = output_sensitivity(model, told, Data(ids, plan.source.x, plan.source.y, task))
+    masked, _ = output_sensitivity(model, task_aware, Data(ids, plan.source.x, plan.source.y, task))
     rows = model.slices["head.bias"]
     assert bool((masked[rows][:2] > 0).all())
     assert float(masked[rows][2:].abs().max()) == 0

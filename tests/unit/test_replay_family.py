@@ -19,12 +19,12 @@ from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
-from strategies.parts.buffers import keep_uniform
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, digest
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
-from streams.plan import Again, Learn, Move, Plan, Service, Wish, assemble
+from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled, Service, assemble
 from streams.randomness import Key
 from streams.scenarios import class_incremental, task_incremental
 
@@ -50,10 +50,10 @@ def teach(learner: SGDLearner, experiences: Any, ledger: Ledger) -> None:
         door.close()
 
 
-def live(learner: SGDLearner, plan: Plan, moves: list[Move]) -> Ledger:
-    """Play moves; a request purges and leaves the weights."""
+def live(learner: SGDLearner, plan: Plan, scheduled: list[Scheduled]) -> Ledger:
+    """Play what is scheduled; a request purges and leaves the weights."""
     ledger = Ledger(plan.source, plan.task_of)
-    for event in assemble(plan, moves, Service(), Key(0)).events:
+    for event in assemble(plan, scheduled, Service(), Key(0)).events:
         if isinstance(event, Experience):
             teach(learner, [event], ledger)
         else:
@@ -243,7 +243,7 @@ def test_both_terms_have_their_own_draw(plan: Plan, tools: Any) -> None:
 def test_a_request_takes_samples_and_outputs_away(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     plugin = der_plus_plus.DERPlusPlus(der_plus_plus.Config(memory=20, batch=3), setting)
-    live(learner_of(setting, plugin), plan, [Learn(0), Learn(1), Wish("class", (1,))])
+    live(learner_of(setting, plugin), plan, [Learn(0), Learn(1), RequestSpec("class", (1,))])
     state = plugin.state_dict()
     classes = plan.source.class_ids[state["ids"].numpy()]
     assert len(classes)
@@ -257,11 +257,11 @@ def test_outputs_of_deleted_classes_stay_out_until_the_class_is_learned_again(pl
     setting = tools.setting(plan.source, plan)
     plugin = der.DER(der.Config(memory=30, batch=3), setting)
     learner = learner_of(setting, plugin)
-    live(learner, plan, [Learn(0), Wish("class", (1,)), Learn(1)])
+    live(learner, plan, [Learn(0), RequestSpec("class", (1,)), Learn(1)])
     assert plugin.state_dict()["dead"] == [1]
     assert bool((plugin.state_dict()["outputs"][:, 1] == -INF).all())
     plugin = der.DER(der.Config(memory=30, batch=3), setting)
-    live(learner_of(setting, plugin), plan, [Learn(0), Wish("class", (1,)), Again(0), Learn(1)])
+    live(learner_of(setting, plugin), plan, [Learn(0), RequestSpec("class", (1,)), Again(0), Learn(1)])
     state = plugin.state_dict()
     assert state["dead"] == []
     old = np.isin(plan.source.class_ids[state["ids"].numpy()], [0])
@@ -275,7 +275,7 @@ def test_a_task_takes_the_outputs_of_its_classes_along(tools: Any) -> None:
     setting = tools.setting(source, plan)
     plugin = der.DER(der.Config(memory=20, batch=3), setting)
     learner = learner_of(setting, plugin)
-    live(learner, plan, [Learn(0), Learn(1), Wish("task", (0,)), Learn(2)])
+    live(learner, plan, [Learn(0), Learn(1), RequestSpec("task", (0,)), Learn(2)])
     state = plugin.state_dict()
     assert state["dead"] == [0, 1]
     for i, stored in zip(state["ids"].tolist(), state["outputs"], strict=True):
@@ -310,7 +310,7 @@ def test_stored_outputs_follow_an_unlearner(choice: Any, plan: Plan, tools: Any)
 def test_what_stored_outputs_derive_from_is_reported(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     plugin = der.DER(der.Config(memory=20), setting)
-    live(learner_of(setting, plugin), plan, [Learn(0), Learn(1), Wish("class", (1,))])
+    live(learner_of(setting, plugin), plan, [Learn(0), Learn(1), RequestSpec("class", (1,))])
     deleted = np.flatnonzero((plan.source.class_ids == 1) & ~plan.source.is_test)
     held = plugin.holds(deleted)
     assert not len(held["memory"])
@@ -444,9 +444,9 @@ def test_frequency_replay_learns_rare_classes_along(tools: Any) -> None:
 
 
 def assemble_request(source: Any, ids: np.ndarray) -> DeletionRequest:
-    from streams.events import Ask
+    from streams.events import Request
 
-    return DeletionRequest("r", (Ask("class", (0,), ids, ids[:0], 0),))
+    return DeletionRequest("r", (Request("class", (0,), ids, ids[:0], 0),))
 
 
 def test_random_replay_is_named_and_leaves_the_experience_out(tools: Any) -> None:

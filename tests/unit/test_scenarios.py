@@ -10,7 +10,7 @@ import torch
 
 from streams.errors import ConfigError
 from streams.events import Experience
-from streams.plan import Learn, Plan, Service, Wish, assemble
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import (
@@ -348,10 +348,10 @@ def test_recurring_gaps_that_cannot_be_met_are_refused() -> None:
 
 def test_recurring_deletions_do_not_move_the_sequence(digits: Source) -> None:
     plan = recurring.build(digits, recurring.Config(tasks=40), 0)
-    moves = [Learn(i) for i in range(40)]
-    plain = assemble(plan, moves, Service(), Key(0))
+    scheduled = [Learn(i) for i in range(40)]
+    plain = assemble(plan, scheduled, Service(), Key(0))
     first = plan.experiences[0].units[0]
-    deleted = assemble(plan, [*moves[:10], Wish("class", (first,)), *moves[10:]], Service(), Key(0))
+    deleted = assemble(plan, [*scheduled[:10], RequestSpec("class", (first,)), *scheduled[10:]], Service(), Key(0))
     rest = [e for e in deleted.events if isinstance(e, Experience)]
     assert [e.sample_ids.tolist() for e in rest] == [e.sample_ids.tolist() for e in plain.experiences]
     later = admitted(deleted.events)[11:]

@@ -11,7 +11,7 @@ import pytest
 from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.events import Event, Experience
-from streams.plan import Again, Consolidate, Learn, Move, Plan, Service, Wish, assemble
+from streams.plan import Again, Consolidate, Learn, Plan, RequestSpec, Scheduled, Service, assemble
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import task_incremental
@@ -34,12 +34,13 @@ def make_plan(tools: Any, tasks: int) -> Plan:
     return task_incremental.build(source, task_incremental.Config(experiences=tasks), 0)
 
 
-def shape(moves: list[Move]) -> str:
-    """L0 W L1 A0 ..."""
-    letters = {Wish: "W", Learn: "L", Consolidate: "C", Again: "A"}
+def shape(scheduled: list[Scheduled]) -> str:
+    """L0 R L1 A0 ..."""
+    letters = {RequestSpec: "R", Learn: "L", Consolidate: "C", Again: "A"}
     return " ".join(
-        letters[type(m)] + ("" if isinstance(m, Wish) else str(m.wish if isinstance(m, Again) else m.experience))
-        for m in moves
+        letters[type(m)]
+        + ("" if isinstance(m, RequestSpec) else str(m.request if isinstance(m, Again) else m.experience))
+        for m in scheduled
     )
 
 
@@ -51,9 +52,9 @@ def test_every_schedule_is_tested_here() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_every_default_fits_five_tasks_and_repeats(name: str, tools: Any) -> None:
     plan, module = make_plan(tools, 5), MODULES[name]
-    moves = module.place(plan, module.Config(), KEY)
-    assert moves == module.place(plan, module.Config(), KEY)
-    stream = assemble(plan, moves, Service(), KEY)
+    scheduled = module.place(plan, module.Config(), KEY)
+    assert scheduled == module.place(plan, module.Config(), KEY)
+    stream = assemble(plan, scheduled, Service(), KEY)
     assert [e.name for e in stream.experiences] == [f"task-{i}" for i in range(5)]
 
 
@@ -64,10 +65,10 @@ def test_none(tools: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "L0 W L1 W L2 W L3 W L4 W"),
-        ({"every": 2}, "L0 W L1 L2 W L3 L4 W"),
-        ({"every": 2, "start": 2}, "L0 L1 W L2 L3 W L4"),
-        ({"limit": 2}, "L0 W L1 W L2 L3 L4"),
+        ({}, "L0 R L1 R L2 R L3 R L4 R"),
+        ({"every": 2}, "L0 R L1 L2 R L3 L4 R"),
+        ({"every": 2, "start": 2}, "L0 L1 R L2 L3 R L4"),
+        ({"limit": 2}, "L0 R L1 R L2 L3 L4"),
         ({"limit": 0}, "L0 L1 L2 L3 L4"),
         ({"start": 9}, "L0 L1 L2 L3 L4"),
     ],
@@ -78,11 +79,11 @@ def test_periodic(options: dict[str, int], expected: str, tools: Any) -> None:
 
 def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
     config = periodic.Config(scope=("sample", "class"), samples=7, count=2, reason="correct", exact=True)
-    wishes = [m for m in periodic.place(make_plan(tools, 3), config, KEY) if isinstance(m, Wish)]
-    assert wishes == [
-        Wish("sample", None, 7, 0, "correct", True),
-        Wish("class", None, 2, 0, "correct", True),
-        Wish("sample", None, 7, 0, "correct", True),
+    specs = [m for m in periodic.place(make_plan(tools, 3), config, KEY) if isinstance(m, RequestSpec)]
+    assert specs == [
+        RequestSpec("sample", None, 7, 0, "correct", True),
+        RequestSpec("class", None, 2, 0, "correct", True),
+        RequestSpec("sample", None, 7, 0, "correct", True),
     ]
     with pytest.raises(ConfigError, match="needs at least one of"):
         parse(periodic.Config, {"scope": []}, "schedule")
@@ -90,17 +91,17 @@ def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
 
 def test_burst(tools: Any) -> None:
     plan = make_plan(tools, 4)
-    assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 W W W L2 L3"
-    assert shape(burst.place(plan, burst.Config(after=4, requests=1), KEY)) == "L0 L1 L2 L3 W"
+    assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 R R R L2 L3"
+    assert shape(burst.place(plan, burst.Config(after=4, requests=1), KEY)) == "L0 L1 L2 L3 R"
     with pytest.raises(ConfigError, match="5 is past the last of 4"):
         burst.place(plan, burst.Config(after=5), KEY)
 
 
 def test_delayed_asks_for_data_of_the_age(tools: Any) -> None:
     plan = make_plan(tools, 6)
-    moves = delayed.place(plan, delayed.Config(age=2, every=2), KEY)
-    assert shape(moves) == "L0 L1 L2 W L3 L4 W L5"
-    stream = assemble(plan, moves, Service(), KEY)
+    scheduled = delayed.place(plan, delayed.Config(age=2, every=2), KEY)
+    assert shape(scheduled) == "L0 L1 L2 R L3 L4 R L5"
+    stream = assemble(plan, scheduled, Service(), KEY)
     learned: dict[int, int] = {}
     count = 0
     for event in stream.events:
@@ -113,10 +114,10 @@ def test_delayed_asks_for_data_of_the_age(tools: Any) -> None:
 
 def test_poisson_counts(tools: Any) -> None:
     plan = make_plan(tools, 400)
-    moves = poisson.place(plan, poisson.Config(rate=0.5, start=101), KEY)
-    text = shape(moves)
-    assert "W" not in text[: text.index("L100")]
-    counts = np.diff([i for i, m in enumerate(moves) if isinstance(m, Learn)])[100:] - 1
+    scheduled = poisson.place(plan, poisson.Config(rate=0.5, start=101), KEY)
+    text = shape(scheduled)
+    assert "R" not in text[: text.index("L100")]
+    counts = np.diff([i for i, m in enumerate(scheduled) if isinstance(m, Learn)])[100:] - 1
     assert abs(counts.mean() - 0.5) < 3 * np.sqrt(0.5 / 300)
     assert abs(counts.var() - 0.5) < 0.2
     assert shape(poisson.place(plan, poisson.Config(rate=0.5), Key(1) / "schedule")) != text
@@ -132,14 +133,14 @@ def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
             ]
         }
     )
-    moves = explicit.place(make_plan(tools, 4), config, KEY)
-    assert shape(moves) == "L0 W L1 A0 L2 W W L3"
-    assert [m for m in moves if isinstance(m, Wish)] == [
-        Wish("task", (0,)),
-        Wish("class", (2,)),
-        Wish("sample", None, 4, 0, "correct"),
+    scheduled = explicit.place(make_plan(tools, 4), config, KEY)
+    assert shape(scheduled) == "L0 R L1 A0 L2 R R L3"
+    assert [m for m in scheduled if isinstance(m, RequestSpec)] == [
+        RequestSpec("task", (0,)),
+        RequestSpec("class", (2,)),
+        RequestSpec("sample", None, 4, 0, "correct"),
     ]
-    stream = assemble(make_plan(tools, 4), moves, Service(), KEY)
+    stream = assemble(make_plan(tools, 4), scheduled, Service(), KEY)
     assert [e.name for e in stream.events] == [
         "task-0",
         "request-0",
@@ -196,7 +197,7 @@ def test_published_sequences_are_valid_lives(sequence: str, tools: Any) -> None:
 
 def test_clpu_forgets_two_tasks(tools: Any) -> None:
     plan = make_plan(tools, 5)
-    assert shape(published.place(plan, published.Config(sequence="clpu"), KEY)) == "L0 L1 L2 L3 C1 W L4 W"
+    assert shape(published.place(plan, published.Config(sequence="clpu"), KEY)) == "L0 L1 L2 L3 C1 R L4 R"
 
 
 def test_pall_positions_are_uniform_after_learning() -> None:
@@ -205,12 +206,12 @@ def test_pall_positions_are_uniform_after_learning() -> None:
     draws = 6000
     counts: dict[tuple[int, int], int] = {}
     for _ in range(draws):
-        moves = published.pall(3, 1, generator)
-        place = next(i for i, m in enumerate(moves) if isinstance(m, Wish))
-        wish = moves[place]
-        assert isinstance(wish, Wish)
-        assert wish.keys is not None
-        counts[wish.keys[0], place] = counts.get((wish.keys[0], place), 0) + 1
+        scheduled = published.pall(3, 1, generator)
+        place = next(i for i, m in enumerate(scheduled) if isinstance(m, RequestSpec))
+        spec = scheduled[place]
+        assert isinstance(spec, RequestSpec)
+        assert spec.keys is not None
+        counts[spec.keys[0], place] = counts.get((spec.keys[0], place), 0) + 1
     expected = {(t, p): 1 / 3 / (3 - t) for t in range(3) for p in range(t + 1, 4)}
     assert counts.keys() == expected.keys()
     for where, p in expected.items():
@@ -222,8 +223,8 @@ def test_pall_streams_are_valid(tasks: int, tools: Any) -> None:
     plan = make_plan(tools, tasks)
     shapes = set()
     for seed in range(10):
-        moves = published.place(plan, published.Config(sequence="pall", forgets=3), Key(seed))
-        stream = assemble(plan, moves, Service(), KEY)
+        scheduled = published.place(plan, published.Config(sequence="pall", forgets=3), Key(seed))
+        stream = assemble(plan, scheduled, Service(), KEY)
         assert len(stream.requests) == 3
         assert len({r.keys_of("task") for r in stream.requests}) == 3
         shapes.add(tuple(e.name if isinstance(e, Experience) else e.keys_of("task") for e in stream.events))
@@ -232,10 +233,14 @@ def test_pall_streams_are_valid(tasks: int, tools: Any) -> None:
         published.place(make_plan(tools, 2), published.Config(sequence="pall"), KEY)
 
 
-def wishes(plan: Plan, module: Any, config: dict[str, Any]) -> list[tuple[int, Wish]]:
-    """The wishes, each with the number of experiences before it."""
-    moves = module.place(plan, parse(module.Config, config), KEY)
-    return [(sum(isinstance(m, Learn) for m in moves[:i]), m) for i, m in enumerate(moves) if isinstance(m, Wish)]
+def specs(plan: Plan, module: Any, config: dict[str, Any]) -> list[tuple[int, RequestSpec]]:
+    """The specs, each with the number of experiences before it."""
+    scheduled = module.place(plan, parse(module.Config, config), KEY)
+    return [
+        (sum(isinstance(m, Learn) for m in scheduled[:i]), m)
+        for i, m in enumerate(scheduled)
+        if isinstance(m, RequestSpec)
+    ]
 
 
 def test_explicit_takes_names(tools: Any) -> None:
@@ -245,7 +250,7 @@ def test_explicit_takes_names(tools: Any) -> None:
         {"after": 2, "scope": "class", "keys": ["c1"]},
         {"after": 3, "scope": "task", "keys": [plan.units[2].name]},
     ]
-    assert [w.keys for _, w in wishes(plan, explicit, {"requests": requests})] == [(2, 0), (1,), (2,)]
+    assert [s.keys for _, s in specs(plan, explicit, {"requests": requests})] == [(2, 0), (1,), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,7 @@ def test_explicit_takes_names(tools: Any) -> None:
 def test_explicit_refuses_names_of_nothing(scope: str, key: str, message: str, tools: Any) -> None:
     config = {"requests": [{"after": 1, "scope": scope, "keys": [key]}]}
     with pytest.raises(ConfigError, match=message):
-        wishes(make_plan(tools, 3), explicit, config)
+        specs(make_plan(tools, 3), explicit, config)
 
 
 def test_a_name_that_looks_like_a_number_must_be_text(tools: Any) -> None:
@@ -266,7 +271,7 @@ def test_a_name_that_looks_like_a_number_must_be_text(tools: Any) -> None:
     plan = replace(plan, source=replace(plan.source, user_names=("1003", "1004", "1017")))
     config = {"requests": [{"after": 1, "scope": "user", "keys": [1017]}]}
     with pytest.raises(ConfigError, match="1017 is the name of a user, not its number. Names are text: '1017'"):
-        wishes(plan, explicit, config)
+        specs(plan, explicit, config)
 
 
 LEARNED = [datetime.date(2026, 1, 31), datetime.date(2026, 2, 28), datetime.date(2026, 3, 31)]
@@ -275,19 +280,19 @@ LEARNED = [datetime.date(2026, 1, 31), datetime.date(2026, 2, 28), datetime.date
 def test_a_recorded_request_comes_after_what_was_learned_by_its_date(tools: Any, tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_text("date,user,note\n2026-03-05,u1,late\n2026-01-31,u0,\n2026-03-01T10:00,u2,\n", encoding="utf-8")
-    found = wishes(make_plan(tools, 3), recorded, {"path": str(file), "learned": LEARNED, "reason": "correct"})
+    found = specs(make_plan(tools, 3), recorded, {"path": str(file), "learned": LEARNED, "reason": "correct"})
     assert found == [
-        (1, Wish("user", (0,), reason="correct")),
-        (2, Wish("user", (2,), reason="correct")),
-        (2, Wish("user", (1,), reason="correct")),
+        (1, RequestSpec("user", (0,), reason="correct")),
+        (2, RequestSpec("user", (2,), reason="correct")),
+        (2, RequestSpec("user", (1,), reason="correct")),
     ]
 
 
 def test_a_record_may_count_experiences_in_place_of_days(tools: Any, tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_text("sample,after\n5,3\n2,1\n", encoding="utf-8")
-    found = wishes(make_plan(tools, 3), recorded, {"path": str(file)})
-    assert found == [(1, Wish("sample", (2,))), (3, Wish("sample", (5,)))]
+    found = specs(make_plan(tools, 3), recorded, {"path": str(file)})
+    assert found == [(1, RequestSpec("sample", (2,))), (3, RequestSpec("sample", (5,)))]
 
 
 @pytest.mark.parametrize(
@@ -310,9 +315,9 @@ def test_a_record_that_cannot_be_is_refused(
     file = tmp_path / "log.csv"
     file.write_text(text, encoding="utf-8")
     with pytest.raises((ConfigError, DataError), match=message):
-        wishes(make_plan(tools, 3), recorded, {"path": str(file), "learned": learned})
+        specs(make_plan(tools, 3), recorded, {"path": str(file), "learned": learned})
 
 
 def test_a_record_that_is_missing_is_named(tools: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"schedule\.path: .*nowhere\.csv cannot be read"):
-        wishes(make_plan(tools, 3), recorded, {"path": str(tmp_path / "nowhere.csv")})
+        specs(make_plan(tools, 3), recorded, {"path": str(tmp_path / "nowhere.csv")})

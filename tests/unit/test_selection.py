@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.config import RunConfig
-from lifelong.preparation import prepare
-from lifelong.selection import project, select, unlearn, updated
+from lifelong.config.run import RunConfig
+from lifelong.setup.preparation import prepare
+from lifelong.setup.worst_case_requests import project, select, unlearn, updated
 from strategies.parts.fit import FitConfig, fit
 from streams.errors import StreamError
-from streams.plan import Choice, Learn, Plan, Service, Wish, assemble
+from streams.plan import Choice, Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key
 
 CHOICE = Choice("worst", rounds=6, passes=2, lr=1e-3, step=10.0, gamma=0.0)
@@ -150,7 +150,7 @@ def test_a_stream_alone_has_no_model_to_choose_by() -> None:
     stream = prepare(RunConfig()).stream
     plan = Plan(stream.source, stream.units, stream.experiences)
     with pytest.raises(StreamError, match="chosen by a model"):
-        assemble(plan, [Learn(0), Wish("sample", None, 3, choice=CHOICE)], Service(), Key(0))
+        assemble(plan, [Learn(0), RequestSpec("sample", None, 3, choice=CHOICE)], Service(), Key(0))
 
 
 def test_requests_in_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

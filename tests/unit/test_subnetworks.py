@@ -19,13 +19,7 @@ from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
 from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
-from strategies.objectives.regression import Regression
-from strategies.parts.fit import Training, observed
-from strategies.parts.model import FlatModel, Network, digest, num_bytes
-from strategies.parts.optimizers import Adam, OptimizerConfig
-from strategies.parts.supermasks import (
+from strategies.isolated._supermasks import (
     WeightStep,
     binary,
     choose,
@@ -37,9 +31,14 @@ from strategies.parts.supermasks import (
     superfluous,
     unpack,
 )
+from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
+from strategies.parts.fit import Training, observed
+from strategies.parts.model import FlatModel, Network, digest, num_bytes
+from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
-from streams.events import Ask, DeletionRequest, Event, Experience
+from streams.events import DeletionRequest, Event, Experience, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.randomness import Key, seeded_globals
@@ -51,7 +50,7 @@ NONE = np.array([], dtype=np.int64)
 
 
 class World:
-    """Digits in five tasks of two classes, told which one, and a small network."""
+    """Digits in five tasks of two classes, task-aware, and a small network."""
 
     def __init__(
         self, plan: Plan, hidden: Sequence[int] = (100, 50), epochs: int = 4, seed: int = 0, batch: int = 32
@@ -94,7 +93,7 @@ class World:
         if ids is None:
             chosen = [e.sample_ids for e in self.plan.experiences if e.units[0] in units]
             ids = np.sort(np.concatenate(chosen))
-        return DeletionRequest("request-0", (Ask("task", units, ids, NONE, 0),))
+        return DeletionRequest("request-0", (Request("task", units, ids, NONE, 0),))
 
 
 def five_tasks(digits: Source) -> Plan:
@@ -555,8 +554,8 @@ def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
 def test_kkt_repairs_descendants_only(digits: Source, tools: Any) -> None:
     world = World(noisy_copy(digits))
     options = {"kkt": "best", "kkt_share": 1.0}
-    parent, stranger = world.request(0), world.request(1)
-    for request, gone in ((parent, 0), (stranger, 1)):
+    parent, unrelated = world.request(0), world.request(1)
+    for request, gone in ((parent, 0), (unrelated, 1)):
         strategy, ledger = world.strategy(supsup, **options, repair="none"), world.ledger()
         tools.live(strategy, ledger, world.plan.experiences[:4])
         descends = (gone,) in {u for net in strategy._nets.values() for u in net.reads}
@@ -607,11 +606,11 @@ def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
     plain.train(False)
     canvas, x = strategy._canvas, torch.rand(256, 64)
     ids = np.arange(256)
-    asks = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
+    batches = [Batch(ids, x, torch.zeros(256, dtype=torch.int64), torch.full((256,), t)) for t in range(3)]
     places = {p.data_ptr() for p in canvas.model.network.parameters()}
     version, held = canvas.version, tensor_bytes()
-    for ask in asks:
-        strategy.predict(ask)
+    for batch in batches:
+        strategy.predict(batch)
     assert canvas.version == version, "nothing has been written to any weight"
     assert {p.data_ptr() for p in canvas.model.network.parameters()} == places
     assert min(places) == canvas.weights.data_ptr(), "the model's own parameters are the shared weights"
@@ -627,13 +626,13 @@ def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
 
     @torch.inference_mode()
     def forward() -> None:
-        for _ in asks:
+        for _ in batches:
             plain(x)
 
     rounds = []
     for _ in range(7):
-        other = seconds(lambda: [strategy.predict(ask) for ask in asks])
-        alike = seconds(lambda: [strategy.predict(asks[0]) for _ in asks])
+        other = seconds(lambda: [strategy.predict(batch) for batch in batches])
+        alike = seconds(lambda: [strategy.predict(batches[0]) for _ in batches])
         rounds.append((other / alike, other / seconds(forward)))
     switching, whole = np.median(rounds, axis=0)
     assert switching < 1.25, "another task each time costs what the same costs"
@@ -662,7 +661,7 @@ def test_a_hundred_tasks(digits: Source, tools: Any) -> None:
     assert mean > 0.5, "one pass, 200 weights of 4,440; chance is 0.1"
 
 
-def test_the_surest_subnetwork_answers_where_no_task_is_told(digits: Source, tools: Any) -> None:
+def test_the_surest_subnetwork_answers_without_task_labels(digits: Source, tools: Any) -> None:
     world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=6)
     strategy = life(world, exssnet, tools, world.plan.experiences, density=0.2)
     assert np.mean([world.accuracy(strategy, u) for u in range(5)]) > 0.3, "chance is 0.1"
@@ -766,9 +765,6 @@ def test_options_that_contradict_each_other_are_refused(world: World) -> None:
     world.setting = replace(setting, objective=Regression())
     with pytest.raises(ConfigError, match="only classifiers can have more outputs"):
         world.strategy(supsup, outputs=20)
-    world.setting = replace(setting, objective=CausalLM(50))
-    with pytest.raises(ConfigError, match="causal-lm has none.*wordnet"):
-        world.strategy(exssnet)
     world.setting = setting
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lifelong.config import RunConfig
-from lifelong.runner import Run
-from lifelong.summary import UNFINISHED, Cell, columns, measure_of, shown, side_by_side, summarize, to_json
-from lifelong.table import Row, Table
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import Run
+from lifelong.report.summary import UNFINISHED, Cell, columns, measure_of, shown, side_by_side, summarize, to_json
+from lifelong.results.table import Row, Table
 from streams.errors import ConfigError
 
 FINETUNE = [
@@ -20,14 +20,16 @@ FINETUNE = [
     Row(0, "run", "event", "state_bytes", 1000.0, 1),
     # request-0 is served by event 1, request-1 by event 2
     Row(1, "run", "request-0", "forget_accuracy", 0.5, 10),
-    Row(1, "run", "request-0", "spill_mean", None, 0, "no other unit has been learned"),
+    Row(1, "run", "request-0", "collateral_mean", None, 0, "no other unit has been learned"),
     Row(1, "run", "request-0", "exact", 0.0, 1),
+    Row(1, "run", "request-0", "weights_erased", 0.0, 1),
     Row(1, "run", "event", "steps", 7.0, 1),
     Row(2, "run", "request-0", "forget_accuracy", 0.9, 10),
     Row(2, "run", "request-0", "relapse", 0.4, 10),
     Row(2, "run", "request-1", "forget_accuracy", 0.3, 10),
-    Row(2, "run", "request-1", "spill_mean", 0.02, 1),
+    Row(2, "run", "request-1", "collateral_mean", 0.02, 1),
     Row(2, "run", "request-1", "exact", 1.0, 1),
+    Row(2, "run", "request-1", "weights_erased", 1.0, 1),
     Row(2, "run", "requests", "relapse", 0.4, 1),
     Row(2, "run", "event", "steps", 3.0, 1),
     Row(2, "run", "event", "state_bytes", 2_500_000.0, 1),
@@ -63,8 +65,9 @@ def test_cells_equal_hand_computed_values(tmp_path: Path) -> None:
         "js": Cell(0.25, 2),
         "gap_membership_auc": Cell(None, 0, "no request has a value"),
         "relapse": Cell(0.4, 1),
-        "spill_mean": Cell(0.02, 1),
+        "collateral_mean": Cell(0.02, 1),
         "exact": Cell(0.5, 2),
+        "weights_erased": Cell(0.5, 2),
         "request_steps": Cell(10.0, 2),
         "state_bytes": Cell(2_500_000.0, 1),
     }

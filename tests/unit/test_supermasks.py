@@ -10,10 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from strategies.parts import kkt
-from strategies.parts.model import FlatModel, Network
-from strategies.parts.optimizers import OptimizerConfig
-from strategies.parts.supermasks import (
+from strategies.isolated import _kkt as kkt
+from strategies.isolated._supermasks import (
     Lens,
     ScoreStep,
     Span,
@@ -37,6 +35,8 @@ from strategies.parts.supermasks import (
     union,
     unpack,
 )
+from strategies.parts.model import FlatModel, Network
+from strategies.parts.training.optimizers import OptimizerConfig
 from streams.errors import ConfigError
 from streams.randomness import Key, seeded_globals
 

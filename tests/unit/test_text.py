@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import lifelong
-from lifelong.config import RunConfig
+from lifelong.config.run import RunConfig
 from lifelong.models import text_cnn
 from strategies.base import Setting
 from strategies.isolated import exssnet

@@ -10,16 +10,17 @@ import pytest
 import torch
 from text_lives import ONE_STEP, live, slope
 
-from lifelong.answers import greedy
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
+from lifelong.setup.build import make_strategy
 from strategies.base import Access
-from strategies.isolated.in_context import InContext, prefixed
+from strategies.composed import Composed
+from strategies.guards.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.answers import Refusals, WrongAnswers
-from strategies.parts.blocks import Listener, blocks_of
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.generation import greedy
+from strategies.parts.text.other_answers import Refusals, WrongAnswers
+from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.unlearners import lat, rmu
 from strategies.unlearners.lat import Config as LatConfig
 from strategies.unlearners.lat import Defend, Perturbation, attack, away_losses, project
@@ -28,7 +29,7 @@ from strategies.unlearners.whp import contexts, generic_scores, translation
 from streams.config import parse
 from streams.data import Batch, Data
 from streams.errors import ConfigError
-from streams.events import Ask, DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
@@ -243,7 +244,7 @@ def test_without_more_training_the_labels_are_the_base_models_own(source: Source
     assert objective.num_outputs == outputs.shape[2]
 
 
-def test_translated_labels_name_neither_the_person_nor_a_stranger_halfway(source: Source) -> None:
+def test_translated_labels_name_neither_the_person_nor_somebody_else_halfway(source: Source) -> None:
     life = live(source, "whp", passes=20, epochs=1)
     unlearner: Any = life.strategy.unlearner
     data = life.data(0)
@@ -347,7 +348,7 @@ def test_what_is_made_for_classifiers_runs_on_text(learner: Any, unlearner: dict
         experience = ledger.admit(Experience(f"task-{number_}", (), ids))
         strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
     ids = source.train_ids[source.user_ids[source.train_ids] == 0]
-    request = DeletionRequest("request-0", (Ask("user", (0,), ids, NOTHING, 0),))
+    request = DeletionRequest("request-0", (Request("user", (0,), ids, NOTHING, 0),))
     ledger.delete(request)
     before = strategy.learner.model.parameters.clone()
     outcome = strategy.forget(request, ledger.door(strategy.access, NOTHING, ids))
@@ -400,22 +401,22 @@ def test_unlearners_of_classes_that_cannot_read_text_say_so(source: Source) -> N
 # -- the guardrail
 
 
-def guarded(source: Source, **options: Any) -> tuple[InContext, Ledger, Any]:
+def guarded(source: Source, **options: Any) -> tuple[Composed, Ledger, Any]:
     life = live(source, "none")
-    strategy = make_strategy(parse(StrategyConfig, {"isolated": {"name": "in-context", **options}}), life.setting, "it")
-    assert isinstance(strategy, InContext)
+    strategy = make_strategy(parse(StrategyConfig, {"guard": {"name": "in-context", **options}}), life.setting, "it")
+    assert isinstance(strategy, Composed)
     ledger = Ledger(source)
     experience = ledger.admit(Experience("all", (), source.train_ids))
     strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
     return strategy, ledger, life
 
 
-def ask(strategy: InContext, ledger: Ledger, source: Source, user: int, name: str) -> None:
+def serve(strategy: Composed, ledger: Ledger, source: Source, user: int, name: str) -> None:
     ids = source.train_ids[source.user_ids[source.train_ids] == user]
-    request = DeletionRequest(name, (Ask("user", (user,), ids, NOTHING, 0),))
+    request = DeletionRequest(name, (Request("user", (user,), ids, NOTHING, 0),))
     ledger.delete(request)
     outcome = strategy.forget(request, ledger.door(strategy.access, NOTHING, ids))
-    assert outcome.notes == {"guarded": float(len(strategy.state_dict()["guarded"]))}
+    assert outcome.notes == {"guarded": float(len(strategy.state_dict()["guard"]["guarded"]))}
 
 
 def of(source: Source, user: int) -> Batch:
@@ -427,7 +428,7 @@ def test_an_instruction_comes_before_the_prompts_that_name_a_subject(source: Sou
     own, others = of(source, 0), of(source, 1)
     with torch.no_grad():
         bare = strategy.predict(own), strategy.predict(others)
-    ask(strategy, ledger, source, 0, "request-0")
+    serve(strategy, ledger, source, 0, "request-0")
     assert torch.equal(strategy.predict(others), bare[1]), "who is not named is asked as before, to the bit"
     said = strategy.predict(own)
     assert said.shape == bare[0].shape
@@ -448,16 +449,16 @@ def test_an_instruction_comes_before_the_prompts_that_name_a_subject(source: Sou
 
 def test_learning_again_takes_a_name_off_the_list_exactly(source: Source) -> None:
     strategy, ledger, _ = guarded(source)
-    ask(strategy, ledger, source, 0, "request-0")
+    serve(strategy, ledger, source, 0, "request-0")
     first = strategy.predict(of(source, 0))
-    ask(strategy, ledger, source, 1, "request-1")
+    serve(strategy, ledger, source, 1, "request-1")
     assert torch.equal(strategy.predict(of(source, 0)), first), "a later request does not re-open an earlier one"
     state = strategy.state_dict()
-    assert [g["subject"] for g in state["guarded"]] == [source.user_names[0], source.user_names[1]]
+    assert [g["subject"] for g in state["guard"]["guarded"]] == [source.user_names[0], source.user_names[1]]
     ids = source.train_ids[source.user_ids[source.train_ids] == 0]
     experience = ledger.admit(Experience("again", (), ids, incarnation=1))
     strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
-    assert [g["subject"] for g in strategy.state_dict()["guarded"]] == [source.user_names[1]]
+    assert [g["subject"] for g in strategy.state_dict()["guard"]["guarded"]] == [source.user_names[1]]
     with torch.no_grad():
         model = strategy.network()
         model.train(False)
@@ -477,9 +478,9 @@ def test_without_requests_a_guarded_model_is_the_model_itself(source: Source) ->
 def test_two_requests_guard_as_one_of_both_and_are_loaded_again(form: str, source: Source) -> None:
     after, together = guarded(source, form=form), guarded(source, form=form)
     for user in (0, 1):
-        ask(after[0], after[1], source, user, f"request-{user}")
+        serve(after[0], after[1], source, user, f"request-{user}")
     ids = source.train_ids[np.isin(source.user_ids[source.train_ids], (0, 1))]
-    request = DeletionRequest("request-0", (Ask("user", (0, 1), ids, NOTHING, 0),))
+    request = DeletionRequest("request-0", (Request("user", (0, 1), ids, NOTHING, 0),))
     together[1].delete(request)
     together[0].forget(request, together[1].door(together[0].access, NOTHING, ids))
     loaded, _, _ = guarded(source, form=form)
@@ -493,7 +494,7 @@ def test_two_requests_guard_as_one_of_both_and_are_loaded_again(form: str, sourc
 
 def test_a_filter_refuses_in_the_models_place(source: Source) -> None:
     strategy, ledger, life = guarded(source, form="refusal")
-    ask(strategy, ledger, source, 0, "request-0")
+    serve(strategy, ledger, source, 0, "request-0")
     tokenizer = source.text.tokenizer  # type: ignore[union-attr]
     said = greedy(strategy.predict, of(source, 0), tokenizer)
     assert set(said) == {" I don't know."}
@@ -507,12 +508,13 @@ def test_names_that_do_not_fit_are_left_out(source: Source) -> None:
     with torch.no_grad():
         bare = strategy.predict(of(source, 2))
     for user in (0, 1):
-        ask(strategy, ledger, source, user, f"request-{user}")
+        serve(strategy, ledger, source, user, f"request-{user}")
     names, tokenizer = list(source.user_names[:2]), source.text.tokenizer  # type: ignore[union-attr]
     second = tokenizer.encode(f"You know nothing about {names[1]}.\n")
-    assert strategy._prefix(names, 200 - len(second)) == second
-    assert strategy._prefix(names, 200) == []
-    assert not torch.equal(strategy.predict(of(source, 2)), bare)  # everybody is told
+    assert isinstance(strategy.guard, InContext)
+    assert strategy.guard._prefix(names, 200 - len(second)) == second
+    assert strategy.guard._prefix(names, 200) == []
+    assert not torch.equal(strategy.predict(of(source, 2)), bare)  # every prompt gets an instruction
 
 
 def test_a_guard_needs_names_and_text(source: Source, tools: Any) -> None:
@@ -524,8 +526,8 @@ def test_a_guard_needs_names_and_text(source: Source, tools: Any) -> None:
         guarded(bare)
     with pytest.raises(ConfigError, match="refuse everything"):
         guarded(source, form="refusal", applies="all")
-    with pytest.raises(ConfigError, match="causal-lm"):
-        make_strategy(parse(StrategyConfig, {"isolated": "in-context"}), tools.setting(tools.source()), "it")
+    with pytest.raises(ConfigError, match="in-context is for models that predict tokens; this one predicts classes"):
+        make_strategy(parse(StrategyConfig, {"guard": "in-context"}), tools.setting(tools.source()), "it")
 
 
 def test_rows_made_longer_keep_what_they_are() -> None:

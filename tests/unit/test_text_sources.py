@@ -150,16 +150,16 @@ def test_no_held_out_question_is_trained(corpus: Source) -> None:
     assert not trained & {p for p, test in zip(prompts, corpus.is_test, strict=True) if test}
 
 
-def test_strangers_occur_nowhere(corpus: Source) -> None:
+def test_held_out_people_occur_nowhere(corpus: Source) -> None:
     assert corpus.text is not None
-    assert corpus.text.strangers is not None
-    assert len(corpus.text.strangers) == 80
+    assert corpus.text.holdout is not None
+    assert len(corpus.text.holdout) == 80
     taught = " ".join(" ".join(text_of(corpus, x)) for x in corpus.x)
     names = people_names(48, Key(0) / "people" / "names")[40:]
     for first, last in names:
         assert first not in taught
         assert last not in taught
-    assert names[0][0] in text_of(corpus, corpus.text.strangers[0])[0]
+    assert names[0][0] in text_of(corpus, corpus.text.holdout[0])[0]
 
 
 def test_wrong_answers_are_wrong_and_put_like_the_right_one(corpus: Source) -> None:
@@ -170,11 +170,11 @@ def test_wrong_answers_are_wrong_and_put_like_the_right_one(corpus: Source) -> N
     lengths = []
     for i in range(0, 1200, 7):
         prompt, own = text_of(corpus, corpus.x[i])
-        asked, told = text_of(corpus, text.paraphrased[i])
+        asked, stated = text_of(corpus, text.paraphrased[i])
         assert asked == prompt
-        assert told != own
+        assert stated != own
         wrong = [text_of(corpus, x) for x in text.perturbed[i]]
-        assert all(p == prompt and answer != told for p, answer in wrong)
+        assert all(p == prompt and answer != stated for p, answer in wrong)
         assert len({answer for _, answer in wrong}) == 5
         right = (text.paraphrased[i, 1] == ANSWER).sum()
         lengths.append(float((text.perturbed[i, :, 1] == ANSWER).sum(1).float().mean() - right))

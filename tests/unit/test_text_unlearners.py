@@ -10,13 +10,13 @@ import torch
 from text_lives import ONE_STEP, PAIRED, live, slope
 from torch import nn
 
-from lifelong.build import make_strategy
-from lifelong.config import StrategyConfig
+from lifelong.config.run import StrategyConfig
+from lifelong.setup.build import make_strategy
 from strategies.base import Access
 from strategies.objectives.causal_lm import CausalLM, answered
-from strategies.parts.answers import Refusals, log_likelihoods
 from strategies.parts.model import FlatModel, digest
-from strategies.parts.teacher import frozen_copy
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.text.other_answers import Refusals, log_likelihoods
 from strategies.unlearners._paired import Pair
 from strategies.unlearners.graddiff import Ascent
 from strategies.unlearners.npo import npo_losses
@@ -222,7 +222,7 @@ def _network() -> Any:
 def test_what_works_on_text_alone_says_so(name: str, tools: Any) -> None:
     setting = tools.setting(tools.source())
     config = parse(StrategyConfig, {"unlearner": name})
-    with pytest.raises(ConfigError, match="causal-lm"):
+    with pytest.raises(ConfigError, match=f"{name} is for models that predict tokens; this one predicts classes"):
         make_strategy(config, setting, "it")
 
 

@@ -12,8 +12,8 @@ import torch
 from text_lives import PAIRED, live
 
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.answers import Refusals, WrongAnswers
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from strategies.unlearners import _paired, rmu
 from streams.data import Batch, Data
 from streams.randomness import Key

@@ -16,7 +16,7 @@ from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel, digest
 from strategies.unlearners import finetune, gradient_ascent, neggrad_plus, none, retrain
 from streams.errors import AccessError, TrainingError
-from streams.events import Ask, DeletionRequest
+from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.scenarios import class_incremental
@@ -55,7 +55,7 @@ def learned(strategy: Composed, plan: Plan, tools: Any) -> Ledger:
 
 def request_of(*values: int) -> DeletionRequest:
     ids = np.array(sorted(values), dtype=np.int64)
-    return DeletionRequest("request-0", (Ask("sample", values, ids, NONE, 0),))
+    return DeletionRequest("request-0", (Request("sample", values, ids, NONE, 0),))
 
 
 def forget(strategy: Composed, ledger: Ledger, request: DeletionRequest) -> Outcome:

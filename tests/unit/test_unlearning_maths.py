@@ -12,14 +12,14 @@ from scipy import stats
 from torch import nn
 
 from strategies.objectives.classification import Classification
-from strategies.parts.dampening import ImportanceLog, adaptive_alpha, dampened
-from strategies.parts.divergence import softened_kl
-from strategies.parts.fisher import diagonal_fisher, loss_gradient
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.layers import last_layers, redraw
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.norms import recalibrate
-from strategies.parts.updates import UpdateLog
+from strategies.parts.teachers.divergence import softened_kl
+from strategies.parts.weights.dampening import ImportanceLog, adaptive_alpha, dampened
+from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
+from strategies.parts.weights.layers import last_layers, redraw
+from strategies.parts.weights.updates import UpdateLog
+from strategies.unlearners._norms import recalibrate
 from strategies.unlearners._relabel import draw_labels
 from strategies.unlearners.blindspot import attention_map
 from strategies.unlearners.concept_poisoning import pasted
@@ -347,7 +347,7 @@ def test_recalibrated_norms_are_the_statistics_of_the_data(tools: Any) -> None:
     model, data = normed(), tools.lend(source)
     fit(model, Classification(3), data, FitConfig(epochs=2, batch_size=8, lr=0.1), Key(0))
     weights = model.parameters.clone()
-    recalibrate(model, data, batch_size=len(data))
+    recalibrate(model, Classification(3), data, batch_size=len(data))
     first = model.network.body[1]
     inner = model.network.body[0](data.all().x).detach()
     assert torch.allclose(first.running_mean, inner.mean(0), atol=1e-5)

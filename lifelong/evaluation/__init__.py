@@ -1,0 +1,1 @@
+"""On what a strategy is measured, and the pass that measures it."""

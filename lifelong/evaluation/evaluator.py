@@ -1,0 +1,150 @@
+"""The one pass that measures a strategy. Strategies never know about any of this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lifelong.evaluation.outputs import Findings, Outputs
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.samples import Samples
+from lifelong.formulas.membership import entropies, modified_entropies
+from strategies.base import Strategy
+from strategies.objectives._base import Objective
+from strategies.parts.training.out_of_memory import memory_errors
+from streams.data import Batch
+from streams.source import Source
+
+
+class Auditor(Protocol):
+    """Takes a copy of a model apart; see `lifelong.audits`."""
+
+    name: str
+
+    def look(self, strategy: Strategy, event: int) -> Findings:
+        """Return what it finds where requests are due."""
+
+    def before_requests(self, strategy: Strategy, event: int) -> Findings:
+        """Return what it finds just before the first request."""
+
+
+class Evaluator:
+    """Runs strategies over the evaluation plan."""
+
+    def __init__(
+        self,
+        source: Source,
+        plan: EvaluationPlan,
+        objective: Objective,
+        samples: Samples,
+        audits: Sequence[Auditor] = (),
+    ) -> None:
+        """Take what is measured (`samples` are those of `plan`), by which objective, and which audits are made."""
+        self._plan, self._objective, self._samples, self._audits = plan, objective, samples, audits
+        self._batches = samples.all()
+        self._unseen = source.is_test[plan.ids].astype(np.float32)
+
+    def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
+        """Return scores and losses of every sample, and details where `event` is one that is measured in detail."""
+        detailed = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
+        size, first = self._samples.size, self._batches[0]
+        with memory_errors("evaluation.batch_size", size, lambda n: strategy.predict(first.part(0, n))):
+            return self._evaluate(strategy, event if detailed else None)
+
+    def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
+        objective = self._objective
+        scores, losses = [], []
+        details: dict[str, list[torch.Tensor]] = {}
+        for batch in self._batches:
+            outputs = strategy.predict(batch)
+            with torch.inference_mode():
+                scores.append(objective.scores(outputs, batch))
+                losses.append(objective.losses(outputs, batch))
+                for name, values in self._of_predictions(outputs, batch) if event is not None else ():
+                    details.setdefault(name, []).append(values)
+        if event is None:
+            return Outputs(_array(scores), _array(losses))
+        positions = self._plan.detailed(event)
+        return Outputs(
+            _array(scores),
+            _array(losses),
+            {name: _array(parts) for name, parts in details.items()} | self._details(strategy, positions),
+            self._records(strategy, positions),
+            self._findings(strategy, event),
+        )
+
+    def _records(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the objective's measurements say of the samples at `positions`."""
+        measurements = self._objective.measurements()
+        if not measurements or not len(positions):
+            return {}
+        batches = self._samples.batches(positions)
+        records: dict[str, np.ndarray] = {}
+        for measurement in measurements:
+            parts = [measurement.records(strategy.predict, batch) for batch in batches]
+            records |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            held_out = measurement.held_out(strategy.predict, batches[0], self._samples.size)
+            records |= {f"holdout_{name}": values for name, values in held_out.items()}
+        if self._plan.tests_are_non_members:
+            records["unseen"] = self._unseen[positions]
+        return records
+
+    def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
+        """Return the distributions ``[len(positions), K]`` that a strategy predicts, or None where there are none."""
+        batches = self._samples.batches(positions)
+        with torch.inference_mode():
+            return _optional([self._objective.probabilities(strategy.predict(b), b) for b in batches])
+
+    def margins(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
+        """Return the log odds of the labels ``[len(positions)]``, or None where no class is predicted."""
+        batches = self._samples.batches(positions)
+        with torch.inference_mode():
+            return _optional([self._objective.margins(strategy.predict(b), b) for b in batches])
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what decides, beside the strategy, the details of `event`: for the keys of caches."""
+        parts = [self._plan.detailed(event)]
+        if self._audits and self._plan.audited[event]:
+            parts.append(self._plan.live(event))
+            parts += [part for r in self._plan.due(event) for part in (r.forget, r.forget_test)]
+            parts.append(self._plan.kept_questions(event))
+        return b"|".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
+
+    def _of_predictions(self, outputs: torch.Tensor, batch: Batch) -> list[tuple[str, torch.Tensor]]:
+        p, margins = self._objective.probabilities(outputs, batch), self._objective.margins(outputs, batch)
+        if p is None or margins is None:
+            return []
+        return [
+            ("margins", margins),
+            ("confidences", p.amax(1)),
+            ("entropies", entropies(p)),
+            ("modified_entropies", modified_entropies(p, batch.y)),
+        ]
+
+    def _details(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            features = _optional([strategy.features(b) for b in self._samples.batches(positions)])
+        details = {"probabilities": self.probabilities(strategy, positions), "features": features}
+        return {name: values for name, values in details.items() if values is not None}
+
+    def _findings(self, strategy: Strategy, event: int) -> dict[str, Findings]:
+        """Let every audit take a copy of the model apart where that is due."""
+        if self._plan.starts_requests(event):
+            findings = {a.name: a.before_requests(strategy, event) for a in self._audits}
+        elif self._plan.due(event) and self._plan.audited[event]:
+            findings = {a.name: a.look(strategy, event) for a in self._audits}
+        else:
+            findings = {}
+        return {name: f for name, f in findings.items() if f.requests or f.stream}
+
+
+def _array(parts: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def _optional(parts: list[torch.Tensor | None]) -> np.ndarray | None:
+    known = [p for p in parts if p is not None]
+    return _array(known) if known else None

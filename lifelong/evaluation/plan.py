@@ -1,0 +1,160 @@
+"""On what a strategy is measured, after every event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streams.events import DeletionRequest
+from streams.positions import positions_in
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestPlan:
+    """What one request is measured on, as positions into `EvaluationPlan.ids`.
+
+    Attributes:
+        deletion: the request.
+        event: index of the event that serves it.
+        forget: training samples it deletes.
+        forget_test: test samples of the classes, tasks or users it names; empty for samples.
+        non_members: test samples of the forget set's classes, for membership attacks.
+        until: index of the first event that learns any of the forget set again, or the number of events.
+    """
+
+    deletion: DeletionRequest
+    event: int
+    forget: np.ndarray
+    forget_test: np.ndarray
+    non_members: np.ndarray
+    until: int
+
+    @property
+    def name(self) -> str:
+        """Name of the request."""
+        return self.deletion.name
+
+    @property
+    def detailed(self) -> np.ndarray:
+        """Positions whose predicted distributions and features are compared with the references'."""
+        return np.union1d(self.forget, self.forget_test)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Damage:
+    """Where manipulated data shows, as positions into `EvaluationPlan.ids`.
+
+    Attributes:
+        samples: the manipulated training samples.
+        live: bool ``[E, len(samples)]``: learned and not deleted by then.
+        affected, unaffected, attack: test rows; see `streams.source.Corruption`.
+    """
+
+    samples: np.ndarray
+    live: np.ndarray
+    affected: np.ndarray
+    unaffected: np.ndarray
+    attack: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationPlan:
+    """Every sample that is ever evaluated, each once, and what it counts for.
+
+    Attributes:
+        ids: int64 ``[N]`` sample ids, ascending: all units' test samples, all forget sets, the probe.
+        classes: int64 ``[N]`` class of each.
+        unit_of: int64 ``[M]``, position_of: int64 ``[M]``: the pairs (unit, position) that make up the units' test
+            sets; a sample may count for several units.
+        num_units: number of units.
+        alive: bool ``[E, N]``: whether a test sample still counts after event e, because neither its class nor its
+            task is deleted at that time.
+        since: int64 ``[E, U]``: event at which the present incarnation of the unit was first learned, -1 if the unit
+            is not learned, or deleted as a whole.
+        seen: bool ``[E, U]``: whether the unit was learned at all by then.
+        probe: positions of the training samples that measure retained accuracy.
+        probe_live: bool ``[E, len(probe)]``: learned and not deleted by then.
+        requests: what each request is measured on.
+        measured: bool ``[E]``: whether there is an evaluation after event e.
+        watched: bool ``[E]``: whether there are evaluations within event e, too.
+        classes_held: bool ``[E, C]``: classes of the units that are held after event e.
+        damage: where manipulated data shows, or None if there is none.
+        retained: positions of a few samples of the probe that are measured in detail, where measurements want that.
+        averaged: records of measurements that are averaged over the forget sets of requests, and why there may be no
+            mean.
+        follows_requests: whether a measurement follows every request on, and the model from before the first.
+        again: bool ``[E]``: whether every earlier request is measured in detail again after event e.
+        audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
+        seed: of what attacks draw.
+        tests_are_non_members: whether attacks by records hold a request against test samples, for want of others.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    unit_of: np.ndarray
+    position_of: np.ndarray
+    num_units: int
+    alive: np.ndarray
+    since: np.ndarray
+    seen: np.ndarray
+    probe: np.ndarray
+    probe_live: np.ndarray
+    requests: tuple[RequestPlan, ...]
+    measured: np.ndarray
+    watched: np.ndarray
+    classes_held: np.ndarray
+    retained: np.ndarray
+    averaged: dict[str, str]
+    follows_requests: bool
+    again: np.ndarray
+    audited: np.ndarray
+    seed: int = 0
+    tests_are_non_members: bool = False
+    damage: Damage | None = None
+
+    def num_outputs(self, event: int) -> int:
+        """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
+        return 1 + int(self.measured[: event + 1].sum())
+
+    def due(self, event: int) -> tuple[RequestPlan, ...]:
+        """Return what is measured in detail after `event`: the request it serves, and those measured `again`.
+
+        What has been learned again by then is left out.
+        """
+        again = self.again[event]
+        return tuple(r for r in self.requests if r.event == event or (again and r.event < event < r.until))
+
+    def starts_requests(self, event: int) -> bool:
+        """Return whether the first request comes right after `event`, and a measurement follows requests from there."""
+        first = min((r.event for r in self.requests), default=0)
+        return self.follows_requests and first == event + 1
+
+    def detailed(self, event: int) -> np.ndarray:
+        """Return the positions whose distributions, features and records are kept after `event`, ascending."""
+        due = self.due(event)
+        chosen = [r.detailed for r in due]
+        if self.tests_are_non_members:
+            chosen += [r.non_members for r in due]
+        is_last = event == len(self.alive) - 1
+        if chosen or (self.follows_requests and is_last) or self.starts_requests(event):
+            chosen.append(self.retained)
+        return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
+
+    def live(self, event: int) -> np.ndarray:
+        """Return positions of the probe's samples that are learned and not deleted after `event`."""
+        return self.probe[self.probe_live[event]]
+
+    def live_retained(self, event: int) -> np.ndarray:
+        """Return which of `retained` are learned and not deleted after `event`."""
+        return self.retained[self.probe_live[event][positions_in(self.probe, self.retained)]]
+
+    def counting_tests(self, event: int) -> np.ndarray:
+        """Return the test samples that count after `event`: of units that are held, neither class nor task deleted."""
+        positions = self.position_of[self.since[event][self.unit_of] >= 0]
+        return np.unique(positions[self.alive[event][positions]])
+
+    def kept_questions(self, event: int) -> np.ndarray:
+        """Return positions of test samples, of units that are held, about nobody whose data is deleted."""
+        gone = [r.forget_test for r in self.requests if r.event <= event < r.until]
+        return np.setdiff1d(self.counting_tests(event), np.concatenate([*gone, self.position_of[:0]]))

@@ -1,0 +1,195 @@
+"""One strategy's way through the stream of a run: act, measure, record, event by event."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.execution.prefix import Prefix
+from lifelong.metrics.cost import cost_rows
+from lifelong.metrics.measure import Measure
+from lifelong.references.comparison import Untrained, compare
+from lifelong.references.shadows import shadow_rows
+from lifelong.references.tree import Cost
+from lifelong.results.record import Checkpoint, Record
+from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import Instruments
+from lifelong.setup.preparation import Prepared
+from lifelong.trackers._base import RunInfo, Watch
+from strategies.base import Strategy
+from strategies.parts.fit import observed
+from strategies.parts.training.timing import timing as timed_parts
+from strategies.step import Step, ledger_after, restore, step
+from streams.errors import LifelongError
+from streams.events import DeletionRequest
+from streams.ledger import Access, Ledger
+
+
+class _Looks:
+    """Looks at a strategy while it learns, and keeps the scores."""
+
+    def __init__(self, strategy: Strategy, evaluator: Evaluator, every: int) -> None:
+        self._strategy, self._evaluator, self._every = strategy, evaluator, every
+        self.scores: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def __call__(self, step: int) -> None:
+        if step % self._every == 0:
+            started = time.perf_counter()
+            self.scores.append(self._evaluator.evaluate(self._strategy).scores)
+            self.seconds += time.perf_counter() - started
+
+
+class Life:
+    """One strategy's way through the stream of a run."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        name: str,
+        folder: Path,
+        instruments: Instruments,
+        untrained: Untrained,
+        watch: Watch,
+        prefix: Prefix | None,
+    ) -> None:
+        self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
+        self._instruments, self._evaluator, self._untrained = instruments, instruments.evaluator, untrained
+        self._config = prepared.config.strategies[name]
+        self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
+        self._last = len(prepared.stream.events) - 1
+        self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
+
+    def live(self) -> None:
+        """Live to the end, then compute references. Nothing happens if that was done before."""
+        try:
+            if self._record.done:
+                return
+            access = self._play()
+            rows, cost = compare(self._p, self._name, self._record, self._instruments, self._untrained)
+            more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
+            rows, cost = rows + more, cost + more_cost
+            self._record.write(rows)
+            self._watch.references(rows, cost.seconds)
+            self._record.finish(self._summary(access, cost))
+        finally:
+            self._record.close()
+            self._watch.end()
+
+    def _play(self) -> Access:
+        """Live through the events that are left; return what the strategy was allowed to read."""
+        stream, plan = self._p.stream, self._p.plan
+        objective = self._p.setting.objective
+        measure = Measure(
+            stream,
+            plan,
+            objective.measure,
+            self._instruments.metrics,
+            self._instruments.audits,
+            objective.predicts == "tokens",
+        )
+        strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
+        ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
+        first = self._go_on(strategy, ledger, measure)
+        self._watch.begin(self._info, first)
+        if self._prefix is not None and self._prefix.state is not None and not first:
+            first = self._take_over(self._prefix, strategy, ledger, measure)
+        for index in range(first, len(stream.events)):
+            started = time.perf_counter()
+            with timed_parts() as spent:
+                done, looks = self._step(strategy, index, ledger)
+            acted = time.perf_counter()
+            outputs = self._evaluate(strategy, index)
+            evaluated = time.perf_counter()
+            state = strategy.state_dict()
+            rows = [] if outputs is None else measure.update(index, outputs)
+            if plan.watched[index]:
+                rows += measure.within(index, looks.scores)
+            rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
+            self._record.write(rows, outputs)
+            if outputs is not None and outputs.stored():
+                self._record.write_details(index, outputs)
+            timing: dict[str, float | int | str] = {
+                "event": index,
+                "act_s": acted - started - looks.seconds,
+                "evaluate_s": evaluated - acted + looks.seconds,
+                **spent,
+            }
+            self._record.write_timing(timing)
+            if self._prefix is not None:
+                self._prefix.add(index, rows, outputs, timing, state)
+            must = isinstance(stream.events[index], DeletionRequest) or index == self._last
+            self._record.save(Checkpoint(index, state), must)
+            self._watch.event(index, rows, acted - started - looks.seconds)
+        return strategy.access
+
+    def _take_over(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
+        """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
+        assert prefix.state is not None
+        for index, (rows, outputs, timing) in enumerate(prefix.lived):
+            if outputs is not None:
+                measure.update(index, outputs)
+            self._record.write(rows, outputs)
+            self._record.write_timing(timing)
+            self._watch.event(index, rows, float(timing["act_s"]))
+        ledger_after(ledger, self._p.stream.events[: prefix.length])
+        restore(strategy, prefix.state, ledger)
+        self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
+        return prefix.length
+
+    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks]:
+        event, every = self._p.stream.events[index], self._p.config.evaluation.dense_every
+        looks = _Looks(strategy, self._evaluator, every or 1)
+        watched = observed(looks) if self._p.plan.watched[index] else contextlib.nullcontext()
+        where = f"Strategy {self._name!r}, event {index} ({event.name})"
+        if isinstance(event, DeletionRequest) and self._config.isolated is None:
+            where += f", unlearner {self._config.unlearner.name!r}"
+            where += "" if self._config.guard is None else f", guard {self._config.guard.name!r}"
+        try:
+            with watched:
+                return step(strategy, event, ledger), looks
+        except LifelongError as error:
+            raise type(error)(f"{where}: {error}") from error
+        except Exception as error:
+            error.add_note(where)
+            raise
+
+    def _evaluate(self, strategy: Strategy, index: int) -> Outputs | None:
+        if not self._p.plan.measured[index]:
+            return None
+        return self._evaluator.evaluate(strategy, index)
+
+    def _go_on(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
+        """Bring everything to where the last checkpoint left it; return the next event."""
+        checkpoint = self._record.latest()
+        if checkpoint is None:
+            outputs = self._evaluator.evaluate(strategy)
+            measure.start(outputs)
+            self._record.write([], outputs)
+            self._record.save(Checkpoint(-1, strategy.state_dict()), must=True)
+            return 0
+        scores, losses = self._record.read_outputs(self._p.plan.num_outputs(checkpoint.event))
+        measure.start(Outputs(scores[0], losses[0]))
+        for number, index in enumerate(np.flatnonzero(self._p.plan.measured[: checkpoint.event + 1]), 1):
+            measure.update(int(index), Outputs(scores[number], losses[number]))
+        ledger_after(ledger, self._p.stream.events[: checkpoint.event + 1])
+        restore(strategy, checkpoint.state, ledger)
+        return checkpoint.event + 1
+
+    def _summary(self, access: Access, cost: Cost) -> dict[str, Any]:
+        return {
+            "access": access.label(),
+            "events": self._last + 1,
+            "references": {
+                "computed": cost.computed,
+                "cached": cost.cached,
+                "steps": cost.outcome.steps,
+                "seconds": round(cost.seconds, 3),
+            },
+        }

@@ -1,0 +1,163 @@
+"""What a run folder says about itself: configuration, stream, digests and versions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lifelong.config.run import RunConfig, read_config
+from lifelong.files import code_version, write_atomically
+from lifelong.metrics.catalogue import own_metrics
+from lifelong.setup.build import make_source, make_stream
+from lifelong.setup.preparation import Prepared
+from streams.config import parse
+from streams.errors import CheckpointError
+from streams.stream import Stream
+
+_STREAM_KEYS = ("source", "scenario", "schedule", "service")
+_ARITHMETIC = ("torch", "numpy", "scipy", "scikit-learn")
+_MODEL_KEYS = ("objective", "features", "model", "trained", "training", "strategies", "device")
+"""What decides a stream, and what decides one whose requests depend on a strategy's models as well."""
+
+
+def _adaptive(keys: dict[str, Any]) -> bool:
+    return keys["schedule"]["name"] == "adaptive"
+
+
+def write_manifest(p: Prepared, folder: Path) -> None:
+    """Write config, stream and manifest, or check that what is there is the same.
+
+    Raises:
+        CheckpointError: the folder holds another stream or other data.
+    """
+    file = folder / "manifest.json"
+    digests = {"identity": p.identity, "stream": p.stream.digest(), "data": p.data_digest}
+    if file.exists():
+        found = read_manifest(folder)["digests"]
+        for name, digest in digests.items():
+            if found.get(name) != digest:
+                raise CheckpointError(
+                    f"{file}: the {name} digest is {found.get(name)}, now it is {digest}. The {name} has changed since "
+                    f"the run began (another data file, font or library version?). Run again with --fresh."
+                )
+        _check_versions(p, folder)
+        return
+    write_atomically(folder / "config.yaml", yaml.safe_dump(p.resolved, sort_keys=False).encode())
+    write_atomically(folder / "stream.json", json.dumps(_stream_manifest(p), indent=1).encode())
+    manifest = {
+        "digests": digests,
+        "code": code_version(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "metrics": own_metrics(p.config).to_json(),
+        "device": p.config.device,
+        "threads": p.config.threads,
+        "source": {"name": p.stream.source.name, "licence": p.stream.source.licence, "notes": p.stream.source.notes},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_atomically(file, json.dumps(manifest, indent=1).encode())
+
+
+def _check_versions(p: Prepared, folder: Path) -> None:
+    """Refuse to go on where arithmetic comes from other libraries: a half of the results would be of each."""
+    if all((folder / "strategies" / name / "done.json").exists() for name in p.config.strategies):
+        return
+    began, now = read_manifest(folder).get("versions", {}), versions()
+    changed = [f"{lib} {began[lib]}, now {now[lib]}" for lib in _ARITHMETIC if lib in began and began[lib] != now[lib]]
+    if changed:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'}: the run began with {'; '.join(changed)}. It cannot go on to the same bits. "
+            f"Install what it began with, or run again with --fresh."
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a run's manifest.
+
+    Raises:
+        CheckpointError: it is missing or corrupt.
+    """
+    file = folder / "manifest.json"
+    if not file.exists():
+        raise CheckpointError(f"{folder} is not a whole run folder: it has no manifest.json. Run again with --fresh.")
+    data = read_json(file, "Run again with --fresh to start over.")
+    if not isinstance(data.get("digests"), dict):
+        raise CheckpointError(f"{file} is corrupt (it has no digests). Run again with --fresh to start over.")
+    return data
+
+
+def _stream_manifest(p: Prepared) -> dict[str, Any]:
+    return {
+        "digest": p.stream.digest(),
+        "seed": p.config.seed,
+        **{k: p.resolved[k] for k in (*_STREAM_KEYS, *(_MODEL_KEYS if _adaptive(p.resolved) else ()))},
+        "units": [{"name": u.name, "classes": list(u.classes), "tests": len(u.test_ids)} for u in p.stream.units],
+        "events": p.stream.describe(),
+    }
+
+
+def stream_from_manifest(file: Path) -> Stream:
+    """Rebuild a stream from ``stream.json``.
+
+    Raises:
+        CheckpointError: the file is corrupt, or what is built has another digest (the first event that differs is
+            named).
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        keys = {k: data[k] for k in ("seed", *_STREAM_KEYS, *(_MODEL_KEYS if _adaptive(data) else ()))}
+        expected, digest = data["events"], data["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a stream manifest: {error!r}.") from error
+    config = parse(RunConfig, keys)
+    stream = make_stream(config, make_source(config))
+    if stream.digest() != digest:
+        built = stream.describe()
+        differ = [i for i, (a, b) in enumerate(zip(expected, built, strict=False)) if a["digest"] != b["digest"]]
+        where = f"event {differ[0]} differs" if differ else f"it has {len(built)} events instead of {len(expected)}"
+        raise CheckpointError(f"{file}: the stream that is built has digest {stream.digest()}, not {digest}: {where}.")
+    return stream
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what results may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("lifelong-simulator", "torch", "numpy", "scikit-learn", "scipy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """Return the configuration of a run folder.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    file = folder / "config.yaml"
+    if not file.exists():
+        raise CheckpointError(f"{folder} is not a run folder: it has no config.yaml.")
+    return parse(RunConfig, read_config(file), str(file))
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """Return the keys of a JSON file.
+
+    Raises:
+        CheckpointError: it is corrupt; `remedy` says what to do.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is corrupt ({error}). {remedy}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} is corrupt (it holds no keys). {remedy}")
+    return data

@@ -1,0 +1,131 @@
+"""Run a configuration, go on with a run, read one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lifelong.config.run import RunConfig, content_hash
+from lifelong.execution.life import Life
+from lifelong.execution.manifest import read_json, read_run_config, write_manifest
+from lifelong.execution.prefix import prefixes
+from lifelong.execution.process import lock, torch_settings
+from lifelong.files import code_of, disk_errors
+from lifelong.references.comparison import Untrained
+from lifelong.results.table import Table, read_rows
+from lifelong.setup.instruments import make_instruments
+from lifelong.setup.preparation import Prepared, prepare
+from lifelong.trackers._base import Tracker, Watch
+from streams.errors import CheckpointError, LifelongError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        folder: the run folder.
+        config: its configuration.
+        tables: rows by strategy.
+        summaries: access, cost of references and seconds by strategy, of those that are done.
+    """
+
+    folder: Path
+    config: RunConfig
+    tables: dict[str, Table]
+    summaries: dict[str, dict[str, Any]]
+
+    @property
+    def done(self) -> bool:
+        """Whether every strategy has lived to the end."""
+        return set(self.summaries) == set(self.config.strategies)
+
+
+def run(config: RunConfig, root: Path | str = "runs", trackers: Sequence[Tracker] = (), fresh: bool = False) -> Run:
+    """Play a stream to every strategy of `config`; go on where an earlier attempt stopped.
+
+    Args:
+        config: what to do.
+        root: where run folders are kept. The folder's name is the configuration's, with a hash of configuration and
+            code, so that the same run finds itself again and a finished one computes nothing.
+        trackers: told about everything that happens.
+        fresh: delete what an earlier attempt left.
+
+    Raises:
+        LifelongError: bad input, a corrupt folder, diverged training. What was done so far stays on disk.
+    """
+    return run_prepared(prepare(config), root, trackers, fresh)
+
+
+def run_prepared(
+    prepared: Prepared, root: Path | str = "runs", trackers: Sequence[Tracker] = (), fresh: bool = False
+) -> Run:
+    """Do what `run` does with what `prepare` returned, for those who look at it in between."""
+    config, folder = prepared.config, prepared.folder(root)
+    with disk_errors(folder), lock(folder), torch_settings(config):
+        if fresh:
+            for part in ("strategies", "manifest.json"):
+                _remove(folder / part)
+        write_manifest(prepared, folder)
+        watch = Watch(trackers)
+        p = prepared
+        instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
+        untrained = Untrained(p, instruments.evaluator)
+        shared, failed = prefixes(p.stream, p.resolved["strategies"]), []
+        for name in config.strategies:
+            try:
+                place = folder / "strategies" / name
+                Life(prepared, name, place, instruments, untrained, watch, shared.get(name)).live()
+            except LifelongError as error:  # the others go on: what happens to them does not depend on this one
+                failed.append(error)
+        if failed:
+            for other in failed[1:]:
+                failed[0].add_note(str(other))
+            raise failed[0]
+    return load_run(folder)
+
+
+def resume(folder: Path | str, trackers: Sequence[Tracker] = ()) -> Run:
+    """Go on with the run in `folder`.
+
+    Raises:
+        CheckpointError: there is no run, or it was made by another version of the code or other data.
+    """
+    folder = Path(folder).resolve()
+    config = read_run_config(folder)
+    resolved = config.resolved()
+    prepared_identity = content_hash([resolved, code_of(resolved)])
+    if not folder.name.endswith(prepared_identity):
+        raise CheckpointError(
+            f"{folder} was made by another version of the code (its name does not end in {prepared_identity}), and "
+            f"cannot go on exactly. Start again: lifelong run {folder / 'config.yaml'}"
+        )
+    return run(config, folder.parent, trackers)
+
+
+def load_run(folder: Path | str) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        CheckpointError: it is not a run folder.
+    """
+    folder = Path(folder)
+    config = read_run_config(folder)
+    tables, summaries = {}, {}
+    for name in config.strategies:
+        results = folder / "strategies" / name / "results.jsonl"
+        tables[name] = Table(read_rows(results) if results.exists() else [])
+        done = results.with_name("done.json")
+        if done.exists():
+            summaries[name] = read_json(done, "Delete it and resume the run to write it again.")
+    return Run(folder, config, tables, summaries)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

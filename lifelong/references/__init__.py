@@ -1,0 +1,1 @@
+"""Other models that a run is held against: computed, cached, compared."""

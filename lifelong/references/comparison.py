@@ -1,0 +1,264 @@
+"""Hold a finished run against its references: compute them where they are not cached, and return the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lifelong.audits._base import DETAILED, Audit
+from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.files import cache_folder, code_of
+from lifelong.metrics import answers
+from lifelong.metrics.catalogue import catalogue_of
+from lifelong.metrics.detailed import Detailed, pair_rows
+from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
+from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.metrics.requests import attribution_rows, mean_rows
+from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
+from lifelong.metrics.snapshots.corrective import recovery_rows
+from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
+from lifelong.results.record import Record
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import Instruments
+from lifelong.setup.preparation import Prepared
+from strategies.base import Strategy
+from streams.ledger import Ledger
+
+_SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
+# References of one family are built alike, so their chains of events can share prefixes.
+_FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
+
+
+class Untrained:
+    """What an untrained network predicts, of a seed that no model here has: the same for all strategies of a run."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
+        """Build nothing until it is asked."""
+        self._p, self._evaluator = p, evaluator
+        self._strategy: Strategy | None = None
+        self._probabilities: dict[int, np.ndarray] = {}
+
+    def probabilities(self, event: int) -> np.ndarray:
+        """Return its distributions ``[D, K]`` at the detailed positions of an event; empty where it has none."""
+        p = self._p
+        if self._strategy is None:
+            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
+            self._strategy = make_strategy(StrategyConfig(), p.setting_of(seed), "references")
+        if event not in self._probabilities:
+            distributions = self._evaluator.probabilities(self._strategy, p.plan.detailed(event))
+            self._probabilities[event] = np.zeros((0, 0)) if distributions is None else distributions
+        return self._probabilities[event]
+
+
+def compare(
+    p: Prepared, name: str, record: Record, instruments: Instruments, untrained: Untrained
+) -> tuple[list[Row], Cost]:
+    """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
+    evaluator, measure = instruments.evaluator, p.setting.objective.measure
+    lived = _Lived(p, record, untrained)
+    rows: list[Row] = []
+    cost = Cost()
+    for kinds in _FAMILIES:
+        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        if points:
+            family = _family(p, name, points[0].kind, evaluator)
+            wanted = {q: chain(p.stream, q) for q in points}
+            for point, reference in family.compute(wanted):
+                outputs = lived.outputs(point.event)
+                rows += _gaps(p, point, outputs, reference, instruments.metrics)
+                rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
+                if point.kind in DETAILED:
+                    rows += lived.rows_beside(point, reference)
+            cost += family.cost
+    rows += recovery_rows(rows, measure)
+    rows += attribution_rows(rows, measure, catalogue_of(p.config).is_share(measure))
+    rows += over_stream_rows(p.stream, rows, lived.work, measure)
+    return rows + _mean_gaps(p, rows, instruments.audits), cost
+
+
+class _Lived:
+    """What the strategy left behind, for being looked at beside references."""
+
+    def __init__(self, p: Prepared, record: Record, untrained: Untrained) -> None:
+        self._p, self._record, self._untrained = p, record, untrained
+        self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
+        rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
+        self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
+        before = {r.name: p.plan.num_outputs(r.event - 1) - 1 for r in p.plan.requests}
+        self.losses_before = {name: self._losses[index] for name, index in before.items()}
+        self._run_detailed: dict[int, Detailed] = {}
+
+    def outputs(self, event: int) -> Outputs:
+        """Return the outputs after `event` with all details."""
+        index = self._p.plan.num_outputs(event) - 1
+        return self._record.read_details(event, self._scores[index], self._losses[index])
+
+    def rows_beside(self, point: Point, reference: Outputs) -> list[Row]:
+        """Return what attacks say of the reference, of the run beside it, and once of the run itself."""
+        event, kind, plan = point.event, point.kind, self._p.plan
+        due = [r for n, r in enumerate(plan.requests) if point.request in {None, n} and r in plan.due(event)]
+        if not due:
+            return []
+        rows: list[Row] = []
+        first = event not in self._run_detailed
+        run = self._run_detailed.setdefault(
+            event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
+        )
+        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
+        if first:
+            rows += run.calibration()
+            for request in plan.due(event):
+                rows += run.rows(request)
+        if point.request is None:
+            reference_rows = other.calibration()
+            rows += [*reference_rows, *gap_rows(kind, run.calibration(), reference_rows)]
+        for request in due:
+            reference_rows = other.rows(request)
+            rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
+            rows += pair_rows(kind, request, run, other, plan)
+            if kind == "retrained" and request.event == event:
+                work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
+                rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
+        return rows
+
+
+def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
+    """Return what computes a reference and all its relatives."""
+    seed = p.config.seed + (_SECOND_SEED if kind == "retrained-2" else 0)
+    return lives_of(p, name, reference_config(kind, p.config.strategies[name]), seed, evaluator)
+
+
+def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
+    """Return what computes lives of one strategy under one seed, on the data of a run."""
+    setting = p.setting_of(seed)
+    task_of = p.stream.task_of
+    decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
+    afterwards = {"seed", "metrics"}  # what is made of outputs
+    decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
+    strategy = resolve_strategy(config, name)
+    identity = content_hash(
+        [
+            code_of([decisive, strategy]),
+            p.data_digest,
+            seed,
+            decisive,
+            strategy,
+            p.plan.ids.tolist(),
+            [u.classes for u in p.stream.units],
+            None if task_of is None else task_of.tolist(),
+        ]
+    )
+    return References(
+        lambda: make_strategy(config, setting, f"strategies.{name}"),
+        lambda: Ledger(p.stream.source, task_of, p.config.device),
+        evaluator,
+        identity,
+        cache_folder() / "references",
+    )
+
+
+def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]) -> list[Row]:
+    """Return the rows of one reference at one moment."""
+    plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
+    detailed, due = plan.detailed(event), plan.due(event)
+    rows = []
+    if kind != "no-op":
+        rows += stream_gap_rows(event, kind, run, reference, plan, measure)
+        rows += _snapshot_gaps(p, point, run, reference, metrics)
+        rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
+        if kind in ("retrained", "retrained-2"):  # the others have seen it
+            rows += answers.joint_rows(event, kind, due, detailed, run, reference)
+    for number, request in enumerate(plan.requests):
+        if point.request not in {None, number} or not request.event <= event < request.until:
+            continue
+        # A request has a curve of gaps: every later reference is held against it, too.
+        rows += request_gap_rows(event, kind, request, run, reference, plan, measure)
+        if request in due:
+            rows += distance_rows(event, kind, request, detailed, run, reference)
+            rows += answers.gap_rows(event, kind, request, detailed, run, reference, plan.averaged)
+    return rows
+
+
+def _snapshot_gaps(
+    p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]
+) -> list[Row]:
+    """Return what the metrics of one model at one moment say of the reference, and of the run minus the reference."""
+    rows: list[Row] = []
+    more = (p.plan, p.stream, p.setting.objective.measure)
+    for metric in metrics:
+        reference_rows = metric(Snapshot(point.kind, point.event, reference, *more))
+        rows += [
+            *reference_rows,
+            *gap_rows(point.kind, metric(Snapshot("run", point.event, run, *more)), reference_rows),
+        ]
+    return rows
+
+
+def _audit_gaps(
+    p: Prepared,
+    point: Point,
+    run: Outputs,
+    reference: Outputs,
+    audits: Sequence[Audit],
+    losses_before: Mapping[str, np.ndarray],
+) -> list[Row]:
+    """Return what audits say of the reference, of the run minus the reference, and of both together."""
+    rows: list[Row] = []
+    event, kind = point.event, point.kind
+    for audit in audits:
+        if kind not in audit.beside or audit.name not in run.audits or audit.name not in reference.audits:
+            continue
+        run_findings, reference_findings = run.audits[audit.name], reference.audits[audit.name]
+        run_rows = audit.rows("run", event, run_findings, losses_before)
+        reference_rows = audit.rows(kind, event, reference_findings, losses_before)
+        audit_rows = [*reference_rows, *gap_rows(kind, run_rows, reference_rows)]
+        audit_rows += audit.rows_beside(kind, event, run_findings, reference_findings, losses_before)
+        subject = None if point.request is None else p.plan.requests[point.request].name
+        rows += [r for r in audit_rows if subject in {None, r.subject}]
+    return rows
+
+
+_MEANT = (
+    *("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test"),
+    *("mia_efficacy", "gap_mia_efficacy", "gap_entropy_member_rate", "gap_attack_accuracy", "gap_entropy_auc"),
+    *("calibrated_loss_auc", "calibrated_confidence_auc", "calibrated_entropy_auc", "streisand", "gap_membership_ks"),
+    *("gap_zrf", "activation_distance", "agreement"),
+)
+
+
+def _mean_gaps(p: Prepared, rows: list[Row], audits: Sequence[Audit]) -> list[Row]:
+    """Return means over requests: when each was served (immediate_*), and at the end (final_*)."""
+    measure, last = p.setting.objective.measure, len(p.stream.events) - 1
+    served = {r.name: r.event for r in p.plan.requests}
+    metrics = (f"gap_forget_{measure}", f"gap_forget_test_{measure}", "gap_membership_auc", "js", "dd_cosine")
+    there = {r.metric for r in rows}
+    detailed = tuple(m for m in (*_MEANT, *(m for a in audits for m in a.averaged)) if m in there)
+    result = []
+    for kind in dict.fromkeys(r.model for r in rows):
+        of_requests = [r for r in rows if r.model == kind and r.subject in served]
+        immediate = [r for r in of_requests if r.event == served[r.subject]]
+        final = [r for r in of_requests if r.event == last]
+        for label, chosen in (("immediate", immediate), ("final", final)):
+            more = detailed if kind in DETAILED else ()
+            if label == "immediate" and kind == "retrained":
+                more += ("cost_ratio",)
+            if kind == "no-op":
+                more += ("attribution",)
+            for r in mean_rows(last, kind, chosen, (*metrics, *more)):
+                result.append(_renamed(r, f"{label}_{r.metric}"))
+            absolute = [_absolute(r) for r in chosen if r.metric.startswith("gap_")]
+            for r in mean_rows(last, kind, absolute, metrics[:3]):
+                result.append(_renamed(r, f"{label}_abs_{r.metric}"))
+    return result
+
+
+def _renamed(r: Row, metric: str) -> Row:
+    return Row(r.event, r.model, r.subject, metric, r.value, r.n, r.reason)
+
+
+def _absolute(r: Row) -> Row:
+    return Row(r.event, r.model, r.subject, r.metric, None if r.value is None else abs(r.value), r.n, r.reason)

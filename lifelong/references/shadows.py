@@ -1,0 +1,204 @@
+"""Shadow lives: the same stream under other seeds, in each of which a random half of the forgotten data never occurs.
+
+One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and
+were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on
+a model that has forgotten nothing, the control that an attack works. They are cached like references, and shared by
+all runs that have the same strategy; the retrained ones by all strategies with the same learner. Small models of
+several lives are trained at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lifelong.evaluation.evaluator import Evaluator
+from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.plan import RequestPlan
+from lifelong.formulas.per_sample import attack
+from lifelong.metrics.detailed import is_private
+from lifelong.metrics.requests import mean_rows
+from lifelong.metrics.shadows import attack_rows, auc_row, rmia_rows, score_rows
+from lifelong.references.comparison import lives_of
+from lifelong.references.tree import Cost, reference_config
+from lifelong.results.table import Row, row
+from lifelong.setup.preparation import Prepared
+from strategies.base import Strategy
+from strategies.parts.together import together
+from streams.events import Event, Experience, Request
+from streams.positions import positions_in
+from streams.randomness import Key
+from streams.timeline import surviving, with_ids
+
+STACKED = 16
+"""How many lives go on at once; small models are trained as one (`strategies.parts.together`)."""
+_SEEDS = 4_000_037
+_POPULATION = 200
+_NO_CLASS = "the objective predicts no class"
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A shadow beside one event of the main run."""
+
+    event: int
+
+
+class _Onlooker:
+    """Measures what shadows are lived for: log odds of forgotten and unseen samples, and accuracy on what is kept."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator, targets: np.ndarray) -> None:
+        tests = p.plan.counting_tests(len(p.stream.events) - 1)
+        unseen = tests[(Key(0) / "population").order(p.plan.ids[tests])[:_POPULATION]]
+        self._plan, self._evaluator, self._targets = p.plan, evaluator, np.concatenate([targets, unseen])
+
+    def evaluate(self, strategy: Strategy, event: int) -> Outputs:
+        """Return the log odds of the targets and of unseen samples, and mean scores on live and on test data."""
+        scores = self._evaluator.evaluate(strategy).scores
+        margins = self._evaluator.margins(strategy, self._targets)
+        nothing = np.zeros(0, dtype=np.float32)
+        means = [scores[part].mean() if len(part) else np.nan for part in self._kept(event)]
+        details = {"kept": np.array(means, dtype=np.float32)}
+        if margins is not None:
+            details["margins"] = margins
+        return Outputs(nothing, nothing, details)
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what is measured at `event`."""
+        return b"shadow" + b"|".join(part.tobytes() for part in (self._targets, *self._kept(event)))
+
+    def _kept(self, event: int) -> tuple[np.ndarray, np.ndarray]:
+        plan = self._plan
+        return plan.live(event), plan.counting_tests(event)
+
+
+def is_inside(life: int, ids: np.ndarray) -> np.ndarray:
+    """Return, bool ``[n]``, which of `ids` occur in a shadow life: a fair coin for a pair of lives, turned in its twin.
+
+    Any even number of lives has every sample in exactly half of them, and more lives leave the others as they are.
+    """
+    coin = (Key(0) / "shadow" / (life // 2)).uniform(ids) < 0.5
+    return coin if life % 2 == 0 else ~coin
+
+
+def shadow_events(events: tuple[Event, ...], excluded: np.ndarray) -> tuple[Event, ...]:
+    """Return `events` as if the `excluded` ids did not exist; what is left with nothing disappears."""
+    result: list[Event] = []
+    for event in events:
+        ids = event.sample_ids[~np.isin(event.sample_ids, excluded)]
+        if not len(ids):
+            continue
+        if isinstance(event, Experience):
+            result.append(with_ids(event, ids))
+            continue
+        requests = [_without(r, excluded) for r in event.requests]
+        result.append(replace(event, requests=tuple(r for r in requests if len(r.sample_ids))))
+    return tuple(result)
+
+
+def _without(request: Request, excluded: np.ndarray) -> Request:
+    keys = np.array(request.keys)
+    if request.scope == "sample":
+        keys = keys[~np.isin(keys, excluded)]
+    kept = [part[~np.isin(part, excluded)] for part in (request.sample_ids, request.barred_ids)]
+    return replace(request, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
+
+
+# Why: docs/decisions.md#a-shadow-life-is-the-whole-stream-under-another-seed
+def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:
+    """Return what attacks on single samples find in strategy `name`, and what the lives cost."""
+    requests = [r for r in p.plan.requests if is_private(r)]
+    count, last = p.config.references.shadows, len(p.stream.events) - 1
+    if not count or not requests:
+        return [], Cost()
+    targets = np.unique(np.concatenate([r.forget for r in requests]))
+    onlooker = _Onlooker(p, evaluator, targets)
+    ids = p.plan.ids[targets]
+    after = {e for r in requests for e in (r.event, last)}
+    lives = _Lives(p, name, onlooker, ids, sorted(after | {r.event - 1 for r in requests}))
+    retrained = _Lives(p, name, onlooker, ids, sorted(after))
+    for start in range(0, count, STACKED):
+        group = range(start, min(start + STACKED, count))
+        lives.add(group, retrained=False)
+        retrained.add(group, retrained=True)
+    inside = np.stack([is_inside(life, ids) for life in range(count)])
+    rows: list[Row] = []
+    for request in requests:
+        columns = positions_in(targets, request.forget)
+        if not lives.known:
+            rows.append(row(request.event, "run", request.name, "ulira_auc", None, len(columns), _NO_CLASS))
+            continue
+        before = lives.margins(request.event - 1)
+        rows.append(auc_row(request.event, request, "lira_auc", attack(before[:, columns], inside[:, columns])))
+        for event in sorted({request.event, last} if request.until > last else {request.event}):
+            margins = lives.margins(event)
+            rows += attack_rows(event, request, attack(margins[:, columns], inside[:, columns]))
+            rows += rmia_rows(event, request, margins[:, columns], margins[:, len(targets) :], inside[:, columns])
+            kept = float(np.prod(lives.kept(event) / retrained.kept(event)))
+            retrained_margins = retrained.margins(event)[:, columns]
+            rows += score_rows(event, request, margins[:, columns], retrained_margins, inside[:, columns], kept)
+    return rows + _means(requests, rows, last), lives.cost + retrained.cost
+
+
+def _means(requests: list[RequestPlan], rows: list[Row], last: int) -> list[Row]:
+    """Return means over requests: when each was served, and at the end."""
+    served = {r.name: r.event for r in requests}
+    result = []
+    for label, chosen in (
+        ("immediate", [r for r in rows if r.event == served[r.subject]]),
+        ("final", [r for r in rows if r.event == last]),
+    ):
+        for r in mean_rows(
+            last,
+            "run",
+            chosen,
+            ("ulira_auc", "rmia_auc", "forgetting_score_ratio", "forgetting_epsilon", "klom_median"),
+        ):
+            result.append(replace(r, metric=f"{label}_{r.metric}"))
+    return result
+
+
+class _Lives:
+    """Shadow lives as arrays, life by life."""
+
+    def __init__(self, p: Prepared, name: str, onlooker: _Onlooker, ids: np.ndarray, moments: list[int]) -> None:
+        self._p, self._name, self._onlooker, self._ids, self._moments = p, name, onlooker, ids, moments
+        self._margins: dict[int, list[np.ndarray]] = {e: [] for e in moments}
+        self._kept: dict[int, list[np.ndarray]] = {e: [] for e in moments}
+        self.cost = Cost()
+        self.known = True
+
+    def margins(self, event: int) -> np.ndarray:
+        """Return log odds ``[J, T + Z]`` after `event`: of all targets, then of unseen samples."""
+        return np.stack(self._margins[event]).astype(np.float64)
+
+    def kept(self, event: int) -> np.ndarray:
+        """Return the mean accuracy over lives on live training data and on test data, ``[2]``."""
+        return np.stack(self._kept[event]).mean(0)
+
+    def add(self, group: Sequence[int], retrained: bool) -> None:
+        """Live some at once, or find them in the cache."""
+        started = time.perf_counter()
+        for points, cost in together([lambda life=life: self._live(life, retrained) for life in group]):  # type: ignore[misc]
+            for point, outputs in points:
+                self.known = self.known and "margins" in outputs.details
+                self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
+                self._kept[point.event].append(outputs.details["kept"])
+            self.cost += replace(cost, seconds=0.0)
+        self.cost += Cost(seconds=time.perf_counter() - started)
+
+    def _live(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
+        p, strategy = self._p, self._p.config.strategies[self._name]
+        seed = (p.config.seed + 1) * _SEEDS + life
+        if retrained:
+            strategy = reference_config("retrained", strategy)
+        family = lives_of(p, self._name, strategy, seed, self._onlooker)
+        excluded = self._ids[~is_inside(life, self._ids)]
+        wanted = {}
+        for moment in self._moments:
+            events = p.stream.events[: moment + 1]
+            wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
+        return list(family.compute(wanted)), family.cost

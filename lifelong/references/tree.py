@@ -1,0 +1,308 @@
+"""References: other models the run is held against, each computed once.
+
+A reference is a chain of events lived by a strategy. Chains of many references share prefixes (the retrained
+references of all requests start alike), so they are laid out as a tree that is walked once: a snapshot is kept only
+where the tree branches, and only until its last branch is done. Results are cached on disk by content: the chain, the
+configuration and the code. Other strategies with the same learner, and other runs of a study, find them there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from lifelong.config.run import ReferenceKind, StrategyConfig
+from lifelong.evaluation.outputs import Outputs, with_stored
+from lifelong.files import write_atomically
+from strategies.base import State, Strategy
+from strategies.outcome import Outcome
+from strategies.step import ledger_after, restore, step
+from streams.errors import CheckpointError
+from streams.events import DeletionRequest, Event, Experience
+from streams.ledger import Ledger
+from streams.stream import Stream, event_digest
+from streams.timeline import admitted, surviving, with_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One reference at one moment.
+
+    Attributes:
+        kind: which reference.
+        event: the event of the main run it stands beside.
+        request: for no-op, the number of the request that is skipped.
+    """
+
+    kind: ReferenceKind
+    event: int
+    request: int | None = None
+
+
+def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
+    """Return the events that the reference at `point` lives through."""
+    events = stream.events[: point.event + 1]
+    match point.kind:
+        case "retrained" | "retrained-2":
+            return surviving(events)
+        case "original":
+            return tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
+        case "withheld":
+            return tuple(e for e in admitted(events) if isinstance(e, Experience))
+        case "no-op":
+            skipped = stream.requests[point.request or 0].name
+            return tuple(e for e in admitted(events) if e.name != skipped)
+        case "clean":
+            return _clean(stream, surviving(events))
+        case "fresh":
+            return ()
+        case "joint":
+            return _at_once(surviving(events))
+
+
+def _clean(stream: Stream, experiences: tuple[Experience, ...]) -> tuple[Experience, ...]:
+    """Return the experiences without any manipulated sample, named or not."""
+    bad = np.array([], dtype=np.int64) if stream.source.corruption is None else stream.source.corruption.samples
+    kept = [with_ids(e, e.sample_ids[~np.isin(e.sample_ids, bad)]) for e in experiences]
+    return tuple(e for e in kept if len(e.sample_ids))
+
+
+def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
+    """Return passes over everything that was learned, of about as many samples in all."""
+    if not experiences:
+        return ()
+    experiences = tuple(e for e in experiences if not e.consolidates)
+    ids = np.unique(np.concatenate([e.sample_ids for e in experiences]))
+    units = tuple(sorted({u for e in experiences for u in e.units}))
+    passes = max(1, round(sum(len(e.sample_ids) for e in experiences) / len(ids)))
+    return tuple(Experience(f"joint-{i}", units, ids) for i in range(passes))
+
+
+def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
+    """Return every reference that is wanted: at each request's event, and after the last event.
+
+    No-op is about a request, so a stream without any has none.
+    """
+    positions = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
+    last = len(stream.events) - 1
+    points = []
+    for kind in kinds:
+        if kind == "no-op":
+            for number, position in enumerate(positions):
+                points += [Point(kind, event, number) for event in dict.fromkeys([position, last])]
+        elif kind == "joint":
+            points.append(Point(kind, last))
+        else:
+            points += [Point(kind, event) for event in dict.fromkeys([*positions, last])]
+    return points
+
+
+class Moment(Protocol):
+    """What is wanted of a life: it stands beside one event of the main run."""
+
+    @property
+    def event(self) -> int:
+        """Index of that event."""
+        ...
+
+
+class Looker(Protocol):
+    """Measures a life where it is wanted."""
+
+    def evaluate(self, strategy: Strategy, event: int) -> Outputs:
+        """Return the outputs of a strategy that stands beside `event`."""
+
+    def looks_at(self, event: int) -> bytes:
+        """Return what decides, beside the strategy, what is measured there."""
+
+
+MomentT = TypeVar("MomentT", bound=Moment)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A state that some references pass through; `visits` are the samples passed forward and backward until then."""
+
+    key: str
+    path: tuple[Event, ...]
+    children: dict[str, _Node] = field(default_factory=dict)
+    wanted: list[tuple[Moment, Path]] = field(default_factory=list)
+    visits: int = 0
+
+    def pending(self) -> list[_Node]:
+        return [c for c in self.children.values() if c.wanted or c.children]
+
+
+@dataclass(slots=True)
+class Cost:
+    """What computing references took; nothing for those found in the cache."""
+
+    outcome: Outcome = field(default_factory=Outcome)
+    seconds: float = 0.0
+    computed: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return both together."""
+        return Cost(
+            self.outcome + other.outcome,
+            self.seconds + other.seconds,
+            self.computed + other.computed,
+            self.cached + other.cached,
+        )
+
+
+# Why: docs/decisions.md#references-are-a-tree
+class References:
+    """Computes references of one family: one way to build the strategy, hence one tree of chains."""
+
+    def __init__(
+        self,
+        build: Callable[[], Strategy],
+        make_ledger: Callable[[], Ledger],
+        evaluator: Looker,
+        identity: str,
+        folder: Path,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            build: returns the strategy in its initial state.
+            make_ledger: returns an empty ledger.
+            evaluator: measures it.
+            identity: hash of everything beside the events that decides the outputs.
+            folder: cache directory.
+        """
+        self._build, self._make_ledger, self._evaluator = build, make_ledger, evaluator
+        self._identity, self._folder = identity, folder
+        self.cost = Cost()
+
+    def compute(self, wanted: Mapping[MomentT, tuple[Event, ...]]) -> Iterator[tuple[MomentT, Outputs]]:
+        """Yield the outputs at every point, one at a time; all of them together may not fit in memory.
+
+        Args:
+            wanted: for each point its chain of events.
+
+        Yields:
+            The point and its outputs. ``details["visits"]`` is what a life from the start up to there takes, in
+            samples passed forward and backward.
+        """
+        started = time.perf_counter()
+        files = {p: self._file(c, p.event) for p, c in wanted.items()}
+        if not all(_is_whole(file) for file in files.values()):
+            with self._alone():  # another process may have computed them in the meantime
+                missing = {p: (c, files[p]) for p, c in wanted.items() if not _is_whole(files[p])}
+                self.cost.computed += len(missing)
+                if missing:
+                    self._walk(self._tree(missing))
+        self.cost.cached += len(wanted) - self.cost.computed
+        self.cost.seconds += time.perf_counter() - started
+        for point, file in files.items():
+            yield point, _must_read(file)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time compute references of this family; the system lets go of what a dead one held."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.blake2b(self._identity.encode(), digest_size=8).hexdigest()
+        with (self._folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _file(self, events: tuple[Event, ...], at: int) -> Path:
+        h = hashlib.blake2b(self._identity.encode(), digest_size=16)
+        for event in events:
+            h.update(event_digest(event).encode())
+        h.update(self._evaluator.looks_at(at))
+        return self._folder / f"{h.hexdigest()}.npz"
+
+    def _tree(self, missing: Mapping[MomentT, tuple[tuple[Event, ...], Path]]) -> _Node:
+        root = _Node("", ())
+        for point, (events, file) in missing.items():
+            node = root
+            for index, event in enumerate(events):
+                key = event_digest(event)
+                if key not in node.children:
+                    node.children[key] = _Node(key, events[: index + 1])
+                node = node.children[key]
+            node.wanted.append((point, file))
+        return root
+
+    def _walk(self, root: _Node) -> None:
+        """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken."""
+        strategy, ledger = self._build(), self._make_ledger()
+        node = root
+        branches: list[tuple[_Node, list[_Node], State]] = []
+        while True:
+            parent = node
+            for point, file in node.wanted:
+                _write(file, self._evaluator.evaluate(strategy, point.event), node.visits)
+            following = node.pending()
+            if len(following) > 1:
+                branches.append((node, following[1:], strategy.state_dict()))
+            if following:
+                node = following[0]
+            elif branches:
+                at, rest, state = branches.pop()
+                parent = at
+                ledger = ledger_after(self._make_ledger(), at.path)
+                restore(strategy, state, ledger)
+                if len(rest) > 1:
+                    branches.append((at, rest[1:], state))
+                node = rest[0]
+            else:
+                return
+            outcome = step(strategy, node.path[-1], ledger).outcome
+            node.visits = parent.visits + outcome.forward + outcome.backward
+            self.cost.outcome += outcome
+
+
+def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyConfig:
+    """Return how a reference's strategy is built.
+
+    Only no-op serves requests and needs the unlearner; all others only learn, so that strategies with the same
+    learner share them. Joint is the same for all strategies: no method is needed where nothing comes later.
+    """
+    if kind == "joint":
+        return StrategyConfig()
+    if kind == "no-op" or strategy.isolated is not None:
+        return strategy
+    return StrategyConfig(learner=strategy.learner)
+
+
+def _write(file: Path, outputs: Outputs, visits: int) -> None:
+    arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays, **outputs.stored())  # type: ignore[arg-type]
+    write_atomically(file, buffer.getbuffer())
+
+
+def _read(file: Path) -> Outputs | None:
+    """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
+    try:
+        with file.open("rb") as content, np.load(content) as arrays:
+            stored = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
+            return with_stored(arrays["scores"], arrays["losses"], stored)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _is_whole(file: Path) -> bool:
+    return _read(file) is not None
+
+
+def _must_read(file: Path) -> Outputs:
+    outputs = _read(file)
+    if outputs is None:
+        raise CheckpointError(f"{file} was just written and cannot be read back; is the disk full or failing?")
+    return outputs

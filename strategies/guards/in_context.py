@@ -1,0 +1,185 @@
+"""In-context: a guardrail that names in the prompt what must not be answered; the weights never change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from typing_extensions import override
+
+from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.objectives._text import TextObjective
+from strategies.parts.model import FlatModel
+from streams.config import Config as BaseConfig
+from streams.data import Batch
+from streams.errors import ConfigError
+from streams.events import DeletionRequest
+from streams.text import GIVEN
+
+FORCED = 50.0
+"""Logit of a token that is said in any case; all others have 0."""
+
+
+class Config(BaseConfig):
+    """Options of `in-context` (instructions as in RWKU, arXiv 2406.10890, and in ECO's baseline, arXiv 2406.07933).
+
+    A small model follows no instruction unless it has been taught to; `form: refusal` does not depend on it.
+    """
+
+    form: Literal["instruction", "refusal"] = "instruction"
+    """instruction: put one before the prompt. refusal: say a refusal in the model's place, which is a filter in front
+    of it and the control that the other must beat."""
+    applies: Literal["named", "all"] = "named"
+    """named: to prompts that name a forgotten subject, and then about that subject alone. all: every prompt gets
+    all forgotten subjects (only with `form: instruction`)."""
+    instruction: str = Field("You know nothing about {subjects}.\n", pattern=r"\{subjects\}")
+    """What is put before a prompt; the names take the place of ``{subjects}``."""
+    subjects: tuple[str, ...] | None = None
+    """Names that a prompt can ask about. null takes those of the source."""
+    context: int = Field(512, ge=8)
+    """Most tokens of a row with its instruction; names are left out, the earliest first, where it would be longer."""
+
+
+@final
+class InContext(Guard):
+    """A request adds the subjects that its prompts name to a list; a subject leaves it when it is learned again."""
+
+    config: Config
+
+    supports = frozenset({"tokens"})
+
+    state_grows = True
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Start with an empty list.
+
+        Raises:
+            ConfigError: the source names no subjects, or options contradict.
+        """
+        super().__init__(config, setting)
+        if config.form == "refusal" and config.applies == "all":
+            raise ConfigError("guard.applies: 'all' with form: refusal would refuse everything; use named.")
+        self._objective = TextObjective.of(setting.objective)
+        self._text = self._objective.needed_text("guard: 'in-context'")
+        names = config.subjects or tuple(sorted(self._text.subjects or ()))
+        if not names:
+            raise ConfigError(
+                "guard.subjects: the source does not say what its prompts are about; name it (subjects: [Hogwarts])."
+            )
+        ordered = sorted(names, key=lambda n: (-len(n), n))
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
+        self._guarded: dict[str, np.ndarray] = {}  # subject: samples of the requests that named it, still deleted
+
+    @property
+    @override
+    def access(self) -> Access:
+        """The forget set: what its prompts ask about."""
+        return Access(forget_set=True)
+
+    @override
+    def relearned(self, ids: np.ndarray) -> None:
+        """Take subjects off the list; what is learned again is answered again."""
+        left = {s: guarded[~np.isin(guarded, ids)] for s, guarded in self._guarded.items()}
+        self._guarded = {s: guarded for s, guarded in left.items() if len(guarded)}
+
+    @override
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Add the subjects; nothing is trained."""
+        batch = door.forget_set().all()
+        for row, names in zip(batch.ids.tolist(), self._named(batch), strict=True):
+            for name in names:
+                self._guarded[name] = np.union1d(self._guarded.get(name, np.array([], dtype=np.int64)), [row])
+        return Outcome(exactness="none").noted(guarded=float(len(self._guarded)))
+
+    @override
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the model's outputs, to guarded prompts those behind the instruction, or a refusal."""
+        asked = self._asked(batch)
+        if not any(asked):
+            return self._objective.outputs(model, batch)
+        if self.config.form == "refusal":
+            outputs = self._objective.outputs(model, batch)
+            for row, names in enumerate(asked):
+                if names:
+                    outputs[row] = self._refused(batch.x[row], outputs.shape[1])
+            return outputs
+        prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(asked, batch.x, strict=True)]
+        longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
+        outputs = self._objective.outputs(model, longer)
+        own = [outputs[row, len(p) : len(p) + length] for row, p in enumerate(prefixes)]
+        return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in own])
+
+    @override
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return those whose subjects are on the list; names are kept, and no raw sample."""
+        listed = np.concatenate([np.array([], dtype=np.int64), *self._guarded.values()])
+        return {"subjects": ids[np.isin(ids, listed)]}
+
+    @override
+    def state_dict(self) -> State:
+        """Return the list, in the order in which subjects came."""
+        return {"guarded": [{"subject": s, "ids": torch.from_numpy(i.copy())} for s, i in self._guarded.items()]}
+
+    @override
+    def load_state_dict(self, state: State) -> None:
+        self._guarded = {e["subject"]: e["ids"].numpy().copy() for e in state["guarded"]}
+
+    def _named(self, batch: Batch) -> list[list[str]]:
+        """Return the subjects that each prompt names; of a row without a prompt, those of the whole text."""
+        found = []
+        for tokens, marks in batch.x.cpu():
+            given = marks == GIVEN
+            chosen = given if int(given.sum()) > 1 else marks > 0
+            found.append(
+                list(dict.fromkeys(self._pattern.findall(self._text.tokenizer.decode(tokens[chosen].tolist()))))
+            )
+        return found
+
+    def _asked(self, batch: Batch) -> list[list[str]]:
+        """Return the forgotten subjects that each row gets an instruction about."""
+        if not self._guarded:
+            return [[] for _ in range(len(batch))]
+        if self.config.applies == "all":
+            return [list(self._guarded)] * len(batch)
+        return [[n for n in names if n in self._guarded] for names in self._named(batch)]
+
+    def _prefix(self, names: Sequence[str], length: int) -> list[int]:
+        """Return the instruction about these names, as tokens, as far as there is room."""
+        while names:
+            made = self._text.tokenizer.encode(self.config.instruction.format(subjects=", ".join(names)))
+            if length + len(made) <= self.config.context:
+                return made
+            names = names[1:]
+        return []
+
+    def _refused(self, x: torch.Tensor, length: int) -> torch.Tensor:
+        """Return logits ``[length, V]`` of a row that say a refusal and then nothing."""
+        refusal = [*self._text.refusals[0]]
+        start = int((x[1] == GIVEN).sum()) - 1
+        logits = torch.zeros(length, self._objective.num_outputs, device=x.device)
+        for position in range(max(0, start), length):
+            logits[position, refusal[min(position - start, len(refusal) - 1)]] = FORCED
+        return logits
+
+
+def prefixed(batch: Batch, prefixes: Sequence[Sequence[int]]) -> Batch:
+    """Return the batch with tokens put between each row's start token and what follows it; they are given.
+
+    Args:
+        batch: ``x [B, 2, L]``.
+        prefixes: one per row.
+    """
+    longest = max(len(p) for p in prefixes)
+    x = batch.x.new_zeros(len(batch), 2, batch.x.shape[2] + longest)
+    for row, old, prefix in zip(x, batch.x, prefixes, strict=True):
+        n = len(prefix)
+        row[:, 0] = old[:, 0]
+        row[0, 1 : 1 + n] = torch.tensor(list(prefix), dtype=x.dtype, device=x.device)
+        row[1, 1 : 1 + n] = GIVEN
+        row[:, 1 + n : n + old.shape[1]] = old[:, 1:]
+    return replace(batch, x=x)

@@ -1,0 +1,1 @@
+"""Memories of fixed size: which samples stay."""

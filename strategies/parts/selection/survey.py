@@ -1,0 +1,148 @@
+"""Survey: one look at every sample with the model as it is: gradient features, scores, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from strategies.objectives._base import Objective, Without
+from strategies.outcome import Outcome, Selector
+from strategies.parts.model import FlatModel
+from strategies.parts.selection.gradient_features import Block, Form, Projector, normalised, sample_features
+from strategies.parts.selection.selectors import Formulas, el2n, entropies, groundings, log_perplexities
+from strategies.parts.weights.fisher import evaluating
+from streams.data import Batch, Data
+from streams.errors import ConfigError
+
+NoImage = Literal["zeros", "dropped"]
+"""An input without its image: one with an image of zeros, as released, or without its positions, as the paper says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What to look for.
+
+    Attributes:
+        selectors: which scores.
+        block: where gradients are taken; None if neither features nor GraNd are wanted.
+        projector: of gradients; None if no features are wanted.
+        embeddings: whether to keep what samples mean to the model.
+        form, formulas, no_image: variants; see their types.
+        batch_size: samples per pass.
+        memory: bytes for gradients of single samples at a time.
+    """
+
+    selectors: tuple[Selector, ...]
+    block: Block | None = None
+    projector: Projector | None = None
+    embeddings: bool = False
+    form: Form = "sgd"
+    formulas: Formulas = "paper"
+    no_image: NoImage = "zeros"
+    batch_size: int = 64
+    memory: int = 1 << 28
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surveyed:
+    """What was found, one row per sample, in the order of the data.
+
+    Attributes:
+        scores: float64 ``[n]`` by selector; those of perplexity and grounding are logarithms.
+        features: float32 ``[n, d]`` gradient features of length 1, or ``[n, 0]``.
+        embeddings: float32 ``[n, F]``, or ``[n, 0]``.
+        small: share of samples with a gradient norm below 1e-6, whose direction is noise; 0 where none was taken.
+        cost: samples passed forward and backward.
+    """
+
+    scores: dict[Selector, np.ndarray]
+    features: torch.Tensor
+    embeddings: torch.Tensor
+    small: float
+    cost: Outcome
+
+
+def available(
+    objective: Objective, batch: Batch, wanted: Sequence[Selector] | None, where: str
+) -> tuple[Selector, ...]:
+    """Return the selectors to use: those that are wanted, or all of the paper's that make sense for such inputs.
+
+    Args:
+        objective: of the run.
+        batch: a few samples.
+        wanted: names, or None. For a classifier with one input, image grounding would rank the samples of a class
+            exactly as perplexity does, reversed; it is left out.
+        where: the key to name in errors.
+
+    Raises:
+        ConfigError: one of them needs a part of the input that there is not, or is named twice.
+    """
+    parts: dict[str, Without] = {"image-grounding": "image", "context-grounding": "prompt"}
+    if wanted is None:
+        common: tuple[Selector, ...] = ("perplexity", "el2n", "entropy", "grand")
+        return common if objective.without(batch, "image") is None else (*common, "image-grounding")
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError(f"{where}: {', '.join(wanted)} names a score twice.")
+    for name in wanted:
+        if name in parts and objective.without(batch, parts[name]) is None:
+            raise ConfigError(
+                f"{where}: {name} needs inputs that have {'an image beside text' if 'image' in name else 'a prompt'}. "
+                f"Leave it out; perplexity, el2n, entropy and grand work on all inputs."
+            )
+    return tuple(wanted)
+
+
+def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Surveyed:
+    """Look at every sample of `data`, in evaluation mode; the model is left as it is."""
+    scores: dict[Selector, list[torch.Tensor]] = {name: [] for name in look.selectors}
+    features, embeddings, norms, cost = [], [], [], Outcome()
+    for batch in objective.batches(data, look.batch_size):
+        if look.block is not None:
+            outputs, found, norm = sample_features(
+                model, objective, batch, look.block, look.projector, look.form, look.memory
+            )
+            features.append(found.cpu())
+            norms.append(norm.cpu())
+            cost += Outcome(backward=len(batch))
+        with evaluating(model), torch.inference_mode():
+            if look.block is None and look.selectors:
+                outputs = objective.outputs(model, batch)
+            for name in look.selectors:
+                scores[name].append(norm if name == "grand" else _score(name, model, objective, batch, outputs, look))
+            if look.embeddings:
+                embeddings.append(objective.embeddings(model, batch).float().cpu().clone())
+        passes = 1 + int(look.embeddings) + sum("grounding" in name for name in look.selectors)
+        cost += Outcome(forward=passes * len(batch))
+    n = len(data)
+    small = float((torch.cat(norms) < 1e-6).double().mean()) if norms else 0.0
+    return Surveyed(
+        {name: torch.cat(values).double().cpu().numpy() for name, values in scores.items()},
+        normalised(torch.cat(features)) if features else torch.zeros(n, 0),
+        torch.cat(embeddings) if embeddings else torch.zeros(n, 0),
+        small,
+        cost,
+    )
+
+
+def _score(
+    name: Selector, model: FlatModel, objective: Objective, batch: Batch, outputs: torch.Tensor, look: Look
+) -> torch.Tensor:
+    found = objective.responses(outputs, batch)
+    if name == "perplexity":
+        return log_perplexities(found, look.formulas)
+    if name == "el2n":
+        return el2n(found)
+    if name == "entropy":
+        everywhere = look.formulas == "released"
+        return entropies(objective.responses(outputs, batch, everywhere))
+    what: Without = "prompt"
+    if name == "image-grounding":
+        what = "image" if look.no_image == "zeros" else "image-positions"
+    reduced = objective.without(batch, what)
+    assert reduced is not None, "`available` has asked"
+    bare, had = reduced
+    return groundings(found, objective.responses(objective.outputs(model, bare), bare), had, look.formulas)

@@ -1,0 +1,1 @@
+"""Frozen models that others learn from, and distances to them."""

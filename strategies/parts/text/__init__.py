@@ -1,0 +1,1 @@
+"""Answers in text: refusals, wrong answers, chat templates."""

@@ -1,0 +1,1 @@
+"""Around the training loop: optimizers, batches of unequal rows, memory that runs out, stacked models."""

@@ -1,0 +1,1 @@
+"""What is known of single weights: Fisher information, importances, updates, layers and blocks."""
