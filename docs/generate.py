@@ -24,15 +24,14 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import MEASURES, OF_MEASURE, THEMES, Metric
 from lifelong.setup.preparation import prepare
 from lifelong.study.config import StudyConfig
-from strategies.base import Unlearner
+from strategies.base import EVERYTHING, Unlearner
 from streams.config import parse
-from streams.errors import ConfigError
 from streams.registry import KINDS, class_of, entries, load
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "studies" / "results"
 MARK = re.compile(r"<!-- (?!end)(.+?) -->(.*?)<!-- end -->", re.DOTALL)
-SKIPPED_KINDS = {"trackers"}  # chosen by flags of the command line, without options
+SKIPPED_KINDS = {"trackers", "metrics"}  # without options: flags of the command line, and what is always measured
 
 
 def configuration() -> str:
@@ -111,7 +110,8 @@ def _evidence(outcome: dict[str, Any], what: str) -> str:
     link = f"reproduction.md#{outcome['name']}-{outcome['size']}"
     for verdict in outcome["verdicts"]:
         if verdict["name"] == what:
-            return f"[{_estimate(verdict['estimate'])}, {verdict['outcome']}]({link})"
+            earlier = "" if "rule" in outcome else " by an earlier rule"
+            return f"[{_estimate(verdict['estimate'])}, {verdict['outcome']}{earlier}]({link})"
     for c in outcome["comparisons"]:
         if f"{c['of']} - {c['minus']}, {c['what']}" == what:
             return f"[{_estimate(c['estimate'])}]({link})"
@@ -162,17 +162,17 @@ def _short(value: float) -> str:
 def _unlearners() -> str:
     """Return what every unlearner reads by default, and what it serves."""
     setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
-    lines = ["| unlearner | reads | requests | predicts | |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| unlearner | reads | requests | for models of | |", "| --- | --- | --- | --- | --- |"]
     text = []
     for name, entry in entries("unlearners").items():
         module = load("unlearners", name)
-        try:
-            unlearner: Unlearner = class_of(module, Unlearner)(module.Config(), setting)
-        except ConfigError:  # it refuses to be built for a classifier
+        kind: type[Unlearner] = class_of(module, Unlearner)
+        if kind.supports == {"tokens"}:
             text.append(f"`{name}`")
             continue
+        unlearner = kind(module.Config(), setting)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
-        what = unlearner.targets + (", text" if unlearner.on_text and unlearner.targets != "any" else "")
+        what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
         lines.append(f"| `{name}` | {unlearner.access.label()} | {served} | {what} | {entry.summary()} |")
     return "\n".join(lines) + f"\n\nFor text alone: {', '.join(text)}.\n"

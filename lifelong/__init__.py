@@ -14,8 +14,9 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 - config/: what is asked for: the typed configuration, its options in words, the scenarios that ship (in scenarios/);
 - formulas/: the maths of metrics and attacks, pure functions of arrays;
 - models/: networks by name;
-- evaluation/: on what a strategy is measured, the pass that measures it, generated text, audits;
+- evaluation/: on what a strategy is measured, and the pass that measures it;
 - results/: the table of a run, its columns, its checkpoints;
+- audits/: what is still left in a copy of the model, one audit a file;
 - metrics/: from the outputs of one event to its rows, and what every number means;
 - trackers/: where rows go while a run goes on: the console, W&B;
 - setup/: from a configuration to the real things; all that is checked or chosen before any compute is spent;

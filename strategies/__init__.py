@@ -1,1 +1,1 @@
-"""How a model lives through a stream: learners, unlearners, and strategies in which both are one mechanism."""
+"""How a model lives through a stream: learners, unlearners, guards, and strategies in which all is one mechanism."""

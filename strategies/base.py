@@ -1,4 +1,4 @@
-"""The contracts: Strategy, Learner, Plugin, Unlearner, and the Setting they are built in."""
+"""The contracts: Strategy, Learner, Plugin, Unlearner, Guard, and the Setting they are built in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer
-from streams.config import Config
+from strategies.predicts import EVERYTHING, Predicts
+from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience, Scope, Unit
@@ -24,26 +25,25 @@ from streams.ledger import Access, Door
 from streams.randomness import Key
 
 __all__ = [
+    "EVERYTHING",
     "Access",
     "Door",
     "ExactAt",
     "Exactness",
+    "Guard",
     "Learner",
     "Lesson",
     "Outcome",
     "Plugin",
+    "Predicts",
     "Scope",
     "Setting",
     "State",
     "Strategy",
-    "Targets",
     "Unlearner",
 ]
 
 T = TypeVar("T")
-
-Targets = Literal["any", "classes", "numbers"]
-"""What a model predicts."""
 
 ExactAt = Literal["always", "sometimes"]
 """At which requests a strategy is exact: at every one; or at some, as others build on what is deleted."""
@@ -87,6 +87,11 @@ class Strategy(ABC):
     """Whether the earlier samples that it may read are those of permanent experiences alone."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """Options with which it is small enough for tests; what is not named keeps its default."""
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """What a model may predict that it can serve; checked before it is built, and read without importing it."""
+    unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
+    """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
 
     @property
     @abstractmethod
@@ -144,6 +149,9 @@ class Strategy(ABC):
 class Learner(ABC):
     """The learning half of a composed strategy: one model that takes experiences."""
 
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+
     setting: Setting
     model: FlatModel
 
@@ -178,7 +186,7 @@ class Learner(ABC):
 
     @abstractmethod
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Strategy.holds`."""
+        """See `Strategy.holds`; the model's own component is ``weights``."""
 
     @abstractmethod
     def stored_ids(self) -> np.ndarray:
@@ -228,8 +236,8 @@ class Lesson:
 class Plugin(Hooks):
     """One learning method as changes to the plain loop. Override what you need; the rest is never called."""
 
-    on_text: ClassVar[bool] = True
-    """Whether it makes sense where outputs are logits of every token, ``[B, T, V]``."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
     trains_on: Literal["all", "choice", "draw"] = "all"
     """What samples of an experience it trains on: all; a choice, in which those that are not chosen have a say; or a
     draw by chance, in which they have none."""
@@ -316,10 +324,8 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
-    targets: Targets = "any"
-    """What the model must predict."""
-    on_text: bool = False
-    """Whether one for classes works on rows of text, too, with answers in the place of labels."""
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
     exact: ExactAt | None = None
     """See `Strategy.exact`."""
     test_options: ClassVar[Mapping[str, Any]] = {}
@@ -329,6 +335,16 @@ class Unlearner(ABC):
         """Keep the options."""
         self.config = config
         self.setting = setting
+
+    @classmethod
+    def follows(cls, options: Config) -> NameOrOptions | None:
+        """Return the other unlearner that it would run, or None."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What a configuration calls it; its draws are named so."""
+        return type(self).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
     @property
     @abstractmethod
@@ -348,3 +364,74 @@ class Unlearner(ABC):
     @abstractmethod
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Serve a request on `learner`; return an outcome with an exactness grade."""
+
+
+class Guard(ABC):
+    """Unlearning beside the weights: changes what a learner's model answers, and leaves its weights as they are.
+
+    It takes part in every prediction, is saved, audited and restored with the learner, and counts as state. The model
+    is lent to it for one call at a time, since a learner may replace it: a guard keeps no reference to it, and takes
+    the hooks that it puts into it out again before a call ends. Until its first request it keeps nothing, so that
+    strategies with the same learner can share the part of their lives before it.
+    """
+
+    supports: ClassVar[frozenset[Predicts]] = EVERYTHING
+    """See `Strategy.supports`."""
+
+    state_grows: bool = False
+    """See `Strategy.state_grows`."""
+    test_options: ClassVar[Mapping[str, Any]] = {}
+    """See `Strategy.test_options`."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: the options, the objective or the model are not such that it can work.
+        """
+        self.config = config
+        self.setting = setting
+
+    @property
+    @abstractmethod
+    def access(self) -> Access:
+        """What it may read while serving a request."""
+
+    @abstractmethod
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Serve a request, after the unlearner has; return an outcome with an exactness grade for what it keeps.
+
+        The learner's weights must stay as they are, and no raw sample that the request names may be kept.
+        """
+
+    @abstractmethod
+    def relearned(self, ids: np.ndarray) -> None:
+        """Take note that an experience begins to teach these samples: those that were deleted are guarded no more."""
+
+    @abstractmethod
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return outputs for the objective to score, of the learner's model under guard.
+
+        The model is in evaluation mode, and no gradient is wanted. A sample's outputs must not depend on what else is
+        in the batch. In text the rows may hold an answer that is still being made: its tokens are marked ``SAID``.
+        """
+
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return penultimate features ``[B, F]``, as `predict` does outputs; the model's own, if not overridden."""
+        return self.setting.objective.features(model, batch)
+
+    @abstractmethod
+    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Strategy.holds`; of what it keeps beside the learner's model."""
+
+    def stored_ids(self) -> np.ndarray:
+        """Return the ids whose raw samples it keeps."""
+        return np.array([], dtype=np.int64)
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return everything that its later behaviour depends on, copied; no tensor before its first request."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Put a state back."""

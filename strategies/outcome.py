@@ -14,6 +14,15 @@ SELECTORS: tuple[Selector, ...] = get_args(Selector)
 """All of them; their places stand for them in tables of results."""
 
 
+def weaker(one: Exactness | None, other: Exactness | None) -> Exactness | None:
+    """Return the grade of two things together: the lower one; what is not graded promises nothing.
+
+    >>> weaker("bits", "law"), weaker("none", "bits")
+    ('law', 'none')
+    """
+    return min(one, other, key=(None, "none", "law", "bits").index)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
     """Which samples a strategy chose to train on, and by what.
@@ -52,6 +61,8 @@ class Outcome:
         losses: named terms of the last epoch, means per sample.
         traits: numbers that the strategy tells of itself, by subject (``event`` for what was done, a unit, a layer,
             ``A > B`` for a pair of units, ``stream`` for the whole) and metric; they go into the table as they are.
+        weights_erased: of a forget event: False where weights that derive from the request's samples were left as they
+            were, and the request was served beside them, if at all.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
             (equal in distribution) or ``none``; None for a learn event.
         draw: of a learn event: what was chosen to train on, by strategies that choose.
@@ -64,6 +75,7 @@ class Outcome:
     exactness: Exactness | None = None
     traits: dict[str, dict[str, float]] = field(default_factory=dict)
     draw: Draw | None = None
+    weights_erased: bool = True
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return both, one after the other; the later loss and the later trait of a name stand."""
@@ -76,6 +88,7 @@ class Outcome:
             other.exactness or self.exactness,
             {s: self.traits.get(s, {}) | other.traits.get(s, {}) for s in subjects},
             other.draw or self.draw,
+            self.weights_erased and other.weights_erased,
         )
 
     @property

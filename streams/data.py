@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ class Batch:
         y: targets ``[B]``.
         task: int64 ``[B]`` task labels, or None where the model is not task-aware.
         images: uint8 ``[B, M, C, H, W]`` images of each sample, or None where samples have none beside `x`.
+        extra: what an objective has drawn for each sample (noise, time steps, masks), ``[B, ...]`` by name.
     """
 
     ids: torch.Tensor
@@ -29,6 +30,7 @@ class Batch:
     y: torch.Tensor
     task: torch.Tensor | None = None
     images: torch.Tensor | None = None
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,19 +49,21 @@ class Batch:
         return self._each(lambda column: column[where])
 
     def concat(self, other: Batch) -> Batch:
-        """Return this batch followed by `other`."""
+        """Return this batch followed by `other`, with what both have."""
         return Batch(
             torch.cat([self.ids, other.ids]),
             torch.cat([self.x, other.x]),
             torch.cat([self.y, other.y]),
             None if self.task is None or other.task is None else torch.cat([self.task, other.task]),
             None if self.images is None or other.images is None else torch.cat([self.images, other.images]),
+            {n: torch.cat([v, other.extra[n]]) for n, v in self.extra.items() if n in other.extra},
         )
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         task = None if self.task is None else change(self.task)
         images = None if self.images is None else change(self.images)
-        return Batch(change(self.ids), change(self.x), change(self.y), task, images)
+        extra = {name: change(column) for name, column in self.extra.items()}
+        return Batch(change(self.ids), change(self.x), change(self.y), task, images, extra)
 
 
 class Data:

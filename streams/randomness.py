@@ -42,6 +42,7 @@ def mix64(ids: np.ndarray, key: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+# Why: docs/decisions.md#randomness-is-a-keyed-hash-order-is-a-keyed-sort
 @dataclass(frozen=True, slots=True)
 class Key:
     """The name of a random draw: a run seed and a path such as ``key / "order" / "task-3" / 0``.
@@ -81,6 +82,20 @@ class Key:
     def uniform(self, ids: np.ndarray) -> np.ndarray:
         """Return one float64 in [0, 1) per id, a function of this name and that id alone."""
         return (self.priorities(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def uniforms(self, ids: np.ndarray, count: int) -> np.ndarray:
+        """Return `count` float64 in (0, 1) per id, ``[n, count]``; a row depends on this name and its id alone."""
+        number = self.number()
+        # Rows and columns are hashed under different keys: with the same one, row i and column i would cancel out.
+        bits = mix64(mix64(ids, number)[:, None] ^ mix64(np.arange(count), ~number), number)
+        return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+    def normals(self, ids: np.ndarray, count: int) -> np.ndarray:
+        """Return `count` float64 of a standard normal law per id, ``[n, count]``; see `uniforms`."""
+        from scipy.special import ndtri
+
+        normals: np.ndarray = ndtri(self.uniforms(ids, count))
+        return normals
 
     def order(self, ids: np.ndarray) -> np.ndarray:
         """Return the positions that shuffle `ids` (int64). Removing an id leaves the others' order as it was."""

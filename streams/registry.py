@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import tokenize
 import traceback
@@ -33,13 +34,16 @@ KINDS: dict[str, str] = {
     "objectives": "strategies.objectives",
     "learners": "strategies.learners",
     "unlearners": "strategies.unlearners",
+    "guards": "strategies.guards",
     "isolated": "strategies.isolated",
     "models": "lifelong.models",
+    "audits": "lifelong.audits",
+    "metrics": "lifelong.metrics.snapshots",
     "trackers": "lifelong.trackers",
 }
 
 
-_FUNCTIONS = {"sources": "load", "scenarios": "build", "schedules": "place", "models": "build"}
+_FUNCTIONS = {"sources": "load", "scenarios": "build", "schedules": "place", "models": "build", "metrics": "rows"}
 """What a module of that kind has beside its ``Config``; in the other kinds it is a class."""
 
 
@@ -59,6 +63,29 @@ class Entry:
             first = next(t for t in tokens if t.type not in {tokenize.COMMENT, tokenize.NL})
         doc = ast.literal_eval(first.string) if first.type == tokenize.STRING else ""
         return inspect.cleandoc(doc).split("\n", 1)[0]
+
+    def declared(self, attribute: str) -> tuple[str, ...] | None:
+        """Return the texts in what a class of the module assigns to an attribute, read without importing it.
+
+        None if no class does. A class that derives from one of another file has to repeat what that one says.
+        """
+        source = self.file.read_text(encoding="utf-8")
+        found = re.search(rf"^    {attribute}\b[^=\n]*= ", source, re.MULTILINE)
+        if found is None:
+            return None
+        # Parsing whole files would double the time that `lifelong list` takes.
+        nodes = ast.walk(_first_statement(source[found.end() :]))
+        return tuple(sorted(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+
+
+def _first_statement(source: str) -> ast.AST:
+    lines = source.splitlines()
+    for stop in range(1, len(lines)):
+        try:
+            return ast.parse("\n".join(lines[:stop]))
+        except SyntaxError:  # it goes on in the next line
+            continue
+    return ast.parse(source)
 
 
 def entries(kind: str) -> dict[str, Entry]:
@@ -152,7 +179,8 @@ def load(kind: str, name: str, where: str | None = None) -> ModuleType:
     """
     entry = find(kind, name, where)
     module = _import_file(entry, where or kind) if is_file(name) else importlib.import_module(entry.module)
-    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind)]):
+    meanings = "METRICS" if kind in {"audits", "metrics"} else None
+    for needed in filter(None, ["Config" if kind != "trackers" else None, _FUNCTIONS.get(kind), meanings]):
         if not hasattr(module, needed):
             raise ConfigError(
                 f"{where or kind}: {entry.file} defines no {needed!r}. A file of the {kind} must; docs/adding.md says "

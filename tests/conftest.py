@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
 torch.set_num_threads(1)
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 # Processes that tests start and interrupt inherit this; a shell that runs in the background would have it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("contract.promises")  # functions that assert, outside of a test module

@@ -8,13 +8,16 @@ import typer
 
 from cli.output import Json, emit, emit_json, emit_table
 from lifelong.config.shipped import opening, ready_scenarios
+from strategies.predicts import EVERYTHING
 from streams.errors import ConfigError, closest
-from streams.registry import KINDS, entries
+from streams.registry import KINDS, entries, find
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 READY = "ready"
+METHODS = ("learners", "unlearners", "guards", "isolated")
+"""Kinds that say which models they support."""
 
 Kind = Annotated[
     str | None,
@@ -33,13 +36,19 @@ def list_(kind: Kind = None, as_json: Json = False) -> None:
     kinds = [READY, *KINDS] if kind is None else [_kind(kind)]
     found = {k: _summaries(k) for k in kinds}
     if as_json:
-        emit_json(found)
+        emit_json(
+            {kind: {name: _described(kind, name, text) for name, text in of.items()} for kind, of in found.items()}
+        )
         return
     for number, (name, summaries) in enumerate(found.items()):
         if number:
             emit("")
         title = "ready (lifelong run NAME)" if name == READY else name
-        emit_table([title, ""], [[f"  {n}", text] for n, text in summaries.items()])
+        if name in METHODS:
+            rows = [[f"  {n}", _predicts(_supports(name, n)), text] for n, text in summaries.items()]
+            emit_table([title, "for models of", ""], rows)
+        else:
+            emit_table([title, ""], [[f"  {n}", text] for n, text in summaries.items()])
 
 
 def show(
@@ -63,9 +72,12 @@ def show(
     found = options(module.Config) if "Config" in vars(module) else []
     if as_json:
         rows = [{"key": o.key, "allowed": o.allowed, "default": o.default, "meaning": o.meaning} for o in found]
-        emit_json({"kind": kind, "name": name, "description": _description(module), "options": rows})
+        about = _described(kind, name, _description(module), "description")
+        emit_json({"kind": kind, "name": name, **about, "options": rows})
         return
     emit(f"{name} ({kind}, {module.__name__})\n\n{_description(module)}\n")
+    if kind in METHODS:
+        emit(f"For models of: {_predicts(_supports(kind, name))}.\n")
     if found:
         required = "(must be given)"
         emit_table(
@@ -84,6 +96,19 @@ def _summaries(kind: str) -> dict[str, str]:
     if kind == READY:
         return {name: opening(file) for name, file in ready_scenarios().items()}
     return {name: entry.summary() for name, entry in entries(kind).items()}
+
+
+def _described(kind: str, name: str, text: str, as_: str = "summary") -> dict[str, object]:
+    return {as_: text} | ({"supports": _supports(kind, name)} if kind in METHODS else {})
+
+
+def _supports(kind: str, name: str) -> list[str]:
+    """Return what a method may be used on; it says so in its file, or it is for everything."""
+    return sorted(find(kind, name).declared("supports") or EVERYTHING)
+
+
+def _predicts(kinds: list[str]) -> str:
+    return "everything" if set(kinds) == EVERYTHING else ", ".join(kinds)
 
 
 def _kind(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,9 @@ from streams.errors import ConfigError
 if TYPE_CHECKING:
     from lifelong.study.jobs import JobResult
     from lifelong.study.study import Study
+
+
+_NUMBERS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
 
 
 class Place(StrEnum):
@@ -57,7 +61,7 @@ def study(
 ) -> None:
     """Run all runs of a study, go on where it was stopped, and judge its criteria.
 
-    Exit codes: 0 nothing is contradicted, 1 a run failed, 3 a criterion is contradicted.
+    Exit codes: 0 nothing is contradicted, 1 a run failed, 3 a criterion is contradicted (corrected for their number).
     """
     if on is Place.LOCAL and not dry_run:
         from lifelong.study.forkserver import start_forkserver
@@ -118,9 +122,11 @@ def _run(
         )
         if not todo:
             note("Nothing to compute: this study was finished before.")
+        elif found.config.criteria:
+            note(found.prospect())
     try:
         with Progress(found.jobs, silent=quiet) as progress:
-            return found.run(on.value, workers, address, cpus, gpus, progress.result, wandb)
+            return found.run(on.value, workers, address, cpus, gpus, progress.result, wandb, progress.expect)
     except KeyboardInterrupt:
         done = len(found.jobs) - len(found.pending)
         note(
@@ -145,23 +151,28 @@ def _report(found: Study) -> Path | None:
 
 def _show(outcome: dict[str, Any]) -> None:
     """Print verdicts and comparisons."""
-    if outcome["verdicts"]:
-        rows = [
-            [v["outcome"], v["name"], v["bar"], *_numbers(v["estimate"]), v["reason"] or ""]
-            for v in outcome["verdicts"]
-        ]
-        emit_table(["verdict", "criterion", "what", "mean", "95 % interval", "seeds", "note"], rows, "verdicts")
+    from lifelong.study.declaration import added
+
+    for title, key in (("validity", "validity"), ("criterion", "verdicts")):
+        if outcome[key]:
+            rows = [
+                [v["outcome"], v["name"], v["bar"], *_numbers(v, v["evidence"]["sides"]), v["reason"] or ""]
+                for v in outcome[key]
+            ]
+            heads = ["verdict", title, "what", *_NUMBERS, "note"]
+            emit_table(heads, rows, key)
     if outcome["comparisons"]:
         emit("")
-        rows = [
-            [f"{c['of']} - {c['minus']}", c["what"], *_numbers(c["estimate"]), _p(c["p_corrected"])]
-            for c in outcome["comparisons"]
-        ]
-        emit_table(["difference", "of", "mean", "95 % interval", "seeds", "p (Holm)"], rows, "comparisons")
+        rows = [[f"{c['of']} - {c['minus']}", c["what"], *_numbers(c, c["sides"])] for c in outcome["comparisons"]]
+        emit_table(["difference", "of", *_NUMBERS], rows, "comparisons")
+    if outcome["verdicts"] or outcome["comparisons"]:
+        emit(f"interval: {outcome['rule']['interval']}")
     if outcome["variances"]:
         emit("")
         heads = ["number", "drawn anew", "times", "standard deviation", "note"]
         emit_table(heads, [r for c in outcome["variances"] for r in _components(c)], "variances")
+    if outcome["looked_before"]:
+        emit(added(outcome["looked_before"]))
     late = outcome["runs_done_when_criteria_were_declared"]
     if late and outcome["verdicts"]:
         emit(f"These criteria were declared, or changed, when {late} of {outcome['runs']} runs were finished already.")
@@ -169,11 +180,15 @@ def _show(outcome: dict[str, Any]) -> None:
         emit(f"{outcome['runs_done']} of {outcome['runs']} runs are finished; the rest is left out.")
 
 
-def _numbers(estimate: dict[str, Any] | None) -> list[str]:
-    if estimate is None:
-        return ["-", "-", "0"]
-    low, high = estimate["low"], estimate["high"]
-    return [f"{estimate['mean']:.4g}", "-" if low is None else f"[{low:.4g}, {high:.4g}]", str(estimate["n"])]
+def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
+    """Return the cells of a verdict or a comparison that stand below `_NUMBERS`."""
+    e = row["estimate"]
+    both = "-" if sides is None else f"{sides[0]:.4g}, {sides[1]:.4g}"
+    if e is None:
+        return ["-", "-", both, "0", "-", "-"]
+    interval = "-" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
+    p_values = ["-", "-"] if e["low"] == e["high"] else [_p(e["p"]), _p(row["p_corrected"])]
+    return [f"{e['mean']:.4g}", interval, both, str(e["n"]), *p_values]
 
 
 def _components(c: dict[str, Any]) -> list[list[str]]:
@@ -219,6 +234,8 @@ def _forecast(found: Study, workers: int | None, as_json: bool) -> None:
         note(f"Playing the first events of some of {len(pending)} runs ...")
     count = min(workers or num_cores(), max(len(pending), 1))
     estimate = forecast(found.pending, found.cells)
+    if found.config.criteria:
+        note(found.prospect())
     if as_json:
         jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in found.jobs]
         numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.seconds / count, "bytes": estimate.size}
@@ -233,3 +250,5 @@ def _forecast(found: Study, workers: int | None, as_json: bool) -> None:
         f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
         f"their first events."
     )
+    if more := len(found.all_jobs) - len(found.jobs):
+        emit(f"That is to the next look; {more} more runs follow if a criterion is undecided then, to the last look.")

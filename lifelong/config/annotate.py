@@ -27,7 +27,10 @@ _KINDS = {
     "model": "models",
     "learner": "learners",
     "unlearner": "unlearners",
+    "guard": "guards",
     "isolated": "isolated",
+    "audits": "audits",
+    "metrics": "metrics",
 }
 
 
@@ -93,8 +96,8 @@ class _Writer:
         alone = getattr(config, "isolated", None) is not None
         for name, field in type(config).model_fields.items():
             value = getattr(config, name)
-            left_out = value is None if name == "isolated" else alone
-            if name in {"learner", "unlearner", "unlearning_seed", "isolated"} and left_out:
+            left_out = value is None if name in {"guard", "isolated"} else alone
+            if name in {"learner", "unlearner", "guard", "unlearning_seed", "isolated"} and left_out:
                 continue
             lines += self._comment(field, indent)
             lines += self._entry(name, value, indent)

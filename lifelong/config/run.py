@@ -17,7 +17,6 @@ from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse, resolve
 from streams.errors import ConfigError, closest
 
-Audit = Literal["relearn", "readout", "weights", "muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
 
@@ -28,22 +27,33 @@ def _listed(value: object) -> object:
 
 
 class StrategyConfig(Config):
-    """One strategy: a learner (one or more plugins) with an unlearner, or an isolated strategy."""
+    """One strategy: a learner (one or more plugins) with an unlearner, a guard or both, or an isolated strategy."""
 
     learner: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = (Named(name="naive"),)
     """Learner plugins, hooked in in this order; a single name or a list."""
     unlearner: NameOrOptions = Named(name="retrain")
-    """How requests are served."""
+    """How requests are served in the weights; with a guard and no unlearner, not at all (`none`)."""
+    guard: NameOrOptions | None = None
+    """How requests are served beside the weights, after the unlearner: it changes what the model answers."""
     unlearning_seed: int = Field(0, ge=0)
-    """Another number draws the unlearner's labels, noise and orders anew, and leaves the learner's as they are."""
+    """Another number draws the labels, noise and orders of unlearner and guard anew, and leaves the learner's as they
+    are."""
     isolated: NameOrOptions | None = None
-    """A strategy in which learning and forgetting are one mechanism; then learner and unlearner must not be set."""
+    """A strategy in which learning and forgetting are one mechanism; then none of the others must be set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guard_alone(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("guard") is not None:
+            return {"unlearner": "none", **values}
+        return values
 
     @model_validator(mode="after")
     def _either(self) -> StrategyConfig:
-        if self.isolated is not None and {"learner", "unlearner", "unlearning_seed"} & self.model_fields_set:
+        others = {"learner", "unlearner", "guard", "unlearning_seed"} & self.model_fields_set
+        if self.isolated is not None and others:
             raise ValueError(
-                "isolated strategies bring their own learning and forgetting: drop learner, unlearner and "
+                "isolated strategies bring their own learning and forgetting: drop learner, unlearner, guard and "
                 "unlearning_seed"
             )
         return self
@@ -72,26 +82,17 @@ class EvaluationConfig(Config):
     """Samples per evaluation pass."""
     probe: int = Field(1000, ge=0)
     """Training samples, drawn by name, on which the accuracy on retained data is measured."""
-    audits: tuple[Audit, ...] = ()
-    """What is done to copies of the model at every request's event and at the end, of the run and of its references.
-    relearn: train on the forgotten data again and count the steps. readout: fit a new last layer on frozen features.
-    weights: keep them, to measure distances layer by layer. Of text alone: muse, verbatim memory and knowledge.
-    relearn-rest: train on half of the forgotten facts and look at the others. quantise: round the weights to 8 and to 4
-    bits. reintroduce: put facts into the context of the question. probe: read values, and the truth of answers, from
-    the hidden states of every layer."""
+    audits: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
+    """What is done to copies of the model at every request's event and at the end, of the run and of its references;
+    a single name or a list. relearn, readout and weights are for every kind of data, the others for text."""
     audits_every: int = Field(1, ge=1)
     """Make the audits after every that many of the events at which requests are measured in detail; and always after
     the last event."""
     detailed_every: int | None = Field(None, ge=1)
-    """In text, every earlier request is measured in detail again after each request and at the end; with a number also
-    after every that many events, whatever they are."""
-    shots: int = Field(0, ge=0)
-    """Questions with answers, about those who are never taught, that `muse` puts before a question. Small models that
-    start from random weights do not learn from context."""
-    relearn_steps: int = Field(200, ge=1)
-    """Limit of `relearn`, in steps of 32 forgotten and 32 retained samples."""
-    relearn_lr: float = Field(1e-3, gt=0)
-    """Learning rate of `relearn` and `relearn-rest` (Adam). A pretrained model takes less, such as 3e-5."""
+    """In text (wherever an objective's measurements follow requests) every earlier request is measured in detail again
+    after each request and at the end; with a number also after every that many events, whatever they are."""
+    metrics: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
+    """Metrics of your own beside those that are always measured: files, as in ./my_metric.py."""
     seed: int = Field(0, ge=0)
     """Of what attacks draw (samples that they are fitted on, splits of cross-validation) and of the untrained network
     that zrf compares with. It is not the run's seed, so that all seeds are measured alike."""
@@ -176,6 +177,8 @@ class RunConfig(Config):
             data[key] = _options(kind, getattr(self, key), key)
         if self.features is not None:
             data["features"] = _options("models", self.features, "features")
+        for kind in ("audits", "metrics"):
+            data["evaluation"][kind] = _listed_options(kind, getattr(self.evaluation, kind))
         data["strategies"] = {name: resolve_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
         return data
 
@@ -187,11 +190,22 @@ def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
     names = [p.name for p in strategy.learner]
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}.learner: a plugin is named twice in {names}.")
+    guard = {} if strategy.guard is None else {"guard": _options("guards", strategy.guard, f"{where}.guard")}
     return {
         "learner": [_options("learners", plugin, f"{where}.learner.{plugin.name}") for plugin in strategy.learner],
         "unlearner": _options("unlearners", strategy.unlearner, f"{where}.unlearner"),
+        **guard,
         "unlearning_seed": strategy.unlearning_seed,
     }
+
+
+def _listed_options(kind: str, named: tuple[Named, ...]) -> list[dict[str, Any]]:
+    """Return the audits or metrics of `evaluation` as plain data."""
+    names = [n.name for n in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"evaluation.{kind}: {twice[0]!r} is named twice in {names}. Leave one out.")
+    return [_options(kind, n, f"evaluation.{kind}.{n.name}") for n in named]
 
 
 def _options(kind: str, named: Named, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""On what a strategy is measured, after every event: worked out before anything is computed."""
+"""On what a strategy is measured, after every event."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lifelong.config.run import EvaluationConfig
 from streams.events import DeletionRequest
-from streams.ledger import Ledger
-from streams.randomness import Key
-from streams.source import Corruption
-from streams.stream import Stream
-from streams.text import GIVEN
-
-KEPT = 60
-"""Samples of the probe whose answers are measured in detail."""
+from streams.positions import positions_in
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Audit:
+class RequestPlan:
     """What one request is measured on, as positions into `EvaluationPlan.ids`.
 
     Attributes:
-        request: the request.
+        deletion: the request.
         event: index of the event that serves it.
         forget: training samples it deletes.
         forget_test: test samples of the classes, tasks or users it names; empty for samples.
@@ -31,12 +23,17 @@ class Audit:
         until: index of the first event that learns any of the forget set again, or the number of events.
     """
 
-    request: DeletionRequest
+    deletion: DeletionRequest
     event: int
     forget: np.ndarray
     forget_test: np.ndarray
     non_members: np.ndarray
     until: int
+
+    @property
+    def name(self) -> str:
+        """Name of the request."""
+        return self.deletion.name
 
     @property
     def detailed(self) -> np.ndarray:
@@ -78,19 +75,19 @@ class EvaluationPlan:
         seen: bool ``[E, U]``: whether the unit was learned at all by then.
         probe: positions of the training samples that measure retained accuracy.
         probe_live: bool ``[E, len(probe)]``: learned and not deleted by then.
-        audits: one per request.
+        requests: what each request is measured on.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
         classes_held: bool ``[E, C]``: classes of the units that are held after event e.
         damage: where manipulated data shows, or None if there is none.
-        kept: positions of a few samples of the probe that are measured in detail; none unless the data is text.
-        world: bool ``[N]``: whether a sample is a fact about the world.
-        is_text: whether the data is text.
+        retained: positions of a few samples of the probe that are measured in detail, where measurements want that.
+        averaged: records of measurements that are averaged over the forget sets of requests, and why there may be no
+            mean.
+        follows_requests: whether a measurement follows every request on, and the model from before the first.
         again: bool ``[E]``: whether every earlier request is measured in detail again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
         seed: of what attacks draw.
-        tests_are_non_members: whether membership attacks hold a request against test rows: in text without questions,
-            for which no rows are held out.
+        tests_are_non_members: whether attacks by records hold a request against test samples, for want of others.
     """
 
     ids: np.ndarray
@@ -103,13 +100,13 @@ class EvaluationPlan:
     seen: np.ndarray
     probe: np.ndarray
     probe_live: np.ndarray
-    audits: tuple[Audit, ...]
+    requests: tuple[RequestPlan, ...]
     measured: np.ndarray
     watched: np.ndarray
     classes_held: np.ndarray
-    kept: np.ndarray
-    world: np.ndarray
-    is_text: bool
+    retained: np.ndarray
+    averaged: dict[str, str]
+    follows_requests: bool
     again: np.ndarray
     audited: np.ndarray
     seed: int = 0
@@ -120,207 +117,44 @@ class EvaluationPlan:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
         return 1 + int(self.measured[: event + 1].sum())
 
-    def due(self, event: int) -> tuple[Audit, ...]:
-        """Return what is measured in detail after `event`: the request it serves, and at the end all requests.
+    def due(self, event: int) -> tuple[RequestPlan, ...]:
+        """Return what is measured in detail after `event`: the request it serves, and those measured `again`.
 
-        What has been learned again by then is left out. In text all earlier requests are looked at again, too.
+        What has been learned again by then is left out.
         """
         again = self.again[event]
-        return tuple(a for a in self.audits if a.event == event or (again and a.event < event < a.until))
+        return tuple(r for r in self.requests if r.event == event or (again and r.event < event < r.until))
 
     def starts_requests(self, event: int) -> bool:
-        """Return whether the first request comes right after `event`: in text, utility is looked at before it."""
-        return self.is_text and bool(self.audits) and min(a.event for a in self.audits) == event + 1
+        """Return whether the first request comes right after `event`, and a measurement follows requests from there."""
+        first = min((r.event for r in self.requests), default=0)
+        return self.follows_requests and first == event + 1
 
     def detailed(self, event: int) -> np.ndarray:
-        """Return the positions whose distributions and features are kept after `event`."""
+        """Return the positions whose distributions, features and records are kept after `event`, ascending."""
         due = self.due(event)
-        chosen = [a.detailed for a in due]
+        chosen = [r.detailed for r in due]
         if self.tests_are_non_members:
-            chosen += [a.non_members for a in due]
-        if chosen or (self.is_text and event == len(self.alive) - 1) or self.starts_requests(event):
-            chosen.append(self.kept)
+            chosen += [r.non_members for r in due]
+        is_last = event == len(self.alive) - 1
+        if chosen or (self.follows_requests and is_last) or self.starts_requests(event):
+            chosen.append(self.retained)
         return np.unique(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)
 
-    def kept_questions(self, event: int) -> np.ndarray:
-        """Return positions of test rows, of units that are held, about nobody whose data is deleted."""
+    def live(self, event: int) -> np.ndarray:
+        """Return positions of the probe's samples that are learned and not deleted after `event`."""
+        return self.probe[self.probe_live[event]]
+
+    def live_retained(self, event: int) -> np.ndarray:
+        """Return which of `retained` are learned and not deleted after `event`."""
+        return self.retained[self.probe_live[event][positions_in(self.probe, self.retained)]]
+
+    def counting_tests(self, event: int) -> np.ndarray:
+        """Return the test samples that count after `event`: of units that are held, neither class nor task deleted."""
         positions = self.position_of[self.since[event][self.unit_of] >= 0]
-        gone = [a.forget_test for a in self.audits if a.event <= event < a.until]
-        return np.setdiff1d(positions[self.alive[event][positions]], np.concatenate([*gone, positions[:0]]))
+        return np.unique(positions[self.alive[event][positions]])
 
-
-def plan_evaluation(stream: Stream, config: EvaluationConfig) -> EvaluationPlan:
-    """Work out, before anything is computed, what every event of `stream` is measured on."""
-    units = stream.units
-    learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
-    # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.
-    probe_ids = learnable[(Key(0) / "probe").order(learnable)[: config.probe]]
-    forget_ids = [r.sample_ids for r in stream.requests]
-    bad = stream.source.corruption
-    showing = [] if bad is None else [bad.samples, bad.affected, bad.unaffected, bad.attack]
-    ids = np.unique(np.concatenate([*(u.test_ids for u in units), *forget_ids, probe_ids, *showing]))
-    unit_of = np.concatenate([np.full(len(u.test_ids), i) for i, u in enumerate(units)])
-    position_of = np.searchsorted(ids, np.concatenate([u.test_ids for u in units]))
-    alive, since, seen = _lives(stream, ids, unit_of, position_of)
-    measured, watched = _moments(stream, config)
-    probe = np.searchsorted(ids, np.sort(probe_ids))
-    text = stream.source.text
-    is_text = text is not None
-    again, audited = _looks(stream, config, is_text)
-    measured |= again
-    has_questions = is_text and int((stream.source.x[:, 1] == GIVEN).sum(1).max()) != 1
-    names = np.array([n == "world" for n in stream.source.user_names])
-    return EvaluationPlan(
-        ids=ids,
-        classes=stream.source.class_ids[ids],
-        unit_of=unit_of,
-        position_of=position_of,
-        num_units=len(units),
-        alive=alive,
-        since=since,
-        seen=seen,
-        probe=probe,
-        probe_live=_live(stream, ids[probe]),
-        audits=_audits(stream, ids),
-        measured=measured,
-        watched=watched,
-        classes_held=_classes_held(stream, since),
-        damage=None if bad is None else _damage(stream, bad, ids),
-        kept=np.searchsorted(ids, np.sort(probe_ids[:KEPT])) if is_text else np.array([], dtype=np.int64),
-        world=names[stream.source.user_ids[ids]],
-        is_text=is_text,
-        again=again,
-        audited=audited,
-        seed=config.seed,
-        tests_are_non_members=text is not None and text.holdout is None and not has_questions,
-    )
-
-
-def _looks(stream: Stream, config: EvaluationConfig, is_text: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return `again` and `audited` (see `EvaluationPlan`)."""
-    requests = np.array([isinstance(e, DeletionRequest) for e in stream.events])
-    again = np.zeros(len(requests), dtype=bool)
-    if is_text:
-        again |= requests
-        if config.detailed_every is not None:
-            again[config.detailed_every - 1 :: config.detailed_every] = True
-            again &= np.cumsum(requests) > 0
-    again[-1] = True
-    looked = np.flatnonzero(requests | again)
-    audited = np.zeros_like(again)
-    audited[looked[:: config.audits_every]] = True
-    audited[-1] = True
-    return again, audited
-
-
-def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
-    held = np.zeros((len(since), stream.source.num_classes), dtype=bool)
-    for number, unit in enumerate(stream.units):
-        held[np.ix_(since[:, number] >= 0, np.array(unit.classes, dtype=np.int64))] = True
-    return held
-
-
-def _damage(stream: Stream, bad: Corruption, ids: np.ndarray) -> Damage:
-    parts = (np.searchsorted(ids, part) for part in (bad.affected, bad.unaffected, bad.attack))
-    return Damage(np.searchsorted(ids, bad.samples), _live(stream, bad.samples), *parts)
-
-
-def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return `measured` and `watched` (see `EvaluationPlan`).
-
-    Within an experience only what falls below the accuracy just before it tells anything.
-    """
-    requests = np.array([isinstance(e, DeletionRequest) for e in stream.events])
-    measured = requests.copy()
-    measured[:-1] |= requests[1:]
-    measured[config.every - 1 :: config.every] = True
-    measured[-1] = True
-    before = np.concatenate([[True], measured[:-1]])
-    watched = measured & before & ~requests if config.dense_every is not None else np.zeros_like(measured)
-    return measured, watched
-
-
-def _lives(
-    stream: Stream, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `alive`, `since` and `seen` (see `EvaluationPlan`)."""
-    num_events, num_units = len(stream.events), len(stream.units)
-    alive = np.ones((num_events, len(ids)), dtype=bool)
-    since = np.full((num_events, num_units), -1)
-    seen = np.zeros((num_events, num_units), dtype=bool)
-    now_alive, now_since, now_seen = alive[0].copy(), since[0].copy(), seen[0].copy()
-    dead_because: dict[str, np.ndarray] = {}
-    for index, event in enumerate(stream.events):
-        if isinstance(event, DeletionRequest):
-            dead_because[event.name] = _retired(stream, event, ids, unit_of, position_of)
-        else:
-            now_seen[list(event.units)] = True
-            if event.incarnation:
-                returned = _revived_by(stream, event.sample_ids)
-                dead_because = {name: dead for name, dead in dead_because.items() if name not in returned}
-        now_alive = ~np.logical_or.reduce([np.zeros(len(ids), dtype=bool), *dead_because.values()])
-        left = np.bincount(unit_of, weights=now_alive[position_of], minlength=num_units) > 0
-        has_test = np.bincount(unit_of, minlength=num_units) > 0
-        held = now_seen & (left | ~has_test)
-        now_since = np.where(held, np.where(now_since < 0, index, now_since), -1)
-        alive[index], since[index], seen[index] = now_alive, now_since, now_seen
-    return alive, since, seen
-
-
-def _retired(
-    stream: Stream, request: DeletionRequest, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
-) -> np.ndarray:
-    """Return which samples stop counting as retained test data: those of deleted classes and tasks."""
-    dead = np.isin(stream.source.class_ids[ids], request.keys_of("class"))
-    dead[position_of[np.isin(unit_of, request.keys_of("task"))]] = True
-    return dead
-
-
-def _revived_by(stream: Stream, sample_ids: np.ndarray) -> set[str]:
-    return {r.name for r in stream.requests if np.isin(r.sample_ids, sample_ids).any()}
-
-
-def _live(stream: Stream, ids: np.ndarray) -> np.ndarray:
-    ledger = Ledger(stream.source)
-    lives = np.zeros((len(stream.events), len(ids)), dtype=bool)
-    for index, event in enumerate(stream.events):
-        if isinstance(event, DeletionRequest):
-            ledger.delete(event)
-        else:
-            ledger.admit(event)
-        lives[index] = ledger.life[ids] == 1
-    return lives
-
-
-def _audits(stream: Stream, ids: np.ndarray) -> tuple[Audit, ...]:
-    source = stream.source
-    tests = np.zeros(len(ids), dtype=bool)
-    tests[np.searchsorted(ids, np.unique(np.concatenate([u.test_ids for u in stream.units])))] = True
-    audits = []
-    for index, event in enumerate(stream.events):
-        if not isinstance(event, DeletionRequest):
-            continue
-        named = np.isin(source.class_ids[ids], event.keys_of("class"))
-        named |= np.isin(source.user_ids[ids], event.keys_of("user"))
-        for unit in event.keys_of("task"):
-            named |= np.isin(ids, stream.units[unit].test_ids)
-        classes = np.unique(source.class_ids[event.sample_ids])
-        again = [
-            i
-            for i, e in enumerate(stream.events)
-            if i > index
-            and not isinstance(e, DeletionRequest)
-            and e.incarnation
-            and np.isin(event.sample_ids, e.sample_ids).any()
-        ]
-        audits.append(
-            Audit(
-                request=event,
-                event=index,
-                forget=np.searchsorted(ids, event.sample_ids),
-                forget_test=np.flatnonzero(named & tests),
-                non_members=np.flatnonzero(tests & np.isin(source.class_ids[ids], classes)),
-                until=min([*again, len(stream.events)]),
-            )
-        )
-    return tuple(audits)
+    def kept_questions(self, event: int) -> np.ndarray:
+        """Return positions of test samples, of units that are held, about nobody whose data is deleted."""
+        gone = [r.forget_test for r in self.requests if r.event <= event < r.until]
+        return np.setdiff1d(self.counting_tests(event), np.concatenate([*gone, self.position_of[:0]]))

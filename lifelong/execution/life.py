@@ -12,12 +12,14 @@ import numpy as np
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.execution.prefix import Prefix
-from lifelong.metrics.measure import Measure, cost_rows
-from lifelong.references.comparison import compare
+from lifelong.metrics.cost import cost_rows
+from lifelong.metrics.measure import Measure
+from lifelong.references.comparison import Untrained, compare
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
 from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import Strategy
@@ -26,7 +28,7 @@ from strategies.parts.training.timing import timing as timed_parts
 from strategies.step import Step, ledger_after, restore, step
 from streams.errors import LifelongError
 from streams.events import DeletionRequest
-from streams.ledger import Ledger
+from streams.ledger import Access, Ledger
 
 
 class _Looks:
@@ -48,9 +50,17 @@ class Life:
     """One strategy's way through the stream of a run."""
 
     def __init__(
-        self, prepared: Prepared, name: str, folder: Path, evaluator: Evaluator, watch: Watch, prefix: Prefix | None
+        self,
+        prepared: Prepared,
+        name: str,
+        folder: Path,
+        instruments: Instruments,
+        untrained: Untrained,
+        watch: Watch,
+        prefix: Prefix | None,
     ) -> None:
-        self._p, self._name, self._evaluator, self._watch, self._prefix = prepared, name, evaluator, watch, prefix
+        self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
+        self._instruments, self._evaluator, self._untrained = instruments, instruments.evaluator, untrained
         self._config = prepared.config.strategies[name]
         self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
         self._last = len(prepared.stream.events) - 1
@@ -61,20 +71,29 @@ class Life:
         try:
             if self._record.done:
                 return
-            self._play()
-            rows, cost = compare(self._p, self._name, self._record, self._evaluator)
+            access = self._play()
+            rows, cost = compare(self._p, self._name, self._record, self._instruments, self._untrained)
             more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
             rows, cost = rows + more, cost + more_cost
             self._record.write(rows)
             self._watch.references(rows, cost.seconds)
-            self._record.finish(self._summary(cost))
+            self._record.finish(self._summary(access, cost))
         finally:
             self._record.close()
             self._watch.end()
 
-    def _play(self) -> None:
+    def _play(self) -> Access:
+        """Live through the events that are left; return what the strategy was allowed to read."""
         stream, plan = self._p.stream, self._p.plan
-        measure = Measure(stream, plan, self._p.setting.objective.measure)
+        objective = self._p.setting.objective
+        measure = Measure(
+            stream,
+            plan,
+            objective.measure,
+            self._instruments.metrics,
+            self._instruments.audits,
+            objective.predicts == "tokens",
+        )
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
         first = self._go_on(strategy, ledger, measure)
@@ -94,7 +113,7 @@ class Life:
                 rows += measure.within(index, looks.scores)
             rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
             self._record.write(rows, outputs)
-            if outputs is not None and outputs.details:
+            if outputs is not None and outputs.stored():
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,
@@ -108,6 +127,7 @@ class Life:
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             self._record.save(Checkpoint(index, state), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
+        return strategy.access
 
     def _take_over(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
@@ -130,6 +150,7 @@ class Life:
         where = f"Strategy {self._name!r}, event {index} ({event.name})"
         if isinstance(event, DeletionRequest) and self._config.isolated is None:
             where += f", unlearner {self._config.unlearner.name!r}"
+            where += "" if self._config.guard is None else f", guard {self._config.guard.name!r}"
         try:
             with watched:
                 return step(strategy, event, ledger), looks
@@ -161,10 +182,9 @@ class Life:
         restore(strategy, checkpoint.state, ledger)
         return checkpoint.event + 1
 
-    def _summary(self, cost: Cost) -> dict[str, Any]:
-        strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
+    def _summary(self, access: Access, cost: Cost) -> dict[str, Any]:
         return {
-            "access": strategy.access.label(),
+            "access": access.label(),
             "events": self._last + 1,
             "references": {
                 "computed": cost.computed,

@@ -13,6 +13,7 @@ import yaml
 
 from lifelong.config.run import RunConfig, read_config
 from lifelong.files import code_version, write_atomically
+from lifelong.metrics.catalogue import own_metrics
 from lifelong.setup.build import make_source, make_stream
 from lifelong.setup.preparation import Prepared
 from streams.config import parse
@@ -54,6 +55,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         "code": code_version(),
         "versions": versions(),
         "platform": platform.platform(),
+        "metrics": own_metrics(p.config).to_json(),
         "device": p.config.device,
         "threads": p.config.threads,
         "source": {"name": p.stream.source.name, "licence": p.stream.source.licence, "notes": p.stream.source.notes},

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.evaluation.evaluator import Evaluator
 from lifelong.execution.life import Life
 from lifelong.execution.manifest import read_json, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock, torch_settings
 from lifelong.files import code_of, disk_errors
+from lifelong.references.comparison import Untrained
 from lifelong.results.table import Table, read_rows
+from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.trackers._base import Tracker, Watch
 from streams.errors import CheckpointError, LifelongError
@@ -70,11 +71,14 @@ def run_prepared(
                 _remove(folder / part)
         write_manifest(prepared, folder)
         watch = Watch(trackers)
-        evaluator = Evaluator(prepared.stream, prepared.plan, prepared.setting, config.evaluation, config.device)
-        shared, failed = prefixes(prepared.stream, prepared.resolved["strategies"]), []
+        p = prepared
+        instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
+        untrained = Untrained(p, instruments.evaluator)
+        shared, failed = prefixes(p.stream, p.resolved["strategies"]), []
         for name in config.strategies:
             try:
-                Life(prepared, name, folder / "strategies" / name, evaluator, watch, shared.get(name)).live()
+                place = folder / "strategies" / name
+                Life(prepared, name, place, instruments, untrained, watch, shared.get(name)).live()
             except LifelongError as error:  # the others go on: what happens to them does not depend on this one
                 failed.append(error)
         if failed:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lifelong.formulas.language import rouge_l, words
+from strategies.parts.text.scores import rouge_l, words
 
 LASTING = 0.95
 """Utility holds while it is at least that share of the utility before the first request."""

@@ -12,6 +12,47 @@ from bisect import bisect_left
 import numpy as np
 
 from lifelong.results.table import Row, row
+from strategies.metric import Better, Metric
+
+METRICS: dict[str, Metric] = {
+    "forgetting_from_first": Metric(
+        "Mean over earlier units of the score right after a unit was first learned, minus the score now.",
+        "as the score",
+        "lower",
+    ),
+    "forgetting_from_best": Metric(
+        "Mean over earlier units of the best score at any earlier event, minus the score now.", "as the score", "lower"
+    ),
+    "lifetime_forgetting": Metric(
+        "Mean, over all evaluations so far and the units held at each, of the score right after the unit was first "
+        "learned, minus the score then (Forgetting of CLPU).",
+        "as the score",
+        "lower",
+    ),
+    "backward_transfer": Metric(
+        "Minus forgetting from first: how much later learning helped earlier units.", "as the score", "higher"
+    ),
+    "forward_transfer": Metric(
+        "Mean over units of the score just before a unit is learned, minus that of the initial model.",
+        "as the score",
+        "higher",
+    ),
+    "plasticity": Metric(
+        "Mean over the units held of the score right after the unit was first learned.", "as the score", "higher"
+    ),
+}
+
+OF_MEASURE: dict[str, tuple[str, Better]] = {
+    "average_": ("Mean over the units held (learned and not deleted as a whole) of their {} on test data.", "higher"),
+    "sample_": ("Over all test samples of the units held, each counted once: {}.", "higher"),
+    "lifetime_": (
+        "Over all evaluations so far and the units held at each, every pair counted once (ACC of CLPU): {}.",
+        "higher",
+    ),
+    "deleted_": ("On test samples of deleted classes and tasks: {}.", "reference"),
+    "": ("On a unit's test samples that are not deleted: {}.", "higher"),
+}
+"""The same of the score, by prefixes to its name."""
 
 
 def unit_means(
@@ -129,10 +170,10 @@ class Accumulation:
             [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:-1]]
         )
         for u in known:
-            own = past[bisect_left(self._events, since[u]) - offset :, u]
-            self.first[u] = own[0]
-            self.previous[u] = own[-1]
-            self.best[u] = np.nan if len(own) < 2 else np.nanmax(own[:-1]) if np.isfinite(own[:-1]).any() else np.nan
+            curve = past[bisect_left(self._events, since[u]) - offset :, u]
+            earlier = curve[:-1]
+            self.first[u], self.previous[u] = curve[0], curve[-1]
+            self.best[u] = np.nanmax(earlier) if np.isfinite(earlier).any() else np.nan
 
     def _rows(
         self,

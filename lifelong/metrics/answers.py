@@ -1,29 +1,101 @@
 """What is left of a request's answers in text, and what is kept of the others': rows from records of single rows.
 
-Records are computed once after an event (`lifelong.evaluation.generation`); all else is arithmetic on them.
+Records are computed once after an event (`strategies.objectives._answers`); all else is arithmetic on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lifelong.evaluation.generation import ATTACKS
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit, EvaluationPlan
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.language import harmonic_mean, priv_leak
 from lifelong.formulas.membership import membership_auc
+from lifelong.metrics import gaps
 from lifelong.results.table import Row, row
+from strategies.metric import Metric
+from strategies.objectives._answers import ATTACKS
+from streams.positions import positions_in
+from streams.source import Source
 
-OF_REQUESTS = ("probability", "truth_ratio", "truth_prob", "rouge_recall", "exact_memorisation", "extraction_strength")
-"""Records that are averaged over the forget set of a request."""
 UTILITY = ("probability", "rouge_recall", "truth")
 """What utility is made of, on retained rows and on facts about the world."""
 NO_WRONG = "no row has wrong answers"
 """Why a truth ratio is undefined."""
+_ALL_TOLD = "the reference tells every member"
 FALSE_POSITIVES = 0.05
 """At which the attacks' true positives are counted; held-out people are too few for a share of 1 %."""
+
+
+METRICS: dict[str, Metric] = {
+    "truth_ratio": Metric(
+        "Mean of min(R, 1/R), R = exp(loss of the right answer - mean loss of wrong ones), all in other words (TOFU): "
+        "near 1 the right answer is not recognised.",
+        "0 to 1",
+        "reference",
+    ),
+    "loss_auc": Metric(
+        "Membership attack by loss: forget set against non-members (held-out rows).", "AUC", "reference"
+    ),
+    "min_k_auc": Metric(
+        "The same by the 40 % least likely tokens (Min-K): forget set against non-members (held-out rows).",
+        "AUC",
+        "reference",
+    ),
+    "min_k_plus_plus_auc": Metric(
+        "The same by tokens in units of what their position expects (Min-K++).", "AUC", "reference"
+    ),
+    "zlib_auc": Metric("The same by the loss over the bytes that the answer packs into.", "AUC", "reference"),
+    **{
+        f"{attack}_tpr": Metric(
+            f"Share of the forget set that {attack}_auc's attack tells at 5 % false positives.", "share", "reference"
+        )
+        for attack in ("loss", "zlib", "min_k", "min_k_plus_plus")
+    },
+    "priv_leak": Metric(
+        "MUSE's PrivLeak by Min-K: below 0 members still stand out, above 0 they stand out as unseen.",
+        "percent",
+        "zero",
+        0.0,
+    ),
+    "ks_distance": Metric(
+        "Kolmogorov-Smirnov distance between the truth ratios of run and reference on the forget set.",
+        "0 to 1",
+        "lower",
+        0.0,
+    ),
+    "forget_quality": Metric(
+        "TOFU's forget quality: p-value of that distance. It depends on n and does not see collapse.",
+        "p-value",
+        "higher",
+        1.0,
+    ),
+    "model_utility": Metric(
+        "Harmonic mean of probability, ROUGE recall and 1 - truth ratio on retained rows and on facts about the world.",
+        "0 to 1",
+        "higher",
+        1.0,
+    ),
+    **{
+        f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
+        for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
+        for what, meaning in (
+            ("probability", "mean probability of the answer, over that of it and the wrong ones")
+            if where == "world"
+            else ("probability", "mean probability of the answer"),
+            ("rouge_recall", "ROUGE-L recall of greedy text"),
+            ("truth", "mean of max(0, 1 - truth ratio)"),
+        )
+    },
+    "joint_priv_leak": Metric(
+        "PrivLeak on all that was deleted until now, together, against a reference that never saw any of it.",
+        "percent",
+        "zero",
+        0.0,
+    ),
+}
 
 
 def sides_of(
@@ -36,7 +108,6 @@ def sides_of(
         forget, tests: positions among the detailed ones; the second stand in where the source holds no rows out.
         outputs: with records.
     """
-    assert outputs.records is not None
     records = outputs.records[attack]
     non_members = outputs.records.get(f"holdout_{attack}", records[tests])
     return (records[forget], non_members) if len(non_members) and len(forget) else None
@@ -58,19 +129,34 @@ def true_positives(members: np.ndarray, non_members: np.ndarray, share: float = 
     return float(np.mean(members < np.sort(non_members)[int(share * len(non_members))]))
 
 
-def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, outputs: Outputs) -> list[Row]:
-    """Return what one request's answers are like under `model`; nothing where no records are kept."""
-    if outputs.records is None:
+def record_rows(
+    event: int, model: str, request: RequestPlan, detailed: np.ndarray, outputs: Outputs, averaged: Mapping[str, str]
+) -> list[Row]:
+    """Return means over one request's forget set of records, whatever measured them.
+
+    Args:
+        event, model, request: for the rows.
+        detailed: positions that have records.
+        outputs: with records.
+        averaged: names of records, and why there may be no mean.
+    """
+    if not outputs.records:
         return []
-    forget, name = np.searchsorted(detailed, audit.forget), audit.request.name
+    forget = positions_in(detailed, request.forget)
+    known = {name: _defined(outputs.records[name][forget]) for name in averaged if name in outputs.records}
+    return [row(event, model, request.name, name, *_mean(known[name]), averaged[name]) for name in known]
+
+
+def request_rows(event: int, model: str, request: RequestPlan, detailed: np.ndarray, outputs: Outputs) -> list[Row]:
+    """Return what one request's answers are like under `model`; nothing where no answers were measured."""
+    if "min_k" not in outputs.records:
+        return []
+    forget, name = positions_in(detailed, request.forget), request.name
     rows = []
-    for record in OF_REQUESTS:
-        values = outputs.records.get(record)
-        if values is not None:
-            own = _there(values[forget])
-            own = np.minimum(own, 1 / own) if record == "truth_ratio" else own
-            rows.append(row(event, model, name, record, *_mean(own), NO_WRONG))
-    tests = _unseen_tests(detailed, [audit], outputs)
+    if "truth_ratio" in outputs.records:
+        ratios = _defined(outputs.records["truth_ratio"][forget])
+        rows.append(row(event, model, name, "truth_ratio", *_mean(np.minimum(ratios, 1 / ratios)), NO_WRONG))
+    tests = _unseen_tests(detailed, [request], outputs)
     for attack in ATTACKS:
         sides = sides_of(attack, forget, tests, outputs)
         if sides is not None:
@@ -79,32 +165,34 @@ def request_rows(event: int, model: str, audit: Audit, detailed: np.ndarray, out
     return rows
 
 
-def utility_rows(event: int, model: str, plan: EvaluationPlan, detailed: np.ndarray, outputs: Outputs) -> list[Row]:
+def utility_rows(event: int, model: str, plan: EvaluationPlan, source: Source, outputs: Outputs) -> list[Row]:
     """Return the harmonic mean of probability, ROUGE recall and 1 - truth ratio on live retained rows (TOFU's utility).
 
     Facts of the user ``world`` are a part of their own, as in TOFU; it has no neighbours here, hence up to six numbers.
     """
-    if outputs.records is None or "truth_ratio" not in outputs.records:
+    if "truth_ratio" not in outputs.records:
         return []
-    live = plan.kept[plan.probe_live[event][np.searchsorted(plan.probe, plan.kept)]]
+    live, detailed = plan.live_retained(event), plan.detailed(event)
+    is_world = np.array([name == "world" for name in source.user_names])[source.user_ids[plan.ids[live]]]
     rows, numbers = [], []
-    for where, part in (("retained", live[~plan.world[live]]), ("world", live[plan.world[live]])):
-        if not len(part):
+    for subset, positions in (("retained", live[~is_world]), ("world", live[is_world])):
+        if not len(positions):
             continue
-        at = np.searchsorted(detailed, part)
+        at = positions_in(detailed, positions)
         records = outputs.records | {"truth": np.maximum(0, 1 - outputs.records["truth_ratio"])}
-        if where == "world":  # a choice between the right answer and the wrong ones, as TOFU has it
+        if subset == "world":  # a choice between the right answer and the wrong ones, as TOFU has it
             records = records | {"probability": records["choice"]}
-        means = [_mean(_there(records[r][at])) for r in UTILITY]
-        rows += [row(event, model, "stream", f"{where}_{r}", *m, NO_WRONG) for r, m in zip(UTILITY, means, strict=True)]
-        numbers += [value for value, _ in means]
+        for record in UTILITY:
+            value, n = _mean(_defined(records[record][at]))
+            rows.append(row(event, model, "stream", f"{subset}_{record}", value, n, NO_WRONG))
+            numbers.append(value)
     known = [value for value in numbers if value is not None]
     value = harmonic_mean(known) if known and len(known) == len(numbers) else None
     why = NO_WRONG if numbers else "no retained row is live"
     return [*rows, row(event, model, "stream", "model_utility", value, len(live), why)]
 
 
-def _there(values: np.ndarray) -> np.ndarray:
+def _defined(values: np.ndarray) -> np.ndarray:
     """Return the values of those rows that have one."""
     return values[~np.isnan(values)]
 
@@ -114,92 +202,61 @@ def _mean(values: np.ndarray) -> tuple[float | None, int]:
     return (float(values.mean()) if len(values) else None), len(values)
 
 
-def _unseen_tests(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> np.ndarray:
+def _unseen_tests(detailed: np.ndarray, due: Sequence[RequestPlan], outputs: Outputs) -> np.ndarray:
     """Return which detailed positions are unseen text of the same classes; none where questions tell of facts."""
-    unseen = None if outputs.records is None else outputs.records.get("unseen")
+    unseen = outputs.records.get("unseen")
     if unseen is None:
         return np.array([], dtype=np.int64)
     return np.flatnonzero(np.isin(detailed, np.concatenate([a.non_members for a in due])) & (unseen > 0))
 
 
-def audit_rows(event: int, model: str, due: Sequence[Audit], outputs: Outputs) -> list[Row]:
-    """Return what the audits of text found, of every request that was due and of the stream."""
-    rows = []
-    for key, values in outputs.details.items():
-        kind, _, metric = key.partition("_")
-        why = next((why for prefix, why in _WHY.items() if metric.startswith(prefix)), "")
-        if kind == "audit":
-            for audit, value in zip(due, values.tolist(), strict=True):
-                rows.append(row(event, model, audit.request.name, metric, value, len(audit.forget), why))
-        elif kind == "stream":
-            rows.append(row(event, model, "stream", metric, float(values[0]), 1, why))
-    return rows
-
-
-_WHY = {
-    "know_mem": "the text has no questions, or they do not fit the model's context with the examples",
-    "retain_know_mem": "there are no questions about what is kept, or they do not fit the context with the examples",
-    "relearned": "there is no single model, or what is deleted is a single fact",
-    "int": "there is no single model with known blocks",
-    "context": "there is no such statement, or the model's context is too short for it",
-    "reintroduction": "there is no such statement, or the model's context is too short for it",
-    "probe": "no held-out wording asks for it",
-}
-
-
-def joint_auc(detailed: np.ndarray, due: Sequence[Audit], outputs: Outputs) -> tuple[float | None, int]:
+def joint_auc(detailed: np.ndarray, due: Sequence[RequestPlan], outputs: Outputs) -> tuple[float | None, int]:
     """Return the AUC of Min-K on all forget sets together, and their size."""
-    forget = np.unique(np.concatenate([a.forget for a in due]))
-    at = np.searchsorted(detailed, forget)
-    sides = None if outputs.records is None else sides_of("min_k", at, _unseen_tests(detailed, due, outputs), outputs)
+    forget = np.unique(np.concatenate([r.forget for r in due]))
+    at = positions_in(detailed, forget)
+    sides = sides_of("min_k", at, _unseen_tests(detailed, due, outputs), outputs) if outputs.records else None
     return (None if sides is None else attack_auc(*sides)), len(forget)
 
 
 def joint_rows(
-    event: int, kind: str, due: Sequence[Audit], detailed: np.ndarray, run: Outputs, reference: Outputs
+    event: int, kind: str, due: Sequence[RequestPlan], detailed: np.ndarray, run: Outputs, reference: Outputs
 ) -> list[Row]:
     """Return MUSE's PrivLeak on all that was deleted until now, which the reference has never seen."""
-    if run.records is None or reference.records is None or not due:
+    if "min_k" not in run.records or "min_k" not in reference.records or not due:
         return []
-    ours, n = joint_auc(detailed, due, run)
-    theirs, _ = joint_auc(detailed, due, reference)
-    if ours is None or theirs is None:
+    run_auc, n = joint_auc(detailed, due, run)
+    reference_auc, _ = joint_auc(detailed, due, reference)
+    if run_auc is None or reference_auc is None:
         return []
-    nothing = "the reference tells every member"
-    return [row(event, kind, "requests", "joint_priv_leak", priv_leak(ours, theirs), n, nothing)]
+    return [row(event, kind, "requests", "joint_priv_leak", priv_leak(run_auc, reference_auc), n, _ALL_TOLD)]
 
 
-def gaps_of(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
-    """Return the run minus the reference, for rows that both have."""
-    ours = {(r.subject, r.metric): r for r in run}
-    rows = []
-    for r in reference:
-        own = ours.get((r.subject, r.metric))
-        if own is not None:
-            gap = None if own.value is None or r.value is None else own.value - r.value
-            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", gap, r.n, own.reason or r.reason or ""))
-    return rows
-
-
-def gap_rows(event: int, kind: str, audit: Audit, detailed: np.ndarray, run: Outputs, reference: Outputs) -> list[Row]:
+def gap_rows(
+    event: int,
+    kind: str,
+    request: RequestPlan,
+    detailed: np.ndarray,
+    run: Outputs,
+    reference: Outputs,
+    averaged: Mapping[str, str],
+) -> list[Row]:
     """Return the run against a reference on one request: differences, forget quality and PrivLeak."""
-    theirs = request_rows(event, kind, audit, detailed, reference)
-    if not theirs or run.records is None or reference.records is None:
-        return []
-    mine = request_rows(event, "run", audit, detailed, run)
-    ours = {r.metric: r.value for r in mine}
-    rows = [*theirs, *gaps_of(kind, mine, theirs)]
-    name, n = audit.request.name, len(audit.forget)
-    if "truth_ratio" in run.records:
+    run_rows, reference_rows = (
+        record_rows(event, model, request, detailed, outputs, averaged)
+        + request_rows(event, model, request, detailed, outputs)
+        for model, outputs in (("run", run), (kind, reference))
+    )
+    rows = [*reference_rows, *gaps.gap_rows(kind, run_rows, reference_rows)]
+    name, n = request.name, len(request.forget)
+    if "truth_ratio" in run.records and "truth_ratio" in reference.records:
         from scipy.stats import ks_2samp
 
-        at = np.searchsorted(detailed, audit.forget)
-        sides = [_there(o.records["truth_ratio"][at]) for o in (run, reference) if o.records is not None]
+        at = positions_in(detailed, request.forget)
+        sides = [_defined(outputs.records["truth_ratio"][at]) for outputs in (run, reference)]
         test = ks_2samp(*sides) if len(sides[0]) else None
         for metric, value in (("ks_distance", test and test.statistic), ("forget_quality", test and test.pvalue)):
             rows.append(row(event, kind, name, metric, value, len(sides[0]), NO_WRONG))
-    own, other = ours.get("min_k_auc"), next((r.value for r in theirs if r.metric == "min_k_auc"), None)
-    if own is not None and other is not None:
-        nothing = "the reference tells every member"
-        rows.append(row(event, kind, name, "priv_leak", priv_leak(own, other), n, nothing))
+    aucs = [next((r.value for r in side if r.metric == "min_k_auc"), None) for side in (run_rows, reference_rows)]
+    if aucs[0] is not None and aucs[1] is not None:
+        rows.append(row(event, kind, name, "priv_leak", priv_leak(aucs[0], aucs[1]), n, _ALL_TOLD))
     return rows

@@ -5,12 +5,49 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit, EvaluationPlan
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.accumulation import unit_means
-from lifelong.metrics.audits import counting_tests
 from lifelong.metrics.requests import scores_of
 from lifelong.results.table import Row, row
+from strategies.metric import Better, Metric
+from streams.positions import positions_in
+
+METRICS: dict[str, Metric] = {
+    "js": Metric(
+        "Jensen-Shannon divergence between the predictions of run and reference on the request's data.",
+        "bits",
+        "lower",
+        0.0,
+    ),
+    "dd_euclidean": Metric(
+        "Mean Euclidean distance between the features of run and reference on the request's data.",
+        "feature units",
+        "lower",
+        0.0,
+    ),
+    "dd_cosine": Metric(
+        "1 - mean cosine similarity between the features of run and reference on the request's data.",
+        "0 to 2",
+        "lower",
+        0.0,
+    ),
+    "dd_cka": Metric(
+        "1 - linear CKA between the features of run and reference on the request's data.", "0 to 1", "lower", 0.0
+    ),
+    "cost_ratio": Metric(
+        "Samples passed forward and backward to serve the request, over those of living all surviving experiences "
+        "again from the start (RTE in a unit that no machine changes).",
+        "ratio",
+        "lower",
+    ),
+}
+
+OF_MEASURE: dict[str, tuple[str, Better]] = {
+    "normalised_": ("Over the units held, the run's mean divided by the reference's: {}.", "higher"),
+    "relative_": ("Mean over the units held of the run's value divided by the reference's: {}.", "higher"),
+}
+"""The same of the score, by prefixes to its name."""
 
 
 def stream_gap_rows(
@@ -30,76 +67,79 @@ def stream_gap_rows(
         values.append(float(means[which].mean()) if which.any() else None)
         by_unit.append(means[which])
     n = int(held.sum())
-    own, ours = values
-    gap = None if own is None or ours is None else ours - own
-    live = plan.probe[plan.probe_live[event]]
-    retained = [float(o.scores[live].mean()) if len(live) else None for o in (reference, run)]
-    retained_gap = None if retained[0] is None or retained[1] is None else retained[1] - retained[0]
-    tests = counting_tests(plan, event)
+    reference_average, own_average = values
+    tests = plan.counting_tests(event)
     tested = [float(o.scores[tests].mean()) if len(tests) else None for o in (reference, run)]
-    tested_gap = None if tested[0] is None or tested[1] is None else tested[1] - tested[0]
-    empty, nothing = "no unit with test samples is held", "no training sample of the probe is live"
+    empty, nothing = "no unit with test samples is held", "the reference scores nothing"
     rows = []
     if kind == "joint":
-        share = None if own is None or ours is None or own == 0 else ours / own
+        share = None if own_average is None or not reference_average else own_average / reference_average
         known = by_unit[0] > 0
         gain = float((by_unit[1][known] / by_unit[0][known]).mean()) if known.any() else None
-        rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, "the reference scores nothing"))
-        rows.append(
-            row(event, kind, "stream", f"relative_{measure}", gain, int(known.sum()), "the reference scores nothing")
-        )
+        rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, nothing))
+        rows.append(row(event, kind, "stream", f"relative_{measure}", gain, int(known.sum()), nothing))
     return rows + [
-        row(event, kind, "stream", f"average_{measure}", own, n, empty),
-        row(event, kind, "stream", f"gap_average_{measure}", gap, n, empty),
+        row(event, kind, "stream", f"average_{measure}", reference_average, n, empty),
+        row(event, kind, "stream", f"gap_average_{measure}", _less(own_average, reference_average), n, empty),
         row(event, kind, "stream", f"sample_{measure}", tested[0], len(tests), empty),
-        row(event, kind, "stream", f"gap_sample_{measure}", tested_gap, len(tests), empty),
-        row(event, kind, "stream", f"retain_{measure}", retained[0], len(live), nothing),
-        row(event, kind, "stream", f"gap_retain_{measure}", retained_gap, len(live), nothing),
+        row(event, kind, "stream", f"gap_sample_{measure}", _less(tested[1], tested[0]), len(tests), empty),
     ]
 
 
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
 def request_gap_rows(
-    event: int, kind: str, audit: Audit, run: Outputs, reference: Outputs, plan: EvaluationPlan, measure: str
+    event: int, kind: str, request: RequestPlan, run: Outputs, reference: Outputs, plan: EvaluationPlan, measure: str
 ) -> list[Row]:
     """Return what the reference scores on one request's data, and the run minus the reference.
 
     A gap of 0 is ideal against the retrained reference; a negative gap in score is over-unlearning.
     """
-    own = scores_of(kind, event, audit, reference, plan, measure)
-    ours = scores_of("run", event, audit, run, plan, measure)
-    return [*own, *gap_rows(kind, ours, own)]
+    reference_rows = scores_of(kind, event, request, reference, plan, measure)
+    return [*reference_rows, *gap_rows(kind, scores_of("run", event, request, run, plan, measure), reference_rows)]
 
 
 def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
-    """Return the run minus the reference, row by row."""
+    """Return the run minus the reference, for every number that both have."""
+    run_rows = {(r.subject, r.metric): r for r in run}
     rows = []
-    for a, b in zip(run, reference, strict=True):
-        gap = None if a.value is None or b.value is None else a.value - b.value
-        rows.append(row(a.event, kind, a.subject, f"gap_{a.metric}", gap, a.n, a.reason or b.reason or ""))
+    for r in reference:
+        run_row = run_rows.get((r.subject, r.metric))
+        if run_row is not None:
+            why = run_row.reason or r.reason or ""
+            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _less(run_row.value, r.value), r.n, why))
     return rows
 
 
+def cost_row(event: int, kind: str, request: RequestPlan, work: float, visits: float) -> Row:
+    """Return what serving a request took over what living without its data takes, in samples passed."""
+    share = work / visits if visits else None
+    return row(event, kind, request.name, "cost_ratio", share, 1, "nothing is left to retrain")
+
+
 def distance_rows(
-    event: int, kind: str, audit: Audit, detailed: np.ndarray, run: Outputs, reference: Outputs
+    event: int, kind: str, request: RequestPlan, detailed: np.ndarray, run: Outputs, reference: Outputs
 ) -> list[Row]:
     """Return distances between run and reference on the request's test data, or on its forget set if it has none.
 
     js: Jensen-Shannon divergence of predicted distributions in bits. dd_*: distance of penultimate features
     (CLArena's distribution distance), euclidean, cosine and 1 - linear CKA; samples weigh the same.
     """
-    chosen = audit.forget_test if len(audit.forget_test) else audit.forget
-    rows_of = np.searchsorted(detailed, chosen)
-    name, n = audit.request.name, len(chosen)
+    chosen = request.forget_test if len(request.forget_test) else request.forget
+    at = positions_in(detailed, chosen)
+    name, n = request.name, len(chosen)
     result = []
     if run.probabilities is None or reference.probabilities is None:
         result.append(row(event, kind, name, "js", None, n, "the objective predicts no distribution"))
     else:
-        divergence = jensen_shannon(run.probabilities[rows_of], reference.probabilities[rows_of])
+        divergence = jensen_shannon(run.probabilities[at], reference.probabilities[at])
         result.append(row(event, kind, name, "js", divergence, n))
     for metric, distance in (("dd_euclidean", euclidean), ("dd_cosine", cosine), ("dd_cka", cka_distance)):
         if run.features is None or reference.features is None:
             result.append(row(event, kind, name, metric, None, n, "the strategy has no single feature space"))
             continue
-        value = distance(run.features[rows_of], reference.features[rows_of])
+        value = distance(run.features[at], reference.features[at])
         result.append(row(event, kind, name, metric, value, n, "the features are constant"))
     return result

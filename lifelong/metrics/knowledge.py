@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 
 from lifelong.results.table import Row, row
+from strategies.metric import Better, Metric
 from streams.events import Event, Experience
 
 WINDOW = 20
@@ -23,6 +24,59 @@ LAGS = (0, 1, 2, 3, 4, 8, 16, 32)
 
 THRESHOLDS = (50, 80)
 """Percent, of `events_to_50` and so on."""
+
+
+def _span(lag: int, following: int | None) -> str:
+    if following is None:
+        return f"{lag} or more"
+    return str(lag) if following == lag + 1 else f"{lag} to {following - 1}"
+
+
+METRICS: dict[str, Metric] = {
+    "accumulation_slope": Metric(
+        "Least-squares slope, over the last 20 evaluations, of the score on all test samples, learned or not.",
+        "score per learn event",
+        "higher",
+    ),
+    **{
+        f"events_to_{p}": Metric(
+            f"Learn events until the mean over 20 evaluations of the score on all test samples first reached {p} %.",
+            "events",
+            "lower",
+        )
+        for p in THRESHOLDS
+    },
+    **{
+        f"retention_{lag}": Metric(
+            f"Mean score of the units that last came {_span(lag, following)} learn events ago (0 is the event itself).",
+            "as the score",
+            "higher",
+        )
+        for lag, following in zip(LAGS, (*LAGS[1:], None), strict=True)
+    },
+    "lag_correlation": Metric(
+        "Rank correlation, over the units held, of the time since a unit last came and its score: below 0 where it "
+        "decays between visits.",
+        "-1 to 1",
+        "neither",
+    ),
+    "frequency_correlation": Metric(
+        "Rank correlation, over the units held, of how often a unit came and its score.", "-1 to 1", "neither"
+    ),
+    "stability_gap": Metric(
+        "Mean over earlier units of the score just before an experience, minus the lowest within it.",
+        "as the score",
+        "lower",
+        0.0,
+    ),
+}
+
+OF_MEASURE: dict[str, tuple[str, Better]] = {
+    "whole_": ("Over all test samples of the stream that are not deleted, learned or not: {}.", "higher"),
+    "accumulated_": ("Mean over the last 20 evaluations of that on all test samples, learned or not: {}.", "higher"),
+    "lowest_": ("Mean over earlier units of the lowest value within the experience: {}.", "higher"),
+}
+"""The same of the score, by prefixes to its name."""
 
 
 def moving_average(curve: np.ndarray, window: int) -> np.ndarray:

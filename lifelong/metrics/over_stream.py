@@ -7,6 +7,7 @@ import numpy as np
 from lifelong.formulas.muse import acceleration, lasting
 from lifelong.formulas.quality import request_slope
 from lifelong.results.table import Row, row
+from strategies.metric import Metric
 from streams.events import DeletionRequest
 from streams.stream import Stream
 
@@ -16,6 +17,46 @@ UTILITY = "retain_know_mem"
 """The utility that sustainability is about (MUSE)."""
 SURVIVED_LOSS, SURVIVED_GAP = 0.02, 0.1
 """A request counts as survived while retained accuracy and all gaps on forgotten data stay within these."""
+
+
+METRICS: dict[str, Metric] = {
+    "amplification": Metric(
+        "Optimizer steps of the request over the mean steps of a learn event until then.", "ratio", "lower"
+    ),
+    "debt_slope": Metric(
+        "Least-squares slope, on the number of the request, of the absolute gap on the forget set when it is served: "
+        "above 0, each request is served worse than the last.",
+        "as the score",
+        "lower",
+    ),
+    "deletion_capacity": Metric(
+        f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
+        "reference's.",
+        "samples",
+        "higher",
+    ),
+    "requests_survived": Metric(
+        f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
+        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
+        "requests",
+        "higher",
+    ),
+    "utility_slope": Metric(
+        "Least-squares slope of MUSE's utility over the requests, from before the first.",
+        "percent per request",
+        "higher",
+        0.0,
+    ),
+    "utility_acceleration": Metric(
+        "Utility lost over k requests, over k times that lost by the first: 1 adds up, above 1 accelerates, below 1 "
+        "saturates.",
+        "ratio",
+        "lower",
+    ),
+    "utility_capacity": Metric(
+        "Requests served before MUSE's utility first fell below 95 % of that before the first.", "requests", "higher"
+    ),
+}
 
 
 def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str], float], measure: str) -> list[Row]:
@@ -28,21 +69,21 @@ def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str]
         measure: name of the score.
     """
     result = _amplification(stream, work) + _sustainability(stream, work)
-    mine = [r for r in rows if r.model == "retrained"]
-    if mine and stream.requests:
-        result += _debt(stream, mine, measure) + _capacity(stream, mine, measure)
+    retrained = [r for r in rows if r.model == "retrained"]
+    if retrained and stream.requests:
+        result += _debt(stream, retrained, measure) + _capacity(stream, retrained, measure)
     return result
 
 
 def _amplification(stream: Stream, work: dict[tuple[int, str], float]) -> list[Row]:
     rows: list[Row] = []
     learned: list[float] = []
-    for event, what in enumerate(stream.events):
-        steps = work.get((event, "steps"), 0.0)
-        if isinstance(what, DeletionRequest):
+    for index, event in enumerate(stream.events):
+        steps = work.get((index, "steps"), 0.0)
+        if isinstance(event, DeletionRequest):
             mean = float(np.mean(learned)) if any(learned) else None
             share = None if mean is None else steps / mean
-            rows.append(row(event, "run", what.name, "amplification", share, len(learned), "no step was ever taken"))
+            rows.append(row(index, "run", event.name, "amplification", share, len(learned), "no step was ever taken"))
         else:
             learned.append(steps)
     return rows
@@ -65,16 +106,16 @@ def _sustainability(stream: Stream, work: dict[tuple[int, str], float]) -> list[
     ]
 
 
-def _debt(stream: Stream, mine: list[Row], measure: str) -> list[Row]:
+def _debt(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
     last = len(stream.events) - 1
     metric = f"gap_forget_{measure}"
     gaps: dict[str, dict[int, float]] = {}
-    for r in mine:
+    for r in rows:
         if r.metric == metric and r.value is not None:
             gaps.setdefault(r.subject, {})[r.event] = abs(r.value)
     served = {e.name: i for i, e in enumerate(stream.events)}
-    worst = [max(found.values()) for found in gaps.values()]
-    immediate = [found[served[name]] for name, found in gaps.items() if served[name] in found]
+    worst = [max(curve.values()) for curve in gaps.values()]
+    immediate = [curve[served[name]] for name, curve in gaps.items() if served[name] in curve]
     value = float(np.mean(worst)) if worst else None
     slope = request_slope(np.array(immediate))
     few = "there are fewer than three requests"
@@ -84,23 +125,23 @@ def _debt(stream: Stream, mine: list[Row], measure: str) -> list[Row]:
     ]
 
 
-def _capacity(stream: Stream, mine: list[Row], measure: str) -> list[Row]:
+def _capacity(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
     """Walk along the requests until a limit is passed."""
     last = len(stream.events) - 1
-    found: dict[tuple[int, str], list[float]] = {}
-    for r in mine:
+    values: dict[tuple[int, str], list[float]] = {}
+    for r in rows:
         if r.value is not None:
-            found.setdefault((r.event, r.metric), []).append(r.value)
+            values.setdefault((r.event, r.metric), []).append(r.value)
     deleted = survived = 0
     holds = stands = True
-    for event, what in enumerate(stream.events):
-        if not isinstance(what, DeletionRequest):
+    for index, event in enumerate(stream.events):
+        if not isinstance(event, DeletionRequest):
             continue
-        average = found.get((event, f"gap_average_{measure}"), [0.0])
+        average = values.get((index, f"gap_average_{measure}"), [0.0])
         holds = holds and min(average) >= -CAPACITY_LOSS
-        deleted += len(what.sample_ids) if holds else 0
-        retained = min(found.get((event, f"gap_retain_{measure}"), [0.0])) >= -SURVIVED_LOSS
-        gaps = found.get((event, f"gap_forget_{measure}"), [0.0])
+        deleted += len(event.sample_ids) if holds else 0
+        retained = min(values.get((index, f"gap_retain_{measure}"), [0.0])) >= -SURVIVED_LOSS
+        gaps = values.get((index, f"gap_forget_{measure}"), [0.0])
         stands = stands and retained and max(abs(g) for g in gaps) <= SURVIVED_GAP
         survived += stands
     n = len(stream.requests)

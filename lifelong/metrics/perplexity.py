@@ -12,6 +12,33 @@ import numpy as np
 
 from lifelong.metrics.accumulation import unit_means
 from lifelong.results.table import Row, row
+from strategies.metric import Metric
+
+METRICS: dict[str, Metric] = {
+    "perplexity": Metric(
+        "Of text: e to the mean, over a unit's test rows that are not deleted, of each row's mean of -log p over the "
+        "tokens to be predicted.",
+        "tokens",
+        "lower",
+        1.0,
+    ),
+    "average_perplexity": Metric("Geometric mean of the perplexity over the units held.", "tokens", "lower", 1.0),
+    "perplexity_growth": Metric(
+        "Geometric mean, over units learned before this event, of their perplexity over that when they were learned.",
+        "factor",
+        "lower",
+    ),
+}
+
+
+def perplexity_of(loss: np.floating) -> float:
+    """Return e to the power of a mean loss; infinite above 709 nats, which ascent reaches.
+
+    >>> perplexity_of(np.float64(0.0)), perplexity_of(np.float64(1000.0))
+    (1.0, inf)
+    """
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
 
 def growth(now: np.ndarray, first: np.ndarray, counts: np.ndarray) -> float | None:
@@ -24,7 +51,7 @@ def growth(now: np.ndarray, first: np.ndarray, counts: np.ndarray) -> float | No
     >>> round(growth(np.array([2.0, 1.0]), np.array([1.0, 1.0]), np.array([True, True])), 4)
     1.6487
     """
-    return float(np.exp(np.mean((now - first)[counts]))) if counts.any() else None
+    return perplexity_of(np.mean((now - first)[counts])) if counts.any() else None
 
 
 class Perplexity:
@@ -62,14 +89,14 @@ class Perplexity:
             then = self._means(self._losses[bisect_left(self._events, learned)], alive)[0]
             first = np.where(old & (since == learned), then, first)
         rows = [
-            row(event, "run", self._names[u], "perplexity", float(np.exp(now[u])), int(counts[u]))
+            row(event, "run", self._names[u], "perplexity", perplexity_of(now[u]), int(counts[u]))
             for u in np.flatnonzero(counts > 0)
         ]
-        average = float(np.exp(now[held].mean())) if held.any() else None
-        none_held = "no unit with test samples is held"
+        average = perplexity_of(now[held].mean()) if held.any() else None
+        none_held = "" if held.any() else "no unit with test samples is held"
         rows.append(row(event, "run", "stream", "average_perplexity", average, int(held.sum()), none_held))
         grown = growth(now, first, old)
-        none_old = "no unit was learned before this event"
+        none_old = "" if old.any() else "no unit was learned before this event"
         return [*rows, row(event, "run", "stream", "perplexity_growth", grown, int(old.sum()), none_old)]
 
     def _means(self, losses: np.ndarray, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

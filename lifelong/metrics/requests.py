@@ -7,20 +7,89 @@ import math
 import numpy as np
 
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit, EvaluationPlan
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.membership import membership_auc
-from lifelong.metrics.catalogue import SHARES
 from lifelong.results.table import Row, row
+from strategies.metric import Better, Metric
 from strategies.outcome import Outcome
 
+METRICS: dict[str, Metric] = {
+    "forget_loss": Metric("Mean loss on the training samples that a request deletes.", "loss", "reference"),
+    "membership_auc": Metric(
+        "How well the loss tells a request's deleted training samples from unseen ones of the same classes (AUC); "
+        "0.5 is chance, and what counts is the distance to the retrained reference.",
+        "AUC",
+        "reference",
+    ),
+    "relapse": Metric(
+        "Score on a request's deleted samples now, minus right after the request: above 0, they are coming back.",
+        "as the score",
+        "lower",
+    ),
+    "relapse_max": Metric("Highest relapse so far.", "as the score", "lower"),
+    "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
+    "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
+    "collateral": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute, summed; UnCLe's Spill).",
+        "as the score",
+        "lower",
+        0.0,
+    ),
+    "collateral_mean": Metric(
+        "Collateral change: how much a request changes the score of other units (absolute, mean over units).",
+        "as the score",
+        "lower",
+        0.0,
+    ),
+    "retained_drop": Metric(
+        "Mean over the other units of the score before the request, minus after it.", "as the score", "lower"
+    ),
+    "latency": Metric(
+        "Learn events between a request's arrival and its service, mean over what is served together.",
+        "events",
+        "lower",
+        0.0,
+    ),
+    "exposure": Metric(
+        "Learn events during which the data was still in the model after the request arrived; undefined unless exact.",
+        "events",
+        "lower",
+        0.0,
+    ),
+    "exact": Metric("Whether service claims to be exact (in bits or in law).", "0 or 1", "higher", 1.0),
+    "weights_erased": Metric(
+        "0 where the request left weights that derive from its samples as they were, bit for bit: what was learned "
+        "stays in the weights, and at most something beside them hides it (a guard, or nothing at all). 1 where they "
+        "were changed, rebuilt or thrown away, or where none derived from the samples; it does not say how well.",
+        "0 or 1",
+        "higher",
+        1.0,
+    ),
+    "attribution": Metric(
+        "Accuracy on the forget set in the life without the request, minus the run's, over the same minus the "
+        "retrained reference's: 1 where the request closed the gap, 0 where it did nothing (needs both references).",
+        "ratio",
+        "neither",
+        1.0,
+    ),
+}
 
-def scores_of(model: str, event: int, audit: Audit, outputs: Outputs, plan: EvaluationPlan, measure: str) -> list[Row]:
+OF_MEASURE: dict[str, tuple[str, Better]] = {
+    "forget_": ("On the training samples that a request deletes: {}.", "reference"),
+    "forget_test_": ("On test data of the classes, tasks or users that a request names: {}.", "reference"),
+}
+"""The same of the score, by prefixes to its name."""
+
+
+def scores_of(
+    model: str, event: int, request: RequestPlan, outputs: Outputs, plan: EvaluationPlan, measure: str
+) -> list[Row]:
     """Return how `model` scores on one request's data after `event`: forget set, test data of it, membership."""
-    name = audit.request.name
-    forget, test, others = audit.forget, audit.forget_test, audit.non_members
+    name = request.name
+    forget, test, others = request.forget, request.forget_test, request.non_members
     losses, classes = outputs.losses, plan.classes
     auc, why = None, "membership says nothing about data that is to be corrected"
-    if audit.request.reason != "correct":
+    if request.deletion.reason != "correct":
         auc = membership_auc(losses[forget], classes[forget], losses[others], classes[others])
         why = "a class of the forget set has no test samples"
     test_score = float(outputs.scores[test].mean()) if len(test) else None
@@ -52,31 +121,35 @@ def collateral(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tup
     return float(np.abs(change).sum()), float(np.abs(change).mean()), float(change.mean())
 
 
-def collateral_rows(event: int, audit: Audit, before: np.ndarray, after: np.ndarray, others: np.ndarray) -> list[Row]:
+def collateral_rows(
+    event: int, request: RequestPlan, before: np.ndarray, after: np.ndarray, others: np.ndarray
+) -> list[Row]:
     """Return the rows of `collateral` for one request."""
     values = collateral(before, after, others)
     n = int(others.sum())
     names = ("collateral", "collateral_mean", "retained_drop")
     reason = "no other unit has been learned"
     return [
-        row(event, "run", audit.request.name, name, None if values is None else values[i], n, reason)
+        row(event, "run", request.name, name, None if values is None else values[i], n, reason)
         for i, name in enumerate(names)
     ]
 
 
-def service_rows(event: int, audit: Audit, outcome: Outcome, learned: int) -> list[Row]:
+def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: int) -> list[Row]:
     """Return latency and exposure of one request, in learn events.
 
     Latency is the wait between arrival and service. Exposure is the time during which the data was still in the
     model after the request arrived; it ends with service only if service was exact.
     """
-    latency = float(np.mean([learned - r.received for r in audit.request.requests]))
+    latency = float(np.mean([learned - r.received for r in request.deletion.requests]))
     exact = outcome.exactness in {"bits", "law"}
     exposure = latency if exact else None
-    n = len(audit.request.requests)
+    n = len(request.deletion.requests)
     return [
-        row(event, "run", audit.request.name, "latency", latency, n),
-        row(event, "run", audit.request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
+        row(event, "run", request.name, "latency", latency, n),
+        row(event, "run", request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
+        row(event, "run", request.name, "exact", float(exact), 1),
+        row(event, "run", request.name, "weights_erased", float(outcome.weights_erased), 1),
     ]
 
 
@@ -89,7 +162,7 @@ class Relapse:
         self._served: dict[tuple[str, str], float] = {}
         self._highest: dict[tuple[str, str], float] = {}
 
-    def update(self, event: int, audit: Audit, rows: list[Row]) -> list[Row]:
+    def update(self, event: int, request: RequestPlan, rows: list[Row]) -> list[Row]:
         """Return relapse rows, given the request's rows of `scores_of` for this event.
 
         relapse = score now - score when served; relapse_max is its highest value so far (a bump that went away still
@@ -97,17 +170,17 @@ class Relapse:
         """
         result = []
         for metric, suffix in ((f"forget_{self._measure}", ""), (f"forget_test_{self._measure}", "_test")):
-            found = next(r for r in rows if r.metric == metric)
-            if found.value is None:
+            score = next(r for r in rows if r.metric == metric)
+            if score.value is None:
                 continue
-            key = (audit.request.name, metric)
-            if event == audit.event:
-                self._served[key], self._highest[key] = found.value, -np.inf
+            key = (request.name, metric)
+            if event == request.event:
+                self._served[key], self._highest[key] = score.value, -np.inf
                 continue
-            change = found.value - self._served[key]
+            change = score.value - self._served[key]
             self._highest[key] = max(self._highest[key], change)
-            result.append(row(event, "run", audit.request.name, f"relapse{suffix}", change, found.n))
-            result.append(row(event, "run", audit.request.name, f"relapse{suffix}_max", self._highest[key], found.n))
+            result.append(row(event, "run", request.name, f"relapse{suffix}", change, score.n))
+            result.append(row(event, "run", request.name, f"relapse{suffix}_max", self._highest[key], score.n))
         return result
 
 
@@ -141,23 +214,24 @@ def attribution(run: float, no_op: float, retrained: float, n: int) -> float | N
     return None if abs(gap) <= 3 * error else (no_op - run) / gap
 
 
-def attribution_rows(rows: list[Row], measure: str) -> list[Row]:
+def attribution_rows(rows: list[Row], measure: str, is_share: bool) -> list[Row]:
     """Return the attribution of every request, at every event beside which both its references stand.
 
     Args:
         rows: against the references.
         measure: name of the score.
+        is_share: whether the score lies between 0 and 1.
     """
     metric = f"forget_{measure}"
-    found = {(r.model, r.event, r.subject, r.metric): r for r in rows if r.metric.endswith(metric)}
+    scores = {(r.model, r.event, r.subject, r.metric): r for r in rows if r.metric.endswith(metric)}
     result = []
-    for (model, event, subject, name), no_op in found.items():
-        retrained = found.get(("retrained", event, subject, metric))
+    for (model, event, subject, name), no_op in scores.items():
+        retrained = scores.get(("retrained", event, subject, metric))
         if model != "no-op" or name != metric or retrained is None:
             continue
         value, why = None, "it is about scores that are shares"
-        gap = found["no-op", event, subject, f"gap_{metric}"].value
-        if measure in SHARES and no_op.value is not None and retrained.value is not None and gap is not None:
+        gap = scores["no-op", event, subject, f"gap_{metric}"].value
+        if is_share and no_op.value is not None and retrained.value is not None and gap is not None:
             value = attribution(no_op.value + gap, no_op.value, retrained.value, no_op.n)
             why = "without the request the score is within three standard errors of retraining"
         result.append(row(event, "no-op", subject, "attribution", value, no_op.n, why))

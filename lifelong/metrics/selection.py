@@ -5,8 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.results.table import Row, row
+from strategies.metric import Metric
 from strategies.outcome import SELECTORS, Draw
 from streams.source import Source
+
+METRICS: dict[str, Metric] = {
+    "pool_share": Metric("A skill's share of the pool that was drawn from.", "share", "neither"),
+    "draw_share": Metric("A skill's share of what was drawn.", "share", "neither"),
+    "draw_balance": Metric(
+        "Entropy of the skills' shares of what was drawn, over that of equal shares of all skills in the pool.",
+        "share",
+        "neither",
+        1.0,
+    ),
+    "cluster_nmi": Metric(
+        "Normalised mutual information of a strategy's clusters and the true skills (classes), over the pool.",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "cluster_share": Metric("A cluster's share of the pool.", "share", "neither"),
+    "cluster_draw": Metric("Share of a cluster's samples that was drawn.", "share", "neither"),
+    "selector": Metric(
+        "The score that decided in a cluster, by its place: " + ", ".join(f"{i} {s}" for i, s in enumerate(SELECTORS)),
+        "place",
+        "neither",
+    ),
+}
 
 
 def selection_rows(event: int, draw: Draw, source: Source) -> list[Row]:

@@ -7,9 +7,11 @@ from typing import Any, final
 import torch
 from pydantic import Field
 from torch import nn
+from typing_extensions import override
 
 from lifelong.models._sight import Sight
 from strategies.parts.model import Network
+from strategies.parts.text.token_body import TokenBody
 from strategies.parts.weights.blocks import stacks
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -17,11 +19,8 @@ from streams.text import IMAGE
 
 
 @final
-class Decoder(nn.Module):
-    """Rows of tokens to hidden states, in as many positions as the longest row of the batch has.
-
-    Rows are padded on the right and attention looks to the left only, so that padding needs no mask.
-    """
+class Decoder(TokenBody):
+    """A decoder of transformers; attention looks to the left only, so that padding needs no mask."""
 
     def __init__(self, inner: Any, sight: Sight | None = None) -> None:
         """Take a transformers decoder without its head, and what sees images where rows speak of them."""
@@ -30,34 +29,34 @@ class Decoder(nn.Module):
         self.sight = sight
 
     @property
+    @override
     def layers(self) -> nn.ModuleList:
-        """The blocks, from the bottom up."""
         return next(iter(stacks(self.inner).values()))
 
     @property
+    @override
     def image_tokens(self) -> int:
-        """How many positions of a row an image takes; 0 if it sees none."""
         return 0 if self.sight is None else self.sight.positions
 
     @property
+    @override
     def context(self) -> int:
-        """Most tokens of a row."""
         size: int = self.inner.config.max_position_embeddings
         return size
 
+    @override
     def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Return the hidden states ``[B, T, width]`` of the embedding and behind every block, from the bottom up."""
-        found = self.inner(inputs_embeds=self._embedded(x, images), use_cache=False, output_hidden_states=True)
+        found = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False, output_hidden_states=True)
         states: tuple[torch.Tensor, ...] = found.hidden_states
         return states
 
+    @override
     def forward(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
-        """Return ``[B, T, width]`` of tokens and what they are, int ``[B, 2, L]``, and images ``[B, M, C, H, W]``."""
-        hidden: torch.Tensor = self.inner(inputs_embeds=self._embedded(x, images), use_cache=False).last_hidden_state
+        hidden: torch.Tensor = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False).last_hidden_state
         return hidden
 
-    def _embedded(self, x: torch.Tensor, images: torch.Tensor | None) -> torch.Tensor:
-        """Return ``[B, T, width]`` up to the last token of the longest row, with what is seen at an image's places."""
+    @override
+    def embedded(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         length = int((x[:, 1] > 0).sum(1).max())
         embedded: torch.Tensor = self.inner.get_input_embeddings()(x[:, 0, :length].long())
         if self.sight is None or images is None:
@@ -109,7 +108,7 @@ class LoRA(BaseConfig):
             raise ConfigError("model.lora: peft is not installed. pip install peft") from error
         network.requires_grad_(False)
         body = network.body
-        assert isinstance(body, Decoder)
+        assert isinstance(body, TokenBody)
         linear, transposed = _linear_layers(body.layers)
         config = LoraConfig(
             r=self.rank,

@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from lifelong.audits._base import DETAILED, Audit
 from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit
 from lifelong.files import cache_folder, code_of
-from lifelong.formulas.distance import layer_distances
 from lifelong.metrics import answers
-from lifelong.metrics.audits import Detailed, held_out_loss, pair_rows
-from lifelong.metrics.corrective import corrective_rows, recovery_rows
-from lifelong.metrics.gaps import distance_rows, gap_rows, request_gap_rows, stream_gap_rows
+from lifelong.metrics.catalogue import catalogue_of
+from lifelong.metrics.detailed import Detailed, pair_rows
+from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.metrics.requests import attribution_rows, mean_rows
+from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
+from lifelong.metrics.snapshots.corrective import recovery_rows
 from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
 from lifelong.results.record import Record
-from lifelong.results.table import Row, read_rows, row
-from lifelong.setup.build import make_setting, make_strategy
+from lifelong.results.table import Row, read_rows
+from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
+from strategies.base import Strategy
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
-# Beside these a request is measured in detail; the others are no target of it.
-_DETAILED = ("retrained", "retrained-2", "original", "no-op")
 # References of one family are built alike, so their chains of events can share prefixes.
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
 
-def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tuple[list[Row], Cost]:
+class Untrained:
+    """What an untrained network predicts, of a seed that no model here has: the same for all strategies of a run."""
+
+    def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
+        """Build nothing until it is asked."""
+        self._p, self._evaluator = p, evaluator
+        self._strategy: Strategy | None = None
+        self._probabilities: dict[int, np.ndarray] = {}
+
+    def probabilities(self, event: int) -> np.ndarray:
+        """Return its distributions ``[D, K]`` at the detailed positions of an event; empty where it has none."""
+        p = self._p
+        if self._strategy is None:
+            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
+            self._strategy = make_strategy(StrategyConfig(), p.setting_of(seed), "references")
+        if event not in self._probabilities:
+            distributions = self._evaluator.probabilities(self._strategy, p.plan.detailed(event))
+            self._probabilities[event] = np.zeros((0, 0)) if distributions is None else distributions
+        return self._probabilities[event]
+
+
+def compare(
+    p: Prepared, name: str, record: Record, instruments: Instruments, untrained: Untrained
+) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
-    lived = _Lived(p, record, evaluator)
+    evaluator, measure = instruments.evaluator, p.setting.objective.measure
+    lived = _Lived(p, record, untrained)
     rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
@@ -41,25 +68,28 @@ def compare(p: Prepared, name: str, record: Record, evaluator: Evaluator) -> tup
             family = _family(p, name, points[0].kind, evaluator)
             wanted = {q: chain(p.stream, q) for q in points}
             for point, reference in family.compute(wanted):
-                rows += _gaps(p, point, lived.outputs(point.event), reference)
-                if point.kind in _DETAILED:
+                outputs = lived.outputs(point.event)
+                rows += _gaps(p, point, outputs, reference, instruments.metrics)
+                rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
+                if point.kind in DETAILED:
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
-    rows += recovery_rows(rows, p.setting.objective.measure)
-    rows += attribution_rows(rows, p.setting.objective.measure)
-    rows += over_stream_rows(p.stream, rows, lived.work, p.setting.objective.measure)
-    return rows + _mean_gaps(p, rows), cost
+    rows += recovery_rows(rows, measure)
+    rows += attribution_rows(rows, measure, catalogue_of(p.config).is_share(measure))
+    rows += over_stream_rows(p.stream, rows, lived.work, measure)
+    return rows + _mean_gaps(p, rows, instruments.audits), cost
 
 
 class _Lived:
     """What the strategy left behind, for being looked at beside references."""
 
-    def __init__(self, p: Prepared, record: Record, evaluator: Evaluator) -> None:
-        self._p, self._record, self._evaluator = p, record, evaluator
+    def __init__(self, p: Prepared, record: Record, untrained: Untrained) -> None:
+        self._p, self._record, self._untrained = p, record, untrained
         self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
-        self._random: dict[int, np.ndarray] = {}
+        before = {r.name: p.plan.num_outputs(r.event - 1) - 1 for r in p.plan.requests}
+        self.losses_before = {name: self._losses[index] for name, index in before.items()}
         self._run_detailed: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
@@ -68,65 +98,32 @@ class _Lived:
         return self._record.read_details(event, self._scores[index], self._losses[index])
 
     def rows_beside(self, point: Point, reference: Outputs) -> list[Row]:
-        """Return what attacks and audits say of the reference, of the run beside it, and once of the run itself."""
-        p, event, kind = self._p, point.event, point.kind
-        plan, limit = p.plan, p.config.evaluation.relearn_steps
-        due = [a for n, a in enumerate(plan.audits) if point.request in {None, n} and a in plan.due(event)]
+        """Return what attacks say of the reference, of the run beside it, and once of the run itself."""
+        event, kind, plan = point.event, point.kind, self._p.plan
+        due = [r for n, r in enumerate(plan.requests) if point.request in {None, n} and r in plan.due(event)]
         if not due:
             return []
         rows: list[Row] = []
         first = event not in self._run_detailed
         run = self._run_detailed.setdefault(
-            event, Detailed("run", event, self.outputs(event), plan, self._fresh(event))
+            event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
         )
-        other = Detailed(kind, event, reference, plan, self._fresh(event))
+        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
         if first:
             rows += run.calibration()
-            for audit in plan.due(event):
-                rows += run.rows(audit, self._threshold(audit), limit)
+            for request in plan.due(event):
+                rows += run.rows(request)
         if point.request is None:
-            theirs = other.calibration()
-            rows += [*theirs, *gap_rows(kind, run.calibration(), theirs)]
-        for audit in due:
-            threshold = self._threshold(audit)
-            theirs = other.rows(audit, threshold, limit)
-            rows += theirs
-            rows += gap_rows(kind, run.rows(audit, threshold, limit), theirs)
-            rows += pair_rows(kind, audit, run, other, plan, threshold, limit)
-            if kind == "retrained" and audit.event == event:
+            reference_rows = other.calibration()
+            rows += [*reference_rows, *gap_rows(kind, run.calibration(), reference_rows)]
+        for request in due:
+            reference_rows = other.rows(request)
+            rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
+            rows += pair_rows(kind, request, run, other, plan)
+            if kind == "retrained" and request.event == event:
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
-                visits = float(reference.details["visits"])
-                share = work / visits if visits else None
-                rows.append(row(event, kind, audit.request.name, "cost_ratio", share, 1, "nothing is left to retrain"))
-        return rows + self._layers(point, run.outputs, reference)
-
-    def _threshold(self, audit: Audit) -> float:
-        return held_out_loss(audit, self._losses[self._p.plan.num_outputs(audit.event - 1) - 1])
-
-    def _fresh(self, event: int) -> np.ndarray:
-        """Return what an untrained network, of a seed that no model here has, predicts at the detailed positions."""
-        if event not in self._random:
-            p = self._p
-            seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
-            setting = make_setting(p.config, p.stream, seed)
-            fresh = make_strategy(StrategyConfig(), setting, "references")
-            found = self._evaluator.probabilities(fresh, p.plan.detailed(event))
-            self._random[event] = np.zeros((0, 0)) if found is None else found
-        return self._random[event]
-
-    def _layers(self, point: Point, run: Outputs, reference: Outputs) -> list[Row]:
-        event, kind = point.event, point.kind
-        if "weights" not in run.details or "weights" not in reference.details or point.request is not None:
-            return []
-        a, b = run.details["weights"], reference.details["weights"]
-        if len(a) != len(b):
-            return []
-        layers = layer_distances(a, b, self._p.setting.make_model().slices)
-        whole = layer_distances(a, b, {"all": slice(None)})["all"]
-        return [
-            row(event, kind, "stream", "layer_distance", whole, len(a)),
-            row(event, kind, "stream", "layer_distance_max", max(layers.values()), len(layers)),
-        ]
+                rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
+        return rows
 
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
@@ -137,10 +134,11 @@ def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -
 
 def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run."""
-    setting = make_setting(p.config, p.stream, seed)
+    setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
-    decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k != "seed"}  # drawn from afterwards
+    afterwards = {"seed", "metrics"}  # what is made of outputs
+    decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
     strategy = resolve_strategy(config, name)
     identity = content_hash(
         [
@@ -163,30 +161,64 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
     )
 
 
-def _gaps(p: Prepared, point: Point, own: Outputs, reference: Outputs) -> list[Row]:
+def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]) -> list[Row]:
     """Return the rows of one reference at one moment."""
     plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
+    detailed, due = plan.detailed(event), plan.due(event)
     rows = []
     if kind != "no-op":
-        rows += stream_gap_rows(event, kind, own, reference, plan, measure)
-        theirs = corrective_rows(kind, event, reference, plan, measure)
-        rows += [*theirs, *gap_rows(kind, corrective_rows("run", event, own, plan, measure), theirs)]
-    detailed = plan.detailed(event)
-    due = plan.due(event)
-    if kind != "no-op":
-        rows += answers.utility_rows(event, kind, plan, detailed, reference)
+        rows += stream_gap_rows(event, kind, run, reference, plan, measure)
+        rows += _snapshot_gaps(p, point, run, reference, metrics)
+        rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
         if kind in ("retrained", "retrained-2"):  # the others have seen it
-            rows += answers.joint_rows(event, kind, due, detailed, own, reference)
-        theirs = answers.audit_rows(event, kind, due, reference)
-        rows += [*theirs, *answers.gaps_of(kind, answers.audit_rows(event, "run", due, own), theirs)]
-    for number, audit in enumerate(plan.audits):
-        if point.request not in {None, number} or not audit.event <= event < audit.until:
+            rows += answers.joint_rows(event, kind, due, detailed, run, reference)
+    for number, request in enumerate(plan.requests):
+        if point.request not in {None, number} or not request.event <= event < request.until:
             continue
         # A request has a curve of gaps: every later reference is held against it, too.
-        rows += request_gap_rows(event, kind, audit, own, reference, plan, measure)
-        if audit in due:
-            rows += distance_rows(event, kind, audit, detailed, own, reference)
-            rows += answers.gap_rows(event, kind, audit, detailed, own, reference)
+        rows += request_gap_rows(event, kind, request, run, reference, plan, measure)
+        if request in due:
+            rows += distance_rows(event, kind, request, detailed, run, reference)
+            rows += answers.gap_rows(event, kind, request, detailed, run, reference, plan.averaged)
+    return rows
+
+
+def _snapshot_gaps(
+    p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: Sequence[SnapshotMetric]
+) -> list[Row]:
+    """Return what the metrics of one model at one moment say of the reference, and of the run minus the reference."""
+    rows: list[Row] = []
+    more = (p.plan, p.stream, p.setting.objective.measure)
+    for metric in metrics:
+        reference_rows = metric(Snapshot(point.kind, point.event, reference, *more))
+        rows += [
+            *reference_rows,
+            *gap_rows(point.kind, metric(Snapshot("run", point.event, run, *more)), reference_rows),
+        ]
+    return rows
+
+
+def _audit_gaps(
+    p: Prepared,
+    point: Point,
+    run: Outputs,
+    reference: Outputs,
+    audits: Sequence[Audit],
+    losses_before: Mapping[str, np.ndarray],
+) -> list[Row]:
+    """Return what audits say of the reference, of the run minus the reference, and of both together."""
+    rows: list[Row] = []
+    event, kind = point.event, point.kind
+    for audit in audits:
+        if kind not in audit.beside or audit.name not in run.audits or audit.name not in reference.audits:
+            continue
+        run_findings, reference_findings = run.audits[audit.name], reference.audits[audit.name]
+        run_rows = audit.rows("run", event, run_findings, losses_before)
+        reference_rows = audit.rows(kind, event, reference_findings, losses_before)
+        audit_rows = [*reference_rows, *gap_rows(kind, run_rows, reference_rows)]
+        audit_rows += audit.rows_beside(kind, event, run_findings, reference_findings, losses_before)
+        subject = None if point.request is None else p.plan.requests[point.request].name
+        rows += [r for r in audit_rows if subject in {None, r.subject}]
     return rows
 
 
@@ -194,24 +226,24 @@ _MEANT = (
     *("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test"),
     *("mia_efficacy", "gap_mia_efficacy", "gap_entropy_member_rate", "gap_attack_accuracy", "gap_entropy_auc"),
     *("calibrated_loss_auc", "calibrated_confidence_auc", "calibrated_entropy_auc", "streisand", "gap_membership_ks"),
-    *("gap_zrf", "activation_distance", "agreement", "anamnesis", "gap_readout_accuracy"),
+    *("gap_zrf", "activation_distance", "agreement"),
 )
 
 
-def _mean_gaps(p: Prepared, rows: list[Row]) -> list[Row]:
+def _mean_gaps(p: Prepared, rows: list[Row], audits: Sequence[Audit]) -> list[Row]:
     """Return means over requests: when each was served (immediate_*), and at the end (final_*)."""
     measure, last = p.setting.objective.measure, len(p.stream.events) - 1
-    served = {a.request.name: a.event for a in p.plan.audits}
+    served = {r.name: r.event for r in p.plan.requests}
     metrics = (f"gap_forget_{measure}", f"gap_forget_test_{measure}", "gap_membership_auc", "js", "dd_cosine")
     there = {r.metric for r in rows}
-    detailed = tuple(m for m in _MEANT if m in there)
+    detailed = tuple(m for m in (*_MEANT, *(m for a in audits for m in a.averaged)) if m in there)
     result = []
     for kind in dict.fromkeys(r.model for r in rows):
-        mine = [r for r in rows if r.model == kind and r.subject in served]
-        immediate = [r for r in mine if r.event == served[r.subject]]
-        final = [r for r in mine if r.event == last]
+        of_requests = [r for r in rows if r.model == kind and r.subject in served]
+        immediate = [r for r in of_requests if r.event == served[r.subject]]
+        final = [r for r in of_requests if r.event == last]
         for label, chosen in (("immediate", immediate), ("final", final)):
-            more = detailed if kind in _DETAILED else ()
+            more = detailed if kind in DETAILED else ()
             if label == "immediate" and kind == "retrained":
                 more += ("cost_ratio",)
             if kind == "no-op":

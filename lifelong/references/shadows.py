@@ -10,19 +10,18 @@ several lives are trained at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit
-from lifelong.formulas.forgetting_score import epsilon_bound, forgetting_score
-from lifelong.formulas.klom import klom
-from lifelong.formulas.per_sample import Attack, attack, rmia
-from lifelong.metrics.audits import counting_tests, is_private
+from lifelong.evaluation.plan import RequestPlan
+from lifelong.formulas.per_sample import attack
+from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
+from lifelong.metrics.shadows import attack_rows, auc_row, rmia_rows, score_rows
 from lifelong.references.comparison import lives_of
 from lifelong.references.tree import Cost, reference_config
 from lifelong.results.table import Row, row
@@ -30,6 +29,7 @@ from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
 from strategies.parts.together import together
 from streams.events import Event, Experience, Request
+from streams.positions import positions_in
 from streams.randomness import Key
 from streams.timeline import surviving, with_ids
 
@@ -51,7 +51,7 @@ class _Onlooker:
     """Measures what shadows are lived for: log odds of forgotten and unseen samples, and accuracy on what is kept."""
 
     def __init__(self, p: Prepared, evaluator: Evaluator, targets: np.ndarray) -> None:
-        tests = counting_tests(p.plan, len(p.stream.events) - 1)
+        tests = p.plan.counting_tests(len(p.stream.events) - 1)
         unseen = tests[(Key(0) / "population").order(p.plan.ids[tests])[:_POPULATION]]
         self._plan, self._evaluator, self._targets = p.plan, evaluator, np.concatenate([targets, unseen])
 
@@ -72,7 +72,7 @@ class _Onlooker:
 
     def _kept(self, event: int) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
-        return plan.probe[plan.probe_live[event]], counting_tests(plan, event)
+        return plan.live(event), plan.counting_tests(event)
 
 
 def is_inside(life: int, ids: np.ndarray) -> np.ndarray:
@@ -107,17 +107,18 @@ def _without(request: Request, excluded: np.ndarray) -> Request:
     return replace(request, keys=tuple(keys.tolist()), sample_ids=kept[0], barred_ids=kept[1])
 
 
+# Why: docs/decisions.md#a-shadow-life-is-the-whole-stream-under-another-seed
 def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:
     """Return what attacks on single samples find in strategy `name`, and what the lives cost."""
-    audits = [a for a in p.plan.audits if is_private(a)]
+    requests = [r for r in p.plan.requests if is_private(r)]
     count, last = p.config.references.shadows, len(p.stream.events) - 1
-    if not count or not audits:
+    if not count or not requests:
         return [], Cost()
-    targets = np.unique(np.concatenate([a.forget for a in audits]))
+    targets = np.unique(np.concatenate([r.forget for r in requests]))
     onlooker = _Onlooker(p, evaluator, targets)
     ids = p.plan.ids[targets]
-    after = {e for a in audits for e in (a.event, last)}
-    lives = _Lives(p, name, onlooker, ids, sorted(after | {a.event - 1 for a in audits}))
+    after = {e for r in requests for e in (r.event, last)}
+    lives = _Lives(p, name, onlooker, ids, sorted(after | {r.event - 1 for r in requests}))
     retrained = _Lives(p, name, onlooker, ids, sorted(after))
     for start in range(0, count, STACKED):
         group = range(start, min(start + STACKED, count))
@@ -125,24 +126,26 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
         retrained.add(group, retrained=True)
     inside = np.stack([is_inside(life, ids) for life in range(count)])
     rows: list[Row] = []
-    for audit in audits:
-        columns = np.searchsorted(targets, audit.forget)
+    for request in requests:
+        columns = positions_in(targets, request.forget)
         if not lives.known:
-            rows.append(row(audit.event, "run", audit.request.name, "ulira_auc", None, len(columns), _NO_CLASS))
+            rows.append(row(request.event, "run", request.name, "ulira_auc", None, len(columns), _NO_CLASS))
             continue
-        before = lives.margins(audit.event - 1)
-        rows.append(_auc_row(audit.event, audit, "lira_auc", attack(before[:, columns], inside[:, columns])))
-        for event in sorted({audit.event, last} if audit.until > last else {audit.event}):
+        before = lives.margins(request.event - 1)
+        rows.append(auc_row(request.event, request, "lira_auc", attack(before[:, columns], inside[:, columns])))
+        for event in sorted({request.event, last} if request.until > last else {request.event}):
             margins = lives.margins(event)
-            rows += _attack_rows(event, audit, attack(margins[:, columns], inside[:, columns]))
-            rows += _rmia_rows(event, audit, margins[:, columns], margins[:, len(targets) :], inside[:, columns])
-            rows += _score_rows(event, audit, lives, retrained, inside, columns)
-    return rows + _means(audits, rows, last), lives.cost + retrained.cost
+            rows += attack_rows(event, request, attack(margins[:, columns], inside[:, columns]))
+            rows += rmia_rows(event, request, margins[:, columns], margins[:, len(targets) :], inside[:, columns])
+            kept = float(np.prod(lives.kept(event) / retrained.kept(event)))
+            retrained_margins = retrained.margins(event)[:, columns]
+            rows += score_rows(event, request, margins[:, columns], retrained_margins, inside[:, columns], kept)
+    return rows + _means(requests, rows, last), lives.cost + retrained.cost
 
 
-def _means(audits: list[Audit], rows: list[Row], last: int) -> list[Row]:
+def _means(requests: list[RequestPlan], rows: list[Row], last: int) -> list[Row]:
     """Return means over requests: when each was served, and at the end."""
-    served = {a.request.name: a.event for a in audits}
+    served = {r.name: r.event for r in requests}
     result = []
     for label, chosen in (
         ("immediate", [r for r in rows if r.event == served[r.subject]]),
@@ -199,52 +202,3 @@ class _Lives:
             events = p.stream.events[: moment + 1]
             wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
         return list(family.compute(wanted)), family.cost
-
-
-def _auc_row(event: int, audit: Audit, metric: str, found: Attack | None) -> Row:
-    few = "there are too few shadows"
-    value, n = (None, 0) if found is None else (found.auc, found.n)
-    return row(event, "run", audit.request.name, metric, value, n, few)
-
-
-def _attack_rows(event: int, audit: Audit, found: Attack | None) -> Iterator[Row]:
-    yield _auc_row(event, audit, "ulira_auc", found)
-    if found is not None:
-        for metric in ("low", "high", "accuracy", "tpr_1", "tpr_01"):
-            yield row(event, "run", audit.request.name, f"ulira_{metric}", getattr(found, metric), found.n)
-
-
-def _rmia_rows(event: int, audit: Audit, phi: np.ndarray, population: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
-    found = rmia(phi, population, inside)
-    for metric in ("auc", "low", "high", "tpr_1"):
-        value, n = (None, 0) if found is None else (getattr(found, metric), found.n)
-        why = "there are too few shadows, or no unseen samples"
-        yield row(event, "run", audit.request.name, f"rmia_{metric}", value, n, why)
-
-
-def _score_rows(
-    event: int, audit: Audit, lives: _Lives, retrained: _Lives, inside: np.ndarray, columns: np.ndarray
-) -> Iterator[Row]:
-    """Yield the challenge's score and KLoM: lives that unlearned a sample against lives retrained without it."""
-    ours, theirs = lives.margins(event)[:, columns], retrained.margins(event)[:, columns]
-    half = len(theirs) // 2
-    a = [ours[inside[:, c], i] for i, c in enumerate(columns)]
-    b, other = ([part[:, i] for i in range(len(columns))] for part in (theirs[half:], theirs[:half]))
-    score, eps = forgetting_score(a, b)
-    null, _ = forgetting_score(other, b)
-    ratio = np.prod(lives.kept(event) / retrained.kept(event))
-    bounds = [epsilon_bound(x, y) for x, y in zip(a, b, strict=True)]
-    apart, apart_null = (np.array([klom(x, y) for x, y in zip(side, b, strict=True)]) for side in (a, other))
-    values = {
-        "forgetting_score": score,
-        "forgetting_score_null": null,
-        "forgetting_score_ratio": score / null if null else None,
-        "forgetting_score_final": score * float(ratio),
-        "forgetting_epsilon": float(np.median(eps)),
-        "forgetting_epsilon_bound": float(np.mean(bounds)),
-        "klom_median": float(np.median(apart)),
-        "klom_95": float(np.percentile(apart, 95)),
-        "klom_median_null": float(np.median(apart_null)),
-    }
-    for metric, value in values.items():
-        yield row(event, "run", audit.request.name, metric, value, len(columns), "two sets of retrained lives score 0")

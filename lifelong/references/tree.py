@@ -22,7 +22,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lifelong.config.run import ReferenceKind, StrategyConfig
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.files import write_atomically
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome
@@ -162,6 +162,7 @@ class Cost:
         )
 
 
+# Why: docs/decisions.md#references-are-a-tree
 class References:
     """Computes references of one family: one way to build the strategy, hence one tree of chains."""
 
@@ -280,9 +281,9 @@ def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyC
 
 
 def _write(file: Path, outputs: Outputs, visits: int) -> None:
-    arrays = {"scores": outputs.scores, "losses": outputs.losses, "visits": np.array(visits), **outputs.details}
+    arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **arrays, **outputs.stored())  # type: ignore[arg-type]
     write_atomically(file, buffer.getbuffer())
 
 
@@ -290,8 +291,8 @@ def _read(file: Path) -> Outputs | None:
     """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
     try:
         with file.open("rb") as content, np.load(content) as arrays:
-            details = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
-            return Outputs(arrays["scores"], arrays["losses"], details)
+            stored = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
+            return with_stored(arrays["scores"], arrays["losses"], stored)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 

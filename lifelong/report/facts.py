@@ -12,7 +12,7 @@ import numpy as np
 
 from lifelong.execution.manifest import read_manifest
 from lifelong.execution.runner import Run
-from lifelong.metrics.catalogue import SHARES
+from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import measure_of
 from lifelong.results.table import Row, Table
@@ -114,6 +114,11 @@ class Facts:
     seconds: dict[str, dict[int, float]]
 
     @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean, those of the user's own modules too."""
+        return with_own(self.manifest.get("metrics", {}))
+
+    @property
     def strategies(self) -> tuple[str, ...]:
         """Names of those that have begun."""
         return tuple(name for name, s in self.series.items() if s.lived)
@@ -162,7 +167,7 @@ def matrix_of(facts: Facts, strategy: str) -> Matrix:
         num_events=facts.num_events,
         learned=[(e.event, unit) for e in facts.learned for unit in e.units],
         deletions=[r.event for r in facts.requested],
-        bounded=measure in SHARES,
+        bounded=facts.catalogue.is_share(measure),
     )
 
 

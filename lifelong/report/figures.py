@@ -85,7 +85,7 @@ def average_score(facts: Facts) -> go.Figure:
     look.style(figure, 420)
     figure.update_layout(
         hovermode="x unified",
-        yaxis={"title": look.words(f"average_{facts.measure}"), **look.score_range(facts.measure)},
+        yaxis={"title": look.words(f"average_{facts.measure}"), **look.score_range(facts.measure, facts.catalogue)},
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     )
     look.event_axis(figure, facts.num_events)
@@ -135,7 +135,7 @@ def requests(facts: Facts) -> go.Figure:
             x=[None], y=[None], name=model, mode="markers", marker={"symbol": symbol, "size": 11, "color": GREY}
         )
     look.style(figure, 130 + 250 * count)
-    figure.update_yaxes(**look.score_range(facts.measure))
+    figure.update_yaxes(**look.score_range(facts.measure, facts.catalogue))
     look.event_axis(figure, facts.num_events)
     figure.update_xaxes(title=None)
     figure.update_xaxes(title="event", row=count)

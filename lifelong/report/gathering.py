@@ -40,6 +40,7 @@ _PLAIN = [
     "state_bytes",
     "steps",
     "tow",
+    "weights_erased",
 ]
 _OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
 _IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]
@@ -97,10 +98,11 @@ def _gather(study: Study) -> Lives:
         for name, summary in facts.run.summaries.items():
             cost, before = summary["references"], references.get(name, (0, 0, 0.0))
             references[name] = (before[0] + cost["computed"], before[1] + cost["cached"], before[2] + cost["seconds"])
-    results = Results(study.config, tuple(tables.values()))
+    results = Results(study.config, tuple(tables.values()), study.rule, study.seeds)
     return Lives(
         study=study,
         points=tuple(points.values()),
+        validity=tuple(results.validity()),
         verdicts=tuple(results.verdicts()),
         differences=tuple(results.differences()),
         components=tuple(results.components()),

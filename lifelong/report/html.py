@@ -53,7 +53,7 @@ def render(facts: Facts) -> str:
     sections += [("repeat", "How to repeat it", _repeat(facts))]
     metrics = {r.metric for table in facts.run.tables.values() for r in table.rows}
     if metrics:
-        sections += [("metrics", "Metrics", tables.glossary(metrics))]
+        sections += [("metrics", "Metrics", tables.glossary(metrics, facts.catalogue))]
     created = escape(str(facts.manifest["created"]))
     foot = f"<p>Begun {created}. Everything on this page is inside this file; nothing is loaded.</p>"
     return page(f"{facts.run.config.name}: a life of {facts.num_events} events", _head(facts), sections, foot)
@@ -126,10 +126,8 @@ def _timeline(facts: Facts) -> str:
 
 
 def _score(facts: Facts) -> str:
-    caption = (
-        f"{tables.meaning(f'average_{facts.measure}')} Dotted lines are deletion requests: after one, what it deletes "
-        "no longer counts."
-    )
+    meaning = tables.meaning(f"average_{facts.measure}", facts.catalogue)
+    caption = f"{meaning} Dotted lines are deletion requests: after one, what it deletes no longer counts."
     return _drawn("figure-score", figures.average_score(facts), caption) + tables.averages(facts)
 
 
@@ -154,8 +152,9 @@ def _requests(facts: Facts) -> str:
         return tables.requests(facts)
     served = len([r for r in facts.requested if r.event <= max(s.event for s in shown)])
     left_out = f" {len(shown)} of {served} requests are drawn; the table has all." if len(shown) < served else ""
+    meaning = tables.meaning(f"forget_{facts.measure}", facts.catalogue)
     caption = (
-        f"{tables.meaning(f'forget_{facts.measure}')} Open diamonds: the retrained reference, which never saw the "
+        f"{meaning} Open diamonds: the retrained reference, which never saw the "
         f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
         f"coming. The dotted line: the request is served.{left_out}"
     )

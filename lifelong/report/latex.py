@@ -15,6 +15,7 @@ from lifelong.report import study_tables
 from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
+from lifelong.study.declaration import added
 
 _ESCAPES = str.maketrans(
     {c: rf"\{c}" for c in "&%$#_{}"}
@@ -57,9 +58,11 @@ def study_latex(lives: Lives) -> str:
     study, name = lives.study, lives.study.config.name
     code = ", ".join(sorted({str(m["code"]) for m in lives.manifests})) or "none has run"
     about = [f"Study {name}: {command(study)}", f"Identity {study.identity}, code {code}."]
+    about += [f"Intervals of verdicts and comparisons: {study.rule.interval}. {added(study.looked_before)}"]
     missing = len(lives.unfinished)
     unfinished = f" Not finished: {missing} of {len(study.jobs)} runs are missing." if missing else ""
     grids = {
+        "validity": study_tables.validity(lives),
         "verdicts": study_tables.verdicts(lives),
         "comparisons": study_tables.comparisons(lives),
         "variances": study_tables.components(lives),

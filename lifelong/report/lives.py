@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lifelong.metrics.catalogue import SHARES
+from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.facts import Facts, Requested
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import Line
 from lifelong.study.jobs import Job
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.study import Study
-from lifelong.study.verdicts import Components, Difference, Verdict
+from lifelong.study.verdicts import Components
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,11 @@ class Point:
         return self.example.measure
 
     @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean."""
+        return self.example.catalogue
+
+    @property
     def requests(self) -> tuple[RequestSlot, ...]:
         """Requests, aligned over seeds by their order."""
         most = max((len(r) for r in self.requested.values()), default=0)
@@ -132,7 +138,7 @@ class Point:
         total, count = self.totals[strategy]
         held, deleted = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         learned = [(e.event, unit) for e in self.example.learned for unit in e.units]
-        bounded = self.measure in SHARES
+        bounded = self.catalogue.is_share(self.measure)
         return Matrix(self.example.units, held, deleted, self.num_events, learned, self.deletions, bounded)
 
 
@@ -143,8 +149,8 @@ class Lives:
     Attributes:
         study: the study.
         points: the grid, as far as runs have begun.
-        verdicts, differences, components: what criteria, comparisons and variances came to, on the lives that are
-            finished.
+        validity, verdicts, differences, components: what gates, criteria, comparisons and variances came to, on the
+            lives that are finished.
         strategies: names, in the order of the study.
         unfinished: jobs that are not done, and how far each is.
         manifests: of all runs that have begun.
@@ -154,6 +160,7 @@ class Lives:
 
     study: Study
     points: tuple[Point, ...]
+    validity: tuple[Verdict, ...]
     verdicts: tuple[Verdict, ...]
     differences: tuple[Difference, ...]
     components: tuple[Components, ...]
@@ -162,6 +169,15 @@ class Lives:
     manifests: tuple[dict[str, Any], ...]
     references: dict[str, tuple[int, int, float]]
     metrics: frozenset[str]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the metrics mean, those of the user's own modules too."""
+        own: dict[str, dict[str, Any]] = {"measures": {}, "metrics": {}}
+        for manifest in self.manifests:
+            for kind, metrics in manifest.get("metrics", {}).items():
+                own[kind] |= metrics
+        return with_own(own)
 
 
 def _slot(requests: Sequence[Requested]) -> RequestSlot:

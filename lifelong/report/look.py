@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from lifelong.metrics.catalogue import SHARES
+from lifelong.metrics.catalogue import BUILT_IN, Catalogue
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#808080"
@@ -89,9 +89,9 @@ def style(figure: go.Figure, height: int) -> None:
     figure.update_yaxes(**axis)
 
 
-def score_range(measure: str) -> dict[str, object]:
+def score_range(measure: str, catalogue: Catalogue = BUILT_IN) -> dict[str, object]:
     """Return the range of an axis of scores, if the measure has one."""
-    return {"range": [-0.03, 1.03]} if measure in SHARES else {}
+    return {"range": [-0.03, 1.03]} if catalogue.is_share(measure) else {}
 
 
 def words(metric: str) -> str:

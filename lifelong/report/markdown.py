@@ -11,6 +11,7 @@ from lifelong.report import study_tables
 from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
+from lifelong.study.declaration import added
 
 
 def run_markdown(run: Run) -> str:
@@ -32,11 +33,13 @@ def study_markdown(lives: Lives) -> str:
     unfinished = f"**This study is not finished: {missing} of {count} runs are missing or incomplete.**"
     parts = [f"# Study: {config.name}", f"Claim: {config.claim}", f"Source: {config.source}"]
     parts += [unfinished if missing else "", "## Verdicts"]
-    for grid in (study_tables.verdicts(lives), study_tables.comparisons(lives), study_tables.components(lives)):
+    parts += [f"Intervals: {study.rule.interval}.", added(study.looked_before)]
+    for make in (study_tables.validity, study_tables.verdicts, study_tables.comparisons, study_tables.components):
+        grid = make(lives)
         parts.append(_table(grid) if grid.num_rows else "")
-    for title, make in (("Results", study_tables.results), ("Requests", study_tables.requests)):
+    for title, of_point in (("Results", study_tables.results), ("Requests", study_tables.requests)):
         for point in lives.points:
-            parts += [f"## {title}{f': {point.label}' if point.label else ''}", _table(make(point))]
+            parts += [f"## {title}{f': {point.label}' if point.label else ''}", _table(of_point(point))]
     code = ", ".join(sorted({str(m["code"]) for m in lives.manifests})) or "none has run"
     parts += ["## How to repeat it", f"```\n{command(study)}\n```", f"Study {study.identity}, code {code}."]
     return _joined(parts)

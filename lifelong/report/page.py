@@ -50,6 +50,7 @@ td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
 .verdict { display: inline-block; padding: 0 .6rem; border-radius: .8rem; color: #fff; font-weight: 600; }
 .reproduced { background: #00694d; } .contradicted { background: #a84300; } .undecided { background: #5f5f5f; }
+.not-testable { background: #5f5f5f; font-style: italic; }
 abbr { text-decoration: underline dotted; text-underline-offset: .2em; cursor: help; }
 .plot text:not(.hoverlayer *) { fill: var(--text) !important; }
 @media print { .modebar, nav, .skip { display: none; } .scroll { max-height: none; } }

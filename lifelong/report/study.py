@@ -22,7 +22,7 @@ from lifelong.report.study_tables import Grid
 from lifelong.report.tables import glossary
 from lifelong.study.study import Study
 
-_MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?"}
+_MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
 
 
 def write_study_report(study: Study, file: Path | None = None) -> Path:
@@ -56,7 +56,7 @@ def render(lives: Lives) -> str:
         ]
     sections += [("repeat", "How to repeat it", _repeat(lives))]
     if lives.metrics:
-        sections += [("metrics", "Metrics", glossary(lives.metrics))]
+        sections += [("metrics", "Metrics", glossary(lives.metrics, lives.catalogue))]
     foot = "<p>Everything on this page is inside this file; nothing is loaded.</p>"
     return page(f"Study: {lives.study.config.name}", _head(lives), sections, foot)
 
@@ -96,9 +96,11 @@ def _head(lives: Lives) -> str:
         ("Source", config.source),
         ("Verdicts", tally),
         ("Criteria declared", declared(study)),
+        ("What the seeds can decide", study.prospect() if config.criteria else "nothing is declared"),
         ("Size", study.size or "as written"),
         ("Strategies", ", ".join(lives.strategies)),
-        ("Seeds", ", ".join(map(str, config.seeds)) if len(config.seeds) <= 12 else str(len(config.seeds))),
+        ("Seeds", ", ".join(map(str, study.seeds)) if len(study.seeds) <= 12 else str(len(study.seeds))),
+        ("Intervals", study.rule.interval),
         ("Grid", "; ".join(f"{k}: {', '.join(map(json.dumps, v))}" for k, v in config.grid.items()) or "none"),
         ("Runs", f"{len(study.jobs) - len(lives.unfinished)} of {len(study.jobs)} finished"),
     ]
@@ -125,16 +127,21 @@ def _unfinished(lives: Lives) -> str:
 
 
 def _verdicts(lives: Lives) -> str:
-    grid = study_tables.verdicts(lives)
+    more = (study_tables.comparisons(lives), study_tables.components(lives))
+    judged = "".join(_judged(grid) for grid in (study_tables.validity(lives), study_tables.verdicts(lives)))
+    return (judged or "<p>The study declares no criteria.</p>") + "".join(_html(grid) for grid in more if grid.num_rows)
+
+
+def _judged(grid: Grid) -> str:
+    """Return a table of verdicts, or nothing if it has no row."""
     rows = []
     for name, outcome, *others in grid.groups[0][1]:
-        badge = f'<td class="text"><span class="verdict {outcome}">{_MARKS[outcome]} {outcome}</span></td>'
+        kind = outcome.replace(" ", "-")
+        badge = f'<td class="text"><span class="verdict {kind}">{_MARKS[outcome]} {outcome}</span></td>'
         cells = "".join(f'<td class="text">{escape(text)}</td>' for text in others)
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{badge}{cells}</tr>')
     body = f"<tbody>{''.join(rows)}</tbody>"
-    found = table(grid.caption, grid.heads, [body], of_words=True) if rows else "<p>The study declares no criteria.</p>"
-    more = (study_tables.comparisons(lives), study_tables.components(lives))
-    return found + "".join(_html(grid) for grid in more if grid.num_rows)
+    return table(grid.caption, grid.heads, [body], of_words=True) if rows else ""
 
 
 def _requests(lives: Lives) -> str:

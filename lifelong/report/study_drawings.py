@@ -45,8 +45,9 @@ def study_drawings(lives: Lives) -> Iterator[tuple[str, Figure]]:
 
 def known(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield the accumulation curve."""
+    average = meaning(f"average_{point.measure}", point.catalogue)
     caption = (
-        f"{meaning(f'average_{point.measure}')} Line and band: {band_in_words(point.num_seeds())}. {_deletions(point)} "
+        f"{average} Line and band: {band_in_words(point.num_seeds())}. {_deletions(point)} "
         f"After one, what it deletes no longer counts."
     )
     yield Drawn("average", study_figures.average(point), caption)
@@ -56,7 +57,7 @@ def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield what is left of the deleted data right after each request."""
     if point.requests:
         caption = (
-            f"{meaning(f'forget_{point.measure}')} Right after each request, in their order: "
+            f"{meaning(f'forget_{point.measure}', point.catalogue)} Right after each request, in their order: "
             f"{band_in_words(point.num_seeds())}. Open diamonds: the retrained reference, which never saw the data; a "
             f"strategy should be where its own is. Open squares: the withheld reference, for which the data merely "
             f"stopped coming."

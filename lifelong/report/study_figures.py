@@ -32,7 +32,10 @@ def average(point: Point) -> go.Figure:
     look.style(figure, 420)
     figure.update_layout(
         hovermode="x unified",
-        yaxis={"title": look.words(f"average_{point.measure}"), **look.score_range(point.measure)},
+        yaxis={
+            "title": look.words(f"average_{point.measure}"),
+            **look.score_range(point.measure, point.catalogue),
+        },
     )
     look.event_axis(figure, point.num_events)
     return figure
@@ -73,7 +76,12 @@ def requests(point: Point) -> go.Figure:
             x=[None], y=[None], name=model, mode="markers", marker={"symbol": symbol, "size": 11, "color": GREY}
         )
     look.style(figure, 440)
-    figure.update_layout(yaxis={"title": look.words(f"forget_{point.measure}"), **look.score_range(point.measure)})
+    figure.update_layout(
+        yaxis={
+            "title": look.words(f"forget_{point.measure}"),
+            **look.score_range(point.measure, point.catalogue),
+        }
+    )
     _request_axis(figure, point)
     return figure
 

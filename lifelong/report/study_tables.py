@@ -14,6 +14,7 @@ from lifelong.report.look import MAX_ROWS, words
 from lifelong.report.spread import Spread, band_in_words, spread
 from lifelong.report.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
 from lifelong.report.tables import meaning
+from lifelong.study.judging import Verdict
 from lifelong.study.statistics import Estimate
 
 
@@ -37,24 +38,40 @@ class Grid:
         return sum(len(rows) for _, rows in self.groups)
 
 
+def validity(lives: Lives) -> Grid:
+    """Return one row for everything that must hold for criteria to be testable."""
+    return _judged("What must hold for the criteria to be testable.", lives.validity, lives)
+
+
 def verdicts(lives: Lives) -> Grid:
     """Return one row for every criterion."""
+    return _judged("What the criteria of the study came to.", lives.verdicts, lives)
+
+
+def _judged(caption: str, verdicts: Sequence[Verdict], lives: Lives) -> Grid:
+    interval = lives.study.rule.interval
     heads = (
         ("criterion", "declared before the study ran"),
         (
             "verdict",
-            "reproduced: the whole interval lies beyond the bar (in the margin); contradicted: on the other side",
+            "reproduced: beyond the bar (in the margin) with a corrected p below 5 %; contradicted: on the other side",
         ),
         ("what was asked", ""),
-        ("found", "mean over seeds and its 95 % bootstrap interval, or the 90 % t interval where the bar is a margin"),
+        ("found", f"mean over seeds and its {interval}; where the bar is a margin, of the two one-sided tests"),
+        ("both sides", "means over seeds of what is compared"),
+        ("p", "t test of the bar (of the margin: two one-sided tests), for this criterion alone"),
+        ("corrected p", "the looks are allowed for, and the number of criteria (Holm)"),
         ("seeds", ""),
+        ("BCa", "95 % bootstrap interval, from 20 seeds on"),
         ("why", ""),
     )
-    rows = tuple(
-        (v.name, v.outcome, v.bar, in_words(v.estimate), str(0 if v.estimate is None else v.estimate.n), v.reason or "")
-        for v in lives.verdicts
-    )
-    return Grid("What the criteria of the study came to.", heads, (("", rows),))
+    rows = []
+    for v in verdicts:
+        e = v.estimate
+        sides = sides_in_words(v.evidence.sides if v.evidence else None)
+        numbers = (in_words(e), sides, *p_values(e, v.p_corrected), *_seeds_and_bca(e))
+        rows.append((v.name, v.outcome, v.bar, *numbers, v.reason or ""))
+    return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 
 def comparisons(lives: Lives) -> Grid:
@@ -62,16 +79,19 @@ def comparisons(lives: Lives) -> Grid:
     heads = (
         ("comparison", "of two strategies that lived through the same stream under the same seed"),
         ("of what", ""),
-        ("difference", "mean over seeds and its 95 % bootstrap interval"),
-        ("corrected p", "sign-flip permutation test, corrected over all comparisons (Holm); needs 5 seeds"),
+        ("difference", f"mean over seeds and its {lives.study.rule.interval}"),
+        ("both sides", "means over seeds"),
+        ("p", "paired t test"),
+        ("corrected p", "the looks are allowed for, and the number of comparisons (Holm)"),
         ("seeds", ""),
+        ("BCa", "95 % bootstrap interval, from 20 seeds on"),
     )
     rows = []
     for d in lives.differences:
-        p = "needs 5 seeds" if d.p_corrected is None else f"{d.p_corrected:.3g}"
-        n = 0 if d.estimate is None else d.estimate.n
-        rows.append((f"{d.of} - {d.minus}", d.what or d.metric, in_words(d.estimate), p, str(n)))
-    return Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),))
+        e = d.estimate
+        numbers = (in_words(e), sides_in_words(d.sides), *p_values(e, d.p_corrected), *_seeds_and_bca(e))
+        rows.append((f"{d.of} - {d.minus}", d.what or d.metric, *numbers))
+    return _without_empty(Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),)))
 
 
 def components(lives: Lives) -> Grid:
@@ -190,6 +210,50 @@ def in_words(found: Estimate | None) -> str:
     if found.low is None or found.high is None:
         return f"{found.mean:.4g}"
     return f"{found.mean:.4g} [{found.low:.4g}, {found.high:.4g}]"
+
+
+def sides_in_words(sides: Sequence[float] | None) -> str:
+    """Return the means of both sides of a comparison.
+
+    >>> sides_in_words((0.5, 0.25))
+    '0.5, 0.25'
+    """
+    return "-" if sides is None else f"{sides[0]:.4g}, {sides[1]:.4g}"
+
+
+def p_in_words(p: float | None) -> str:
+    """Return a p-value; a dash where there is none.
+
+    >>> p_in_words(0.04321), p_in_words(1e-9), p_in_words(None)
+    ('0.043', '< 1e-4', '-')
+    """
+    if p is None:
+        return "-"
+    return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
+
+
+def p_values(e: Estimate | None, corrected: float | None) -> tuple[str, str]:
+    """Return the p-value of an estimate before and after correction; neither where seeds agree or are too few."""
+    if e is None or e.low == e.high:
+        return "-", "-"
+    return p_in_words(e.p), p_in_words(corrected)
+
+
+def _seeds_and_bca(e: Estimate | None) -> tuple[str, str]:
+    if e is None:
+        return "0", ""
+    return str(e.n), "" if e.bca is None else f"[{e.bca[0]:.4g}, {e.bca[1]:.4g}]"
+
+
+def _without_empty(grid: Grid) -> Grid:
+    """Return the grid without columns that no row has anything in."""
+    ((title, rows),) = grid.groups
+    kept = [k for k in range(len(grid.heads)) if any(row[k] not in ("", "-") for row in rows) or not rows]
+    return Grid(
+        grid.caption,
+        tuple(grid.heads[k] for k in kept),
+        ((title, tuple(tuple(row[k] for k in kept) for row in rows)),),
+    )
 
 
 def _over_seeds(cells: Sequence[Cell], kind: Kind) -> str:

@@ -84,6 +84,12 @@ def columns(measure: str) -> tuple[Column, ...]:
         Column("relapse", "relapse", "gap", "how far deleted data has come back by the end"),
         Column("collateral_mean", "collateral", "distance", f"mean change of other units' {score} through a request"),
         Column("exact", "exact", "share", "share of the requests that were served exactly"),
+        Column(
+            "weights_erased",
+            "weights erased",
+            "share",
+            "share of the requests that changed the weights; with 0 % what was learned stays in the weights",
+        ),
         Column("request_steps", "request steps", "count", "optimizer steps spent on requests"),
         Column("state_bytes", "state", "bytes", "size of what the strategy keeps"),
     )
@@ -176,6 +182,7 @@ def _cells(table: Table, measure: str) -> tuple[Cell, ...]:
         at_end("relapse", "requests", returned),
         when_served("collateral_mean"),
         when_served("exact"),
+        when_served("weights_erased"),
         _total([r for r in own if r.metric == "steps" and r.event in served.values()], no_request),
         at_end("state_bytes", "event", nothing),
     )

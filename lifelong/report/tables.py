@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from lifelong.metrics.catalogue import describe
+from lifelong.metrics.catalogue import BUILT_IN, Catalogue
 from lifelong.report.facts import Facts
 from lifelong.report.look import words
 from lifelong.report.markup import FOLD, cell, folded, table
@@ -46,11 +46,11 @@ def requests(facts: Facts) -> str:
     heads = [
         ("request", "served by this event"),
         ("strategy", ""),
-        (words(forget), meaning(forget)),
-        ("retrained", f"the same of the retrained reference: {meaning(forget)}"),
-        ("withheld", f"the same of the withheld reference: {meaning(forget)}"),
-        ("gap", meaning(gap)),
-        ("gap at the end", f"after the last event. {meaning(gap)}"),
+        (words(forget), meaning(forget, facts.catalogue)),
+        ("retrained", f"the same of the retrained reference: {meaning(forget, facts.catalogue)}"),
+        ("withheld", f"the same of the withheld reference: {meaning(forget, facts.catalogue)}"),
+        ("gap", meaning(gap, facts.catalogue)),
+        ("gap at the end", f"after the last event. {meaning(gap, facts.catalogue)}"),
         ("JS", meaning("js")),
         ("JS at the end", f"after the last event. {meaning('js')}"),
         ("membership AUC", meaning("membership_auc")),
@@ -91,7 +91,7 @@ def requests(facts: Facts) -> str:
 def averages(facts: Facts) -> str:
     """Return the numbers of the first figure, for whoever cannot see it."""
     metric = f"average_{facts.measure}"
-    heads = [("event", ""), *((name, meaning(metric)) for name in facts.strategies)]
+    heads = [("event", ""), *((name, meaning(metric, facts.catalogue)) for name in facts.strategies)]
     happened = {e.event: f"learn {e.name}" for e in facts.learned} | {r.event: r.name for r in facts.requested}
     rows = []
     for event in range(max((facts.series[name].lived for name in facts.strategies), default=0)):
@@ -102,14 +102,14 @@ def averages(facts: Facts) -> str:
     return folded("The same as numbers", FOLD, found)
 
 
-def glossary(metrics: Iterable[str]) -> str:
+def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
     """Return what every metric means."""
     rows = []
     for name in sorted(metrics):
         try:
-            metric = describe(name)
+            metric = catalogue.describe(name)
         except KeyError:
-            continue  # of a third party's objective
+            continue  # nothing declares it
         ideal = "" if metric.ideal is None else f"{metric.ideal:g}"
         cells = [metric.meaning, metric.unit, _WAY[metric.better], ideal]
         data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
@@ -119,10 +119,10 @@ def glossary(metrics: Iterable[str]) -> str:
     return folded("What the metrics mean", FOLD, found)
 
 
-def meaning(metric: str) -> str:
-    """Return what a metric means and which way is better, or nothing if it is a third party's."""
+def meaning(metric: str, catalogue: Catalogue = BUILT_IN) -> str:
+    """Return what a metric means and which way is better, or nothing if nothing declares it."""
     try:
-        found = describe(metric)
+        found = catalogue.describe(metric)
     except KeyError:
         return ""
     return f"{found.meaning} {_WAY[found.better].capitalize()}."

@@ -61,7 +61,7 @@ def trade_off(point: Point) -> go.Figure:
             x=[None], y=[None], name=label, mode="markers", marker={"symbol": symbol, "size": 11, "color": look.GREY}
         )
     look.style(figure, 130 + 260 * max(1, len(groups)))
-    figure.update_yaxes(**look.score_range(point.measure))
+    figure.update_yaxes(**look.score_range(point.measure, point.catalogue))
     for column, (title, key) in enumerate(keys.items(), 1):
         farthest = max(
             (float(np.nanmax(point.ends(n, key), initial=0)) for ns in groups.values() for n in ns), default=0

@@ -38,19 +38,19 @@ def write_columns(lines: Path) -> None:
 
 def read_columns(lines: Path) -> dict[str, list[Any]]:
     """Return a table as columns, by the names of `Row`'s fields."""
-    found = _read(lines)
-    if found is None:
+    stored = _read(lines)
+    if stored is None:
         rows = read_fields(lines)
         return {name: list(column) for name, column in zip(Row.__slots__, zip(*rows, strict=True), strict=False)}
-    return _columns(*found)
+    return _columns(*stored)
 
 
 def read_some(lines: Path, metrics: Collection[str] | None) -> list[Row]:
     """Return the rows of some metrics, or all."""
-    found = _read(lines)
-    if found is None:
+    stored = _read(lines)
+    if stored is None:
         return read_rows(lines, metrics)
-    records, strings = found
+    records, strings = stored
     if metrics is not None:
         codes = [code for code, name in enumerate(strings.get("metric", [])) if name in metrics]
         records = records[np.isin(records["metric"], codes)]

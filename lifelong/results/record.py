@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.table import Row
@@ -25,6 +25,7 @@ from strategies.base import State
 from streams.errors import CheckpointError
 
 _FORMAT = 1
+# Why: docs/decisions.md#checkpoints-are-put-off-when-they-would-cost-more-than-they-save
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
 
@@ -78,7 +79,7 @@ class Record:
     def write_details(self, event: int, outputs: Outputs) -> None:
         """Keep what was measured in detail after one event."""
         buffer = io.BytesIO()
-        np.savez(buffer, **outputs.details)  # type: ignore[arg-type]
+        np.savez(buffer, **outputs.stored())  # type: ignore[arg-type]
         write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())
 
     def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
@@ -87,7 +88,7 @@ class Record:
         if not file.exists():
             return Outputs(scores, losses)
         with np.load(file) as arrays:
-            return Outputs(scores, losses, dict(arrays))
+            return with_stored(scores, losses, arrays)
 
     def read_outputs(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""

@@ -82,14 +82,14 @@ def read_fields(file: Path, metrics: Iterable[str] | None = None) -> list[Fields
     if metrics is not None:
         names = "|".join(re.escape(json.dumps(name)) for name in metrics)
         text = "".join(re.findall(f'^.*"metric": (?:{names}),.*\n', text, re.MULTILINE))
-    found = _LINE.findall(text)
-    if len(found) != text.count("\n"):  # something has to be escaped, or is not a row
+    matches = _LINE.findall(text)
+    if len(matches) != text.count("\n"):  # something has to be escaped, or is not a row
         return _read_each(file, text)
     known: dict[str, str] = {}
     name = known.setdefault  # of equal strings one is enough
     return [
         (int(e), name(m, m), name(s, s), name(k, k), None if v == "null" else float(v), int(n), name(r, r) or None)
-        for e, m, s, k, v, n, r in found
+        for e, m, s, k, v, n, r in matches
     ]
 
 
@@ -125,8 +125,8 @@ class Table:
 
     def last(self, metric: str, subject: str, model: str = "run") -> Row | None:
         """Return the row with the highest event, or None."""
-        found = self.select(metric, subject, model)
-        return max(found, key=lambda r: r.event) if found else None
+        rows = self.select(metric, subject, model)
+        return max(rows, key=lambda r: r.event) if rows else None
 
     def frame(self) -> dict[str, list[object]]:
         """Return the rows as columns (``pandas.DataFrame(table.frame())`` makes a frame of them)."""

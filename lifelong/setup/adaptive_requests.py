@@ -63,9 +63,9 @@ class Requester:
         return chosen
 
     def _sureness(self, strategy: Strategy, constituent: int, ids: np.ndarray) -> np.ndarray:
-        parts = []
-        for batch in self._ledger.lend(ids).batches(_BATCH):
-            losses = torch.stack([self._setting.objective.losses(o, batch) for o in strategy.constituents(batch)])
+        objective, parts = self._setting.objective, []
+        for batch in objective.batches(self._ledger.lend(ids), _BATCH):
+            losses = torch.stack([objective.losses(o, batch) for o in strategy.constituents(batch)])
             if constituent >= len(losses):
                 raise StreamError(
                     f"schedule.constituent: {constituent} is past the last of {len(losses)} that are published."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -10,23 +12,23 @@ import numpy as np
 import torch
 
 from lifelong.config.run import RunConfig, StrategyConfig
-from lifelong.models._language import Decoder
 from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
-from lifelong.setup.suitability import check_parts
+from lifelong.setup.suitability import check_parts, check_predicts, check_support, check_training, part_of
 from lifelong.setup.worst_case_requests import Chooser
-from strategies.base import Learner, Plugin, Setting, Strategy, Unlearner
+from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
 from streams.events import Event
+from streams.ledger import Ledger
 from streams.plan import Aim, Choose, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
-from streams.registry import class_of, entries, load
+from streams.registry import class_of, is_file
 from streams.source import Source
 from streams.stream import Stream
 
@@ -92,58 +94,97 @@ def make_objective(config: RunConfig, stream: Stream) -> Objective:
         ConfigError: the objective does not fit the targets.
     """
     module, options = resolve("objectives", config.objective, "objective")
-    return class_of(module, NamedObjective).for_data(options, stream.source, stream.task_classes, config.device)
+    objective = class_of(module, NamedObjective)  # type: ignore[type-abstract]
+    check_predicts(objective, config.objective.name)
+    return objective.for_data(options, stream.source, stream.task_classes, config.device)
 
 
 def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
-    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
+    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream.
+
+    The network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+    """
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
     key = Key(config.seed if seed is None else seed)
     shape = stream.source.input_shape
 
-    def make_model() -> FlatModel:
+    @functools.cache
+    def original() -> Network:
         with seeded_globals(key / "init"):
             network: Network = module.build(options, shape, objective.num_outputs)
-            if not isinstance(network, Network):
-                raise ConfigError(
-                    f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
-                    f"strategies.parts.model.Network(body, head)."
-                )
-            _check_image_tokens(network, stream.source)
-            return FlatModel(network.to(config.device), config.trained)
+        if not isinstance(network, Network):
+            raise ConfigError(
+                f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
+                f"strategies.parts.model.Network(body, head)."
+            )
+        _check_image_tokens(network, stream.source)
+        return network
+
+    def make_model() -> FlatModel:
+        return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
 
     return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 
 
-def check_model(setting: Setting, source: Source, config: RunConfig) -> None:
-    """Pass two samples through a model from a file of the user's; those of the project look at shapes themselves.
+def _copied(network: Network, name: str) -> Network:
+    """Return a copy of a network that shares nothing with it.
 
     Raises:
-        ConfigError: it does not take them, or does not return an output for each class.
+        ConfigError: it has a part that cannot be copied.
     """
-    model, inputs = setting.make_model(), source.x[:2].to(config.device)
-    given = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+    try:
+        return copy.deepcopy(network)
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"model: the network of {name} cannot be copied: {error}. Every strategy gets a copy of it; keep what "
+            f"`copy.deepcopy` refuses (locks, open files, tensors with a history) out of its modules."
+        ) from error
+
+
+def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
+    """Pass two samples through a model or an objective from a file of the user's, as a strategy would.
+
+    Those of the project look at shapes themselves.
+
+    Raises:
+        ConfigError: the model does not take what the objective gives it, or does not return what that needs.
+    """
+    model, objective, source = setting.make_model(), setting.objective, stream.source
+    data = Ledger(source, stream.task_of, config.device).lend(source.train_ids[:2])
+    given = f"{str(source.x.dtype).removeprefix('torch.')} {[len(data), *source.input_shape]}"
+    name = config.model.name
+    if is_file(config.objective.name):
+        given, name = f"{given} by {config.objective.name}", f"{name} under {config.objective.name}"
+    model.train(False)
     try:
         with torch.no_grad(), seeded_globals(setting.key / "check"):
-            outputs = model.network.eval()(inputs)
+            batch = objective.batches(data, len(data))[0]
+            outputs = objective.outputs(model, batch)
+            features = objective.features(model, batch)
     except Exception as error:  # whatever it is, it is in a file that the user wrote
         raise ConfigError(
-            f"model: {config.model.name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is "
-            f"told the shape of one sample, {tuple(inputs.shape[1:])}."
+            f"model: {name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is told the "
+            f"shape of one sample, {tuple(source.input_shape)}."
         ) from error
-    wanted = (len(inputs), setting.objective.num_outputs)
-    if tuple(outputs.shape) != wanted:
+    shape = [len(data), *(["tokens"] if objective.predicts == "tokens" else []), objective.num_outputs]
+    if outputs.ndim != len(shape) or (outputs.shape[0], outputs.shape[-1]) != (shape[0], shape[-1]):
         raise ConfigError(
-            f"model: {config.model.name} makes {list(outputs.shape)} of {given}; it must be {list(wanted)}. `build` is "
-            f"told the number of outputs."
+            f"model: {name} makes {list(outputs.shape)} of {given}; it must be [{', '.join(map(str, shape))}]. `build` "
+            f"is told the number of outputs."
+        )
+    losses = objective.losses(outputs, batch)
+    if losses.shape != (len(data),) or len(features) != len(data):
+        raise ConfigError(
+            f"objective: {config.objective.name} gives losses {list(losses.shape)} and features "
+            f"{list(features.shape)} of {len(data)} samples; it must be one loss and one row of features for each."
         )
 
 
 def _check_image_tokens(network: Network, source: Source) -> None:
     """Refuse rows that leave another number of positions for an image than the model makes of one."""
     left = 0 if source.text is None else source.text.image_tokens
-    if left and isinstance(network.body, Decoder) and network.body.image_tokens != left:
+    if left and isinstance(network.body, TokenBody) and network.body.image_tokens != left:
         made = network.body.image_tokens
         raise ConfigError(
             f"source.image_tokens: {left} positions are left for an image, and the model makes {made} of one. Set "
@@ -155,45 +196,42 @@ def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Str
     """Build one strategy in its initial state."""
     if strategy.isolated is not None:
         module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
-        return cast("Callable[[Config, Setting], Strategy]", class_of(module, Strategy))(options, setting)
+        isolated, name = class_of(module, Strategy), strategy.isolated.name
+        check_support("isolated", name, options, setting, f"{where}.isolated", ())
+        check_training(isolated, name, setting.training, f"{where}.isolated")
+        return cast("Callable[[Config, Setting], Strategy]", isolated)(options, setting)
     module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
     again = strategy.unlearning_seed
     key = setting.key / "unlearning" / again if again else setting.key
     unlearning = replace(setting, objective=setting.objective.for_unlearning(), key=key)
-    unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
     learner = make_learner(strategy, setting, where)
-    check_parts(unlearner, learner, [p.name for p in strategy.learner], where)
-    return Composed(learner, unlearner)
+    plugins = [p.name for p in strategy.learner]
+    check_support("unlearners", strategy.unlearner.name, options, unlearning, f"{where}.unlearner", plugins)
+    unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
+    check_parts(unlearner, learner, plugins, where)
+    return Composed(learner, unlearner, _make_guard(strategy, replace(setting, key=key), where))
 
 
-def _learners_of_text() -> list[str]:
-    """Return the learners that work on text, all of them plugins."""
-    found = []
-    for name in entries("learners"):
-        module = load("learners", name)
-        own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-        if any(issubclass(v, Plugin) and v.on_text for v in own):
-            found.append(name)
-    return found
+def _make_guard(strategy: StrategyConfig, setting: Setting, where: str) -> Guard | None:
+    if strategy.guard is None:
+        return None
+    module, options = resolve("guards", strategy.guard, f"{where}.guard")
+    check_support("guards", strategy.guard.name, options, setting, f"{where}.guard", ())
+    return cast("Callable[[Config, Setting], Guard]", class_of(module, Guard))(options, setting)
 
 
 def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
     """Build the learning half: the plain loop with plugins, or a learner that brings its own loop."""
     modules = {p.name: resolve("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner}
-    own_loop = [n for n, (m, _) in modules.items() if any(_is_learner(v, m.__name__) for v in vars(m).values())]
+    for name, (_, options) in modules.items():
+        check_support("learners", name, options, setting, f"{where}.learner", ())
+    own_loop = [n for n, (m, _) in modules.items() if issubclass(part_of("learners", m), Learner)]
     if own_loop:
         if len(modules) > 1:
             raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
         module, options = modules[own_loop[0]]
         return cast("Callable[[Config, Setting], Learner]", class_of(module, Learner))(options, setting)
 
-    if isinstance(setting.objective, CausalLM):
-        for name, (module, _) in modules.items():
-            if not class_of(module, Plugin).on_text:
-                raise ConfigError(
-                    f"{where}.learner: {name!r} compares outputs of classes and does not work on text. Those that do: "
-                    f"{', '.join(_learners_of_text())}."
-                )
     step_takers = [n for n, (m, _) in modules.items() if class_of(m, Plugin).steps is not Plugin.steps]
     if len(step_takers) > 1:
         raise ConfigError(
@@ -205,7 +243,3 @@ def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Lear
         return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]
 
     return SGDLearner(setting, make_plugins)
-
-
-def _is_learner(value: object, module: str) -> bool:
-    return isinstance(value, type) and issubclass(value, Learner) and value.__module__ == module

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.evaluation.plan import EvaluationPlan, plan_evaluation
-from lifelong.evaluation.probes import check_audits
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.files import code_of
 from lifelong.setup.build import check_model, make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import check_instruments
 from lifelong.setup.suitability import check_stream
 from strategies.base import Setting
 from streams.errors import ConfigError
@@ -39,6 +40,10 @@ class Prepared:
     identity: str
     data_digest: str
 
+    def setting_of(self, seed: int) -> Setting:
+        """Return the setting under a seed; that of the run's own seed is the run's own, with its network."""
+        return self.setting if seed == self.config.seed else make_setting(self.config, self.stream, seed)
+
     def folder(self, root: Path | str) -> Path:
         """Return the run folder below `root`."""
         return Path(root) / f"{self.config.name}-{self.identity}"
@@ -63,10 +68,10 @@ def prepare(config: RunConfig) -> Prepared:
     check_device(config.device)
     resolved = config.resolved()
     stream = make_stream(config, make_source(config))
-    check_audits(stream.source.text, config.evaluation)
     setting = make_setting(config, stream)
-    if is_file(config.model.name):
-        check_model(setting, stream.source, config)
+    if is_file(config.model.name) or is_file(config.objective.name):
+        check_model(setting, stream, config)
+    check_instruments(config.evaluation, stream.source, setting)
     for name, strategy in config.strategies.items():
         check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")
     return Prepared(
@@ -74,7 +79,7 @@ def prepare(config: RunConfig) -> Prepared:
         resolved=resolved,
         stream=stream,
         setting=setting,
-        plan=plan_evaluation(stream, config.evaluation),
+        plan=plan_evaluation(stream, config.evaluation, setting.objective.measurements()),
         identity=content_hash([resolved, code_of(resolved)]),
         data_digest=stream.source.digest(),
     )

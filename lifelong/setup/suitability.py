@@ -1,26 +1,135 @@
-"""Whether an unlearner can do what it is asked for: found out before any compute is spent."""
+"""Whether methods can do what they are asked for: found out before any compute is spent."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
 
 import numpy as np
 
-from strategies.base import Learner, Strategy, Unlearner
+from strategies.base import EVERYTHING, Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
+from strategies.learner import SGDLearner
+from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw
-from streams.config import parse
+from strategies.parts.fit import Training
+from streams.config import Config, parse, resolve
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
 
+Part = Strategy | Learner | Plugin | Unlearner | Guard
+
+
+def part_of(kind: str, module: ModuleType) -> type[Part]:
+    """Return the class that a module of methods holds; it need not be built."""
+    if kind == "unlearners":
+        return class_of(module, Unlearner)  # type: ignore[type-abstract]
+    if kind == "guards":
+        return class_of(module, Guard)  # type: ignore[type-abstract]
+    if kind == "isolated":
+        return class_of(module, Strategy)  # type: ignore[type-abstract]
+    if any(
+        isinstance(v, type) and issubclass(v, Learner) and v.__module__ == module.__name__
+        for v in vars(module).values()
+    ):
+        return class_of(module, Learner)  # type: ignore[type-abstract]
+    return class_of(module, Plugin)
+
+
+def check_predicts(objective: type[Objective], name: str) -> None:
+    """Refuse an objective that does not say what it predicts.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    predicts = getattr(objective, "predicts", None)
+    if predicts not in EVERYTHING:
+        raise ConfigError(
+            f"objective: {name}: {objective.__name__}.predicts is {predicts!r}; it must be one of "
+            f"{', '.join(sorted(EVERYTHING))}. Methods are chosen by it."
+        )
+
+
+# Why: docs/decisions.md#methods-declare-what-they-support-objectives-what-they-predict
+def check_support(kind: str, name: str, options: Config, setting: Setting, where: str, plugins: Sequence[str]) -> None:
+    """Refuse a method that cannot serve what the objective predicts, before it is built.
+
+    Args:
+        kind: learners, unlearners, guards or isolated.
+        name: what the configuration calls it.
+        options: its own, which may name another method that it runs.
+        setting: what it would be built in.
+        where: the configuration key to name in an error.
+        plugins: names of the learner's plugins; what needs others is not recommended.
+
+    Raises:
+        ConfigError: says what it supports, and which others can.
+    """
+    part = part_of(kind, load(kind, name))
+    if setting.objective.predicts not in part.supports:
+        raise ConfigError(
+            f"{where}: {name} is for models that predict {_listed(sorted(part.supports))}; this one predicts "
+            f"{setting.objective.predicts}. {those_that_can(kind, setting, plugins)}"
+        )
+    if issubclass(part, Unlearner) and (inner := part.follows(options)) is not None:
+        _, more = resolve("unlearners", inner, f"{where}.method")
+        check_support(kind, inner.name, more, setting, f"{where}.method", plugins)
+
+
+def those_that_can(
+    kind: str, setting: Setting, plugins: Sequence[str] = (), can: Callable[[Unlearner], bool] = lambda _: True
+) -> str:
+    """Return the tail of a message: the methods of a kind that can be built as they are, and serve the objective.
+
+    Args:
+        kind: learners, unlearners, guards or isolated.
+        setting: what they would be built in.
+        plugins: names of the learner's plugins; an unlearner that needs others is left out.
+        can: what is asked of an unlearner beside.
+    """
+    found: list[str] = []
+    for name in entries(kind):
+        module = load(kind, name)
+        part = part_of(kind, module)
+        if setting.objective.predicts not in part.supports:
+            continue
+        try:
+            built: Part = part(parse(module.Config, {}), setting)  # type: ignore[call-arg]
+        except ConfigError:  # it has no defaults, or is for other models
+            continue
+        if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
+            found.append(name)
+    return f"Those that can: {', '.join(found)}." if found else f"None of the {kind} can."
+
+
+def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:
+    """Refuse options of training that an isolated strategy would pass over.
+
+    Args:
+        strategy: what is to be built, with what it declares.
+        name: what it is called in the configuration.
+        training: of the run.
+        where: configuration key, for the message.
+
+    Raises:
+        ConfigError: names the option, and why it can have no effect.
+    """
+    for key, reason in strategy.unheeded.items():
+        value, default = getattr(training, key), Training.model_fields[key].default
+        if value != default:
+            raise ConfigError(
+                f"{where}: {name} cannot heed training.{key}: {json.dumps(value)}, since {reason}. Set it to "
+                f"{json.dumps(default)}, or leave {name} out of this run."
+            )
+
 
 def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], where: str) -> None:
-    """Refuse an unlearner that does not fit the objective or the learner beside it.
+    """Refuse an unlearner that does not fit the learner beside it.
 
     Args:
         unlearner, learner: both halves.
@@ -28,23 +137,13 @@ def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], 
         where: configuration key, for the message.
 
     Raises:
-        ConfigError: says what is missing, and which unlearners do without it.
+        ConfigError: says what is missing.
     """
-    objective = learner.setting.objective
-    is_text = isinstance(objective, CausalLM)
-    kind = "tokens" if is_text else "classes" if isinstance(objective, Classification) else "numbers"
-    name = _name_of(unlearner)
-    if unlearner.targets not in ("any", kind) and not (is_text and unlearner.on_text):
-        can = _those(lambda u: u.targets in ("any", kind) or (is_text and u.on_text), unlearner)
-        raise ConfigError(
-            f"{where}.unlearner: {name} is for {_WORDS[unlearner.targets]} alone, and the model predicts "
-            f"{_PREDICTED[kind]}. {can}"
-        )
     missing = [p for p in unlearner.needs_plugins if p not in plugins]
     if missing:
         raise ConfigError(
-            f"{where}.learner: {name} reads what the plugin {missing[0]!r} notes down while learning; add it: "
-            f"learner: [{', '.join([*plugins, *missing])}]."
+            f"{where}.learner: {unlearner.name} reads what the plugin {missing[0]!r} notes down while learning; "
+            f"add it: learner: [{', '.join([*plugins, *missing])}]."
         )
     options = unlearner.config.model_dump()
     reads_memory = "memory" in (options.get("retained"), options.get("whole"))
@@ -74,50 +173,45 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
     """
     if not isinstance(strategy, Composed):
         return
-    unlearner, classes = strategy.unlearner, stream.source.class_ids
+    unlearner, learner = strategy.unlearner, strategy.learner
+    plugins = list(learner.plugins) if isinstance(learner, SGDLearner) else []
     ledger = Ledger(stream.source, stream.task_of)
     for event in stream.events:
         if not isinstance(event, DeletionRequest):
             ledger.admit(event)
             continue
         ledger.delete(event)
-        at = f"{where}.unlearner: {_name_of(unlearner)} cannot serve {event.name}"
-        scopes = {r.scope for r in event.requests}
-        if not scopes <= set(unlearner.scopes):
-            wrong = sorted(scopes - set(unlearner.scopes))[0]
-            can = _those(lambda u, s=scopes: s <= set(u.scopes), unlearner)  # type: ignore[misc]
-            raise ConfigError(f"{at}, which names a {wrong}; it serves {_listed(unlearner.scopes)} only. {can}")
         live = ledger.live_ids
-        left = np.intersect1d(classes[event.sample_ids], classes[live]) if unlearner.whole_classes else live[:0]
-        if len(left):
-            can = _those(lambda u: not u.whole_classes, unlearner)
-            raise ConfigError(f"{at}: it deletes whole classes, and samples of class {left[0]} stay. {can}")
-        if unlearner.needs_retained and not len(live):
-            can = _those(lambda u: not u.needs_retained, unlearner)
-            raise ConfigError(f"{at}, which deletes all that was learned: nothing is left to retain. {can}")
+        stay = np.intersect1d(stream.source.class_ids[event.sample_ids], stream.source.class_ids[live])
+        refusal = partial(_refusal, event, len(live), stay)
+        if reason := refusal(unlearner):
+            can = those_that_can("unlearners", unlearner.setting, plugins, _not(refusal))
+            raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
 
 
-_PREDICTED = {"classes": "classes", "numbers": "real numbers", "tokens": "tokens"}
-_WORDS = {"classes": "classification", "numbers": "regression", "any": "anything"}
+def _not(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
+    return lambda unlearner: not refusal(unlearner)
 
 
-def _name_of(unlearner: Unlearner) -> str:
-    return type(unlearner).__module__.rsplit(".", 1)[-1].replace("_", "-")
+def _refusal(event: DeletionRequest, live: int, stay: np.ndarray, unlearner: Unlearner) -> str:
+    """Return why an unlearner cannot serve a request, or nothing.
+
+    Args:
+        event: the request.
+        live: samples that are left.
+        stay: classes of the request's samples of which some are left.
+        unlearner: who is asked.
+    """
+    scopes = {r.scope for r in event.requests}
+    if not scopes <= set(unlearner.scopes):
+        wrong = sorted(scopes - set(unlearner.scopes))[0]
+        return f", which names a {wrong}; it serves {_listed(unlearner.scopes)} only."
+    if unlearner.whole_classes and len(stay):
+        return f": it deletes whole classes, and samples of class {stay[0]} stay."
+    if unlearner.needs_retained and not live:
+        return ", which deletes all that was learned: nothing is left to retain."
+    return ""
 
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(names)
-
-
-def _those(can: Callable[[Unlearner], bool], like: Unlearner) -> str:
-    """Return the tail of a message: the unlearners, with their defaults, that do what `like` does not."""
-    found = []
-    for name in entries("unlearners"):
-        module = load("unlearners", name)
-        try:
-            unlearner = class_of(module, Unlearner)(parse(module.Config, {}), like.setting)
-        except ConfigError:  # it has no defaults, or is for other models
-            continue
-        if can(unlearner):
-            found.append(name)
-    return f"Those that can: {', '.join(found)}."

@@ -108,7 +108,7 @@ def unlearn(model: FlatModel, objective: Objective, data: Data, w: np.ndarray, c
     model.train(True, bn_mode="eval")
     for number in range(choice.passes):
         for positions in data.positions(key / number).split(_BATCH):
-            batch = data.batch(positions)
+            batch = objective.drawn(data.batch(positions), key / number)
             model.gradient.zero_()
             losses = objective.losses(objective.outputs(model, batch), batch)
             (kept[positions] * losses).sum().backward()  # type: ignore[no-untyped-call]
@@ -118,7 +118,7 @@ def unlearn(model: FlatModel, objective: Objective, data: Data, w: np.ndarray, c
 def _losses(model: FlatModel, objective: Objective, data: Data) -> np.ndarray:
     model.train(False)
     with torch.inference_mode():
-        parts = [objective.losses(objective.outputs(model, b), b) for b in data.batches(_BATCH)]
+        parts = [objective.losses(objective.outputs(model, b), b) for b in objective.batches(data, _BATCH)]
     return torch.cat(parts).double().cpu().numpy()
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lifelong.config.run import RunConfig
-from lifelong.metrics.catalogue import MEASURES, describe
+from lifelong.metrics.catalogue import MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
-from lifelong.study.config import Cell, Quantity, StudyConfig, Variance
+from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
+from lifelong.study.seeds import all_seeds
 from streams.errors import ConfigError, closest
+from streams.stream import Stream
 
 
 def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
@@ -17,6 +19,11 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
     Raises:
         ConfigError: names the key, and what there is.
     """
+    named = [c.name for c in study.criteria]
+    for i, gate in enumerate(study.validity):
+        for name in gate.criteria:
+            if name not in named:
+                raise ConfigError(f"validity.{i}.criteria: there is no criterion {name!r}. {closest(name, named)}")
     for where, quantity, strategies in asked(study):
         for key, value in quantity.where.items():
             if key not in study.grid:
@@ -31,10 +38,11 @@ def check(study: StudyConfig, cells: Sequence[Cell]) -> None:
         for name in strategies:
             if name not in names:
                 raise ConfigError(f"{where}: there is no strategy {name!r}. {closest(name, names)}")
-        try:
-            describe(quantity.metric)
-        except KeyError:
-            raise ConfigError(f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md.") from None
+        if not any(catalogue_of(c.config).knows(quantity.metric) for c in admitted):
+            raise ConfigError(
+                f"{where}.metric: no run produces {quantity.metric!r}; see docs/metrics.md. A metric of your own must "
+                f"stand in METRICS of the file that makes it."
+            )
         if isinstance(quantity, Variance):
             _check_levels(where, quantity, study)
         kinds = {kind for c in admitted for kind in c.config.references.kinds} | {"run"}
@@ -48,8 +56,9 @@ def _check_levels(where: str, variance: Variance, study: StudyConfig) -> None:
             raise ConfigError(f"{where}.levels: {key!r} is not a key of the grid. {closest(key, study.grid)}")
         if len(study.grid[key]) < 2 or key in variance.where:
             raise ConfigError(f"{where}.levels: {key!r} needs two values or more, and none in `where`.")
-    if len(study.seeds) < 2:
-        raise ConfigError(f"{where}: the variance between seeds needs two seeds or more, and seeds is {study.seeds}.")
+    seeds = all_seeds(study.seeds)
+    if len(seeds) < 2:
+        raise ConfigError(f"{where}: the variance between seeds needs two seeds or more, and seeds is {seeds}.")
     for key, values in study.grid.items():
         if len(values) > 1 and key not in (*variance.levels, *variance.where):
             raise ConfigError(f"{where}: {key!r} of the grid is neither one of the levels nor fixed by `where`.")
@@ -57,14 +66,16 @@ def _check_levels(where: str, variance: Variance, study: StudyConfig) -> None:
 
 def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
     """Return every quantity that the study asks for: its key, itself, and the strategies it is about."""
-    others = [(i, c) for i, c in enumerate(study.criteria) if c.against]
-    floors = [(i, c) for i, c in enumerate(study.criteria) if c.within == "retrained-2"]
+    judged: list[tuple[str, Criterion]] = [
+        *((f"validity.{i}", g) for i, g in enumerate(study.validity)),
+        *((f"criteria.{i}", c) for i, c in enumerate(study.criteria)),
+    ]
     return [
-        *((f"criteria.{i}.within", c.second, [c.of]) for i, c in floors),
+        *((f"{key}.within", c.second, [c.of]) for key, c in judged if c.within == "retrained-2"),
         *((f"variances.{i}", v, [*v.of]) for i, v in enumerate(study.variances)),
-        *((f"criteria.{i}.against", c.other, [s for s in (c.minus, c.over) if s]) for i, c in others),
+        *((f"{key}.against", c.other, [s for s in (c.minus, c.over) if s]) for key, c in judged if c.against),
         *((f"comparisons.{i}", c, [*c.of, c.minus]) for i, c in enumerate(study.comparisons)),
-        *((f"criteria.{i}", c, [s for s in (c.of, c.minus, c.over) if s]) for i, c in enumerate(study.criteria)),
+        *((key, c, [s for s in (c.of, c.minus, c.over) if s]) for key, c in judged),
     ]
 
 
@@ -84,23 +95,23 @@ def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[
     Raises:
         ConfigError: names the key, and what there is.
     """
-    known: dict[int, Prepared] = {}
+    known: dict[int, tuple[Stream, str]] = {}  # of each cell the stream and its score, without a network
     for where, quantity, _ in asked(study):
         problem = None
         for number, cell in enumerate(cells):
             if any(cell.values[k] != v for k, v in quantity.where.items()):
                 continue
             if number not in known:
-                known[number] = prepare(cell.config)
-            problem = _unanswerable(quantity, known[number])
+                prepared = prepare(cell.config)
+                known[number] = prepared.stream, prepared.setting.objective.measure
+            problem = _unanswerable(quantity, *known[number])
             if problem is None:
                 break
         if problem is not None:
             raise ConfigError(f"{where}{problem}")
 
 
-def _unanswerable(quantity: Quantity, prepared: Prepared) -> str | None:
-    stream, measure = prepared.stream, prepared.setting.objective.measure
+def _unanswerable(quantity: Quantity, stream: Stream, measure: str) -> str | None:
     requests = [r.name for r in stream.requests]
     subjects = ["stream", "requests", "event", *(u.name for u in stream.units), *requests]
     if quantity.subject not in subjects:

@@ -6,9 +6,9 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from lifelong.config.run import (
     RunConfig,
@@ -18,19 +18,9 @@ from lifelong.config.run import (
     override,
     read_config,
 )
+from lifelong.study.seeds import Seeds, all_seeds
 from streams.config import Config, parse
 from streams.errors import ConfigError, closest
-
-_MAX_SEEDS = 10_000
-
-
-def _seeds(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, int) and not 1 <= value <= _MAX_SEEDS):
-        raise ValueError(f"it must be a list of seeds, or how many (1 to {_MAX_SEEDS})")
-    return list(range(value)) if isinstance(value, int) else value
-
-
-Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
 class Quantity(Config):
@@ -48,6 +38,18 @@ class Quantity(Config):
     """Take the one row, or reduce over all events up to `event`."""
     where: dict[str, Any] = {}
     """Only runs with these values of grid keys."""
+    chance: Annotated[float, Field(lt=1)] | None = None
+    """What guessing scores, for scores of which 1 is perfect. A criterion that compares two strategies is not testable
+    if neither is above it (its interval over seeds is not), or if joint training is not, where the runs have it as a
+    reference."""
+    above_chance: bool = False
+    """Take (score - chance) / (1 - chance) in place of the score."""
+
+    @model_validator(mode="after")
+    def _chance_is_known(self) -> Self:
+        if self.above_chance and self.chance is None:
+            raise ValueError("above_chance needs chance, what guessing scores")
+        return self
 
 
 class Comparison(Quantity):
@@ -88,7 +90,8 @@ class Criterion(Quantity):
     """The number must be below this."""
     within: Annotated[float, Field(gt=0)] | Literal["retrained-2"] | None = None
     """The number must be 0, give or take this, by two one-sided t tests at 5 %. `retrained-2` takes the 95 % quantile
-    over seeds of the absolute difference between both retrained references; the number is then a gap to the first."""
+    over seeds of the absolute difference between both retrained references; the number is then a gap to the first. It
+    tests that the mean gap is no larger than what one retraining differs from another, and not that there is none."""
 
     @model_validator(mode="after")
     def _one_bar(self) -> Criterion:
@@ -123,6 +126,13 @@ class Criterion(Quantity):
         return self.model_copy(update={"where": self.where | self.against, "against": {}})
 
 
+class Gate(Criterion):
+    """What must hold for criteria to be testable; they are undecided until it is reproduced."""
+
+    criteria: tuple[str, ...] = ()
+    """Names of the criteria that depend on it; empty means all."""
+
+
 class Size(Config):
     """What one size of the study changes."""
 
@@ -152,15 +162,18 @@ class StudyConfig(Config):
     strategies: dict[str, StrategyConfig] | None = None
     """Strategies; null takes those of the base."""
     seeds: Seeds = (0, 1, 2)
-    """Seeds, or their number. All strategies live the same stream under the same seed, so differences are paired."""
+    """Seeds, or their number, or when to look (`looks`, `open`). All strategies live the same stream under the same
+    seed, so differences are paired."""
     sizes: dict[str, Size] = {}
     """Named sizes of the same study, usually small and full."""
     comparisons: tuple[Comparison, ...] = ()
     """Differences to report."""
     variances: tuple[Variance, ...] = ()
     """Numbers of which to report where their variance comes from."""
+    validity: tuple[Gate, ...] = ()
+    """What must hold for the criteria to be testable, such as that a strategy has learned; judged first."""
     criteria: tuple[Criterion, ...] = ()
-    """What must come out."""
+    """What must come out. They are one family: p-values are corrected for their number (Holm)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,7 +258,7 @@ def lay_out(study: StudyConfig) -> list[Cell]:
     for point in itertools.product(*study.grid.values()):
         values = dict(zip(study.grid, point, strict=True))
         data = _changed(base, values, "grid")
-        for seed in study.seeds:
+        for seed in all_seeds(study.seeds):
             here = ", ".join(f"{k}={v}" for k, v in (study.set | values | {"seed": seed}).items())
             try:
                 config = parse(RunConfig, data | {"seed": seed})

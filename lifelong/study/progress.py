@@ -62,10 +62,8 @@ class Progress:
         """
         self._console = console or Console(stderr=True, highlight=False)
         self._silent = silent
-        self._standing = {job.name: Standing(job) for job in jobs}
-        for standing in self._standing.values():
-            standing.look()
-            standing.state = "done" if is_done(standing.job) else "waiting"
+        self._standing: dict[str, Standing] = {}
+        self.expect(jobs)
         self._began, self._before = time.monotonic(), self._work()[0]
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,6 +83,14 @@ class Progress:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Look at where these jobs stand as well, of those that are not looked at yet."""
+        new = {job.name: Standing(job) for job in jobs if job.name not in self._standing}
+        for standing in new.values():
+            standing.look()
+            standing.state = "done" if is_done(standing.job) else "waiting"
+        self._standing = self._standing | new  # a new one, since a thread may be going through the old one
 
     def result(self, result: JobResult) -> None:
         """Take note that a job is over."""

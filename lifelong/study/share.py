@@ -39,7 +39,10 @@ def _share(study: Study, report: Path | None) -> None:
     run = _start(study.folder, study.folder.name, f"study-{study.identity}", f"study {study.config.name}", about)
     table = import_module("wandb").Table
     numbers = ("mean", "low", "high", "p", "n")
-    for key, heads in (("verdicts", ("name", "bar", "outcome", "reason")), ("comparisons", ("what", "of", "minus"))):
+    for key, heads in (
+        ("verdicts", ("name", "bar", "outcome", "reason", "p_corrected")),
+        ("comparisons", ("what", "of", "minus", "p_corrected")),
+    ):
         rows = [[*(r[h] for h in heads), *((r["estimate"] or {}).get(n) for n in numbers)] for r in outcome[key]]
         run.log({f"tables/{key}": table([*heads, *numbers], rows)})
     if report is not None and report.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +22,13 @@ from lifelong.results.table import Table
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
+from lifelong.study.declaration import added, declaration, earlier_looks, read_mapping
+from lifelong.study.inference import Rule, prospect
 from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
+from lifelong.study.judging import Difference, Verdict
 from lifelong.study.local import run_local
-from lifelong.study.verdicts import Difference, Results, Verdict
+from lifelong.study.seeds import Looks, all_seeds, rule_of
+from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
 
@@ -64,12 +68,57 @@ class Study:
         resolved = [c.resolved for c in self.cells]
         self.identity = content_hash([resolved, code_of(resolved)])
         self.folder = Path(root) / f"study-{self.config.name}-{self.identity}"
-        self.jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
+        self.all_jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
+        self._looked: tuple[int, ...] | None = None
+        self._reached: int | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that the study has come to: all, or those of the look at which it stands."""
+        seeds = all_seeds(self.config.seeds)
+        if not isinstance(self.config.seeds, Looks):
+            return seeds
+        if self._reached is None:
+            self._reached = next((n for n in self.config.seeds.looks if self._ends_at(n)), len(seeds))
+        return seeds[: self._reached]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Jobs of the seeds that the study has come to."""
+        return self._jobs_of(self.seeds)
 
     @property
     def pending(self) -> list[Job]:
-        """Jobs that are not finished on disk."""
+        """Jobs of these that are not finished on disk."""
         return [job for job in self.jobs if not is_done(job)]
+
+    @property
+    def looked_before(self) -> tuple[int, ...]:
+        """Numbers of seeds at which verdicts were seen before the others were added, without a plan for that."""
+        if self._looked is None:
+            self._looked = earlier_looks(self.folder, self.config, self.cells)
+        return self._looked
+
+    @property
+    def rule(self) -> Rule:
+        """How the study may conclude: as its seeds say, or, if it was looked at without a plan, at any time."""
+        return Rule(anytime=True) if self.looked_before else rule_of(self.config.seeds)
+
+    def prospect(self) -> str:
+        """Say what the seeds can decide; see `lifelong.study.inference.prospect`."""
+        told = prospect(self.rule, len(all_seeds(self.config.seeds)), len(self.config.criteria))
+        return f"{told} {added(self.looked_before)}".strip()
+
+    def _jobs_of(self, seeds: tuple[int, ...]) -> list[Job]:
+        return [job for job in self.all_jobs if self.cells[job.cell].seed in seeds]
+
+    def _ends_at(self, look: int) -> bool:
+        """Whether the study stands at a look: its runs are not finished, or it decides every criterion."""
+        seeds = all_seeds(self.config.seeds)[:look]
+        if not all(map(is_done, self._jobs_of(seeds))):
+            return True
+        results = self._results_of(seeds, metrics_needed(self.config))
+        return all(v.outcome != "undecided" for v in (*results.validity(), *results.verdicts()))
 
     def check(self, elsewhere: bool = False) -> None:
         """Find out what can be found out before compute: whether data are there, and criteria can be answered.
@@ -95,8 +144,11 @@ class Study:
         gpus: float = 0.0,
         watch: Callable[[JobResult], None] | None = None,
         wandb: bool = False,
+        begin: Callable[[list[Job]], None] | None = None,
     ) -> list[JobResult]:
-        """Run what is not finished, and write verdicts. A script that calls this needs ``if __name__ == "__main__"``.
+        """Run what is not finished, look by look, and write verdicts.
+
+        A script that calls this needs ``if __name__ == "__main__"``.
 
         Args:
             on: a pool of processes here, or Ray.
@@ -105,6 +157,7 @@ class Study:
             cpus, gpus: resources of one job on Ray.
             watch: is told of every result as it comes in.
             wandb: also send everything to Weights & Biases.
+            begin: is told of the jobs of every look before they start.
 
         Returns:
             The results of the jobs that ran; those with an error can be run again.
@@ -112,12 +165,14 @@ class Study:
         Raises:
             LifelongError: bad input, a folder that cannot be written to, or a cluster that does not answer.
         """
-        jobs, results = self.pending, []
+        results: list[JobResult] = []
         with disk_errors(self.folder), _locked(self.folder):
-            if jobs:
+            if self.pending:
                 self.check(elsewhere=on == "ray")
             self._declare()
-            if jobs:
+            while (jobs := self.pending) and not any(r.error for r in results):
+                if begin is not None:
+                    begin(jobs)
                 if wandb:
                     jobs = [replace(job, group=self.folder.name) for job in jobs]
                 if on == "ray":
@@ -130,6 +185,7 @@ class Study:
                     results.append(result)
                     if watch is not None:
                         watch(result)
+                self._reached = None
             failed = [r for r in results if r.error]
             commands = {r.job.label: self._alone(r.job) for r in failed}
             outcome = self.outcome() | {
@@ -144,12 +200,14 @@ class Study:
 
     def results(self, everything: bool = True) -> Results:
         """Return the tables of the strategies that are finished, or only what the study asks for of them."""
-        metrics = None if everything else metrics_needed(self.config)
+        return self._results_of(self.seeds, None if everything else metrics_needed(self.config))
+
+    def _results_of(self, seeds: tuple[int, ...], metrics: set[str] | None) -> Results:
         tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
-        for job, name, file in self._finished():
+        for job, name, file in finished(self._jobs_of(seeds)):
             rows = read_some(file, metrics)
             tables.setdefault(job.name, (self.cells[job.cell], {}))[1][name] = Table(rows)
-        return Results(self.config, tuple(tables.values()))
+        return Results(self.config, tuple(tables.values()), self.rule, seeds)
 
     def frame(self) -> dict[str, list[object]]:
         """Return a tidy table of everything that is finished, as columns.
@@ -158,21 +216,13 @@ class Study:
         a data frame of them.
         """
         columns: dict[str, list[object]] = {}
-        for job, name, file in self._finished():
+        for job, name, file in finished(self.jobs):
             cell, rows = self.cells[job.cell], read_columns(file)
             for key, value in {**cell.values, "seed": cell.seed, "strategy": name}.items():
                 columns.setdefault(key, []).extend([value] * len(rows["value"]))
             for key, column in rows.items():
                 columns.setdefault(key, []).extend(column)
         return columns
-
-    def _finished(self) -> Iterator[tuple[Job, str, Path]]:
-        """Yield every strategy that has lived to its end, with its job and its table."""
-        for job in self.jobs:
-            for name in job.config["strategies"]:
-                folder = job.folder / "strategies" / name
-                if (folder / "done.json").exists():
-                    yield job, name, folder / "results.jsonl"
 
     def verdicts(self) -> list[Verdict]:
         """Judge every criterion on what is finished."""
@@ -192,13 +242,16 @@ class Study:
             "file": str(self.file),
             "size": self.size,
             "identity": self.identity,
-            "seeds": list(self.config.seeds),
+            "seeds": list(self.seeds),
+            "rule": {"looks": list(self.rule.looks), "anytime": self.rule.anytime, "interval": self.rule.interval},
+            "looked_before": list(self.looked_before),
             "runs": len(self.jobs),
             "runs_done": len(self.jobs) - len(self.pending),
             "runs_done_when_criteria_were_declared": self._description().get("runs_done_when_declared", 0),
             "code": code_version(),
             "versions": versions(),
             "date": time.strftime("%Y-%m-%d"),
+            "validity": [asdict(v) for v in found.validity()],
             "verdicts": [asdict(v) for v in found.verdicts()],
             "comparisons": [asdict(d) for d in found.differences()],
             "variances": [asdict(c) for c in found.components()],
@@ -206,30 +259,33 @@ class Study:
 
     def _declare(self) -> None:
         """Write down what the study is, and how many runs were finished when its criteria were first seen."""
-        criteria = content_hash([c.model_dump(mode="json") for c in self.config.criteria])
-        done = len(self.jobs) - len(self.pending)
-        for file in self.folder.parent.glob(f"study-{self.config.name}-*/study.json"):
-            seen = _read(file)
-            if seen.get("criteria") == criteria:
-                done = min(done, int(seen.get("runs_done_when_declared", done)))
         description = {
             "file": str(self.file),
             "size": self.size,
             "config": self.declared.model_dump(mode="json", exclude_unset=True),
-            "criteria": criteria,
-            "runs_done_when_declared": done,
+            **declaration(self.folder, self.config, self.cells, sum(map(is_done, self.all_jobs))),
+            "looked_before": list(self.looked_before),
         }
         write_atomically(self.folder / "study.json", json.dumps(description, indent=1).encode())
 
     def _description(self) -> dict[str, Any]:
         file = self.folder / "study.json"
-        return _read(file) if file.exists() else {}
+        return read_mapping(file) if file.exists() else {}
 
     def _alone(self, job: Job) -> str:
         """Write a job's configuration to the study folder; return the command that runs it alone."""
         file = self.folder / "failed" / f"{job.name}.yaml"
         write_atomically(file, yaml.safe_dump(job.config, sort_keys=False).encode())
         return f"lifelong run {file} --runs {job.root}"
+
+
+def finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Path]]:
+    """Yield every strategy that has lived to its end, with its job and its table."""
+    for job in jobs:
+        for name in job.config["strategies"]:
+            folder = job.folder / "strategies" / name
+            if (folder / "done.json").exists():
+                yield job, name, folder / "results.jsonl"
 
 
 def resume_study(folder: Path | str) -> Study:
@@ -250,14 +306,6 @@ def resume_study(folder: Path | str) -> Study:
         again = f"lifelong study {file}" + (f" --size {size}" if size else "")
         raise ConfigError(f"{folder} was made by another version of the code. Run the study again: {again}")
     return study
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 @contextlib.contextmanager

@@ -4,57 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from lifelong.results.table import Row, Table
-from lifelong.study.config import Cell, Comparison, Criterion, Quantity, StudyConfig, Variance
-from lifelong.study.statistics import (
-    Estimate,
-    equivalence,
-    estimate,
-    floor_margin,
-    holm,
-    nested_variances,
-    t_interval,
+from lifelong.results.table import Table
+from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
+from lifelong.study.inference import Rule
+from lifelong.study.judging import (
+    Difference,
+    Evidence,
+    Outcome,
+    Verdict,
+    blocked_by,
+    corrected,
+    judge,
+    judge_gates,
 )
-
-Outcome = Literal["reproduced", "contradicted", "undecided"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of one criterion.
-
-    Attributes:
-        name: the claim in a few words.
-        outcome: reproduced (the whole interval lies beyond the bar, or within the margin), contradicted (the whole
-            interval lies on the other side) or undecided.
-        bar: what was asked, in words.
-        estimate: the number over seeds, or None if no run has it; of a margin with a 90 % t interval.
-        reason: why it is undecided, or what else to know.
-    """
-
-    name: str
-    outcome: Outcome
-    bar: str
-    estimate: Estimate | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One comparison: a strategy against another, over paired seeds."""
-
-    metric: str
-    of: str
-    minus: str
-    estimate: Estimate | None
-    p_corrected: float | None
-    what: str = ""
+from lifelong.study.quantities import in_words, over_points, value_of
+from lifelong.study.seeds import all_seeds, rule_of
+from lifelong.study.statistics import floor_margin, nested_variances, t_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +70,49 @@ class Results:
     Attributes:
         config: the study.
         tables: for every run on disk its cell and its tables by strategy.
+        rule: how the study may conclude; None takes what its seeds say.
+        seeds: that there should be by now; None for all.
     """
 
     config: StudyConfig
     tables: tuple[tuple[Cell, dict[str, Table]], ...]
+    rule: Rule | None = None
+    seeds: tuple[int, ...] | None = None
 
     def values(self, quantity: Quantity, strategy: str) -> dict[int, float]:
         """Return a quantity of one strategy for every seed: the mean over the grid points that `where` admits."""
-        return _over_points({point: v for point, (v,) in self._at_points(quantity, strategy).items()})
+        return over_points({point: v for point, (v,) in self._at_points(quantity, strategy).items()})
+
+    def validity(self) -> list[Verdict]:
+        """Judge what must hold for the criteria to be testable."""
+        return judge_gates([self._evidence(gate) for gate in self.config.validity], self._rule)
 
     def verdicts(self) -> list[Verdict]:
         """Judge every criterion."""
-        return [self._judge(c) for c in self.config.criteria]
+        blocked: dict[str, tuple[Outcome, str]] = {}
+        for gate, verdict in zip(self.config.validity, self.validity(), strict=True):
+            if (why := blocked_by(verdict)) is not None:
+                blocked |= dict.fromkeys(gate.criteria or [c.name for c in self.config.criteria], why)
+        return judge([self._evidence(c) for c in self.config.criteria], self._rule, blocked)
 
     def differences(self) -> list[Difference]:
         """Return every comparison, with p-values corrected over all of them."""
-        found: list[tuple[Comparison, str, Estimate | None]] = []
+        found: list[Difference] = []
         for comparison in self.config.comparisons:
             for name in comparison.of:
-                paired = self._paired(comparison, name, comparison.minus, lambda a, b: a - b)
-                found.append((comparison, name, estimate(list(paired.values())) if paired else None))
-        corrected = holm([None if e is None else e.p for _, _, e in found])
-        return [
-            Difference(c.metric, name, c.minus, e, p, in_words(c))
-            for (c, name, e), p in zip(found, corrected, strict=True)
-        ]
+                paired = self._paired(comparison, name, comparison.minus, _difference)
+                e = self._rule.estimate(paired.numbers) if paired.numbers else None
+                what = in_words(comparison)
+                found.append(
+                    Difference(
+                        comparison.metric, name, comparison.minus, e, None, what, paired.sides, tuple(paired.numbers)
+                    )
+                )
+        return corrected(found, self._rule)
+
+    @property
+    def _rule(self) -> Rule:
+        return rule_of(self.config.seeds) if self.rule is None else self.rule
 
     def components(self) -> list[Components]:
         """Return where the variance of every number that is asked for comes from."""
@@ -153,7 +142,7 @@ class Results:
                 continue
             point = (json.dumps(cell.values, sort_keys=True), cell.seed)
             for name in strategies:
-                value = _value(tables[name], quantity) if name in tables else None
+                value = value_of(tables[name], quantity) if name in tables else None
                 if value is not None:
                     found.setdefault(point, {})[name] = value
         return {
@@ -162,59 +151,75 @@ class Results:
             if len(values) == len(set(strategies))
         }
 
-    def _paired(
-        self, quantity: Quantity, of: str, other: str, pair: Callable[[float, float], float]
-    ) -> dict[int, float]:
+    def _paired(self, quantity: Quantity, of: str, other: str, pair: Callable[[float, float], float]) -> _Paired:
         """Return a number for every seed: pairs are made at each grid point, then averaged over the points."""
-        return _over_points({p: pair(a, b) for p, (a, b) in self._at_points(quantity, of, other).items()})
+        points = self._at_points(quantity, of, other)
+        return _Paired(
+            over_points({p: pair(a, b) for p, (a, b) in points.items()}),
+            over_points({p: a for p, (a, _) in points.items()}),
+            over_points({p: b for p, (_, b) in points.items()}),
+        )
 
-    def _judge(self, c: Criterion) -> Verdict:
+    def _evidence(self, c: Criterion) -> Evidence:
+        """Return what a criterion is judged by."""
         held = "" if other(c) is None else f" {sign_of(c)} {other(c)}"
         if c.against:
             held += f" where {', '.join(f'{k}={v}' for k, v in c.against.items())}"
-        asked = f"{c.of}{held} on {in_words(c)}"
-        bar = f"{asked} {_bar(c)}"
+        expected = all_seeds(self.config.seeds) if self.seeds is None else self.seeds
+        e = Evidence(
+            c.name,
+            f"{c.of}{held} on {in_words(c)}",
+            test_of(c),
+            _bar(c),
+            (),
+            ratio=c.over is not None,
+            floor=c.within == "retrained-2",
+            seeds=len(expected),
+        )
         try:
-            values = self._numbers(c)
+            paired = self._numbers(c)
         except ValueError as error:
-            return Verdict(c.name, "undecided", bar, None, str(error))
-        if not values:
-            return Verdict(c.name, "undecided", bar, None, self._why_nothing(c))
-        if c.within is not None:
-            margin = self._margin(c)
-            if margin is None:
-                return Verdict(c.name, "undecided", bar, None, self._why_nothing(c.second))
-            bar = f"{asked} within +-{margin:.3g}" + (" (retrained-2)" if c.within == "retrained-2" else "")
-            e = equivalence(values, margin)
-            outcome, reason = _decide_equal(e, margin)
-        else:
-            e = estimate(values)
-            if c.over is not None:
-                low, high = (None if bound is None else math.exp(bound) for bound in (e.low, e.high))
-                e = replace(e, mean=math.exp(e.mean), low=low, high=high)
-            outcome, reason = _decide(c, e)
-        missing = len(self.config.seeds) - e.n
-        if missing > 0:
-            some = f"{missing} of {len(self.config.seeds)} seeds have no value everywhere"
-            reason = some if reason is None else f"{reason}; {some}"
-        return Verdict(c.name, outcome, bar, e, reason)
-
-    def _numbers(self, c: Criterion) -> list[float]:
-        """Return the number that is judged for every seed; of ratios the logarithm."""
-        if c.against:
-            own, base = self.values(c, c.of), self.values(c.other, c.minus or c.over or c.of)
-            pair = _difference if c.over is None else _log_ratio
-            return [pair(own[seed], base[seed]) for seed in own if seed in base]
-        if c.over is not None:
-            return list(self._paired(c, c.of, c.over, _log_ratio).values())
-        if c.minus is not None:
-            return list(self._paired(c, c.of, c.minus, _difference).values())
-        return list(self.values(c, c.of).values())
-
-    def _margin(self, c: Criterion) -> float | None:
-        """Return what counts as nothing; None where it is to be that of two retrained models and there are not two."""
+            return replace(e, missing=str(error))
+        if not paired.by_seed:
+            return replace(e, missing=self._why_nothing(c))
+        numbers = paired.numbers if c.over is None else [math.exp(x) for x in paired.numbers]
+        e = replace(e, values=tuple(numbers), sides=paired.sides, not_testable=self._at_chance(c, paired))
         if c.within != "retrained-2":
-            return c.within
+            return e
+        margin = self._floor(c)
+        return replace(e, bar=margin, missing=None if margin is not None else self._why_nothing(c.second))
+
+    def _numbers(self, c: Criterion) -> _Paired:
+        """Return the number that is judged for every seed, of ratios the logarithm, and both sides of a comparison."""
+        pair = _difference if c.over is None else _log_ratio
+        strategy = other(c)
+        if strategy is None:
+            return _Paired(self.values(c, c.of), {}, {})
+        if not c.against:
+            return self._paired(c, c.of, strategy, pair)
+        first, second = self.values(c, c.of), self.values(c.other, strategy)
+        both = {seed: pair(first[seed], second[seed]) for seed in first if seed in second}
+        return _Paired(both, {s: first[s] for s in both}, {s: second[s] for s in both})
+
+    def _at_chance(self, c: Criterion, paired: _Paired) -> str | None:
+        """Say so if nothing that is compared is above guessing, or joint training is not."""
+        if c.chance is None:
+            return None
+        chance = 0.0 if c.above_chance else c.chance
+        if paired.of and not self._above(paired.of.values(), chance) and not self._above(paired.other.values(), chance):
+            return f"neither side is above chance ({c.chance:g})"
+        joint = self.values(c.model_copy(update={"model": "joint"}), c.of)
+        if joint and not self._above(joint.values(), chance):
+            return f"joint training is not above chance ({c.chance:g})"
+        return None
+
+    def _above(self, scores: Iterable[float], chance: float) -> bool:
+        """Whether the interval of a score over seeds lies above chance; of too few seeds whether the mean does."""
+        found = self._rule.estimate(list(scores))
+        return (found.mean if found.p is None or found.low is None else found.low) > chance
+
+    def _floor(self, c: Criterion) -> float | None:
+        """Return what one retraining differs from another, or None if there are not two retrained models."""
         first, second = self.values(c, c.of), self.values(c.second, c.of)
         floor = [first[seed] - second[seed] for seed in first if seed in second]
         return floor_margin(floor) if floor else None
@@ -232,6 +237,26 @@ class Results:
         return f"no finished run has a value{f': {reasons[-1]}' if reasons else ''}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """A number for every seed, and what it is the difference or the ratio of."""
+
+    by_seed: dict[int, float]
+    of: dict[int, float]
+    other: dict[int, float]
+
+    @property
+    def numbers(self) -> list[float]:
+        return list(self.by_seed.values())
+
+    @property
+    def sides(self) -> tuple[float, float] | None:
+        """Means of both sides."""
+        if not self.of:
+            return None
+        return sum(self.of.values()) / len(self.of), sum(self.other.values()) / len(self.other)
+
+
 def other(c: Criterion) -> str | None:
     """Return the strategy that a criterion compares with."""
     return c.minus or c.over
@@ -240,25 +265,6 @@ def other(c: Criterion) -> str | None:
 def sign_of(c: Criterion) -> str:
     """Return how it compares."""
     return "-" if c.minus else "/"
-
-
-def in_words(quantity: Quantity) -> str:
-    """Return which number of a run a quantity is.
-
-    >>> in_words(Quantity(metric="js", subject="requests", model="retrained", reduce="max"))
-    'max of js (retrained) of requests'
-    """
-    what = quantity.metric if quantity.model == "run" else f"{quantity.metric} ({quantity.model})"
-    if quantity.subject != "stream":
-        what += f" of {quantity.subject}"
-    if quantity.reduce != "one":
-        what = f"{quantity.reduce} of {what}"
-    if quantity.event != "last":
-        until = "at" if quantity.reduce == "one" else "until"
-        what += f" {until} {quantity.event if isinstance(quantity.event, str) else f'event {quantity.event}'}"
-    if quantity.where:
-        what += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
-    return what
 
 
 def _difference(a: float, b: float) -> float:
@@ -271,73 +277,15 @@ def _log_ratio(a: float, b: float) -> float:
     return math.log(a / b)
 
 
-def _over_points(values: dict[tuple[str, int], float]) -> dict[int, float]:
-    """Return the mean over grid points for every seed that has all points that any seed has, in the seeds' order."""
-    points = {point for point, _ in values}
-    seeds = sorted({seed for _, seed in values})
-    return {s: sum(values[p, s] for p in points) / len(points) for s in seeds if all((p, s) in values for p in points)}
-
-
-def _bar(c: Criterion) -> str:
+def test_of(c: Criterion) -> Literal["above", "below", "within"]:
+    """Return what the number must be."""
     if c.within is not None:
-        return f"within {c.within}"
-    return f"> {c.above:g}" if c.above is not None else f"< {c.below:g}"
+        return "within"
+    return "above" if c.above is not None else "below"
 
 
-def _decide(c: Criterion, e: Estimate) -> tuple[Outcome, str | None]:
-    if e.low is None or e.high is None:
-        return "undecided", "one seed gives no interval"
-    if c.above is not None:
-        beyond, short = e.low > c.above, e.high <= c.above
-    else:
-        assert c.below is not None
-        beyond, short = e.high < c.below, e.low >= c.below
-    if beyond:
-        return "reproduced", None
-    if short:
-        return "contradicted", None
-    return "undecided", "the interval spans the bar"
-
-
-def _decide_equal(e: Estimate, margin: float) -> tuple[Outcome, str | None]:
-    if e.low is None or e.high is None:
-        return "undecided", "one seed gives no interval"
-    how = f"90 % t interval, p = {e.p:.2g}"
-    if -margin <= e.low and e.high <= margin:
-        return "reproduced", how
-    if e.low > margin or e.high < -margin:
-        return "contradicted", how
-    return "undecided", f"the interval spans the margin; {how}"
-
-
-def _value(table: Table, quantity: Quantity) -> float | None:
-    """Return a quantity of one table, or None where it is undefined."""
-    rows = [r for r in table.select(quantity.metric, quantity.subject, quantity.model) if r.value is not None]
-    if quantity.event != "last":
-        event = _event(table, quantity.event)
-        rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]
-    if not rows:
-        return None
-    numbers = [r.value for r in rows if r.value is not None]
-    match quantity.reduce:
-        case "one":
-            return max(rows, key=lambda r: r.event).value
-        case "mean":
-            return sum(numbers) / len(numbers)
-        case "sum":
-            return sum(numbers)
-        case "max":
-            return max(numbers)
-        case "min":
-            return min(numbers)
-
-
-def _reduced_until(quantity: Quantity, r: Row, event: int) -> bool:
-    return quantity.reduce != "one" and r.event <= event
-
-
-def _event(table: Table, event: int | str) -> int | None:
-    """Return an event's index; a request's is where it was served."""
-    if isinstance(event, int):
-        return event
-    return next((r.event for r in table.select("exact", event)), None)
+def _bar(c: Criterion) -> float | None:
+    """Return the bar as the study states it; None where runs tell it."""
+    if c.within is not None:
+        return None if c.within == "retrained-2" else c.within
+    return c.above if c.above is not None else c.below

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lifelong.metrics.catalogue import MEASURES
+from lifelong.metrics.catalogue import measure_of
 from lifelong.results.table import Row, read_rows
 from lifelong.trackers._base import RunInfo
 from streams.events import DeletionRequest
@@ -58,6 +58,7 @@ class WandbTracker:
     def begin(self, info: RunInfo, first_event: int) -> None:
         """Open the W&B run of the strategy; bring it up to `first_event` if it does not have all rows before."""
         self._info, self._steps, self._complete, self._scores = info, len(info.stream.events), False, {}
+        self._measure = measure_of(info.config["objective"]["name"])
         self._run = self._open(info)
         self._run.define_metric("event")
         self._run.define_metric("*", step_metric="event")
@@ -69,7 +70,7 @@ class WandbTracker:
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
         """Log the rows of one event."""
         self._log(index, index, rows)
-        self._scores[index] = _by_unit(rows)
+        self._scores[index] = _by_unit(rows, self._measure)
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
         """Log the rows that references gave, each group at its event."""
@@ -199,9 +200,9 @@ def flatten(data: object, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _by_unit(rows: Iterable[Row]) -> dict[str, float | None]:
+def _by_unit(rows: Iterable[Row], measure: str) -> dict[str, float | None]:
     """Return the scores of single units."""
-    return {r.subject: r.value for r in rows if r.model == "run" and r.metric in MEASURES}
+    return {r.subject: r.value for r in rows if r.model == "run" and r.metric == measure}
 
 
 def _by_event(rows: Iterable[Row]) -> dict[int, list[Row]]:

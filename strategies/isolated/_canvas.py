@@ -20,9 +20,7 @@ from strategies.isolated._supermasks import (
     spans_of,
     unpack,
 )
-from strategies.objectives._base import FisherEstimator, Objective
-from strategies.objectives.causal_lm import CausalLM
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective, FisherEstimator, Objective, Predicts
 from strategies.parts.model import FlatModel, digest
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -44,16 +42,12 @@ class Canvas:
         Raises:
             ConfigError: the objective or the model has nothing for masks or outputs to be about.
         """
-        if isinstance(setting.objective, CausalLM):
-            raise ConfigError(
-                "objective: subnetworks have outputs of their own for a task's classes or numbers, and causal-lm has "
-                "none. Texts can be classified: source: wordnet, model: text-cnn, objective: classification."
-            )
         self._setting, self._outputs, self._density = setting, outputs, density
-        self._classes, self._spare = isinstance(setting.objective, Classification), spare
+        self._objective = ClassObjective.of(setting.objective) if setting.objective.predicts == "classes" else None
+        self._classes, self._spare = self._objective is not None, spare
         if outputs is not None and not self._classes:
             raise ConfigError("outputs: only classifiers can have more outputs than they need; leave it null.")
-        if outputs is not None and getattr(setting.objective, "loss", "ce") != "ce":
+        if outputs is not None and self._objective is not None and self._objective.loss != "ce":
             raise ConfigError("outputs: superfluous outputs need the softmax; set objective.loss: ce or outputs: null.")
         for unit in range(len(setting.units)):  # the least that an experience can ask for: say it before anything runs
             self.width_of((unit,))
@@ -141,13 +135,12 @@ class Canvas:
 
     def objective_of(self, units: tuple[int, ...]) -> Local:
         """Return the objective of a subnetwork: its own first outputs stand for the classes of its units."""
-        return Local(self._setting.objective, self.classes_of(units), self.width_of(units))
+        return Local(self._setting.objective, self.classes_of(units), self.width_of(units), self._objective)
 
     def blank(self, batch: Batch) -> torch.Tensor:
         """Return outputs ``[B, num_outputs]`` that say nothing: all alike, where they are permitted."""
-        objective = self._setting.objective
-        outputs = self.weights.new_zeros((len(batch), objective.num_outputs))
-        return objective.mask(outputs, batch) if isinstance(objective, Classification) else outputs
+        outputs = self.weights.new_zeros((len(batch), self._setting.objective.num_outputs))
+        return outputs if self._objective is None else self._objective.mask(outputs, batch)
 
     def mask_of(self, net: Subnetwork) -> torch.Tensor:
         """Return a subnetwork's mask, bool ``[P]``."""
@@ -173,12 +166,18 @@ class Local(Objective):
     Outputs are those of the whole objective, minus infinity where the model has none, followed by the superfluous ones.
     """
 
+    predicts: ClassVar[Predicts] = "classes"
     measure: ClassVar[str] = "accuracy"
 
-    def __init__(self, whole: Objective, classes: tuple[int, ...], width: int, plain: Objective | None = None) -> None:
-        """Speak for `classes`, with `width` outputs of the model; `whole` gives the losses, `plain` the outputs."""
-        self._whole, self._classes, self._width = whole, classes, width
-        self._plain = plain or whole
+    def __init__(self, whole: Objective, classes: tuple[int, ...], width: int, plain: ClassObjective | None) -> None:
+        """Speak for `classes`, with `width` outputs of the model.
+
+        Args:
+            whole: gives the losses.
+            classes, width: what the model speaks for, and how many outputs it has.
+            plain: gives the outputs; None where they stand for numbers, and are those of `whole`.
+        """
+        self._whole, self._classes, self._width, self._plain = whole, classes, width, plain
 
     @property
     @override
@@ -192,13 +191,13 @@ class Local(Objective):
 
     def own(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's own outputs ``[B, width]``."""
-        if not isinstance(self._plain, Classification):
-            return self._plain.outputs(model, batch)
-        return model(batch.x)[:, : self._width]
+        if self._plain is None:
+            return self._whole.outputs(model, batch)
+        return self._plain.logits(model, batch)[:, : self._width]
 
     def widen(self, own: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the model's own outputs where the whole objective has them."""
-        if not isinstance(self._plain, Classification):
+        if self._plain is None:
             return own
         outputs = own.new_full((len(own), self.num_outputs), float("-inf"))
         outputs[:, list(self._classes)] = own[:, : len(self._classes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -39,7 +40,11 @@ in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
-    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay."""
+    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay.
+
+    `mask_lr` and `weight_lr` stand in the place of `training.lr`; `training.optimizer` and `training.momentum` are not
+    for them.
+    """
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
@@ -83,6 +88,7 @@ class Subnetworks(Strategy, ABC):
     if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
     """
 
+    unheeded = {**Strategy.unheeded, "weight_decay": "its scores and weights are trained without"}
     state_grows = True
     test_options = {"density": 0.2}
 
@@ -144,7 +150,7 @@ class Subnetworks(Strategy, ABC):
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
-        left = later - again
+        left, kept = later - again, not self._erases and any(self._wrote(u) for u in touched)
         gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
         for units in left:
             self._nets[units].stale = True
@@ -156,7 +162,7 @@ class Subnetworks(Strategy, ABC):
         for experience in door.history():
             if experience.units in again:
                 outcome += self._teach(experience, door)
-        return outcome.graded(self._grade()).traced(self._capacity())
+        return replace(outcome.graded(self._grade()), weights_erased=not kept).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""
@@ -333,6 +339,8 @@ class Subnetworks(Strategy, ABC):
             lr=lr,
             epochs=epochs or training.epochs,
             batch_size=training.batch_size,
+            betas=training.betas,
+            eps=training.eps,
             clip_norm=training.clip_norm,
             bn_mode=training.bn_mode,
         )
@@ -348,7 +356,8 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets:
             canvas.wear(self._nets[u])
             with torch.inference_mode():
-                features = torch.cat([canvas.model.features(x) for x in sample.x.split(256)])
+                parts = [sample.part(start, start + 256) for start in range(0, len(sample), 256)]
+                features = torch.cat([self._setting.objective.features(canvas.model, part) for part in parts])
                 qualities.append(probe(features, sample.y, self._config.kkt_neighbours))
         canvas.take_off()
         chance = 1 / len(canvas.classes_of(units)) if canvas.classifies else 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -15,16 +17,18 @@ from typing_extensions import override
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.memory.exemplars import Draws, Remember
+from strategies.parts.passes import Passes, passes
 from strategies.parts.sharding.ensembles import pool
-from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, TrainingError
+from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import Key, seeded_torch
+from streams.positions import positions_in
+from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -112,6 +116,7 @@ class AmnesiacHAT(Strategy):
     it): gates are soft while they are trained, so that every later task has passed through all units. `holds` says so.
     """
 
+    supports = frozenset({"classes"})
     exact = "sometimes"
     state_grows = True
     test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
@@ -120,18 +125,17 @@ class AmnesiacHAT(Strategy):
         """Start with nothing learned.
 
         Raises:
-            ConfigError: the objective is not classification, the head is not linear, the body is no chain of layers, or
+            ConfigError: the head is not linear, the body is no chain of layers, or
                 the optimizer undoes what protects earlier tasks.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: amnesiac-hat gives tasks heads; it needs the objective classification.")
         scaled = "architecture" if config.architecture == "adahat" else "repair"
         if "adahat" in getattr(config, scaled) and setting.training.optimizer == "adam":
             raise ConfigError(
                 f"isolated.{scaled}: {getattr(config, scaled)} protects weights by smaller gradients, which adam "
                 f"scales up again. Set training.optimizer: sgd, or choose another {scaled}."
             )
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "amnesiac-hat"
         self._model = setting.make_model()
         head = self._model.network.head
@@ -147,6 +151,7 @@ class AmnesiacHAT(Strategy):
         self._tasks: list[_Task] = []
         self._shadows: dict[str, np.ndarray] = {}
         self._given_up = _NOTHING
+        self._learning = False
 
     @property
     @override
@@ -157,11 +162,9 @@ class AmnesiacHAT(Strategy):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Train gates, weights and a head, with a backup for each of the last tasks; note the change of the weights."""
         lesson = _Lesson(self, experience, door)
+        self._learning = True
         outcome = lesson.train()
-        if not bool(self._model.parameters.isfinite().all()):
-            raise TrainingError(
-                f"Training diverged at {experience.name}. Lower training.lr (now {self._setting.training.lr:g})."
-            )
+        self._learning = False
         self._tasks.append(lesson.finished())
         return self._noted(outcome)
 
@@ -192,19 +195,19 @@ class AmnesiacHAT(Strategy):
     @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all units for the others."""
-        self._mount()
         self._model.train(False)
-        everything = torch.ones(self._chain.num_units, device=batch.x.device)
-        features, _ = self._chain.run(batch.x, everything)
-        dense = self._objective.mask(self._model.network.head(features), batch)
-        if not self._tasks:
-            return dense
-        spoken_for = {c for t in self._tasks for c in self.classes(t.units)}
-        parts = [(dense.log_softmax(1), tuple(c for c in range(dense.shape[1]) if c not in spoken_for))]
-        for task in self._tasks:
-            self._set_buffers(task.buffers)
-            outputs = self._objective.mask(self.answer(task, batch.x), batch)
-            parts.append((outputs.log_softmax(1), self.classes(task.units)))
+        with self._answering():
+            everything = torch.ones(self._chain.num_units, device=batch.x.device)
+            features, _ = self._chain.run(batch.x, everything)
+            dense = self._objective.mask(self._model.network.head(features), batch)
+            if not self._tasks:
+                return dense
+            spoken_for = {c for t in self._tasks for c in self.classes(t.units)}
+            parts = [(dense.log_softmax(1), tuple(c for c in range(dense.shape[1]) if c not in spoken_for))]
+            for task in self._tasks:
+                self._set_buffers(task.buffers)
+                outputs = self._objective.mask(self.answer(task, batch.x), batch)
+                parts.append((outputs.log_softmax(1), self.classes(task.units)))
         return pool(parts)
 
     @override
@@ -286,7 +289,7 @@ class AmnesiacHAT(Strategy):
             task, rows = owners[number], torch.from_numpy(np.flatnonzero(owner == number)).to(batch.x.device)
             part = batch.rows(rows)
             outputs, own = self.answer(task, part.x), list(self.classes(task.units))
-            stored = task.outputs[torch.from_numpy(np.searchsorted(task.memory, ids[owner == number]))]
+            stored = task.outputs[torch.from_numpy(positions_in(task.memory, ids[owner == number]))]
             squared = (outputs[:, own] - stored[:, own]).square().mean(1)
             cross = self._objective.losses(self.only(outputs, task.units), part)
             terms.append(self._config.alpha * squared + self._config.beta * cross)
@@ -305,6 +308,20 @@ class AmnesiacHAT(Strategy):
         for task in tasks:
             weights += task.update
         return weights
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Mount the present weights; in the middle of a lesson they are there, and its buffers come back."""
+        if not self._learning:
+            self._mount()
+            yield
+            return
+        buffers = {name: b.clone() for name, b in self._model.network.named_buffers()}
+        self._set_buffers(self._buffers)
+        try:
+            yield
+        finally:
+            self._set_buffers(buffers)
 
     def _mount(self) -> None:
         """Put the present weights, the first head and the initial buffers into the model."""
@@ -355,8 +372,7 @@ class AmnesiacHAT(Strategy):
         rounds = [affected] if config.repair == "joint" else [[t] for t in affected]
         done = torch.zeros_like(gone)  # how many tasks use each unit, of those that are repaired already
         rate = config.intensity / config.epsilon
-        samples, loss = 0, torch.zeros(())
-        self._model.train()
+        outcome = Outcome()
         for number, tasks in enumerate(rounds):
             # Moments of a round would go on moving weights that the next one leaves alone.
             optimizer = make_optimizer(training.model_copy(update={"weight_decay": 0.0}), self._model.parameters)
@@ -364,20 +380,33 @@ class AmnesiacHAT(Strategy):
             movable = self._chain.on_weights(torch.minimum(gone, torch.stack([t.mask for t in tasks]).amax(0)))
             if config.repair == "sequential-adahat":
                 movable = movable * rate / (self._chain.on_weights(done) + rate)
-            with seeded_torch(key / "noise" / number):
-                for step in range(config.steps):
-                    batch = draws[step]
-                    self._model.gradient.zero_()
-                    with torch.enable_grad():
-                        loss = self.dark(batch, tasks)
-                        loss.backward()
-                    gradient = self._model.gradient
-                    gradient[: self._chain.size] *= movable
-                    gradient[self._chain.size :] = 0
-                    optimizer.step(self._model.parameters, gradient)
-                    samples += len(batch)
+            outcome += self._rehearse(tasks, draws, movable, optimizer, key / "noise" / number)
             done = done + torch.stack([t.mask for t in tasks]).amax(0)
-        return Outcome(len(rounds) * config.steps, samples, samples, {"repair": float(loss.detach())})
+        return outcome
+
+    def _rehearse(
+        self, tasks: list[_Task], draws: Draws, movable: torch.Tensor, optimizer: Optimizer, noise: Key
+    ) -> Outcome:
+        """Take the steps of one repair; the body's weights move by their share in `movable` ``[P]``, heads stay."""
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self.dark(draws[0].part(0, size), tasks)
+
+        loss, model, size = torch.zeros(()), self._model, self._chain.size
+        self._learning = True
+        with torch.enable_grad(), passes(model, self._setting.training, noise, loss_of) as steps:
+            for step in range(self._config.steps):
+                batch = draws[step]
+                loss = self.dark(batch, tasks)
+                model.gradient.zero_()
+                loss.backward()
+                model.gradient[:size] *= movable
+                model.gradient[size:] = 0
+                optimizer.step(model.parameters, steps.clip(model.gradient))
+                steps.samples += len(batch)
+                steps.done(loss)
+        self._learning = False
+        return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
 
     def _shared(self, task: _Task, other: _Task) -> torch.Tensor:
         """Return bool ``[P]``: weights both of whose ends both tasks use."""
@@ -439,35 +468,46 @@ class _Lesson:
     def train(self) -> Outcome:
         """Minimise loss + c sparsity + replay + mean loss of the backups."""
         s, training, data = self._s, self._s._setting.training, self._data
-        samples, step, loss = 0, 0, torch.zeros(())
-        remember = Remember(self._memory, self._outputs, self._steps // training.epochs, training.epochs, self._key)
-        s._model.train()
-        with seeded_torch(self._key / "noise"):
-            for epoch in range(training.epochs):
-                batches = data.positions(self._key / "epoch" / epoch).split(training.batch_size)
-                for number, positions in enumerate(batches):
-                    batch, slope = data.batch(positions), annealed(number, len(batches), s._config.s_max)
-                    gates = torch.sigmoid(slope * self._embedding)
-                    routes = [(w, t.mask) for w, t in zip(self._backups, self._backed, strict=True)]
-                    features, others = s._chain.run(batch.x, gates, routes)
-                    outputs, losses = self._losses(features, batch)
-                    remember.losses(losses, outputs, batch)
-                    share, by_layer = s._chain.occupied(gates, self._taken)
-                    loss = losses.mean() + s._config.sparsity * share
-                    if others:
-                        loss = loss + torch.stack([self._losses(f, batch)[1].mean() for f in others]).mean()
-                    samples += len(batch) * (1 + len(others))
-                    if self._draws is not None:
-                        replayed = self._draws[step]
-                        loss = loss + s.dark(replayed, s._tasks)
-                        samples += len(replayed)
-                    s._model.gradient.zero_()
-                    for tensor in (self._embedding, *self._backups):
-                        tensor.grad = None
-                    loss.backward()
-                    self._move(slope, [x.detach() for x in by_layer])
-                    step += 1
-        return Outcome(step, samples, samples, {"loss": float(loss.detach())})
+        per_epoch = self._steps // training.epochs
+        remember = Remember(self._memory, self._outputs, per_epoch, training.epochs, self._key)
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self._loss_on(data.batch(data.positions()[:size]), 1 / s._config.s_max)[0]
+
+        loss = torch.zeros(())
+        with passes(s._model, training, self._key / "noise", loss_of) as steps:
+            for batch in steps.over(data, self._key):
+                slope = annealed(steps.number % per_epoch, per_epoch, s._config.s_max)
+                loss, losses, outputs, shares = self._loss_on(batch, slope)
+                remember.losses(losses, outputs, batch)
+                steps.samples += len(batch) * (1 + len(self._backed))
+                if self._draws is not None:
+                    replayed = self._draws[steps.number]
+                    loss = loss + s.dark(replayed, s._tasks)
+                    steps.samples += len(replayed)
+                s._model.gradient.zero_()
+                for tensor in (self._embedding, *self._backups):
+                    tensor.grad = None
+                loss.backward()
+                self._move(steps, slope, shares)
+                steps.done(loss)
+        moved = (s._model.parameters, self._embedding, *self._backups)
+        return steps.outcome(*moved, losses={"loss": float(loss.detach())})
+
+    def _loss_on(
+        self, batch: Batch, slope: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Return all that is minimised but replay; the samples' losses ``[B]`` and outputs; what the gates open."""
+        s = self._s
+        gates = torch.sigmoid(slope * self._embedding)
+        routes = [(w, t.mask) for w, t in zip(self._backups, self._backed, strict=True)]
+        features, others = s._chain.run(batch.x, gates, routes)
+        outputs, losses = self._losses(features, batch)
+        share, by_layer = s._chain.occupied(gates, self._taken)
+        loss = losses.mean() + s._config.sparsity * share
+        if others:
+            loss = loss + torch.stack([self._losses(f, batch)[1].mean() for f in others]).mean()
+        return loss, losses, outputs, [x.detach() for x in by_layer]
 
     @torch.no_grad()
     def finished(self) -> _Task:
@@ -502,7 +542,7 @@ class _Lesson:
         return outputs, self._s._objective.losses(outputs, batch)
 
     @torch.no_grad()
-    def _move(self, slope: float, shares: list[torch.Tensor]) -> None:
+    def _move(self, steps: Passes, slope: float, shares: list[torch.Tensor]) -> None:
         """Take a step with weights, gates and backups; weights that tasks use move as the architecture says."""
         s, config, training = self._s, self._s._config, self._s._setting.training
         size = s._chain.size
@@ -520,6 +560,4 @@ class _Lesson:
             assert backup.grad is not None
             moves.append((backup.detach(), backup.grad.add(backup.detach(), alpha=training.weight_decay)))
         for optimizer, (tensor, gradient) in zip(self._optimizers, moves, strict=True):
-            if training.clip_norm is not None:
-                gradient.mul_((training.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
-            optimizer.step(tensor, gradient)
+            optimizer.step(tensor, steps.clip(gradient))

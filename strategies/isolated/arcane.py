@@ -10,8 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives._base import FisherEstimator, Objective
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective, FisherEstimator, Objective, Predicts
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.sharding.deltas import pack, unpack
@@ -41,6 +40,7 @@ class Config(BaseConfig):
 class _OneClass(Objective):
     """The squared distance of the features to a centre (Deep SVDD; Ruff et al. 2018)."""
 
+    predicts: ClassVar[Predicts] = "numbers"
     measure: ClassVar[str] = "negative_distance"
 
     def __init__(self, centre: torch.Tensor) -> None:
@@ -84,19 +84,15 @@ class Arcane(Strategy):
     its model.
     """
 
+    supports = frozenset({"classes"})
     exact = "always"
     state_grows = True
     test_options = {"blocks": 2}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with no class.
-
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: arcane makes a model per class, so it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        """Start with no class."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._model = setting.make_model()
         self._width = 0
         self._names = setting.key / "arcane"

@@ -12,18 +12,19 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.model import FlatModel
+from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, RequestError, TrainingError
+from streams.errors import RequestError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import Key, seeded_torch
+from streams.positions import positions_in
+from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -92,21 +93,14 @@ class ClpuDer(Strategy):
     keeps a uniform subset, chosen by name; outputs are those of a training step, as a reservoir has them.
     """
 
+    supports = frozenset({"classes"})
     exact = "always"
     state_grows = True
     reads_permanent_only = True
     test_options = {"memory": 20, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned.
-
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError(
-                "isolated: clpu-der compares the outputs of classes; it needs the objective classification."
-            )
+        """Start with nothing learned."""
         self._config, self._setting = config, setting
         self._names = setting.key / "clpu-der"
         self._main = setting.make_model()
@@ -250,7 +244,7 @@ class ClpuDer(Strategy):
     def dark(self, model: FlatModel, task: _Task, batch: Batch) -> torch.Tensor:
         """Return alpha mean (z - stored)^2, over the outputs of the task's classes, + beta loss."""
         outputs = self._setting.objective.outputs(model, batch)
-        rows = torch.from_numpy(np.searchsorted(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
+        rows = torch.from_numpy(positions_in(task.memory, batch.ids.cpu().numpy())).to(outputs.device)
         columns = list(self._classes(task.units))
         squared = (outputs[:, columns] - task.outputs[rows][:, columns]).square().mean()
         loss = self._setting.objective.losses(outputs, batch).mean()
@@ -263,21 +257,21 @@ class ClpuDer(Strategy):
         size = max(1, training.batch_size // max(1, len(others)))
         replay = _Replay(self, others, size, steps, key / "replay", door)
         optimizer = make_optimizer(training, model.parameters)
-        model.train(bn_mode=training.bn_mode)
-        samples, loss = 0, torch.zeros(())
-        with seeded_torch(key / "noise"):
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self.dark(model, task, own[0].part(0, size))
+
+        loss = torch.zeros(())
+        with passes(model, training, key / "noise", loss_of) as passed:
             for step in range(steps):
                 batch = own[step]
                 loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
                 model.gradient.zero_()
                 loss.backward()
-                if training.clip_norm is not None:
-                    model.gradient.mul_((training.clip_norm / (model.gradient.norm() + 1e-6)).clamp(max=1.0))
-                optimizer.step(model.parameters, model.gradient)
-                samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
-        if not bool(model.parameters.isfinite().all()):
-            raise TrainingError(f"{experience.name} diverged while it became permanent. Lower training.lr or alpha.")
-        return Outcome(steps=steps, forward=samples, backward=samples, losses={"loss": float(loss.detach())})
+                optimizer.step(model.parameters, passed.clip(model.gradient))
+                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
+                passed.done(loss)
+        return passed.outcome(model.parameters, losses={"loss": float(loss.detach())})
 
     @torch.no_grad()
     def _score(self, model: FlatModel, batch: Batch) -> float:

@@ -22,6 +22,8 @@ class Config(TrainedConfig):
 class Exssnet(Subnetworks):
     """Trains exclusive weights: what an older task computes with cannot change, and newer ones may read it."""
 
+    supports = frozenset({"classes", "numbers"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""
         super().__init__(config, setting, "private" if config.keep == "private" else "free")

@@ -15,16 +15,17 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_balanced
 from strategies.parts.memory.exemplars import Draws
+from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
-from streams.errors import ConfigError, TrainingError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import Key, seeded_torch
+from streams.positions import positions_in
+from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -110,19 +111,16 @@ class Pall(Strategy):
     Tasks that were learned later were trained through its weights, and keep what came of it; `holds` says so.
     """
 
+    supports = frozenset({"classes"})
+    unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
     exact = "sometimes"
     state_grows = True
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned.
-
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: pall gives classes rows of the head; it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        """Start with nothing learned."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "pall"
         self._model = setting.make_model()
         for module in self._model.network.modules():
@@ -155,30 +153,32 @@ class Pall(Strategy):
         free = self._free() | self._rows(experience.units)
         frozen = training.model_copy(update={"weight_decay": 0.0})
         weights_step, scores_step = make_optimizer(frozen, model.parameters), make_optimizer(frozen, scores)
-        samples, step, loss = 0, 0, torch.zeros(())
-        model.train()
-        with seeded_torch(key / "noise"):
-            for epoch in range(training.epochs):
-                for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
-                    batch = data.batch(positions)
-                    masks = {n: _Threshold.apply(self._view(scores, n), self._config.sparsity) for n in self._layers}
-                    loss = self._objective.losses(self._forward(batch, masks, experience.units), batch).mean()
-                    model.gradient.zero_()
-                    scores.grad = None
-                    loss.backward()
-                    gradient = model.gradient.add_(model.parameters, alpha=training.weight_decay).mul_(free)
-                    weights_step.step(model.parameters, gradient)
-                    assert scores.grad is not None
-                    with torch.no_grad():
-                        scores_step.step(scores.detach(), scores.grad * self._body)
-                    samples += len(batch)
-                    step += 1
-        if not bool(model.parameters.isfinite().all()):
-            raise TrainingError(f"Training diverged at {experience.name}. Lower training.lr (now {training.lr:g}).")
+
+        def loss_on(batch: Batch) -> torch.Tensor:
+            masks = {n: _Threshold.apply(self._view(scores, n), self._config.sparsity) for n in self._layers}
+            return self._objective.losses(self._forward(batch, masks, experience.units), batch).mean()
+
+        def loss_of(size: int) -> torch.Tensor:
+            return loss_on(data.batch(data.positions()[:size]))
+
+        loss = torch.zeros(())
+        with passes(model, training, key / "noise", loss_of) as steps:
+            for batch in steps.over(data, key):
+                loss = loss_on(batch)
+                model.gradient.zero_()
+                scores.grad = None
+                loss.backward()
+                assert scores.grad is not None
+                slopes = model.gradient.add_(model.parameters, alpha=training.weight_decay).mul_(free)
+                weights_step.step(model.parameters, steps.clip(slopes))
+                scores_step.step(scores.detach(), steps.clip(scores.grad * self._body))
+                steps.samples += len(batch)
+                steps.done(loss)
+        outcome = steps.outcome(model.parameters, scores, losses={"loss": float(loss.detach())})
         self._tasks.append(self._finished(experience, scores.detach(), data, key))
         self._share(door)
         self._renew()
-        return self._noted(Outcome(step, samples, samples, {"loss": float(loss.detach())}))
+        return self._noted(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -201,14 +201,14 @@ class Pall(Strategy):
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``: of each task for its classes, of all weights for the others."""
         self._model.train(False)
-        dense = self._objective.mask(self._model(batch.x), batch)
+        dense = self._objective.outputs(self._model, batch)
         if not self._tasks:
             return dense
         spoken_for = {c for t in self._tasks for c in self._classes(t.units)}
         parts = [(dense.log_softmax(1), tuple(c for c in range(dense.shape[1]) if c not in spoken_for))]
         for task in self._tasks:
             masks = {n: self._view(task.mask, n) for n in self._layers}
-            outputs = functional_call(self._model.network, self._weights(masks), (batch.x,))
+            outputs = self._logits(masks, batch)
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
@@ -309,26 +309,34 @@ class Pall(Strategy):
             positions = draw_positions(t.memory, size * self._config.steps, key / t.experience / t.incarnation)
             at = torch.from_numpy(positions).to(tune.device).view(self._config.steps, size)
             draws.append(Draws(door.fetch(t.memory), at))
-        samples, loss = 0, torch.zeros(())
-        model.train()
-        with seeded_torch(key / "noise"):
+
+        def loss_of(size: int) -> torch.Tensor:
+            return self._rehearsed([d[0].part(0, size) for d in draws])
+
+        loss = torch.zeros(())
+        with passes(model, training, key / "noise", loss_of) as steps:
             for step in range(self._config.steps):
-                terms = []
-                for t, draw in zip(self._tasks, draws, strict=True):
-                    batch = draw[step]
-                    outputs = self._forward(batch, {n: self._view(t.mask, n) for n in self._layers}, t.units)
-                    rows = torch.from_numpy(np.searchsorted(t.memory, batch.ids.cpu().numpy())).to(outputs.device)
-                    own = list(self._classes(t.units))
-                    squared = (outputs[:, own] - t.outputs[rows][:, own]).square().mean()
-                    cross = self._objective.losses(outputs, batch).mean()
-                    terms.append(self._config.alpha * squared + self._config.beta * cross)
-                    samples += len(batch)
-                loss = torch.stack(terms).mean()
+                batches = [draw[step] for draw in draws]
+                loss = self._rehearsed(batches)
                 model.gradient.zero_()
                 loss.backward()
-                optimizer.step(model.parameters, model.gradient.mul_(tune))
+                optimizer.step(model.parameters, steps.clip(model.gradient.mul_(tune)))
+                steps.samples += sum(len(batch) for batch in batches)
+                steps.done(loss)
         self._tuned.append((tune, frozenset(t.name for t in self._tasks)))
-        return Outcome(self._config.steps, samples, samples, {"repair": float(loss.detach())})
+        return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
+
+    def _rehearsed(self, batches: list[Batch]) -> torch.Tensor:
+        """Return the mean over tasks of alpha MSE + beta CE, each on a batch of its memory."""
+        terms = []
+        for t, batch in zip(self._tasks, batches, strict=True):
+            outputs = self._forward(batch, {n: self._view(t.mask, n) for n in self._layers}, t.units)
+            rows = torch.from_numpy(positions_in(t.memory, batch.ids.cpu().numpy())).to(outputs.device)
+            own = list(self._classes(t.units))
+            squared = (outputs[:, own] - t.outputs[rows][:, own]).square().mean()
+            cross = self._objective.losses(outputs, batch).mean()
+            terms.append(self._config.alpha * squared + self._config.beta * cross)
+        return torch.stack(terms).mean()
 
     def _finished(self, experience: Experience, scores: torch.Tensor, data: Data, key: Key) -> _Task:
         mask = torch.zeros_like(self._body)
@@ -337,7 +345,7 @@ class Pall(Strategy):
         share = max(1, self._config.memory // max(1, len(self._setting.units), len(self._tasks) + 1))
         classes = data.targets().cpu().numpy()
         memory = keep_balanced(experience.sample_ids, classes, share, key / "memory")
-        positions = torch.from_numpy(np.searchsorted(data.ids, memory))
+        positions = torch.from_numpy(positions_in(data.ids, memory))
         self._model.train(False)
         with torch.no_grad():
             masks = {n: self._view(mask, n) for n in self._layers}
@@ -354,7 +362,7 @@ class Pall(Strategy):
                 classes = door.fetch(task.memory).targets().cpu().numpy()
                 key = self._names / task.experience / task.incarnation / "memory"
                 left = keep_balanced(task.memory, classes, share, key)
-                task.outputs = task.outputs[torch.from_numpy(np.searchsorted(task.memory, left))]
+                task.outputs = task.outputs[torch.from_numpy(positions_in(task.memory, left))]
                 task.memory = left
                 for other in self._tasks:  # each of them has shaped what stayed
                     if other is not task:
@@ -362,10 +370,14 @@ class Pall(Strategy):
 
     def _forward(self, batch: Batch, masks: dict[str, torch.Tensor], units: tuple[int, ...]) -> torch.Tensor:
         """Return the outputs of a sub-network, minus infinity outside of the classes of its units."""
-        outputs = functional_call(self._model.network, self._weights(masks), (batch.x,))
+        outputs = self._logits(masks, batch)
         others = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
         others[list(self._classes(units))] = False
         return outputs.masked_fill(others, float("-inf"))
+
+    def _logits(self, masks: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        network, weights = self._model.network, self._weights(masks)
+        return self._objective.logits(lambda *inputs: functional_call(network, weights, inputs), batch)
 
     def _weights(self, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         parameters = dict(self._model.network.named_parameters())

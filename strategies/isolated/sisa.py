@@ -78,8 +78,8 @@ HONEST = Recipe(partition)
 class Sisa(Strategy):
     """One chain of stages per shard. Each experience appends its slices; randomness is named by shard and slice.
 
-    A stage that brings no live sample is left out. The optimizer is fresh in every stage, and `carry_optimizer` is not
-    heeded. Checkpoints are kept as lossless differences; the model that predicts is the last of them.
+    A stage that brings no live sample is left out. The optimizer is fresh in every stage. Checkpoints are kept as
+    lossless differences; the model that predicts is the last of them.
     """
 
     exact = "always"

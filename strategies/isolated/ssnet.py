@@ -16,6 +16,8 @@ class Config(TrainedConfig):
 class Ssnet(Subnetworks):
     """Trains all weights of a mask: older tasks that share them are changed."""
 
+    supports = frozenset({"classes", "numbers"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""
         super().__init__(config, setting, "mask")

@@ -25,6 +25,8 @@ class Config(SubnetworkConfig):
 class Supsup(Subnetworks):
     """Learns masks, never weights: nothing that one task does can reach another."""
 
+    supports = frozenset({"classes", "numbers"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask.
 

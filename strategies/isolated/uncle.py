@@ -16,15 +16,15 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError, TrainingError
 from streams.events import DeletionRequest, Experience
-from streams.randomness import seeded_globals, seeded_torch
+from streams.randomness import seeded_globals
 
 _NOTHING = np.array([], dtype=np.int64)
 Kind = Literal["weight", "bias", "norm-scale", "norm-shift"]
@@ -92,20 +92,17 @@ class Uncle(Strategy):
     into noise. Without task labels, each task speaks for its classes. Norm statistics are kept per task.
     """
 
+    supports = frozenset({"classes"})
     state_grows = True
     test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Make the hypernetwork for the setting's model.
-
-        Raises:
-            ConfigError: the objective is not classification.
-        """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: uncle makes weights per task; it needs the objective classification.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
+        """Make the hypernetwork for the setting's model."""
+        self._config, self._setting = config, setting
+        self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "uncle"
-        self._target = setting.make_model().network.requires_grad_(False)
+        self._shell = setting.make_model()
+        self._target = self._shell.network.requires_grad_(False)
         self._buffers = {n: b.clone() for n, b in self._target.named_buffers()}
         self._kinds = _kinds(self._target)
         self._shapes = {n: p.shape for n, p in self._target.named_parameters()}
@@ -138,27 +135,29 @@ class Uncle(Strategy):
         trained += [] if self._codes_set else [(chunks, None)]
         optimizers = [make_optimizer(training, tensor) for tensor, _ in trained]
         self._set_buffers(self._buffers)
-        self._target.train(True)
-        samples, loss = 0, torch.zeros(())
-        with seeded_torch(key / "noise"):
-            for epoch in range(training.epochs):
-                for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
-                    batch = data.batch(positions)
-                    weights = self._generate(code, chunks)
-                    loss = self._objective.losses(self._outputs(weights, batch, experience.units), batch).mean()
-                    loss = loss + self._config.preserve * self._change(protected, before, chunks)
-                    self._hyper.gradient.zero_()
-                    code.grad = chunks.grad = None
-                    loss.backward()
-                    for (tensor, gradient), optimizer in zip(trained, optimizers, strict=True):
-                        slope = tensor.grad if gradient is None else gradient
-                        assert slope is not None
-                        if training.clip_norm is not None:
-                            slope = slope * (training.clip_norm / (slope.norm() + 1e-6)).clamp(max=1.0)
-                        optimizer.step(tensor.detach(), slope)
-                    samples += len(batch)
-        if not bool(self._hyper.parameters.isfinite().all()):
-            raise TrainingError(f"Training diverged at {experience.name}. Lower training.lr (now {training.lr:g}).")
+
+        def loss_on(batch: Batch) -> torch.Tensor:
+            outputs = self._outputs(self._generate(code, chunks), batch, experience.units)
+            change = self._change(protected, before, chunks)
+            return self._objective.losses(outputs, batch).mean() + self._config.preserve * change
+
+        def loss_of(size: int) -> torch.Tensor:
+            return loss_on(data.batch(data.positions()[:size]))
+
+        loss = torch.zeros(())
+        with passes(self._shell, training, key / "noise", loss_of) as steps:
+            for batch in steps.over(data, key):
+                loss = loss_on(batch)
+                self._hyper.gradient.zero_()
+                code.grad = chunks.grad = None
+                loss.backward()
+                for (tensor, gradient), optimizer in zip(trained, optimizers, strict=True):
+                    slope = tensor.grad if gradient is None else gradient
+                    assert slope is not None
+                    optimizer.step(tensor.detach(), steps.clip(slope))
+                steps.samples += len(batch)
+                steps.done(loss)
+        outcome = steps.outcome(*(tensor for tensor, _ in trained), losses={"loss": float(loss.detach())})
         self._chunks, self._codes_set = chunks.detach(), True
         buffers = {n: b.clone() for n, b in self._target.named_buffers()}
         self._tasks.append(
@@ -172,8 +171,7 @@ class Uncle(Strategy):
             )
         )
         self._derived[experience.sample_ids] = True
-        steps = training.num_steps(len(data))
-        return self._noted(Outcome(steps, samples, samples, {"loss": float(loss.detach())}))
+        return self._noted(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -198,15 +196,13 @@ class Uncle(Strategy):
     @override
     def predict(self, batch: Batch) -> torch.Tensor:
         """Return pooled log probabilities ``[B, C]``, each task speaking for its classes."""
+        self._target.train(False)
         if not self._tasks:
-            self._set_buffers(self._buffers)
-            self._target.train(False)
-            return self._objective.mask(self._target(batch.x), batch)
+            return self._objective.mask(self._logits(self._buffers, batch), batch)
         parts = []
         for task in self._tasks:
-            self._set_buffers(task.buffers)
-            self._target.train(False)
-            outputs = functional_call(self._target, self._weights(task.code), (batch.x,))
+            # statistics are handed over, not written: a lesson may be going on, with its own in the network
+            outputs = self._logits(self._weights(task.code) | task.buffers, batch)
             parts.append((self._objective.mask(outputs, batch).log_softmax(1), self._classes(task.units)))
         return pool(parts)
 
@@ -313,10 +309,13 @@ class Uncle(Strategy):
         return made
 
     def _outputs(self, weights: dict[str, torch.Tensor], batch: Batch, units: tuple[int, ...]) -> torch.Tensor:
-        outputs = functional_call(self._target, weights, (batch.x,))
+        outputs = self._logits(weights, batch)
         others = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
         others[list(self._classes(units))] = False
         return outputs.masked_fill(others, float("-inf"))
+
+    def _logits(self, weights: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        return self._objective.logits(lambda *inputs: functional_call(self._target, weights, inputs), batch)
 
     def _make_hyper(self) -> Network:
         """Build trunk and heads; weights are drawn so that what is made has variance 1 / fan-in (hyperfan-in)."""

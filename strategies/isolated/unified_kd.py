@@ -13,17 +13,18 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._contrastive import contrastive_distillation, rotated_views, supervised_contrastive
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.teachers.divergence import softened_kl
-from strategies.parts.teachers.teacher import Tap
+from strategies.parts.teachers.tap import Tap
 from strategies.parts.weights.layers import redraw
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.positions import positions_in
 from streams.randomness import Key, seeded_torch
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -110,17 +111,16 @@ class UnifiedKD(Strategy):
     the divergence of the student from a random network on the forget set. Nothing about it is exact.
     """
 
+    supports = frozenset({"classes"})
     test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.
 
         Raises:
-            ConfigError: the objective is not classification, or the model's head is not linear.
+            ConfigError: the model's head is not linear.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("isolated: unified-kd contrasts classes; it needs the objective classification.")
-        self.config, self.setting = config, setting
+        self.config, self.setting, self.objective = config, setting, ClassObjective.of(setting.objective)
         self.names = setting.key / "unified-kd"
         self.student, self.teacher = self._make_model(), self._make_model()
         self.teacher.train(False)
@@ -156,8 +156,7 @@ class UnifiedKD(Strategy):
         known = door.fetch(self.memory) if len(self.memory) else None
         bad = redraw(self.setting.make_model(), self.names / "unlearning-teacher")
         bad.train(False)
-        objective = self.setting.objective
-        assert isinstance(objective, Classification)
+        objective = self.objective
         with _Keep(self, known, key, remember=False, teach=not clear) as keep:
             hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
             outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
@@ -243,7 +242,7 @@ class _Keep(Hooks):
         self._step = self.forward = self.backward = 0
 
     def __enter__(self) -> _Keep:
-        self.tap = Tap(self._s.student.network.body)
+        self.tap = Tap(self._s.student, self._s.student.network.body)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,7 +250,7 @@ class _Keep(Hooks):
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        features = self.tap.take(batch.x)
+        features = self.tap.take(batch)
         loss = self.kept(loss, [(batch, features)])
         if self._remember:
             s = self._s
@@ -264,9 +263,10 @@ class _Keep(Hooks):
         s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
         if self._known is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
-            rows = np.searchsorted(self._known.ids, np.sort(s.memory[order]))
+            rows = positions_in(self._known.ids, np.sort(s.memory[order]))
             drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
-            features = s.student.features(drawn.x)
+            drawn = s.objective.drawn(drawn, self._key / "drawn" / self._step)
+            features = s.objective.features(s.student, drawn)
             loss = loss + self._rehearsed(drawn, features)
             parts = [*parts, (drawn, features)]
             self.forward, self.backward = self.forward + len(drawn), self.backward + len(drawn)
@@ -290,16 +290,15 @@ class _Keep(Hooks):
 
     def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
         """Return the loss on a draw of the memory, and what the teacher makes of it."""
-        s, config, objective = self._s, self._s.config, self._s.setting.objective
+        s, config, objective = self._s, self._s.config, self._s.objective
         heads = s.student.network.head
-        assert isinstance(objective, Classification)
         assert isinstance(heads, _Heads)
         logits = heads(features)
         total = config.replay * objective.losses(objective.mask(logits, drawn), drawn).mean()
         if not self._teach or not (config.distil or config.contrast):
             return total
         with torch.no_grad():
-            taught_features = s.teacher.features(drawn.x)
+            taught_features = objective.features(s.teacher, drawn)
             others = s.teacher.network.head
             assert isinstance(others, _Heads)
             taught = objective.mask(others(taught_features), drawn)
@@ -347,7 +346,7 @@ class _Keep(Hooks):
 class _Forget(Hooks):
     """While a request is served: the divergence from a random network instead of the loss, and L_cl of the memory."""
 
-    def __init__(self, objective: Classification, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
+    def __init__(self, objective: ClassObjective, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
         self._objective, self._bad, self._keep, self._gamma = objective, bad, keep, gamma
 
     @override
@@ -360,7 +359,7 @@ class _Forget(Hooks):
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         kept = self._keep.kept(loss.new_zeros(()), [])
-        self._keep.tap.take(batch.x)
+        self._keep.tap.take(batch)
         return loss + kept if self._gamma is None else (1 - self._gamma) * loss + self._gamma * kept
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +11,13 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
+from strategies.objectives._base import EVALUATION
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NOTHING = np.array([], dtype=np.int64)
@@ -30,7 +33,8 @@ class DarkConfig(BaseConfig):
     """Samples per draw; null takes the training batch size."""
     stored: Literal["seen", "final"] = "seen"
     """Outputs that are stored. seen: those of a training step, in one of the epochs at random, as a reservoir that is
-    filled while training has them. final: those of the finished model, as Avalanche does."""
+    filled while training has them. final: those of the finished model, as Avalanche does; for an objective that draws
+    noise, whose outputs of a training step cannot be compared with others."""
     after_request: Literal["recompute", "keep"] = "recompute"
     """What becomes of stored outputs when an unlearner has changed the weights: compute them anew before the next
     experience, or keep distilling the earlier model."""
@@ -144,12 +148,21 @@ class DarkExperience(Plugin, ABC):
     """
 
     test_options = {"memory": 30, "batch": 8}
-    on_text: ClassVar[bool] = False
 
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
-        """Start with an empty memory."""
+        """Start with an empty memory.
+
+        Raises:
+            ConfigError: outputs of training steps are to be stored, each of which has noise of its own.
+        """
         super().__init__(config, setting)
+        if setting.objective.draws and config.stored == "seen":
+            raise ConfigError(
+                f"learner.stored: 'seen' keeps outputs of a training step, and {type(setting.objective).__name__} "
+                f"draws noise anew in each; set stored: final."
+            )
         self._options, self._alpha, self._beta = config, alpha, beta
+        self._by_class = setting.objective.predicts == "classes"
         key = setting.key / "dark" / "priority"
         like, width = setting.make_model().parameters, setting.objective.num_outputs
         self._memory = DarkMemory(config.memory, width, like, setting.num_samples, key)
@@ -181,7 +194,7 @@ class DarkExperience(Plugin, ABC):
         self._key = lesson.key / "dark"
         self._objective = self.setting.objective.training_on(lesson.data)
         self._passed = 0
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead -= set(np.unique(lesson.data.targets().cpu().numpy()).tolist())
         if self._stale and len(self._memory):
             known = self._memory.outputs.isfinite()
@@ -201,8 +214,9 @@ class DarkExperience(Plugin, ABC):
             names = [n for n, weight in (("outputs", self._alpha), ("targets", self._beta)) if weight]
             slots = [self._memory.draw(size, self._key / name / step) for name in names]
             if slots:
-                self._drawn = self._lent(self._memory.ids[np.concatenate(slots)])
+                rows = self._lent(self._memory.ids[np.concatenate(slots)])
                 self._num_distilled = len(slots[0]) if self._alpha else 0
+                self._drawn = self._with_draws(rows, step) if self._objective.draws else rows
                 self._stored = self._memory.outputs[torch.from_numpy(slots[0])]
         return batch
 
@@ -238,7 +252,7 @@ class DarkExperience(Plugin, ABC):
         named = set(request.keys_of("class"))
         for unit in request.keys_of("task"):
             named |= set(self.setting.units[unit].classes)
-        if self.setting.objective.num_outputs > 1:
+        if self._by_class:
             self._dead |= named
             self._memory.ignore(sorted(self._dead))
 
@@ -284,6 +298,11 @@ class DarkExperience(Plugin, ABC):
             self._memory.offer(ids[rows], self._alive(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
 
+    def _with_draws(self, rows: Batch, step: int) -> Batch:
+        """Draw for outputs what was drawn when they were stored, and for targets anew."""
+        stored, anew = self._objective.drawn(rows, EVALUATION), self._objective.drawn(rows, self._key / step)
+        return stored.part(0, self._num_distilled).concat(anew.part(self._num_distilled))
+
     def _alive(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._dead:
             outputs = outputs.clone()
@@ -292,11 +311,12 @@ class DarkExperience(Plugin, ABC):
 
     def _lent(self, ids: np.ndarray) -> Batch:
         assert self._data is not None
-        return self._data.batch(torch.from_numpy(np.searchsorted(self._data.ids, ids)).to(self._memory.outputs.device))
+        return self._data.batch(torch.from_numpy(positions_in(self._data.ids, ids)).to(self._memory.outputs.device))
 
     @torch.no_grad()
     def _outputs_of(self, ids: np.ndarray, model: FlatModel) -> torch.Tensor:
         """Return the outputs in evaluation mode; `fit` sets its own mode."""
         model.train(False)
         parts = np.array_split(ids, -(-len(ids) // 256))
-        return torch.cat([self.setting.objective.outputs(model, self._lent(p)) for p in parts])
+        objective = self.setting.objective
+        return torch.cat([objective.outputs(model, objective.drawn(self._lent(p), EVALUATION)) for p in parts])

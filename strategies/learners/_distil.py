@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
-from strategies.parts.teachers.teacher import Tap, Teacher
+from strategies.parts.teachers.tap import Tap
+from strategies.parts.teachers.teacher import Teacher
 from streams.config import Config
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -19,7 +20,6 @@ from streams.events import DeletionRequest
 class DistillingPlugin(Plugin):
     """Keeps a teacher; derived classes tap the student in `begin`, and add their term to the loss."""
 
-    on_text: ClassVar[bool] = False
     term: ClassVar[str]
     """What the mean of the term is called among the losses of an outcome."""
 

@@ -10,7 +10,6 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.lowrank.changes import Factors, LowRankSteps, check_rank, fresh_factors, matrices_of
 from strategies.parts.training.optimizers import Optimizer
 from streams.config import Config as BaseConfig
@@ -55,7 +54,7 @@ class LowRankPlugin(Plugin):
         self._matrices = matrices_of(model)
         check_rank(config.rank, self._matrices, f"learner.{self.name}.rank")
         # Where the head says next tokens it is as frozen as the rest; a head of classes must learn new ones.
-        own_head = not isinstance(setting.objective, CausalLM)
+        own_head = setting.objective.predicts != "tokens"
         self._free = model.mask("head").nonzero().squeeze(1) if own_head else None
         self._seen = 0
         self._now: LowRankSteps | None = None

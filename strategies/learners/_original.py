@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
@@ -40,20 +40,19 @@ class OriginalConfig(GeneralConfig):
     domains, or the original. The paper adapts to one domain, where both are the same."""
 
 
-def needs_all_tokens(setting: Setting, name: str) -> CausalLM:
+def needs_all_tokens(setting: Setting, name: str) -> TextObjective:
     """Return the objective if it is next-token prediction over whole rows.
 
     Raises:
         ConfigError: it is not.
     """
-    if not isinstance(setting.objective, CausalLM):
-        raise ConfigError(f"learner: {name!r} learns text; it needs objective: causal-lm, and a source of text.")
-    if setting.objective.config.loss_on != "all":
+    objective = TextObjective.of(setting.objective)
+    if objective.loss_on != "all":
         raise ConfigError(
             f"objective.loss_on: {name!r} goes on pretraining, on every token of plain text; set objective: {{name: "
             f"causal-lm, loss_on: all}}."
         )
-    return setting.objective
+    return objective
 
 
 class HeldToOriginal(Plugin, ABC):
@@ -67,7 +66,7 @@ class HeldToOriginal(Plugin, ABC):
         """Start before the first lesson.
 
         Raises:
-            ConfigError: the objective is another than next-token prediction over all tokens.
+            ConfigError: the objective is trained on other tokens than all.
         """
         super().__init__(config, setting)
         self._text_objective = needs_all_tokens(setting, self.name)
@@ -99,9 +98,7 @@ class HeldToOriginal(Plugin, ABC):
         if self.config.strength:
             mine = self.config.teacher == "original"
             self._teacher = self._original.model if mine else frozen_copy(self.setting, lesson.model)
-        whole = self._text_objective.training_on(lesson.data)
-        assert isinstance(whole, CausalLM)
-        self._whole = whole
+        self._whole = self._text_objective.training_on(lesson.data)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
@@ -112,7 +109,9 @@ class HeldToOriginal(Plugin, ABC):
         self._terms.append(term.detach())
         return loss + self.config.strength * term
 
-    def divergence(self, objective: CausalLM, teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def divergence(
+        self, objective: TextObjective, teacher: FlatModel, outputs: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
         """Return the mean divergence over the positions that count in the objective's losses, reduced as those are."""
         self._passed += len(batch)
         with torch.no_grad():

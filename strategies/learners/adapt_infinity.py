@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
-from strategies.objectives.causal_lm import CausalLM
 from strategies.outcome import Draw, Selector
 from strategies.parts.model import FlatModel
 from strategies.parts.selection.budgets import Shares, densities, equal_shares, spreads, weighted_shares
@@ -138,6 +137,7 @@ class AdaptInfinity(SurveyingSelection):
 
     test_options = {"share": 1.0, "width": 32}
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "adapt-infinity"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -149,7 +149,7 @@ class AdaptInfinity(SurveyingSelection):
         super().__init__(config, setting)
         if config.shares == "el2n-spread" and config.selectors is not None and "el2n" not in config.selectors:
             raise ConfigError("learner.adapt-infinity.shares: el2n-spread needs el2n among the selectors.")
-        kind: Kind = "rademacher" if isinstance(setting.objective, CausalLM) else "tensor-sketch"
+        kind: Kind = "rademacher" if setting.objective.predicts == "tokens" else "tensor-sketch"
         self._projector = Projector(config.projection or kind, config.width, self._key, config.memory)
         nothing = np.array([], dtype=np.int64)
         self._pruned = {"ids": nothing, "keepers": nothing, "arrivals": nothing}

@@ -51,11 +51,12 @@ class AGEM(Rehearsal):
         self._step = self._passed = 0
         self._model: FlatModel | None = None
         self._objective: Objective = setting.objective
+        self._drawing = setting.key
 
     @override
     def begin(self, lesson: Lesson) -> None:
         super().begin(lesson)
-        self._model, self._passed = lesson.model, 0
+        self._model, self._passed, self._drawing = lesson.model, 0, lesson.key / "agem"
         self._objective = self.setting.objective.training_on(lesson.data)
 
     @override
@@ -67,7 +68,7 @@ class AGEM(Rehearsal):
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         if self._draws is None or self._model is None:
             return gradient
-        batch = self._draws[self._step]
+        batch = self._objective.drawn(self._draws[self._step], self._drawing / self._step)
         self._passed += len(batch)
         loss = self._objective.losses(self._objective.outputs(self._model, batch), batch).mean()
         trained = [p for p in self._model.network.parameters() if p.requires_grad]

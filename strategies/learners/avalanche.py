@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, State
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import Training
 from strategies.parts.model import digest
 from streams.config import Config as BaseConfig
@@ -69,6 +69,7 @@ class Config(BaseConfig):
 class Avalanche(Learner):
     """Drives one Avalanche strategy over the model, and keeps the record that rebuilds it."""
 
+    supports = frozenset({"classes"})
     restores_by_reliving = True
     test_options = {"retained": 0}
 
@@ -76,13 +77,11 @@ class Avalanche(Learner):
         """Build the strategy.
 
         Raises:
-            ConfigError: a path cannot be imported, an option is not accepted, or the run is not classification.
+            ConfigError: a path cannot be imported, or an option is not accepted.
         """
-        if not isinstance(setting.objective, Classification):
-            raise ConfigError("learner: 'avalanche' trains classifiers only; choose another learner for this task.")
-        _check_loop(setting.training, setting.objective)
+        self._objective = ClassObjective.of(setting.objective)
+        _check_loop(setting.training, self._objective)
         self.config, self.setting = config, setting
-        self._objective = setting.objective
         self.reset()
 
     @override
@@ -340,7 +339,7 @@ def _on_cpu(batch: Batch) -> Batch:
     return Batch(batch.ids.cpu(), batch.x.cpu(), batch.y.cpu(), None if batch.task is None else batch.task.cpu())
 
 
-def _check_loop(training: Training, objective: Classification) -> None:
+def _check_loop(training: Training, objective: ClassObjective) -> None:
     """Refuse options of our loop that Avalanche's does not have, instead of passing over them."""
     for key, value, plain in (
         ("training.bn_mode", training.bn_mode, "train"),
@@ -349,7 +348,9 @@ def _check_loop(training: Training, objective: Classification) -> None:
         ("objective.mask", objective.training_mask, "none"),
     ):
         if value != plain:
-            raise ConfigError(f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}.")
+            raise ConfigError(
+                f"{key}: the 'avalanche' learner brings its own loop, which cannot do {value!r}; set it to {plain!r}."
+            )
 
 
 def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
@@ -407,7 +408,7 @@ def _call(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"{where}: {make.__name__} does not accept this: {error}") from error
 
 
-def _task_aware(network: torch.nn.Module, objective: Classification) -> torch.nn.Module:
+def _task_aware(network: torch.nn.Module, objective: ClassObjective) -> torch.nn.Module:
     """Return the network as Avalanche's kind of module that gets task labels, masked as the objective masks."""
     from avalanche.models import MultiTaskModule
 

@@ -33,6 +33,7 @@ class CCS(SurveyingSelection):
     """Coverage of one score over the whole pool, without clusters."""
 
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "ccs"
 
     @override

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from pydantic import Field
@@ -36,7 +36,7 @@ class CPR(Plugin):
     """Subtracts the mean entropy of the batch; objectives that predict no distribution are left as they are."""
 
     config: Config
-    on_text: ClassVar[bool] = False
+    supports = frozenset({"classes"})
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

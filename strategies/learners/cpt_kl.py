@@ -18,6 +18,7 @@ class CPTKL(HeldToOriginal):
     """Adds lambda KL(teacher || model) of every token; it pulls back from new facts as much as from new style."""
 
     config: Config
+    supports = frozenset({"tokens"})
     name: ClassVar[str] = "cpt_kl"
 
     @property

@@ -21,6 +21,8 @@ class Config(DarkConfig):
 class DER(DarkExperience):
     """Distils the past by stored outputs alone."""
 
+    supports = frozenset({"classes", "numbers", "images"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""
         super().__init__(config, setting, config.alpha, 0.0)

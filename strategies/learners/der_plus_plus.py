@@ -23,6 +23,8 @@ class Config(DarkConfig):
 class DERPlusPlus(DarkExperience):
     """Distils the past by stored outputs and by labels."""
 
+    supports = frozenset({"classes", "numbers", "images"})
+
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""
         super().__init__(config, setting, config.alpha, config.beta)

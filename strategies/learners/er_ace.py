@@ -50,8 +50,8 @@ class ERACE(Rehearsal):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
     config: Config
+    supports = frozenset({"classes", "numbers"})
     name: ClassVar[str] = "er-ace"
-    on_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""
@@ -60,23 +60,25 @@ class ERACE(Rehearsal):
         self._seen_here = torch.zeros(0, dtype=torch.bool)
         self._replayed: Batch | None = None
         self._masks = False
-        self._passed = 0
+        self._passed, self._drawing = 0, setting.key
         self._objective: Objective = setting.objective
 
     @override
     def begin(self, lesson: Lesson) -> None:
         super().begin(lesson)
-        self._masks = len(self._seen) > 1 and bool(self._seen.any())
-        if len(self._seen) > 1:
+        by_class = self.setting.objective.predicts == "classes"
+        self._masks = by_class and bool(self._seen.any())
+        if by_class:
             self._seen[np.unique(lesson.data.targets().cpu().numpy())] = True
         self._seen_here = torch.from_numpy(self._seen).to(lesson.model.parameters.device)
-        self._passed = 0
+        self._passed, self._drawing = 0, lesson.key / "er-ace"
         self._objective = self.setting.objective.training_on(lesson.data)
 
     @override
     def extend(self, batch: Batch, step: int) -> Batch:
         """Take the step's replayed samples; they are passed on their own."""
-        self._replayed = None if self._draws is None else self._draws[step]
+        drawing = self._drawing / step
+        self._replayed = None if self._draws is None else self._objective.drawn(self._draws[step], drawing)
         return batch
 
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.parts.model import FlatModel
-from strategies.parts.teachers.teacher import Tap
+from strategies.parts.teachers.tap import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 
@@ -35,6 +35,7 @@ class FeatureDistillation(DistillingPlugin):
     """Keeps a copy of the model after each experience, whose features the next ones are held to."""
 
     config: Config
+    supports = frozenset({"classes", "numbers", "images"})
     term: ClassVar[str] = "feature_distillation"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -47,12 +48,14 @@ class FeatureDistillation(DistillingPlugin):
     def begin(self, lesson: Lesson) -> None:
         super().begin(lesson)
         if self._teacher.there and self.config.strength:
-            self._tap = Tap(lesson.model.network.body)
+            self._tap = Tap(lesson.model, lesson.model.network.body)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         if self._tap is None:
             return loss
-        term = feature_distance(self._tap.take(batch.x), self._teacher.features(batch.x))
+        with torch.no_grad():
+            taught = self.setting.objective.features(self._teacher.model, batch)
+        term = feature_distance(self._tap.take(batch), taught)
         self.note(term, batch)
         return loss + self.config.strength * term

@@ -11,13 +11,11 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.learners._original import GeneralConfig, needs_all_tokens
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
 from strategies.parts.text.alignment import templated, with_prompt
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.text import TEMPLATE, template
 
@@ -40,19 +38,19 @@ class InstructionTuning(Plugin):
 
     test_options = {"memory": 10}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: BaseConfig, setting: Setting) -> None:
         """Start with an empty memory.
 
         Raises:
-            ConfigError: the objective is another than next-token prediction over all tokens.
+            ConfigError: the objective is trained on other tokens than all.
         """
         super().__init__(config, setting)
         objective = needs_all_tokens(setting, "instruction-tuning")
-        if objective.text is None:
-            raise ConfigError("learner: 'instruction-tuning' needs a source of text, whose tokeniser it uses.")
-        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
-        self._template = template(self.config.template, objective.text.tokenizer)
+        text = objective.needed_text("learner: 'instruction-tuning'")
+        self._answers = objective.on("answer")
+        self._template = template(self.config.template, text.tokenizer)
         self._memory = Exemplars(self.config.memory, "reservoir", setting.key / "instruction-tuning" / "priority")
         self._lessons = 0
 

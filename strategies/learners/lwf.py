@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel
-from strategies.parts.teachers.teacher import Tap
+from strategies.parts.teachers.tap import Tap
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -58,6 +58,7 @@ class LwF(DistillingPlugin):
     """Keeps a copy of the model after each experience, which teaches the next."""
 
     config: Config
+    supports = frozenset({"classes", "numbers"})
     term: ClassVar[str] = "lwf_distillation"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -67,18 +68,14 @@ class LwF(DistillingPlugin):
             ConfigError: `bce` on another objective than classification by BCE.
         """
         super().__init__(config, setting)
-        objective = setting.objective
-        if config.distance == "bce" and not (
-            isinstance(objective, Classification)
-            and objective.loss == "bce"
-            and objective.training_mask == "experience"
-        ):
+        objective = ClassObjective.of(setting.objective) if setting.objective.predicts == "classes" else None
+        by_bce = objective is not None and objective.loss == "bce" and objective.training_mask == "experience"
+        if config.distance == "bce" and not by_bce:
             raise ConfigError(
                 "lwf.distance: bce weighs old and new outputs of a sigmoid classifier; set objective: {name: "
                 "classification, loss: bce, mask: experience}."
             )
-        self._task_aware = isinstance(objective, Classification) and objective.masks
-        self._is_classifier = isinstance(objective, Classification)
+        self._classes = objective
         self._heads: list[torch.Tensor] = []
         self._new_share = 1.0
 
@@ -95,17 +92,22 @@ class LwF(DistillingPlugin):
             new = set(lesson.data.targets().tolist())
             known -= new
             self._new_share = len(new) / (len(new) + self.config.strength * len(known))
-        groups = [known & set(u.classes) for u in self.setting.units] if self._task_aware else [known]
+        if self._classes is None:  # numbers: all of them
+            known = set(range(self.setting.objective.num_outputs))
+        masks = self._classes is not None and self._classes.masks
+        groups = [known & set(u.classes) for u in self.setting.units] if masks else [known]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
-        if self._heads:
-            self._tap = Tap(lesson.model.network)
+        if self._heads and masks:
+            self._tap = Tap(lesson.model, lesson.model.network)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add the distillation on the batch. The network's own outputs are read: `outputs` may be masked."""
-        if self._tap is None:
+        """Add the distillation on the batch. A task's outputs on another task's samples are read before the mask."""
+        if not self._heads:
             return loss
-        student, teacher = self._tap.take(batch.x), self._teacher.outputs(batch.x)
+        student = outputs if self._tap is None else self._tap.take(batch)
+        with torch.no_grad():
+            teacher = self._said(self._teacher.model, batch)
         pairs = [(student.index_select(1, h), teacher.index_select(1, h)) for h in self._heads]
         term = torch.stack([self._distance(s, t) for s, t in pairs]).sum()
         self.note(term, batch)
@@ -113,8 +115,11 @@ class LwF(DistillingPlugin):
             return self._new_share * loss + (1 - self._new_share) * term
         return loss + self.config.strength * term
 
+    def _said(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        return self._classes.logits(model, batch) if self._classes else self.setting.objective.outputs(model, batch)
+
     def _distance(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        if not self._is_classifier:
+        if self._classes is None:
             return gaussian_distillation(student, teacher)
         if self.config.distance == "bce":
             return bce_distillation(student, teacher)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
 from strategies.learners._original import HeldToOriginal, OriginalConfig
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
@@ -101,6 +101,7 @@ class MixCPT(HeldToOriginal):
         "sft_epochs": 1,
     }
     config: Config
+    supports = frozenset({"tokens"})
     name: ClassVar[str] = "mix_cpt"
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -117,15 +118,13 @@ class MixCPT(HeldToOriginal):
                 f"mix-cpt.instructions: {config.instructions} and preferences {config.preferences} leave no share to "
                 f"the domain; their sum must stay below 1."
             )
-        if objective.text is None:
-            raise ConfigError("learner: 'mix-cpt' needs a source of text, whose tokeniser it uses.")
-        if config.rejected == "wrong" and config.align_every is not None and objective.text.perturbed is None:
+        self._text: Text = objective.needed_text("learner: 'mix-cpt'")
+        if config.rejected == "wrong" and config.align_every is not None and self._text.perturbed is None:
             raise ConfigError(
                 "mix-cpt.rejected: the source has no wrong answers; set rejected: refusal, or align_every: null."
             )
-        self._text: Text = objective.text
         self._template = template(config.template, self._text.tokenizer)
-        self._answers = CausalLM(objective.num_outputs, objective.text, objective.config, "answer")
+        self._answers = objective.on("answer")
         self._memory = Exemplars(config.memory, "reservoir", setting.key / "mix-cpt" / "priority")
         self._mixed: dict[Kind, np.ndarray] = {}
         self._shares: dict[str, float] = {}
@@ -263,7 +262,7 @@ class MixCPT(HeldToOriginal):
 class _Distilled(Hooks):
     """Adds the learner's distillation to another training."""
 
-    def __init__(self, learner: MixCPT, objective: CausalLM, teacher: FlatModel) -> None:
+    def __init__(self, learner: MixCPT, objective: TextObjective, teacher: FlatModel) -> None:
         self._learner, self._objective, self._teacher = learner, objective, teacher
 
     @override

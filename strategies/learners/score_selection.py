@@ -47,6 +47,7 @@ class ScoreSelection(SurveyingSelection):
     """One score, computed anew before every experience, decides."""
 
     config: Config
+    supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "score-selection"
 
     @override

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
+from strategies.measurement import Measurement
 from strategies.parts.model import FlatModel
+from strategies.predicts import Predicts as Predicts
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
+from streams.randomness import Key
 from streams.source import Source
+
+EVALUATION = Key(0) / "evaluation"
+"""Names what is drawn where a model is looked at and not trained: every look draws the same for a sample."""
 
 FisherEstimator = Literal["exact", "sampled", "empirical", "p-weighted", "batch"]
 Without = Literal["image", "image-positions", "prompt"]
@@ -59,18 +66,59 @@ def precise(values: torch.Tensor) -> torch.Tensor:
 class Objective(ABC):
     """From (model, batch) to per-sample numbers; strategies are written against this and fit every kind of task."""
 
+    predicts: ClassVar[Predicts]
+    """What the model predicts; decides which methods can serve it."""
     measure: ClassVar[str]
     """Name of the score; higher is better."""
     by_class: ClassVar[bool] = True
     """Whether an output column stands for a class, so that a model can speak for some of them only."""
+
+    @classmethod
+    def of(cls, objective: Objective) -> Self:
+        """Return an objective as one of this kind, for a method that needs what this kind has.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        if not isinstance(objective, cls):
+            raise ConfigError(
+                f"objective: {type(objective).__name__} predicts {objective.predicts} and is no {cls.__name__}, which "
+                f"a method of this run needs. Derive it from strategies.objectives.{cls.__module__.rpartition('.')[2]}."
+                f"{cls.__name__}, or choose another method."
+            )
+        return objective
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
         """Width of the model's output layer."""
 
+    def drawn(self, batch: Batch, key: Key) -> Batch:
+        """Return the batch with all that its losses draw by chance (noise, time steps, masks) in `Batch.extra`.
+
+        Called once in a step, before the model is passed, so that outputs and losses are functions of model and batch:
+        teacher and student see the same noise. What is drawn for a sample must depend on `key` and its id alone
+        (`Key.uniform`, `Key.normals`). An objective that draws nothing returns the batch itself.
+        """
+        return batch
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws anything, so that a sample's outputs differ from step to step."""
+        return type(self).drawn is not Objective.drawn
+
+    def batches(self, data: Data, size: int, key: Key | None = None) -> list[Batch]:
+        """Return all samples in batches of `size`, with what the objective draws.
+
+        Args:
+            data: samples.
+            size: of a batch; a short last one stays.
+            key: shuffles them and names what is drawn; None takes them in order, with the draws of evaluation.
+        """
+        return [self.drawn(batch, EVALUATION if key is None else key) for batch in data.batches(size, key)]
+
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return the model's outputs ``[B, num_outputs]``."""
+        """Return the model's outputs ``[B, num_outputs]`` for a batch that was `drawn`."""
         return model(*batch.inputs)
 
     def training_on(self, data: Data) -> Objective:
@@ -109,7 +157,7 @@ class Objective(ABC):
         return (q * (q.clamp(min=tiny).log() - p.clamp(min=tiny).log())).sum(1)
 
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return the penultimate features of every sample, ``[B, F]``."""
+        """Return the penultimate features of every sample, ``[B, F]``: what the body makes of it."""
         return model.features(*batch.inputs)
 
     def embeddings(self, model: FlatModel, batch: Batch) -> torch.Tensor:
@@ -147,6 +195,10 @@ class Objective(ABC):
         """Return log p(y | x) - log(1 - p(y | x)) of every sample, ``[B]``, or None where no class is predicted."""
         return None
 
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return what takes more than one forward pass to measure; nothing by default."""
+        return ()
+
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return the outputs that predict the mean of what several models predict; of one model: its own."""
         if len(outputs) == 1:
@@ -165,8 +217,51 @@ class Objective(ABC):
         """
 
 
+class ClassObjective(Objective):
+    """One that predicts one of the classes of the label space; a model that knows the task is masked to its classes."""
+
+    predicts: ClassVar[Predicts] = "classes"
+    loss: str = "ce"
+    """Training loss: ce, or another that `training_on` brings."""
+    training_mask: str = "none"
+    """Which outputs count in it: all (none), or fewer."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether the model is task-aware and only the task's outputs are permitted."""
+        return False
+
+    def logits(self, model: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Return what a model, or whatever is called like one, says of all classes, ``[B, C]``, before any mask."""
+        return model(*batch.inputs)
+
+    def mask(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Set the logits of classes outside each sample's task to minus infinity."""
+        return logits
+
+    def widened(self, num_outputs: int, task_classes: tuple[tuple[int, ...], ...] | None) -> Objective:
+        """Return the plain objective of a model with more outputs; see `boundary-expand`.
+
+        Args:
+            num_outputs: of the wider model.
+            task_classes: outputs of each task, if the model is task-aware.
+
+        Raises:
+            ConfigError: it knows no such form.
+        """
+        raise ConfigError(f"objective: {type(self).__name__} has no form with more outputs.")
+
+    @override
+    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return logits ``[B, C]``; minus infinity outside the sample's task."""
+        return self.mask(self.logits(model, batch), batch)
+
+
 class NamedObjective(Objective):
-    """An objective that a configuration can name; strategies make others of their own."""
+    """An objective that a configuration can name; strategies make others of their own.
+
+    Its module says in `METRICS` what its score means (by the name of `measure`), and what else it brings into tables.
+    """
 
     @classmethod
     @abstractmethod

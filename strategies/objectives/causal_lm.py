@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Without
+from strategies.measurement import Measurement
+from strategies.metric import Metric
+from strategies.objectives._answers import Answers
+from strategies.objectives._base import FisherEstimator, NamedObjective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
+from strategies.objectives._text import TextObjective, Tokens
 from strategies.parts.model import FlatModel
 from strategies.parts.training.ragged import row_outputs
 from streams.config import Config as BaseConfig
-from streams.data import Batch, Data
+from streams.data import Batch
 from streams.errors import ConfigError
 from streams.source import Source
 from streams.text import ANSWER, GIVEN, IMAGE, Text, prompt_lengths
 
-Tokens = Literal["all", "answer"]
 Reduction = Literal["token", "sequence"]
 
 
@@ -37,6 +40,12 @@ class Config(BaseConfig):
     reduction: Reduction = "token"
     """Training minimises the mean over all tokens of a batch (token, as transformers does), or over rows of the mean
     over each row's tokens (sequence)."""
+
+
+METRICS = {
+    "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
+    **Answers.averaged,
+}
 
 
 def counted(x: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -79,11 +88,10 @@ def scored(logits: torch.Tensor, x: torch.Tensor, tokens: Tokens) -> Scored:
 
 
 @final
-class CausalLM(NamedObjective):
+class CausalLM(TextObjective, NamedObjective):
     """Language modelling. Outputs are logits ``[B, T, V]``, T being the longest row of the batch."""
 
     measure = "exact_match"
-    by_class: ClassVar[bool] = False
 
     def __init__(
         self, vocab_size: int, text: Text | None = None, config: Config | None = None, trains: Tokens | None = None
@@ -97,7 +105,8 @@ class CausalLM(NamedObjective):
             trains: which tokens count in `losses`, reduced as configured; None gives the losses of evaluation, the
                 mean over each answer.
         """
-        self.text, self.config, self._trains = text, config or Config(), trains
+        self.text, self.config, self.trains = text, config or Config(), trains
+        self.loss_on, self.forget_on = self.config.loss_on, self.config.forget_on
         self._vocab_size = vocab_size
 
     @classmethod
@@ -125,28 +134,22 @@ class CausalLM(NamedObjective):
         return self._vocab_size
 
     @override
-    def training_on(self, data: Data) -> Objective:
-        return self if self._trains else self._with(self.config.loss_on)
-
-    @override
-    def for_unlearning(self) -> Objective:
-        return self._with(self.config.forget_on)
-
-    def _with(self, trains: Tokens) -> CausalLM:
-        return CausalLM(self._vocab_size, self.text, self.config, trains)
+    def on(self, tokens: Tokens) -> CausalLM:
+        return CausalLM(self._vocab_size, self.text, self.config, tokens)
 
     @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`)."""
         return row_outputs(model, batch)
 
+    @override
     def scored(self, outputs: torch.Tensor, batch: Batch) -> Scored:
-        """Return the positions that count in `losses`."""
-        return scored(outputs, batch.x, self._trains or "answer")
+        return scored(outputs, batch.x, self.trains or "answer")
 
+    @override
     def reduce(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Return per-row numbers ``[B]`` whose mean is the configured mean, given sums and counts of tokens."""
-        if self._trains and self.config.reduction == "token":
+        if self.trains and self.config.reduction == "token":
             return sums * (len(sums) / counts.sum())
         return sums / counts
 
@@ -189,6 +192,11 @@ class CausalLM(NamedObjective):
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
         return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
+
+    @override
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return the records of answers, where the source's text is known."""
+        return () if self.text is None else (Answers(self.text, self.responses),)
 
     @override
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:

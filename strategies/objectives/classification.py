@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from strategies.objectives._base import FisherEstimator, NamedObjective, Objective, Scored
+from strategies.metric import Metric
+from strategies.objectives._base import ClassObjective, FisherEstimator, NamedObjective, Objective, Predicts, Scored
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -31,8 +32,11 @@ class Config(BaseConfig):
     batch of one deleted class would have nothing else that counts, hence no gradient."""
 
 
+METRICS = {"accuracy": Metric("share of samples that are classified right", "share", "higher", 1.0)}
+
+
 @final
-class Classification(NamedObjective):
+class Classification(ClassObjective, NamedObjective):
     """Single-label classification; the score is 1 for a correct argmax over all permitted outputs."""
 
     measure: ClassVar[str] = "accuracy"
@@ -46,7 +50,8 @@ class Classification(NamedObjective):
         mask: Mask = "none",
     ) -> None:
         """Allow all outputs, or for samples with task label t only the classes ``task_classes[t]``."""
-        self.loss, self.training_mask = loss, mask
+        self.loss: Loss = loss
+        self.training_mask: Mask = mask
         self._num_classes = num_classes
         self._forbidden: torch.Tensor | None = None
         if task_classes is not None:
@@ -79,20 +84,20 @@ class Classification(NamedObjective):
         return self._num_classes
 
     @property
+    @override
     def masks(self) -> bool:
-        """Whether the model is task-aware and only the task's outputs are permitted."""
         return self._forbidden is not None
 
     @override
-    def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return logits ``[B, C]``; minus infinity outside the sample's task."""
-        return self.mask(model(batch.x), batch)
-
     def mask(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Set the logits of classes outside each sample's task to minus infinity."""
         if self._forbidden is None or batch.task is None:
             return logits
         return logits.masked_fill(self._forbidden.index_select(0, batch.task), float("-inf"))
+
+    @override
+    def widened(self, num_outputs: int, task_classes: tuple[tuple[int, ...], ...] | None) -> Classification:
+        device = "cpu" if self._forbidden is None else self._forbidden.device
+        return Classification(num_outputs, task_classes, device)
 
     @override
     def training_on(self, data: Data) -> Objective:
@@ -174,6 +179,7 @@ def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tenso
 class _Training(Objective):
     """The classification objective while training on some data: its loss and mask are the chosen ones."""
 
+    predicts: ClassVar[Predicts] = "classes"
     measure: ClassVar[str] = "accuracy"
 
     def __init__(self, plain: Classification, data: Data) -> None:

@@ -7,7 +7,8 @@ from typing import ClassVar, final
 import torch
 from typing_extensions import override
 
-from strategies.objectives._base import FisherEstimator, NamedObjective
+from strategies.metric import Metric
+from strategies.objectives._base import FisherEstimator, NamedObjective, Predicts
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -18,10 +19,14 @@ class Config(BaseConfig):
     """`regression` has no options."""
 
 
+METRICS = {"negative_absolute_error": Metric("minus the mean absolute error", "units of the target", "higher", 0.0)}
+
+
 @final
 class Regression(NamedObjective):
     """Scalar regression; the score is minus the absolute error."""
 
+    predicts: ClassVar[Predicts] = "numbers"
     measure: ClassVar[str] = "negative_absolute_error"
     by_class: ClassVar[bool] = False
 
@@ -48,6 +53,11 @@ class Regression(NamedObjective):
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return (f(x) - y)^2 / 2."""
         return 0.5 * (outputs.squeeze(1) - batch.y).square()
+
+    @override
+    def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the KL divergence of Gaussians of unit variance, (f - f_reference)^2 / 2."""
+        return 0.5 * (outputs - reference).square().squeeze(1)
 
     @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -1,51 +1,28 @@
-"""The one training loop. Everything that trains goes through `fit`; methods differ in what they hook into it."""
+"""The training loop over a model's weights. Methods differ in what they hook into it.
+
+What learns something beside the weights, or in their place (scores, codes, gates), takes its own steps over the same
+`passes`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
-from pydantic import Field
 
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
-from strategies.parts.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
-from strategies.parts.training.out_of_memory import memory_errors
+from strategies.parts.passes import FitConfig, Training, is_observed, observed, passes
+from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.data import Batch, Data
-from streams.errors import TrainingError
-from streams.randomness import Key, seeded_torch
+from streams.randomness import Key
 
-
-class FitConfig(OptimizerConfig):
-    """How a model is trained on one set of data."""
-
-    epochs: int = Field(1, ge=1)
-    """Passes over the data."""
-    batch_size: int = Field(64, ge=1)
-    """Samples per step; a short last batch is kept."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Scale a gradient down to that norm if it is longer; null leaves it."""
-    bn_mode: Literal["train", "eval"] = "train"
-    """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
-    by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
-
-    def num_steps(self, samples: int) -> int:
-        """Return the optimizer steps that `samples` samples take."""
-        return self.epochs * math.ceil(samples / self.batch_size)
-
-
-class Training(FitConfig):
-    """How every experience of a stream is trained."""
-
-    carry_optimizer: bool = False
-    """Whether momentum and moments live on from one experience to the next, or start at zero in each. They are reset
-    when a request names data they derive from. The `avalanche` learner always carries them, as Avalanche does."""
+__all__ = ["FitConfig", "Hooks", "Job", "Slopes", "Training", "fit", "in_company", "observed"]
 
 
 class Hooks:
@@ -156,7 +133,9 @@ class _Descent:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss and its gradient ``[P]``, which the next call overwrites."""
         model = self._model
+        model.passing = batch
         outputs = self._objective.outputs(model, batch)
+        model.passing = None
         losses = self._objective.losses(outputs, batch)
         for weigh in self._losses:
             losses = weigh(losses, outputs, batch)
@@ -173,23 +152,6 @@ class _Descent:
         return loss.detach(), gradient
 
 
-_observer: ContextVar[Callable[[int], None] | None] = ContextVar("observer", default=None)
-
-
-@contextlib.contextmanager
-def observed(observer: Callable[[int], None]) -> Iterator[None]:
-    """Have `observer` called, with the number of steps done, after every step of every `fit` inside.
-
-    For measuring within an experience: who trains cannot tell that it is watched. An observer may put the model into
-    evaluation mode and must leave everything else as it is.
-    """
-    token = _observer.set(observer)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """A `fit` without hooks that has not begun."""
@@ -199,16 +161,6 @@ class Job:
     data: Data
     training: FitConfig
     key: Key
-
-    def diverged(self, loss: float) -> TrainingError:
-        """Return the error for training that ended with that loss."""
-        # an unlearner that trains does so by options of its own
-        key = "training.lr" if isinstance(self.training, Training) else "its lr"
-        return TrainingError(
-            f"Training diverged: the loss of the last epoch is {loss}. Lower {key} (now {self.training.lr:g}), "
-            f"or the strength of a penalty: explicit steps are stable only while lr x strength x importance stays "
-            f"below 2."
-        )
 
 
 _company: ContextVar[Callable[[Job], Outcome | None] | None] = ContextVar("company", default=None)
@@ -248,7 +200,7 @@ def fit(
         data: what to train on; nothing to do if it is empty.
         training: epochs, batch size and optimizer.
         key: names the order of samples; epoch e is shuffled by ``key / "epoch" / e``, dropout draws from
-            ``key / "noise"``.
+            ``key / "noise"``, and step s draws what the objective draws from ``key / "drawn" / s``.
         hooks: applied in order at each point.
         optimizer: goes on from its state; a fresh one is made if it is None.
 
@@ -261,10 +213,12 @@ def fit(
     """
     if not len(data):
         return Outcome()
-    job, company = Job(model, objective, data, training, key), _company.get()
-    plain = optimizer is None and model.is_free and _observer.get() is None and not any(map(_changes_steps, hooks))
-    if company is not None and plain and (done := company(job)) is not None:
-        return done
+    company = _company.get()
+    plain = optimizer is None and model.is_free and not is_observed() and not any(map(_changes_steps, hooks))
+    if company is not None and plain:
+        done = company(Job(model, objective, data, training, key))
+        if done is not None:
+            return done
     extend = [h.extend for h in hooks if type(h).extend is not Hooks.extend]
     displace = [h.displace for h in hooks if type(h).displace is not Hooks.displace]
     may_stop = [h.proceed for h in hooks if type(h).proceed is not Hooks.proceed]
@@ -272,53 +226,35 @@ def fit(
     objective = objective.training_on(data)
     descent = _Descent(model, objective, hooks)
     slopes = Slopes(model, _Descent(model, objective, ()), descent)
-    observer = _observer.get()
     optimizer = optimizer or make_optimizer(training, model.parameters)
-    model.train(bn_mode=training.bn_mode)
-    step = samples = seen = 0
-    stopped = False
+    drawing = key / "drawn"
 
-    def attempt(size: int) -> None:
-        few = data.batch(data.positions()[:size])
-        objective.losses(objective.outputs(model, few), few).mean().backward()  # type: ignore[no-untyped-call]
+    def loss_of(size: int) -> torch.Tensor:
+        few = objective.drawn(data.batch(data.positions()[:size]), drawing)
+        return objective.losses(objective.outputs(model, few), few).mean()
 
-    size_key = "training.batch_size (or the unlearner's own)"
-    with seeded_torch(key / "noise"), memory_errors(size_key, training.batch_size, attempt):
-        for epoch in range(training.epochs):
-            if stopped:
+    with passes(model, training, key / "noise", loss_of) as steps:
+        for batch in steps.over(data, key):
+            num_own = len(batch)
+            for add in extend:
+                batch = add(batch, steps.number)
+            batch = objective.drawn(batch, drawing / steps.number)
+            for move in displace:
+                slopes.aim(batch, num_own)
+                displaced = move(model.parameters, slopes)
+                if displaced is not model.parameters:
+                    model.parameters.copy_(displaced)
+            loss, gradient = descent(batch)
+            steps.samples += len(batch)
+            if may_stop and not all(go_on(loss) for go_on in may_stop):
                 break
-            total, seen = torch.zeros((), device=model.parameters.device), 0
-            for positions in data.positions(key / "epoch" / epoch).split(training.batch_size):
-                batch = data.batch(positions)
-                for add in extend:
-                    batch = add(batch, step)
-                for move in displace:
-                    slopes.aim(batch, len(positions))
-                    displaced = move(model.parameters, slopes)
-                    if displaced is not model.parameters:
-                        model.parameters.copy_(displaced)
-                loss, gradient = descent(batch)
-                samples += len(batch)
-                if may_stop and not all(go_on(loss) for go_on in may_stop):
-                    stopped = True
-                    break
-                if training.clip_norm is not None:
-                    gradient.mul_((training.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
-                before = model.parameters.clone() if note_step else None
-                optimizer.step(model.parameters, gradient)
-                model.hold()
-                if before is not None:
-                    change = model.parameters - before
-                    for note in note_step:
-                        note(descent.kept, change)
-                total += loss * len(positions)
-                seen += len(positions)
-                step += 1
-                if observer is not None:
-                    observer(step)
-                    model.train(bn_mode=training.bn_mode)
-    mean = float(total) / seen if seen else 0.0
-    if not math.isfinite(mean) or not math.isfinite(float(model.parameters.abs().max())):
-        raise job.diverged(mean)
-    samples += slopes.samples
-    return Outcome(steps=step, forward=samples, backward=samples, losses={"loss": mean} if seen else {})
+            before = model.parameters.clone() if note_step else None
+            optimizer.step(model.parameters, steps.clip(gradient))
+            model.hold()
+            if before is not None:
+                change = model.parameters - before
+                for note in note_step:
+                    note(descent.kept, change)
+            steps.done(loss)
+    steps.samples += slopes.samples
+    return steps.outcome(model.parameters)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from streams.data import Batch
 from streams.errors import ConfigError
 
 Part = Literal["all", "body", "head", "attention"]
@@ -54,6 +55,8 @@ class FlatModel:
             ConfigError: nothing is left to train.
         """
         self.network = network
+        self.passing: Batch | None = None
+        """The batch that the training loop passes at this moment, for who listens in (`Tap`)."""
         for name, parameter in network.named_parameters():
             if not (is_in(name, trained) or is_in(name, "head")):
                 parameter.requires_grad_(False)
@@ -101,6 +104,7 @@ class FlatModel:
             raise ConfigError(NO_ATTENTION)
         return mask
 
+    # Why: docs/decisions.md#frozen-weights-are-put-back-after-every-step
     @contextlib.contextmanager
     def moving_only(self, movable: torch.Tensor) -> Iterator[None]:
         """Let training move some weights alone while this is open: after every step of `fit` the others are put back.
@@ -156,6 +160,15 @@ class FlatModel:
         self.parameters.copy_(parameters)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
+
+    def is_in_state(self, state: dict[str, object]) -> bool:
+        """Return whether parameters and buffers are, bit for bit, those of a state."""
+        parameters, buffers = state["parameters"], state["buffers"]
+        assert isinstance(parameters, torch.Tensor)
+        assert isinstance(buffers, dict)
+        return torch.equal(parameters, self.parameters) and all(
+            torch.equal(buffers[name], buffer) for name, buffer in self.network.named_buffers()
+        )
 
     def num_bytes(self) -> int:
         """Return the size of parameters and buffers in bytes."""

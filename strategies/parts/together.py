@@ -20,6 +20,7 @@ from torch import nn
 from strategies.outcome import Outcome
 from strategies.parts.fit import Job, in_company
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.passes import diverged
 from strategies.parts.training.optimizers import make_optimizer
 from streams.data import Batch
 from streams.errors import TrainingError
@@ -40,6 +41,7 @@ def can_be_stacked(job: Job) -> bool:
         and all(type(m) in _LAYERS for m in model.network.modules())
         and all(p.requires_grad for p in model.network.parameters())
         and job.objective.training_on(job.data) is job.objective
+        and not job.objective.draws
     )
 
 
@@ -131,7 +133,7 @@ def _finished(
     last = range(steps - steps // job.training.epochs, steps)
     mean = sum(float(losses[t]) * len(plan[t]) for t in last) / len(job.data)
     if not torch.isfinite(parameters).all() or mean != mean or mean in (float("inf"), float("-inf")):
-        return job.diverged(mean)
+        return diverged(job.training, mean)
     visits = job.training.epochs * len(job.data)
     return Outcome(steps=steps, forward=visits, backward=visits, losses={"loss": mean})
 

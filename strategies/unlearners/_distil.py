@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel
 from streams.data import Batch
 
 
-def taught(teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+def taught(objective: ClassObjective, teacher: FlatModel, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the teacher's logits ``[B, K]``, without gradient, with the same outputs forbidden as in `outputs`."""
     with torch.no_grad():
-        return teacher(batch.x).masked_fill(torch.isinf(outputs), float("-inf"))
+        logits = objective.logits(teacher, batch)
+    return logits.masked_fill(torch.isinf(outputs), float("-inf"))

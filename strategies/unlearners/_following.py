@@ -28,9 +28,13 @@ class Following(Unlearner):
         self.method: Unlearner = class_of(module, Unlearner)(options, setting)
         self.scopes = self.method.scopes
         self.whole_classes = self.method.whole_classes
-        self.targets = self.method.targets
-        self.on_text = self.method.on_text
         self.exact = self.method.exact
+
+    @classmethod
+    @override
+    def follows(cls, options: Config) -> NameOrOptions | None:
+        method: NameOrOptions = options.method  # type: ignore[attr-defined]  # their options have it
+        return method
 
     @property
     @override

@@ -6,7 +6,8 @@ from typing import final
 
 import torch
 
-from strategies.objectives.causal_lm import CausalLM, precise
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import precise
 from strategies.parts.model import FlatModel
 from strategies.unlearners._paired import ForgetLoss
 from streams.data import Batch
@@ -30,7 +31,7 @@ def inverted_hinge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 class Invert(ForgetLoss):
     """The mean over a batch's tokens."""
 
-    def __init__(self, objective: CausalLM) -> None:
+    def __init__(self, objective: TextObjective) -> None:
         """Take the objective that is unlearned on."""
         self._objective = objective
 

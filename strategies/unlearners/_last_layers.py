@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.base import Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.layers import last_layers
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
+from streams.data import Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
@@ -26,12 +25,15 @@ class LastLayersConfig(DefaultRetainConfig):
     """Layers to train, counted from the output: linear and convolutional ones; norms between them go along."""
 
 
-class LastLayers(Unlearner):
-    """Trains the last k layers on the retained data; all others, and their batch norms, stay to the bit."""
+class LastLayers(RetainUnlearner):
+    """Trains the last k layers on the retained data; all others, and their batch norms, stay to the bit.
+
+    It needs retained data: there is nothing else to train on.
+    """
+
+    reads_forget_set = False
 
     config: LastLayersConfig
-    name: ClassVar[str]
-    """Of the unlearner, for messages and the names of its randomness."""
 
     def __init__(self, config: LastLayersConfig, setting: Setting) -> None:
         """Make sure that there are k layers.
@@ -42,29 +44,17 @@ class LastLayers(Unlearner):
         super().__init__(config, setting)
         self._mask_of(setting.make_model())
 
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
         """Change the last k layers, which are those in `mask`, before they are trained."""
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key, model = self.setting.key / self.name / request.name, learner.model
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        model = learner.model
         mask = self._mask_of(model)
         self.prepare(model, mask, key)
         with model.moving_only(mask):
-            outcome = fit(model, self.setting.objective, data, self.config, key)
-        return (outcome + finish(self.config, learner, data)).graded("none")
+            outcome = fit(model, self.setting.objective, retained, self.config, key)
+        return outcome + finish(self.config, learner, retained)
 
     def _mask_of(self, model: FlatModel) -> torch.Tensor:
         return last_layers(model, self.config.k, f"{self.name}.k")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
 from streams.data import Data
 
 
 @torch.no_grad()
-def recalibrate(model: FlatModel, data: Data, batch_size: int = 256) -> Outcome:
+def recalibrate(model: FlatModel, objective: Objective, data: Data, batch_size: int = 256) -> Outcome:
     """Reset the running statistics of all batch norms and replace them by the mean over one pass of `data`.
 
     Everything else stays in evaluation mode, so that dropout draws nothing. Without batch norms, or with
@@ -30,9 +31,9 @@ def recalibrate(model: FlatModel, data: Data, batch_size: int = 256) -> Outcome:
         norm.momentum = None  # the plain mean over batches
         norm.train()
     seen = 0
-    for batch in data.batches(batch_size):
+    for batch in objective.batches(data, batch_size):
         if len(batch) > 1:
-            model(batch.x)
+            objective.outputs(model, batch)
             seen += len(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
@@ -63,21 +62,25 @@ class ReferencedConfig(PairedConfig):
     requests broke is pulled back, and what they forgot as well."""
 
 
-def needs_text(setting: Setting, name: str) -> CausalLM:
-    """Return the objective if it is one of text.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(setting.objective, CausalLM):
-        raise ConfigError(f"unlearner: {name!r} works on answers in text; it needs objective: causal-lm.")
-    return setting.objective
-
-
 class PairedUnlearner(Unlearner):
     """Minimises gamma L_forget + alpha L_retain over passes of the forget set. Derived classes say what L_forget is."""
 
     config: Any
+
+    def __init__(self, config: PairedConfig, setting: Setting) -> None:
+        """Keep the options.
+
+        Raises:
+            ConfigError: retained data is to be held to distributions, and the model predicts none.
+        """
+        super().__init__(config, setting)
+        objective = setting.objective
+        has_none = objective.predicts in ("numbers", "images") and type(objective).divergences is Objective.divergences
+        if config.retain == "kl" and has_none:
+            raise ConfigError(
+                f"unlearner.retain: kl holds the model to distributions, and {type(objective).__name__} defines no "
+                f"divergences; set retain: descent."
+            )
 
     @property
     @override
@@ -225,7 +228,11 @@ def paired(
         steps: takes the steps in place of the configured optimizer.
         reference: what retained data is held to by `kl`; None is the model as it is.
     """
-    batches = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+    batches = (
+        endless(objective, retained, config.batch_size, key / "retain")
+        if retained is not None and len(retained)
+        else None
+    )
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference

@@ -13,10 +13,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Learner, Outcome, Setting
-from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM, joined
-from strategies.objectives.classification import Classification
+from strategies.objectives._base import ClassObjective, Objective
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import joined
 from strategies.parts.fit import Hooks, fit
+from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import WrongAnswers
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.unlearners._retained import DefaultRetainConfig, finish, live_classes, members
@@ -62,11 +63,11 @@ def candidate_labels(forget_set: Data, live: torch.Tensor, setting: Setting, exc
 
     A class that is deleted as a whole, now or earlier, has no live sample and is never drawn.
     """
-    objective = setting.objective
-    assert isinstance(objective, Classification)
     batch = forget_set.all()
-    zeros = torch.zeros(len(batch), objective.num_outputs, device=batch.x.device)
-    candidates = objective.mask(zeros, batch).isfinite() & live
+    candidates = live.expand(len(batch), -1).clone()
+    if setting.objective.predicts == "classes":
+        objective = ClassObjective.of(setting.objective)
+        candidates &= objective.mask(torch.zeros(candidates.shape, device=batch.x.device), batch).isfinite()
     if exclude_true:
         candidates.scatter_(1, batch.y.unsqueeze(1), False)
     return candidates
@@ -119,14 +120,48 @@ class Relabel(Hooks):
             self._round = rounds[self._config.redraw]
             self._labels[self._rows] = draw_labels(self._ids, self._candidates, self._key / "labels" / self._round)
         self._step += 1
-        y = torch.where(self._is_forget[batch.ids], self._labels[batch.ids], batch.y)
+        y = torch.where(self.concerns(batch), self._labels[batch.ids], batch.y)
         return replace(batch, y=y)
+
+    def concerns(self, batch: Batch) -> torch.Tensor:
+        """Return which samples of a batch are to be forgotten, bool ``[B]``."""
+        return self._is_forget[batch.ids]
+
+
+@final
+class Redirect(Hooks):
+    """Holds the forget set's images to what the model makes of them under other labels, not to what they are.
+
+    Of a sample x with label c and drawn label c': the mean over outputs of (f(x, c) - f(x, c'))^2, the second without
+    gradient and under the same noise (SalUn, arXiv 2310.12508, eq. 6). Retained samples keep their losses.
+    """
+
+    def __init__(self, objective: Objective, labels: Relabel) -> None:
+        """Take labels from `labels`."""
+        self._objective, self._labels = objective, labels
+        self._other = torch.zeros(0, dtype=torch.int64)
+
+    @override
+    def extend(self, batch: Batch, step: int) -> Batch:
+        """Draw the labels, and leave the batch its own."""
+        self._other = self._labels.extend(batch, step).y
+        return batch
+
+    @override
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        forget = self._labels.concerns(batch)
+        if not bool(forget.any()):
+            return loss
+        with torch.no_grad():
+            aim = self._objective.outputs(model, replace(batch, y=self._other).rows(forget))
+        losses = self._objective.losses(outputs, batch)
+        return losses.masked_scatter(forget, (outputs[forget] - aim).square().flatten(1).mean(1)).mean()
 
 
 def relabel(
     learner: Learner, forget_set: Data, retained: Data, config: RelabelConfig, key: Key, hooks: Sequence[Hooks] = ()
 ) -> Outcome:
-    """Train on retained data and on the forget set with drawn labels.
+    """Train on retained data and on the forget set with drawn labels; models of images are held to their own outputs.
 
     Samples for which no label is left (their task has no other live class) are left out; their share is reported as
     ``left_out``.
@@ -140,22 +175,25 @@ def relabel(
     """
     setting = learner.setting
     objective = setting.objective.for_unlearning()
-    if isinstance(objective, CausalLM):
-        return _relabel_text(learner, objective, forget_set, retained, config, key, hooks)
-    live = live_classes(retained, objective.num_outputs)
+    if objective.predicts == "tokens":
+        return _relabel_text(learner, TextObjective.of(objective), forget_set, retained, config, key, hooks)
+    makes_images = objective.predicts == "images"
+    highest = max(int(data.targets().max()) for data in (forget_set, retained))
+    live = live_classes(retained, highest + 1 if makes_images else objective.num_outputs)
     candidates = candidate_labels(forget_set, live, setting, config.exclude_true)
     possible = candidates.any(1)
     left_out = 1 - float(possible.float().mean())
     forget_set = forget_set.part(np.flatnonzero(possible.cpu().numpy()))
     labels = Relabel(forget_set, candidates[possible], setting.num_samples, config, key)
     labels.steps_per_epoch = _steps_per_epoch(forget_set, retained, config)
-    outcome = _pass_through(learner, objective, forget_set, retained, config, key, [labels, *hooks])
+    change = Redirect(objective.training_on(forget_set), labels) if makes_images else labels
+    outcome = _pass_through(learner, objective, forget_set, retained, config, key, [change, *hooks])
     return outcome + Outcome(losses={"left_out": left_out}) + finish(config, learner, retained)
 
 
 def _relabel_text(
     learner: Learner,
-    objective: CausalLM,
+    objective: TextObjective,
     forget_set: Data,
     retained: Data,
     config: RelabelConfig,

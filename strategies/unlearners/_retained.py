@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
-from strategies.base import Access, Door, Learner
+from strategies.base import Access, Door, Learner, Unlearner
+from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
 from strategies.unlearners._norms import recalibrate
@@ -73,17 +76,56 @@ def some_retained_data(retained: RetainedData, learner: Learner, door: Door, req
     return data
 
 
-def endless(data: Data, size: int, key: Key) -> Iterator[Batch]:
-    """Yield batches pass after pass, each pass in an order of its own name."""
+class RetainUnlearner(Unlearner, ABC):
+    """An unlearner that cannot do without retained data; none of them is exact."""
+
+    config: Any
+    """A `RetainConfig`, or another with the option `retained`."""
+    reads_forget_set: ClassVar[bool] = True
+    """Whether it looks at the forget set; others work on the retained data alone."""
+
+    @property
+    @override
+    def access(self) -> Access:
+        return retained_access(self.config.retained, self.reads_forget_set)
+
+    @property
+    @override
+    def needs_retained(self) -> bool:
+        return True
+
+    @override
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        retained = some_retained_data(self.config.retained, learner, door, request)
+        key = self.setting.key / self.name / request.name
+        return self.serve(request, learner, retained, door, key).graded("none")
+
+    @abstractmethod
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        """Change the learner's model; return what that cost.
+
+        Args:
+            request: what is asked.
+            learner: whose model is changed.
+            retained: what may be trained on; not empty.
+            door: lends the forget set.
+            key: names all draws of this request.
+        """
+
+
+def endless(objective: Objective, data: Data, size: int, key: Key) -> Iterator[Batch]:
+    """Yield batches pass after pass, each pass in an order and with draws of its own name."""
     epoch = 0
     while True:
-        yield from data.batches(size, key / "forget-epoch" / epoch)
+        yield from objective.batches(data, size, key / "forget-epoch" / epoch)
         epoch += 1
 
 
 def finish(config: RetainConfig, learner: Learner, data: Data) -> Outcome:
     """Estimate batch norms anew if that is wanted; return what it cost."""
-    return recalibrate(learner.model, data, config.batch_size) if config.recalibrate else Outcome()
+    if not config.recalibrate:
+        return Outcome()
+    return recalibrate(learner.model, learner.setting.objective, data, config.batch_size)
 
 
 def live_classes(data: Data, num_classes: int) -> torch.Tensor:

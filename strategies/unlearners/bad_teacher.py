@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.objectives._base import ClassObjective, Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.divergence import softened_kl
@@ -45,14 +46,18 @@ class Config(RetainConfig):
 class TwoTeachers(Hooks):
     """The divergence from the teacher that a sample belongs to."""
 
-    def __init__(self, good: FlatModel, bad: FlatModel, is_forget: torch.Tensor, config: Config) -> None:
+    def __init__(
+        self, objective: Objective, good: FlatModel, bad: FlatModel, is_forget: torch.Tensor, config: Config
+    ) -> None:
         """Follow `bad` on the forget set (a bool column ``[N]``) and `good` elsewhere."""
-        self._good, self._bad, self._is_forget, self._config = good, bad, is_forget, config
+        self._objective, self._good, self._bad = ClassObjective.of(objective), good, bad
+        self._is_forget, self._config = is_forget, config
 
     @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         forget = self._is_forget[batch.ids].unsqueeze(1)
-        teacher = torch.where(forget, taught(self._bad, outputs, batch), taught(self._good, outputs, batch))
+        bad, good = (taught(self._objective, t, outputs, batch) for t in (self._bad, self._good))
+        teacher = torch.where(forget, bad, good)
         found = softened_kl(outputs, teacher, self._config.temperature)
         return found / outputs.shape[1] if self._config.reduction == "elementwise" else found
 
@@ -62,7 +67,7 @@ class BadTeacher(Unlearner):
     """Pulls the forget set's predictions to those of a network that has learned nothing."""
 
     config: Config
-    targets: Targets = "classes"
+    supports = frozenset({"classes"})
 
     @property
     @override
@@ -81,7 +86,7 @@ class BadTeacher(Unlearner):
         good, bad = frozen_copy(setting, model), redraw(setting.make_model(), key / "teacher")
         bad.train(False)
         is_forget = members(forget_set.ids, setting.num_samples, model.parameters.device)
-        hooks = [TwoTeachers(good, bad, is_forget, config)]
+        hooks = [TwoTeachers(setting.objective, good, bad, is_forget, config)]
         outcome = fit(model, setting.objective, subset.joined(forget_set), config, key, hooks)
         outcome += Outcome(forward=2 * outcome.forward) + finish(config, learner, retained)
         return outcome.graded("none")

@@ -9,14 +9,15 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.layers import redraw
-from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, some_retained_data
-from streams.data import Batch
+from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish, members
+from streams.data import Batch, Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(RetainConfig):
@@ -104,32 +105,22 @@ class FollowProxy(Hooks):
 
 
 @final
-class Blindspot(Unlearner):
-    """Teaches the forget set as a model sees it that has hardly learned and never saw it."""
+class Blindspot(RetainUnlearner):
+    """Teaches the forget set as a model sees it that has hardly learned and never saw it.
+
+    It needs retained data: the proxy is trained on it. It reads the inputs of the forget set, and retained data with
+    targets.
+    """
 
     test_options = {"proxy": {"epochs": 1}}
     config: Config
-    targets: Targets = "numbers"
-
-    @property
-    @override
-    def access(self) -> Access:
-        """The inputs of the forget set, and retained data with targets."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """The proxy is trained on it."""
-        return True
+    supports = frozenset({"numbers"})
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Train the proxy, then the model; the proxy is dropped at the end."""
         config, model, setting = self.config, learner.model, self.setting
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
-        key = setting.key / "blindspot" / request.name
         proxy = redraw(setting.make_model(), key / "proxy" / "init")
         outcome = fit(proxy, setting.objective, retained, config.proxy, key / "proxy")
         proxy.train(False)
@@ -140,4 +131,4 @@ class Blindspot(Unlearner):
         finally:
             follow.close()
         outcome += trained + Outcome(forward=trained.forward) + finish(config, learner, retained)
-        return outcome.graded("none")
+        return outcome

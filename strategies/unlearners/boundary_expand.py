@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Targets, Unlearner
-from strategies.objectives.classification import Classification
+from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel, Network
 from streams.errors import ConfigError
@@ -54,7 +54,7 @@ class BoundaryExpand(Unlearner):
 
     test_options = {"epochs": 1}
     config: Config
-    targets: Targets = "classes"
+    supports = frozenset({"classes"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make sure that the head can get another output.
@@ -77,13 +77,12 @@ class BoundaryExpand(Unlearner):
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        objective, model, data = self.setting.objective, learner.model, door.forget_set()
-        assert isinstance(objective, Classification)
+        objective, model, data = ClassObjective.of(self.setting.objective), learner.model, door.forget_set()
         num_classes = objective.num_outputs
         key = self.setting.key / "boundary-expand" / request.name
         wide = FlatModel(expanded(model.network, key / "output"))
         tasks = tuple((*u.classes, num_classes) for u in self.setting.units) if objective.masks else None
-        wider = Classification(num_classes + 1, tasks, model.parameters.device)
+        wider = objective.widened(num_classes + 1, tasks)
         shadow = torch.full_like(data.targets(), num_classes)
         outcome = fit(wide, wider, data.relabelled(shadow), self.config, key)
         for name, where in model.slices.items():  # rows come first: what is cut off is the end

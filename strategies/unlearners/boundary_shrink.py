@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
-from streams.data import Batch, Data
+from streams.data import Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
 
@@ -45,9 +46,9 @@ def nearest_labels(model: FlatModel, objective: Objective, data: Data, config: C
     """
     found = []
     with evaluating(model):
-        for batch in data.batches(config.batch_size):
+        for batch in objective.batches(data, config.batch_size):
             x = batch.x.detach().clone().requires_grad_(True)
-            losses = objective.losses(objective.outputs(model, Batch(batch.ids, x, batch.y, batch.task)), batch)
+            losses = objective.losses(objective.outputs(model, replace(batch, x=x)), batch)
             (slope,) = torch.autograd.grad(losses.sum(), x)
             moved = x.detach() + config.bound * slope.sign()
             if config.limits is not None:
@@ -61,7 +62,7 @@ def nearest_labels(model: FlatModel, objective: Objective, data: Data, config: C
             if config.levels is not None:
                 moved = (moved * config.levels).round() / config.levels
             with torch.no_grad():
-                outputs = objective.outputs(model, Batch(batch.ids, moved, batch.y, batch.task))
+                outputs = objective.outputs(model, replace(batch, x=moved))
             found.append(outputs.argmax(1))
     return torch.cat(found)
 
@@ -72,7 +73,7 @@ class BoundaryShrink(Unlearner):
 
     test_options = {"epochs": 1, "limits": None}
     config: Config
-    targets: Targets = "classes"
+    supports = frozenset({"classes"})
 
     @property
     @override

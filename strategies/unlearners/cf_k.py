@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 
@@ -17,4 +17,3 @@ class CFk(LastLayers):
 
     test_options = {"epochs": 1}
     config: Config
-    name: ClassVar[str] = "cf-k"

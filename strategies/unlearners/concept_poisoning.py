@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
@@ -10,19 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Scope, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome, Scope
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
-from strategies.unlearners._retained import (
-    DefaultRetainConfig,
-    finish,
-    live_classes,
-    retained_access,
-    some_retained_data,
-)
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish, live_classes
 from streams.data import Batch, Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
@@ -157,32 +152,24 @@ class Poison(Hooks):
     def extend(self, batch: Batch, step: int) -> Batch:
         place = self._place[batch.ids]
         rows = torch.nonzero(place >= 0).squeeze(1)
-        return Batch(batch.ids, batch.x.index_copy(0, rows, self._x[place[rows]]), batch.y, batch.task)
+        return replace(batch, x=batch.x.index_copy(0, rows, self._x[place[rows]]))
 
 
 @final
-class ConceptPoisoning(Unlearner):
-    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes."""
+class ConceptPoisoning(RetainUnlearner):
+    """Finds the class that competes most for a class's concepts, pastes its images in, and fine-tunes.
+
+    It needs retained data: donors come from it.
+    """
 
     test_options = {"epochs": 1, "patch": "none", "concept_samples": 3}
     config: Config
+    supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
-    targets: Targets = "classes"
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Donors come from it."""
-        return True
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Poison every class of the request, and train on all together.
 
         Classes without any other live class in their task are left out; their share is reported as ``left_out``.
@@ -191,10 +178,8 @@ class ConceptPoisoning(Unlearner):
             DataError: a patch is wanted, and inputs are no images.
         """
         config, model, setting = self.config, learner.model, self.setting
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
         classes = whole_classes(request, setting)
-        key = setting.key / "concept-poisoning" / request.name
         own = forget_set.all()
         if config.patch != "none" and own.x.ndim != 4:
             raise DataError(
@@ -234,11 +219,12 @@ class ConceptPoisoning(Unlearner):
         with model.moving_only(part):
             outcome = fit(model, setting.objective, data, config, key, hooks)
         outcome += Outcome(forward=len(features), losses={"left_out": left_out}) + finish(config, learner, retained)
-        return outcome.graded("none")
+        return outcome
 
     def _features(self, model: FlatModel, data: Data) -> tuple[np.ndarray, np.ndarray]:
+        objective = self.setting.objective
         with torch.no_grad():
-            found = torch.cat([model.features(batch.x) for batch in data.batches(256)])
+            found = torch.cat([objective.features(model, batch) for batch in objective.batches(data, 256)])
         return found.cpu().numpy().astype(np.float64), data.targets().cpu().numpy()
 
     def _donors(self, retained: Data, donor: int, count: int, key: Key) -> torch.Tensor:

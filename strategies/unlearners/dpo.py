@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Outcome, Setting
+from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
-from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner, needs_text
+from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -71,15 +71,7 @@ class DPO(ReferencedUnlearner):
 
     test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "dpo")
+    supports = frozenset({"tokens"})
 
     @override
     def prepare(

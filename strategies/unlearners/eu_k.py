@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from typing_extensions import override
@@ -23,7 +23,6 @@ class EUk(LastLayers):
 
     test_options = {"epochs": 1, "k": 1}
     config: Config
-    name: ClassVar[str] = "eu-k"
 
     @override
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:

@@ -7,10 +7,12 @@ from typing import final
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import fit
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
+from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(DefaultRetainConfig):
@@ -21,26 +23,18 @@ class Config(DefaultRetainConfig):
 
 
 @final
-class Finetune(Unlearner):
-    """Minimises the mean loss of the retained data from the present weights."""
+class Finetune(RetainUnlearner):
+    """Minimises the mean loss of the retained data from the present weights.
+
+    It needs retained data: there is nothing else to train on.
+    """
+
+    reads_forget_set = False
 
     test_options = {"epochs": 2, "batch_size": 64}
     config: Config
 
-    @property
     @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "finetune" / request.name
-        outcome = fit(learner.model, self.setting.objective, data, self.config, key)
-        return (outcome + finish(self.config, learner, data)).graded("none")
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        outcome = fit(learner.model, self.setting.objective, retained, self.config, key)
+        return outcome + finish(self.config, learner, retained)

@@ -8,13 +8,15 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.parts.model import FlatModel, is_in
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners._classes import named_classes
-from strategies.unlearners._retained import RetainedData, live_classes, retained_access, some_retained_data
+from strategies.unlearners._retained import RetainedData, RetainUnlearner, live_classes
 from streams.config import Config as BaseConfig
+from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(BaseConfig):
@@ -71,37 +73,29 @@ def output_rows(model: FlatModel, classes: list[int], num_outputs: int) -> torch
 
 
 @final
-class FisherForgetting(Unlearner):
-    """Scrubs weights with Gaussian noise of variance alpha / F; F is exact, per sample, and on retained data."""
+class FisherForgetting(RetainUnlearner):
+    """Scrubs weights with Gaussian noise of variance alpha / F; F is exact, per sample, and on retained data.
+
+    It needs retained data: the Fisher information is taken on it. It reads retained data; of the forget set at most
+    the class.
+    """
+
+    reads_forget_set = False
 
     config: Config
-    targets: Targets = "classes"
-
-    @property
-    @override
-    def access(self) -> Access:
-        """Retained data; of the forget set at most the class."""
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """The Fisher information is taken on it."""
-        return True
+    supports = frozenset({"classes"})
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model, objective = self.config, learner.model, self.setting.objective
-        data = some_retained_data(config.retained, learner, door, request)
-        key = self.setting.key / "fisher-forgetting" / request.name
-        fisher, cost = diagonal_fisher(model, objective, data, "exact", key, config.batch_size)
+        fisher, cost = diagonal_fisher(model, objective, retained, "exact", key, config.batch_size)
         variance = noise_variance(model, fisher, config)
         mean = model.parameters.clone()
-        live = live_classes(data, objective.num_outputs)
+        live = live_classes(retained, objective.num_outputs)
         gone = [c for c in named_classes(request, self.setting.units) if not live[c]]
         if gone:
             rows = output_rows(model, gone, objective.num_outputs)
             mean[rows], variance[rows] = 0.0, config.row_variance
         noise = torch.randn(len(mean), generator=(key / "noise").torch()).to(mean)
         model.parameters.copy_(mean + variance.sqrt() * noise)
-        return cost.graded("none")
+        return cost

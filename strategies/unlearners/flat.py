@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from strategies.base import Outcome, Setting
+from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
-from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -53,7 +53,7 @@ def flat_loss(refused: torch.Tensor, true: torch.Tensor, divergence: Divergence)
 class Adjust(ForgetLoss):
     """The FLAT loss of a batch."""
 
-    def __init__(self, objective: CausalLM, refusals: Refusals, divergence: Divergence) -> None:
+    def __init__(self, objective: TextObjective, refusals: Refusals, divergence: Divergence) -> None:
         """Take the objective that is unlearned on."""
         self._objective, self._refusals, self._divergence = objective, refusals, divergence
 
@@ -76,19 +76,11 @@ class FLAT(PairedUnlearner):
 
     test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "flat")
+    supports = frozenset({"tokens"})
 
     @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        assert isinstance(objective, CausalLM)
-        return Adjust(objective, Refusals(objective, key), self.config.divergence), Outcome()
+        text = TextObjective.of(objective)
+        return Adjust(text, Refusals(text, key), self.config.divergence), Outcome()

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, retained_data
 from streams.events import DeletionRequest
@@ -38,7 +38,7 @@ class GaussianFinetune(Unlearner):
     """Fine-tunes on all data, with drawn targets on the forget set."""
 
     config: Config
-    targets: Targets = "numbers"
+    supports = frozenset({"numbers"})
 
     @property
     @override

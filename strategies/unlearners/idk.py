@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Door, Learner, Outcome, Setting
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import joined
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from strategies.unlearners._retained import endless, retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
@@ -69,15 +69,7 @@ class IDK(PairedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "idk")
+    supports = frozenset({"tokens"})
 
     @override
     def prepare(
@@ -93,6 +85,6 @@ class IDK(PairedUnlearner):
         forget_set = door.forget_set()
         objective = self.setting.objective
         retained = retained_data(self.config.retained, learner, door)
-        batches = endless(retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
         hook = _Together(Refuse(objective, Refusals(objective, key)), batches)
         return fit(learner.model, objective, forget_set, self.config, key, [hook]).graded("none")

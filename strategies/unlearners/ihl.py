@@ -7,12 +7,12 @@ from typing import final
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Outcome, Setting
+from strategies.base import Outcome
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from strategies.unlearners._hinge import Invert
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, needs_text
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Data
 from streams.randomness import Key
 
@@ -30,19 +30,10 @@ class IHL(PairedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "ihl")
+    supports = frozenset({"tokens"})
 
     @override
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        assert isinstance(objective, CausalLM)
-        return Invert(objective), Outcome()
+        return Invert(TextObjective.of(objective)), Outcome()

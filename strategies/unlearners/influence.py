@@ -10,14 +10,15 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating, gradient_of, loss_gradient
-from strategies.unlearners._retained import RetainedData, retained_access, some_retained_data
+from strategies.unlearners._retained import RetainedData, RetainUnlearner
 from streams.config import Config as BaseConfig
 from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -92,7 +93,7 @@ def gauss_newton_product(
 
     def product(v: torch.Tensor) -> torch.Tensor:
         total = damping * v
-        for batch in data.batches(batch_size):
+        for batch in objective.batches(data, batch_size):
             outputs = objective.outputs(model, batch)
             # J v by two backward passes: u -> J^T u is linear, and its transpose is v -> J v.
             u = torch.zeros_like(outputs, requires_grad=True)
@@ -114,7 +115,7 @@ def sample_gradients(model: FlatModel, objective: Objective, data: Data) -> torc
     """Return the gradient of every sample's loss, ``[n, P]``, by one backward pass each."""
     objective = objective.training_on(data)
     rows = []
-    for batch in data.batches(1):
+    for batch in objective.batches(data, 1):
         rows.append(gradient_of(model, objective.losses(objective.outputs(model, batch), batch).sum()))
     return torch.stack(rows)
 
@@ -146,27 +147,18 @@ def released_recursion(gradients: torch.Tensor, v: torch.Tensor, n: float = 1000
 
 
 @final
-class Influence(Unlearner):
-    """theta + alpha H^-1 v with v the direction that takes the forget set out of the mean gradient."""
+class Influence(RetainUnlearner):
+    """theta + alpha H^-1 v with v the direction that takes the forget set out of the mean gradient.
+
+    It needs retained data: the curvature is taken on it.
+    """
 
     test_options = {"iterations": 3}
     config: Config
 
-    @property
     @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """The curvature is taken on it."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model, objective = self.config, learner.model, self.setting.objective
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
         v = removal_direction(
             loss_gradient(model, objective, forget_set, config.batch_size),
@@ -187,8 +179,7 @@ class Influence(Unlearner):
                 step = conjugate_gradients(product, v, config.iterations, config.tolerance)
                 passed += 3 * calls[0] * len(retained)
             else:
-                key = self.setting.key / "influence" / request.name / "samples"
-                sample = retained.part(np.sort(key.order(retained.ids)[: config.samples]))
+                sample = retained.part(np.sort((key / "samples").order(retained.ids)[: config.samples]))
                 gradients = sample_gradients(model, objective, sample)
                 passed += len(sample)
                 if config.form == "woodfisher":
@@ -196,4 +187,4 @@ class Influence(Unlearner):
                 else:
                     step = released_recursion(gradients, v)
         model.parameters.add_(step, alpha=config.alpha)
-        return Outcome(forward=passed, backward=passed, exactness="none")
+        return Outcome(forward=passed, backward=passed)

@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import Hooks, fit
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
-from streams.data import Batch
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
+from streams.data import Batch, Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(DefaultRetainConfig):
@@ -58,27 +59,19 @@ class Shrink(Hooks):
 
 
 @final
-class L1Sparse(Unlearner):
-    """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned."""
+class L1Sparse(RetainUnlearner):
+    """Minimises L(D_r) + gamma_e ||theta||_1; nothing is pruned.
+
+    It needs retained data: there is nothing else to train on.
+    """
+
+    reads_forget_set = False
 
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
-    @property
     @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=False)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """There is nothing else to train on."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "l1-sparse" / request.name
-        shrink = Shrink(self.config, math.ceil(len(data) / self.config.batch_size))
-        outcome = fit(learner.model, self.setting.objective, data, self.config, key, [shrink])
-        return (outcome + finish(self.config, learner, data)).graded("none")
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        shrink = Shrink(self.config, math.ceil(len(retained) / self.config.batch_size))
+        outcome = fit(learner.model, self.setting.objective, retained, self.config, key, [shrink])
+        return outcome + finish(self.config, learner, retained)

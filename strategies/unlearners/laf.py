@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.base import Door, Learner, Outcome, Setting
+from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
-from strategies.unlearners._retained import RetainedData, endless, retained_access, some_retained_data
+from strategies.unlearners._retained import RetainedData, RetainUnlearner, endless
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -79,8 +80,12 @@ def alignment(
 
 
 @final
-class LAF(Unlearner):
-    """Label-agnostic forgetting: trains the body by two auto-encoders and the original features; the head stays."""
+class LAF(RetainUnlearner):
+    """Label-agnostic forgetting: trains the body by two auto-encoders and the original features; the head stays.
+
+    It needs retained data: every step takes a retained batch. It reads the inputs of forget set and retained data;
+    labels only for `repair`, and of the latter.
+    """
 
     test_options = {"epochs": 1, "vae_epochs": 1, "max_ratio": None}
     config: Config
@@ -95,27 +100,13 @@ class LAF(Unlearner):
         if not bool(setting.make_model().mask("body").any()):
             raise ConfigError("laf trains the body of the model, and this one has none that is trained.")
 
-    @property
     @override
-    def access(self) -> Access:
-        """The inputs of forget set and retained data; labels only for `repair`, and of the latter."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Every step takes a retained batch."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Train the auto-encoders, then the body; auto-encoders and teacher are dropped at the end."""
-        config, model = self.config, learner.model
-        retained = some_retained_data(config.retained, learner, door, request)
+        config, model, objective = self.config, learner.model, self.setting.objective
         forget_set = door.forget_set()
-        key = self.setting.key / "laf" / request.name
         teacher = frozen_copy(self.setting, model)
-        e_f, e_r = _embed(teacher, forget_set, config), _embed(teacher, retained, config)
+        e_f, e_r = (_embed(teacher, objective, data, config) for data in (forget_set, retained))
         center, scale = self._scales(torch.cat([e_f, e_r]))
         e_f, e_r = (e_f - center) / scale, (e_r - center) / scale
         vae_r, vae_f = (self._vae(e_f, key / name) for name in ("whole", "forget"))
@@ -142,24 +133,25 @@ class LAF(Unlearner):
         steps = seen = 0
         with evaluating(model):
             for x_f, x_r in self._pairs(forget_set, retained, key):
-                errors_r = rebuilding_errors(vae_r, coded(model.features(x_r.x)))
-                errors_f = rebuilding_errors(vae_f, coded(model.features(x_f.x)))
+                errors_r = rebuilding_errors(vae_r, coded(objective.features(model, x_r)))
+                errors_f = rebuilding_errors(vae_f, coded(objective.features(model, x_f)))
                 unlearn.step(model.parameters, gradient_of(model, psi(errors_r).sum() - psi(errors_f).sum()))
                 with torch.no_grad():
-                    t_r, t_f = teacher.features(x_r.x), teacher.features(x_f.x)
-                loss = alignment(model.features(x_r.x), t_r, model.features(x_f.x), t_f, config.tau)
+                    t_r, t_f = objective.features(teacher, x_r), objective.features(teacher, x_f)
+                f_r, f_f = objective.features(model, x_r), objective.features(model, x_f)
+                loss = alignment(f_r, t_r, f_f, t_f, config.tau)
                 align.step(model.parameters, gradient_of(model, loss))
                 steps += 2
                 seen += len(x_f) + len(x_r)
             with torch.no_grad():
-                e_f, e_r = _embed(model, forget_set, config), _embed(model, retained, config)
+                e_f, e_r = (_embed(model, objective, data, config) for data in (forget_set, retained))
                 a_f, a_r = (float(rebuilding_errors(v, coded(e)).mean()) for v, e in ((vae_f, e_f), (vae_r, e_r)))
         losses = {"rebuilding_forget": a_f, "rebuilding_retained": a_r}
         outcome += Outcome(steps, 3 * seen + len(forget_set) + len(retained), 2 * seen, losses)
         if config.repair is not None:
             with model.moving_only(model.mask("head").bool()):
-                outcome += fit(model, self.setting.objective, retained, config.repair, key / "repair")
-        return outcome.graded("none")
+                outcome += fit(model, objective, retained, config.repair, key / "repair")
+        return outcome
 
     def _scales(self, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.decoder == "sigmoid":
@@ -173,17 +165,17 @@ class LAF(Unlearner):
         return make_vae(e.shape[1], config.hidden, config.latent, config.decoder, key / "init", e)
 
     def _pairs(self, forget_set: Data, retained: Data, key: Key) -> Iterator[tuple[Batch, Batch]]:
-        size = self.config.batch_size
-        supply = endless(forget_set, size, key)
+        size, objective = self.config.batch_size, self.setting.objective
+        supply = endless(objective, forget_set, size, key)
         for epoch in range(self.config.epochs):
-            rest = retained.batches(size, key / "retained" / epoch)
+            rest = objective.batches(retained, size, key / "retained" / epoch)
             if self.config.loop == "retained":
                 yield from ((next(supply), batch) for batch in rest)
             else:
-                own = forget_set.batches(size, key / "forget" / epoch)
+                own = objective.batches(forget_set, size, key / "forget" / epoch)
                 yield from zip(own, rest, strict=False)
 
 
-def _embed(model: FlatModel, data: Data, config: Config) -> torch.Tensor:
+def _embed(model: FlatModel, objective: Objective, data: Data, config: Config) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model.features(batch.x) for batch in data.batches(max(config.batch_size, 256))])
+        return torch.cat([objective.features(model, b) for b in objective.batches(data, max(config.batch_size, 256))])

@@ -14,13 +14,14 @@ from torch import nn
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import CausalLM, precise
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import precise
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
-from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig, needs_text
+from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -125,7 +126,9 @@ def fitted(delta: torch.Tensor, length: int) -> torch.Tensor:
 class Defend(ForgetLoss):
     """Towards refusals and away from true answers, under the adversary's perturbation of the prompts."""
 
-    def __init__(self, objective: CausalLM, refusals: Refusals, config: Config, perturbation: Perturbation) -> None:
+    def __init__(
+        self, objective: TextObjective, refusals: Refusals, config: Config, perturbation: Perturbation
+    ) -> None:
         """Start without an adversary; `deltas` are its perturbations of the samples at hand."""
         self._objective, self._refusals, self._config, self._perturbation = objective, refusals, config, perturbation
         self.deltas: Values | None = None
@@ -154,15 +157,16 @@ class LAT(Unlearner):
 
     test_options = {"epochs": 1, "attack_steps": 2, "defence_steps": 1}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need text.
 
         Raises:
-            ConfigError: the objective is not one of text, the block is not there, or nothing above it.
+            ConfigError: the block is not there, or nothing above it.
         """
         super().__init__(config, setting)
-        self._objective = needs_text(setting, "lat")
+        self._objective = TextObjective.of(setting.objective)
         blocks = blocks_of(setting.make_model())
         check_block(blocks, config.block, "unlearner.block")
         if config.weights == "above" and config.block == len(blocks) - 1:
@@ -184,7 +188,11 @@ class LAT(Unlearner):
         key = self.setting.key / "lat" / request.name
         forget_set = door.forget_set()
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
-        held = endless(retained, config.batch_size, key / "retain") if retained is not None and len(retained) else None
+        held = (
+            endless(objective, retained, config.batch_size, key / "retain")
+            if retained is not None and len(retained)
+            else None
+        )
         optimizer = make_optimizer(config, model.parameters)
         steps = config.model_copy(update={"epochs": config.defence_steps})
         outcome = Outcome()
@@ -227,7 +235,7 @@ def parts(data: Data, size: int, key: Key) -> list[Data]:
 
 
 def attack(
-    model: FlatModel, objective: CausalLM, data: Data, loss: Defend, perturbation: Perturbation, config: Config
+    model: FlatModel, objective: TextObjective, data: Data, loss: Defend, perturbation: Perturbation, config: Config
 ) -> tuple[Values | None, Outcome]:
     """Return a perturbation of every sample's prompt, ``[n, T, d]``, that brings the true answers back.
 

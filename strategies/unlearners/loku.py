@@ -10,11 +10,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives._text import TextObjective
 from strategies.parts.lowrank.changes import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
 from strategies.parts.model import FlatModel
 from strategies.unlearners._hinge import Invert
-from strategies.unlearners._paired import PairedConfig, needs_text, paired
+from strategies.unlearners._paired import PairedConfig, paired
 from strategies.unlearners._retained import retained_access, retained_data, some_retained_data
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -41,7 +41,7 @@ class Config(PairedConfig):
     its pairs."""
 
 
-def importance(model: FlatModel, objective: CausalLM, data: Data, batch_size: int) -> torch.Tensor:
+def importance(model: FlatModel, objective: TextObjective, data: Data, batch_size: int) -> torch.Tensor:
     """Return the mean over tokens of the squared gradients of batch means, ``[P]``, in evaluation mode.
 
     I = sum_b n_b (d l_b)^2 / sum_b n_b, n_b being the tokens of a batch that count and l_b their mean loss; the model's
@@ -49,7 +49,7 @@ def importance(model: FlatModel, objective: CausalLM, data: Data, batch_size: in
     """
     model.train(False)
     total, count = torch.zeros_like(model.parameters), 0
-    for batch in data.batches(batch_size):
+    for batch in objective.batches(data, batch_size):
         model.gradient.zero_()
         found = objective.scored(objective.outputs(model, batch), batch)
         found.token_losses().mean().backward()  # type: ignore[no-untyped-call]
@@ -82,15 +82,16 @@ class LoKU(Unlearner):
 
     test_options = {"epochs": 1, "rank": 4, "fisher_batch": 16}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need text.
 
         Raises:
-            ConfigError: the objective is not one of text, or the rank is too high.
+            ConfigError: the rank is too high.
         """
         super().__init__(config, setting)
-        self._objective = needs_text(setting, "loku")
+        self._objective = TextObjective.of(setting.objective)
         self._matrices = matrices_of(setting.make_model())
         check_rank(config.rank, self._matrices, "unlearner.rank")
 

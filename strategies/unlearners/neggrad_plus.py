@@ -8,18 +8,12 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
-from strategies.unlearners._retained import (
-    DefaultRetainConfig,
-    endless,
-    finish,
-    retained_access,
-    some_retained_data,
-)
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, endless, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -41,7 +35,7 @@ class Oppose(Hooks):
     def __init__(self, objective: Objective, forget_set: Data, alpha: float, size: int, key: Key, brake: Brake) -> None:
         """Prepare an endless supply of forget batches, shuffled anew in every pass; tell `brake` their loss."""
         self._objective, self._alpha, self._brake = objective.training_on(forget_set), alpha, brake
-        self._batches = endless(forget_set, size, key)
+        self._batches = endless(self._objective, forget_set, size, key)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
@@ -52,36 +46,27 @@ class Oppose(Hooks):
 
 
 @final
-class NegGradPlus(Unlearner):
-    """Keeps the retained loss low while raising the forget loss."""
+class NegGradPlus(RetainUnlearner):
+    """Keeps the retained loss low while raising the forget loss.
+
+    It needs retained data: every step takes a retained batch.
+    """
 
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
 
-    @property
     @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Every step takes a retained batch."""
-        return True
-
-    @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        data = some_retained_data(self.config.retained, learner, door, request)
-        key, model = self.setting.key / "neggrad-plus" / request.name, learner.model
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        model = learner.model
         forget_set = door.forget_set()
         objective = self.setting.objective
         brake = Brake(self.config, model)
         oppose = Oppose(objective, forget_set, self.config.alpha, self.config.batch_size, key, brake)
 
         def train() -> Outcome:
-            return fit(model, objective, data, self.config, key, [brake, oppose])
+            return fit(model, objective, retained, self.config, key, [brake, oppose])
 
         outcome = climb(model, self.config, brake, request, train)
         forgotten = outcome.steps * min(self.config.batch_size, len(forget_set))
-        outcome += Outcome(forward=forgotten, backward=forgotten) + finish(self.config, learner, data)
-        return outcome.graded("none")
+        outcome += Outcome(forward=forgotten, backward=forgotten) + finish(self.config, learner, retained)
+        return outcome

@@ -12,7 +12,7 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.text.other_answers import Values, log_likelihoods
+from strategies.parts.text.other_answers import Passed, Values, before_request
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -49,7 +49,7 @@ def npo_losses(losses: torch.Tensor, reference: torch.Tensor, beta: float) -> to
 class Preference(ForgetLoss):
     """The mean NPO loss of a batch."""
 
-    def __init__(self, objective: Objective, reference: Values, beta: float) -> None:
+    def __init__(self, objective: Objective, reference: Values | Passed, beta: float) -> None:
         """Keep the log-likelihoods before the request."""
         self._objective, self._reference, self._beta = objective, reference, beta
 
@@ -70,6 +70,6 @@ class NPO(ReferencedUnlearner):
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        """Compute the reference's log-likelihoods once: what is to be forgotten does not change."""
-        found = log_likelihoods(reference, objective, forget_set)
-        return Preference(objective, found, self.config.beta), Outcome(forward=len(forget_set))
+        """Compute the reference's log-likelihoods once, where what is to be forgotten does not change."""
+        found, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
+        return Preference(objective, found, self.config.beta), cost

@@ -6,10 +6,12 @@ from typing import final
 
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.unlearners._relabel import RelabelConfig, relabel
-from strategies.unlearners._retained import retained_access, some_retained_data
+from strategies.unlearners._retained import RetainUnlearner
+from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(RelabelConfig):
@@ -21,28 +23,17 @@ class Config(RelabelConfig):
 
 
 @final
-class RandomLabel(Unlearner):
-    """Minimises the cross-entropy of drawn labels on the forget set and of true ones on retained data."""
+class RandomLabel(RetainUnlearner):
+    """Minimises the cross-entropy of drawn labels on the forget set and of true ones on retained data.
+
+    It needs retained data: labels are drawn from the classes that are left. It reads the forget set (its labels only
+    to leave them out), and retained data with labels.
+    """
 
     test_options = {"epochs": 1, "batch_size": 64, "redraw": "batch"}
     config: Config
-    targets: Targets = "classes"
-    on_text = True
-
-    @property
-    @override
-    def access(self) -> Access:
-        """The forget set (its labels only to leave them out), and retained data with labels."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Labels are drawn from the classes that are left."""
-        return True
+    supports = frozenset({"classes", "tokens", "images"})
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        retained = some_retained_data(self.config.retained, learner, door, request)
-        key = self.setting.key / "random-label" / request.name
-        return relabel(learner, door.forget_set(), retained, self.config, key).graded("none")
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
+        return relabel(learner, door.forget_set(), retained, self.config, key)

@@ -10,13 +10,12 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import Tokens
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.objectives._text import Tokens
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
-from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -135,15 +134,7 @@ class RMU(Unlearner):
 
     test_options = {"epochs": 1, "block": 0}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "rmu")
+    supports = frozenset({"tokens"})
 
     @property
     @override
@@ -156,7 +147,8 @@ class RMU(Unlearner):
         key = self.setting.key / "rmu" / request.name
         forget_set = door.forget_set()
         retained = retained_data(config.retained, learner, door)
-        batches = endless(retained, config.batch_size, key / "retain") if len(retained) else None
+        objective = self.setting.objective
+        batches = endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
         before = frozen_copy(self.setting, model)
         blocks = [blocks_of(m) for m in (model, before)]
         block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block
@@ -166,7 +158,6 @@ class RMU(Unlearner):
         try:
             target = self._target(before, listeners[1], forget_set, key)
             hook = _Steer(listeners, before, target, batches, mask, config)
-            objective = self.setting.objective
             outcome = fit(model, objective, forget_set, config, key, [hook])
         finally:
             for listener in listeners:
@@ -178,7 +169,7 @@ class RMU(Unlearner):
     def _target(self, before: FlatModel, listener: Listener, forget_set: Data, key: Key) -> torch.Tensor:
         """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
         norms = []
-        for batch in forget_set.batches(64):
+        for batch in self.setting.objective.batches(forget_set, 64):
             before.features(*batch.inputs)
             state = listener.state
             norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])

@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.unlearners._relabel import RelabelConfig, relabel
-from strategies.unlearners._retained import retained_access, some_retained_data
+from strategies.unlearners._retained import RetainUnlearner
 from streams.data import Data
 from streams.events import DeletionRequest
+from streams.randomness import Key
 
 
 class Config(RelabelConfig):
@@ -89,35 +90,24 @@ class MaskGradient(Hooks):
 
 
 @final
-class SalUn(Unlearner):
-    """Relabels, and moves only salient weights."""
+class SalUn(RetainUnlearner):
+    """Relabels, and moves only salient weights.
+
+    It needs retained data: labels are drawn from the classes that are left.
+    """
 
     test_options = {"epochs": 1, "batch_size": 64, "order": "forget-first"}
     config: Config
-    targets: Targets = "classes"
-    on_text = True
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """Labels are drawn from the classes that are left."""
-        return True
+    supports = frozenset({"classes", "tokens", "images"})
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model = self.config, learner.model
-        retained = some_retained_data(config.retained, learner, door, request)
         forget_set = door.forget_set()
-        key = self.setting.key / "salun" / request.name
         if config.form == "soft":
             steps = config.num_steps(len(forget_set) + len(retained))
             soften = Soften(model.parameters, 1 - config.share, steps)
-            return relabel(learner, forget_set, retained, config, key, [soften]).graded("none")
+            return relabel(learner, forget_set, retained, config, key, [soften])
         mask = saliency_mask(saliency(model, self.setting.objective, forget_set), config.share)
         cost = Outcome(forward=len(forget_set), backward=len(forget_set))
         if config.leaky_mask:
@@ -125,4 +115,4 @@ class SalUn(Unlearner):
         else:
             with model.moving_only(mask):
                 outcome = relabel(learner, forget_set, retained, config, key)
-        return (cost + outcome).graded("none")
+        return cost + outcome

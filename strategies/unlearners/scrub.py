@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Targets, Unlearner
+from strategies.base import Door, Learner, Outcome
+from strategies.objectives._base import ClassObjective, Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.divergence import softened_kl
@@ -18,7 +19,7 @@ from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.fisher import evaluating
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._distil import taught
-from strategies.unlearners._retained import DefaultRetainConfig, finish, retained_access, some_retained_data
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -56,27 +57,28 @@ class Config(AscentConfig, DefaultRetainConfig):
 class Away(Hooks):
     """Climbs the divergence from the teacher."""
 
-    def __init__(self, teacher: FlatModel, temperature: float, brake: Brake) -> None:
+    def __init__(self, objective: Objective, teacher: FlatModel, temperature: float, brake: Brake) -> None:
         """Leave `teacher`; tell `brake` the loss."""
+        self._objective = ClassObjective.of(objective)
         self._teacher, self._temperature, self._brake = teacher, temperature, brake
 
     @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         self._brake.forget_loss = losses.detach().mean()
-        return -softened_kl(outputs, taught(self._teacher, outputs, batch), self._temperature)
+        return -softened_kl(outputs, taught(self._objective, self._teacher, outputs, batch), self._temperature)
 
 
 @final
 class Near(Hooks):
     """gamma x loss + alpha x divergence from the teacher."""
 
-    def __init__(self, teacher: FlatModel, config: Config) -> None:
+    def __init__(self, objective: Objective, teacher: FlatModel, config: Config) -> None:
         """Stay with `teacher`."""
-        self._teacher, self._config = teacher, config
+        self._objective, self._teacher, self._config = ClassObjective.of(objective), teacher, config
 
     @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        near = softened_kl(outputs, taught(self._teacher, outputs, batch), self._config.temperature)
+        near = softened_kl(outputs, taught(self._objective, self._teacher, outputs, batch), self._config.temperature)
         return self._config.gamma * losses + self._config.alpha * near
 
 
@@ -92,31 +94,22 @@ def set_aside(retained: Data, forget_set: Data, share: float, key: Key) -> tuple
 
 
 @final
-class SCRUB(Unlearner):
-    """Alternates ascent on the forget set with descent on retained data; the teacher is the model as it was."""
+class SCRUB(RetainUnlearner):
+    """Alternates ascent on the forget set with descent on retained data; the teacher is the model as it was.
+
+    It needs retained data: it ends on a pass over retained data. It reads the inputs of the forget set, and retained
+    data with labels.
+    """
 
     test_options = {"epochs": 2, "max_epochs": 1, "rewind": 0.2, "decay_epochs": [1]}
     config: Config
-    targets: Targets = "classes"
-
-    @property
-    @override
-    def access(self) -> Access:
-        """The inputs of the forget set, and retained data with labels."""
-        return retained_access(self.config.retained, forget_set=True)
-
-    @property
-    @override
-    def needs_retained(self) -> bool:
-        """It ends on a pass over retained data."""
-        return True
+    supports = frozenset({"classes"})
 
     @override
-    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+    def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         """Go through the epochs; the teacher is dropped at the end."""
         config, model = self.config, learner.model
-        retained = some_retained_data(config.retained, learner, door, request)
-        key, forget_set = self.setting.key / "scrub" / request.name, door.forget_set()
+        forget_set = door.forget_set()
         held_out = retained.part(np.array([], dtype=np.int64))
         if config.rewind:
             retained, held_out = set_aside(retained, forget_set, config.rewind, key / "aside")
@@ -129,7 +122,7 @@ class SCRUB(Unlearner):
         outcome = climb(model, config, brake, request, train)
         divergence = self._divergence(model, teacher, forget_set)
         outcome += Outcome(forward=2 * len(forget_set), losses={"forget_divergence": divergence})
-        return (outcome + finish(config, learner, retained)).graded("none")
+        return outcome + finish(config, learner, retained)
 
     def _epochs(
         self,
@@ -145,7 +138,7 @@ class SCRUB(Unlearner):
         low = config.model_copy(update={"epochs": 1})
         high = low.model_copy(update={"batch_size": config.forget_batch_size})
         optimizer = make_optimizer(low, model.parameters)
-        climb_hooks: list[Hooks] = [brake, Away(teacher, config.temperature, brake)]
+        climb_hooks: list[Hooks] = [brake, Away(objective, teacher, config.temperature, brake)]
         outcome, kept = Outcome(), []
         for epoch in range(1, config.epochs + 1):
             if epoch <= config.max_epochs and not brake.stopped:
@@ -153,7 +146,8 @@ class SCRUB(Unlearner):
                 outcome += part + Outcome(forward=part.forward)
                 if brake.diverged:
                     return outcome
-            part = fit(model, objective, retained, low, key / "min" / epoch, [Near(teacher, config)], optimizer)
+            near = Near(objective, teacher, config)
+            part = fit(model, objective, retained, low, key / "min" / epoch, [near], optimizer)
             outcome += part + Outcome(forward=part.forward)
             if len(held_out):
                 kept.append((self._error(model, forget_set), model.state_dict()))
@@ -171,14 +165,15 @@ class SCRUB(Unlearner):
     def _error(self, model: FlatModel, data: Data) -> float:
         objective, right = self.setting.objective, 0.0
         with evaluating(model), torch.no_grad():
-            for batch in data.batches(self.config.forget_batch_size):
+            for batch in objective.batches(data, self.config.forget_batch_size):
                 right += float(objective.scores(objective.outputs(model, batch), batch).sum())
         return 1 - right / len(data)
 
     def _divergence(self, model: FlatModel, teacher: FlatModel, data: Data) -> float:
-        total = 0.0
+        objective, total = ClassObjective.of(self.setting.objective), 0.0
         with evaluating(model), torch.no_grad():
-            for batch in data.batches(self.config.forget_batch_size):
-                outputs = self.setting.objective.outputs(model, batch)
-                total += float(softened_kl(outputs, taught(teacher, outputs, batch), self.config.temperature).sum())
+            for batch in objective.batches(data, self.config.forget_batch_size):
+                outputs = objective.outputs(model, batch)
+                taught_outputs = taught(objective, teacher, outputs, batch)
+                total += float(softened_kl(outputs, taught_outputs, self.config.temperature).sum())
         return total / len(data)

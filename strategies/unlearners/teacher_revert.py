@@ -9,13 +9,12 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
-from strategies.objectives.causal_lm import CausalLM
+from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
-from strategies.unlearners._paired import needs_text
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -52,15 +51,7 @@ class TeacherRevert(Unlearner):
 
     test_options = {"epochs": 1}
     config: Config
-
-    def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text.
-
-        Raises:
-            ConfigError: the objective is not one of text.
-        """
-        super().__init__(config, setting)
-        needs_text(setting, "teacher-revert")
+    supports = frozenset({"tokens"})
 
     @property
     @override
@@ -77,9 +68,8 @@ class TeacherRevert(Unlearner):
         key = self.setting.key / "teacher-revert" / request.name
         teacher = learner.part(Original).innocent_of(request.sample_ids)
         forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
-        whole = learner.setting.objective.training_on(forget_set)
-        assert isinstance(whole, CausalLM)
-        batches = endless(retained, self.config.batch_size, key / "retain") if len(retained) else None
+        whole = TextObjective.of(learner.setting.objective).training_on(forget_set)
+        batches = endless(whole, retained, self.config.batch_size, key / "retain") if len(retained) else None
         hook = Revert(whole, teacher, batches, self.config.strength)
         outcome = fit(learner.model, whole, forget_set, self.config, key, [hook])
         extra = Outcome(forward=outcome.forward + 2 * hook.retained, backward=hook.retained)
@@ -91,7 +81,7 @@ class Revert(Hooks):
     """Replaces the loss."""
 
     def __init__(
-        self, objective: CausalLM, teacher: FlatModel, batches: Iterator[Batch] | None, strength: float
+        self, objective: TextObjective, teacher: FlatModel, batches: Iterator[Batch] | None, strength: float
     ) -> None:
         """Take what the loss is made of.
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.text.other_answers import Values, log_likelihoods
+from strategies.parts.text.other_answers import Passed, Values, before_request
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -42,7 +42,7 @@ def tapered_losses(losses: torch.Tensor, log_ratio: torch.Tensor) -> torch.Tenso
 class Taper(ForgetLoss):
     """The mean tapered loss of a batch."""
 
-    def __init__(self, objective: Objective, plain: Objective, before: Values) -> None:
+    def __init__(self, objective: Objective, plain: Objective, before: Values | Passed) -> None:
         """Keep the log-likelihoods before the request; `plain` is the objective of the losses that are weighed."""
         self._objective, self._plain, self._before = objective, plain, before
 
@@ -63,5 +63,5 @@ class TOPR(PairedUnlearner):
     def prepare(
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
-        before = log_likelihoods(reference, objective, forget_set)
-        return Taper(objective, self.setting.objective, before), Outcome(forward=len(forget_set))
+        before, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
+        return Taper(objective, self.setting.objective, before), cost

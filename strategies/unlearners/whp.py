@@ -13,12 +13,12 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
+from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import counted, precise
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.text.other_answers import Values
-from strategies.unlearners._paired import needs_text
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -144,15 +144,16 @@ class WHP(Unlearner):
 
     test_options = {"epochs": 1, "reinforce": {"epochs": 1}}
     config: Config
+    supports = frozenset({"tokens"})
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Need text, and terms where it is translated.
+        """Need terms where text is translated.
 
         Raises:
             ConfigError: says what is missing.
         """
         super().__init__(config, setting)
-        self._objective = needs_text(setting, "whp")
+        self._objective = TextObjective.of(setting.objective)
         text = self._objective.text
         if text is not None and text.image_tokens:
             raise ConfigError("unlearner: 'whp' writes rows anew and works on text alone; this source has images.")
@@ -191,7 +192,7 @@ class WHP(Unlearner):
         terms = self._terms(key) if config.translate else {}
         found, changed, labelled = [], 0, 0
         for batch in forget_set.batches(64):
-            counts = counted(batch.x[:, :, 1:], self._objective.config.forget_on)  # of the token behind
+            counts = counted(batch.x[:, :, 1:], self._objective.forget_on)  # of the token behind
             labels = torch.full_like(batch.x[:, 0], SKIP, dtype=torch.long)
             base, more = (self._scores(m, batch.x) for m in (model, reinforced))
             translated, where = (base, None) if not config.translate else self._translated(model, batch, terms)

@@ -23,11 +23,12 @@ import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report, value
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.plan import EvaluationPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.measure import Measure
 from lifelong.references.shadows import shadow_rows
 from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import step
 from streams.config import parse
@@ -73,12 +74,12 @@ class _NoRequests(Stream):
 def without_requests(p: Prepared) -> EvaluationPlan:
     """Return what is measured where only units and retained data are."""
     stream = _NoRequests(p.stream.source, p.stream.units, p.stream.events, p.stream.task_of)
-    return replace(plan_evaluation(stream, p.config.evaluation), audits=())
+    return replace(plan_evaluation(stream, p.config.evaluation), requests=())
 
 
 def live(p: Prepared, plan: EvaluationPlan) -> float:
     """Live the whole stream once and measure it; return the CPU seconds."""
-    evaluator = Evaluator(p.stream, plan, p.setting, p.config.evaluation, "cpu")
+    evaluator = make_instruments(p.config.evaluation, p.stream, plan, p.setting, "cpu").evaluator
     measure = Measure(p.stream, plan, p.setting.objective.measure)
     strategy = make_strategy(p.config.strategies["ours"], p.setting, "ours")
     ledger = Ledger(p.stream.source, p.stream.task_of)
@@ -87,7 +88,7 @@ def live(p: Prepared, plan: EvaluationPlan) -> float:
     def work() -> None:
         for index, event in enumerate(p.stream.events):
             step(strategy, event, ledger)
-            measure.update(index, evaluator.evaluate(strategy, index if plan.audits else None))
+            measure.update(index, evaluator.evaluate(strategy, index if plan.requests else None))
 
     return cpu_seconds(work)
 
@@ -106,7 +107,7 @@ def shadows(name: str, changes: dict[str, Any]) -> Result:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["LIFELONG_CACHE"] = cache
         p = prepare(parse(RunConfig, SHADOWS | changes))
-        evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")
+        evaluator = make_instruments(p.config.evaluation, p.stream, p.plan, p.setting, "cpu").evaluator
         started = time.perf_counter()
         rows, cost = shadow_rows(p, "ours", evaluator)
         seconds = time.perf_counter() - started

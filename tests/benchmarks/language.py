@@ -29,11 +29,10 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report, v
 
 import lifelong
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import OF_TEXT
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import make_instruments
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
@@ -197,17 +196,17 @@ def probes(rounds: int) -> list[Result]:
         "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": list(range(20))}]},
         "source": {"name": "people", "people": 24, "groups": 1, "world": False},
         "training": PEOPLE["training"] | {"epochs": 5},
-        "evaluation": {"audits": list(OF_TEXT)},
+        "evaluation": {"audits": ["muse", "relearn-rest", "quantise", "reintroduce", "probe"]},
     }
     config = parse(RunConfig, data)
     source = make_source(config)
     stream = make_stream(config, source)
     setting = make_setting(config, stream)
-    plan = plan_evaluation(stream, config.evaluation)
+    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
     strategy = make_strategy(config.strategies["npo"], setting, "strategies.npo")
     step(strategy, stream.events[0], Ledger(source))
-    evaluator = Evaluator(stream, plan, setting, config.evaluation, "cpu")
-    assert len(plan.audits[0].forget) == 400
+    evaluator = make_instruments(config.evaluation, stream, plan, setting, "cpu").evaluator
+    assert len(plan.requests[0].forget) == 400
     seconds = [cpu_seconds(lambda: evaluator.evaluate(strategy, 1)) for _ in range(rounds)]
     return [value("400 answers under all probes", seconds, 20.0, "s")]
 

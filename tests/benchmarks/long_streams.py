@@ -29,7 +29,7 @@ from _common import Clock, Result, arguments, cpu_seconds, interleave, ratio, re
 from torch import nn
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.execution.runner import run_prepared
 from lifelong.setup.build import make_setting
 from lifelong.setup.preparation import Prepared, prepare

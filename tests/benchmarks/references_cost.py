@@ -20,10 +20,10 @@ import torch
 from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_strategy
+from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import step
 from streams.config import parse
@@ -54,8 +54,8 @@ class Comparison:
         }
         self.prepared: Prepared = prepare(parse(RunConfig, config))
         p = self.prepared
-        self.evaluator = Evaluator(p.stream, p.plan, p.setting, p.config.evaluation, "cpu")
-        requests = [a.event for a in p.plan.audits]
+        self.evaluator = make_instruments(p.config.evaluation, p.stream, p.plan, p.setting, "cpu").evaluator
+        requests = [a.event for a in p.plan.requests]
         self.points = [x for x in points_of(p.stream, ("retrained",)) if x.event in requests]
         self.steps: dict[str, list[float]] = {"shared": [], "scratch": []}
         self.outputs: dict[str, dict[Point, Outputs]] = {}

@@ -24,11 +24,11 @@ from _common import Result, Side, arguments, cpu_seconds, interleave, ratio, rep
 from torch import nn
 
 from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.measure import Measure
 from lifelong.setup.build import make_setting, make_source, make_stream
 from lifelong.setup.build import make_strategy as make_ours
+from lifelong.setup.instruments import make_instruments
 from strategies.step import step
 from streams.config import parse
 from streams.ledger import Ledger
@@ -62,7 +62,7 @@ class Ours:
         self.stream = make_stream(self.config, make_source(self.config))
         self.setting = make_setting(self.config, self.stream)
         self.plan = plan_evaluation(self.stream, EvaluationConfig(probe=0))
-        self.evaluator = Evaluator(self.stream, self.plan, self.setting, self.config.evaluation, "cpu")
+        self.evaluator = make_instruments(self.config.evaluation, self.stream, self.plan, self.setting, "cpu").evaluator
 
     def live(self, name: str) -> float:
         """Learn and evaluate everything; return the CPU seconds."""

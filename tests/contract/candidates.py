@@ -1,14 +1,13 @@
 """What is tested: every strategy that the registry finds, in the small size that its class declares.
 
-A new learner, unlearner or isolated strategy needs nothing here. What tests have to know about it, its class says (see
-`strategies.base`); what it does not say has defaults.
+A new learner, unlearner, guard or isolated strategy needs nothing here. What tests have to know about it, its class
+says (see `strategies.base`); what it does not say has defaults.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,48 +15,19 @@ from contract.combinations import ON_BOTH, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHE
 from contract.worlds import world_of
 
 from lifelong.config.run import StrategyConfig
-from strategies.base import Learner, Plugin, Strategy, Unlearner
+from lifelong.setup.suitability import Part, part_of
+from strategies.base import Unlearner
 from streams.config import parse
-from streams.registry import class_of, entries, load
+from streams.registry import entries, load
 
 FORMS = ("class-incremental", "task-incremental", "regression")
 REPLAY_OF_TEXT = {"name": "replay", "memory": 10, "batch": 4}
-_TEXT_ALONE = {
-    "learners": {"cpt-kl", "instruction-tuning", "mix-cpt"},
-    "unlearners": {"idk", "dpo", "flat", "ihl", "rmu", "teacher-revert", "loku", "lat", "whp"},
-    "isolated": {"o3", "in-context"},
-}
-_CLASSES_ALONE = {
-    "learners": {"avalanche", "adapt-infinity", "ccs", "score-selection"},
-    "unlearners": set(),
-    "isolated": {"arcane", "clpu-der", "pall", "uncle", "amnesiac-hat", "unified-kd"},
-}
 
 
 @functools.cache
-def class_named(kind: str, name: str) -> type:
+def class_named(kind: str, name: str) -> type[Part]:
     """The class that holds a strategy or a part of one."""
-    module = load(kind, name)
-    if kind == "learners":
-        return class_of(module, Learner if _has_own_loop(module) else Plugin)
-    return class_of(module, Strategy if kind == "isolated" else Unlearner)
-
-
-def _has_own_loop(module: ModuleType) -> bool:
-    own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    return any(issubclass(v, Learner) for v in own)
-
-
-@functools.cache
-def supports(kind: str, name: str) -> frozenset[str]:
-    """What models it works on may predict: classes, numbers, tokens. The one place that knows how this is declared."""
-    if name in _TEXT_ALONE[kind]:
-        return frozenset({"tokens"})
-    if name in _CLASSES_ALONE[kind]:
-        return frozenset({"classes"})
-    part = class_named(kind, name)
-    targets = part.targets if issubclass(part, Unlearner) else "any"
-    return frozenset({"classes", "numbers"} if targets == "any" else {targets})
+    return part_of(kind, load(kind, name))
 
 
 @dataclass(frozen=True)
@@ -82,16 +52,23 @@ class Candidate:
         config = self.config
         if config.isolated is not None:
             return [("isolated", config.isolated.name)]
-        return [*(("learners", p.name) for p in config.learner), ("unlearners", config.unlearner.name)]
+        guard = [] if config.guard is None else [("guards", config.guard.name)]
+        return [*(("learners", p.name) for p in config.learner), *guard, ("unlearners", config.unlearner.name)]
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it is a learner together with an unlearner that does something."""
+        return self.parts[-1][0] == "unlearners" and self.parts[-1][1] != "none"
 
     @functools.cached_property
     def supports(self) -> frozenset[str]:
         """What it may be asked to predict: what all of its parts can serve."""
-        return frozenset.intersection(*(supports(*part) for part in self.parts))
+        return frozenset.intersection(*(class_named(*part).supports for part in self.parts))
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
-        return ("numbers" if form.startswith("regression") else "classes") in self.supports
+        kind = "tokens" if form in ("text", "pictures") else "numbers" if form.startswith("regression") else "classes"
+        return kind in self.supports
 
     @property
     def home(self) -> str:
@@ -132,7 +109,7 @@ def _named(values: dict[str, dict[str, Any]], sampled: bool = False) -> list[Can
 
 def _entries(kind: str, of_text: bool) -> list[str]:
     """Names of one kind, either those that work on text alone or the others."""
-    return [name for name in sorted(entries(kind)) if (supports(kind, name) == {"tokens"}) == of_text]
+    return [name for name in sorted(entries(kind)) if (class_named(kind, name).supports == {"tokens"}) == of_text]
 
 
 @functools.cache
@@ -153,6 +130,8 @@ def candidates() -> list[Candidate]:
             found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
     for isolated in _entries("isolated", of_text=False):
         found[isolated] = {"isolated": _small("isolated", isolated)}
+    for guard in _entries("guards", of_text=False):
+        found[f"replay+{guard}"] = {"learner": _small("learners", "replay"), "guard": _small("guards", guard)}
     again = {name: parts for name, parts in again.items() if name not in found}  # some are an unlearner's, too
     return _named(again, sampled=True) + _named(found) + _named(VARIANTS, sampled=True)
 
@@ -170,7 +149,18 @@ def text_candidates() -> list[Candidate]:
         found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
     for isolated in _entries("isolated", of_text=True):
         found[isolated] = {"isolated": _small("isolated", isolated)}
+    for guard in _entries("guards", of_text=True):
+        found[f"naive+{guard}"] = {"learner": "naive", "guard": _small("guards", guard)}
     return _named(found)
+
+
+@functools.cache
+def learning_halves() -> list[tuple[Candidate, str]]:
+    """Everything that learns, once, and a world for it: learners without an unlearner, and isolated strategies."""
+    names = {*(f"{name}+none" for name in entries("learners")), *entries("isolated")}
+    halves = [(c, "class-incremental") for c in candidates()]
+    halves += [(c, "text") for c in text_candidates() if c.supports == {"tokens"}]
+    return [(c, place) for c, place in halves if c.name in names]
 
 
 @functools.cache
@@ -180,7 +170,7 @@ def picture_candidates() -> list[Candidate]:
 
 
 def own_candidates(own: str) -> list[Candidate]:
-    """What is to be tested of a file outside the project: a learner with two unlearners, an unlearner on replay.
+    """What is to be tested of a file of one's own: a learner with two unlearners, an unlearner or a guard on replay.
 
     Args:
         own: kind and file, as in ``unlearners=/home/me/mine.py``.
@@ -189,11 +179,13 @@ def own_candidates(own: str) -> list[Candidate]:
     beside: dict[str, list[dict[str, Any]]] = {
         "learners": [{"unlearner": "retrain"}, {"unlearner": "none"}],
         "unlearners": [{"learner": "replay"}],
+        "guards": [{"learner": "replay"}],
         "isolated": [{}],
     }
     if kind not in beside:
         raise pytest.UsageError(f"--own {own}: write KIND=FILE, where KIND is one of {', '.join(beside)}.")
-    key, part = {"learners": "learner", "unlearners": "unlearner", "isolated": "isolated"}[kind], _small(kind, file)
+    keys = {"learners": "learner", "unlearners": "unlearner", "guards": "guard", "isolated": "isolated"}
+    key, part = keys[kind], _small(kind, file)
     return [
         Candidate("+".join([file, *other.values()]), parse(StrategyConfig, {key: part, **other}), own=True)
         for other in beside[kind]

@@ -109,6 +109,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+SMALL_O3 = {"name": "o3", "epochs": 1, "rank": 4, "encoder": {"rank": 4}}
 # What else is tried on text.
 ON_TEXT: dict[str, dict[str, Any]] = {
     "replay+retrain": {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": "retrain"},
@@ -136,7 +137,7 @@ ON_TEXT: dict[str, dict[str, Any]] = {
         "unlearner": {"name": "random-label", "epochs": 1, "batch_size": 16, "redraw": "epoch"},
     },
     "o3(resume, frozen encoder)": {
-        "isolated": {
+        "guard": {
             "name": "o3",
             "epochs": 1,
             "rank": 4,
@@ -146,8 +147,22 @@ ON_TEXT: dict[str, dict[str, Any]] = {
             "encoder": {"rank": 4, "epochs": 0},
         }
     },
-    "in-context(all)": {"isolated": {"name": "in-context", "applies": "all"}},
-    "in-context(refusal)": {"isolated": {"name": "in-context", "form": "refusal"}},
+    "in-context(all)": {"guard": {"name": "in-context", "applies": "all"}},
+    "in-context(refusal)": {"guard": {"name": "in-context", "form": "refusal"}},
+    "replay+ewc+o3": {
+        "learner": [{"name": "replay", "memory": 10, "batch": 4}, {"name": "ewc", "fisher": "batch"}],
+        "guard": SMALL_O3,
+    },
+    "o-lora+retrain+o3": {
+        "learner": {"name": "o-lora", "rank": 4},
+        "unlearner": "retrain",
+        "guard": SMALL_O3,
+    },
+    "lora+gradient-ascent+in-context": {
+        "learner": {"name": "lora", "rank": 4},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+        "guard": "in-context",
+    },
     "adapt-infinity+retrain": {
         "learner": {
             "name": "adapt-infinity",

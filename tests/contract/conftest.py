@@ -10,6 +10,7 @@ from contract.candidates import (
     FORMS,
     Candidate,
     candidates,
+    learning_halves,
     own_candidates,
     picture_candidates,
     text_candidates,
@@ -22,7 +23,9 @@ from streams.ledger import Life
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--own", metavar="KIND=FILE", help="test that learner, unlearner or isolated strategy instead")
+    parser.addoption(
+        "--own", metavar="KIND=FILE", help="test that learner, unlearner, guard or isolated strategy instead"
+    )
 
 
 def _param(candidate: Candidate, form: str) -> object:
@@ -35,9 +38,14 @@ def _param(candidate: Candidate, form: str) -> object:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its candidates: in every form, or with ``home`` in the one whose life they have in any case."""
+    own = metafunc.config.getoption("--own", None)
+    if "half" in metafunc.fixturenames:
+        halves = learning_halves()
+        if own is not None:
+            halves = [(c, "class-incremental") for c in own_candidates(own) if not c.forgets]
+        metafunc.parametrize(("half", "place"), halves, ids=[c.name for c, _ in halves])
     if "candidate" not in metafunc.fixturenames:
         return
-    own = metafunc.config.getoption("--own", None)
     every = candidates() if own is None else own_candidates(own)
     if "home" in metafunc.fixturenames:
         params = [_param(c, c.home) for c in every]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from strategies.base import ExactAt, Learner, Plugin, Strategy, Unlearner
+from strategies.base import ExactAt, Guard, Learner, Plugin, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 
 
-def parts(strategy: Strategy) -> list[Strategy | Learner | Plugin | Unlearner]:
+def parts(strategy: Strategy) -> list[Strategy | Learner | Plugin | Guard | Unlearner]:
     """A strategy, or all that a composed one is made of."""
     if not isinstance(strategy, Composed):
         return [strategy]
     plugins = strategy.learner.plugins.values() if isinstance(strategy.learner, SGDLearner) else ()
-    return [strategy.learner, *plugins, strategy.unlearner]
+    guard = [] if strategy.guard is None else [strategy.guard]
+    return [strategy.learner, *plugins, *guard, strategy.unlearner]
 
 
 def exact(strategy: Strategy) -> ExactAt | None:
-    """At which requests it is declared exact: what serves them says so."""
-    return parts(strategy)[-1].exact
+    """At which requests it is declared exact: what serves them says so; under a guard none."""
+    if isinstance(strategy, Composed):
+        return None if strategy.guard is not None else strategy.unlearner.exact
+    return strategy.exact
 
 
 def grows(strategy: Strategy) -> bool:

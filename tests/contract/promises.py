@@ -20,7 +20,7 @@ from contract.lived import Lived, Moment, generators
 from contract.worlds import World
 
 from strategies.composed import Composed
-from strategies.parts.model import digest
+from strategies.parts.model import digest, num_bytes
 from streams.errors import LedgerError
 from streams.events import Experience
 from streams.ledger import Life as Ledgered
@@ -115,10 +115,31 @@ def holds_nothing_exactly_if_it_claims_so(case: Case) -> None:
             assert moment.held != {}
         else:
             assert exact != "always"
-            assert "weights" in moment.held
-            reported = np.concatenate(list(moment.held.values())) if trains_on else moment.held["weights"]
+            guarded = case.candidate.config.guard is not None  # and may keep more than the weights hold
+            assert guarded or "weights" in moment.held
+            reported = np.concatenate(list(moment.held.values())) if trains_on or guarded else moment.held["weights"]
             assert np.isin(moment.event.sample_ids, reported).all() or trains_on == {"draw"}
     assert graded or exact != "always"
+
+
+def what_stays_in_the_weights_is_said(case: Case) -> None:
+    """Bit for bit the same model after a request, and it derives from what was named: nothing was erased."""
+    for index, moment in case.life.requests():
+        before = case.life.moments[index - 1].state.get("model", {}).get("parameters")
+        if before is not None and isinstance(case.life.strategy, Composed):
+            same = torch.equal(before, moment.state["model"]["parameters"])
+            derived = np.isin(moment.event.sample_ids, moment.held.get("weights", ())).any()
+            assert moment.outcome.weights_erased == (not (same and derived))
+
+
+def a_guard_keeps_nothing_before_it_is_asked(case: Case) -> None:
+    if case.candidate.config.guard is None:
+        return
+    assert num_bytes(case.world.build(case.candidate).guard.state_dict()) == 0
+    first = next(index for index, _ in case.life.requests())
+    assert all("guard" not in moment.state for moment in case.life.moments[:first])
+    assert all("guard" in moment.state for moment in case.life.moments[first:])
+    assert any(name.startswith("guard.") for _, moment in case.life.requests() for name in moment.held)
 
 
 def no_raw_sample_is_kept_after_its_deletion(case: Case) -> None:
@@ -221,6 +242,8 @@ PROMISES: tuple[Promise, ...] = (
     state_is_a_copy,
     no_sample_is_in_a_checkpoint,
     holds_nothing_exactly_if_it_claims_so,
+    what_stays_in_the_weights_is_said,
+    a_guard_keeps_nothing_before_it_is_asked,
     no_raw_sample_is_kept_after_its_deletion,
     learning_is_not_graded_and_costs_are_counted,
     the_ledger_is_never_violated,

@@ -49,7 +49,8 @@ CONFIG = {
 # Other processors round otherwise (with ATEN_CPU_CAPABILITY and MKL_CBWR losses differ by up to 8e-6 of their value),
 # and a rank that flips moves an AUC by a step.
 TOLERANCE, STEP = 2e-5, 1e-3
-COUNTS = ("steps", "forward", "backward", "samples_read", "state_bytes", "skipped", "exact", "latency", "exposure")
+COUNTS = ("steps", "forward", "backward", "samples_read", "state_bytes", "skipped", "latency", "exposure")
+COUNTS += ("exact", "weights_erased")
 
 
 def rows_of(root: Path) -> dict[str, list[list[Any]]]:

@@ -227,12 +227,17 @@ def test_list_and_show(call: Call) -> None:
     assert {"ready", "sources", "learners", "unlearners", "isolated", "trackers"} <= set(listed)
     assert set(json.loads(call("list", "learner", "--json")[1])) == {"learners"}
     for kind, names in listed.items():
-        for name, summary in names.items():
-            assert summary, (kind, name)
+        for name, described in names.items():
+            assert described["summary"], (kind, name)
+            assert ("supports" in described) == (kind in ("learners", "unlearners", "guards", "isolated"))
             code, out, err = call("show", kind, name, "--json")
             assert (code, err) == (0, ""), (kind, name)
+            assert json.loads(out).get("supports") == described.get("supports")
             assert all(o["meaning"] for o in json.loads(out).get("options", []))
+    assert listed["unlearners"]["salun"]["supports"] == ["classes", "images", "tokens"]
+    assert "boundary-expand    classes     " in call("list", "unlearners")[1]
     code, out, _ = call("show", "ewc")
+    assert "For models of: everything." in out
     assert "strength" in out
     assert "100.0" in out
     code, out, _ = call("show", "quickstart")

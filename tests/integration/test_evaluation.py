@@ -12,7 +12,7 @@ import pytest
 
 import lifelong
 from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.catalogue import describe
 from lifelong.references.tree import Point, chain
 from lifelong.results.table import Table
@@ -168,3 +168,36 @@ def test_joint_visits_as_many_samples_as_the_stream() -> None:
     visits = sum(len(e.sample_ids) for e in left)
     assert abs(sum(len(e.sample_ids) for e in events) - visits) <= len(events[0].sample_ids) / 2
     assert set(events[0].sample_ids.tolist()) == {i for e in left for i in e.sample_ids.tolist()}
+
+
+OWN_STEPS: dict[str, Any] = {
+    "source": "digits",
+    "scenario": {"name": "task-incremental", "experiences": 5},
+    "schedule": {"name": "published", "sequence": "clpu"},  # it learns at 0 to 3 and 6, and makes permanent at 4
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 1, "batch_size": 32, "lr": 0.1},
+    "strategies": {
+        "clpu-der": {"isolated": {"name": "clpu-der", "memory": 20}},
+        "pall": {"isolated": {"name": "pall", "memory": 50, "steps": 3}},
+        "uncle": {"isolated": {"name": "uncle", "hidden": [16], "chunks": 4, "steps": 4, "floor": 2}},
+        "amnesiac-hat": {"isolated": {"name": "amnesiac-hat", "memory": 20, "repair": "joint", "steps": 3}},
+    },
+    "references": {"kinds": []},
+}
+
+
+def test_strategies_that_take_their_own_steps_are_looked_at_within_experiences_too(tmp_path: Path) -> None:
+    def lived(every: int | None) -> lifelong.Run:
+        config = RunConfig.model_validate(OWN_STEPS | {"evaluation": {"dense_every": every}})
+        return lifelong.run(config, tmp_path / str(every))
+
+    plain, watched = lived(None), lived(3)
+    for name in OWN_STEPS["strategies"]:
+        rows = [r for r in watched.tables[name].rows if r.metric not in ("stability_gap", "lowest_accuracy")]
+        assert rows == plain.tables[name].rows
+        gaps = {r.event: r.value for r in watched.tables[name].select("stability_gap")}
+        learned_on = [1, 2, 3, 6] if name != "clpu-der" else [1, 2, 3, 4, 6]
+        assert [event for event, gap in gaps.items() if gap is not None] == learned_on
+    # isolated parameters cannot fall while another task is learned; those that tasks share can
+    assert {r.value for r in watched.tables["pall"].select("stability_gap")} <= {0.0, None}
+    assert max(r.value or 0.0 for r in watched.tables["uncle"].select("stability_gap")) > 0

@@ -12,7 +12,7 @@ from torch import nn
 
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.measure import Measure
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import plan_evaluation
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import make_instruments
 from strategies.step import step
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
@@ -144,7 +144,7 @@ def same(a: Outputs, b: Outputs) -> bool:
 def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
     config = config_of()
     setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
-    evaluator = Evaluator(stream, plan, setting, config.evaluation, "cpu")
+    evaluator = make_instruments(config.evaluation, stream, plan, setting, "cpu").evaluator
     plays = 0
 
     def build() -> Any:
@@ -196,7 +196,7 @@ def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path
 
 def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Stream) -> None:
     plan = plan_evaluation(stream, config_of().evaluation)
-    assert [(a.request.name, a.event, a.until) for a in plan.audits] == [
+    assert [(a.name, a.event, a.until) for a in plan.requests] == [
         ("request-0", 2, 10),
         ("request-1", 4, 7),
         ("request-2", 6, 10),

@@ -362,6 +362,6 @@ def test_it_learns_digits(tools: Any, digits: Any) -> None:
     strategy = S3T(config(shards=3, slices=2, sequences=2, rank=8, alpha=8.0), setting)
     ledger, _ = live(strategy, digits, Experience("all", (0,), digits.train_ids))
     data = ledger.lend(digits.test_ids).all()
-    assert float(setting.objective.scores(strategy.predict(data), data).mean()) > 0.85
+    assert float(setting.objective.scores(strategy.predict(data), data).mean()) > 0.7
     assert len(strategy.constituents(data)) == 3
     assert isinstance(strategy._host.blocks[0][0], LowRank)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import Prober
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import make_instruments
 from strategies.composed import Composed
 from strategies.parts.model import FlatModel
 from strategies.step import step
@@ -101,9 +101,9 @@ def live(config: RunConfig, look: Callable[[FlatModel, Source], None] | None = N
     learned = losses(strategy, rows)
     step(strategy, request, ledger)
     forgotten = losses(strategy, rows)
-    plan = plan_evaluation(stream, config.evaluation)
-    prober = Prober(setting, stream, plan, config.evaluation, Ledger(source).lend(plan.ids))
-    return Seen(before, learned, forgotten, prober._rounded(strategy, plan.audits[0]))
+    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
+    audit = make_instruments(config.evaluation, stream, plan, setting, "cpu").audits[0]
+    return Seen(before, learned, forgotten, audit.of_request(strategy, 1, plan.requests[0]))
 
 
 def learns_and_forgets(seen: Seen) -> bool:

@@ -24,7 +24,7 @@ import lifelong
 from lifelong.study.forecast import forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
-from lifelong.study.study import Study, resume_study
+from lifelong.study.study import Study, finished, resume_study
 from streams.errors import ConfigError, LifelongError
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
         "replay": {"learner": "replay", "unlearner": "none"},
         "again": {"learner": "replay", "unlearner": "retrain"},
     },
-    "seeds": 2,
+    "seeds": 3,
     "comparisons": [{"metric": "average_accuracy", "of": ["replay", "again"], "minus": "naive"}],
     "criteria": [
         {"name": "it accumulates", "metric": "average_accuracy", "of": "replay", "minus": "naive", "above": 0.05},
@@ -119,7 +119,7 @@ def test_a_study_runs_ends_with_verdicts_and_computes_nothing_again(
     assert "reproduced  it accumulates" in out
     assert "reproduced  it is exact" in out
     assert "replay - naive" in out
-    assert "[4/4" in err
+    assert "[6/6" in err
     study = Study(file)
     assert rows_of(study) == undisturbed
     before = {f: f.stat().st_mtime_ns for job in study.jobs for f in job.folder.rglob("*") if f.is_file()}
@@ -128,16 +128,64 @@ def test_a_study_runs_ends_with_verdicts_and_computes_nothing_again(
     assert "Nothing to compute" in err
     outcome = json.loads(out)
     assert [v["outcome"] for v in outcome["verdicts"]] == ["reproduced", "reproduced"]
-    assert (outcome["runs_done"], outcome["runs"], outcome["runs_done_when_criteria_were_declared"]) == (4, 4, 0)
+    assert (outcome["runs_done"], outcome["runs"], outcome["runs_done_when_criteria_were_declared"]) == (6, 6, 0)
     assert {f: f.stat().st_mtime_ns for f in before} == before
     # Another bar is another claim: nothing is computed, and that it came late is told.
     code, out, err = call("study", str(write(tmp_path, criteria=[TINY["criteria"][0] | {"above": 0.99}])))
     assert code == 3
     assert "contradicted" in out
-    assert "when 4 of 4 runs were finished already" in out
+    assert "when 6 of 6 runs were finished already" in out
     assert "Nothing to compute" in err
     # One more seed finds the runs of the others.
-    assert len(Study(write(tmp_path, seeds=3)).pending) == 2
+    assert len(Study(write(tmp_path, seeds=4)).pending) == 2
+
+
+QUICK: dict[str, Any] = TINY | {
+    "base": TINY["base"] | {"schedule": "none", "references": {"kinds": []}},
+    "strategies": {"naive": TINY["strategies"]["naive"], "replay": TINY["strategies"]["replay"]},
+    "comparisons": [],
+}
+HELPS: dict[str, Any] = TINY["criteria"][0]
+
+
+def test_a_study_with_looks_ends_when_all_is_decided(call: Call, tmp_path: Path) -> None:
+    looks = QUICK | {"seeds": {"looks": [3, 4, 6]}, "criteria": [HELPS | {"above": -0.9}]}
+    study = Study(looks, root=tmp_path / "runs")
+    asked: list[int] = []
+    assert len(study.run(begin=lambda jobs: asked.append(len(jobs)))) == 6
+    assert asked == [6]  # two strategies under three seeds, and no more
+    assert (study.seeds, len(study.jobs), len(study.all_jobs)) == ((0, 1, 2), 6, 12)
+    outcome = json.loads((study.folder / "verdicts.json").read_text())
+    assert (outcome["runs"], outcome["runs_done"], outcome["seeds"]) == (6, 6, [0, 1, 2])
+    assert outcome["rule"] == {"looks": [3, 4, 6], "anytime": False, "interval": study.rule.interval}
+    # What cannot be decided goes to the last look; what was lived before is not lived again.
+    assert study.run() == []
+    mean = study.verdicts()[0].estimate
+    assert mean is not None
+    (tmp_path / "hard.yaml").write_text(yaml.safe_dump(looks | {"criteria": [HELPS | {"above": mean.mean}]}))
+    code, out, err = call("study", "hard.yaml")
+    assert code == 0, err
+    assert "Pocock's level for looks at 3, 4, 6 seeds" in out
+    assert "[8/8" in err
+    assert "[12/12" in err
+    assert [v.outcome for v in Study("hard.yaml").verdicts()] == ["undecided"]
+
+
+def test_seeds_that_are_added_after_a_look_are_noticed(call: Call, tmp_path: Path) -> None:
+    first = Study(QUICK | {"criteria": [HELPS]}, root=tmp_path / "runs")
+    first.run()
+    assert first.looked_before == ()
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(QUICK | {"criteria": [HELPS], "seeds": 4}))
+    more = Study("more.yaml")
+    assert (more.looked_before, more.rule.anytime) == ((3,), True)
+    code, out, err = call("study", "more.yaml")
+    assert code in (0, 3)
+    assert "Seeds were added after verdicts were seen at 3, without a plan for that" in out
+    assert "t test that is valid at any time" in err
+    assert resume_study(more.folder).looked_before == (3,)
+    # A plan for it, other criteria, or other seeds are no such thing.
+    for changes in ({"seeds": {"open": 4}}, {"criteria": [HELPS | {"above": 0.1}]}, {"seeds": [5, 6, 7, 8]}):
+        assert Study(QUICK | {"criteria": [HELPS], "seeds": 4} | changes, root=tmp_path / "runs").looked_before == ()
 
 
 def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> None:
@@ -268,7 +316,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, undisturbed: dict[s
     results = study.run(workers=2)
     thread.join()
     assert killed
-    assert len(results) == 4
+    assert len(results) == 6
     assert not [r.error for r in results if r.error]
     assert rows_of(study) == undisturbed
 
@@ -311,8 +359,8 @@ def test_a_run_that_fails_leaves_the_others_going(call: Call, tmp_path: Path) ->
     study = Study(file)
     assert "Traceback (most recent call last)" in err
     assert "TrainingError" in err
-    finished = sorted(name for job, name, _ in study._finished() if study.cells[job.cell].values["training.lr"] == 0.1)
-    assert {"again", "naive", "replay"} <= set(finished)
+    ended = {name for job, name, _ in finished(study.jobs) if study.cells[job.cell].values["training.lr"] == 0.1}
+    assert {"again", "naive", "replay"} <= ended
     command = next(line.strip() for line in err.splitlines() if line.startswith("  lifelong run "))
     code, _, err = call(*command.split()[1:], "--quiet")
     assert code == 1
@@ -392,5 +440,6 @@ def test_the_page_of_results_is_made_from_what_is_kept(
         assert reproduce.main([str(study.folder)]) == 0
         assert message in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()
-    assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | 0 |" in page
+    assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
+    assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page

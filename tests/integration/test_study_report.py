@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from lifelong.execution.runner import Run
 from lifelong.report import latex
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
+from lifelong.report.latex import study_latex
 from lifelong.report.spread import spread
-from lifelong.report.study import write_study_report
+from lifelong.report.study import render, write_study_report
 from lifelong.report.study_tables import Grid, comparisons, results, verdicts
 from lifelong.report.tradeoff import pareto
+from lifelong.study.inference import Rule
+from lifelong.study.judging import Evidence, judge
 from lifelong.study.study import Study
 from streams.errors import ConfigError
 
@@ -167,24 +171,52 @@ def test_costs_relapse_and_timeline_are_drawn(page: str, tables: Tables) -> None
         go.Figure(figure)  # raises on a property that does not exist
 
 
-def test_verdicts_comparisons_and_how_to_repeat_it(page: str, tiny_study: Study) -> None:
+def test_comparisons_and_how_to_repeat_it(page: str, tiny_study: Study) -> None:
     text = text_of(page)
-    first, second = tiny_study.verdicts()
-    assert (first.outcome, second.outcome) == ("reproduced", "contradicted")
-    assert "1 reproduced, 1 contradicted" in text
-    assert "✓ reproduced" in text
-    assert "✗ contradicted" in text
-    assert first.bar in text.replace("&lt;", "<")
-    assert first.estimate is not None
-    assert f"{first.estimate.mean:.4g} [{first.estimate.low:.4g}, {first.estimate.high:.4g}]" in text
+    assert [v.outcome for v in tiny_study.verdicts()] == ["undecided", "undecided"]
+    assert "two seeds decide nothing" in text
+    assert "With 2 seeds none can be decided: it takes 3 or more" in text
     (difference,) = tiny_study.differences()
     assert difference.p_corrected is None
-    assert "needs 5 seeds" in text
+    assert difference.sides is not None
+    assert f"{difference.sides[0]:.4g}, {difference.sides[1]:.4g}" in text
     for what in ("Retraining answers a request exactly.", "torch", tiny_study.identity, "lifelong study", "lowest"):
         assert what in text
     assert "not finished" not in text
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_verdicts_are_shown_with_what_they_rest_on(tiny_study: Study) -> None:
+    judged = judge(
+        [
+            Evidence("it rises", "a - b on x", "above", 0.0, (0.1, 0.11, 0.12), sides=(0.5, 0.39)),
+            Evidence("it is exact", "a on y", "below", 1e-9, (0.2, 0.21, 0.22)),
+            Evidence(
+                "it is better", "a - b on z", "above", 0.0, (0.1, 0.1, 0.1), not_testable="neither is above chance"
+            ),
+        ],
+        Rule(),
+    )
+    lives = replace(gather_lives(tiny_study), verdicts=tuple(judged))
+    text = text_of(render(lives))
+    assert "1 reproduced, 1 contradicted, 1 not testable" in text
+    for mark in ("✓ reproduced", "✗ contradicted", "– not testable"):
+        assert mark in text
+    first = judged[0]
+    assert first.estimate is not None
+    assert f"{first.estimate.mean:.4g} [{first.estimate.low:.4g}, {first.estimate.high:.4g}]" in text
+    for what in (
+        first.bar,
+        "0.5, 0.39",
+        "neither is above chance",
+        f"{first.estimate.p:.2g}",
+        f"{first.p_corrected:.2g}",
+    ):
+        assert what in text.replace("&gt;", ">")
+    said = plain(study_latex(lives))
+    assert "neither is above chance" in said
+    assert "0.5, 0.39" in said
 
 
 def test_a_report_judges_what_is_asked_of_an_event(tiny_study: Study) -> None:
@@ -221,7 +253,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_went(tiny_study: Study, tm
     assert f"{killed.label}: replay: 2 of 5 events" in text
     assert "disk &lt;full&gt;" in page
     assert "lifelong run x.yaml" in text
-    assert "one seed gives no interval" in text
+    assert "one seed decides nothing" in text
     assert "1 of 2 finished" in text
     whole = {s: [r.value for r in t["replay"].select("average_accuracy", "stream")] for s, t in _by_seed(tiny_study)}
     drawn = numbers(trace(page, "average-0", "replay")["y"])
@@ -272,7 +304,7 @@ def test_csv_and_parquet_are_the_frame(tiny_study: Study, tmp_path: Path) -> Non
 
 def test_markdown_has_the_verdicts(tiny_study: Study, tmp_path: Path) -> None:
     text = export(tiny_study, "md", tmp_path / "report.md")[0].read_text(encoding="utf-8")
-    assert "| retraining is exact | reproduced | replay on immediate_js" in text
+    assert "| retraining is exact | undecided | replay on immediate_js" in text
     assert "*retain: full*" in text
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")

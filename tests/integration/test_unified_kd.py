@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused(tools: Any) -> None:
     from strategies.objectives.regression import Regression
 
     setting: Setting = tools.setting(tools.source())
-    with pytest.raises(ConfigError, match="needs the objective classification"):
+    with pytest.raises(ConfigError, match="predicts numbers and is no ClassObjective"):
         UnifiedKD(Config(), replace(setting, objective=Regression()))
     body, head = nn.Linear(5, 8), nn.Sequential(nn.Linear(8, 4))
     with pytest.raises(ConfigError, match="needs a linear head; the model has a Sequential"):

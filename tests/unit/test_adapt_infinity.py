@@ -223,7 +223,7 @@ def test_normalising_makes_skills_visible() -> None:
     _, features, _ = sample_features(model, objective, data.all(), block, projector)
     found = clusters(normalised(features).numpy(), 4, KEY)
     raw = clusters(features.numpy(), 4, KEY)
-    assert normalized_mutual_info_score(skill, found) >= 0.35
+    assert normalized_mutual_info_score(skill, found) >= 0.3
     assert normalized_mutual_info_score(skill, raw) <= 0.1
 
 

@@ -10,28 +10,37 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.evaluation.generation import greedy, records_of, records_of_holdout
 from lifelong.evaluation.outputs import Outputs
-from lifelong.formulas.language import (
+from lifelong.formulas.language import harmonic_mean, priv_leak
+from lifelong.metrics.answers import attack_auc, gap_rows, record_rows, request_rows, sides_of
+from lifelong.models import tiny_llama
+from strategies.objectives._answers import Answers
+from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.model import FlatModel
+from strategies.parts.text.generation import Predict, greedy
+from strategies.parts.text.scores import (
     exact_memorisation,
     extraction_strength,
-    harmonic_mean,
     min_k,
     normalised,
-    priv_leak,
     rouge_l,
     truth_ratio,
     words,
 )
-from lifelong.metrics.answers import attack_auc, gap_rows, request_rows, sides_of
-from lifelong.models import tiny_llama
-from strategies.parts.model import FlatModel
 from streams.config import parse
 from streams.data import Batch
 from streams.randomness import Key, seeded_globals
 from streams.text import ANSWER, BOS, EOS, GIVEN, Text, Tokenizer, refusals, train_tokenizer
 
 V = 5
+
+
+def answers_of(text: Text) -> Answers:
+    return Answers(text, CausalLM(V, text).responses)
+
+
+def records_of(predict: Predict, batch: Batch, text: Text) -> dict[str, np.ndarray]:
+    return answers_of(text).records(predict, batch)
 
 
 class Plain:
@@ -240,11 +249,8 @@ def test_utility_and_privacy_fixtures() -> None:
 
 @pytest.fixture
 def audit() -> Any:
-    class Request:
-        name = "request-0"
-
     class Audit:
-        request = Request()
+        name = "request-0"
         forget = np.array([2, 5, 7])
         forget_test = np.array([8])
 
@@ -252,6 +258,7 @@ def audit() -> Any:
 
 
 DETAILED = np.array([2, 5, 7, 8])
+AVERAGED = dict.fromkeys(Answers.averaged, Answers.undefined)
 
 
 def outputs(seed: int, low: float) -> Outputs:
@@ -261,13 +268,13 @@ def outputs(seed: int, low: float) -> Outputs:
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         records[attack] = draw.uniform(0, 1, 4) + low
         records[f"holdout_{attack}"] = draw.uniform(2, 3, 6)
-    return Outputs(np.zeros(9), np.zeros(9), {f"record_{name}": values for name, values in records.items()})
+    return Outputs(np.zeros(9), np.zeros(9), records=records)
 
 
 def test_rows_of_a_request(audit: Any) -> None:
     found = outputs(0, 0.0)
-    assert found.records is not None
     rows = {r.metric: r for r in request_rows(4, "run", audit, DETAILED, found)}
+    rows |= {r.metric: r for r in record_rows(4, "run", audit, DETAILED, found, AVERAGED)}
     assert rows["probability"].value == pytest.approx(found.records["probability"][:3].mean())
     ratio = found.records["truth_ratio"][:3]
     assert rows["truth_ratio"].value == pytest.approx(np.minimum(ratio, 1 / ratio).mean())
@@ -275,11 +282,15 @@ def test_rows_of_a_request(audit: Any) -> None:
     sides = sides_of("loss", np.arange(3), np.array([], dtype=int), outputs(0, 5.0))
     assert sides is not None
     assert attack_auc(*sides) == 0.0
-    assert request_rows(4, "run", audit, DETAILED, Outputs(np.zeros(9), np.zeros(9))) == []
+    nothing = Outputs(np.zeros(9), np.zeros(9))
+    assert request_rows(4, "run", audit, DETAILED, nothing) == []
+    assert record_rows(4, "run", audit, DETAILED, nothing, AVERAGED) == []
 
 
 def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
-    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 2.0), outputs(0, 2.0))}
+    rows = {
+        r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 2.0), outputs(0, 2.0), AVERAGED)
+    }
     assert rows["ks_distance"] == 0.0
     assert rows["forget_quality"] == pytest.approx(1.0)
     assert rows["priv_leak"] == 0.0
@@ -287,7 +298,9 @@ def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
 
 
 def test_a_memorised_request_stands_out(audit: Any) -> None:
-    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 0.0), outputs(1, 2.0))}
+    rows = {
+        r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, outputs(0, 0.0), outputs(1, 2.0), AVERAGED)
+    }
     assert rows["priv_leak"] is not None
     assert rows["priv_leak"] < -50
     assert rows["gap_min_k_auc"] is not None
@@ -305,10 +318,10 @@ def test_holdout(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
     batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
     text = replace(TEXT, holdout=batch.x)
-    found = records_of_holdout(table, text, batch, 1)
+    found = answers_of(text).held_out(table, batch, 1)
     own = records_of(table, batch, TEXT)
-    assert found.keys() == {"holdout_loss", "holdout_zlib", "holdout_min_k", "holdout_min_k_plus_plus"}
-    assert found["holdout_loss"].tolist() == pytest.approx(own["loss"].tolist())
-    assert records_of_holdout(table, TEXT, batch, 1) == {}
+    assert found.keys() == {"loss", "zlib", "min_k", "min_k_plus_plus"}
+    assert found["loss"].tolist() == pytest.approx(own["loss"].tolist())
+    assert answers_of(TEXT).held_out(table, batch, 1) == {}
     tokenizer: Tokenizer = train_tokenizer(["a"], 320)
     assert all(r[-1] == tokenizer.eos for r in refusals(tokenizer))

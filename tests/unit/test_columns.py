@@ -31,7 +31,7 @@ def write(place: Path, rows: list[Row]) -> Path:
     return file
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(ROWS, max_size=6))
 def test_every_bit_comes_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
     file = write(tmp_path_factory.mktemp("table"), rows)

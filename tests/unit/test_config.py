@@ -29,8 +29,8 @@ from streams.schedules.periodic import Config as Periodic
         (
             RunConfig,
             {"strategies": {"a": {"lerner": "ewc"}}},
-            "strategies.a.lerner: there is no such key. Did you mean 'learner'? Allowed: isolated, learner, unlearner, "
-            "unlearning_seed.",
+            "strategies.a.lerner: there is no such key. Did you mean 'learner'? Allowed: guard, isolated, learner, "
+            "unlearner, unlearning_seed.",
         ),
         # a strategy may be called like a key
         (
@@ -61,8 +61,8 @@ from streams.schedules.periodic import Config as Periodic
         (
             RunConfig,
             {"strategies": {"a": {"isolated": "independent", "learner": "ewc"}}},
-            "strategies.a: isolated strategies bring their own learning and forgetting: drop learner, unlearner and "
-            "unlearning_seed.",
+            "strategies.a: isolated strategies bring their own learning and forgetting: drop learner, unlearner, guard "
+            "and unlearning_seed.",
         ),
         (RunConfig, {"strategies": {"a": {"learner": 7}}}, "strategies.a.learner: 7 is not valid: it must be a name,"),
         (

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.plan import plan_evaluation
-from lifelong.metrics.corrective import recovery
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.metrics.snapshots.corrective import recovery
 from lifelong.references.tree import Point, chain
 from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import prepare
@@ -159,7 +159,7 @@ def test_no_unit_counts_what_only_shows_the_damage() -> None:
     for unit in stream.units:
         assert not np.isin(unit.test_ids, bad.extra).any()
     plan = plan_evaluation(stream, RunConfig().evaluation)
-    for audit in plan.audits:
+    for audit in plan.requests:
         assert not np.isin(plan.ids[audit.non_members], bad.extra).any()
     damage = plan.damage
     assert damage is not None

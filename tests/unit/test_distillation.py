@@ -241,15 +241,15 @@ def test_a_regressor_is_held_to_its_predictions(tools: Any) -> None:
     setting = replaced(
         tools.setting(source, plan, epochs=20, lr=0.05), objective=Regression(), make_model=lambda: tools.mlp((5, 8, 1))
     )
-    errors = []
-    first = plan.experiences[0].sample_ids
+    moves = []
+    seen = source.x[plan.experiences[1].sample_ids]
     for strength in (0.0, 20.0):
         learner = learner_of(setting, lwf.Config(strength=strength))
         ledger = teach(learner, plan, [0])
-        before = learner.model(source.x[first]).detach()
+        before = learner.model(seen).detach()
         teach(learner, plan, [1], ledger)
-        errors.append(float((learner.model(source.x[first]).detach() - before).square().mean()))
-    assert errors[1] < 0.7 * errors[0]
+        moves.append(float((learner.model(seen).detach() - before).square().mean()))
+    assert moves[1] < 0.3 * moves[0], "on what is distilled"
 
 
 class Noisy(nn.Module):
@@ -277,8 +277,8 @@ def test_the_student_passes_once_and_the_teacher_is_calm(config: Any, plan: Plan
     assert float(learner.model.state_dict()["buffers"]["body.2.passes"]) == 8  # type: ignore[index]
     teacher = learner.plugins["d"]._teacher  # type: ignore[attr-defined]
     x = plan.source.x[:4]
-    assert torch.equal(teacher.outputs(x), teacher.outputs(x))
-    assert not teacher.outputs(x).requires_grad
+    assert torch.equal(teacher.model(x), teacher.model(x))
+    assert not teacher.model.network.training
     assert not learner.model.network.body._forward_hooks
     assert not learner.model.network._forward_hooks
 

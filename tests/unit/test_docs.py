@@ -11,6 +11,7 @@ import pytest
 
 import lifelong
 from lifelong.metrics.catalogue import METRICS, THEMES
+from lifelong.report.html import write_report
 from streams.config import parse
 from streams.registry import entries
 
@@ -50,7 +51,7 @@ def examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 3
+    assert len(examples()) == 7
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -78,28 +79,125 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
 
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    files = [tmp_path / f"{name}.py" for name in ("shrink", "noise", "two_layers")]
-    for file, text in zip(files, examples(), strict=True):
+    names = ("shrink", "noise", "nearby", "two_layers", "weakest_units", "pruned")
+    files = [tmp_path / f"{name}.py" for name in names]
+    texts = [text for text in examples() if "NamedObjective" not in text]
+    for file, text in zip(files, texts, strict=True):
         file.write_text(text, encoding="utf-8")
-    learner, unlearner, model = map(str, files)
+    learner, unlearner, guard, model, metric, audit = map(str, files)
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "periodic", "limit": 1},
         "model": {"name": model, "width": 8},
-        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner}},
-        "references": {"kinds": ["retrained"]},
+        "strategies": {"theirs": {"learner": ["replay", learner], "unlearner": unlearner, "guard": guard}},
+        "evaluation": {"metrics": [{"name": metric, "units": 2}], "audits": {"name": audit, "share": 0.2}},
+        "references": {"kinds": ["retrained", "no-op"]},
     }
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert run.done
+    table = run.tables["theirs"]
+    for name, subject in (("weakest_units", "stream"), ("pruned_score", "request-0")):
+        own, other, gap = (
+            r.value
+            for r in (
+                table.last(name, subject),
+                table.last(name, subject, "retrained"),
+                table.last(f"gap_{name}", subject, "retrained"),
+            )
+            if r is not None and r.value is not None
+        )
+        assert gap == pytest.approx(own - other)
+    assert table.last("pruned_score", "request-0", "no-op") is not None
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "with the smallest weights set to zero" in page
+    assert "of the units held that score lowest" in page
     files[1].write_text(examples()[1].replace("0.01", "0.5"), encoding="utf-8")
     again = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert again.folder != run.folder
+
+
+def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "nearby.py"
+    file.write_text(examples()[2], encoding="utf-8")
+    config = {
+        "scenario": "joint",
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "class", "keys": [3], "again_after": 1}]},
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {"epochs": 20, "lr": 0.2},
+        "strategies": {"bare": {"unlearner": "none"}, "theirs": {"guard": str(file)}},
+        "references": {"kinds": []},
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
+    at = {
+        (name, r.event, r.metric): r.value
+        for name, table in run.tables.items()
+        for r in table.rows
+        if r.subject in ("stream", "request-0", "event")
+    }
+    assert at["bare", 1, "forget_test_accuracy"] > 0.8
+    assert at["theirs", 1, "forget_test_accuracy"] < 0.1
+    assert at["theirs", 1, "average_accuracy"] > at["bare", 1, "average_accuracy"] - 0.05
+    assert at["theirs", 1, "weights_erased"] == 0
+    assert at["theirs", 1, "state_bytes"] > at["bare", 1, "state_bytes"]
+    for metric in ("average_accuracy", "state_bytes"):  # what is learned again is hidden no longer
+        assert at["theirs", 2, metric] == at["bare", 2, metric]
+
+
+def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
+    model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
+    for file, text in zip((model, objective), examples()[3:5], strict=True):
+        file.write_text(text, encoding="utf-8")
+    config = {
+        "scenario": {"name": "class-incremental", "experiences": 2},
+        "schedule": {"name": "periodic", "limit": 1},
+        "objective": str(objective),
+        "model": {"name": str(model), "width": 64},
+        "training": {"optimizer": "adam", "lr": 0.005, "epochs": 10},
+        "strategies": {"mine": {"learner": "replay", "unlearner": {"name": "graddiff", "epochs": 1}}},
+        "references": {"kinds": []},
+    }
+    rows = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs").tables["mine"].rows
+    scores = [r.value for r in rows if r.metric == "average_negative_squared_error"]
+    assert scores
+    assert all(score is not None and -0.05 < score < 0 for score in scores), "the mean image has -0.077"
 
 
 def test_every_page_that_is_linked_exists() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """What a heading is linked by."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_links_within_pages_and_from_the_code_lead_to_headings() -> None:
+    anchors = {page.name: {anchor(h) for h in headings(page)} for page in (ROOT / "docs").glob("*.md")}
+    links = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        for target, name in re.findall(r"\]\(([\w.-]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert name in anchors[target or page.name], f"{page.name} links {target}#{name}"
+            links += 1
+    for floor in ("streams", "strategies", "lifelong", "cli"):
+        for file in (ROOT / floor).rglob("*.py"):
+            for target, name in re.findall(r"docs/([\w.-]+)#([\w-]+)", file.read_text(encoding="utf-8")):
+                assert name in anchors[target], f"{file.name} links {target}#{name}"
+                links += 1
+    assert links > 50
+
+
+def test_the_contents_of_methods_are_complete() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    listed = re.findall(r"^- \[(.+)\]\(#", text.partition("## Contents")[2].partition("\n## ")[0], re.MULTILINE)
+    assert listed == [s for s in sections if s != "Contents"]
 
 
 def test_every_row_of_a_table_has_a_cell_for_each_head() -> None:
@@ -124,5 +222,5 @@ def test_numbers_in_choosing_are_those_of_studies() -> None:
 
 def test_choosing_names_everything_that_forgets() -> None:
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
-    for kind in ("unlearners", "isolated"):
+    for kind in ("unlearners", "guards", "isolated"):
         assert [name for name in entries(kind) if f"`{name}`" not in page] == []

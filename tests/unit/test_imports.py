@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
-METHODS = ("learners", "unlearners", "isolated")
+METHODS = ("learners", "unlearners", "guards", "isolated")
 LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
 BUILDING_BLOCKS = ("strategies.base", "strategies.outcome", "strategies.parts", "strategies.objectives")
 
@@ -123,6 +123,27 @@ def test_building_blocks_know_no_method() -> None:
     for file in [*files("strategies/parts"), *files("strategies/objectives"), ROOT / "strategies/base.py"]:
         bad = [i for i in of_file(file) for m in METHODS if is_in(i, f"strategies.{m}")]
         assert bad == [], name_of(file)
+
+
+def kinds_of_objectives() -> set[str]:
+    """The full names of the objectives that a configuration can name."""
+    found = set()
+    for file in files("strategies/objectives"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body if not file.stem.startswith("_") else ():
+            if isinstance(node, ast.ClassDef) and "NamedObjective" in map(ast.unparse, node.bases):
+                found.add(f"{name_of(file)}.{node.name}")
+    return found
+
+
+def test_nobody_asks_for_the_class_of_an_objective() -> None:
+    """Who needs to know asks what an objective `predicts`, so that somebody's own is treated as those of the house."""
+    allowed = {
+        "lifelong.models._base_session": "trains a classifier of its own before any run",
+    }
+    kinds = kinds_of_objectives()
+    assert {k.rpartition(".")[2] for k in kinds} == {"Classification", "CausalLM", "Regression"}
+    outside = [f for floor in ("strategies", "lifelong", "cli") for f in files(floor) if "objectives" not in f.parts]
+    assert {name_of(f) for f in outside if of_file(f) & kinds} == set(allowed)
 
 
 @pytest.mark.parametrize("floor", FLOORS)

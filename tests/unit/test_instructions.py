@@ -362,7 +362,7 @@ def test_it_learns_what_can_only_be_seen(source: Source) -> None:
         fit(model, objective, data, FitConfig(epochs=80, lr=0.005, optimizer="adam", batch_size=8), Key(0))
         model.train(False)
         scores.append(float(objective.scores(objective.outputs(model, data.all()), data.all()).mean()))
-    assert scores[0] > 0.9
+    assert scores[0] > 0.8
     assert scores[1] < 0.5
 
 

@@ -18,7 +18,8 @@ import lifelong.metrics
 import streams
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit, EvaluationPlan, plan_evaluation
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means
@@ -286,7 +287,7 @@ def small_plan(tools: Any, scheduled: list[Scheduled], service: Service = Servic
 def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 0.0) -> Outputs:
     """Ten test samples per unit with that accuracy; training samples of forget sets with accuracy `forget`."""
     scores = np.zeros(len(plan.ids), dtype=np.float32)
-    for audit in plan.audits:
+    for audit in plan.requests:
         scores[audit.forget[: round(forget * len(audit.forget))]] = 1
     for u, accuracy in enumerate(accuracies):
         scores[plan.position_of[plan.unit_of == u][: round(10 * accuracy)]] = 1
@@ -340,7 +341,7 @@ def test_collateral_counts_units_that_were_forgotten_earlier(tools: Any) -> None
 
 def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
-    audit, relapse = plan.audits[0], Relapse("accuracy")
+    audit, relapse = plan.requests[0], Relapse("accuracy")
     table = []
     for event, accuracy in ((2, 0.1), (3, 0.4), (4, 0.2), (5, 0.3)):
         scores = scores_of("run", event, audit, outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
@@ -355,8 +356,8 @@ def test_relapse_can_be_negative(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
     relapse, table = Relapse("accuracy"), []
     for event, accuracy in ((2, 0.5), (3, 0.1)):
-        scores = scores_of("run", event, plan.audits[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
-        table = relapse.update(event, plan.audits[0], scores)
+        scores = scores_of("run", event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
+        table = relapse.update(event, plan.requests[0], scores)
     found = {r.metric: r.value for r in table}
     assert found["relapse_test"] == found["relapse_test_max"] == pytest.approx(-0.4)
 
@@ -384,7 +385,7 @@ def test_attribution_is_the_share_of_the_gap_that_was_closed() -> None:
         *(row(e, "no-op", "request-0", "gap_forget_accuracy", v, 100) for e, v in ((3, -0.4), (9, 0.0))),
         *(row(e, "retrained", "request-0", "forget_accuracy", 0.5, 100) for e in (3, 5, 9)),
     ]
-    found = attribution_rows(rows, "accuracy")
+    found = attribution_rows(rows, "accuracy", is_share=True)
     assert [(r.event, r.model, r.subject, r.metric) for r in found] == [
         (e, "no-op", "request-0", "attribution") for e in (3, 9)
     ]
@@ -394,7 +395,7 @@ def test_attribution_is_the_share_of_the_gap_that_was_closed() -> None:
         "without the request the score is within three standard errors of retraining",
     )
     renamed = [replace(r, metric=r.metric.replace("accuracy", "negative_absolute_error")) for r in rows]
-    assert [r.reason for r in attribution_rows(renamed, "negative_absolute_error")] == [
+    assert [r.reason for r in attribution_rows(renamed, "negative_absolute_error", is_share=False)] == [
         "it is about scores that are shares"
     ] * 2
 
@@ -504,7 +505,7 @@ def test_feature_distances_do_not_depend_on_batches(distance: Any) -> None:
 
 def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), Learn(2), RequestSpec("class", (0,))])
-    audit = plan.audits[0]
+    audit = plan.requests[0]
     detailed = audit.detailed
     assert len(audit.forget) == 6
     assert plan.classes[audit.forget_test].tolist() == [0] * 10
@@ -542,8 +543,8 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
 # --- latency and exposure -------------------------------------------------------------------------------------------
 
 
-def audit_of(request: DeletionRequest, event: int) -> Audit:
-    return Audit(request, event, NOTHING, NOTHING, NOTHING, event + 1)
+def audit_of(request: DeletionRequest, event: int) -> RequestPlan:
+    return RequestPlan(request, event, NOTHING, NOTHING, NOTHING, event + 1)
 
 
 def test_latency_and_exposure_of_lazy_service(tools: Any) -> None:

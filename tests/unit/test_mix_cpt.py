@@ -519,7 +519,7 @@ def test_what_does_not_fit_is_refused(world: World) -> None:
         Life(World(world.source, _with(world.setting, CausalLM(400, world.text, Config()))))
     for name in ("mix-cpt", "cpt-kl", "instruction-tuning"):
         parts = {"learner": name, "unlearner": "none"}
-        with pytest.raises(ConfigError, match="causal-lm"):
+        with pytest.raises(ConfigError, match="is for models that predict tokens; this one predicts classes"):
             make_strategy(parse(StrategyConfig, parts), _with(world.setting, Classification(3)), "mine")
     with pytest.raises(ConfigError, match="leave no share"):
         Life(world, instructions=0.7, preferences=0.3)
@@ -630,6 +630,7 @@ def toy(_cache: Any) -> Toy:
     return Toy()
 
 
+@pytest.mark.nightly
 def test_what_swapping_and_mixing_do_to_old_and_new(toy: Toy) -> None:
     start = toy.loss(toy.base, toy.held_out)
     assert start < 1.9  # it knows the general text: random weights give ln 40 = 3.7
@@ -649,6 +650,7 @@ def test_what_swapping_and_mixing_do_to_old_and_new(toy: Toy) -> None:
     assert general["mixed"] < general["plain"] - 1, general
 
 
+@pytest.mark.nightly
 def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
     gone, kept = toy.facts[:8], toy.facts[8:]
     unlearner = {"name": "teacher-revert", "epochs": 120, "lr": 1e-3, "batch_size": 32}

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong import features
 from lifelong.config.run import RunConfig
 from lifelong.models import _base_session as pretrain
 from lifelong.models import _images, efficientnet_lite0, huggingface, resnet_18, torchvision, vit_tiny
 from lifelong.setup import build as building
+from lifelong.setup import frozen_features as features
 from strategies.learner import SGDLearner
 from strategies.learners import l2
 from strategies.objectives.classification import Classification

@@ -40,3 +40,13 @@ def test_a_domain_that_is_gone_counts_no_more() -> None:
     assert ("law", "perplexity") not in gone
     assert gone["stream", "average_perplexity"] == pytest.approx(np.exp(2.0))
     assert gone["stream", "perplexity_growth"] == pytest.approx(1.0)
+
+
+def test_a_destroyed_model_has_no_number_and_a_reason() -> None:
+    found = Perplexity(np.array([0]), np.array([0]), ["law"])
+    every = np.ones(1, dtype=bool)
+    found.update(0, np.array([1.0]), every, np.array([0]))
+    rows = found.update(1, np.array([2000.0]), every, np.array([0]))
+    assert [(r.metric, r.value, r.reason) for r in rows] == [
+        (metric, None, "the value is inf") for metric in ("perplexity", "average_perplexity", "perplexity_growth")
+    ]

@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.config.run import EvaluationConfig, RunConfig
-from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.generation import _of_answers, continued
-from lifelong.evaluation.plan import plan_evaluation
-from lifelong.evaluation.probes import ALIAS, Prober, check_audits
+from lifelong.audits.muse import Muse
+from lifelong.audits.reintroduce import ALIAS, Reintroduce
+from lifelong.config.run import RunConfig
+from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
-from lifelong.formulas.language import choice_probability, priv_leak, truth_probability
+from lifelong.formulas.language import priv_leak
 from lifelong.formulas.muse import acceleration, cut_answer, lasting, operating_point, rouge_f
 from lifelong.metrics.answers import attack_auc, true_positives
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.models._language import Decoder
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.instruments import check_instruments, make_instruments
+from strategies.objectives._answers import Answers
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.generation import continued
+from strategies.parts.text.scores import choice_probability, truth_probability
 from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
@@ -66,15 +69,25 @@ class World:
         self.source = make_source(config)
         self.stream = make_stream(config, self.source)
         self.setting = make_setting(config, self.stream)
-        self.plan = plan_evaluation(self.stream, config.evaluation)
-        self.evaluator = Evaluator(self.stream, self.plan, self.setting, config.evaluation, "cpu")
-        data = Ledger(self.source).lend(self.plan.ids)
-        self.prober = Prober(self.setting, self.stream, self.plan, config.evaluation, data)
+        self.plan = plan_evaluation(self.stream, config.evaluation, self.setting.objective.measurements())
+        instruments = make_instruments(config.evaluation, self.stream, self.plan, self.setting, "cpu")
+        self.evaluator, audits = instruments.evaluator, {a.name: a for a in instruments.audits}
+        self.muse, self.reintroduce = audits.get("muse"), audits.get("reintroduce")
         assert self.source.text is not None
         self.text = self.source.text
 
     def strategy(self) -> Any:
         return make_strategy(self.config.strategies["ascent"], self.setting, "strategies.ascent")
+
+
+def muse_of(world: World) -> Muse:
+    assert isinstance(world.muse, Muse)
+    return world.muse
+
+
+def reintroduce_of(world: World) -> Reintroduce:
+    assert isinstance(world.reintroduce, Reintroduce)
+    return world.reintroduce
 
 
 class Speaker:
@@ -118,7 +131,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def halves_of(world: World, keep: int) -> dict[tuple[int, ...], list[int]]:
     """The first half of every deleted text, and `keep` tokens of its second half."""
-    audit = world.plan.audits[0]
+    audit = world.plan.requests[0]
     made = {}
     for i in world.plan.ids[audit.forget]:
         ids = tokens(world.source.x[i])
@@ -128,11 +141,11 @@ def halves_of(world: World, keep: int) -> dict[tuple[int, ...], list[int]]:
 
 
 def test_verbatim_memory_of_who_knows_all_and_of_who_says_nothing(world: World) -> None:
-    audit = world.plan.audits[0]
+    audit = world.plan.requests[0]
     positions = audit.forget
-    everything = world.prober._verbatim(Speaker(world, halves_of(world, 99)), positions)  # type: ignore[arg-type]
-    nothing = world.prober._verbatim(Speaker(world, {}), positions)  # type: ignore[arg-type]
-    some = world.prober._verbatim(Speaker(world, halves_of(world, 6)), positions)  # type: ignore[arg-type]
+    everything = muse_of(world).verbatim(Speaker(world, halves_of(world, 99)), positions)  # type: ignore[arg-type]
+    nothing = muse_of(world).verbatim(Speaker(world, {}), positions)  # type: ignore[arg-type]
+    some = muse_of(world).verbatim(Speaker(world, halves_of(world, 6)), positions)  # type: ignore[arg-type]
     assert everything == 100.0
     assert nothing == 0.0
     assert 0 < some < 100
@@ -146,7 +159,7 @@ def test_verbatim_scores_by_hand() -> None:
 
 def answers_of(world: World, then: str) -> dict[tuple[int, ...], list[int]]:
     made = {}
-    for i in world.plan.ids[world.plan.audits[0].forget_test]:
+    for i in world.plan.ids[world.plan.requests[0].forget_test]:
         x = world.source.x[i]
         answer = x[0][x[1] == ANSWER].tolist()[:-1]
         made[tuple(x[0][x[1] == GIVEN].tolist())] = [*answer, *world.text.tokenizer.encode(then)]
@@ -154,28 +167,29 @@ def answers_of(world: World, then: str) -> dict[tuple[int, ...], list[int]]:
 
 
 def test_knowledge_is_cut_at_a_further_question(world: World) -> None:
-    audit = world.plan.audits[0]
+    audit = world.plan.requests[0]
     for then in ("", "\n\nQ: And what then?\nA: No.", "\nQuestion: x"):
         speaker = Speaker(world, answers_of(world, then))
-        assert world.prober._knowledge(speaker, audit.forget_test) == 100.0, then  # type: ignore[arg-type]
+        assert muse_of(world).knowledge(speaker, audit.forget_test) == 100.0, then  # type: ignore[arg-type]
     rambling = Speaker(world, answers_of(world, " and so on and on."))
-    assert 0 < world.prober._knowledge(rambling, audit.forget_test) < 100  # type: ignore[arg-type]
+    assert 0 < muse_of(world).knowledge(rambling, audit.forget_test) < 100  # type: ignore[arg-type]
     assert cut_answer("Paris\n\nQuestion: x") == "Paris"
     assert rouge_f([("Paris", cut_answer("Paris\n\nQuestion: x"))])[0] == 100.0
 
 
 def test_examples_are_of_held_out_people_and_come_first() -> None:
-    world = World(config_of(["muse"], [[1]], evaluation={"audits": ["muse"], "shots": 2}))
+    world = World(config_of(["muse"], [[1]], evaluation={"audits": {"name": "muse", "shots": 2}}))
     assert world.text.holdout is not None
-    said = world.text.tokenizer.decode(world.prober._examples())
+    said = world.text.tokenizer.decode(muse_of(world).examples())
     assert said.count("Q:") == said.count("\nA:") == 2
     assert said.endswith("\n\n")
-    with pytest.raises(ConfigError, match="evaluation.shots"):
-        check_audits(world.text, EvaluationConfig(audits=("muse",), shots=99))
+    many = config_of([], [[1]], evaluation={"audits": {"name": "muse", "shots": 99}})
+    with pytest.raises(ConfigError, match=r"evaluation.audits.muse.shots: 99 .* has 3"):
+        check_instruments(many.evaluation, world.source, world.setting)
 
 
 def test_what_is_kept_is_asked_without_the_deleted(world: World) -> None:
-    first, second = (a.event for a in world.plan.audits)
+    first, second = (a.event for a in world.plan.requests)
     users = [
         set(world.source.user_ids[world.plan.ids[world.plan.kept_questions(e)]].tolist())
         for e in (first - 1, first, second)
@@ -207,18 +221,18 @@ def test_sustainability_of_a_curve(world: World) -> None:
 
 
 def test_what_is_put_before_a_question(world: World) -> None:
-    audit = world.plan.audits[0]
+    audit = world.plan.requests[0]
     named = np.array([1])
     name = world.source.user_names[1]
     for own in world.plan.ids[audit.forget_test].tolist():
-        assert world.prober._context("none", own, named) == ""
-        true = world.prober._context("true", own, named)
-        other = world.prober._context("other", own, named)
-        definition = world.prober._context("definition", own, named)
+        assert reintroduce_of(world).context("none", own, named) == ""
+        true = reintroduce_of(world).context("true", own, named)
+        other = reintroduce_of(world).context("other", own, named)
+        definition = reintroduce_of(world).context("definition", own, named)
         assert true is not None
         assert other is not None
         assert definition is not None
-        fact = world.prober._statement(own)
+        fact = reintroduce_of(world).statement(own)
         assert fact in true
         assert true.count(name) >= 4
         assert fact not in other
@@ -228,7 +242,7 @@ def test_what_is_put_before_a_question(world: World) -> None:
 
 def test_who_copies_from_the_context_gains_by_it(world: World) -> None:
     """A model that repeats the statement it has read answers right where the fact was put before the question."""
-    audit = world.plan.audits[0]
+    audit = world.plan.requests[0]
 
     class Copier(Speaker):
         def predict(self, batch: Batch) -> torch.Tensor:
@@ -243,7 +257,7 @@ def test_who_copies_from_the_context_gains_by_it(world: World) -> None:
                     logits[i, torch.arange(len(answer)) + given - 1, torch.tensor(answer)] = 20.0
             return logits
 
-    found = world.prober._reintroduced(Copier(world, {}), audit)  # type: ignore[arg-type]
+    found = reintroduce_of(world).of_request(Copier(world, {}), audit.event, audit)  # type: ignore[arg-type]
     assert found["context_none_accuracy"] == 0.0
     assert found["context_true_accuracy"] == found["context_definition_accuracy"] == 1.0
     assert found["context_other_accuracy"] < 0.4
@@ -332,12 +346,12 @@ def hooks_of(strategy: Any) -> list[int]:
     return [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules]
 
 
-ALL = ["relearn", "muse", "relearn-rest", "quantise", "reintroduce", "probe"]
+ALL = ["muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 
 
 def test_looking_changes_nothing_and_sees_every_change() -> None:
     """State, noise and the next lesson are those of a life that nobody looked at; other weights give other numbers."""
-    looks = {"audits": ALL, "relearn_steps": 3}
+    looks = {"audits": [{"name": "relearn", "steps": 3}, *ALL]}
     seen, unseen = (World(config_of([], [[1], [4]], evaluation=looks)) for _ in range(2))
     strategies = [w.strategy() for w in (seen, unseen)]
     ledgers = [Ledger(w.source) for w in (seen, unseen)]
@@ -356,11 +370,11 @@ def test_looking_changes_nothing_and_sees_every_change() -> None:
                 assert torch.equal(torch.get_rng_state(), noise[0])
                 assert np.random.get_state()[1].tolist() == noise[1]  # type: ignore[index]
     again = seen.evaluator.evaluate(strategies[0], len(events) - 1)
-    assert found[-1].details.keys() == again.details.keys()
-    for name, values in found[-1].details.items():
-        assert np.array_equal(values, again.details[name], equal_nan=True), name
+    assert found[-1].stored().keys() == again.stored().keys()
+    for name, values in found[-1].stored().items():
+        assert np.array_equal(values, again.stored()[name], equal_nan=True), name
     assert digest(strategies[0].state_dict()) == digest(strategies[1].state_dict())
-    first, second = (f.details["audit_int8_probability"][0] for f in found[1:])
+    first, second = (f.audits["quantise"].requests["int8_probability"][0] for f in found[1:])
     assert first != second
 
 
@@ -417,8 +431,8 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
         sides = []
         for x in (world.source.x[forgotten], holdout):
             nothing = torch.zeros(len(x), dtype=torch.long)
-            records = _of_answers(strategy.predict, Batch(nothing, x, nothing), world.text.tokenizer)
-            sides.append(records["min_k"])
+            answers = Answers(replace(world.text, holdout=x), world.setting.objective.responses)
+            sides.append(answers.held_out(strategy.predict, Batch(nothing, x, nothing), 256)["min_k"])
         return attack_auc(*sides) or 0.0
 
     def leak(strategy: Any, reference: Any) -> float:
@@ -430,7 +444,7 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
     target, others = retrained("sisa", 0), [retrained("sisa", seed) for seed in (1, 2)]
     for number, event in enumerate(world.stream.events):
         step(sisa, event, ledger)
-        utility.append(float(world.prober.utility(sisa, number)["stream_retain_know_mem"][0]))
+        utility.append(muse_of(world).of_stream(sisa, number)["retain_know_mem"])
         leaks.append(leak(sisa, target))
     assert leaks[0] > 90, "the model that was never asked to forget"
     assert leaks[-1] == 0.0
@@ -448,7 +462,7 @@ def test_audits_of_text_need_text_and_come_as_often_as_asked() -> None:
     digits = parse(RunConfig, {"evaluation": {"audits": ["muse"]}})
     stream = make_stream(digits, make_source(digits))
     with pytest.raises(ConfigError, match=r"evaluation.audits: 'muse'.*source of text"):
-        check_audits(stream.source.text, digits.evaluation)
+        check_instruments(digits.evaluation, stream.source, make_setting(digits, stream))
     seldom = World(config_of([], [[0], [1], [2], [4]], evaluation={"audits": ["muse"], "audits_every": 3}))
     assert np.flatnonzero(seldom.plan.audited).tolist() == [1, 4]
     assert [len(seldom.plan.due(e)) for e in range(5)] == [0, 1, 2, 3, 4]

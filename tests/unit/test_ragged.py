@@ -11,7 +11,7 @@ import torch
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_llava, tiny_mixtral
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.lowrank.gated import GatedHost
+from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.training.ragged import MOST_GROUPS, PASS, WORTH, is_heard, rows_per_pass, rows_together
 from strategies.parts.weights.blocks import Listener, blocks_of
@@ -165,17 +165,18 @@ def test_having_been_asked_for_hidden_states_changes_nothing() -> None:
 
 @pytest.mark.parametrize("module", TINY)
 def test_gates_stay_with_their_rows(module: Any) -> None:
-    host, batch, objective = GatedHost(made(module), 2, 4.0, 0.0), ragged(), CausalLM(V)
-    host.model.train(False)
-    adapter = torch.randn(host.fresh(Key(0)).shape, generator=torch.Generator().manual_seed(0))
+    model, batch, objective = made(module), ragged(), CausalLM(V)
+    adapters = Adapters(model, 2, 4.0, 0.0)
+    model.train(False)
+    adapter = torch.randn(adapters.fresh(Key(0), model.parameters).shape, generator=torch.Generator().manual_seed(0))
     gates = torch.linspace(0, 1, 24)[:, None]
     with torch.no_grad():
-        with host.gated([adapter], gates):
-            whole = objective.outputs(host.model, batch)
+        with adapters.gated(model, [adapter], gates):
+            whole = objective.outputs(model, batch)
         for i in (0, 7, 23):
             one = batch.part(i, i + 1)
-            with host.gated([adapter], gates[i : i + 1]):
-                alone = objective.outputs(host.model, one)
+            with adapters.gated(model, [adapter], gates[i : i + 1]):
+                alone = objective.outputs(model, one)
             assert torch.allclose(there(one, whole[i : i + 1]), there(one, alone), atol=1e-4)
 
 

@@ -11,13 +11,14 @@ import torch
 from text_lives import ONE_STEP, live, slope
 
 from lifelong.config.run import StrategyConfig
-from lifelong.evaluation.generation import greedy
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.setup.build import make_strategy
 from strategies.base import Access
-from strategies.isolated.in_context import InContext, prefixed
+from strategies.composed import Composed
+from strategies.guards.in_context import InContext, prefixed
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.text.generation import greedy
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.unlearners import lat, rmu
@@ -400,22 +401,22 @@ def test_unlearners_of_classes_that_cannot_read_text_say_so(source: Source) -> N
 # -- the guardrail
 
 
-def guarded(source: Source, **options: Any) -> tuple[InContext, Ledger, Any]:
+def guarded(source: Source, **options: Any) -> tuple[Composed, Ledger, Any]:
     life = live(source, "none")
-    strategy = make_strategy(parse(StrategyConfig, {"isolated": {"name": "in-context", **options}}), life.setting, "it")
-    assert isinstance(strategy, InContext)
+    strategy = make_strategy(parse(StrategyConfig, {"guard": {"name": "in-context", **options}}), life.setting, "it")
+    assert isinstance(strategy, Composed)
     ledger = Ledger(source)
     experience = ledger.admit(Experience("all", (), source.train_ids))
     strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
     return strategy, ledger, life
 
 
-def serve(strategy: InContext, ledger: Ledger, source: Source, user: int, name: str) -> None:
+def serve(strategy: Composed, ledger: Ledger, source: Source, user: int, name: str) -> None:
     ids = source.train_ids[source.user_ids[source.train_ids] == user]
     request = DeletionRequest(name, (Request("user", (user,), ids, NOTHING, 0),))
     ledger.delete(request)
     outcome = strategy.forget(request, ledger.door(strategy.access, NOTHING, ids))
-    assert outcome.notes == {"guarded": float(len(strategy.state_dict()["guarded"]))}
+    assert outcome.notes == {"guarded": float(len(strategy.state_dict()["guard"]["guarded"]))}
 
 
 def of(source: Source, user: int) -> Batch:
@@ -453,11 +454,11 @@ def test_learning_again_takes_a_name_off_the_list_exactly(source: Source) -> Non
     serve(strategy, ledger, source, 1, "request-1")
     assert torch.equal(strategy.predict(of(source, 0)), first), "a later request does not re-open an earlier one"
     state = strategy.state_dict()
-    assert [g["subject"] for g in state["guarded"]] == [source.user_names[0], source.user_names[1]]
+    assert [g["subject"] for g in state["guard"]["guarded"]] == [source.user_names[0], source.user_names[1]]
     ids = source.train_ids[source.user_ids[source.train_ids] == 0]
     experience = ledger.admit(Experience("again", (), ids, incarnation=1))
     strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
-    assert [g["subject"] for g in strategy.state_dict()["guarded"]] == [source.user_names[1]]
+    assert [g["subject"] for g in strategy.state_dict()["guard"]["guarded"]] == [source.user_names[1]]
     with torch.no_grad():
         model = strategy.network()
         model.train(False)
@@ -510,8 +511,9 @@ def test_names_that_do_not_fit_are_left_out(source: Source) -> None:
         serve(strategy, ledger, source, user, f"request-{user}")
     names, tokenizer = list(source.user_names[:2]), source.text.tokenizer  # type: ignore[union-attr]
     second = tokenizer.encode(f"You know nothing about {names[1]}.\n")
-    assert strategy._prefix(names, 200 - len(second)) == second
-    assert strategy._prefix(names, 200) == []
+    assert isinstance(strategy.guard, InContext)
+    assert strategy.guard._prefix(names, 200 - len(second)) == second
+    assert strategy.guard._prefix(names, 200) == []
     assert not torch.equal(strategy.predict(of(source, 2)), bare)  # every prompt gets an instruction
 
 
@@ -524,8 +526,8 @@ def test_a_guard_needs_names_and_text(source: Source, tools: Any) -> None:
         guarded(bare)
     with pytest.raises(ConfigError, match="refuse everything"):
         guarded(source, form="refusal", applies="all")
-    with pytest.raises(ConfigError, match="causal-lm"):
-        make_strategy(parse(StrategyConfig, {"isolated": "in-context"}), tools.setting(tools.source()), "it")
+    with pytest.raises(ConfigError, match="in-context is for models that predict tokens; this one predicts classes"):
+        make_strategy(parse(StrategyConfig, {"guard": "in-context"}), tools.setting(tools.source()), "it")
 
 
 def test_rows_made_longer_keep_what_they_are() -> None:

@@ -222,7 +222,7 @@ def _network() -> Any:
 def test_what_works_on_text_alone_says_so(name: str, tools: Any) -> None:
     setting = tools.setting(tools.source())
     config = parse(StrategyConfig, {"unlearner": name})
-    with pytest.raises(ConfigError, match="causal-lm"):
+    with pytest.raises(ConfigError, match=f"{name} is for models that predict tokens; this one predicts classes"):
         make_strategy(config, setting, "it")
 
 

@@ -347,7 +347,7 @@ def test_recalibrated_norms_are_the_statistics_of_the_data(tools: Any) -> None:
     model, data = normed(), tools.lend(source)
     fit(model, Classification(3), data, FitConfig(epochs=2, batch_size=8, lr=0.1), Key(0))
     weights = model.parameters.clone()
-    recalibrate(model, data, batch_size=len(data))
+    recalibrate(model, Classification(3), data, batch_size=len(data))
     first = model.network.body[1]
     inner = model.network.body[0](data.all().x).detach()
     assert torch.allclose(first.running_mean, inner.mean(0), atol=1e-5)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from lifelong.config.run import RunConfig
 from lifelong.results.table import Row, Table, row
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Quantity, StudyConfig, in_size, lay_out, with_base
 from lifelong.study.jobs import make_jobs
+from lifelong.study.statistics import t_interval
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import ConfigError
@@ -59,24 +61,33 @@ def verdict(values: Values, **what: Any) -> Any:
 @pytest.mark.parametrize(
     ("a", "bar", "outcome"),
     [
-        ([0.6, 0.7, 0.8], {"above": 0.5}, "reproduced"),
-        ([0.6, 0.7, 0.8], {"above": 0.9}, "contradicted"),
-        ([0.6, 0.7, 0.8], {"above": 0.7}, "undecided"),
-        ([0.6, 0.7, 0.8], {"below": 0.9}, "reproduced"),
-        ([0.6, 0.7, 0.8], {"below": 0.5}, "contradicted"),
-        ([0.6, 0.7, 0.8], {"below": 0.7}, "undecided"),
+        ([0.68, 0.7, 0.72], {"above": 0.6}, "reproduced"),
+        ([0.68, 0.7, 0.72], {"above": 0.8}, "contradicted"),
+        ([0.68, 0.7, 0.72], {"above": 0.7}, "undecided"),
+        ([0.68, 0.7, 0.72], {"below": 0.8}, "reproduced"),
+        ([0.68, 0.7, 0.72], {"below": 0.6}, "contradicted"),
+        ([0.68, 0.7, 0.72], {"below": 0.7}, "undecided"),
+        ([0.6, 0.7, 0.8], {"above": 0.5}, "undecided"),  # all three are above, which chance does in one case of eight
         ([0.0, 0.0, 0.0], {"below": 0.0}, "contradicted"),  # equal to the bar is not beyond it
-        ([-0.1, -0.2, -0.3], {"below": 0.0}, "reproduced"),
+        ([0.0, 0.0, 0.0], {"below": 0.1}, "reproduced"),
+        ([-0.18, -0.2, -0.22], {"below": 0.0}, "reproduced"),
         ([0.9], {"above": 0.5}, "undecided"),
+        ([0.9, 0.9], {"above": 0.5}, "undecided"),
     ],
 )
 def test_outcomes(a: list[float | None], bar: dict[str, float], outcome: str) -> None:
     assert verdict({"a": a}, **bar).outcome == outcome
 
 
-def test_one_seed_says_why_it_decides_nothing() -> None:
+def test_one_seed_and_two_say_why_they_decide_nothing() -> None:
     found = verdict({"a": [0.9]}, above=0.5)
-    assert (found.reason, found.estimate.mean) == ("one seed gives no interval", 0.9)
+    assert (found.reason, found.estimate.mean) == ("one seed decides nothing", 0.9)
+    assert verdict({"a": [0.9, 0.9]}, above=0.5).reason == "two seeds decide nothing"
+
+
+def test_seeds_that_agree_tell_how_many_might_not() -> None:
+    found = verdict({"a": [0.9] * 5}, above=0.5)
+    assert found.reason == "all 5 seeds agree; up to 45% of all might not"  # 0.55^5 is 5 %
 
 
 def test_differences_are_paired() -> None:
@@ -90,7 +101,10 @@ def test_differences_are_paired() -> None:
 def test_ratios_are_judged_on_a_log_scale() -> None:
     found = verdict({"a": [1.0, 4.0], "b": [1.0, 1.0]}, over="b", above=0.9)
     assert found.estimate.mean == pytest.approx(2.0)  # the geometric mean of 1 and 4, not 2.5
-    assert (found.estimate.low, found.estimate.high) == (pytest.approx(1.0), pytest.approx(4.0))
+    # of two logarithms that differ by log 4: t(97.5 %, 1) = 12.706 times half of it
+    assert found.estimate.low == pytest.approx(2 * 4 ** (-12.706 / 2), rel=1e-3)
+    assert found.estimate.high == pytest.approx(2 * 4 ** (12.706 / 2), rel=1e-3)
+    assert found.evidence.values == pytest.approx((1.0, 4.0))
     upside_down = verdict({"a": [1.0, 1.0], "b": [1.0, 4.0]}, over="b", above=0.9)
     assert upside_down.estimate.mean == pytest.approx(0.5)
 
@@ -102,9 +116,10 @@ def test_ratios_of_what_is_not_positive_are_undecided() -> None:
 
 
 def test_a_seed_without_a_value_is_left_out_and_told() -> None:
-    found = verdict({"a": [0.6, None, 0.8], "b": [0.1, 0.1, 0.1]}, minus="b", above=0.2)
-    assert (found.outcome, found.estimate.n) == ("reproduced", 2)
-    assert "1 of 3 seeds" in found.reason
+    found = verdict({"a": [0.6, None, 0.61, 0.62], "b": [0.1, 0.1, 0.1, 0.1]}, minus="b", above=0.2)
+    assert (found.outcome, found.estimate.n) == ("reproduced", 3)
+    assert "1 of 4 seeds" in found.reason
+    assert found.evidence.sides == pytest.approx((0.61, 0.1))
 
 
 def test_nothing_says_what_is_missing() -> None:
@@ -166,8 +181,10 @@ def test_comparisons_are_corrected_together() -> None:
     found = results(config, {"a": [1 + s for s in steps], "b": [0.0] * 6, "c": [s - 0.2 for s in steps]}).differences()
     assert [(d.of, d.minus) for d in found] == [("a", "b"), ("c", "b")]
     assert found[0].estimate is not None
-    assert found[0].estimate.p == pytest.approx(2 / 2**6)
-    assert found[0].p_corrected == pytest.approx(4 / 2**6)
+    first, second = (ttest_1samp(x, 0).pvalue for x in ([1 + s for s in steps], [s - 0.2 for s in steps]))
+    assert [d.estimate.p for d in found if d.estimate] == pytest.approx([first, second])
+    assert [d.p_corrected for d in found] == pytest.approx([2 * first, second])
+    assert found[0].sides == pytest.approx((1.225, 0.0))
     assert found[0].estimate.low > 1.0
     assert math.isclose(found[0].estimate.mean, 1.225)
 
@@ -222,6 +239,14 @@ def laid_out(**changes: Any) -> list[Cell]:
             "not in the grid",
         ),
         ({"claims": "?"}, "claims"),
+        ({"seeds": {"looks": [5, 4]}}, r"seeds: looks must rise"),
+        ({"seeds": {"looks": [5]}}, r"seeds\.looks: \[5\] is not valid"),
+        ({"seeds": {"looks": [2, 5]}}, r"seeds\.looks\.0: 2 is not valid: it must be 3 or more"),
+        ({"seeds": {"open": 2}}, r"seeds\.open: 2 is not valid: it must be 3 or more"),
+        ({"sizes": {"small": {"seeds": {"look": [5, 10]}}}}, "look"),
+        ({"criteria": [criterion(above=0, above_chance=True)]}, "above_chance needs chance"),
+        ({"validity": [criterion(above=0, of="aa")]}, r"validity\.0: there is no strategy 'aa'"),
+        ({"validity": [criterion(above=0, criteria=["d"])]}, r"validity\.0\.criteria: there is no criterion 'd'"),
     ],
 )
 def test_bad_studies_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -268,8 +293,9 @@ def test_equal_within_a_margin(a: list[float | None], outcome: str) -> None:
     found = verdict({"a": a}, within=0.05)
     assert found.outcome == outcome
     assert found.bar == "a on average_accuracy within +-0.05"
-    if len(a) > 1:
-        assert "90 % t interval, p = " in found.reason
+    if outcome == "reproduced":
+        low, high = t_interval([x for x in a if x is not None], 0.9)
+        assert (found.estimate.low, found.estimate.high) == pytest.approx((low, high))
 
 
 def test_two_strategies_can_be_equal() -> None:
@@ -292,10 +318,10 @@ def test_the_margin_may_be_that_of_two_retrained_models() -> None:
     found = judged([0.0, 0.0, 0.0], [0.1, -0.1, 0.1])
     assert (found.outcome, found.bar) == (
         "reproduced",
-        "a on gap_forget_accuracy (retrained) within +-0.1 (retrained-2)",
+        "a on gap_forget_accuracy (retrained) within +-0.1, what one retraining differs from another",
     )
     assert judged([0.5, 0.52, 0.51], [0.4, 0.45, 0.6]).outcome == "contradicted"
-    missing = judged([0.5, 0.52], [None, None])  # type: ignore[list-item]
+    missing = judged([0.5, 0.52, 0.51], [None] * 3)  # type: ignore[list-item]
     assert (missing.outcome, missing.estimate) == ("undecided", None)
 
 
@@ -321,3 +347,80 @@ def test_where_variance_comes_from() -> None:
     for finished in (tuple(t for t in tables if t[0].seed < 1), ()):
         (fewer,) = Results(config, finished).components()
         assert fewer.reason == "fewer than two seeds have a value everywhere"
+
+
+def test_criteria_are_one_family() -> None:
+    """What one criterion would decide alone, p = .02, it does not among three."""
+    a = [0.1, 0.3, 0.2, 0.25, 0.02]
+    p = float(ttest_1samp(a, 0).pvalue)
+    assert 0.0167 < p < 0.05
+    (alone,) = results(study(criteria=[criterion(above=0.0)], seeds=5), {"a": a}).verdicts()
+    assert (alone.outcome, alone.p_corrected) == ("reproduced", pytest.approx(p))
+    bars = [criterion(above=bar) for bar in (0.0, 0.17, 0.18)]
+    among = results(study(criteria=bars, seeds=5), {"a": a}).verdicts()
+    assert (among[0].outcome, among[0].p_corrected) == ("undecided", pytest.approx(3 * p))
+    assert among[0].reason == "it would be decided alone, not among 3 criteria"
+    assert among[0].estimate == alone.estimate
+
+
+def test_looks_have_wider_intervals_and_allow_for_each_other() -> None:
+    a = [0.1, 0.3, 0.2, 0.25, 0.02]
+    config = study(criteria=[criterion(above=0.0)], seeds={"looks": [5, 10, 20]})
+    found = results(config, {"a": a})
+    looked = Results(config, found.tables, seeds=(0, 1, 2, 3, 4)).verdicts()[0]
+    assert looked.outcome == "undecided"
+    assert looked.reason == "the interval spans the bar"
+    assert looked.estimate is not None
+    assert looked.p_corrected is not None
+    assert looked.estimate.p is not None
+    assert (looked.estimate.low or 1) < 0 < t_interval(a)[0]
+    assert 2 * looked.estimate.p < looked.p_corrected < 3 * looked.estimate.p
+
+
+def test_validity_is_judged_first() -> None:
+    gate = {"metric": "average_accuracy", "of": "b", "criteria": ["c"]}
+    criteria = [criterion(above=0.0), criterion(above=0.0) | {"name": "d"}]
+    for bar, outcome in ((0.1, "reproduced"), (0.2, "undecided"), (0.9, "not testable")):
+        config = study(validity=[gate | {"name": "b has learned", "above": bar}], criteria=criteria)
+        found = results(config, {"a": [0.68, 0.7, 0.72], "b": [0.2, 0.21, 0.19]})
+        depends, free = found.verdicts()
+        assert (depends.outcome, free.outcome) == (outcome, "reproduced")
+        assert found.validity()[0].outcome == {"not testable": "contradicted"}.get(outcome, outcome)
+    assert depends.reason == "what it depends on is contradicted: b has learned"
+    assert depends.estimate == free.estimate  # the number is shown all the same
+
+
+def test_what_is_at_chance_on_both_sides_is_not_testable() -> None:
+    """A difference between models that know nothing says nothing, however sure it is."""
+    low, lower = [0.101, 0.102, 0.1], [0.091, 0.092, 0.09]
+    assert verdict({"a": low, "b": lower}, minus="b", above=0.0).outcome == "reproduced"
+    found = verdict({"a": low, "b": lower}, minus="b", above=0.0, chance=0.1)
+    assert (found.outcome, found.reason) == ("not testable", "neither side is above chance (0.1)")
+    assert verdict({"a": [0.3, 0.31, 0.29], "b": lower}, minus="b", above=0.0, chance=0.1).outcome == "reproduced"
+
+
+def test_joint_training_at_chance_makes_it_untestable() -> None:
+    config = study(criteria=[criterion(minus="b", above=0.0, chance=0.1)])
+    for joint, outcome in ((0.1, "not testable"), (0.8, "reproduced")):
+        tables = []
+        for seed in range(3):
+            rows = {
+                name: Table(
+                    [
+                        number("average_accuracy", value + 0.001 * seed * (name == "a")),
+                        number("average_accuracy", joint, model="joint"),
+                    ]
+                )
+                for name, value in (("a", 0.5), ("b", 0.3))
+            }
+            tables.append((Cell({}, seed, RunConfig(seed=seed), {}), rows))
+        assert Results(config, tuple(tables)).verdicts()[0].outcome == outcome
+
+
+def test_scores_above_chance() -> None:
+    """0.26 of 0.42 is 0.62, and of what is above 0.24 it is a ninth."""
+    values: Values = {"a": [0.26, 0.26, 0.26], "b": [0.42, 0.42, 0.42]}
+    found = verdict(values, over="b", above=0.9, chance=0.24, above_chance=True)
+    assert found.estimate.mean == pytest.approx((0.26 - 0.24) / (0.42 - 0.24))
+    assert "above chance (0.24)" in found.bar
+    assert found.evidence.sides == pytest.approx((0.02 / 0.76, 0.18 / 0.76))

@@ -12,6 +12,7 @@ import numpy as np
 from streams.randomness import Key
 
 
+# Why: docs/decisions.md#memories-are-bottom-k-samples-instead-of-reservoirs
 def keep_uniform(ids: np.ndarray, capacity: int, key: Key) -> np.ndarray:
     """Return the `capacity` ids with the lowest priorities (all if there are fewer), int64, ascending."""
     return np.sort(ids[key.order(ids)[:capacity]])

@@ -12,6 +12,7 @@ from strategies.parts.fit import Hooks
 from strategies.parts.memory.buffers import draw_positions, keep_balanced, keep_uniform
 from streams.data import Batch, Data
 from streams.ledger import Door
+from streams.positions import positions_in
 from streams.randomness import Key
 
 Policy = Literal["reservoir", "class-balanced"]
@@ -96,7 +97,7 @@ class Exemplars:
         else:
             kept = keep_balanced(ids, classes, self._capacity, self._key)
         order = np.argsort(ids)
-        self.classes = classes[order[np.searchsorted(ids, kept, sorter=order)]]
+        self.classes = classes[order[positions_in(ids[order], kept)]]
         self.ids = kept
 
     def purge(self, ids: np.ndarray) -> None:

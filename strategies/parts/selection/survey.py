@@ -100,7 +100,7 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
     """Look at every sample of `data`, in evaluation mode; the model is left as it is."""
     scores: dict[Selector, list[torch.Tensor]] = {name: [] for name in look.selectors}
     features, embeddings, norms, cost = [], [], [], Outcome()
-    for batch in data.batches(look.batch_size):
+    for batch in objective.batches(data, look.batch_size):
         if look.block is not None:
             outputs, found, norm = sample_features(
                 model, objective, batch, look.block, look.projector, look.form, look.memory

@@ -16,6 +16,7 @@ from strategies.parts.model import FlatModel
 _WORD = 4
 
 
+# Why: docs/decisions.md#checkpoint-differences-are-exclusive-ors
 def pack(model: FlatModel) -> np.ndarray:
     """Return parameters and buffers as bytes, uint8 ``[N]``, in the order of the network."""
     tensors = [model.parameters, *model.network.buffers()]

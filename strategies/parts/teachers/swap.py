@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from strategies.objectives.causal_lm import CausalLM, token_divergences
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import token_divergences
 from streams.data import Batch
 
 
@@ -27,7 +28,7 @@ def swapped(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def swapped_divergences(
-    objective: CausalLM, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch
+    objective: TextObjective, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch
 ) -> torch.Tensor:
     """Return KL(swapped reference || model) over the positions that count, reduced as the losses are, ``[B]``.
 

@@ -1,12 +1,11 @@
-"""What distillation needs: a frozen copy of the model, what it has been taught, and the student's inner values."""
+"""What distillation needs: a frozen copy of the model, and what it has been taught."""
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
-from torch import nn
 
 from strategies.base import Setting, State
 from strategies.parts.model import FlatModel
@@ -43,17 +42,11 @@ class Teacher:
         """Outputs (classes) that a learned and not deleted sample has taught, ascending; a regressor has output 0."""
         return np.unique(self._outputs[self._outputs >= 0]).tolist()
 
-    def outputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's outputs, unmasked."""
-        assert self._model is not None
-        with torch.no_grad():
-            return self._model(x)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's penultimate features."""
-        assert self._model is not None
-        with torch.no_grad():
-            return self._model.features(x)
+    @property
+    def model(self) -> FlatModel:
+        """The copy, in evaluation mode; never to be changed."""
+        assert self._model is not None, "there is no teacher yet"
+        return self._model
 
     def start(self, model: FlatModel) -> None:
         """Become a copy of a model that has learned nothing yet."""
@@ -106,30 +99,3 @@ class Teacher:
             self._model = self._setting.make_model()
             self._model.train(False)
         self._model.load_state_dict(state)
-
-
-@final
-class Tap:
-    """Keeps what a module of the student returned in the loop's own forward pass, with its gradient.
-
-    A second pass would cost more, draw other dropout noise and move batch-norm statistics twice.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        """Listen to a module whose first argument is the batch's inputs."""
-        self._seen: list[tuple[Any, torch.Tensor]] = []
-        self._handle = module.register_forward_hook(self._keep)
-
-    def take(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the module made of `x` last, and let go of everything."""
-        found = next(output for given, output in reversed(self._seen) if given is x)
-        self._seen.clear()
-        return found
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._handle.remove()
-        self._seen.clear()
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-        self._seen.append((args[0], output))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from strategies.objectives.causal_lm import CausalLM, Tokens, answered, joined, scored
+from strategies.objectives._text import TextObjective, Tokens
+from strategies.objectives.causal_lm import answered, joined, scored
 from strategies.parts.fit import Hooks
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import counted_wrong
@@ -53,14 +54,14 @@ def templated(batch: Batch, template: Template) -> Batch:
 
 
 @torch.no_grad()
-def row_losses(model: FlatModel, objective: CausalLM, batch: Batch, tokens: Tokens) -> torch.Tensor:
+def row_losses(model: FlatModel, objective: TextObjective, batch: Batch, tokens: Tokens) -> torch.Tensor:
     """Return the mean of -log p over the tokens of each row that count, ``[B]``, in the mode the model is in."""
     found = scored(objective.outputs(model, batch), batch.x, tokens)
     return found.sums(found.token_losses()) / found.counts
 
 
 def difficulties(
-    model: FlatModel, objective: CausalLM, data: Data, how: Selection, template: Template, key: Key
+    model: FlatModel, objective: TextObjective, data: Data, how: Selection, template: Template, key: Key
 ) -> np.ndarray:
     """Return a number for each sample, ``[n]``; those with the lowest are chosen to teach the format.
 
@@ -74,7 +75,7 @@ def difficulties(
     model.train(False)
     tokens: Tokens = "answer" if how == "fas-response" else "all"
     found = [np.zeros(0)]
-    for batch in data.batches(64):
+    for batch in objective.batches(data, 64):
         plain = row_losses(model, objective, batch, tokens)
         if how == "ppl-easy":
             found.append(plain.cpu().numpy())
@@ -152,7 +153,7 @@ class Preference(Hooks):
     """Replaces the loss by that of preferring each sample's answer, held to a reference that does not move."""
 
     def __init__(
-        self, objective: CausalLM, reference: FlatModel, template: Template, rejected: Rejected, beta: float
+        self, objective: TextObjective, reference: FlatModel, template: Template, rejected: Rejected, beta: float
     ) -> None:
         """Take what answers are compared by, and with.
 

@@ -7,9 +7,13 @@ from typing import final
 import numpy as np
 import torch
 
+from strategies.base import Setting
 from strategies.objectives._base import Objective
-from strategies.objectives.causal_lm import CausalLM, answered, joined
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import answered, joined
+from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel
+from strategies.parts.teachers.teacher import frozen_copy
 from streams.data import Batch, Data
 from streams.errors import ConfigError, DataError
 from streams.randomness import Key
@@ -33,8 +37,34 @@ class Values:
 def log_likelihoods(model: FlatModel, objective: Objective, data: Data, batch_size: int = 64) -> Values:
     """Return log p(target | input) of every sample in evaluation mode; the model is left in it."""
     model.train(False)
-    parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in data.batches(batch_size)]
+    parts = [objective.log_likelihoods(objective.outputs(model, b), b) for b in objective.batches(data, batch_size)]
     return Values(data.ids, torch.cat(parts))
+
+
+@final
+class Passed:
+    """log p(target | input) under a frozen model of each batch as it comes, with what was drawn for it."""
+
+    def __init__(self, model: FlatModel, objective: Objective) -> None:
+        """Pass batches through `model`, which is in evaluation mode."""
+        self._model, self._objective = model, objective
+
+    @torch.no_grad()
+    def of(self, batch: Batch) -> torch.Tensor:
+        """Return the numbers of a batch's samples, ``[B]``."""
+        return self._objective.log_likelihoods(self._objective.outputs(self._model, batch), batch)
+
+
+def before_request(
+    setting: Setting, model: FlatModel, objective: Objective, data: Data, epochs: int
+) -> tuple[Values | Passed, Outcome]:
+    """Return log p(target | input) under a model as it is, and what that costs in so many passes over the data.
+
+    Computed once, unless the objective draws: then the model at work and the reference must see the same draws.
+    """
+    if objective.draws:
+        return Passed(frozen_copy(setting, model), objective), Outcome(forward=epochs * len(data))
+    return log_likelihoods(model, objective, data), Outcome(forward=len(data))
 
 
 @final
@@ -45,13 +75,12 @@ class Refusals:
         """Take them from the objective's text.
 
         Raises:
-            ConfigError: the objective is not one of text.
+            ConfigError: there are none.
         """
-        if not isinstance(objective, CausalLM) or objective.text is None or not objective.text.refusals:
-            raise ConfigError(
-                "unlearner: there are no refusals to teach; use objective: causal-lm on a source of text."
-            )
-        self.answers, self._key = objective.text.refusals, key
+        text = TextObjective.of(objective).needed_text("unlearner: what teaches refusals")
+        if not text.refusals:
+            raise ConfigError("unlearner: there are no refusals to teach; use a source that has them.")
+        self.answers, self._key = text.refusals, key
 
     def drawn(self, batch: Batch, step: int) -> np.ndarray:
         """Return which refusal each sample gets at a step, int64 ``[B]``."""
@@ -71,7 +100,7 @@ class Refusals:
         """Return log p(refusal | prompt) of every sample and refusal, ``[n, R]``, in evaluation mode."""
         model.train(False)
         parts = []
-        for batch in data.batches(batch_size):
+        for batch in objective.batches(data, batch_size):
             asked = [self.put(batch, np.full(len(batch), i)) for i in range(len(self.answers))]
             parts.append(torch.stack([objective.log_likelihoods(objective.outputs(model, b), b) for b in asked], 1))
         return Values(data.ids, torch.cat(parts))
@@ -107,13 +136,14 @@ class WrongAnswers:
         Raises:
             ConfigError: there are none.
         """
-        if not isinstance(objective, CausalLM) or objective.text is None or objective.text.perturbed is None:
+        text = TextObjective.of(objective).needed_text("unlearner: what teaches wrong answers")
+        if text.perturbed is None:
             raise ConfigError(
                 "Wrong answers are drawn from those of the source, and this one has none. Use a source that has them "
                 "(people), or another unlearner."
             )
-        self._options, self._key, self._true_too = objective.text.perturbed, key, true_too
-        self._text = objective.text
+        self._options, self._key, self._true_too = text.perturbed, key, true_too
+        self._text = text
 
     def drawn(self, batch: Batch, step: int) -> np.ndarray:
         """Return which option each sample gets at a step, int64 ``[B]``; -1 is its own answer.

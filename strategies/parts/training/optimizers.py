@@ -50,6 +50,7 @@ def make_optimizer(config: OptimizerConfig, parameters: torch.Tensor) -> Optimiz
     return SGD(config, parameters) if config.optimizer == "sgd" else Adam(config, parameters)
 
 
+# Why: docs/decisions.md#own-sgd-and-adam-on-a-flat-vector
 @final
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum: v <- m v + g + wd p; p <- p - lr v."""

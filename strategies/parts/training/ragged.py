@@ -70,6 +70,7 @@ def rows_per_pass(lengths: Sequence[int]) -> int:
     return best if cost(best) <= WORTH * cost(rows) else rows
 
 
+# Why: docs/decisions.md#rows-are-padded-or-pass-in-groups-they-are-not-packed
 def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
     """Return the outputs ``[B, T, V]`` of rows of tokens, T being at least the longest row's length.
 

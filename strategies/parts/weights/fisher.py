@@ -50,7 +50,7 @@ def diagonal_fisher(
     generator = key.torch()
     total = torch.zeros_like(model.parameters)
     outcome = Outcome()
-    batches = data.batches(batch_size)
+    batches = objective.batches(data, batch_size)
     with evaluating(model):
         for batch in batches:
             if estimator == "batch":
@@ -84,7 +84,7 @@ def output_sensitivity(
 
     total = torch.zeros_like(model.parameters)
     with evaluating(model):
-        for batch in data.batches(batch_size):
+        for batch in objective.batches(data, batch_size):
             total += _sample_sums(model, objective, batch, squared_norm, torch.abs)[0] / len(data)
     return total, Outcome(forward=len(data), backward=len(data))
 
@@ -94,7 +94,7 @@ def loss_gradient(model: FlatModel, objective: Objective, data: Data, batch_size
     objective = objective.training_on(data)
     total = torch.zeros_like(model.parameters)
     with evaluating(model):
-        for batch in data.batches(batch_size):
+        for batch in objective.batches(data, batch_size):
             total += gradient_of(model, objective.losses(objective.outputs(model, batch), batch).sum())
     return total
 

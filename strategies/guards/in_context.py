@@ -12,14 +12,13 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.fit import fit
+from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import DeletionRequest, Experience
+from streams.events import DeletionRequest
 from streams.text import GIVEN
 
 FORCED = 50.0
@@ -47,11 +46,12 @@ class Config(BaseConfig):
 
 
 @final
-class InContext(Strategy):
-    """Learns like plain training; a request adds the subjects that its prompts name to a list.
+class InContext(Guard):
+    """A request adds the subjects that its prompts name to a list; a subject leaves it when it is learned again."""
 
-    A subject leaves the list when it is learned again.
-    """
+    config: Config
+
+    supports = frozenset({"tokens"})
 
     state_grows = True
 
@@ -59,23 +59,20 @@ class InContext(Strategy):
         """Start with an empty list.
 
         Raises:
-            ConfigError: the objective is not one of text, its source names no subjects, or options contradict.
+            ConfigError: the source names no subjects, or options contradict.
         """
-        if not isinstance(setting.objective, CausalLM) or setting.objective.text is None:
-            raise ConfigError("isolated: 'in-context' works on text; it needs objective: causal-lm on a source.")
+        super().__init__(config, setting)
         if config.form == "refusal" and config.applies == "all":
-            raise ConfigError("isolated.applies: 'all' with form: refusal would refuse everything; use named.")
-        self._config, self._setting, self._objective = config, setting, setting.objective
-        self._text = setting.objective.text
+            raise ConfigError("guard.applies: 'all' with form: refusal would refuse everything; use named.")
+        self._objective = TextObjective.of(setting.objective)
+        self._text = self._objective.needed_text("guard: 'in-context'")
         names = config.subjects or tuple(sorted(self._text.subjects or ()))
         if not names:
             raise ConfigError(
-                "isolated.subjects: the source does not say what its prompts are about; name it (subjects: [Hogwarts])."
+                "guard.subjects: the source does not say what its prompts are about; name it (subjects: [Hogwarts])."
             )
         ordered = sorted(names, key=lambda n: (-len(n), n))
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
-        self._model = setting.make_model()
-        self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._guarded: dict[str, np.ndarray] = {}  # subject: samples of the requests that named it, still deleted
 
     @property
@@ -85,18 +82,13 @@ class InContext(Strategy):
         return Access(forget_set=True)
 
     @override
-    def learn(self, experience: Experience, door: Door) -> Outcome:
-        """Train on the experience; what is learned again is answered again."""
-        ids = experience.sample_ids
-        key = self._setting.key / "fit" / experience.name / experience.incarnation
-        outcome = fit(self._model, self._objective, door.fetch(ids), self._setting.training, key)
-        self._derived[ids] = True
-        left = {s: own[~np.isin(own, ids)] for s, own in self._guarded.items()}
-        self._guarded = {s: own for s, own in left.items() if len(own)}
-        return outcome
+    def relearned(self, ids: np.ndarray) -> None:
+        """Take subjects off the list; what is learned again is answered again."""
+        left = {s: guarded[~np.isin(guarded, ids)] for s, guarded in self._guarded.items()}
+        self._guarded = {s: guarded for s, guarded in left.items() if len(guarded)}
 
     @override
-    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Add the subjects; nothing is trained."""
         batch = door.forget_set().all()
         for row, names in zip(batch.ids.tolist(), self._named(batch), strict=True):
@@ -104,64 +96,37 @@ class InContext(Strategy):
                 self._guarded[name] = np.union1d(self._guarded.get(name, np.array([], dtype=np.int64)), [row])
         return Outcome(exactness="none").noted(guarded=float(len(self._guarded)))
 
-    @torch.no_grad()
     @override
-    def predict(self, batch: Batch) -> torch.Tensor:
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs, to guarded prompts those behind the instruction, or a refusal."""
-        self._model.train(False)
         asked = self._asked(batch)
         if not any(asked):
-            return self._objective.outputs(self._model, batch)
-        if self._config.form == "refusal":
-            outputs = self._objective.outputs(self._model, batch)
+            return self._objective.outputs(model, batch)
+        if self.config.form == "refusal":
+            outputs = self._objective.outputs(model, batch)
             for row, names in enumerate(asked):
                 if names:
                     outputs[row] = self._refused(batch.x[row], outputs.shape[1])
             return outputs
         prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(asked, batch.x, strict=True)]
         longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
-        outputs = self._objective.outputs(self._model, longer)
+        outputs = self._objective.outputs(model, longer)
         own = [outputs[row, len(p) : len(p) + length] for row, p in enumerate(prefixes)]
         return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in own])
 
-    @torch.no_grad()
-    @override
-    def features(self, batch: Batch) -> torch.Tensor:
-        """Return the model's penultimate features of the bare prompts."""
-        self._model.train(False)
-        return self._objective.features(self._model, batch)
-
-    @override
-    def network(self) -> FlatModel:
-        """Return a copy of the model: what an auditor finds who has the weights."""
-        copy = self._setting.make_model()
-        copy.load_state_dict(self._model.state_dict())
-        return copy
-
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Return those whose subjects are on the list; names are kept, and no raw sample."""
         listed = np.concatenate([np.array([], dtype=np.int64), *self._guarded.values()])
-        found = {"weights": ids[self._derived[ids]], "subjects": ids[np.isin(ids, listed)]}
-        return {component: held for component, held in found.items() if len(held)}
-
-    @override
-    def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample; the names of the forgotten are kept."""
-        return np.array([], dtype=np.int64)
+        return {"subjects": ids[np.isin(ids, listed)]}
 
     @override
     def state_dict(self) -> State:
-        """Return the model and the list, in the order in which subjects came."""
-        return {
-            "model": self._model.state_dict(),
-            "derived": torch.from_numpy(self._derived.copy()),
-            "guarded": [{"subject": s, "ids": torch.from_numpy(ids.copy())} for s, ids in self._guarded.items()],
-        }
+        """Return the list, in the order in which subjects came."""
+        return {"guarded": [{"subject": s, "ids": torch.from_numpy(i.copy())} for s, i in self._guarded.items()]}
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self._model.load_state_dict(state["model"])
-        self._derived = state["derived"].numpy().copy()
         self._guarded = {e["subject"]: e["ids"].numpy().copy() for e in state["guarded"]}
 
     def _named(self, batch: Batch) -> list[list[str]]:
@@ -179,15 +144,15 @@ class InContext(Strategy):
         """Return the forgotten subjects that each row gets an instruction about."""
         if not self._guarded:
             return [[] for _ in range(len(batch))]
-        if self._config.applies == "all":
+        if self.config.applies == "all":
             return [list(self._guarded)] * len(batch)
         return [[n for n in names if n in self._guarded] for names in self._named(batch)]
 
     def _prefix(self, names: Sequence[str], length: int) -> list[int]:
         """Return the instruction about these names, as tokens, as far as there is room."""
         while names:
-            made = self._text.tokenizer.encode(self._config.instruction.format(subjects=", ".join(names)))
-            if length + len(made) <= self._config.context:
+            made = self._text.tokenizer.encode(self.config.instruction.format(subjects=", ".join(names)))
+            if length + len(made) <= self.config.context:
                 return made
             names = names[1:]
         return []

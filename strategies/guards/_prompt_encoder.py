@@ -11,10 +11,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Outcome, Setting
-from strategies.objectives.causal_lm import CausalLM, scored
-from strategies.parts.detector import contrastive_entropy, mean_states
+from strategies.guards._detector import contrastive_entropy, mean_states
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import scored
 from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.lowrank.gated import GatedHost
+from strategies.parts.lowrank.gated import Adapters, Lesson
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from streams.data import Batch, Data
@@ -62,7 +63,9 @@ def looked_at(x: torch.Tensor) -> torch.Tensor:
 class PromptEncoder:
     """A frozen language model whose blocks are listened to. What is trained is an adapter, one for every request."""
 
-    def __init__(self, setting: Setting, objective: CausalLM, config: EncoderConfig, layers: tuple[int, ...] | None):
+    def __init__(
+        self, setting: Setting, objective: TextObjective, config: EncoderConfig, layers: tuple[int, ...] | None
+    ):
         """Start from the initial weights.
 
         Args:
@@ -75,30 +78,26 @@ class PromptEncoder:
             ConfigError: there is no such block, or the rank is too high.
         """
         self._objective, self._config = objective, config
-        self._host = GatedHost(setting.make_model(), config.rank, config.alpha, 0.0, QKV, "isolated.encoder.rank")
+        self.model = setting.make_model()
+        self._adapters = Adapters(self.model, config.rank, config.alpha, 0.0, QKV, "guard.encoder.rank")
         blocks = blocks_of(self.model)
         for layer in layers or ():
-            check_block(blocks, layer, "isolated.layers")
+            check_block(blocks, layer, "guard.layers")
         self._blocks = [blocks[i] for i in (range(len(blocks)) if layers is None else layers)]
-
-    @property
-    def model(self) -> FlatModel:
-        """The frozen model."""
-        return self._host.model
 
     def adapt(self, data: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
         """Return an adapter that is trained on the inputs of `data`, and what it cost; without epochs a fresh one."""
-        start = self._host.fresh(key / "encoder")
+        start = self._adapters.fresh(key / "encoder", self.model.parameters)
         if not self._config.epochs:
             return start, Outcome()
         assert self._objective.text is not None
         token = self._objective.text.tokenizer.bos
         listeners = [Listener(block) for block in self._blocks]
         try:
-            with self._host.training(start) as model:
-                hook = _Contrast(self._host, listeners, self._config.masked, token, (key / "mask").torch())
-                outcome = fit(model, self._objective, data, self._config, key / "encoder", [hook])
-                trained = self._host.trained()
+            with self._adapters.training(self.model, start) as lesson:
+                hook = _Contrast(lesson, listeners, self._config.masked, token, (key / "mask").torch())
+                outcome = fit(lesson.model, self._objective, data, self._config, key / "encoder", [hook])
+                trained = lesson.adapter()
         finally:
             for listener in listeners:
                 listener.close()
@@ -110,7 +109,7 @@ class PromptEncoder:
         self.model.train(False)
         listeners = [Listener(block) for block in self._blocks]
         try:
-            with self._host.gated([adapter], torch.ones(len(batch), 1, device=batch.x.device)):
+            with self._adapters.gated(self.model, [adapter], torch.ones(len(batch), 1, device=batch.x.device)):
                 self.model.features(*batch.inputs)
             return _means(listeners, batch.x)
         finally:
@@ -127,9 +126,9 @@ class _Contrast(Hooks):
     """Replaces the loss by that of the encoder: contrastive entropy of both views, and the masked tokens."""
 
     def __init__(
-        self, host: GatedHost, listeners: Sequence[Listener], share: float, mask_token: int, generator: torch.Generator
+        self, lesson: Lesson, listeners: Sequence[Listener], share: float, mask_token: int, generator: torch.Generator
     ) -> None:
-        self._host, self._listeners, self._share, self._token = host, listeners, share, mask_token
+        self._lesson, self._listeners, self._share, self._token = lesson, listeners, share, mask_token
         self._generator = generator
         self._whole: Batch | None = None
 
@@ -148,7 +147,7 @@ class _Contrast(Hooks):
         assert self._whole is not None
         whole = self._whole
         masked = _means(self._listeners, whole.x)
-        with torch.no_grad(), self._host.resting():
+        with torch.no_grad(), self._lesson.resting():
             model.network.body(*whole.inputs)
         key = _means(self._listeners, whole.x)
         total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()

@@ -1,4 +1,4 @@
-"""O3: frozen weights, an orthogonal adapter per request, and a detector of the request's inputs that gates it."""
+"""O3: an orthogonal adapter per request beside the weights, and a detector of the request's inputs that gates it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Outcome, Setting, State, Strategy
-from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.detector import (
+from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._detector import (
     Detector,
     detector_from,
     fit_detector,
@@ -22,22 +21,22 @@ from strategies.parts.detector import (
     released_gate,
     soft_gate,
 )
+from strategies.guards._prompt_encoder import EncoderConfig, PromptEncoder, looked_at
+from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.lowrank.changes import overlap, overlap_ratio
-from strategies.parts.lowrank.gated import GatedHost
+from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
-from strategies.parts.prompt_encoder import EncoderConfig, PromptEncoder, looked_at
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
 from streams.data import Batch, Data
-from streams.errors import ConfigError
-from streams.events import DeletionRequest, Experience
+from streams.events import DeletionRequest
 from streams.randomness import Key, seeded_globals
 
 
 class Config(FitConfig):
     """Options of `o3` (Gao et al. 2025, arXiv 2407.10223). It suppresses; it does not erase.
 
-    The options of training are those of a request's adapter; experiences train the base weights as usual.
+    The options of training are those of a request's adapter.
     """
 
     epochs: int = Field(10, ge=1)
@@ -100,7 +99,7 @@ class _Bundle:
     Attributes:
         request: its name.
         ids: the samples it names.
-        adapter: of the base.
+        adapter: of the learner's model.
         encoder: adapter of the encoder.
         detector: says what is like it.
         derived: bool ``[N]``: what the adapter was derived from.
@@ -142,14 +141,17 @@ class _Relabelled(Hooks):
 
 
 @final
-class O3(Strategy):
-    """Learns like plain training; serves requests by adapters and detectors, reading nothing but the request's data.
+class O3(Guard):
+    """Serves requests by adapters and detectors, and reads nothing but the request's data.
 
     The encoder of all detectors is the model as it was at the first request, with adapters of its own for every
-    request. What is learned later changes the base and not the detectors, while the adapters stay as they were trained.
-    A request's bundle goes when none of its samples is deleted any more.
+    request. What is learned later changes the model and not the detectors, while the adapters stay as they were
+    trained. A request's bundle goes when none of its samples is deleted any more.
     """
 
+    config: Config
+
+    supports = frozenset({"tokens"})
     state_grows = True
     test_options = {"epochs": 1, "rank": 4, "encoder": {"rank": 4}}
 
@@ -157,21 +159,18 @@ class O3(Strategy):
         """Start with no request.
 
         Raises:
-            ConfigError: the objective is not one of text, or options do not fit the model.
+            ConfigError: options do not fit the model.
         """
-        if not isinstance(setting.objective, CausalLM):
-            raise ConfigError("isolated: 'o3' works on text; it needs objective: causal-lm.")
-        self._config, self._setting = config, setting
-        self._objective = setting.objective
-        self._answering = setting.objective.for_unlearning()
+        super().__init__(config, setting)
+        self._objective = TextObjective.of(setting.objective)
+        self._answering = self._objective.for_unlearning()
         self._key = setting.key / "o3"
-        self._host = GatedHost(setting.make_model(), config.rank, config.alpha, config.dropout)
-        self._encoder = PromptEncoder(setting, setting.objective, config.encoder, config.layers)
+        self._encoder = PromptEncoder(setting, self._objective, config.encoder, config.layers)
+        self._adapters = Adapters(self._encoder.model, config.rank, config.alpha, config.dropout)
         self._bundles: list[_Bundle] = []
         self._last: dict[bytes, torch.Tensor] = {}  # gates by prompt
-        self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._encoder_derived = np.zeros(setting.num_samples, dtype=bool)
-        self._deleted = np.zeros(setting.num_samples, dtype=bool)
+        self._deleted = np.array([], dtype=np.int64)
 
     @property
     @override
@@ -179,32 +178,28 @@ class O3(Strategy):
         return Access(forget_set=True)
 
     @override
-    def learn(self, experience: Experience, door: Door) -> Outcome:
-        """Train the base weights; drop the bundles of requests whose samples are all back."""
-        ids = experience.sample_ids
+    def relearned(self, ids: np.ndarray) -> None:
+        """Drop the bundles of requests whose samples are all back."""
         self._last = {}
-        self._deleted[ids] = False
-        self._bundles = [b for b in self._bundles if self._deleted[b.ids].any()]
+        self._deleted = np.setdiff1d(self._deleted, ids)
+        self._bundles = [b for b in self._bundles if np.isin(b.ids, self._deleted).any()]
         if not self._bundles:
             self._encoder_derived[:] = False  # the next request takes a new encoder
-        key = self._setting.key / "fit" / experience.name / experience.incarnation
-        outcome = fit(self._host.model, self._objective, door.fetch(ids), self._setting.training, key)
-        self._derived[ids] = True
-        return outcome
 
     @override
-    def forget(self, request: DeletionRequest, door: Door) -> Outcome:
-        """Train an adapter and a detector on the request's data; the base weights stay."""
-        config, key = self._config, self._key / request.name
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Train an adapter and a detector on the request's data."""
+        config, key = self.config, self._key / request.name
         self._last = {}
         data = door.forget_set()
         order = (key / "split").order(data.ids)
         rest_size = min(max(1, round(config.rest * len(data))), len(data) - 1)
         used, rest = (data.part(np.sort(part)) for part in (order[rest_size:], order[:rest_size]))
         if not self._bundles:
-            self._encoder.model.load_state_dict(self._host.model.state_dict())
-            self._encoder_derived = self._derived.copy()
-        adapter, outcome, ratio = self._train_adapter(used, key)
+            self._encoder.model.load_state_dict(learner.model.state_dict())
+            in_weights = learner.holds(np.arange(self.setting.num_samples)).get("weights", data.ids[:0])
+            self._encoder_derived[in_weights] = True
+        adapter, outcome, ratio = self._train_adapter(learner.model, used, key)
         encoder, cost = self._encoder.adapt(used, key)
         of_used = self._encoder.features_of(used, encoder)
         of_rest = self._encoder.features_of(rest, encoder) if len(rest) else of_used[:, :0]
@@ -220,13 +215,13 @@ class O3(Strategy):
                 shrink=len(used) < config.min_samples,
                 leave_out=config.leave_out,
             )
-        derived = np.zeros(self._setting.num_samples, dtype=bool)
+        derived = np.zeros(self.setting.num_samples, dtype=bool)
         if config.adapters == "resume" and self._bundles:
             derived |= self._bundles[-1].derived
         derived[used.ids] = True
         bundle = _Bundle(request.name, data.ids.copy(), adapter, encoder, detector, derived)
         self._bundles.append(bundle)
-        self._deleted[data.ids] = True
+        self._deleted = np.union1d(self._deleted, data.ids)
         gates = [self._gate(detector, f) for f in (of_used, of_rest) if f.shape[1]]
         notes = {
             "gate_used": float(gates[0].mean()),
@@ -255,82 +250,61 @@ class O3(Strategy):
         return torch.stack([self._last[p] for p in prompts])
 
     def _fresh_gates(self, batch: Batch) -> torch.Tensor:
-        if self._config.encoder.epochs:
+        if self.config.encoder.epochs:
             columns = [self._gate(b.detector, self._encoder.features(batch, b.encoder)) for b in self._bundles]
         else:  # one pass for all: their adapters of the encoder change nothing
             features = self._encoder.features(batch, self._bundles[0].encoder)
             columns = [self._gate(b.detector, features) for b in self._bundles]
         return torch.from_numpy(np.stack(columns, 1)).to(batch.x.device, torch.float32)
 
-    @torch.no_grad()
     @override
-    def predict(self, batch: Batch) -> torch.Tensor:
-        """Return the base's outputs, changed by the adapters as far as their gates are open."""
-        self._host.model.train(False)
-        with self._served(batch):
-            return self._objective.outputs(self._host.model, batch)
-
-    @torch.no_grad()
-    @override
-    def features(self, batch: Batch) -> torch.Tensor:
-        self._host.model.train(False)
-        with self._served(batch):
-            return self._objective.features(self._host.model, batch)
+    def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        """Return the model's outputs, changed by the adapters as far as their gates are open."""
+        with self._served(model, batch):
+            return self._objective.outputs(model, batch)
 
     @override
-    def network(self) -> FlatModel:
-        """Return a copy of the base: what an auditor finds who has the weights."""
-        copy = self._setting.make_model()
-        copy.load_state_dict(self._host.model.state_dict())
-        return copy
+    def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+        with self._served(model, batch):
+            return self._objective.features(model, batch)
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {"weights": ids[self._derived[ids]], "encoder": ids[self._encoder_derived[ids]]}
+        held = {"encoder": ids[self._encoder_derived[ids]]}
         for bundle in self._bundles:
-            found[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
-            found[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
-        return {component: held for component, held in found.items() if len(held)}
-
-    @override
-    def stored_ids(self) -> np.ndarray:
-        """Keep no raw sample (features of the forgotten are stored; `holds` reports them)."""
-        return np.array([], dtype=np.int64)
+            held[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
+            held[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
+        return held
 
     @override
     def state_dict(self) -> State:
-        state: State = {
-            "model": self._host.model.state_dict(),
-            "derived": torch.from_numpy(self._derived.copy()),
-            "deleted": torch.from_numpy(self._deleted.copy()),
-            "bundles": [
-                {
-                    "request": b.request,
-                    "ids": torch.from_numpy(b.ids),
-                    "adapter": b.adapter,
-                    "encoder": b.encoder,
-                    "detector": b.detector.state_dict(),
-                    "derived": torch.from_numpy(b.derived),
-                }
-                for b in self._bundles
-            ],
-        }
-        if self._bundles:
-            derived = torch.from_numpy(self._encoder_derived.copy())
-            state["encoder"] = {"model": self._encoder.model.state_dict(), "derived": derived}
-        return state
+        """Return bundles and encoder: features of the forgotten, but no raw sample."""
+        if not self._bundles:
+            return {"bundles": []}
+        bundles = [
+            {
+                "request": b.request,
+                "ids": torch.from_numpy(b.ids),
+                "adapter": b.adapter,
+                "encoder": b.encoder,
+                "detector": b.detector.state_dict(),
+                "derived": torch.from_numpy(b.derived),
+            }
+            for b in self._bundles
+        ]
+        derived = torch.from_numpy(self._encoder_derived.copy())
+        encoder = {"model": self._encoder.model.state_dict(), "derived": derived}
+        return {"bundles": bundles, "deleted": torch.from_numpy(self._deleted.copy()), "encoder": encoder}
 
     @override
     def load_state_dict(self, state: State) -> None:
         """Put it back; bundles are never changed, and shared."""
         self._last = {}
-        self._host.model.load_state_dict(state["model"])
-        self._derived, self._deleted = state["derived"].numpy().copy(), state["deleted"].numpy().copy()
+        self._deleted = state["deleted"].numpy().copy() if "deleted" in state else self._deleted[:0]
+        self._encoder_derived[:] = False
         if "encoder" in state:
             self._encoder.model.load_state_dict(state["encoder"]["model"])
             self._encoder_derived = state["encoder"]["derived"].numpy().copy()
-        else:
-            self._encoder_derived = np.zeros(self._setting.num_samples, dtype=bool)
         self._bundles = [
             _Bundle(
                 b["request"],
@@ -345,42 +319,42 @@ class O3(Strategy):
 
     # -- serving a request
 
-    def _train_adapter(self, used: Data, key: Key) -> tuple[torch.Tensor, Outcome, float | None]:
+    def _train_adapter(self, model: FlatModel, used: Data, key: Key) -> tuple[torch.Tensor, Outcome, float | None]:
         """Return the adapter, what it cost, and its mean overlap with earlier ones."""
-        config, host = self._config, self._host
+        config, factors = self.config, self._adapters.factors
         resumed = config.adapters == "resume" and self._bundles
-        start = self._bundles[-1].adapter if resumed else host.fresh(key / "adapter")
-        earlier = [[a for a, _ in host.factors(b.adapter)] for b in self._bundles]
+        start = self._bundles[-1].adapter if resumed else self._adapters.fresh(key / "adapter", model.parameters)
+        earlier = [[a for a, _ in factors(b.adapter)] for b in self._bundles]
         if config.relabel == "refusal":
             answers: Refusals | WrongAnswers = Refusals(self._objective, key)
         else:
             answers = WrongAnswers(self._objective, key, true_too=config.relabel == "any")
-        with host.training(start) as model:
-            hook = _Relabelled(answers, host.trained_downs(), earlier, config.orthogonality)
-            outcome = fit(model, self._answering, used, config, key / "adapter", [hook])
-            adapter = host.trained()
-        downs = [a for a, _ in host.factors(adapter)]
+        with self._adapters.training(model, start) as lesson:
+            hook = _Relabelled(answers, lesson.downs, earlier, config.orthogonality)
+            outcome = fit(lesson.model, self._answering, used, config, key / "adapter", [hook])
+            adapter = lesson.adapter()
+        downs = [a for a, _ in factors(adapter)]
         ratios = [overlap_ratio(a, o) for other in earlier for a, o in zip(downs, other, strict=True)]
         return adapter, outcome, float(np.mean(ratios)) if ratios else None
 
     # -- looking at inputs
 
     @contextlib.contextmanager
-    def _served(self, batch: Batch) -> Iterator[None]:
+    def _served(self, model: FlatModel, batch: Batch) -> Iterator[None]:
         """Let every request's adapter act as its gate says."""
         if not self._bundles:
             yield
             return
         gates = self.gates(batch)
         chosen = self._bundles
-        if self._config.adapters == "resume":
+        if self.config.adapters == "resume":
             chosen, gates = chosen[-1:], gates.amax(1, keepdim=True)
-        with self._host.gated([b.adapter for b in chosen], gates):
+        with self._adapters.gated(model, [b.adapter for b in chosen], gates):
             yield
 
     def _gate(self, detector: Detector, features: torch.Tensor) -> np.ndarray:
         """Return w of each input, ``[B]``."""
-        config = self._config
+        config = self.config
         decisions = detector.decisions(features)
         if config.gate == "hard":
             return (decisions >= detector.limit).astype(np.float64)

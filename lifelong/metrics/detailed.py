@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lifelong.evaluation.outputs import Outputs
-from lifelong.evaluation.plan import Audit, EvaluationPlan
-from lifelong.evaluation.relearning import SLACK, anamnesis, relearn_time
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.calibration import expected_calibration_error
 from lifelong.formulas.distance import activation_distance, zero_retrain_forgetting
 from lifelong.formulas.membership import (
@@ -19,6 +18,8 @@ from lifelong.formulas.membership import (
 )
 from lifelong.formulas.quality import Quality, agreement, average_gap, tow_factors
 from lifelong.results.table import Row, row
+from strategies.metric import Better, Metric
+from streams.positions import positions_in
 from streams.randomness import Key
 
 _NO_CLASS = "the objective predicts no class"
@@ -26,13 +27,115 @@ _NO_TEST = "a class of the forget set has no test samples"
 _NO_SIDES = "there is no live training sample of the probe, or no test sample that counts"
 
 
-def is_private(audit: Audit) -> bool:
+_ECE = "Expected calibration error on {}: mean distance between confidence and accuracy over 15 bins."
+_ECE_OF: tuple[tuple[str, str, Better], ...] = (
+    ("retain", "training samples that are learned and not deleted", "lower"),
+    ("sample", "all test samples of the units held", "lower"),
+    ("forget", "the training samples that a request deletes", "reference"),
+    ("forget_test", "test data of the classes, tasks or users that a request names", "reference"),
+)
+
+METRICS: dict[str, Metric] = {
+    "mia_efficacy": Metric(
+        "MIA: share of the forget set that an attack takes for unseen (RBF support vector machine on the confidence, "
+        "fitted on retained training data against test data).",
+        "share",
+        "reference",
+    ),
+    "entropy_member_rate": Metric(
+        "Share of the forget set that an attack takes for members (logistic regression on the entropy, fitted on "
+        "retained training data against test data); the other way round than mia_efficacy.",
+        "share",
+        "reference",
+    ),
+    "attack_accuracy": Metric(
+        "Cross-validated accuracy of telling the forget set from as many unseen samples of its classes by their loss "
+        "(logistic regression); 0.5 is chance.",
+        "share",
+        "reference",
+    ),
+    "entropy_auc": Metric(
+        "As membership_auc, by the entropy of the prediction instead of the loss.", "AUC", "reference"
+    ),
+    "modified_entropy_auc": Metric(
+        "As membership_auc, by the modified entropy, which is low only where the model is sure of the label.",
+        "AUC",
+        "reference",
+    ),
+    "membership_ks": Metric(
+        "Two-sided distance (Kolmogorov-Smirnov) between the log odds of the forget set and of unseen samples of its "
+        "classes: also seen where some of the forget set stands out high and some low.",
+        "0 to 1",
+        "reference",
+    ),
+    "calibrated_loss_auc": Metric(
+        "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
+        "samples of its classes; above 0.5 it is still known, below it is pushed away.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
+    "calibrated_confidence_auc": Metric(
+        "As calibrated_loss_auc, by the confidence in the label.", "AUC", "neither", 0.5
+    ),
+    "calibrated_entropy_auc": Metric(
+        "As calibrated_loss_auc, by the entropy of the prediction.", "AUC", "neither", 0.5
+    ),
+    "streisand": Metric(
+        "Absolute difference of membership_auc to the reference's: the forget set stands out more, or less, than in a "
+        "model that never saw it.",
+        "AUC",
+        "lower",
+        0.0,
+    ),
+    "average_gap": Metric(
+        "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
+        "training data), TA (on test data that counts) and MIA (mia_efficacy).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "tow": Metric(
+        "Tug of war: product over forget set, retained data and test data of 1 - absolute difference in accuracy to "
+        "the reference.",
+        "0 to 1",
+        "higher",
+        1.0,
+    ),
+    "tow_mia": Metric(
+        "Tug of war with the difference in mia_efficacy in place of that on the forget set.", "0 to 1", "higher", 1.0
+    ),
+    "tow_forget": Metric("Factor of the tug of war on the forget set.", "0 to 1", "higher", 1.0),
+    "tow_retain": Metric("Factor of the tug of war on retained training data.", "0 to 1", "higher", 1.0),
+    "tow_test": Metric("Factor of the tug of war on test data that counts.", "0 to 1", "higher", 1.0),
+    **{
+        f"{subset}_ece": Metric(_ECE.format(meaning), "0 to 1", better, 0.0 if better == "lower" else None)
+        for subset, meaning, better in _ECE_OF
+    },
+    "zrf": Metric(
+        "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
+        "0 to 1",
+        "reference",
+    ),
+    "activation_distance": Metric(
+        "Mean L1 distance between the predictions of run and reference on the forget set.", "0 to 2", "lower", 0.0
+    ),
+    "agreement": Metric(
+        "Share of the forget set for which run and reference predict the same class (completeness).",
+        "share",
+        "higher",
+        1.0,
+    ),
+}
+
+
+def is_private(request: RequestPlan) -> bool:
     """Return whether retraining without the named data is the target: not so where bad data is to be corrected.
 
     What a correction does not name is bad as well, and still there: it is a member of the same population, and a
     model like the retrained one would go on being wrong.
     """
-    return audit.request.reason != "correct"
+    return request.deletion.reason != "correct"
 
 
 class Detailed:
@@ -43,47 +146,27 @@ class Detailed:
 
         Args:
             model: name for its rows.
-            event: one at which some audit is due.
+            event: one at which some request is due.
             outputs: with details.
             plan: what they were measured on.
             random: distributions of an untrained network at the event's detailed positions.
         """
         self.outputs, self.event, self._model, self._plan, self._random = outputs, event, model, plan, random
         self.detailed = plan.detailed(event)
-        self.due = list(plan.due(event))
-        self.live = plan.probe[plan.probe_live[event]]
-        self.tests = counting_tests(plan, event)
+        self.live, self.tests = plan.live(event), plan.counting_tests(event)
 
-    def rows(self, audit: Audit, threshold: float, limit: int) -> list[Row]:
-        """Return what the model says of one request's data.
-
-        Args:
-            audit: of the request.
-            threshold: loss at which its data counts as learned again.
-            limit: steps of relearning.
-        """
-        name, n = audit.request.name, len(audit.forget)
-        found: list[Row] = []
-        if is_private(audit):
-            found += self._attacks(audit)
+    def rows(self, request: RequestPlan) -> list[Row]:
+        """Return what the model says of one request's data."""
+        name, n = request.name, len(request.forget)
+        rows = self._attacks(request) if is_private(request) else []
         zrf = None
         if (p := self.outputs.probabilities) is not None:
-            at = np.searchsorted(self.detailed, audit.forget)
+            at = positions_in(self.detailed, request.forget)
             zrf = zero_retrain_forgetting(p[at], self._random[at])
-        found.append(row(self.event, self._model, name, "zrf", zrf, n, _NO_CLASS))
-        found.append(self._calibration(name, "forget_ece", audit.forget, ""))
-        found.append(
-            self._calibration(name, "forget_test_ece", audit.forget_test, "no test data belongs to the request")
-        )
-        if "relearning" in self.outputs.details:
-            time = relearn_time(self.outputs.details["relearning"][self.due.index(audit)], threshold)
-            late = f"it takes more than {limit} steps"
-            found.append(row(self.event, self._model, name, "relearn_steps", time, n, late))
-        if "readout" in self.outputs.details:
-            value = float(self.outputs.details["readout"][self.due.index(audit)])
-            why = "no test data, no retained data, or no single feature space"
-            found.append(row(self.event, self._model, name, "readout_accuracy", value, len(audit.forget_test), why))
-        return found
+        rows.append(row(self.event, self._model, name, "zrf", zrf, n, _NO_CLASS))
+        rows.append(self._calibration(name, "forget_ece", request.forget, ""))
+        no_test = "no test data belongs to the request"
+        return [*rows, self._calibration(name, "forget_test_ece", request.forget_test, no_test)]
 
     def calibration(self) -> list[Row]:
         """Return how well calibrated the model is on what it retains."""
@@ -99,35 +182,35 @@ class Detailed:
         why = nothing if confidences is not None else _NO_CLASS
         return row(self.event, self._model, subject, metric, error, len(positions), why)
 
-    def quality(self, audit: Audit) -> Quality | None:
+    def quality(self, request: RequestPlan) -> Quality | None:
         """Return UA, RA, TA and MIA, or None where one of them is undefined."""
-        efficacy = self._efficacy(audit)
+        efficacy = self._efficacy(request)
         if efficacy is None:
             return None
         scores = self.outputs.scores
-        forget, retain, test = (float(scores[where].mean()) for where in (audit.forget, self.live, self.tests))
+        forget, retain, test = (float(scores[where].mean()) for where in (request.forget, self.live, self.tests))
         return Quality(forget, retain, test, efficacy)
 
-    def _attacks(self, audit: Audit) -> list[Row]:
+    def _attacks(self, request: RequestPlan) -> list[Row]:
         """Return the population attacks; see `lifelong.formulas.membership`."""
-        model, event, name, n = self._model, self.event, audit.request.name, len(audit.forget)
+        model, event, name, n = self._model, self.event, request.name, len(request.forget)
         details, classes = self.outputs.details, self._plan.classes
         if "margins" not in details:
             names = ["mia_efficacy", "entropy_member_rate", "attack_accuracy"]
             names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
             return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
-        forget, others = audit.forget, audit.non_members
+        forget, others = request.forget, request.non_members
         rate = None
         if (sides := self._sides()) is not None:
             entropies = details["entropies"]
             rate = entropy_member_rate(entropies[sides[0]], entropies[sides[1]], entropies[forget])
         accuracy = None
-        if (unseen := matched(audit, self._plan)) is not None:
+        if (unseen := matched(request, self._plan)) is not None:
             losses = self.outputs.losses
             splits = (Key(self._plan.seed) / "splits" / event).number() % 2**32
             accuracy = cross_validated_accuracy(losses[unseen[0]], losses[unseen[1]], splits)
         values: list[tuple[str, float | None, str]] = [
-            ("mia_efficacy", self._efficacy(audit), _NO_SIDES),
+            ("mia_efficacy", self._efficacy(request), _NO_SIDES),
             ("entropy_member_rate", rate, _NO_SIDES),
             ("attack_accuracy", accuracy, "it takes ten samples to forget and as many unseen ones of their classes"),
         ]
@@ -140,12 +223,12 @@ class Detailed:
         )
         return [row(event, model, name, metric, value, n, why) for metric, value, why in values]
 
-    def _efficacy(self, audit: Audit) -> float | None:
+    def _efficacy(self, request: RequestPlan) -> float | None:
         sides = self._sides()
         if "margins" not in self.outputs.details or sides is None:
             return None
         confidences = np.exp(-self.outputs.losses.astype(np.float64))
-        return mia_efficacy(confidences[sides[0]], confidences[sides[1]], confidences[audit.forget])
+        return mia_efficacy(confidences[sides[0]], confidences[sides[1]], confidences[request.forget])
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return as many live training samples as test samples, drawn by name: the same ones for every model."""
@@ -156,65 +239,51 @@ class Detailed:
         return self.live[key.order(ids[self.live])[:n]], self.tests[key.order(ids[self.tests])[:n]]
 
 
-def counting_tests(plan: EvaluationPlan, event: int) -> np.ndarray:
-    """Return the test samples that count after `event`: of units that are held, neither class nor task deleted."""
-    positions = plan.position_of[plan.since[event][plan.unit_of] >= 0]
-    return np.unique(positions[plan.alive[event][positions]])
-
-
-def matched(audit: Audit, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray] | None:
+def matched(request: RequestPlan, plan: EvaluationPlan) -> tuple[np.ndarray, np.ndarray] | None:
     """Return as many samples of the forget set as unseen ones of its classes, drawn by name; None if there are none."""
     key, ids = Key(plan.seed) / "matched", plan.ids
     pairs = []
-    for c in np.unique(plan.classes[audit.forget]):
-        sides = [np.asarray(part[plan.classes[part] == c]) for part in (audit.forget, audit.non_members)]
+    for c in np.unique(plan.classes[request.forget]):
+        sides = [np.asarray(part[plan.classes[part] == c]) for part in (request.forget, request.non_members)]
         count = min(len(side) for side in sides)
         pairs.append([side[key.order(ids[side])[:count]] for side in sides])
     forget, unseen = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return (forget, unseen) if len(forget) else None
 
 
-def pair_rows(
-    kind: str, audit: Audit, run: Detailed, reference: Detailed, plan: EvaluationPlan, threshold: float, limit: int
-) -> list[Row]:
-    """Return what only run and reference together tell about one request; the arguments are those of `Detailed`."""
-    event, name, n = run.event, audit.request.name, len(audit.forget)
+def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detailed, plan: EvaluationPlan) -> list[Row]:
+    """Return what only run and reference together tell about one request."""
+    event, name, n = run.event, request.name, len(request.forget)
     rows = []
-    if is_private(audit):
-        ours, theirs = run.quality(audit), reference.quality(audit)
+    if is_private(request):
+        run_quality, reference_quality = run.quality(request), reference.quality(request)
         values: list[float | None] = [None] * 6
-        if ours is not None and theirs is not None:
-            factors = tow_factors(ours, theirs)
-            confidence = 1 - abs(ours.mia - theirs.mia)
+        if run_quality is not None and reference_quality is not None:
+            factors = tow_factors(run_quality, reference_quality)
+            confidence = 1 - abs(run_quality.mia - reference_quality.mia)
             tow_mia = confidence * factors[1] * factors[2]
-            values = [average_gap(ours, theirs), float(np.prod(factors)), tow_mia, *factors]
+            values = [average_gap(run_quality, reference_quality), float(np.prod(factors)), tow_mia, *factors]
         names = ("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test")
         why = _NO_SIDES if "margins" in run.outputs.details else _NO_CLASS
         rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]
-        rows += _calibrated(event, kind, audit, run.outputs, reference.outputs, plan)
+        rows += _calibrated(event, kind, request, run.outputs, reference.outputs, plan)
     p, q = run.outputs.probabilities, reference.outputs.probabilities
-    at = np.searchsorted(run.detailed, audit.forget)
+    at = positions_in(run.detailed, request.forget)
     distance = None if p is None or q is None else activation_distance(p[at], q[at])
     same = None if p is None or q is None else agreement(p[at], q[at])
     rows.append(row(event, kind, name, "activation_distance", distance, n, _NO_CLASS))
     rows.append(row(event, kind, name, "agreement", same, n, _NO_CLASS))
-    curves = [m.outputs.details.get("relearning") for m in (run, reference)]
-    if curves[0] is not None and curves[1] is not None:
-        times = [relearn_time(c[run.due.index(audit)], threshold) for c in curves if c is not None]
-        index = anamnesis(times[0], times[1], limit)
-        why = f"neither relearns within {limit} steps" if times[1] != 0 else "the reference needs no step"
-        rows.append(row(event, kind, name, "anamnesis", index, n, why))
     return rows
 
 
 def _calibrated(
-    event: int, kind: str, audit: Audit, run: Outputs, reference: Outputs, plan: EvaluationPlan
+    event: int, kind: str, request: RequestPlan, run: Outputs, reference: Outputs, plan: EvaluationPlan
 ) -> list[Row]:
     """Return attacks on how far the run moves every sample from where the reference has it; 0.5 if it never does.
 
     What is hard or easy for every model cancels (difficulty calibration, Watson et al. 2022).
     """
-    name, classes, forget, others = audit.request.name, plan.classes, audit.forget, audit.non_members
+    name, classes, forget, others = request.name, plan.classes, request.forget, request.non_members
     moves: dict[str, np.ndarray | None] = {"loss": _moved(run.losses, reference.losses)}
     if "margins" in run.details and "margins" in reference.details:
         moves["confidence"] = np.exp(-reference.losses) - np.exp(-run.losses)
@@ -238,8 +307,3 @@ def _moved(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the difference; 0 where both are infinite (an output that neither model may use)."""
     with np.errstate(invalid="ignore"):
         return np.where(values == reference, 0.0, values - reference)
-
-
-def held_out_loss(audit: Audit, losses: np.ndarray) -> float:
-    """Return the loss at which the request's data counts as learned again, given all losses before the request."""
-    return float(losses[audit.forget_test if len(audit.forget_test) else audit.forget].mean()) + SLACK

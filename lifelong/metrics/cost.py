@@ -1,0 +1,55 @@
+"""What an event cost: work, data read, the size of what is kept; and what the strategy tells of itself."""
+
+from __future__ import annotations
+
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.metrics.requests import service_rows
+from lifelong.metrics.selection import selection_rows
+from lifelong.results.table import Row, row
+from strategies.base import State
+from strategies.metric import Metric
+from strategies.parts.model import num_bytes
+from strategies.step import Step
+from streams.events import DeletionRequest
+from streams.stream import Stream
+
+METRICS: dict[str, Metric] = {
+    "steps": Metric("Optimizer steps of the event.", "steps", "lower"),
+    "forward": Metric("Samples passed forward through the network.", "samples", "lower"),
+    "backward": Metric("Samples passed backward through the network.", "samples", "lower"),
+    "samples_read": Metric("Distinct training samples that the strategy read.", "samples", "lower"),
+    "state_bytes": Metric("Size of everything the strategy keeps, stored samples included.", "bytes", "lower"),
+    "skipped": Metric("Whether nothing was left to learn, because all samples are deleted.", "0 or 1", "neither"),
+}
+
+
+def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int) -> list[Row]:
+    """Return what an event cost (work, data read, the size of what is kept), and what the strategy tells of itself.
+
+    Args:
+        event: its index.
+        stream, plan: to find the request.
+        step: what happened.
+        state: the strategy's state afterwards.
+        stored: raw samples it keeps.
+    """
+    outcome = step.outcome
+    values = {
+        "steps": outcome.steps,
+        "forward": outcome.forward,
+        "backward": outcome.backward,
+        "samples_read": step.samples_read,
+        "state_bytes": num_bytes(state) + stored * stream.source.sample_bytes,
+        "skipped": int(step.skipped),
+    }
+    rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]
+    rows += [row(event, "run", "event", f"loss_{name}", value, 1) for name, value in sorted(outcome.losses.items())]
+    rows += [row(event, "run", s, name, v, 1) for s, traits in outcome.traits.items() for name, v in traits.items()]
+    if outcome.draw is not None:
+        rows += selection_rows(event, outcome.draw, stream.source)
+    happened = stream.events[event]
+    if isinstance(happened, DeletionRequest):
+        request = next(r for r in plan.requests if r.event == event)
+        learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:event])
+        rows += service_rows(event, request, outcome, learned)
+    return rows

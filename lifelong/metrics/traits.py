@@ -1,0 +1,87 @@
+"""What the numbers mean that the strategies of this project tell of themselves (`Outcome.traits`)."""
+
+from __future__ import annotations
+
+from strategies.metric import Metric
+
+METRICS: dict[str, Metric] = {
+    "stages": Metric("Stages of training that the event ran (strategies that train in stages).", "stages", "lower"),
+    "stranded_samples": Metric(
+        "Live samples that no longer count because what was trained on them was given up with deleted ones.",
+        "samples",
+        "lower",
+        0.0,
+    ),
+    "served_stages": Metric("Stages that still serve, over all constituents.", "stages", "higher"),
+    "exhausted": Metric("Constituent groups that a request left without any usable model.", "groups", "lower", 0.0),
+    "consolidation_drop": Metric(
+        "Score of a temporary task on its stored samples, before minus after it became permanent.",
+        "as the score",
+        "lower",
+    ),
+    "mask_density": Metric("Share of the weights that a task's mask keeps, when it was learned.", "share", "neither"),
+    "mask_overlap": Metric("Share of a task's mask that other masks contain too.", "share", "neither"),
+    "free_share": Metric("Share of a task's mask that it could train.", "share", "neither"),
+    "inherited": Metric(
+        "For `A > B`: B depends on A; the share of B's mask that A has trained (0: through scores or territory).",
+        "share",
+        "neither",
+    ),
+    "capacity_used": Metric("Share of a layer's weights that lie in any mask.", "share", "neither"),
+    "gate_used": Metric(
+        "Mean gate on the part of a request's data that adapter and detector were made of (o3).",
+        "share",
+        "higher",
+    ),
+    "gate_rest": Metric(
+        "Mean gate on the part of a request's data that was kept to calibrate it (o3).", "share", "higher"
+    ),
+    "gate": Metric(
+        "For `A > B`: mean gate of request A on the data of request B: how often an adapter acts on what others asked "
+        "for (o3).",
+        "share",
+        "lower",
+        0.0,
+    ),
+    "adapter_overlap": Metric(
+        "Mean over matrices and earlier requests of ||A_i A^T|| / (||A_i|| ||A||): 0 where adapters read orthogonal "
+        "inputs, about 1 / sqrt(rank) where they read the same (o3).",
+        "ratio",
+        "lower",
+        0.0,
+    ),
+    "detector_condition": Metric(
+        "Largest condition number of a layer's covariance in the request's detector (o3).", "ratio", "lower"
+    ),
+    "detector_small": Metric(
+        "Whether a request had so few samples that covariances were shrunk (o3).", "0 or 1", "neither"
+    ),
+    "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
+    "storage_share": Metric(
+        "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
+    ),
+    "trained_share": Metric(
+        "Share of a request's samples that the weights were trained on (`trained-only`).", "share", "neither"
+    ),
+    "mixture_domain": Metric(
+        "Share of an experience's tokens in stage 1 of mix-cpt that are the domain's own.", "share", "neither"
+    ),
+    "mixture_instructions": Metric("The same of general instructions.", "share", "neither"),
+    "mixture_preferences": Metric("The same of the preferred answers of preference data.", "share", "neither"),
+    "preference_margin": Metric(
+        "Over the last pass of preference optimisation, the mean of log p(preferred) - log p(rejected), each minus "
+        "that of the reference.",
+        "nats",
+        "higher",
+    ),
+    "pool_size": Metric("Samples that a selecting strategy may draw from, after the event.", "samples", "neither"),
+    "drawn_samples": Metric("Samples that the event was trained on, where a strategy selects.", "samples", "neither"),
+    "selection_forward": Metric("Of `forward`, what looking at the pool took.", "samples", "lower"),
+    "selection_backward": Metric("Of `backward`, what looking at the pool took.", "samples", "lower"),
+    "outside_band": Metric(
+        "Samples drawn from the tails of a score, because the band between them had too few.", "samples", "neither"
+    ),
+    "small_gradients": Metric(
+        "Share of the pool with a gradient norm below 1e-6, the direction of which is noise.", "share", "neither"
+    ),
+}

@@ -1,0 +1,75 @@
+"""One number of a run: which it is, in words, and what it is in a table."""
+
+from __future__ import annotations
+
+from lifelong.results.table import Row, Table
+from lifelong.study.config import Quantity
+
+
+def in_words(quantity: Quantity) -> str:
+    """Return which number of a run a quantity is.
+
+    >>> in_words(Quantity(metric="js", subject="requests", model="retrained", reduce="max"))
+    'max of js (retrained) of requests'
+    """
+    what = quantity.metric if quantity.model == "run" else f"{quantity.metric} ({quantity.model})"
+    if quantity.subject != "stream":
+        what += f" of {quantity.subject}"
+    if quantity.reduce != "one":
+        what = f"{quantity.reduce} of {what}"
+    if quantity.above_chance:
+        what += f" above chance ({quantity.chance:g})"
+    if quantity.event != "last":
+        until = "at" if quantity.reduce == "one" else "until"
+        what += f" {until} {quantity.event if isinstance(quantity.event, str) else f'event {quantity.event}'}"
+    if quantity.where:
+        what += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
+    return what
+
+
+def value_of(table: Table, quantity: Quantity) -> float | None:
+    """Return a quantity of one table, or None where it is undefined."""
+    value = _raw_value(table, quantity)
+    if value is None or not quantity.above_chance or quantity.chance is None:
+        return value
+    return (value - quantity.chance) / (1 - quantity.chance)
+
+
+def _raw_value(table: Table, quantity: Quantity) -> float | None:
+    """Return the same before chance is taken off."""
+    rows = [r for r in table.select(quantity.metric, quantity.subject, quantity.model) if r.value is not None]
+    if quantity.event != "last":
+        event = _event(table, quantity.event)
+        rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]
+    if not rows:
+        return None
+    numbers = [r.value for r in rows if r.value is not None]
+    match quantity.reduce:
+        case "one":
+            return max(rows, key=lambda r: r.event).value
+        case "mean":
+            return sum(numbers) / len(numbers)
+        case "sum":
+            return sum(numbers)
+        case "max":
+            return max(numbers)
+        case "min":
+            return min(numbers)
+
+
+def _reduced_until(quantity: Quantity, r: Row, event: int) -> bool:
+    return quantity.reduce != "one" and r.event <= event
+
+
+def _event(table: Table, event: int | str) -> int | None:
+    """Return an event's index; a request's is where it was served."""
+    if isinstance(event, int):
+        return event
+    return next((r.event for r in table.select("exact", event)), None)
+
+
+def over_points(values: dict[tuple[str, int], float]) -> dict[int, float]:
+    """Return the mean over grid points for every seed that has all points that any seed has, in the seeds' order."""
+    points = {point for point, _ in values}
+    seeds = sorted({seed for _, seed in values})
+    return {s: sum(values[p, s] for p in points) / len(points) for s in seeds if all((p, s) in values for p in points)}

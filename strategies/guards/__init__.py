@@ -1,0 +1,1 @@
+"""Guards, which unlearn beside the weights: one file each."""

@@ -1,0 +1,162 @@
+"""Passes over data: what all training shares, whatever a method does in a step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+
+from strategies.outcome import Outcome
+from strategies.parts.model import FlatModel
+from strategies.parts.training.optimizers import OptimizerConfig
+from strategies.parts.training.out_of_memory import memory_errors
+from streams.data import Batch, Data
+from streams.errors import TrainingError
+from streams.randomness import Key, seeded_torch
+
+
+class FitConfig(OptimizerConfig):
+    """How a model is trained on one set of data."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
+    batch_size: int = Field(64, ge=1)
+    """Samples per step; a short last batch is kept."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Scale a gradient down to that norm if it is longer; null leaves it."""
+    bn_mode: Literal["train", "eval"] = "train"
+    """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
+    by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
+
+    def num_steps(self, samples: int) -> int:
+        """Return the optimizer steps that `samples` samples take."""
+        return self.epochs * math.ceil(samples / self.batch_size)
+
+
+class Training(FitConfig):
+    """How every experience of a stream is trained."""
+
+    carry_optimizer: bool = False
+    """Whether momentum and moments live on from one experience to the next, or start at zero in each. They are reset
+    when a request names data they derive from. The `avalanche` learner always carries them, as Avalanche does; isolated
+    strategies, `lora` and `o-lora` never do."""
+
+
+_observer: ContextVar[Callable[[int], None] | None] = ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observed(observer: Callable[[int], None]) -> Iterator[None]:
+    """Have `observer` called, with the number of steps done, after every step of every training inside.
+
+    For measuring within an experience: who trains cannot tell that it is watched. An observer may put the model into
+    evaluation mode and must leave everything else as it is.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def is_observed() -> bool:
+    """Return whether somebody looks on."""
+    return _observer.get() is not None
+
+
+@final
+class Passes:
+    """The steps of one training. A method goes over batches, and in each step clips, moves what it trains, and is done.
+
+    Attributes:
+        number: steps that are done.
+        samples: passed forward and backward so far; added to by those who pass them.
+    """
+
+    def __init__(self, model: FlatModel, training: FitConfig) -> None:
+        """Begin with no step; `passes` makes these."""
+        self._model, self._training, self._observer = model, training, _observer.get()
+        self._total = torch.zeros((), device=model.parameters.device)
+        self._size, self._seen = 1, 0
+        self.number = self.samples = 0
+
+    def over(self, data: Data, key: Key) -> Iterator[Batch]:
+        """Yield the batches of all epochs; epoch e is shuffled by ``key / "epoch" / e``."""
+        for epoch in range(self._training.epochs):
+            self._total, self._seen = torch.zeros_like(self._total), 0
+            for positions in data.positions(key / "epoch" / epoch).split(self._training.batch_size):
+                self._size = len(positions)
+                yield data.batch(positions)
+
+    def clip(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradient, scaled down in place if it is longer than `clip_norm`."""
+        if self._training.clip_norm is not None:
+            gradient.mul_((self._training.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0))
+        return gradient
+
+    def done(self, loss: torch.Tensor) -> None:
+        """Count a step that was taken, and let the observer look; `loss` is the scalar that was differentiated."""
+        self._total += loss.detach() * self._size
+        self._seen += self._size
+        self.number += 1
+        if self._observer is not None:
+            self._observer(self.number)
+            self._model.train(bn_mode=self._training.bn_mode)
+
+    def outcome(self, *moved: torch.Tensor, losses: dict[str, float] | None = None) -> Outcome:
+        """Return what the steps cost.
+
+        Args:
+            moved: all that was trained.
+            losses: what to report; the mean loss of the last epoch, as `loss`, if it is None.
+
+        Raises:
+            TrainingError: the loss or something that was trained is no longer finite.
+        """
+        mean = float(self._total) / self._seen if self._seen else 0.0
+        if not math.isfinite(mean) or not all(math.isfinite(float(t.detach().abs().max())) for t in moved):
+            raise diverged(self._training, mean)
+        if losses is None:
+            losses = {"loss": mean} if self._seen else {}
+        return Outcome(steps=self.number, forward=self.samples, backward=self.samples, losses=losses)
+
+
+# Why: docs/decisions.md#steps-are-shared-what-happens-in-them-is-not
+@contextlib.contextmanager
+def passes(
+    model: FlatModel, training: FitConfig, noise: Key, loss_of: Callable[[int], torch.Tensor]
+) -> Iterator[Passes]:
+    """Train: the model is in training mode, dropout draws from `noise`, and running out of memory says what would fit.
+
+    Args:
+        model: whose modules are passed; left in training mode.
+        training: epochs, batch size, clipping and what batch norms do; the optimizers are the caller's.
+        noise: names all that is drawn inside.
+        loss_of: returns the loss of so many samples, to find a batch size that fits.
+
+    Raises:
+        ResourceError: memory ran out; says which batch size fits.
+    """
+    model.train(bn_mode=training.bn_mode)
+    size_key = "training.batch_size (or the unlearner's own)"
+    with (
+        seeded_torch(noise),
+        memory_errors(size_key, training.batch_size, lambda size: loss_of(size).backward()),
+    ):
+        yield Passes(model, training)
+
+
+def diverged(training: FitConfig, loss: float) -> TrainingError:
+    """Return the error for training that ended with that loss."""
+    # an unlearner that trains does so by options of its own
+    key = "training.lr" if isinstance(training, Training) else "its lr"
+    return TrainingError(
+        f"Training diverged: the loss of the last epoch is {loss}. Lower {key} (now {training.lr:g}), "
+        f"or the strength of a penalty: explicit steps are stable only while lr x strength x importance stays "
+        f"below 2."
+    )

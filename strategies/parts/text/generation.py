@@ -1,0 +1,71 @@
+"""Greedy text from predictions alone: of whatever predicts tokens, with or without a single model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from streams.data import Batch
+from streams.text import GIVEN, NOTHING, SAID, Tokenizer, prompt_lengths
+
+Predict = Callable[[Batch], torch.Tensor]
+"""From a batch to outputs; of text, logits ``[B, T, V]``."""
+
+
+@torch.inference_mode()
+def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
+    given = prompt_lengths(batch.x)
+    return _go_on(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
+
+
+@torch.inference_mode()
+def continued(
+    predict: Predict, like: Batch, prompts: Sequence[Sequence[int]], most: Sequence[int], tokenizer: Tokenizer
+) -> list[str]:
+    """Return the greedy continuation of every prompt, until its end token or for `most` tokens.
+
+    Rows are padded on the right, and each goes on behind its own prompt: a text does not depend on its batch.
+
+    Args:
+        predict: from a batch to logits ``[B, T, V]``.
+        like: gives device and types.
+        prompts: token ids, each with the start token.
+        most: tokens to make of each.
+        tokenizer: gives the end token.
+    """
+    given = torch.tensor([len(p) for p in prompts], device=like.x.device)
+    longest = max((len(p) + m for p, m in zip(prompts, most, strict=True)), default=0)
+    x = like.x.new_zeros(len(prompts), 2, longest)
+    for row, prompt in zip(x, prompts, strict=True):
+        row[0, : len(prompt)], row[1, : len(prompt)] = torch.tensor(prompt, dtype=x.dtype), GIVEN
+    return _go_on(predict, as_batch(x, like), given, most, tokenizer)
+
+
+def _go_on(predict: Predict, batch: Batch, given: torch.Tensor, most: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Continue every row behind its first `given` positions, by at most `most` tokens."""
+    x = batch.x.clone()
+    x[:, 1][torch.arange(x.shape[2], device=x.device) >= given[:, None]] = NOTHING
+    made: list[list[int]] = [[] for _ in most]
+    going = torch.tensor([i for i, m in enumerate(most) if m > 0], dtype=torch.long, device=x.device)
+    while len(going):
+        logits = predict(replace(batch, x=x, task=None).rows(going))
+        at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
+        tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
+        x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID
+        alive = []
+        for i, t in zip(going.tolist(), tokens.tolist(), strict=True):
+            if t != tokenizer.eos:
+                made[i].append(t)
+                if len(made[i]) < most[i]:
+                    alive.append(i)
+        going = torch.tensor(alive, dtype=torch.long, device=x.device)
+    return [tokenizer.decode(ids) for ids in made]
+
+
+def as_batch(x: torch.Tensor, like: Batch) -> Batch:
+    """Return rows of tokens that are in no source as a batch, with the types of another."""
+    nothing = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return Batch(nothing, x, nothing.to(like.y))
