@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -10,13 +11,14 @@ import torch
 
 from lifelong.config.run import RunConfig
 from lifelong.setup.build import make_setting, make_source, make_stream
-from strategies.base import Learner, Setting, Strategy
+from strategies.base import Learner, Setting, State, Strategy
 from strategies.step import step
 from streams.config import parse
 from streams.data import Data
 from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
+from streams.stream import Stream
 
 S = TypeVar("S", bound=Strategy)
 
@@ -48,14 +50,35 @@ class TaskLife(Generic[S]):
         self.stream = make_stream(config, make_source(config))
         self.setting = make_setting(config, self.stream)
         self._make = make
+        self._told: tuple[S, Ledger] | None = None
+        self._after: list[tuple[State, Any]] = []
 
     def build(self) -> S:
         return self._make(self.setting)
 
+    def on(self, stream: Stream) -> TaskLife[S]:
+        """Return the life of the same strategy on another stream."""
+        other = copy.copy(self)
+        other.stream, other._told = stream, None
+        return other
+
     def until(self, count: int | None = None) -> tuple[S, list[Any]]:
-        """Play the first events, and return the strategy and what each of them did."""
-        strategy, ledger = self.build(), Ledger(self.stream.source, self.stream.task_of)
-        return strategy, [step(strategy, e, ledger) for e in self.stream.events[:count]]
+        """Play the first events, and return a strategy of the caller's own and what each of them did.
+
+        What was played before is not played again: the strategy takes its state then from there.
+        """
+        if self._told is None:
+            self._told = self.build(), Ledger(self.stream.source, self.stream.task_of)
+            self._after = []
+        strategy, ledger = self._told
+        for event in self.stream.events[len(self._after) : count]:
+            done = step(strategy, event, ledger)
+            self._after.append((strategy.state_dict(), done))
+        played = self._after[:count]
+        theirs = self.build()
+        if played:
+            theirs.load_state_dict(played[-1][0])
+        return theirs, [done for _, done in played]
 
     def outputs(self, strategy: S, task: int) -> torch.Tensor:
         return strategy.predict(self._tests(task))

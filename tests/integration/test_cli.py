@@ -155,14 +155,15 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     def folder_of(*arguments: str) -> str:
         return str(json.loads(call("run", "tiny.yaml", "--quiet", "--json", *arguments)[1])["folder"])
 
-    one, two = folder_of(), folder_of("--training.lr=0.1")
+    again = ("--set", "strategies={again: {learner: naive, unlearner: retrain}}")
+    one, two = folder_of(), folder_of("--training.lr=0.1", *again)
     code, out, err = call("compare", one, two)
     assert (code, err) == (0, "")
     assert out.count("stream ") == 1
     assert f"{Path(one).name}/kept" in out
     assert f"{Path(two).name}/again" in out
 
-    other = folder_of("--scenario.experiences=4")
+    other = folder_of("--scenario.experiences=4", *again)
     code, out, err = call("compare", one, other, "--strategy", "again", "--json")
     data = json.loads(out)
     assert code == 0
