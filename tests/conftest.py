@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -32,21 +34,39 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("contract.promises")  # functions that assert, outside of a test module
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def group_of(nodeid: str) -> str:
+    """Return what a test shares something costly with: a life of the contract suite, or all tests of a file."""
+    file, _, test = nodeid.partition("::")
+    life = re.search(r"\[(.+)\]$", test) if file.endswith("contract/test_strategies.py") else None
+    return file if life is None else life[1]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what shares something costly one after the other, and into one process: a group, or else all of a file.
+    """Put what shares something costly one after the other.
 
     Files come first, which take long; the many small groups fill the processes evenly at the end.
     """
     order: dict[str, tuple[bool, int]] = {}
-    group_of: dict[pytest.Item, str] = {}
     for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        group_of[item] = item.nodeid.partition("::")[0] if mark is None else mark.args[0]
-        if mark is None:
-            item.add_marker(pytest.mark.xdist_group(group_of[item]))
-        order.setdefault(group_of[item], (mark is not None, len(order)))
-    items.sort(key=lambda item: order[group_of[item]])
+        group = group_of(item.nodeid)
+        order.setdefault(group, (not group.endswith(".py"), len(order)))
+    items.sort(key=lambda item: order[group_of(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group to one process.
+
+    `--dist loadgroup` would, but pytest 9.2 does not see the groups that pytest-xdist 3.8 writes into names of tests.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def make_source(

@@ -29,10 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _param(candidate: Candidate, form: str) -> object:
-    """A candidate in a form as parameters: all of its tests in one process, since they share a life."""
-    marks = [pytest.mark.xdist_group(f"{form}-{candidate.name}")]
-    if candidate.sampled and form != candidate.home:
-        marks.append(pytest.mark.nightly)
+    """A candidate in a form as parameters; tests of one id share a life, and a process (see `group_of`)."""
+    marks = [pytest.mark.nightly] if candidate.sampled and form != candidate.home else []
     return pytest.param(candidate, form, marks=marks, id=f"{form}-{candidate.name}")
 
 
@@ -58,16 +56,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("candidate", "form"), params)
 
 
-def _group(item: pytest.Item | None) -> str | None:
-    mark = None if item is None else item.get_closest_marker("xdist_group")
-    return None if mark is None else mark.args[0]
+def _parameters(item: pytest.Item | None) -> str:
+    return "" if item is None else item.nodeid.partition("[")[2]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Let go of the lives of a group when it is done: each holds its state after every event."""
+    """Let go of lives when the tests that share them are done: each holds its state after every event."""
     yield
-    if _group(item) != _group(nextitem):
+    if _parameters(item) != _parameters(nextitem):
         forget_lives()
 
 

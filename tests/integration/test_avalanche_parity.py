@@ -410,7 +410,7 @@ def test_regression_is_refused(plan: Plan, tools: Any) -> None:
     from strategies.objectives.regression import Regression
 
     setting = replace(tools.setting(plan.source, plan), objective=Regression())
-    with pytest.raises(ConfigError, match="classifiers only"):
+    with pytest.raises(ConfigError, match="predicts numbers and is no ClassObjective"):
         avalanche.Avalanche(avalanche.Config(), setting)
 
 

@@ -171,8 +171,10 @@ def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], n
 
 def test_verdicts_can_be_read_in_both(browser: Any, files: dict[str, Path]) -> None:
     found = Shown(browser, files["study"], "dark")
-    for outcome in ("reproduced", "contradicted"):
-        style = f"getComputedStyle(document.querySelector('.{outcome}'))"
+    for outcome in ("reproduced", "contradicted", "undecided", "not-testable"):
+        # Two seeds decide nothing, so that the page shows the last but one alone.
+        found.page.evaluate(f"document.querySelector('.verdict').className = 'verdict {outcome}'")
+        style = "getComputedStyle(document.querySelector('.verdict'))"
         assert contrast(_colour(found, f"{style}.color"), _colour(found, f"{style}.backgroundColor")) >= 4.5
     found.page.close()
 

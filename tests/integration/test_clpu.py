@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong.config.run import RunConfig
+from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.verification.replay import altered, live
 from strategies.isolated.clpu_der import ClpuDer, Config
@@ -217,5 +217,5 @@ def test_it_needs_classes(tools: Any) -> None:
     from strategies.objectives.regression import Regression
 
     setting = replace(tools.setting(tools.source()), objective=Regression())
-    with pytest.raises(ConfigError, match="classification"):
-        ClpuDer(Config(), setting)
+    with pytest.raises(ConfigError, match="clpu-der is for models that predict classes; this one predicts numbers"):
+        make_strategy(parse(StrategyConfig, {"isolated": "clpu-der"}), setting, "it")
