@@ -118,7 +118,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     return file, result_of(folder), seconds
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_killed_at_random_instants(seed: int, uninterrupted: Any, tmp_path: Path) -> None:
     file, expected, seconds = uninterrupted
     (tmp_path / "cache").mkdir()
