@@ -7,11 +7,25 @@ attack, fitted again, has on the retrained reference.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 MOST_PER_SIDE = 2000
 """Samples of each kind that an attack is fitted on at most; a kernel machine costs more than their square."""
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    """Return what limits the threads of libraries that are loaded; scipy's have to be.
+
+    The fits below have two weights, and threads of BLAS wait for each other for seven times as long as a fit takes.
+    """
+    import sklearn.linear_model  # noqa: F401
+
+    return ThreadpoolController()
 
 
 def entropies(p: torch.Tensor) -> torch.Tensor:
@@ -76,8 +90,9 @@ def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np
     values = np.concatenate([members, non_members])
     mean, scale = values.mean(), values.std() or 1.0
     attack = LogisticRegression(class_weight="balanced")
-    attack.fit(((values - mean) / scale)[:, None], np.repeat([1, 0], [len(members), len(non_members)]))
-    return float(attack.predict(((forget - mean) / scale)[:, None]).mean())
+    with _threads().limit(limits=1, user_api="blas"):
+        attack.fit(((values - mean) / scale)[:, None], np.repeat([1, 0], [len(members), len(non_members)]))
+        return float(attack.predict(((forget - mean) / scale)[:, None]).mean())
 
 
 def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) -> float | None:
@@ -103,7 +118,8 @@ def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) 
     x = (x - x.mean()) / (x.std() or 1.0)
     y = np.repeat([1, 0], [len(forget), len(unseen)])
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
-    return float(cross_val_score(LogisticRegression(), x, y, cv=splits).mean())
+    with _threads().limit(limits=1, user_api="blas"):
+        return float(cross_val_score(LogisticRegression(), x, y, cv=splits).mean())
 
 
 def membership_ks(

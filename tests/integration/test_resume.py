@@ -44,7 +44,7 @@ CONFIG = {
         "both-retrain": {"learner": ["ewc", "replay"], "unlearner": "retrain"},
         "independent": {"isolated": "independent"},
     },
-    "references": {"kinds": ["retrained", "no-op"]},
+    "references": {"kinds": ["retrained"]},
 }
 WORKER = """
 import sys, lifelong
@@ -118,7 +118,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     return file, result_of(folder), seconds
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_killed_at_random_instants(seed: int, uninterrupted: Any, tmp_path: Path) -> None:
     file, expected, seconds = uninterrupted
     (tmp_path / "cache").mkdir()
@@ -165,25 +165,27 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("moment", "first", "stride"),
-    [
-        ("before", 0, 4),
-        ("after", 2, 4),
-        pytest.param("before", 0, 1, marks=pytest.mark.nightly),
-        pytest.param("after", 0, 1, marks=pytest.mark.nightly),
-    ],
-)
+SHORT = {
+    "scenario": {"name": "class-incremental", "experiences": 3},
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 2, "scope": "class", "keys": [1], "again_after": 3}],
+    },
+}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("stream", [SHORT, pytest.param({}, marks=pytest.mark.nightly)], ids=["short", "long"])
 def test_a_crash_at_every_write(
-    moment: str, first: int, stride: int, at_home: Path, monkeypatch: pytest.MonkeyPatch
+    stream: dict[str, Any], moment: str, at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Crash before and after files are written, each time from a fresh start: half of them, at night all."""
+    """Crash before and after every single file that is written, each time from a fresh start."""
     import lifelong.execution.manifest
 
-    config = small(references={"kinds": ["retrained", "fresh"]})
+    config = small(references={"kinds": ["retrained", "fresh"]}, **stream)
     expected = result_of(lifelong.run(config, at_home / "whole").folder)
     monkeypatch.setattr("lifelong.results.record._PATIENCE", 0.0)
-    crashed = first
+    crashed = 0
     while True:
         root, left = at_home / f"{moment}-{crashed}", crashed
 
@@ -209,7 +211,7 @@ def test_a_crash_at_every_write(
                 lifelong.run(config, root)
             break
         except Crash:
-            crashed += stride
+            crashed += 1
         run = lifelong.run(config, root)
         assert result_of(run.folder) == expected, f"crash {moment} write number {crashed}"
         assert litter(run.folder / "strategies") == []

@@ -57,7 +57,14 @@ class Meter:
     def end(self) -> None: ...
 
 
-@pytest.mark.parametrize("strategy", list(CONFIG["strategies"]))
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "all-ascent",
+        pytest.param("naive-retrain", marks=pytest.mark.nightly),
+        pytest.param("independent", marks=pytest.mark.nightly),
+    ],
+)
 def test_three_hundred_events(strategy: str, tmp_path: Path) -> None:
     config = lifelong.RunConfig.model_validate(CONFIG | {"strategies": {strategy: CONFIG["strategies"][strategy]}})
     meter = Meter()
