@@ -152,6 +152,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_of_its_own_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     quick = TINY | {"seeds": 2, "base": TINY["base"] | {"training": {"epochs": 1}}}
     study = Study(quick, root=tmp_path)
     assert [r.error for r in study.run("ray")] == [None, None]
