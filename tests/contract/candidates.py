@@ -71,6 +71,15 @@ class Candidate:
         return kind in self.supports
 
     @property
+    def keeps(self) -> bool:
+        """Whether no other candidate keeps the same: of a learner's state it is the learner that decides."""
+        return self.own or not self.forgets or self.name in VARIANTS
+
+    def in_depth(self, form: str) -> bool:
+        """Whether what takes long is tried in that form by default, too, and not at night alone."""
+        return not self.sampled and form in (self.home, "text", "pictures")
+
+    @property
     def home(self) -> str:
         """The form of the life that it lives in any case."""
         return "class-incremental" if self.lives("class-incremental") else "regression"

@@ -28,14 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _param(candidate: Candidate, form: str) -> object:
+def _param(candidate: Candidate, form: str, *more: object, by_default: bool = True, what: str = "") -> object:
     """A candidate in a form as parameters; tests of one id share a life, and a process (see `group_of`)."""
-    marks = [pytest.mark.nightly] if candidate.sampled and form != candidate.home else []
-    return pytest.param(candidate, form, marks=marks, id=f"{form}-{candidate.name}")
+    by_default &= not candidate.sampled or form == candidate.home
+    marks = [] if by_default else [pytest.mark.nightly]
+    return pytest.param(candidate, form, *more, marks=marks, id=f"{form}-{candidate.name}{what}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test its candidates: in every form, or with ``home`` in the one whose life they have in any case."""
+    """Give each test its candidates in every form, or as the test asks for by what it takes.
+
+    home: in the form whose life they have in any case. keeper: there, if what they keep is their own. thorough: in all
+    forms, in most of them at night. every: in all forms; whether to look at every request, in most at night.
+    """
     own = metafunc.config.getoption("--own", None)
     if "half" in metafunc.fixturenames:
         halves = learning_halves()
@@ -45,15 +50,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "candidate" not in metafunc.fixturenames:
         return
     every = candidates() if own is None else own_candidates(own)
-    if "home" in metafunc.fixturenames:
-        params = [_param(c, c.home) for c in every]
-        metafunc.parametrize(("candidate", "home"), params)
+    asked = {"home", "keeper", "thorough", "every"} & set(metafunc.fixturenames)
+    if "home" in asked:
+        metafunc.parametrize(("candidate", "home"), [_param(c, c.home) for c in every])
         return
-    params = [_param(c, f) for f in FORMS for c in every if c.lives(f)]
+    if "keeper" in asked:
+        metafunc.parametrize(("candidate", "keeper"), [_param(c, c.home, by_default=c.keeps) for c in every])
+        return
+    pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
     if own is None:
-        params += [_param(c, "text") for c in text_candidates()]
-        params += [_param(c, "pictures") for c in picture_candidates()]
-    metafunc.parametrize(("candidate", "form"), params)
+        pairs += [(c, "text") for c in text_candidates()] + [(c, "pictures") for c in picture_candidates()]
+    if "thorough" in asked:
+        params = [_param(c, f, True, by_default=c.in_depth(f)) for c, f in pairs]
+        metafunc.parametrize(("candidate", "form", "thorough"), params)
+    elif "every" in asked:
+        params = [_param(c, f, True) if c.in_depth(f) else _param(c, f, False) for c, f in pairs]
+        params += [_param(c, f, True, by_default=False, what="-every") for c, f in pairs if not c.in_depth(f)]
+        metafunc.parametrize(("candidate", "form", "every"), params)
+    else:
+        metafunc.parametrize(("candidate", "form"), [_param(c, f) for c, f in pairs])
 
 
 def _parameters(item: pytest.Item | None) -> str:

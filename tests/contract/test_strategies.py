@@ -69,7 +69,7 @@ def test_what_compares_outputs_of_classes_refuses_text(kit: Any) -> None:
     assert found == len(refused)
 
 
-def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any, thorough: bool) -> None:
     np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
     torch.manual_seed(3)
     again = kit.go_on(kit.begin(world, candidate), world.stream.events)
@@ -113,7 +113,9 @@ def test_resume_at_every_event_gives_the_same_bits(candidate: Any, world: Any, l
             check_resume(world, candidate, life, index)
 
 
-def test_resume_again_and_again_gives_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
+def test_resume_again_and_again_gives_the_same_bits(
+    kit: Any, candidate: Any, world: Any, life: Any, thorough: bool
+) -> None:
     if facts.relives(life.strategy):
         pytest.skip("each restore lives the whole life again")
     strategy, ledger = world.build(candidate), world.ledger()
@@ -155,11 +157,16 @@ def test_reading_more_than_declared_fails(kit: Any, candidate: Any, world: Any, 
             kit.go_on(kit.begin(world, candidate, declared), world.stream.events)
 
 
+def requests_of(life: Any, every: bool) -> list[tuple[int, Any]]:
+    """Index and moment of all requests, or of the last."""
+    return list(life.requests())[0 if every else -1 :]
+
+
 def test_deleted_data_interferes_exactly_if_not_claimed_otherwise(
-    kit: Any, candidate: Any, world: Any, life: Any
+    kit: Any, candidate: Any, world: Any, life: Any, every: bool
 ) -> None:
     """Replace what is deleted by other data: an exact strategy ends in the same state, any other does not."""
-    for index, moment in life.requests():
+    for index, moment in requests_of(life, every):
         other = world.altered(moment.event.sample_ids)
         same = kit.end_of(other, candidate, other.stream.events[: index + 1]) == moment.digest
         assert same == (exact_this_time(moment) or not promises.holds_own(moment)), moment.event.name
@@ -174,8 +181,8 @@ def gives_up(moment: Any) -> bool:
     return moment.outcome.notes.get("stranded_samples", 0) > 0
 
 
-def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, life: Any) -> None:
-    for index, moment in life.requests():
+def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, life: Any, every: bool) -> None:
+    for index, moment in requests_of(life, every):
         if gives_up(moment) or (exact_this_time(moment) and moment.held):
             continue
         without = kit.end_of(world, candidate, surviving(world.stream.events[: index + 1]))
@@ -219,7 +226,7 @@ def sizes_of(strategy: Any, world: Any) -> list[int]:
     return sizes
 
 
-def test_state_stays_as_large_as_it_is(kit: Any, candidate: Any, home: str) -> None:
+def test_state_stays_as_large_as_it_is(kit: Any, candidate: Any, keeper: str) -> None:
     world = kit.world(candidate.place("online"))
     strategy = world.build(candidate)
     sizes = sizes_of(strategy, world)
