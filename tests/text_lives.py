@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_strategy
-from strategies.base import Setting
+from strategies.base import Setting, State
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training
@@ -58,6 +59,22 @@ class Life:
 
 
 def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "naive", **options: Any) -> Life:
+    """Return a life in which everything was learned; it is learned once for all unlearners."""
+    life = _begin(source, unlearner, passes, learner, **options)
+    life.strategy.learner.load_state_dict(_learned(source, passes, learner))
+    life.ledger.admit(Experience("all", (), source.train_ids))
+    return life
+
+
+@functools.cache
+def _learned(source: Source, passes: int, learner: str) -> State:
+    life = _begin(source, "none", passes, learner)
+    experience = life.ledger.admit(Experience("all", (), source.train_ids))
+    life.strategy.learn(experience, life.ledger.door(life.strategy.access, experience.sample_ids))
+    return life.strategy.learner.state_dict()
+
+
+def _begin(source: Source, unlearner: str, passes: int, learner: str, **options: Any) -> Life:
     objective = CausalLM.for_data(Config(), source, None, "cpu")
 
     def make_model() -> FlatModel:
@@ -70,10 +87,7 @@ def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "nai
     config = parse(StrategyConfig, {"learner": learner, "unlearner": {"name": unlearner, **options}})
     strategy = make_strategy(config, setting, "it")
     assert isinstance(strategy, Composed)
-    ledger = Ledger(source)
-    experience = ledger.admit(Experience("all", (), source.train_ids))
-    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
-    return Life(source, setting, strategy, ledger)
+    return Life(source, setting, strategy, Ledger(source))
 
 
 def slope(life: Life, value: torch.Tensor) -> torch.Tensor:

@@ -109,17 +109,46 @@ def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) 
     Returns:
         None if there are fewer than ten samples of a kind.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+    from sklearn.model_selection import StratifiedShuffleSplit
 
     if min(len(forget), len(unseen)) < 10:
         return None
-    x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
+    x = np.clip(np.concatenate([forget, unseen]), -100, 100)
     x = (x - x.mean()) / (x.std() or 1.0)
     y = np.repeat([1, 0], [len(forget), len(unseen)])
     splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
+    accuracies = []
+    for fitted, held_out in splits.split(x[:, None], y):
+        weight, intercept = logistic_fit(x[fitted], y[fitted])
+        accuracies.append(np.mean((weight * x[held_out] + intercept > 0) == y[held_out]))
+    return float(np.mean(accuracies))
+
+
+def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return weight and intercept of a logistic regression on one variable, with an L2 penalty at C = 1.
+
+    L-BFGS from zero to the tolerances of scikit-learn, which ends at the same numbers; there, looking through the data
+    takes five times as long as the fit.
+
+    Args:
+        x: ``[n]``.
+        y: ``[n]`` zeros and ones.
+    """
+    from scipy.optimize import minimize
+
+    n = len(x)
+
+    def loss_and_slope(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, intercept = parameters
+        logits = weight * x + intercept
+        residuals = (1 / (1 + np.exp(-logits)) - y) / n
+        loss = (np.logaddexp(0, logits) - y * logits).mean() + weight**2 / (2 * n)
+        return loss, np.array([residuals @ x + weight / n, residuals.sum()])
+
+    options = {"maxiter": 100, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
     with _threads().limit(limits=1, user_api="blas"):
-        return float(cross_val_score(LogisticRegression(), x, y, cv=splits).mean())
+        found = minimize(loss_and_slope, np.zeros(2), jac=True, method="L-BFGS-B", options=options)
+    return float(found.x[0]), float(found.x[1])
 
 
 def membership_ks(

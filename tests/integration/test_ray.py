@@ -68,6 +68,7 @@ def lived(job: Job) -> int:
     return sum(f.read_bytes().count(b"\n") for f in job.folder.rglob("timings.jsonl"))
 
 
+@pytest.mark.nightly  # more than a minute until Ray believes that the node is gone
 @pytest.mark.filterwarnings("default")
 def test_a_node_that_is_killed_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> None:
     study = Study(TINY, root=tmp_path / "runs")

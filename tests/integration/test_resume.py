@@ -41,7 +41,6 @@ CONFIG = {
     "training": {"epochs": 3, "batch_size": 32, "lr": 0.05, "momentum": 0.5},
     "strategies": {
         "replay-finetune": {"learner": "replay", "unlearner": {"name": "finetune", "epochs": 2}},
-        "both-retrain": {"learner": ["ewc", "replay"], "unlearner": "retrain"},
         "independent": {"isolated": "independent"},
     },
     "references": {"kinds": ["retrained"]},

@@ -22,6 +22,7 @@ from lifelong.formulas.membership import (
     cross_validated_accuracy,
     entropies,
     entropy_member_rate,
+    logistic_fit,
     membership_auc,
     membership_ks,
     mia_efficacy,
@@ -115,6 +116,23 @@ def test_attacks_find_nothing_where_there_is_nothing() -> None:
     assert np.mean(found) == pytest.approx(0.5, abs=0.025)
     assert cross_validated_accuracy(pairs[0][0], pairs[0][1] + 5, 0) > 0.9
     assert cross_validated_accuracy(np.zeros(5), np.ones(20), 0) is None
+
+
+def test_the_cross_validated_attack_is_that_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+
+    draw = np.random.default_rng(0)
+    for seed in range(30):
+        n, m = draw.integers(10, 80, size=2)
+        forget, unseen = draw.exponential(size=n) * 10.0 ** draw.integers(-4, 3), draw.exponential(size=m)
+        x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
+        x, y = (x - x.mean()) / x.std(), np.repeat([1, 0], [n, m])
+        theirs = LogisticRegression().fit(x, y)
+        assert logistic_fit(x[:, 0], y) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-9)
+        splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
+        expected = cross_val_score(LogisticRegression(), x, y, cv=splits).mean()
+        assert cross_validated_accuracy(forget, unseen, seed) == expected
 
 
 def test_two_sided_exposure_is_seen_by_ks_and_not_by_auc() -> None:
