@@ -111,6 +111,10 @@ class ReferencesConfig(Config):
     """Lives of other seeds, in each of which a random half of all forgotten data never occurs: for attacks on single
     samples (LiRA, U-LiRA, RMIA, the challenge's forgetting score, KLoM). As many retrained ones are lived beside them.
     0 asks for none; below 64 the intervals are wide."""
+    rmia_gamma: float = Field(1.0, gt=0)
+    """How many times as much as an unseen sample a forgotten one must have gained in probability, beside other
+    models, for RMIA to count it as known. 1 is that of the authors' code; with 2 it finds nothing in models that are
+    sure of everything."""
 
 
 class RunConfig(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,10 @@ class RequestPlan:
         forget: training samples it deletes.
         forget_test: test samples of the classes, tasks or users it names; empty for samples.
         non_members: test samples of the forget set's classes, for membership attacks.
-        until: index of the first event that learns any of the forget set again, or the number of events.
+        forget_until: int64, for every one of `forget` the index of the first event that learns it again, or the number
+            of events.
+        forget_test_until: the same of `forget_test`: where any of the forget set in its class is learned again.
+        non_members_until: the same of `non_members`: where all of the forget set in its class is learned again.
     """
 
     deletion: DeletionRequest
@@ -28,12 +31,27 @@ class RequestPlan:
     forget: np.ndarray
     forget_test: np.ndarray
     non_members: np.ndarray
-    until: int
+    forget_until: np.ndarray
+    forget_test_until: np.ndarray
+    non_members_until: np.ndarray
 
     @property
     def name(self) -> str:
         """Name of the request."""
         return self.deletion.name
+
+    @property
+    def until(self) -> int:
+        """Index of the first event after which nothing of the forget set is deleted any more."""
+        return int(self.forget_until.max())
+
+    def at(self, event: int) -> RequestPlan:
+        """Return what is left of the request after `event`: without what has been learned again by then."""
+        parts = {}
+        for name in ("forget", "forget_test", "non_members"):
+            positions, until = getattr(self, name), getattr(self, f"{name}_until")
+            parts |= {name: positions[until > event], f"{name}_until": until[until > event]}
+        return replace(self, **parts)
 
     @property
     def detailed(self) -> np.ndarray:
@@ -117,13 +135,20 @@ class EvaluationPlan:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
         return 1 + int(self.measured[: event + 1].sum())
 
+    def followed(self, event: int) -> dict[int, RequestPlan]:
+        """Return by number what is left of every request that was served by `event` and of which anything is deleted.
+
+        A sample that has been learned again is out of the request that deleted it, and the others stay in.
+        """
+        return {n: r.at(event) for n, r in enumerate(self.requests) if r.event <= event < r.until}
+
     def due(self, event: int) -> tuple[RequestPlan, ...]:
         """Return what is measured in detail after `event`: the request it serves, and those measured `again`.
 
         What has been learned again by then is left out.
         """
         again = self.again[event]
-        return tuple(r for r in self.requests if r.event == event or (again and r.event < event < r.until))
+        return tuple(r for r in self.followed(event).values() if r.event == event or again)
 
     def starts_requests(self, event: int) -> bool:
         """Return whether the first request comes right after `event`, and a measurement follows requests from there."""
@@ -156,5 +181,5 @@ class EvaluationPlan:
 
     def kept_questions(self, event: int) -> np.ndarray:
         """Return positions of test samples, of units that are held, about nobody whose data is deleted."""
-        gone = [r.forget_test for r in self.requests if r.event <= event < r.until]
+        gone = [r.forget_test for r in self.followed(event).values()]
         return np.setdiff1d(self.counting_tests(event), np.concatenate([*gone, self.position_of[:0]]))

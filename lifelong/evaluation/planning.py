@@ -9,7 +9,7 @@ import numpy as np
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.plan import Damage, EvaluationPlan, RequestPlan
 from strategies.measurement import Measurement
-from streams.events import DeletionRequest
+from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -174,23 +174,34 @@ def _requests(stream: Stream, ids: np.ndarray) -> tuple[RequestPlan, ...]:
         named |= np.isin(source.user_ids[ids], event.keys_of("user"))
         for unit in event.keys_of("task"):
             named |= np.isin(ids, stream.units[unit].test_ids)
-        classes = np.unique(source.class_ids[event.sample_ids])
-        again = [
-            i
-            for i, e in enumerate(stream.events)
-            if i > index
-            and not isinstance(e, DeletionRequest)
-            and e.incarnation
-            and np.isin(event.sample_ids, e.sample_ids).any()
-        ]
+        forget, forget_until = positions_in(ids, event.sample_ids), _until(stream, index, event.sample_ids)
+        classes = source.class_ids[ids]
+        forget_test = np.flatnonzero(named & tests)
+        non_members = np.flatnonzero(tests & np.isin(classes, classes[forget]))
+        first = np.full(source.num_classes, len(stream.events))
+        np.minimum.at(first, classes[forget], forget_until)
+        last = np.zeros(source.num_classes, dtype=np.int64)
+        np.maximum.at(last, classes[forget], forget_until)
         plans.append(
             RequestPlan(
                 deletion=event,
                 event=index,
-                forget=positions_in(ids, event.sample_ids),
-                forget_test=np.flatnonzero(named & tests),
-                non_members=np.flatnonzero(tests & np.isin(source.class_ids[ids], classes)),
-                until=min([*again, len(stream.events)]),
+                forget=forget,
+                forget_test=forget_test,
+                non_members=non_members,
+                forget_until=forget_until,
+                forget_test_until=first[classes[forget_test]],
+                non_members_until=last[classes[non_members]],
             )
         )
     return tuple(plans)
+
+
+def _until(stream: Stream, served: int, sample_ids: np.ndarray) -> np.ndarray:
+    """Return for every one of `sample_ids` the first event after `served` that learns it again, or their number."""
+    until = np.full(len(sample_ids), len(stream.events))
+    for index in reversed(range(served + 1, len(stream.events))):
+        event = stream.events[index]
+        if isinstance(event, Experience) and event.incarnation:
+            until[np.isin(sample_ids, event.sample_ids)] = index
+    return until

@@ -9,16 +9,18 @@ better than chance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from streams.errors import LifelongError
+from streams.randomness import Key
 
 OWN_VARIANCE = 64
 """From that many models of a kind on, every sample has variances of its own; below, they are pooled over samples."""
-GAMMA = 2.0
-"""How many times as likely x must have become as z, beside the reference models, for x to count as known (RMIA)."""
+PERMUTATIONS = 199
+"""Random ones behind a p-value, of which 1 / 200 is the lowest."""
 _TINY = 1e-12
 
 
@@ -97,14 +99,11 @@ def attack(phi: np.ndarray, inside: np.ndarray) -> Attack | None:
     Returns:
         None if there are too few models or samples.
     """
-    halves = _halves(len(phi))
     finite = np.isfinite(phi).all(0)
     phi, inside = phi[:, finite], inside[:, finite]
-    if not phi.shape[1] or len(halves[1]) < 4:
+    if not phi.shape[1] or len(_halves(len(phi))[1]) < 4:
         return None
-    ratios = np.zeros(phi.shape)
-    for fit, judged in (halves, halves[::-1]):
-        ratios[judged] = log_ratios(phi, inside, fit, judged)
+    ratios = _ratios(phi, inside)
     hits, misses = ratios[inside], ratios[~inside]
     low, high = _interval(ratios, inside)
     accuracy = (np.mean(hits > 0) + np.mean(misses <= 0)) / 2
@@ -114,32 +113,85 @@ def attack(phi: np.ndarray, inside: np.ndarray) -> Attack | None:
     )  # fmt: skip
 
 
-def rmia(phi: np.ndarray, population: np.ndarray, inside: np.ndarray) -> Ratings | None:
+def _ratios(phi: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the log likelihood ratios ``[J, T]`` of all models, each by what the other half tells."""
+    halves = _halves(len(phi))
+    ratios = np.zeros(phi.shape)
+    for fit, judged in (halves, halves[::-1]):
+        ratios[judged] = log_ratios(phi, inside, fit, judged)
+    return ratios
+
+
+def attack_p(phi: np.ndarray, inside: np.ndarray) -> float:
+    """Return the p-value of the AUC of `attack`, which must not be None for these arrays.
+
+    Where retraining is, twin models have the same law, and which of them had a sample and which had not is arbitrary:
+    every pair is turned round or left by a coin, and the attack fitted again. Samples of a model depend on each
+    other, so that they are not turned one by one.
+    """
+    finite = np.isfinite(phi).all(0)
+    phi, inside = phi[:, finite], inside[:, finite]
+
+    def auc(kinds: np.ndarray) -> float:
+        ratios = _ratios(phi, kinds)
+        return _auc(ratios[kinds], ratios[~kinds])
+
+    return _p_value(auc, inside)
+
+
+def rmia(phi: np.ndarray, population: np.ndarray, inside: np.ndarray, gamma: float = 1.0) -> Ratings | None:
     """Attack every model by RMIA (Zarifzadeh et al. 2024, arXiv 2312.03262), with the other half as references.
 
-    The score of x in a model is the share of unseen samples z for which p(x) / mean p(x) is at least `GAMMA` times
+    The score of x in a model is the share of unseen samples z for which p(x) / mean p(x) is at least `gamma` times
     p(z) / mean p(z); means are over the reference models, half of which had x. It needs few of them, and no variances.
+    With gamma 1, as in the authors' code, nothing is asked beyond having gained more than z. With 2, as in some of the
+    paper's tables, models that are sure of everything leave nothing to find: no probability doubles.
 
     Args:
         phi: ``[J, T]`` log odds of the targets; halves as in `attack`.
         population: ``[J, Z]`` log odds of samples that no model learned.
         inside: bool ``[J, T]``.
+        gamma: how many times as much as z x must have gained, beside the reference models, to count as known.
 
     Returns:
         None if there are too few models, targets or unseen samples.
     """
-    halves = _halves(len(phi))
-    if not phi.shape[1] or not population.shape[1] or len(halves[1]) < 4:
+    if not phi.shape[1] or not population.shape[1] or len(_halves(len(phi))[1]) < 4:
         return None
-    x, z = (1 / (1 + np.exp(-np.clip(side, -500, 500))) for side in (phi, population))
-    scores = np.zeros(phi.shape)
-    for fit, judged in (halves, halves[::-1]):
-        against = np.sort(GAMMA * z[judged] / np.maximum(z[fit].mean(0), _TINY), axis=1)
-        ours = x[judged] / np.maximum(x[fit].mean(0), _TINY)
-        found = [np.searchsorted(row, mine, side="right") for row, mine in zip(against, ours, strict=True)]
-        scores[judged] = np.stack(found) / population.shape[1]
+    scores = _gains(phi, population, gamma)
     hits, misses = scores[inside], scores[~inside]
     return Ratings(_auc(hits, misses), *_interval(scores, inside), _tpr(hits, misses, 0.01), scores.size)
+
+
+def rmia_p(phi: np.ndarray, population: np.ndarray, inside: np.ndarray, gamma: float = 1.0) -> float:
+    """Return the p-value of the AUC of `rmia`, which must not be None for these arrays; see `attack_p`.
+
+    Scores of RMIA do not depend on which models had a sample, so that nothing is fitted again.
+    """
+    scores = _gains(phi, population, gamma)
+    return _p_value(lambda kinds: _auc(scores[kinds], scores[~kinds]), inside)
+
+
+def _gains(phi: np.ndarray, population: np.ndarray, gamma: float) -> np.ndarray:
+    """Return the scores ``[J, T]`` of RMIA."""
+    x, z = (1 / (1 + np.exp(-np.clip(side, -500, 500))) for side in (phi, population))
+    halves = _halves(len(phi))
+    scores = np.zeros(phi.shape)
+    for fit, judged in (halves, halves[::-1]):
+        against = np.sort(gamma * z[judged] / np.maximum(z[fit].mean(0), _TINY), axis=1)
+        gains = x[judged] / np.maximum(x[fit].mean(0), _TINY)
+        below = [np.searchsorted(of_z, of_x, side="right") for of_z, of_x in zip(against, gains, strict=True)]
+        scores[judged] = np.stack(below) / population.shape[1]
+    return scores
+
+
+def _p_value(auc: Callable[[np.ndarray], float], inside: np.ndarray) -> float:
+    """Return the share of labellings, the true one counted, under which an AUC is as high as under the true one."""
+    pairs, reached, true = np.arange(len(inside) // 2), 1, auc(inside)
+    for number in range(PERMUTATIONS):
+        turned = (Key(0) / "permutations" / number).uniform(pairs) < 0.5
+        reached += auc(inside ^ np.repeat(turned, 2)[:, None]) >= true
+    return reached / (1 + PERMUTATIONS)
 
 
 def _halves(models: int) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ class Measure:
         self._accumulation = Accumulation(
             plan.unit_of, plan.position_of, plan.num_units, [u.name for u in stream.units], measure
         )
-        self._relapse = Relapse(measure)
+        self._relapse = Relapse()
         self._knowledge = Knowledge(stream.events, plan.num_units, measure)
         names = [u.name for u in stream.units]
         self._perplexity = Perplexity(plan.unit_of, plan.position_of, names) if of_tokens else None
@@ -124,11 +124,9 @@ class Measure:
 
     def _request_rows(self, event: int, outputs: Outputs) -> list[Row]:
         rows: list[Row] = []
-        for request in self._plan.requests:
-            if not request.event <= event < request.until:
-                continue
-            scores = scores_of("run", event, request, outputs, self._plan, self._measure)
-            rows += scores + self._relapse.update(event, request, scores)
+        for request in self._plan.followed(event).values():
+            rows += scores_of("run", event, request, outputs, self._plan, self._measure)
+            rows += self._relapse.update(event, request, outputs.scores)
             if event == request.event:
                 before = self._accumulation.accuracy_before(event, self._counting(event))
                 after = self._accumulation.accuracy_at(event, self._counting(event))

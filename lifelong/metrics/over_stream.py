@@ -12,11 +12,13 @@ from streams.events import DeletionRequest
 from streams.stream import Stream
 
 CAPACITY_LOSS = 0.01
-"""Deletion capacity ends where the score falls that far below the retrained reference (Sekhari et al. 2021)."""
+"""Deletion capacity ends where the average score falls that far below the retrained reference's."""
 UTILITY = "retain_know_mem"
 """The utility that sustainability is about (MUSE)."""
-SURVIVED_LOSS, SURVIVED_GAP = 0.02, 0.1
-"""A request counts as survived while retained accuracy and all gaps on forgotten data stay within these."""
+FORGET_GAP = 0.1
+"""Deletion capacity and survival end where a gap to the retrained reference on any forgotten data exceeds this."""
+SURVIVED_LOSS = 0.02
+"""Survival ends where retained accuracy falls that far below the retrained reference's."""
 
 
 METRICS: dict[str, Metric] = {
@@ -31,13 +33,14 @@ METRICS: dict[str, Metric] = {
     ),
     "deletion_capacity": Metric(
         f"Training samples deleted before the average score first fell {CAPACITY_LOSS} below the retrained "
-        "reference's.",
+        f"reference's, or a gap on any forgotten data first exceeded {FORGET_GAP}: measured, on this stream. Not "
+        "the number of deletions under a proved (epsilon, delta) guarantee that the literature calls so.",
         "samples",
         "higher",
     ),
     "requests_survived": Metric(
         f"Requests served before retained accuracy first fell {SURVIVED_LOSS} below the retrained reference's, or a "
-        f"gap on any forgotten data first exceeded {SURVIVED_GAP}.",
+        f"gap on any forgotten data first exceeded {FORGET_GAP}.",
         "requests",
         "higher",
     ),
@@ -137,12 +140,13 @@ def _capacity(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
     for index, event in enumerate(stream.events):
         if not isinstance(event, DeletionRequest):
             continue
-        average = values.get((index, f"gap_average_{measure}"), [0.0])
-        holds = holds and min(average) >= -CAPACITY_LOSS
+        gaps = values.get((index, f"gap_forget_{measure}"), [0.0])
+        forgotten = max(abs(g) for g in gaps) <= FORGET_GAP
+        average = min(values.get((index, f"gap_average_{measure}"), [0.0])) >= -CAPACITY_LOSS
+        holds = holds and forgotten and average
         deleted += len(event.sample_ids) if holds else 0
         retained = min(values.get((index, f"gap_retain_{measure}"), [0.0])) >= -SURVIVED_LOSS
-        gaps = values.get((index, f"gap_forget_{measure}"), [0.0])
-        stands = stands and retained and max(abs(g) for g in gaps) <= SURVIVED_GAP
+        stands = stands and forgotten and retained
         survived += stands
     n = len(stream.requests)
     return [

@@ -156,31 +156,32 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
 class Relapse:
     """Follows how scores on deleted data move after each request."""
 
-    def __init__(self, measure: str) -> None:
+    def __init__(self) -> None:
         """Start before the first request."""
-        self._measure = measure
-        self._served: dict[tuple[str, str], float] = {}
+        self._served: dict[str, np.ndarray] = {}
         self._highest: dict[tuple[str, str], float] = {}
 
-    def update(self, event: int, request: RequestPlan, rows: list[Row]) -> list[Row]:
-        """Return relapse rows, given the request's rows of `scores_of` for this event.
+    def update(self, event: int, request: RequestPlan, scores: np.ndarray) -> list[Row]:
+        """Return relapse rows, given what is left of a request after `event` and the scores ``[N]`` of all samples.
 
-        relapse = score now - score when served; relapse_max is its highest value so far (a bump that went away still
-        counts). Positive means that what was forgotten is coming back.
+        relapse = score now - score when served, on the samples that are deleted now; relapse_max is its highest value
+        so far (a bump that went away still counts). Positive means that what was forgotten is coming back.
         """
+        if event == request.event:
+            self._served[request.name] = scores
+            return []
+        served = self._served[request.name]
         result = []
-        for metric, suffix in ((f"forget_{self._measure}", ""), (f"forget_test_{self._measure}", "_test")):
-            score = next(r for r in rows if r.metric == metric)
-            if score.value is None:
+        for suffix, positions in (("", request.forget), ("_test", request.forget_test)):
+            if not len(positions):
                 continue
-            key = (request.name, metric)
-            if event == request.event:
-                self._served[key], self._highest[key] = score.value, -np.inf
+            key = (request.name, suffix)
+            change = float(scores[positions].mean()) - float(served[positions].mean())
+            if not np.isfinite(change):
                 continue
-            change = score.value - self._served[key]
-            self._highest[key] = max(self._highest[key], change)
-            result.append(row(event, "run", request.name, f"relapse{suffix}", change, score.n))
-            result.append(row(event, "run", request.name, f"relapse{suffix}_max", self._highest[key], score.n))
+            self._highest[key] = max(self._highest.get(key, -np.inf), change)
+            result.append(row(event, "run", request.name, f"relapse{suffix}", change, len(positions)))
+            result.append(row(event, "run", request.name, f"relapse{suffix}_max", self._highest[key], len(positions)))
         return result
 
 

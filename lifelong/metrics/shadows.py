@@ -9,7 +9,7 @@ import numpy as np
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.forgetting_score import epsilon_bound, forgetting_score
 from lifelong.formulas.klom import klom
-from lifelong.formulas.per_sample import Attack, rmia
+from lifelong.formulas.per_sample import Attack, attack, attack_p, rmia, rmia_p
 from lifelong.results.table import Row, row
 from strategies.metric import Metric
 
@@ -20,6 +20,7 @@ METRICS: dict[str, Metric] = {
         "AUC",
         "neither",
     ),
+    "lira_p": Metric("p-value of lira_auc; see ulira_p.", "probability", "neither"),
     "ulira_auc": Metric(
         "AUC of an attack on single samples (U-LiRA) that tells lives that learned and unlearned a sample from lives "
         "in which it never occurred; 0.5, chance, is what retraining gives.",
@@ -29,6 +30,13 @@ METRICS: dict[str, Metric] = {
     ),
     "ulira_low": Metric("Lower end of the 95 % interval of ulira_auc, from pairs of twin lives.", "AUC", "neither"),
     "ulira_high": Metric("Upper end of the 95 % interval of ulira_auc, from pairs of twin lives.", "AUC", "neither"),
+    "ulira_p": Metric(
+        "p-value of ulira_auc: how often an AUC as high comes up where every pair of twin lives is told the wrong way "
+        "round or not by a coin, with the attack fitted again. Large where U-LiRA finds nothing, which means "
+        "something only where lira_p is small.",
+        "probability",
+        "neither",
+    ),
     "ulira_accuracy": Metric(
         "Balanced accuracy of U-LiRA, calling a sample known where its likelihood ratio is above 1.",
         "share",
@@ -46,25 +54,36 @@ METRICS: dict[str, Metric] = {
     ),
     "rmia_low": Metric("Lower end of the 95 % interval of rmia_auc, from pairs of twin lives.", "AUC", "neither"),
     "rmia_high": Metric("Upper end of the 95 % interval of rmia_auc, from pairs of twin lives.", "AUC", "neither"),
+    "rmia_p": Metric("p-value of rmia_auc; see ulira_p.", "probability", "neither"),
     "rmia_tpr_1": Metric("True positive rate of RMIA at 1 % false positives.", "share", "neither", 0.01),
+    "rmia_before_auc": Metric(
+        "AUC of RMIA just before the request: how much there is for it to find. 0.5 is chance.", "AUC", "neither"
+    ),
+    "rmia_before_low": Metric("Lower end of the 95 % interval of rmia_before_auc.", "AUC", "neither"),
+    "rmia_before_high": Metric("Upper end of the 95 % interval of rmia_before_auc.", "AUC", "neither"),
+    "rmia_before_tpr_1": Metric("True positive rate of RMIA at 1 % false positives, before.", "share", "neither"),
+    "rmia_before_p": Metric("p-value of rmia_before_auc; see ulira_p.", "probability", "neither"),
     "klom_median": Metric(
         "Median over forgotten samples of KLoM: divergence of the log odds in lives that unlearned the sample from "
-        "those in retrained lives; compare with klom_median_null.",
+        "those in retrained lives of other seeds; compare with klom_median_null.",
         "nats",
         "lower",
     ),
     "klom_95": Metric("95 % quantile over forgotten samples of KLoM.", "nats", "lower"),
     "klom_median_null": Metric(
-        "Median KLoM of retrained lives from other retrained ones: what a perfect method gets.", "nats", "neither"
+        "Median KLoM of retrained lives from other retrained ones: what a perfect method gets, to within chance.",
+        "nats",
+        "neither",
     ),
     "forgetting_score": Metric(
         "Forgetting score F of the NeurIPS 2023 challenge: mean worth of every forgotten sample's epsilon, between "
-        "shadow lives that unlearned it and retrained ones. Even retraining scores about 0.2.",
+        "shadow lives that unlearned it and retrained ones of other seeds. Even retraining scores about 0.2.",
         "0 to 1",
         "higher",
     ),
     "forgetting_score_null": Metric(
-        "Forgetting score of retrained lives against other retrained ones: what a perfect method gets.",
+        "Forgetting score of retrained lives against other retrained ones: what a perfect method gets, to within "
+        "chance.",
         "0 to 1",
         "neither",
     ),
@@ -84,29 +103,53 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def auc_row(event: int, request: RequestPlan, metric: str, attack: Attack | None) -> Row:
-    """Return the AUC of an attack; None stands for one that had too few lives."""
-    value, n = (None, 0) if attack is None else (attack.auc, attack.n)
-    return row(event, "run", request.name, metric, value, n, "there are too few shadows")
+_TOO_FEW = "there are too few shadows"
 
 
-def attack_rows(event: int, request: RequestPlan, attack: Attack | None) -> Iterator[Row]:
-    """Yield what U-LiRA tells."""
-    yield auc_row(event, request, "ulira_auc", attack)
-    if attack is not None:
+def _row(event: int, request: RequestPlan, metric: str, value: float | None, n: int, why: str = _TOO_FEW) -> Row:
+    return row(event, "run", request.name, metric, value, n, why)
+
+
+def lira_rows(event: int, request: RequestPlan, phi: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
+    """Yield what LiRA tells of lives just before the request; see `lifelong.formulas.per_sample.attack`."""
+    found = attack(phi, inside)
+    yield _row(event, request, "lira_auc", *(found.auc, found.n) if found else (None, 0))
+    if found is not None:
+        yield _row(event, request, "lira_p", attack_p(phi, inside), found.n)
+
+
+def ulira_rows(event: int, request: RequestPlan, phi: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
+    """Yield what U-LiRA tells of lives after the request; see `lifelong.formulas.per_sample.attack`."""
+    found: Attack | None = attack(phi, inside)
+    yield _row(event, request, "ulira_auc", *(found.auc, found.n) if found else (None, 0))
+    if found is not None:
         for metric in ("low", "high", "accuracy", "tpr_1", "tpr_01"):
-            yield row(event, "run", request.name, f"ulira_{metric}", getattr(attack, metric), attack.n)
+            yield _row(event, request, f"ulira_{metric}", getattr(found, metric), found.n)
+        yield _row(event, request, "ulira_p", attack_p(phi, inside), found.n)
 
 
 def rmia_rows(
-    event: int, request: RequestPlan, phi: np.ndarray, population: np.ndarray, inside: np.ndarray
+    event: int,
+    request: RequestPlan,
+    phi: np.ndarray,
+    population: np.ndarray,
+    inside: np.ndarray,
+    gamma: float,
+    prefix: str,
 ) -> Iterator[Row]:
-    """Yield what RMIA tells; see `lifelong.formulas.per_sample.rmia` for the arrays."""
-    attack = rmia(phi, population, inside)
+    """Yield what RMIA tells; see `lifelong.formulas.per_sample.rmia` for the arrays.
+
+    Args:
+        event, request: for the rows.
+        phi, population, inside, gamma: of the attack.
+        prefix: ``rmia``, or ``rmia_before`` for lives just before the request.
+    """
+    found = rmia(phi, population, inside, gamma)
     for metric in ("auc", "low", "high", "tpr_1"):
-        value, n = (None, 0) if attack is None else (getattr(attack, metric), attack.n)
-        why = "there are too few shadows, or no unseen samples"
-        yield row(event, "run", request.name, f"rmia_{metric}", value, n, why)
+        value, n = (None, 0) if found is None else (getattr(found, metric), found.n)
+        yield _row(event, request, f"{prefix}_{metric}", value, n, f"{_TOO_FEW}, or no unseen samples")
+    if found is not None:
+        yield _row(event, request, f"{prefix}_p", rmia_p(phi, population, inside, gamma), found.n)
 
 
 def score_rows(
@@ -118,6 +161,9 @@ def score_rows(
     kept: float,
 ) -> Iterator[Row]:
     """Yield the challenge's score and KLoM: lives that unlearned a sample against lives retrained without it.
+
+    Half of the retrained lives stand for retraining, and the other half is held against them for the null. The lives
+    that unlearned must have other seeds than they: a model that retrains would be compared with itself.
 
     Args:
         event, request: for the rows.

@@ -66,7 +66,7 @@ def compare(
         points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
         if points:
             family = _family(p, name, points[0].kind, evaluator)
-            wanted = {q: chain(p.stream, q) for q in points}
+            wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
             for point, reference in family.compute(wanted):
                 outputs = lived.outputs(point.event)
                 rows += _gaps(p, point, outputs, reference, instruments.metrics)
@@ -100,7 +100,7 @@ class _Lived:
     def rows_beside(self, point: Point, reference: Outputs) -> list[Row]:
         """Return what attacks say of the reference, of the run beside it, and once of the run itself."""
         event, kind, plan = point.event, point.kind, self._p.plan
-        due = [r for n, r in enumerate(plan.requests) if point.request in {None, n} and r in plan.due(event)]
+        due = [r for r in plan.due(event) if point.request is None or r.name == plan.requests[point.request].name]
         if not due:
             return []
         rows: list[Row] = []
@@ -165,6 +165,7 @@ def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: 
     """Return the rows of one reference at one moment."""
     plan, measure, event, kind = p.plan, p.setting.objective.measure, point.event, point.kind
     detailed, due = plan.detailed(event), plan.due(event)
+    due_names = {r.name for r in due}
     rows = []
     if kind != "no-op":
         rows += stream_gap_rows(event, kind, run, reference, plan, measure)
@@ -172,12 +173,12 @@ def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: 
         rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
         if kind in ("retrained", "retrained-2"):  # the others have seen it
             rows += answers.joint_rows(event, kind, due, detailed, run, reference)
-    for number, request in enumerate(plan.requests):
-        if point.request not in {None, number} or not request.event <= event < request.until:
+    for number, request in plan.followed(event).items():
+        if point.request not in {None, number}:
             continue
         # A request has a curve of gaps: every later reference is held against it, too.
         rows += request_gap_rows(event, kind, request, run, reference, plan, measure)
-        if request in due:
+        if request.name in due_names:
             rows += distance_rows(event, kind, request, detailed, run, reference)
             rows += answers.gap_rows(event, kind, request, detailed, run, reference, plan.averaged)
     return rows

@@ -1,10 +1,11 @@
 """Shadow lives: the same stream under other seeds, in each of which a random half of the forgotten data never occurs.
 
 One set of lives serves every request and every moment: a sample of a request is *in* the lives that learned it and
-were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA on
-a model that has forgotten nothing, the control that an attack works. They are cached like references, and shared by
-all runs that have the same strategy; the retrained ones by all strategies with the same learner. Small models of
-several lives are trained at once.
+were asked to forget it, and *out* of those in which it never was. Just before the request the same lives give LiRA and
+RMIA on a model that has forgotten nothing, the control that an attack works. Retrained lives have seeds of their own:
+with those of the lives that unlearn, what retrains would be compared with itself. Both are cached like references, and
+shared by all runs that have the same strategy; the retrained ones by all strategies with the same learner. Small
+models of several lives are trained at once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import numpy as np
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import RequestPlan
-from lifelong.formulas.per_sample import attack
 from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
-from lifelong.metrics.shadows import attack_rows, auc_row, rmia_rows, score_rows
+from lifelong.metrics.shadows import lira_rows, rmia_rows, score_rows, ulira_rows
 from lifelong.references.comparison import lives_of
 from lifelong.references.tree import Cost, reference_config
 from lifelong.results.table import Row, row
@@ -36,6 +36,7 @@ from streams.timeline import surviving, with_ids
 STACKED = 16
 """How many lives go on at once; small models are trained as one (`strategies.parts.together`)."""
 _SEEDS = 4_000_037
+_RETRAINED_SEEDS = 2_000_003
 _POPULATION = 200
 _NO_CLASS = "the objective predicts no class"
 
@@ -131,15 +132,19 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
         if not lives.known:
             rows.append(row(request.event, "run", request.name, "ulira_auc", None, len(columns), _NO_CLASS))
             continue
-        before = lives.margins(request.event - 1)
-        rows.append(auc_row(request.event, request, "lira_auc", attack(before[:, columns], inside[:, columns])))
+        before, gamma = lives.margins(request.event - 1), p.config.references.rmia_gamma
+        sides = before[:, columns], before[:, len(targets) :], inside[:, columns]
+        rows += lira_rows(request.event, request, sides[0], sides[2])
+        rows += rmia_rows(request.event, request, *sides, gamma, "rmia_before")
         for event in sorted({request.event, last} if request.until > last else {request.event}):
-            margins = lives.margins(event)
-            rows += attack_rows(event, request, attack(margins[:, columns], inside[:, columns]))
-            rows += rmia_rows(event, request, margins[:, columns], margins[:, len(targets) :], inside[:, columns])
+            at = request.at(event)
+            columns = positions_in(targets, at.forget)
+            margins, retrained_margins = lives.margins(event), retrained.margins(event)[:, columns]
+            sides = margins[:, columns], margins[:, len(targets) :], inside[:, columns]
+            rows += ulira_rows(event, at, sides[0], sides[2])
+            rows += rmia_rows(event, at, *sides, gamma, "rmia")
             kept = float(np.prod(lives.kept(event) / retrained.kept(event)))
-            retrained_margins = retrained.margins(event)[:, columns]
-            rows += score_rows(event, request, margins[:, columns], retrained_margins, inside[:, columns], kept)
+            rows += score_rows(event, at, sides[0], retrained_margins, sides[2], kept)
     return rows + _means(requests, rows, last), lives.cost + retrained.cost
 
 
@@ -192,7 +197,7 @@ class _Lives:
 
     def _live(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
         p, strategy = self._p, self._p.config.strategies[self._name]
-        seed = (p.config.seed + 1) * _SEEDS + life
+        seed = (p.config.seed + 1) * _SEEDS + life + (_RETRAINED_SEEDS if retrained else 0)
         if retrained:
             strategy = reference_config("retrained", strategy)
         family = lives_of(p, self._name, strategy, seed, self._onlooker)

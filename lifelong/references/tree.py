@@ -30,6 +30,7 @@ from strategies.step import ledger_after, restore, step
 from streams.errors import CheckpointError
 from streams.events import DeletionRequest, Event, Experience
 from streams.ledger import Ledger
+from streams.skipping import without_request
 from streams.stream import Stream, event_digest
 from streams.timeline import admitted, surviving, with_ids
 
@@ -49,8 +50,14 @@ class Point:
     request: int | None = None
 
 
-def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
-    """Return the events that the reference at `point` lives through."""
+def chain(stream: Stream, point: Point, copies: bool = False) -> tuple[Event, ...]:
+    """Return the events that the reference at `point` lives through.
+
+    Args:
+        stream: of the run.
+        point: which reference, and where.
+        copies: whether requests of the stream cover copies of what they name.
+    """
     events = stream.events[: point.event + 1]
     match point.kind:
         case "retrained" | "retrained-2":
@@ -60,8 +67,7 @@ def chain(stream: Stream, point: Point) -> tuple[Event, ...]:
         case "withheld":
             return tuple(e for e in admitted(events) if isinstance(e, Experience))
         case "no-op":
-            skipped = stream.requests[point.request or 0].name
-            return tuple(e for e in admitted(events) if e.name != skipped)
+            return without_request(stream, len(events), stream.requests[point.request or 0].name, copies)
         case "clean":
             return _clean(stream, surviving(events))
         case "fresh":

@@ -15,8 +15,10 @@ from lifelong.references.tree import Point, References, chain, points_of
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments
 from strategies.step import step
-from streams.events import DeletionRequest, Experience
+from streams.events import DeletionRequest, Experience, Unit
 from streams.ledger import Ledger
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
+from streams.randomness import Key
 from streams.stream import Stream
 
 KINDS = ("retrained", "original", "withheld", "no-op", "fresh")
@@ -122,6 +124,42 @@ def test_no_op_skips_one_request_and_only_that(stream: Stream) -> None:
     assert words(chain(stream, Point("no-op", 2, 0))) == ["task-0", "task-1"]
 
 
+def test_without_a_request_later_ones_cover_what_it_would_have_deleted(stream: Stream) -> None:
+    source, (first, second, third, _) = stream.source, stream.requests
+    of_class = first.sample_ids[source.class_ids[first.sample_ids] == 1]
+    assert len(of_class)
+    assert not np.isin(of_class, second.sample_ids).any()
+    events = chain(stream, Point("no-op", 6, 0))
+    ledger = Ledger(source)
+    for event in events:
+        ledger.delete(event) if isinstance(event, DeletionRequest) else ledger.admit(event)
+    live = np.flatnonzero(ledger.life == 1)
+    assert not (source.class_ids[live] == 1).any()
+    assert not (source.user_ids[live] == 11).any()
+    # What no later request names is still there, and only that.
+    theirs = np.isin(source.class_ids[first.sample_ids], [1]) | (source.user_ids[first.sample_ids] == 11)
+    assert np.isin(first.sample_ids, live).tolist() == (~theirs).tolist()
+    # Without the class, its samples are left to the user who gave them; the skipped life learns "again" what it has.
+    assert set(np.flatnonzero(source.class_ids == 1)) & set(chain(stream, Point("no-op", 6, 1))[-1].sample_ids)
+    assert len(third.sample_ids) < len(chain(stream, Point("no-op", 6, 1))[-1].sample_ids)
+
+
+def test_without_a_request_copies_of_what_later_ones_name_go_as_well(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=4, test_per_class=1)
+    train = [np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in range(2)]
+    source.x[train[0][1]], source.y[train[0][1]] = source.x[train[0][0]], source.y[train[0][0]]
+    first, copy, other, _ = train[0]
+    source.user_ids[:] = 0
+    source.user_ids[[first, other]] = 1
+    units = tuple(Unit(f"u{c}", (c,), np.flatnonzero((source.class_ids == c) & source.is_test)) for c in range(2))
+    plan = Plan(source, units, tuple(Experience(f"e{c}", (c,), train[c]) for c in range(2)))
+    requests = [RequestSpec("sample", (int(copy),)), RequestSpec("user", (1,))]
+    stream = assemble(plan, [Learn(0), Learn(1), *requests], Service(copies=True), Key(0))
+    assert [r.sample_ids.tolist() for r in stream.requests] == [[first, copy], [other]]
+    for copies, covered in ((True, [first, copy, other]), (False, [first, other])):
+        assert chain(stream, Point("no-op", 3, 0), copies)[-1].sample_ids.tolist() == covered
+
+
 def test_fresh_has_lived_through_nothing(stream: Stream) -> None:
     assert chain(stream, Point("fresh", 9)) == ()
 
@@ -180,7 +218,7 @@ def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path
         gaps = [r for r in rows if r.metric.startswith("gap_")]
         js = [r for r in rows if r.metric == "js"]
         assert len([r for r in gaps if r.value is not None]) >= 25
-        assert len([r for r in js if r.value is not None]) == 6  # four when served, two more at the end
+        assert len([r for r in js if r.value is not None]) == 7  # four when served, three more at the end
         features = [r for r in rows if r.metric.startswith("dd_")]
         if name == "replay-none":
             assert any(r.value for r in gaps)
@@ -194,20 +232,27 @@ def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path
         assert table.last("immediate_abs_gap_forget_accuracy", "requests", "retrained").value == 0.0
 
 
-def test_learning_again_ends_the_rows_of_a_request(tmp_path: Path, stream: Stream) -> None:
+def test_learning_again_takes_samples_out_of_a_request_and_no_others(tmp_path: Path, stream: Stream) -> None:
+    # Of class 1 all is learned again but what user 11 has asked to be forgotten as well.
     plan = plan_evaluation(stream, config_of().evaluation)
     assert [(a.name, a.event, a.until) for a in plan.requests] == [
         ("request-0", 2, 10),
-        ("request-1", 4, 7),
+        ("request-1", 4, 10),
         ("request-2", 6, 10),
         ("request-3", 9, 10),
     ]
     table = lifelong.run(config_of("replay-none", references={"kinds": ["retrained", "original"]}), tmp_path).tables[
         "replay-none"
     ]
-    for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 7)), ("request-2", range(6, 10))):
+    for request, events in (("request-0", range(2, 10)), ("request-1", range(4, 10)), ("request-2", range(6, 10))):
         assert [r.event for r in table.select("forget_accuracy", request)] == list(events)
-    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6}, "a curve"
+    deleted, again = stream.events[4].sample_ids, stream.events[7].sample_ids
+    left = np.setdiff1d(deleted, again)
+    assert set(stream.source.user_ids[left]) == {11}
+    assert [r.n for r in table.select("forget_accuracy", "request-1")] == [*[len(deleted)] * 3, *[len(left)] * 3]
+    assert [r.n for r in table.select("relapse", "request-1")] == [*[len(deleted)] * 2, *[len(left)] * 3]
+    assert [r.value is None for r in table.select("forget_test_accuracy", "request-1")] == [False] * 3 + [True] * 3
+    assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6, 9}, "a curve"
     assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 4, 6, 9}
     # The unit whose class was deleted counts again, from its new beginning.
     assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
@@ -246,7 +291,7 @@ def test_every_reference_appears_with_what_it_scores_itself(tmp_path: Path) -> N
     assert set(withheld) == {0.0, None}
     # Skipping a request that changed nothing changes nothing; data that it kept from arriving stays away all the same.
     skipped = [(r.subject, r.event, r.value) for r in table.select("gap_forget_loss", model="no-op")]
-    served_and_end = [("request-0", 2), ("request-0", 9), ("request-1", 4), ("request-2", 6), ("request-2", 9)]
+    served_and_end = [(f"request-{n}", event) for n, served in enumerate((2, 4, 6)) for event in (served, 9)]
     assert skipped == [(*key, 0.0) for key in [*served_and_end, ("request-3", 9)]]
     # Another seed is another model; the initial weights know nothing.
     losses = {k: table.last("forget_loss", "request-0", k).value for k in ("retrained", "retrained-2", "fresh")}

@@ -341,10 +341,10 @@ def test_collateral_counts_units_that_were_forgotten_earlier(tools: Any) -> None
 
 def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
-    audit, relapse = plan.requests[0], Relapse("accuracy")
+    audit, relapse = plan.requests[0], Relapse()
     table = []
     for event, accuracy in ((2, 0.1), (3, 0.4), (4, 0.2), (5, 0.3)):
-        scores = scores_of("run", event, audit, outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
+        scores = outputs_with(plan, [accuracy, 0, 0]).scores
         table.append({r.metric: r.value for r in relapse.update(event, audit, scores)})
     assert table[0] == {}
     assert [t["relapse_test"] for t in table[1:]] == pytest.approx([0.3, 0.1, 0.2])
@@ -354,12 +354,28 @@ def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
 
 def test_relapse_can_be_negative(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
-    relapse, table = Relapse("accuracy"), []
+    relapse, table = Relapse(), []
     for event, accuracy in ((2, 0.5), (3, 0.1)):
-        scores = scores_of("run", event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
-        table = relapse.update(event, plan.requests[0], scores)
+        table = relapse.update(event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]).scores)
     found = {r.metric: r.value for r in table}
     assert found["relapse_test"] == found["relapse_test_max"] == pytest.approx(-0.4)
+
+
+def test_relapse_is_about_the_samples_that_are_deleted_still(tools: Any) -> None:
+    _, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
+    until = np.full(6, 4)
+    until[0] = 3
+    request = replace(plan.requests[0], forget_until=until)
+    assert request.until == 4
+    assert len(request.at(2).forget) == 6
+    assert request.at(3).forget.tolist() == request.forget[1:].tolist()
+    relapse, scores = Relapse(), np.zeros(len(plan.ids))
+    scores[request.forget[0]] = 1.0
+    assert relapse.update(2, request.at(2), scores) == []
+    now = np.zeros(len(plan.ids))
+    now[request.forget[1]] = 1.0
+    found = {r.metric: (r.value, r.n) for r in relapse.update(3, request.at(3), now)}
+    assert found["relapse"] == (pytest.approx(0.2), 5), "0.0 with the sample that has been learned again"
 
 
 def test_means_over_requests_leave_out_what_is_undefined() -> None:
@@ -544,7 +560,7 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
 
 
 def audit_of(request: DeletionRequest, event: int) -> RequestPlan:
-    return RequestPlan(request, event, NOTHING, NOTHING, NOTHING, event + 1)
+    return RequestPlan(request, event, *[NOTHING] * 6)
 
 
 def test_latency_and_exposure_of_lazy_service(tools: Any) -> None:

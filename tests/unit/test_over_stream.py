@@ -72,6 +72,14 @@ def test_capacity_ends_where_the_score_falls(stream: Stream) -> None:
         assert values["stream.deletion_capacity"] == capacity
 
 
+def test_doing_nothing_has_no_capacity(stream: Stream) -> None:
+    """The score is as high as ever, and so is that on what was to be forgotten."""
+    for gap, capacity in ((0.5, 0), (-0.5, 0), (0.05, 6)):
+        values = found(stream, rows_of(dict.fromkeys(GAPS, gap), [0.0] * 3, [0.0] * 3))
+        assert values["stream.deletion_capacity"] == capacity
+    assert found(stream, rows_of(GAPS, [0.0] * 3, [0.0] * 3))["stream.deletion_capacity"] == 5
+
+
 def test_requests_survive_while_all_gaps_are_small(stream: Stream) -> None:
     assert found(stream, rows_of(GAPS, [0.0] * 3, [0.0] * 3))["stream.requests_survived"] == 2
     assert found(stream, rows_of(GAPS, [0.0] * 3, [0.0, -0.03, 0.0]))["stream.requests_survived"] == 1
