@@ -8,24 +8,18 @@ attack, fitted again, has on the retrained reference.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
+from lifelong.formulas.logistic import logistic_fits
+from streams.randomness import Key
+
+PERMUTATIONS = 199
+"""Random ones behind a p-value, of which 1 / 200 is the lowest."""
 MOST_PER_SIDE = 2000
 """Samples of each kind that an attack is fitted on at most; a kernel machine costs more than their square."""
-
-
-@functools.cache
-def _threads() -> ThreadpoolController:
-    """Return what limits the threads of libraries that are loaded; scipy's have to be.
-
-    The fits below have two weights, and threads of BLAS wait for each other for seven times as long as a fit takes.
-    """
-    import sklearn.linear_model  # noqa: F401
-
-    return ThreadpoolController()
 
 
 def entropies(p: torch.Tensor) -> torch.Tensor:
@@ -67,12 +61,17 @@ def mia_efficacy(members: np.ndarray, non_members: np.ndarray, forget: np.ndarra
     >>> mia_efficacy(sure, unsure, unsure), mia_efficacy(sure, unsure, sure)
     (1.0, 0.0)
     """
+    return efficacy_attack(members, non_members)(forget)
+
+
+def efficacy_attack(members: np.ndarray, non_members: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the attack of `mia_efficacy`, fitted once: from the confidences of any forget set to its efficacy."""
     from sklearn.svm import SVC
 
     attack = SVC(C=3, kernel="rbf", gamma="auto")
     x = np.concatenate([members, non_members])[:, None]
     attack.fit(x, np.repeat([1, 0], [len(members), len(non_members)]))
-    return float(np.mean(attack.predict(forget[:, None]) == 0))
+    return lambda forget: float(np.mean(attack.predict(forget[:, None]) == 0))
 
 
 def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np.ndarray) -> float:
@@ -85,14 +84,18 @@ def entropy_member_rate(members: np.ndarray, non_members: np.ndarray, forget: np
     >>> entropy_member_rate(sharp, flat, flat), entropy_member_rate(sharp, flat, sharp)
     (0.0, 1.0)
     """
-    from sklearn.linear_model import LogisticRegression
+    return entropy_attack(members, non_members)(forget)
 
+
+def entropy_attack(members: np.ndarray, non_members: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the attack of `entropy_member_rate`, fitted once: from the entropies of any forget set to its rate."""
     values = np.concatenate([members, non_members])
     mean, scale = values.mean(), values.std() or 1.0
-    attack = LogisticRegression(class_weight="balanced")
-    with _threads().limit(limits=1, user_api="blas"):
-        attack.fit(((values - mean) / scale)[:, None], np.repeat([1, 0], [len(members), len(non_members)]))
-        return float(attack.predict(((forget - mean) / scale)[:, None]).mean())
+    sizes = np.array([len(members), len(non_members)])
+    balanced = np.repeat(sizes.sum() / (2 * sizes), sizes)
+    x, y = (values - mean) / scale, np.repeat([1, 0], sizes)
+    (weight,), (intercept,) = logistic_fits(x[None], y[None], balanced[None])
+    return lambda forget: float(np.mean(weight * (forget - mean) / scale + intercept > 0))
 
 
 def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) -> float | None:
@@ -109,46 +112,26 @@ def cross_validated_accuracy(forget: np.ndarray, unseen: np.ndarray, seed: int) 
     Returns:
         None if there are fewer than ten samples of a kind.
     """
-    from sklearn.model_selection import StratifiedShuffleSplit
-
     if min(len(forget), len(unseen)) < 10:
         return None
     x = np.clip(np.concatenate([forget, unseen]), -100, 100)
     x = (x - x.mean()) / (x.std() or 1.0)
     y = np.repeat([1, 0], [len(forget), len(unseen)])
-    splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
-    accuracies = []
-    for fitted, held_out in splits.split(x[:, None], y):
-        weight, intercept = logistic_fit(x[fitted], y[fitted])
-        accuracies.append(np.mean((weight * x[held_out] + intercept > 0) == y[held_out]))
-    return float(np.mean(accuracies))
+    fitted, held_out = _splits(len(forget), len(unseen), seed)
+    weights, intercepts = logistic_fits(x[fitted], y[fitted])
+    predicted = weights[:, None] * x[held_out] + intercepts[:, None] > 0
+    return float((predicted == y[held_out]).mean(1).mean())
 
 
-def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return weight and intercept of a logistic regression on one variable, with an L2 penalty at C = 1.
+@functools.lru_cache(maxsize=256)
+def _splits(num_forget: int, num_unseen: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ten stratified random splits of a forget set followed by unseen samples: what is fitted, and held out."""
+    from sklearn.model_selection import StratifiedShuffleSplit
 
-    L-BFGS from zero to the tolerances of scikit-learn, which ends at the same numbers; there, looking through the data
-    takes five times as long as the fit.
-
-    Args:
-        x: ``[n]``.
-        y: ``[n]`` zeros and ones.
-    """
-    from scipy.optimize import minimize
-
-    n = len(x)
-
-    def loss_and_slope(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, intercept = parameters
-        logits = weight * x + intercept
-        residuals = (1 / (1 + np.exp(-logits)) - y) / n
-        loss = (np.logaddexp(0, logits) - y * logits).mean() + weight**2 / (2 * n)
-        return loss, np.array([residuals @ x + weight / n, residuals.sum()])
-
-    options = {"maxiter": 100, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
-    with _threads().limit(limits=1, user_api="blas"):
-        found = minimize(loss_and_slope, np.zeros(2), jac=True, method="L-BFGS-B", options=options)
-    return float(found.x[0]), float(found.x[1])
+    y = np.repeat([1, 0], [num_forget, num_unseen])
+    splits = StratifiedShuffleSplit(n_splits=10, random_state=seed).split(y[:, None], y)
+    fitted, held_out = zip(*splits, strict=True)
+    return np.stack(fitted), np.stack(held_out)
 
 
 def membership_ks(
@@ -222,3 +205,44 @@ def membership_auc(
     below_or_equal = cumulative[np.searchsorted(sorted_losses, member_losses, side="right")]
     # P(other > member) + P(equal) / 2
     return float(1 - np.mean((below + below_or_equal) / 2) / cumulative[-1])
+
+
+def membership_p(
+    member_losses: np.ndarray,
+    member_classes: np.ndarray,
+    other_losses: np.ndarray,
+    other_classes: np.ndarray,
+) -> float | None:
+    """Return the two-sided permutation p-value of `membership_auc`, which takes the same arrays.
+
+    Which samples of a class are members is dealt out anew; the p-value is the share of such deals, the true one
+    counted, whose AUC is as far from 0.5. The deals are named, so that equal arrays always have the same.
+
+    Returns:
+        A float from 1 / 200 to 1, or None if a class of the members has no unseen sample.
+    """
+    weights = _class_weights(member_classes, other_classes)
+    if weights is None:
+        return None
+    used = weights > 0
+    losses = np.concatenate([member_losses, other_losses[used]])
+    ascending = np.argsort(losses, kind="stable")
+    losses, is_member = losses[ascending], ascending < len(member_losses)
+    classes = np.concatenate([member_classes, other_classes[used]])[ascending]
+    ties = np.searchsorted(losses, losses, side="left"), np.searchsorted(losses, losses, side="right")
+    luck = (Key(0) / "permutations").numpy().random((PERMUTATIONS, len(losses)))
+    deals, weight_of = np.empty((1 + PERMUTATIONS, len(losses)), dtype=bool), np.empty(len(losses))
+    deals[0] = is_member
+    for c in np.unique(member_classes):
+        here = np.flatnonzero(classes == c)
+        count = int(is_member[here].sum())
+        weight_of[here] = count / (len(here) - count)
+        dealt = luck[:, here]
+        deals[1:, here] = dealt <= np.partition(dealt, count - 1, axis=1)[:, count - 1, None]
+    cumulative = np.zeros((len(deals), 1 + len(losses)))
+    np.cumsum(np.where(deals, 0.0, weight_of), axis=1, out=cumulative[:, 1:])
+    # P(other < member) + P(equal) / 2; others weigh as much as there are members.
+    below = (cumulative[:, ties[0]] + cumulative[:, ties[1]]) / 2
+    aucs = (below * deals).sum(1) / len(member_losses) ** 2
+    far = np.abs(aucs - 0.5)
+    return float(np.mean(far >= far[0] - 1e-9))

@@ -7,9 +7,10 @@ numbers grey.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import median
 
 LEVEL = 0.05
-"""A control whose p-value is above this, over the number of requests, is at chance."""
+"""A control whose p-value is above this is at chance."""
 
 _U_LIRA = ("auc", "low", "high", "p", "accuracy", "tpr_1", "tpr_01")
 _RMIA = ("auc", "low", "high", "p", "tpr_1")
@@ -30,12 +31,13 @@ def control_of(metric: str) -> str | None:
 
 
 def is_at_chance(p_values: Iterable[float | None]) -> bool:
-    """Return whether the control of an attack is at chance at all requests, given its p-value at each.
+    """Return whether the control of an attack is at chance, given its p-value at every request.
 
-    None stands for one that is not known. Where no p-value is known, nothing shows that the attack works.
+    Twice the median of p-values is one of them all, whatever they depend on (Rueger 1978). None stands for one that is
+    not known; where none is known, nothing shows that the attack works.
 
-    >>> is_at_chance([0.4, 0.005]), is_at_chance([0.4, 0.03]), is_at_chance([])
-    (False, True, True)
+    >>> is_at_chance([0.04]), is_at_chance([0.005, 0.02, 0.7]), is_at_chance([0.04, 0.3, 0.7]), is_at_chance([None])
+    (False, False, True, True)
     """
     known = [p for p in p_values if p is not None]
-    return not known or min(known) > LEVEL / len(known)
+    return not known or median(known) * min(len(known), 2) > LEVEL

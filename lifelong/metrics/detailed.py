@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from lifelong.evaluation.outputs import Outputs
@@ -11,10 +14,11 @@ from lifelong.formulas.distance import activation_distance, zero_retrain_forgett
 from lifelong.formulas.membership import (
     MOST_PER_SIDE,
     cross_validated_accuracy,
-    entropy_member_rate,
+    efficacy_attack,
+    entropy_attack,
     membership_auc,
     membership_ks,
-    mia_efficacy,
+    membership_p,
 )
 from lifelong.formulas.quality import Quality, agreement, average_gap, tow_factors
 from lifelong.results.table import Row, row
@@ -67,6 +71,12 @@ METRICS: dict[str, Metric] = {
         "classes: also seen where some of the forget set stands out high and some low.",
         "0 to 1",
         "reference",
+    ),
+    "membership_p": Metric(
+        "p-value of membership_auc, two-sided: how often labels dealt out anew within each class give an AUC as far "
+        "from 0.5. Uniform for a model that never saw the forget set, if that was drawn at random.",
+        "probability",
+        "neither",
     ),
     "calibrated_loss_auc": Metric(
         "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
@@ -154,9 +164,23 @@ class Detailed:
         self.outputs, self.event, self._model, self._plan, self._random = outputs, event, model, plan, random
         self.detailed = plan.detailed(event)
         self.live, self.tests = plan.live(event), plan.counting_tests(event)
+        self._rows: dict[str, list[Row]] = {}
 
     def rows(self, request: RequestPlan) -> list[Row]:
         """Return what the model says of one request's data."""
+        if request.name not in self._rows:
+            self._rows[request.name] = self._measure(request)
+        return self._rows[request.name]
+
+    def p_values(self, request: RequestPlan) -> list[Row]:
+        """Return how likely chance is to show what the attack by loss shows."""
+        if not is_private(request):
+            return []
+        losses, classes, forget, others = self.outputs.losses, self._plan.classes, request.forget, request.non_members
+        p = membership_p(losses[forget], classes[forget], losses[others], classes[others])
+        return [row(self.event, self._model, request.name, "membership_p", p, len(forget), _NO_TEST)]
+
+    def _measure(self, request: RequestPlan) -> list[Row]:
         name, n = request.name, len(request.forget)
         rows = self._attacks(request) if is_private(request) else []
         zrf = None
@@ -200,10 +224,7 @@ class Detailed:
             names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
             return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
         forget, others = request.forget, request.non_members
-        rate = None
-        if (sides := self._sides()) is not None:
-            entropies = details["entropies"]
-            rate = entropy_member_rate(entropies[sides[0]], entropies[sides[1]], entropies[forget])
+        rate = None if self._by_entropy is None else self._by_entropy(details["entropies"][forget])
         accuracy = None
         if (unseen := matched(request, self._plan)) is not None:
             losses = self.outputs.losses
@@ -224,11 +245,25 @@ class Detailed:
         return [row(event, model, name, metric, value, n, why) for metric, value, why in values]
 
     def _efficacy(self, request: RequestPlan) -> float | None:
+        return None if self._by_confidence is None else self._by_confidence(self._confidences[request.forget])
+
+    @functools.cached_property
+    def _confidences(self) -> np.ndarray:
+        return np.exp(-self.outputs.losses.astype(np.float64))
+
+    @functools.cached_property
+    def _by_confidence(self) -> Callable[[np.ndarray], float] | None:
+        """The attack of mia_efficacy, which knows nothing of a request: fitted once for all of them."""
         sides = self._sides()
         if "margins" not in self.outputs.details or sides is None:
             return None
-        confidences = np.exp(-self.outputs.losses.astype(np.float64))
-        return mia_efficacy(confidences[sides[0]], confidences[sides[1]], confidences[request.forget])
+        return efficacy_attack(self._confidences[sides[0]], self._confidences[sides[1]])
+
+    @functools.cached_property
+    def _by_entropy(self) -> Callable[[np.ndarray], float] | None:
+        """The attack of entropy_member_rate, fitted once as well."""
+        sides, entropies = self._sides(), self.outputs.details["entropies"]
+        return None if sides is None else entropy_attack(entropies[sides[0]], entropies[sides[1]])
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return as many live training samples as test samples, drawn by name: the same ones for every model."""

@@ -112,13 +112,14 @@ class _Lived:
         if first:
             rows += run.calibration()
             for request in plan.due(event):
-                rows += run.rows(request)
+                rows += [*run.rows(request), *run.p_values(request)]
         if point.request is None:
             reference_rows = other.calibration()
             rows += [*reference_rows, *gap_rows(kind, run.calibration(), reference_rows)]
         for request in due:
             reference_rows = other.rows(request)
             rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
+            rows += other.p_values(request) if kind == "retrained" else []
             rows += pair_rows(kind, request, run, other, plan)
             if kind == "retrained" and request.event == event:
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)

@@ -18,17 +18,18 @@ from lifelong.formulas.distance import (
 )
 from lifelong.formulas.forgetting_score import CERTAIN, epsilon, epsilon_bound, forgetting_score, worth
 from lifelong.formulas.klom import klom
+from lifelong.formulas.logistic import logistic_fits
 from lifelong.formulas.membership import (
     cross_validated_accuracy,
     entropies,
     entropy_member_rate,
-    logistic_fit,
     membership_auc,
     membership_ks,
+    membership_p,
     mia_efficacy,
     modified_entropies,
 )
-from lifelong.formulas.per_sample import attack, log_ratios, rmia
+from lifelong.formulas.per_sample import attack, attack_p, log_ratios, rmia, rmia_p
 from lifelong.formulas.quality import Quality, agreement, average_gap, request_slope, tow_factors
 from streams.errors import LifelongError
 
@@ -119,20 +120,56 @@ def test_attacks_find_nothing_where_there_is_nothing() -> None:
 
 
 def test_the_cross_validated_attack_is_that_of_scikit_learn() -> None:
+    import sklearn
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
     draw = np.random.default_rng(0)
-    for seed in range(30):
+    for seed in range(100):
         n, m = draw.integers(10, 80, size=2)
         forget, unseen = draw.exponential(size=n) * 10.0 ** draw.integers(-4, 3), draw.exponential(size=m)
         x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
         x, y = (x - x.mean()) / x.std(), np.repeat([1, 0], [n, m])
-        theirs = LogisticRegression().fit(x, y)
-        assert logistic_fit(x[:, 0], y) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-9)
         splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
-        expected = cross_val_score(LogisticRegression(), x, y, cv=splits).mean()
-        assert cross_validated_accuracy(forget, unseen, seed) == expected
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            expected = cross_val_score(LogisticRegression(), x, y, cv=splits).mean()
+        assert cross_validated_accuracy(forget, unseen, seed) == pytest.approx(expected, abs=1e-12)
+
+
+def test_logistic_regressions_are_those_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(20, 50)) * 10.0 ** draw.integers(-2, 3, size=(20, 1))
+    y = (x + draw.normal(size=(20, 50)) > 0.5).astype(int)
+    x[0], y[0] = np.arange(50) - 25.0, np.arange(50) >= 20  # told apart without error, far from the middle
+    x[1] = 0.0  # nothing to tell by
+    x[2, 0] = 1e4  # one sample far away
+    for balanced in (False, True):
+        sizes = np.stack([(y == 0).sum(1), y.sum(1)], 1)
+        samples = (50 / (2 * np.take_along_axis(sizes, y, 1))) if balanced else None
+        weights, intercepts = logistic_fits(x, y, samples)
+        for i in range(20):
+            theirs = LogisticRegression(tol=1e-10, max_iter=10_000, class_weight="balanced" if balanced else None)
+            theirs.fit(x[i][:, None], y[i])
+            assert (weights[i], intercepts[i]) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-5)
+
+
+def test_the_p_value_of_membership_is_uniform_without_a_leak_and_low_with_one() -> None:
+    draw = np.random.default_rng(0)
+    classes, others = draw.integers(3, size=30), np.concatenate([np.arange(3), draw.integers(4, size=60)])
+    hardness = np.array([0.0, 2.0, 5.0, 0.0])
+    p_values = []
+    for _ in range(200):
+        members, unseen = draw.normal(size=30) + hardness[classes], draw.normal(size=63) + hardness[others]
+        p_values.append(membership_p(members, classes, unseen, others))
+    assert np.mean(np.array(p_values) <= 0.1) == pytest.approx(0.1, abs=0.05)
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.06)
+    for side in (-4, 4):  # known, or pushed away
+        assert membership_p(members + side, classes, unseen, others) == 0.005
+    zeros = np.zeros(10, dtype=int)
+    assert membership_p(np.ones(10), zeros, np.ones(20), np.zeros(20, dtype=int)) == 1.0, "all are equal"
+    assert membership_p(np.ones(10), zeros, np.ones(20), np.ones(20, dtype=int)) is None
 
 
 def test_two_sided_exposure_is_seen_by_ks_and_not_by_auc() -> None:
@@ -294,6 +331,40 @@ def test_rmia_is_at_chance_where_retraining_is_and_finds_what_is_still_known() -
     assert sure.auc == pytest.approx(0.5, abs=0.03)
     assert rmia(phi, unseen[:, :0], inside) is None
     assert rmia(phi[:4], unseen[:4], inside[:4]) is None
+
+
+def known_answer(shift: float, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log odds of targets, unit normal around a mean of each and `shift` higher in models that had it, and of others."""
+    phi, inside, draw = lives(64, 100)
+    return phi + draw.normal(size=100) + mean + shift * inside, draw.normal(size=(64, 200)) + mean, inside
+
+
+@pytest.mark.parametrize(("shift", "best"), [(1, 0.76), (2, 0.921)])
+@pytest.mark.parametrize("mean", [0, 3, 6])
+def test_rmia_finds_members_of_models_that_are_sure_of_everything(shift: float, best: float, mean: float) -> None:
+    """`best` is what an attack that knows all laws gets; asking for a doubling finds nothing at a mean of 6."""
+    sides = known_answer(shift, mean)
+    found = rmia(*sides)
+    assert found is not None
+    assert best - 0.12 < found.auc < best + 0.02
+    assert rmia_p(*sides) == 0.005
+    doubled = rmia(*sides, gamma=2.0)
+    assert doubled is not None
+    assert doubled.auc == pytest.approx(0.5, abs=0.01) if mean == 6 else doubled.auc < found.auc
+
+
+def test_p_values_are_uniform_where_nothing_is_to_be_found_and_low_where_something_is() -> None:
+    """All samples of a life move together here."""
+    low = np.zeros(2)
+    for seed in range(30):
+        phi, inside, draw = lives(16, 30, seed)
+        phi = phi + draw.normal(size=30) + 0.7 * draw.normal(size=(16, 1))
+        low += [p <= 0.25 for p in (attack_p(phi, inside), rmia_p(phi, draw.normal(size=(16, 30)), inside))]
+    assert 2 <= low.min() <= low.max() <= 14, "7.5 are expected"
+    phi, inside, draw = lives(16, 30)
+    assert attack_p(phi + 2 * inside, inside) <= 0.02
+    phi[0, 0] = np.inf
+    assert 0 < attack_p(phi, inside) <= 1
 
 
 def test_klom_of_a_perfect_method_is_that_of_retrained_models_and_constants_are_seen() -> None:
