@@ -14,7 +14,7 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.execution.prefix import Prefix
 from lifelong.metrics.cost import cost_rows
 from lifelong.metrics.measure import Measure
-from lifelong.references.comparison import Untrained, compare
+from lifelong.references.comparison import Shared, compare
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
@@ -55,12 +55,12 @@ class Life:
         name: str,
         folder: Path,
         instruments: Instruments,
-        untrained: Untrained,
+        shared: Shared,
         watch: Watch,
         prefix: Prefix | None,
     ) -> None:
         self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
-        self._instruments, self._evaluator, self._untrained = instruments, instruments.evaluator, untrained
+        self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
         self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
         self._last = len(prepared.stream.events) - 1
@@ -72,7 +72,7 @@ class Life:
             if self._record.done:
                 return
             access = self._play()
-            rows, cost = compare(self._p, self._name, self._record, self._instruments, self._untrained)
+            rows, cost = compare(self._p, self._name, self._record, self._instruments, self._shared)
             more, more_cost = shadow_rows(self._p, self._name, self._evaluator)
             rows, cost = rows + more, cost + more_cost
             self._record.write(rows)

@@ -14,7 +14,7 @@ from lifelong.execution.manifest import read_json, read_run_config, write_manife
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock, torch_settings
 from lifelong.files import code_of, disk_errors
-from lifelong.references.comparison import Untrained
+from lifelong.references.comparison import Shared
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
@@ -73,12 +73,12 @@ def run_prepared(
         watch = Watch(trackers)
         p = prepared
         instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
-        untrained = Untrained(p, instruments.evaluator)
+        common = Shared(p, instruments.evaluator)
         shared, failed = prefixes(p.stream, p.resolved["strategies"]), []
         for name in config.strategies:
             try:
                 place = folder / "strategies" / name
-                Life(prepared, name, place, instruments, untrained, watch, shared.get(name)).live()
+                Life(prepared, name, place, instruments, common, watch, shared.get(name)).live()
             except LifelongError as error:  # the others go on: what happens to them does not depend on this one
                 failed.append(error)
         if failed:

@@ -7,9 +7,7 @@ import numpy as np
 _TOLERANCE, _STEPS, _HALVINGS = 1e-9, 100, 40
 
 
-def logistic_fits(
-    x: np.ndarray, y: np.ndarray, sample_weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def logistic_fits(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return weights and intercepts ``[F]`` of F regressions with an L2 penalty on the weight, as scikit-learn at C = 1.
 
     Newton's method from zero, for all of them at once: with two parameters a step is a closed formula. A step that
@@ -19,19 +17,17 @@ def logistic_fits(
     Args:
         x: ``[F, n]``.
         y: ``[F, n]`` zeros and ones, both in every row: else no intercept is best.
-        sample_weights: ``[F, n]``; None weighs all alike.
 
     >>> x, y = np.array([[-2.0, -1.0, 1.0, 2.0]]), np.array([[0, 1, 0, 1]])
     >>> (weight,), (intercept,) = logistic_fits(x, y)
     >>> round(float(weight), 4), round(abs(float(intercept)), 4)
     (0.2897, 0.0)
     """
-    s = np.ones(x.shape) if sample_weights is None else sample_weights
     parameters = np.zeros((2, len(x)))
-    loss = _losses(parameters, x, y, s)
+    loss = _losses(parameters, x, y)
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(_logits(parameters, x), -500, 500)))
-        residuals, curvature = s * (p - y), s * p * (1 - p)
+        residuals, curvature = p - y, p * (1 - p)
         slopes = np.stack([(residuals * x).sum(1) + parameters[0], residuals.sum(1)])
         if np.abs(slopes).max() <= _TOLERANCE * x.shape[1]:
             break
@@ -40,7 +36,7 @@ def logistic_fits(
         determinant = ww * bb - wb * wb
         step = np.stack([bb * slopes[0] - wb * slopes[1], ww * slopes[1] - wb * slopes[0]]) / determinant
         for _ in range(_HALVINGS):
-            following = _losses(parameters - step, x, y, s)
+            following = _losses(parameters - step, x, y)
             worse = following > loss + 1e-12 * np.abs(loss)
             if not worse.any():
                 break
@@ -54,7 +50,7 @@ def _logits(parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _losses(parameters: np.ndarray, x: np.ndarray, y: np.ndarray, sample_weights: np.ndarray) -> np.ndarray:
+def _losses(parameters: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     logits = _logits(parameters, x)
-    losses: np.ndarray = (sample_weights * (np.logaddexp(0, logits) - y * logits)).sum(1) + parameters[0] ** 2 / 2
+    losses: np.ndarray = (np.logaddexp(0, logits) - y * logits).sum(1) + parameters[0] ** 2 / 2
     return losses

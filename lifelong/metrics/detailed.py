@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -148,10 +149,27 @@ def is_private(request: RequestPlan) -> bool:
     return request.deletion.reason != "correct"
 
 
+@dataclass(slots=True)
+class Known:
+    """What has been told of one model after one event, by the names of requests."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    p_values: dict[str, list[Row]] = field(default_factory=dict)
+    efficacies: dict[str, float] = field(default_factory=dict)
+
+
 class Detailed:
     """Measures one model at one event in detail. Attacks that are fitted on the model are fitted once."""
 
-    def __init__(self, model: str, event: int, outputs: Outputs, plan: EvaluationPlan, random: np.ndarray) -> None:
+    def __init__(
+        self,
+        model: str,
+        event: int,
+        outputs: Outputs,
+        plan: EvaluationPlan,
+        random: np.ndarray,
+        known: Known | None = None,
+    ) -> None:
         """Take the outputs of `model` after `event`.
 
         Args:
@@ -160,25 +178,31 @@ class Detailed:
             outputs: with details.
             plan: what they were measured on.
             random: distributions of an untrained network at the event's detailed positions.
+            known: what has been told of these outputs before, which is not worked out again.
         """
         self.outputs, self.event, self._model, self._plan, self._random = outputs, event, model, plan, random
         self.detailed = plan.detailed(event)
         self.live, self.tests = plan.live(event), plan.counting_tests(event)
-        self._rows: dict[str, list[Row]] = {}
+        self._known = Known() if known is None else known
 
     def rows(self, request: RequestPlan) -> list[Row]:
         """Return what the model says of one request's data."""
-        if request.name not in self._rows:
-            self._rows[request.name] = self._measure(request)
-        return self._rows[request.name]
+        if request.name not in self._known.rows:
+            self._known.rows[request.name] = self._measure(request)
+        return self._known.rows[request.name]
 
     def p_values(self, request: RequestPlan) -> list[Row]:
         """Return how likely chance is to show what the attack by loss shows."""
         if not is_private(request):
             return []
+        if request.name not in self._known.p_values:
+            self._known.p_values[request.name] = [self._p_value(request)]
+        return self._known.p_values[request.name]
+
+    def _p_value(self, request: RequestPlan) -> Row:
         losses, classes, forget, others = self.outputs.losses, self._plan.classes, request.forget, request.non_members
         p = membership_p(losses[forget], classes[forget], losses[others], classes[others])
-        return [row(self.event, self._model, request.name, "membership_p", p, len(forget), _NO_TEST)]
+        return row(self.event, self._model, request.name, "membership_p", p, len(forget), _NO_TEST)
 
     def _measure(self, request: RequestPlan) -> list[Row]:
         name, n = request.name, len(request.forget)
@@ -245,7 +269,10 @@ class Detailed:
         return [row(event, model, name, metric, value, n, why) for metric, value, why in values]
 
     def _efficacy(self, request: RequestPlan) -> float | None:
-        return None if self._by_confidence is None else self._by_confidence(self._confidences[request.forget])
+        known = self._known.efficacies
+        if request.name not in known and self._by_confidence is not None:
+            known[request.name] = self._by_confidence(self._confidences[request.forget])
+        return known.get(request.name)
 
     @functools.cached_property
     def _confidences(self) -> np.ndarray:

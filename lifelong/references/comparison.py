@@ -13,7 +13,7 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
 from lifelong.metrics.catalogue import catalogue_of
-from lifelong.metrics.detailed import Detailed, pair_rows
+from lifelong.metrics.detailed import Detailed, Known, pair_rows
 from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.metrics.requests import attribution_rows, mean_rows
@@ -33,17 +33,26 @@ _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
 
-class Untrained:
-    """What an untrained network predicts, of a seed that no model here has: the same for all strategies of a run."""
+class Shared:
+    """What all strategies of a run have in common: an untrained network, and what attacks told of references."""
 
     def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
         """Build nothing until it is asked."""
         self._p, self._evaluator = p, evaluator
         self._strategy: Strategy | None = None
         self._probabilities: dict[int, np.ndarray] = {}
+        self._known: dict[tuple[str, str], Known] = {}
+
+    def known(self, kind: ReferenceKind, name: str) -> Known:
+        """Return what is known of a reference, by its kind and its name in the cache; others may add to it."""
+        return self._known.setdefault((kind, name), Known())
 
     def probabilities(self, event: int) -> np.ndarray:
-        """Return its distributions ``[D, K]`` at the detailed positions of an event; empty where it has none."""
+        """Return what an untrained network predicts, of a seed that no model here has, at the positions of an event.
+
+        Returns:
+            Distributions ``[D, K]``, empty where there are none.
+        """
         p = self._p
         if self._strategy is None:
             seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
@@ -55,11 +64,11 @@ class Untrained:
 
 
 def compare(
-    p: Prepared, name: str, record: Record, instruments: Instruments, untrained: Untrained
+    p: Prepared, name: str, record: Record, instruments: Instruments, shared: Shared
 ) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
     evaluator, measure = instruments.evaluator, p.setting.objective.measure
-    lived = _Lived(p, record, untrained)
+    lived = _Lived(p, record, shared)
     rows: list[Row] = []
     cost = Cost()
     for kinds in _FAMILIES:
@@ -72,7 +81,7 @@ def compare(
                 rows += _gaps(p, point, outputs, reference, instruments.metrics)
                 rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
                 if point.kind in DETAILED:
-                    rows += lived.rows_beside(point, reference)
+                    rows += lived.rows_beside(point, reference, family.name_of(wanted[point], point.event))
             cost += family.cost
     rows += recovery_rows(rows, measure)
     rows += attribution_rows(rows, measure, catalogue_of(p.config).is_share(measure))
@@ -83,8 +92,8 @@ def compare(
 class _Lived:
     """What the strategy left behind, for being looked at beside references."""
 
-    def __init__(self, p: Prepared, record: Record, untrained: Untrained) -> None:
-        self._p, self._record, self._untrained = p, record, untrained
+    def __init__(self, p: Prepared, record: Record, shared: Shared) -> None:
+        self._p, self._record, self._shared = p, record, shared
         self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
@@ -97,7 +106,7 @@ class _Lived:
         index = self._p.plan.num_outputs(event) - 1
         return self._record.read_details(event, self._scores[index], self._losses[index])
 
-    def rows_beside(self, point: Point, reference: Outputs) -> list[Row]:
+    def rows_beside(self, point: Point, reference: Outputs, reference_name: str) -> list[Row]:
         """Return what attacks say of the reference, of the run beside it, and once of the run itself."""
         event, kind, plan = point.event, point.kind, self._p.plan
         due = [r for r in plan.due(event) if point.request is None or r.name == plan.requests[point.request].name]
@@ -105,10 +114,11 @@ class _Lived:
             return []
         rows: list[Row] = []
         first = event not in self._run_detailed
-        run = self._run_detailed.setdefault(
-            event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
-        )
-        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
+        random = self._shared.probabilities(event)
+        if first:
+            self._run_detailed[event] = Detailed("run", event, self.outputs(event), plan, random)
+        run = self._run_detailed[event]
+        other = Detailed(kind, event, reference, plan, random, self._shared.known(kind, reference_name))
         if first:
             rows += run.calibration()
             for request in plan.due(event):

@@ -226,11 +226,15 @@ class References:
             yield
 
     def _file(self, events: tuple[Event, ...], at: int) -> Path:
+        return self._folder / f"{self.name_of(events, at)}.npz"
+
+    def name_of(self, events: tuple[Event, ...], at: int) -> str:
+        """Return a hash of all that decides the outputs of a life of `events` beside the event `at`."""
         h = hashlib.blake2b(self._identity.encode(), digest_size=16)
         for event in events:
             h.update(event_digest(event).encode())
         h.update(self._evaluator.looks_at(at))
-        return self._folder / f"{h.hexdigest()}.npz"
+        return h.hexdigest()
 
     def _tree(self, missing: Mapping[MomentT, tuple[tuple[Event, ...], Path]]) -> _Node:
         root = _Node("", ())

@@ -128,11 +128,13 @@ def test_the_cross_validated_attack_is_that_of_scikit_learn() -> None:
     for seed in range(100):
         n, m = draw.integers(10, 80, size=2)
         forget, unseen = draw.exponential(size=n) * 10.0 ** draw.integers(-4, 3), draw.exponential(size=m)
+        if seed % 5 == 0:  # nothing to tell by: with its default tolerance scikit-learn stops before the optimum
+            forget = draw.exponential(size=n)
         x = np.clip(np.concatenate([forget, unseen]), -100, 100)[:, None]
         x, y = (x - x.mean()) / x.std(), np.repeat([1, 0], [n, m])
         splits = StratifiedShuffleSplit(n_splits=10, random_state=seed)
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            expected = cross_val_score(LogisticRegression(), x, y, cv=splits).mean()
+            expected = cross_val_score(LogisticRegression(tol=1e-7, max_iter=10_000), x, y, cv=splits).mean()
         assert cross_validated_accuracy(forget, unseen, seed) == pytest.approx(expected, abs=1e-12)
 
 
@@ -145,14 +147,10 @@ def test_logistic_regressions_are_those_of_scikit_learn() -> None:
     x[0], y[0] = np.arange(50) - 25.0, np.arange(50) >= 20  # told apart without error, far from the middle
     x[1] = 0.0  # nothing to tell by
     x[2, 0] = 1e4  # one sample far away
-    for balanced in (False, True):
-        sizes = np.stack([(y == 0).sum(1), y.sum(1)], 1)
-        samples = (50 / (2 * np.take_along_axis(sizes, y, 1))) if balanced else None
-        weights, intercepts = logistic_fits(x, y, samples)
-        for i in range(20):
-            theirs = LogisticRegression(tol=1e-10, max_iter=10_000, class_weight="balanced" if balanced else None)
-            theirs.fit(x[i][:, None], y[i])
-            assert (weights[i], intercepts[i]) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-5)
+    weights, intercepts = logistic_fits(x, y)
+    for i in range(20):
+        theirs = LogisticRegression(tol=1e-10, max_iter=10_000).fit(x[i][:, None], y[i])
+        assert (weights[i], intercepts[i]) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), abs=1e-5)
 
 
 def test_the_p_value_of_membership_is_uniform_without_a_leak_and_low_with_one() -> None:
