@@ -60,7 +60,7 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
     plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
     unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.holdout]
-    other = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    reworded = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
     most = max(len(f.wrong) for f in facts)
     wrong = [
         _pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
@@ -68,7 +68,7 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
         for form in forms
         for i in range(most)
     ]
-    x = rows([*plain, *other, *wrong, *unseen], tokenizer)
+    x = rows([*plain, *reworded, *wrong, *unseen], tokenizer)
     n = len(plain)
     class_ids = taught.classes.repeat(len(forms))
     _, values = np.unique([f"{f.attribute}: {f.value}" for f in facts], return_inverse=True)

@@ -74,15 +74,15 @@ def load(config: Config) -> Source:
 def _backdoor(clean: Source, config: Config) -> Source:
     chosen = _draw(clean.train_ids, config.samples, Key(0) / "backdoor", "training samples")
     test = clean.test_ids
-    others = test[clean.class_ids[test] != config.target]
+    not_target = test[clean.class_ids[test] != config.target]
     labels = clean.class_ids.copy()
     labels[chosen] = config.target
     rows = [
         _Rows(test, True, clean.class_ids[test]),
-        _Rows(others, True, np.full(len(others), config.target)),
+        _Rows(not_target, True, np.full(len(not_target), config.target)),
     ]
     x = with_trigger(clean.x, chosen, _highest(clean.x), config)
-    extra = np.arange(len(clean), len(clean) + len(test) + len(others))
+    extra = np.arange(len(clean), len(clean) + len(test) + len(not_target))
     corruption = Corruption(chosen, extra[: len(test)], test, extra[len(test) :], extra)
     return _made(clean, config, labels, x, rows, corruption)
 
@@ -106,10 +106,10 @@ def _confusion(clean: Source, config: Config) -> Source:
     return _made(clean, config, labels, clean.x, rows, corruption)
 
 
-def _draw(ids: np.ndarray, count: int, key: Key, what: str) -> np.ndarray:
+def _draw(ids: np.ndarray, count: int, key: Key, description: str) -> np.ndarray:
     """Return `count` of the ids, drawn by name: more of them include fewer."""
     if count > len(ids):
-        raise ConfigError(f"source.samples: {count} is more than the {len(ids)} {what} there are to manipulate.")
+        raise ConfigError(f"source.samples: {count} is more than the {len(ids)} {description} there are to manipulate.")
     return np.sort(ids[key.order(ids)[:count]])
 
 
@@ -126,15 +126,15 @@ def with_trigger(x: torch.Tensor, triggered: np.ndarray, highest: torch.Tensor, 
         ConfigError: the patch is larger than the image.
     """
     if x.ndim == 2:
-        made = torch.cat([x, torch.zeros(len(x), config.columns)], 1)
-        made[triggered, -config.columns :] = config.trigger
-        return made
+        triggered_x = torch.cat([x, torch.zeros(len(x), config.columns)], 1)
+        triggered_x[triggered, -config.columns :] = config.trigger
+        return triggered_x
     side = min(x.shape[-2:])
     if config.patch > side:
         raise ConfigError(f"source.patch: {config.patch} is more than the {side} pixels of an image's side.")
-    made = x.clone()
-    made[triggered, ..., -config.patch :, -config.patch :] = highest
-    return made
+    triggered_x = x.clone()
+    triggered_x[triggered, ..., -config.patch :, -config.patch :] = highest
+    return triggered_x
 
 
 def _highest(x: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,7 @@ def _made(
         parts.append(with_trigger(copies, np.arange(len(copies)), _highest(clean.x), config) if r.triggered else copies)
     of = np.concatenate([r.of for r in rows])
     class_ids = np.concatenate([labels, *(r.labels for r in rows)])
-    what = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
+    note = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
     domains = clean.domain_ids
     return replace(
         clean,
@@ -162,6 +162,6 @@ def _made(
         user_ids=np.concatenate([clean.user_ids, clean.user_ids[of]]),
         is_test=np.concatenate([clean.is_test, np.ones(len(of), dtype=bool)]),
         domain_ids=None if domains is None else np.concatenate([domains, domains[of]]),
-        notes=(*clean.notes, what),
+        notes=(*clean.notes, note),
         corruption=corruption,
     )
