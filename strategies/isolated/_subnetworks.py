@@ -150,11 +150,11 @@ class Subnetworks(Strategy, ABC):
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
-        left, kept = later - again, not self._erases and any(self._wrote(u) for u in touched)
-        gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
-        for units in left:
+        stale, weights_stay = later - again, not self._erases and any(self._wrote(u) for u in touched)
+        derived = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
+        for units in stale:
             self._nets[units].stale = True
-            self._nets[units].derived |= gone
+            self._nets[units].derived |= derived
         if not self._erases:
             self._left |= np.logical_or.reduce([self._nets[u].derived for u in again if self._wrote(u)], initial=False)
         self._drop(again)
@@ -162,24 +162,24 @@ class Subnetworks(Strategy, ABC):
         for experience in door.history():
             if experience.units in again:
                 outcome += self._teach(experience, door)
-        return replace(outcome.graded(self._grade()), weights_erased=not kept).traced(self._capacity())
+        return replace(outcome.graded(self._grade()), weights_erased=not weights_stay).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
         stale = {u for u, net in self._nets.items() if net.stale}
-        left = bool(self._left.any()) or (not self._erases and any(self._wrote(u) for u in touched))
-        return "bits" if later <= again and stale <= again and not left else "none"
+        traces_left = bool(self._left.any()) or (not self._erases and any(self._wrote(u) for u in touched))
+        return "bits" if later <= again and stale <= again and not traces_left else "none"
 
     def dependents(self, units: Units) -> list[Units]:
         """Return the subnetworks that depend on one, directly or through others, in order."""
-        found = {units}
+        dependents = {units}
         while True:
-            more = {u for u, net in self._nets.items() if u not in found and not found.isdisjoint(net.reads)}
+            more = {u for u, net in self._nets.items() if u not in dependents and not dependents.isdisjoint(net.reads)}
             if not more:
-                return [u for u in self._nets if u in found and u != units]
-            found |= more
+                return [u for u in self._nets if u in dependents and u != units]
+            dependents |= more
 
     @override
     def predict(self, batch: Batch) -> torch.Tensor:
@@ -199,12 +199,12 @@ class Subnetworks(Strategy, ABC):
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         writers = {u for u, net in self._nets.items() if self._wrote(u)}
-        found = {}
-        for component, nets, left in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
-            derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *left], initial=False)
+        by_component = {}
+        for component, nets, extra in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
+            derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *extra], initial=False)
             if np.any(derived):
-                found[component] = ids[derived[ids]]
-        return {component: held for component, held in found.items() if len(held)}
+                by_component[component] = ids[derived[ids]]
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -376,9 +376,9 @@ class Subnetworks(Strategy, ABC):
             return mask if self._weight_stage is not None else torch.zeros_like(mask)
         # A weight may lie in a live mask without being owned (its owner was deleted), and be owned without lying in
         # its owner's mask any more (the task came again): either way it is not free.
-        taken = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
-        mine = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
-        return mask & ~taken & ((self._owner == 0) | mine)
+        covered = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
+        owned = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
+        return mask & ~covered & ((self._owner == 0) | owned)
 
     def _reads(self, others: dict[Units, Subnetwork]) -> set[Units]:
         """Return the others without which this task's lesson would have gone otherwise, KKT aside.
@@ -390,21 +390,21 @@ class Subnetworks(Strategy, ABC):
             return set()
         if self._writes == "mask":
             return set(others)
-        found = {u for u in others if self._wrote(u)}
-        for u in set(others) - found:
-            rest = union((net.bits for v, net in others.items() if v != u), len(self._canvas))
-            if (others[u].bits & ~rest).any():
-                found.add(u)
-        return found
+        needed = {u for u in others if self._wrote(u)}
+        for u in set(others) - needed:
+            covered = union((net.bits for v, net in others.items() if v != u), len(self._canvas))
+            if (others[u].bits & ~covered).any():
+                needed.add(u)
+        return needed
 
     def _overwrite(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> None:
         """Note that earlier subnetworks compute with weights that this task has trained."""
-        bits, mine = pack(mask), self._nets[units]
+        bits, trained = pack(mask), self._nets[units]
         for u, net in others.items():
             if (net.bits & bits).any():
                 net.reads = [v for v in self._nets if v in {*net.reads, units} and v != u]
-                net.derived |= mine.derived
-                net.stale |= mine.stale
+                net.derived |= trained.derived
+                net.stale |= trained.stale
                 net.seal = self._canvas.seal(net)
 
     # --- ownership --------------------------------------------------------------------------------------------------
@@ -467,26 +467,26 @@ class Subnetworks(Strategy, ABC):
         """Take subnetworks out, and put the weights that only they have trained back to what they were at first."""
         canvas, order = self._canvas, list(self._nets)
         canvas.take_off()
-        kept = [u for u in order if u not in dropped]
+        remaining = [u for u in order if u not in dropped]
         if self._writes == "free":
             numbers = torch.zeros(len(order) + 1, dtype=torch.int64, device=canvas.device)
-            for number, u in enumerate(kept, 1):
+            for number, u in enumerate(remaining, 1):
                 numbers[order.index(u) + 1] = number
             owner = numbers[self._owner.long()]
             if self._erases:
                 self._reset((owner == 0) & (self._owner > 0))
-            self._owner = owner.to(_number_type(len(kept)))
+            self._owner = owner.to(_number_type(len(remaining)))
         elif self._writes == "mask" and self._erases:
             written = union((self._nets[u].bits for u in dropped), len(canvas))
-            shared = union((self._nets[u].bits for u in kept), len(canvas))
+            shared = union((self._nets[u].bits for u in remaining), len(canvas))
             only = unpack(written & ~shared, len(canvas), canvas.device)
-            self._reset(only if kept else torch.ones_like(only))
-        for u in kept:
+            self._reset(only if remaining else torch.ones_like(only))
+        for u in remaining:
             net = self._nets[u]
             net.seen -= sum(i < net.seen for i, v in enumerate(order) if v in dropped)
             net.reads = [v for v in net.reads if v not in dropped]
-        self._nets = {u: self._nets[u] for u in kept}
-        for u in kept:
+        self._nets = {u: self._nets[u] for u in remaining}
+        for u in remaining:
             self._seal(u)
 
     def _reset(self, where: torch.Tensor) -> None:
@@ -549,11 +549,11 @@ class Subnetworks(Strategy, ABC):
     ) -> dict[str, dict[str, float]]:
         """Return, for the report, how much of its mask a task could train, and how much it shares with whom."""
         size, name, bits = int(mask.sum()), self._name(units), pack(mask)
-        taken = union((net.bits for net in others.values()), len(mask))
+        covered = union((net.bits for net in others.values()), len(mask))
         traits = {
             name: {
                 "mask_density": size / sum(s.stop - s.start for s in self._canvas.spans_of(units)),
-                "mask_overlap": _count(bits & taken) / size,
+                "mask_overlap": _count(bits & covered) / size,
                 "free_share": int(free.sum()) / size,
             }
         }

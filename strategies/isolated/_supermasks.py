@@ -103,13 +103,13 @@ def maskable(model: FlatModel, outputs: int | None, key: Key) -> FlatModel:
 
 def _weights(network: nn.Module) -> list[tuple[torch.Tensor, str]]:
     """Return every weight tensor of a linear map, with its name."""
-    found = []
+    named_weights = []
     for path, module in network.named_modules():
         if isinstance(module, nn.Linear | _ConvNd | nn.Embedding):
-            found.append((module.weight, f"{path}.weight"))
+            named_weights.append((module.weight, f"{path}.weight"))
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            found.append((module.in_proj_weight, f"{path}.in_proj_weight"))
-    return found
+            named_weights.append((module.in_proj_weight, f"{path}.in_proj_weight"))
+    return named_weights
 
 
 def layers_of(model: FlatModel) -> tuple[Layer, ...]:
@@ -524,10 +524,10 @@ def one_shot(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:
 
 def binary(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:
     """Return the mask that is left when the half with the higher slopes is dropped again and again (SupSup)."""
-    left = torch.arange(count)
-    while len(left) > 1:
+    candidates = torch.arange(count)
+    while len(candidates) > 1:
         coefficients = torch.zeros(count)
-        coefficients[left] = 1 / len(left)
-        order = slopes(coefficients).cpu()[left].argsort(stable=True)
-        left = left[order[: -(-len(left) // 2)]].sort().values
-    return int(left[0])
+        coefficients[candidates] = 1 / len(candidates)
+        order = slopes(coefficients).cpu()[candidates].argsort(stable=True)
+        candidates = candidates[order[: -(-len(candidates) // 2)]].sort().values
+    return int(candidates[0])

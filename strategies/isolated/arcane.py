@@ -157,8 +157,8 @@ class Arcane(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {f"class-{c}": chain.derived_from(ids) for c, chain in self._chains.items()}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {f"class-{c}": chain.derived_from(ids) for c, chain in self._chains.items()}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:

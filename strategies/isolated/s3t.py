@@ -156,12 +156,14 @@ class S3T(Strategy):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Switch off what saw a slice with a deleted sample; train again where nothing usable is left."""
         outcome, exhausted, trained = Outcome(), 0, 0
-        gone = request.sample_ids
-        shard_of = partition(gone, self._config.shards, self._names / "shard")
-        slice_of = partition(gone, self._config.slices, self._names / "slice")
+        forgotten_ids = request.sample_ids
+        shard_of = partition(forgotten_ids, self._config.shards, self._names / "shard")
+        slice_of = partition(forgotten_ids, self._config.slices, self._names / "slice")
         for group in self._groups:
             hit = [
-                n for n, shard in enumerate(group.shards) if _cut(shard, gone[shard_of == n], slice_of[shard_of == n])
+                n
+                for n, shard in enumerate(group.shards)
+                if _cut(shard, forgotten_ids[shard_of == n], slice_of[shard_of == n])
             ]
             dead = [n for n, shard in enumerate(group.shards) if not shard.stages and _live(shard)]
             over = bool(hit) and bool(dead) and not any(shard.stages for shard in group.shards)
@@ -205,15 +207,15 @@ class S3T(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {}
+        by_component = {}
         for group in self._groups:
             for number, shard in enumerate(group.shards):
-                seen = {s for prefix in shard.stages for s in prefix}
-                derived = [shard.slices[s] for s in sorted(seen)]
+                slices = {s for prefix in shard.stages for s in prefix}
+                derived = [shard.slices[s] for s in sorted(slices)]
                 if derived and np.isin(ids, np.concatenate(derived)).any():
                     name = f"{group.experience}.{group.incarnation}.shard-{number}"
-                    found[name] = ids[np.isin(ids, np.concatenate(derived))]
-        return found
+                    by_component[name] = ids[np.isin(ids, np.concatenate(derived))]
+        return by_component
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -326,18 +328,18 @@ class S3T(Strategy):
         return {"served_stages": float(served_stages), "stranded_samples": float(stranded)}
 
 
-def _cut(shard: _Shard, gone: np.ndarray, slice_of: np.ndarray) -> bool:
+def _cut(shard: _Shard, forgotten_ids: np.ndarray, slice_of: np.ndarray) -> bool:
     """Take samples out of their slices, and drop every stage that saw one of these; return whether there was any.
 
     Names say where a sample is, so that nothing is searched but the slices that are hit.
     """
     hit = set()
     for s in np.unique(slice_of).tolist():
-        ids, own = shard.slices[s], gone[slice_of == s]
-        at = np.searchsorted(ids, own)
-        found = at[ids[at.clip(max=len(ids) - 1)] == own] if len(ids) else at[:0]
-        if len(found):
-            shard.slices[s] = np.delete(ids, found)
+        ids, in_slice = shard.slices[s], forgotten_ids[slice_of == s]
+        at = np.searchsorted(ids, in_slice)
+        positions = at[ids[at.clip(max=len(ids) - 1)] == in_slice] if len(ids) else at[:0]
+        if len(positions):
+            shard.slices[s] = np.delete(ids, positions)
             hit.add(s)
     shard.stages = {p: w for p, w in shard.stages.items() if hit.isdisjoint(p)}
     return bool(hit)

@@ -157,8 +157,8 @@ class Sisa(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {f"shard-{number}": chain.derived_from(ids) for number, chain in enumerate(self._chains)}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {f"shard-{number}": chain.derived_from(ids) for number, chain in enumerate(self._chains)}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:

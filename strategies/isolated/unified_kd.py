@@ -285,8 +285,8 @@ class _Keep(Hooks):
         if float((self._key / "teacher").uniform(np.array([self._step]))[0]) < s.config.chance:
             rate = teacher_rate(s.steps, s.config.decay)
             s.teacher.parameters.mul_(rate).add_(s.student.parameters, alpha=1 - rate)
-            for mine, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
-                mine.copy_(its)
+            for teacher_buffer, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
+                teacher_buffer.copy_(its)
 
     def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
         """Return the loss on a draw of the memory, and what the teacher makes of it."""
@@ -299,10 +299,10 @@ class _Keep(Hooks):
             return total
         with torch.no_grad():
             taught_features = objective.features(s.teacher, drawn)
-            others = s.teacher.network.head
-            assert isinstance(others, _Heads)
-            taught = objective.mask(others(taught_features), drawn)
-            vectors = F.normalize(others.project(taught_features), dim=1)
+            teacher_heads = s.teacher.network.head
+            assert isinstance(teacher_heads, _Heads)
+            taught = objective.mask(teacher_heads(taught_features), drawn)
+            vectors = F.normalize(teacher_heads.project(taught_features), dim=1)
             confidence = taught.softmax(1).gather(1, drawn.y.unsqueeze(1)).squeeze(1)
         self.forward += len(drawn)
         permitted = taught.isfinite()
@@ -310,8 +310,10 @@ class _Keep(Hooks):
         weighted = confidence * squared.sum(1) / permitted.sum(1)
         total = total + config.distil * weighted.mean()
         if config.contrast and len(drawn) > 1:
-            own = F.normalize(heads.project(features), dim=1)
-            total = total + config.contrast * contrastive_distillation(own, vectors, drawn.y, config.temperature)
+            student_vectors = F.normalize(heads.project(features), dim=1)
+            total = total + config.contrast * contrastive_distillation(
+                student_vectors, vectors, drawn.y, config.temperature
+            )
         return total
 
     def _contrasted(self, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
@@ -332,14 +334,14 @@ class _Keep(Hooks):
         return total + config.supervised * supervised_contrastive(views, labels, config.temperature)
 
     def _turns(self, x: torch.Tensor) -> bool:
-        wanted = self._s.config.rotations
+        rotations = self._s.config.rotations
         possible = x.ndim == 4 and x.shape[-1] == x.shape[-2]
-        if wanted and not possible:
+        if rotations and not possible:
             raise ConfigError(
                 f"isolated.rotations: true, but inputs have the shape {tuple(x.shape[1:])}; only square images "
                 f"[C, H, H] can be turned. Leave rotations null, or set it to false."
             )
-        return possible if wanted is None else wanted
+        return possible if rotations is None else rotations
 
 
 @final

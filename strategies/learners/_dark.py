@@ -49,9 +49,9 @@ def distillation(outputs: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
     >>> round(float(distillation(torch.tensor([[2.0, 9.0], [0.0, 0.0]]), stored)), 4)
     1.6667
     """
-    known = stored.isfinite()
-    difference = outputs.masked_fill(~known, 0.0) - stored.masked_fill(~known, 0.0)
-    return difference.square().sum() / known.sum().clamp(min=1)
+    is_stored = stored.isfinite()
+    difference = outputs.masked_fill(~is_stored, 0.0) - stored.masked_fill(~is_stored, 0.0)
+    return difference.square().sum() / is_stored.sum().clamp(min=1)
 
 
 class DarkMemory:
@@ -89,10 +89,10 @@ class DarkMemory:
             outputs: ``[len(ids), width]``.
         """
         slots = self._slot_of[ids]
-        held = slots >= 0
-        if held.any():
-            self._outputs[torch.from_numpy(slots[held].astype(np.int64))] = outputs[torch.from_numpy(held)]
-        rows = np.flatnonzero(~held)
+        is_kept = slots >= 0
+        if is_kept.any():
+            self._outputs[torch.from_numpy(slots[is_kept].astype(np.int64))] = outputs[torch.from_numpy(is_kept)]
+        rows = np.flatnonzero(~is_kept)
         priorities = self._key.priorities(ids[rows])
         if len(self.ids) == self._capacity and len(rows):
             good = priorities < self._priorities.max()

@@ -145,10 +145,10 @@ class FrequencyReplay(Plugin):
 
     def _renew(self, c: int, ids: np.ndarray, key: Key) -> None:
         """Keep samples when the class comes first; later overwrite a share that shrinks with every occurrence."""
-        size, kept = self.config.per_class, self._ids[c]
-        new = ids[~np.isin(ids, kept)]
-        count = max(size // (int(self._occurrences[c]) + 1), 10) if len(kept) else size
+        size, kept_ids = self.config.per_class, self._ids[c]
+        new = ids[~np.isin(ids, kept_ids)]
+        count = max(size // (int(self._occurrences[c]) + 1), 10) if len(kept_ids) else size
         new = new[key.order(new)[:count]]
         room = max(size - len(new), 0)
-        stay = kept[(key / "stay").order(kept)[:room]]
+        stay = kept_ids[(key / "stay").order(kept_ids)[:room]]
         self._ids[c] = np.sort(np.concatenate([stay, new[:size]]))

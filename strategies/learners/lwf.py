@@ -87,15 +87,15 @@ class LwF(DistillingPlugin):
         if not (self._teacher.there and self.config.strength):
             return
         device = lesson.model.parameters.device
-        known = set(self._teacher.known)
+        known_classes = set(self._teacher.known)
         if self.config.distance == "bce":
             new = set(lesson.data.targets().tolist())
-            known -= new
-            self._new_share = len(new) / (len(new) + self.config.strength * len(known))
+            known_classes -= new
+            self._new_share = len(new) / (len(new) + self.config.strength * len(known_classes))
         if self._classes is None:  # numbers: all of them
-            known = set(range(self.setting.objective.num_outputs))
+            known_classes = set(range(self.setting.objective.num_outputs))
         masks = self._classes is not None and self._classes.masks
-        groups = [known & set(u.classes) for u in self.setting.units] if masks else [known]
+        groups = [known_classes & set(u.classes) for u in self.setting.units] if masks else [known_classes]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
         if self._heads and masks:
             self._tap = Tap(lesson.model, lesson.model.network)

@@ -128,33 +128,33 @@ class Adapters:
 
     def factors(self, adapter: torch.Tensor) -> list[Factors]:
         """Return A and B of every map, views of an adapter."""
-        found, start = [], 0
+        pairs, start = [], 0
         for place in self._places.values():
             middle = start + self._rank * place.inputs
             end = middle + self._rank * place.outputs
             down, up = adapter[start:middle].view(self._rank, -1), adapter[middle:end].view(-1, self._rank)
-            found.append((down, up))
+            pairs.append((down, up))
             start = end
-        return found
+        return pairs
 
     @contextlib.contextmanager
     def training(self, model: FlatModel, start: torch.Tensor) -> Iterator[Lesson]:
         """Lend a lesson from `start`; the model's own weights are frozen while it is open."""
         body = model.network.body
-        own = [p for p in model.network.parameters() if p.requires_grad]
+        frozen = [p for p in model.network.parameters() if p.requires_grad]
         inner = {path: body.get_submodule(path) for path in self._places}
         maps = [
             _Adapted(module, factors, self._scale, self._dropout)
             for module, factors in zip(inner.values(), self.factors(start), strict=True)
         ]
-        for parameter in own:
+        for parameter in frozen:
             parameter.requires_grad_(False)
         _put(body, dict(zip(inner, maps, strict=True)))
         try:
             yield Lesson(FlatModel(model.network), maps)
         finally:
             _put(body, inner)
-            for parameter in own:
+            for parameter in frozen:
                 parameter.requires_grad_(True)
 
     @contextlib.contextmanager

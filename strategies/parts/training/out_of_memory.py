@@ -53,14 +53,14 @@ def memory_errors(key: str, size: int, attempt: Callable[[int], object]) -> Iter
         if not ran_out(error):
             raise
         traceback.clear_frames(error.__traceback__)  # what the failed batch left there would take the room
-        found = fitting(attempt, size)
-        if found is None:
+        fitting_size = fitting(attempt, size)
+        if fitting_size is None:
             remedy = (
                 "not even one sample fits. Take a smaller model (model.depth), shorter rows (source.length), or train "
                 "low-rank adapters alone (model.lora)"
             )
         else:
-            remedy = f"{found} at a time fit when they pass the model alone: set {key} to that or less"
+            remedy = f"{fitting_size} at a time fit when they pass the model alone: set {key} to that or less"
         raise ResourceError(f"Out of memory with {size} samples at a time; {remedy}.") from error
 
 
