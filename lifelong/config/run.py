@@ -227,12 +227,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
-        if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-            raise yaml.YAMLError(f"the key {key.value!r} is there twice, in lines {seen[key.value]} and {line}")
-        seen[key.value] = line
+        if key.tag != "tag:yaml.org,2002:merge" and key.value in line_of:
+            raise yaml.YAMLError(f"the key {key.value!r} is there twice, in lines {line_of[key.value]} and {line}")
+        line_of[key.value] = line
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 

@@ -197,8 +197,8 @@ class _Lives:
             strategy = reference_config("retrained", strategy)
         family = lives_of(p, self._name, strategy, seed, self._onlooker)
         excluded = self._ids[~is_inside(life, self._ids)]
-        wanted = {}
+        events_at = {}
         for moment in self._moments:
             events = p.stream.events[: moment + 1]
-            wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
-        return list(family.compute(wanted)), family.cost
+            events_at[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
+        return list(family.compute(events_at)), family.cost

@@ -253,13 +253,13 @@ class References:
             if following:
                 node = following[0]
             elif branches:
-                at, rest, state = branches.pop()
+                at, children, state = branches.pop()
                 parent = at
                 ledger = ledger_after(self._make_ledger(), at.path)
                 restore(strategy, state, ledger)
-                if len(rest) > 1:
-                    branches.append((at, rest[1:], state))
-                node = rest[0]
+                if len(children) > 1:
+                    branches.append((at, children[1:], state))
+                node = children[0]
             else:
                 return
             outcome = step(strategy, node.path[-1], ledger).outcome

@@ -158,8 +158,8 @@ def _requests(facts: Facts) -> str:
         f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
         f"coming. The dotted line: the request is served.{left_out}"
     )
-    found = unlearning.beside_retraining(facts) + unlearning.correction(facts)
-    return found + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+    summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
+    return summaries + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
 
 
 def _subnetworks(facts: Facts) -> str:
@@ -208,8 +208,8 @@ def _cost(facts: Facts) -> str:
 
 def _repeat(facts: Facts) -> str:
     manifest = facts.manifest
-    versions = [(name, str(found)) for name, found in manifest["versions"].items()]
-    digests = [(f"{name} digest", str(found)) for name, found in manifest["digests"].items()]
+    versions = [(name, str(value)) for name, value in manifest["versions"].items()]
+    digests = [(f"{name} digest", str(value)) for name, value in manifest["digests"].items()]
     machine = [(k, str(manifest[k])) for k in ("platform", "device", "threads", "code")]
     source = [("licence of the data", str(manifest["source"]["licence"]))]
     source += [("note on the data", str(note)) for note in manifest["source"]["notes"]]

@@ -89,8 +89,8 @@ def _folder(name: str, folder: Path, remedy: str, measure: bool = False) -> Chec
 def _fashion() -> Check:
     from streams.sources.fashion_mnist import DEBIAN
 
-    found = f"{DEBIAN}" if DEBIAN.is_dir() else "not there (optional): apt-get install dataset-fashion-mnist"
-    return Check("fashion-mnist", found)
+    state = f"{DEBIAN}" if DEBIAN.is_dir() else "not there (optional): apt-get install dataset-fashion-mnist"
+    return Check("fashion-mnist", state)
 
 
 def _wandb() -> Check:

@@ -92,7 +92,7 @@ def those_that_can(
         plugins: names of the learner's plugins; an unlearner that needs others is left out.
         can: what is asked of an unlearner beside.
     """
-    found: list[str] = []
+    able: list[str] = []
     for name in entries(kind):
         module = load(kind, name)
         part = part_of(kind, module)
@@ -103,8 +103,8 @@ def those_that_can(
         except ConfigError:  # it has no defaults, or is for other models
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
-            found.append(name)
-    return f"Those that can: {', '.join(found)}." if found else f"None of the {kind} can."
+            able.append(name)
+    return f"Those that can: {', '.join(able)}." if able else f"None of the {kind} can."
 
 
 def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:

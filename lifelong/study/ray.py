@@ -97,8 +97,8 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         try:
             ray.init(**options, runtime_env={"env_vars": _environment()})
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            what = "Ray cannot be started here" if temporary else f"--address {address}: no Ray cluster answers"
-            raise ConfigError(f"{what}: {error}") from error
+            problem = "Ray cannot be started here" if temporary else f"--address {address}: no Ray cluster answers"
+            raise ConfigError(f"{problem}: {error}") from error
         try:
             yield
         finally:
@@ -142,8 +142,8 @@ def _environment() -> dict[str, str]:
     environment = _QUIET | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     home = Path(__file__).parents[2]
     if home.name not in {"site-packages", "dist-packages"}:
-        known = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join([str(home), *([known] if known else [])])
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(home), *([inherited] if inherited else [])])
     return environment
 
 
@@ -151,11 +151,11 @@ def _there(job: Job, token: str) -> JobResult:
     """Run a job on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
     if Path(token).exists():
         return execute(job)
-    own = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
-    result = execute(own)
+    worker_job = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
+    result = execute(worker_job)
     files = {
-        f.relative_to(own.folder).as_posix(): f.read_bytes()
-        for f in sorted(own.folder.rglob("*"))
+        f.relative_to(worker_job.folder).as_posix(): f.read_bytes()
+        for f in sorted(worker_job.folder.rglob("*"))
         if f.is_file() and f.name in _RESULTS
     }
     return replace(result, files=files)

@@ -234,7 +234,7 @@ class Study:
 
     def outcome(self) -> dict[str, Any]:
         """Return what came out so far, and what it rests on, as plain data."""
-        found = self.results(everything=False)
+        results = self.results(everything=False)
         return {
             "name": self.config.name,
             "claim": self.config.claim,
@@ -251,10 +251,10 @@ class Study:
             "code": code_version(),
             "versions": versions(),
             "date": time.strftime("%Y-%m-%d"),
-            "validity": [asdict(v) for v in found.validity()],
-            "verdicts": [asdict(v) for v in found.verdicts()],
-            "comparisons": [asdict(d) for d in found.differences()],
-            "variances": [asdict(c) for c in found.components()],
+            "validity": [asdict(v) for v in results.validity()],
+            "verdicts": [asdict(v) for v in results.verdicts()],
+            "comparisons": [asdict(d) for d in results.differences()],
+            "variances": [asdict(c) for c in results.components()],
         }
 
     def _declare(self) -> None:
