@@ -68,7 +68,7 @@ def draw(
     """Draw from every cluster by the score that tells its samples apart best.
 
     Args:
-        found: scores and features ``[n]``.
+        surveyed: scores and features ``[n]``.
         labels: int64 ``[n]`` cluster of each.
         allowed: bool ``[n]`` what may be drawn.
         ids: int64 ``[n]``, ascending.

@@ -57,7 +57,7 @@ def groundings(responses: Scored, without: Scored, had: torch.Tensor, formulas: 
     the mismatch of its two perplexities.
 
     Args:
-        found, without: the same responses with and without it.
+        responses, without: the same responses with and without it.
         had: bool ``[B]``.
         formulas: `released` has the log of the mean of 1 / p below and the plain one above.
     """
