@@ -189,7 +189,7 @@ def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
     if e is None:
         return ["-", "-", scores, "0", "-", "-"]
     interval = "-" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
-    p_values = ["-", "-"] if e["low"] == e["high"] else [_p(e["p"]), _p(row["p_corrected"])]
+    p_values = ["-", "-"] if e["low"] == e["high"] else [_p_value(e["p"]), _p_value(row["p_corrected"])]
     return [f"{e['mean']:.4g}", interval, scores, str(e["n"]), *p_values]
 
 
@@ -205,7 +205,7 @@ def _components(c: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _p(value: float | None) -> str:
+def _p_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 

@@ -80,13 +80,13 @@ def stream_gap_rows(
         rows.append(row(event, kind, "stream", f"relative_{measure}", gain, int(above_zero.sum()), nothing))
     return rows + [
         row(event, kind, "stream", f"average_{measure}", reference_average, n, empty),
-        row(event, kind, "stream", f"gap_average_{measure}", _less(own_average, reference_average), n, empty),
+        row(event, kind, "stream", f"gap_average_{measure}", _difference(own_average, reference_average), n, empty),
         row(event, kind, "stream", f"sample_{measure}", tested[0], len(tests), empty),
-        row(event, kind, "stream", f"gap_sample_{measure}", _less(tested[1], tested[0]), len(tests), empty),
+        row(event, kind, "stream", f"gap_sample_{measure}", _difference(tested[1], tested[0]), len(tests), empty),
     ]
 
 
-def _less(value: float | None, other: float | None) -> float | None:
+def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
@@ -109,7 +109,7 @@ def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
         run_row = run_rows.get((r.subject, r.metric))
         if run_row is not None:
             why = run_row.reason or r.reason or ""
-            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _less(run_row.value, r.value), r.n, why))
+            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _difference(run_row.value, r.value), r.n, why))
     return rows
 
 

@@ -147,7 +147,7 @@ def _write_text(text: str, file: Path) -> Path:
 
 
 def _write_csv(heads: Sequence[str], labelled_tables: Iterable[Part], file: Path) -> Path:
-    with _whole(file) as part, part.open("w", encoding="utf-8", newline="") as text:
+    with _replacing(file) as part, part.open("w", encoding="utf-8", newline="") as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heads)
         for labels, table in labelled_tables:
@@ -169,7 +169,7 @@ def _write_parquet(heads: Sequence[str], labelled_tables: Iterable[Part], file: 
     types = {"seed": pa.int64(), "event": pa.int64(), "n": pa.int64(), "value": pa.float64()}
     # grid values may be of any kind, so they are written as JSON
     schema = pa.schema([(head, types.get(head, pa.string())) for head in heads])
-    with _whole(file) as part, pq.ParquetWriter(part, schema) as writer:
+    with _replacing(file) as part, pq.ParquetWriter(part, schema) as writer:
         for labels, table in labelled_tables:
             front = {k: v if k in ("seed", "strategy") else json.dumps(v) for k, v in labels.items()}
             columns = {k: [v] * len(table.rows) for k, v in front.items()} | table.frame()
@@ -178,7 +178,7 @@ def _write_parquet(heads: Sequence[str], labelled_tables: Iterable[Part], file: 
 
 
 @contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
+def _replacing(file: Path) -> Iterator[Path]:
     """Lend a place to write to, piece by piece, which becomes `file` only when all is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -83,8 +83,8 @@ def _head(facts: Facts) -> str:
     life = f"{len(facts.learned)} learned" + (f" ({again} of them again)" if again else "")
     items = [
         ("Data", str(facts.manifest["source"]["name"])),
-        ("Scenario", _named(facts.stream["scenario"])),
-        ("Requests", f"{_named(facts.stream['schedule'])}: {len(facts.requested)}"),
+        ("Scenario", _name_with_options(facts.stream["scenario"])),
+        ("Requests", f"{_name_with_options(facts.stream['schedule'])}: {len(facts.requested)}"),
         ("Events", f"{facts.num_events}: {life}, {len(facts.requested)} deletion requests"),
         ("Units", str(len(facts.units))),
         ("Model", str(config.model.name)),
@@ -226,7 +226,7 @@ def _drawn(key: str, figure: Figure, caption: str) -> str:
     return drawing(key, figure.to_json(), int(figure.layout.height), caption)
 
 
-def _named(options: dict[str, object]) -> str:
+def _name_with_options(options: dict[str, object]) -> str:
     """Return ``class-incremental (experiences 5)``, with short options only."""
     short = [f"{k} {v}" for k, v in options.items() if k != "name" and isinstance(v, int | float | str)]
     return f"{options['name']} ({', '.join(short)})" if short else str(options["name"])

@@ -179,7 +179,7 @@ def requests(point: Point) -> Grid:
     bands = {name: {key: spread(point.by_request(name, key)) for key, *_ in shape} for _, name in point.begun}
     for k, request in enumerate(requests):
         for _, name in point.begun:
-            cells = [_band(_one(bands[name][key], k), spec) for key, _, spec, _ in shape]
+            cells = [_band(_at_place(bands[name][key], k), spec) for key, _, spec, _ in shape]
             rows.append((f"{request.name} ({request.what})", name, *cells))
     heads = (("request", ""), ("strategy", ""), *((title, why) for _, title, _, why in shape))
     caption = (
@@ -194,7 +194,7 @@ def averages(point: Point) -> Grid:
     metric = f"average_{point.measure}"
     events = kept_events(point.num_events, point.deletions, MAX_ROWS)
     bands = [spread(point.by_event(name, "average")) for _, name in point.begun]
-    rows = tuple((str(e), *(_band(_one(band, e), ".4f") for band in bands)) for e in events)
+    rows = tuple((str(e), *(_band(_at_place(band, e), ".4f") for band in bands)) for e in events)
     heads = (("event", ""), *((name, meaning(metric)) for _, name in point.begun))
     return Grid(f"{words(metric).capitalize()} after every event.", heads, (("", rows),))
 
@@ -264,7 +264,7 @@ def _over_seeds(cells: Sequence[Cell], kind: Kind) -> str:
     return mean if low == high else f"{mean} [{low}, {high}]"
 
 
-def _one(band: Spread, place: int) -> Spread:
+def _at_place(band: Spread, place: int) -> Spread:
     return Spread(band.mean[place], band.low[place], band.high[place], band.count[place])
 
 

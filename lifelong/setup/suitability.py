@@ -185,11 +185,11 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         stay = np.intersect1d(stream.source.class_ids[event.sample_ids], stream.source.class_ids[live])
         refusal = partial(_refusal, event, len(live), stay)
         if reason := refusal(unlearner):
-            can = those_that_can("unlearners", unlearner.setting, plugins, _not(refusal))
+            can = those_that_can("unlearners", unlearner.setting, plugins, _not_refused(refusal))
             raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
 
 
-def _not(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
+def _not_refused(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
     return lambda unlearner: not refusal(unlearner)
 
 

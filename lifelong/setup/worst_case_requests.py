@@ -161,13 +161,13 @@ class Chooser:
         self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> np.ndarray:
         assert isinstance(spec.choice, Choice)
-        strategy, setting, ledger = self._live(plan, learned)
+        strategy, setting, ledger = self._live_up_to(plan, learned)
         model = strategy.network()
         assert model is not None
         data = ledger.lend(candidates)
         return select(model, setting.objective, data, spec.count, spec.choice, key / "selection")
 
-    def _live(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
+    def _live_up_to(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
         if self._setting is None or self._strategy is None or self._ledger is None:
             self._setting = self._build(Stream(plan.source, plan.units, plan.experiences, plan.task_of))
             self._strategy = self._make(self._setting)

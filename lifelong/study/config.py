@@ -94,7 +94,7 @@ class Criterion(Quantity):
     tests that the mean gap is no larger than what one retraining differs from another, and not that there is none."""
 
     @model_validator(mode="after")
-    def _one_bar(self) -> Criterion:
+    def _check_bar(self) -> Criterion:
         if sum(bar is not None for bar in (self.above, self.below, self.within)) != 1:
             raise ValueError("needs exactly one of above, below and within")
         if self.within is not None and self.over is not None:

@@ -118,7 +118,7 @@ def judge(
     """
     estimates = [_estimate(e, rule) for e in family]
     allowed = [
-        None if estimate is None or estimate.p is None else rule.over_looks(estimate.p, _sides(e, estimate))
+        None if estimate is None or estimate.p is None else rule.over_looks(estimate.p, _num_sides(e, estimate))
         for e, estimate in zip(family, estimates, strict=True)
     ]
     verdicts = []
@@ -170,7 +170,7 @@ def _estimate(e: Evidence, rule: Rule) -> Estimate | None:
     return estimated
 
 
-def _sides(e: Evidence, estimate: Estimate) -> int:
+def _num_sides(e: Evidence, estimate: Estimate) -> int:
     """Return in how many directions the test looks that gave the p-value."""
     assert e.bar is not None
     return 1 if e.test == "within" and abs(estimate.mean) <= e.bar else 2
@@ -185,13 +185,13 @@ def _decide(
         return "undecided", f"{'one seed decides' if estimate.n == 1 else 'two seeds decide'} nothing"
     if p < LEVEL:
         agreed = f"all {estimate.n} seeds agree; up to {1 - LEVEL ** (1 / estimate.n):.0%} of all might not"
-        return _side(e, estimate), agreed if estimate.low == estimate.high else None
+        return _side_of_bar(e, estimate), agreed if estimate.low == estimate.high else None
     if alone < LEVEL:
         return "undecided", f"it would be decided alone, not among {family} criteria"
     return "undecided", "the interval spans the " + ("margin" if e.test == "within" else "bar")
 
 
-def _side(e: Evidence, estimate: Estimate) -> Outcome:
+def _side_of_bar(e: Evidence, estimate: Estimate) -> Outcome:
     """Return on which side of the bar the mean is; on it is not beyond it."""
     assert e.bar is not None
     mean = math.exp(estimate.mean) if e.ratio else estimate.mean

@@ -64,7 +64,9 @@ def run_ray(
     write_atomically(token, b"")
     try:
         with _cluster(ray, address):
-            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_there)
+            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(
+                _run_on_worker
+            )
             running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
             while running:
                 done, _ = ray.wait(list(running), num_returns=1)
@@ -73,7 +75,7 @@ def run_ray(
                     result: JobResult = ray.get(done[0])
                 except ray.exceptions.RayError as error:
                     result = JobResult(job, 0.0, f"Ray lost the worker each time the job was tried: {error}")
-                _bring(job, result.files)
+                _write_files(job, result.files)
                 yield replace(result, job=job, files={})
     finally:
         token.unlink(missing_ok=True)
@@ -147,7 +149,7 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _there(job: Job, token: str) -> JobResult:
+def _run_on_worker(job: Job, token: str) -> JobResult:
     """Run a job on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
     if Path(token).exists():
         return execute(job)
@@ -161,7 +163,7 @@ def _there(job: Job, token: str) -> JobResult:
     return replace(result, files=files)
 
 
-def _bring(job: Job, files: dict[str, bytes]) -> None:
+def _write_files(job: Job, files: dict[str, bytes]) -> None:
     """Write the worker's files here; what says that a strategy is done comes last."""
     for name in sorted(files, key=lambda n: n.endswith("done.json")):
         write_atomically(job.folder / name, files[name])

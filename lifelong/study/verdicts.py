@@ -215,14 +215,18 @@ class Results:
         if c.chance is None:
             return None
         chance = 0.0 if c.above_chance else c.chance
-        if paired.of and not self._above(paired.of.values(), chance) and not self._above(paired.other.values(), chance):
+        if (
+            paired.of
+            and not self._above_chance(paired.of.values(), chance)
+            and not self._above_chance(paired.other.values(), chance)
+        ):
             return f"neither side is above chance ({c.chance:g})"
         joint = self.values(c.model_copy(update={"model": "joint"}), c.of)
-        if joint and not self._above(joint.values(), chance):
+        if joint and not self._above_chance(joint.values(), chance):
             return f"joint training is not above chance ({c.chance:g})"
         return None
 
-    def _above(self, scores: Iterable[float], chance: float) -> bool:
+    def _above_chance(self, scores: Iterable[float], chance: float) -> bool:
         """Whether the interval of a score over seeds lies above chance; of too few seeds whether the mean does."""
         estimated = self._rule.estimate(list(scores))
         return (estimated.mean if estimated.p is None or estimated.low is None else estimated.low) > chance

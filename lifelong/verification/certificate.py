@@ -176,7 +176,7 @@ def verify(
     with torch_settings(config):
         verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
         controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
-    certificate = Certificate(_about(prepared, folder), verified, controlled, folder / "certificate.json")
+    certificate = Certificate(_provenance(prepared, folder), verified, controlled, folder / "certificate.json")
     write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
     return certificate
 
@@ -197,7 +197,7 @@ def _check(folder: Path, p: Prepared) -> None:
             )
 
 
-def _about(p: Prepared, folder: Path) -> dict[str, Any]:
+def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
     return {
         "run": folder.name,
         "identity": p.identity,

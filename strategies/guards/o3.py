@@ -260,12 +260,12 @@ class O3(Guard):
     @override
     def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs, changed by the adapters as far as their gates are open."""
-        with self._served(model, batch):
+        with self._adapters_on(model, batch):
             return self._objective.outputs(model, batch)
 
     @override
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        with self._served(model, batch):
+        with self._adapters_on(model, batch):
             return self._objective.features(model, batch)
 
     @override
@@ -340,7 +340,7 @@ class O3(Guard):
     # -- looking at inputs
 
     @contextlib.contextmanager
-    def _served(self, model: FlatModel, batch: Batch) -> Iterator[None]:
+    def _adapters_on(self, model: FlatModel, batch: Batch) -> Iterator[None]:
         """Let every request's adapter act as its gate says."""
         if not self._bundles:
             yield

@@ -150,13 +150,15 @@ class Subnetworks(Strategy, ABC):
         self._check()
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
-        stale, weights_stay = later - again, not self._erases and any(self._wrote(u) for u in touched)
+        stale, weights_stay = later - again, not self._erases and any(self._has_written(u) for u in touched)
         derived = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
         for units in stale:
             self._nets[units].stale = True
             self._nets[units].derived |= derived
         if not self._erases:
-            self._left |= np.logical_or.reduce([self._nets[u].derived for u in again if self._wrote(u)], initial=False)
+            self._left |= np.logical_or.reduce(
+                [self._nets[u].derived for u in again if self._has_written(u)], initial=False
+            )
         self._drop(again)
         outcome = Outcome()
         for experience in door.history():
@@ -169,7 +171,7 @@ class Subnetworks(Strategy, ABC):
         touched, later = self._affected(request.sample_ids)
         again = touched | later if self._config.repair == "cascade" else touched
         stale = {u for u, net in self._nets.items() if net.stale}
-        traces_left = bool(self._left.any()) or (not self._erases and any(self._wrote(u) for u in touched))
+        traces_left = bool(self._left.any()) or (not self._erases and any(self._has_written(u) for u in touched))
         return "bits" if later <= again and stale <= again and not traces_left else "none"
 
     def dependents(self, units: Units) -> list[Units]:
@@ -198,7 +200,7 @@ class Subnetworks(Strategy, ABC):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        writers = {u for u, net in self._nets.items() if self._wrote(u)}
+        writers = {u for u, net in self._nets.items() if self._has_written(u)}
         by_component = {}
         for component, nets, extra in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
             derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *extra], initial=False)
@@ -248,25 +250,25 @@ class Subnetworks(Strategy, ABC):
         units, canvas = experience.units, self._canvas
         key = self._setting.key / "fit" / experience.name / experience.incarnation
         data = door.fetch(experience.sample_ids)
-        others = {u: net for u, net in self._nets.items() if u != units}
+        other_nets = {u: net for u, net in self._nets.items() if u != units}
         scores, sources, cost = self._start(data, units, key)
         canvas.put(self._nets[units].buffers if units in self._nets else None)
         self._learning = True
-        self._bring(units)
+        self._restore_weights(units)
         mask, trained = self._train_mask(data, units, scores, key)
         outcome = cost + trained
-        free = self._trainable(units, mask, others)
-        reads = self._reads(others) | set(sources)
+        free = self._trainable(units, mask, other_nets)
+        reads = self._reads(other_nets) | set(sources)
         outcome += self._train_weights(data, units, free, key)
         self._learning = False
         canvas.take_off()
         self._enter(experience, mask, scores, reads)
         if self._writes == "free":
-            self._own(units, free)
+            self._mark_owner(units, free)
         if self._writes == "mask":
-            self._overwrite(units, mask, others)
+            self._overwrite(units, mask, other_nets)
         self._seal(units)
-        return outcome.traced(self._lesson_traits(units, mask, free, others))
+        return outcome.traced(self._lesson_traits(units, mask, free, other_nets))
 
     def _start(self, data: Data, units: Units, key: Key) -> tuple[torch.Tensor, list[Units], Outcome]:
         """Return the scores to start from, whose they are, and what finding them cost."""
@@ -305,7 +307,7 @@ class Subnetworks(Strategy, ABC):
         units, size = experience.units, self._setting.num_samples
         net = self._nets.setdefault(units, Subnetwork(pack(mask), (), np.zeros(size, bool), np.zeros(size, bool)))
         if self._writes == "private":
-            self._take(net, mask)
+            self._store_weights(net, mask)
         net.bits, net.buffers = pack(mask), self._canvas.buffers()
         net.scores = scores if self._config.kkt != "none" else None
         net.own[experience.sample_ids] = True
@@ -319,13 +321,13 @@ class Subnetworks(Strategy, ABC):
             net.stale |= bool(self._left.any())
         net.seen = len(self._nets) if self._coupled else 0
 
-    def _bring(self, units: Units) -> None:
+    def _restore_weights(self, units: Units) -> None:
         """Put weights of its own, that a task comes again with, among the initial ones."""
         net = self._nets.get(units)
         if net is not None and net.values is not None:
             self._canvas.weights[self._canvas.mask_of(net)] = net.values
 
-    def _take(self, net: Subnetwork, mask: torch.Tensor) -> None:
+    def _store_weights(self, net: Subnetwork, mask: torch.Tensor) -> None:
         """Give a task the weights that it has trained, and put the initial ones back."""
         weights = self._canvas.weights
         written = mask if net.values is None else mask | self._canvas.mask_of(net)
@@ -370,37 +372,37 @@ class Subnetworks(Strategy, ABC):
         assert scores is not None
         return scores
 
-    def _trainable(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> torch.Tensor:
+    def _trainable(self, units: Units, mask: torch.Tensor, other_nets: dict[Units, Subnetwork]) -> torch.Tensor:
         """Return which weights of a mask its task may train, bool ``[P]``."""
         if self._writes != "free":
             return mask if self._weight_stage is not None else torch.zeros_like(mask)
         # A weight may lie in a live mask without being owned (its owner was deleted), and be owned without lying in
         # its owner's mask any more (the task came again): either way it is not free.
-        covered = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
+        covered = unpack(union((net.bits for net in other_nets.values()), len(mask)), len(mask), mask.device)
         owned = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
         return mask & ~covered & ((self._owner == 0) | owned)
 
-    def _reads(self, others: dict[Units, Subnetwork]) -> set[Units]:
+    def _reads(self, other_nets: dict[Units, Subnetwork]) -> set[Units]:
         """Return the others without which this task's lesson would have gone otherwise, KKT aside.
 
         Every score's gradient is multiplied by its weight, so that one trained weight anywhere is enough; and a mask
         that covers what no other covers keeps weights from being trained.
         """
-        if not self._shares or not others:
+        if not self._shares or not other_nets:
             return set()
         if self._writes == "mask":
-            return set(others)
-        needed = {u for u in others if self._wrote(u)}
-        for u in set(others) - needed:
-            covered = union((net.bits for v, net in others.items() if v != u), len(self._canvas))
-            if (others[u].bits & ~covered).any():
+            return set(other_nets)
+        needed = {u for u in other_nets if self._has_written(u)}
+        for u in set(other_nets) - needed:
+            covered = union((net.bits for v, net in other_nets.items() if v != u), len(self._canvas))
+            if (other_nets[u].bits & ~covered).any():
                 needed.add(u)
         return needed
 
-    def _overwrite(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> None:
+    def _overwrite(self, units: Units, mask: torch.Tensor, other_nets: dict[Units, Subnetwork]) -> None:
         """Note that earlier subnetworks compute with weights that this task has trained."""
         bits, trained = pack(mask), self._nets[units]
-        for u, net in others.items():
+        for u, net in other_nets.items():
             if (net.bits & bits).any():
                 net.reads = [v for v in self._nets if v in {*net.reads, units} and v != u]
                 net.derived |= trained.derived
@@ -413,13 +415,13 @@ class Subnetworks(Strategy, ABC):
         size = len(self._canvas) if self._writes == "free" else 0
         return torch.zeros(size, dtype=_number_type(count), device=self._canvas.device)
 
-    def _own(self, units: Units, free: torch.Tensor) -> None:
+    def _mark_owner(self, units: Units, free: torch.Tensor) -> None:
         """Write down who has trained which weights: positions in the order of subnetworks, from 1; 0 is nobody."""
         number = list(self._nets).index(units) + 1
         self._owner = self._owner.to(_number_type(len(self._nets)))
         self._owner[free] = number
 
-    def _wrote(self, units: Units) -> bool:
+    def _has_written(self, units: Units) -> bool:
         if self._writes != "free":
             return self._writes != "nothing"
         return bool((self._owner == list(self._nets).index(units) + 1).any())
@@ -545,11 +547,11 @@ class Subnetworks(Strategy, ABC):
         return "+".join(self._setting.units[u].name for u in units)
 
     def _lesson_traits(
-        self, units: Units, mask: torch.Tensor, free: torch.Tensor, others: dict[Units, Subnetwork]
+        self, units: Units, mask: torch.Tensor, free: torch.Tensor, other_nets: dict[Units, Subnetwork]
     ) -> dict[str, dict[str, float]]:
         """Return, for the report, how much of its mask a task could train, and how much it shares with whom."""
         size, name, bits = int(mask.sum()), self._name(units), pack(mask)
-        covered = union((net.bits for net in others.values()), len(mask))
+        covered = union((net.bits for net in other_nets.values()), len(mask))
         traits = {
             name: {
                 "mask_density": size / sum(s.stop - s.start for s in self._canvas.spans_of(units)),
@@ -561,7 +563,7 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets[units].reads:
             owned = self._nets[u].bits if self._writes != "free" else pack(self._owner == order.index(u) + 1)
             traits[f"{self._name(u)} > {name}"] = {"inherited": _count(bits & owned) / size}
-        for u, net in others.items():
+        for u, net in other_nets.items():
             if self._writes == "mask" and units in net.reads:  # overwritten
                 traits[f"{name} > {self._name(u)}"] = {"inherited": _count(bits & net.bits) / _count(net.bits)}
         return traits

@@ -182,7 +182,7 @@ def smallest(size: torch.Tensor, k: int, guess: float | None = None) -> float:
     return float(np.partition(values, k - 1)[k - 1])
 
 
-def _above(size: torch.Tensor, bar: float, out: torch.Tensor) -> int:
+def _mark_above(size: torch.Tensor, bar: float, out: torch.Tensor) -> int:
     """Write down which values lie above a bar, and count them."""
     if size.is_cuda:
         return int(torch.gt(size, bar, out=out).count_nonzero())
@@ -407,7 +407,7 @@ class ScoreStep(Optimizer):
             part = slice(span.start, span.stop)
             size, chosen = self.scores[part].abs(), self.mask[part]
             bar = smallest(size, span.drop, self._guesses[index]) if span.drop else -1.0
-            if _above(size, bar, chosen) != len(size) - span.drop:  # ties at the bar
+            if _mark_above(size, bar, chosen) != len(size) - span.drop:  # ties at the bar
                 chosen.copy_(keep_largest(size, span.drop))
             self._guesses[index] = bar
 

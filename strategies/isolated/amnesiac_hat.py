@@ -166,7 +166,7 @@ class AmnesiacHAT(Strategy):
         outcome = lesson.train()
         self._learning = False
         self._tasks.append(lesson.finished())
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -189,7 +189,7 @@ class AmnesiacHAT(Strategy):
         self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
         shaping_ids = [self._base_ids, *self._shadows.values()]
         exact = not any(np.isin(ids, forgotten_ids).any() for ids in shaping_ids)
-        return self._noted(outcome).graded("bits" if exact else "none")
+        return self._with_stranded(outcome).graded("bits" if exact else "none")
 
     @torch.no_grad()
     @override
@@ -430,7 +430,7 @@ class AmnesiacHAT(Strategy):
             {n: b.clone() for n, b in saved["backups"].items()},
         )
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))
 
 

@@ -131,7 +131,7 @@ class ClpuDer(Strategy):
         if (experience.retention or self._config.undeclared) == "temporary":
             task.model = self._copy() if self._config.pretrain else self._setting.make_model()
             self._temporary.append(task)
-            return self._noted(fit(task.model, self._setting.objective, data, training, key, hooks))
+            return self._with_stranded(fit(task.model, self._setting.objective, data, training, key, hooks))
         if self._permanent:
             size = max(1, training.batch_size // len(self._permanent))
             hooks.append(_Replay(self, self._permanent, size, steps, key / "replay", door))
@@ -139,7 +139,7 @@ class ClpuDer(Strategy):
         replayed = sum(min(size, len(t.memory)) for t in self._permanent) * steps if self._permanent else 0
         self._permanent.append(task)
         self._last_steps = steps
-        return self._noted(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
+        return self._with_stranded(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
 
     @override
     def consolidate(self, experience: Experience, door: Door) -> Outcome:
@@ -179,7 +179,7 @@ class ClpuDer(Strategy):
         self._temporary = [t for t in self._temporary if not any(t is n for n in named)]
         self._given_up = np.union1d(self._given_up, unasked)
         self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
-        return self._noted(Outcome()).graded("bits")
+        return self._with_stranded(Outcome()).graded("bits")
 
     @torch.inference_mode()
     @override
@@ -290,7 +290,7 @@ class ClpuDer(Strategy):
     def _key(self, experience: Experience) -> Key:
         return self._names / experience.name / experience.incarnation
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(**outcome.notes, stranded_samples=float(len(self._given_up)))
 
     def _loaded(self, saved: dict[str, Any]) -> _Task:

@@ -150,7 +150,7 @@ class Pall(Strategy):
         training, key = self._setting.training, self._names / experience.name / experience.incarnation
         data, model = door.fetch(experience.sample_ids), self._model
         scores = self._draw(key / "scores").requires_grad_(True)
-        free = self._free() | self._rows(experience.units)
+        free = self._free_weights() | self._rows(experience.units)
         frozen = training.model_copy(update={"weight_decay": 0.0})
         weights_step, scores_step = make_optimizer(frozen, model.parameters), make_optimizer(frozen, scores)
 
@@ -178,7 +178,7 @@ class Pall(Strategy):
         self._tasks.append(self._finished(experience, scores.detach(), data, key))
         self._share(door)
         self._renew()
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -194,7 +194,7 @@ class Pall(Strategy):
         self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
         # What an earlier request gave up already may have shaped tasks that are still there.
         clean &= not any(np.isin(shadow, forgotten_ids).any() for shadow in self._shadows.values())
-        return self._noted(outcome).graded("bits" if clean else "none")
+        return self._with_stranded(outcome).graded("bits" if clean else "none")
 
     @torch.no_grad()
     @override
@@ -392,7 +392,7 @@ class Pall(Strategy):
             union |= task.mask
         return union
 
-    def _free(self) -> torch.Tensor:
+    def _free_weights(self) -> torch.Tensor:
         return self._body & ~self._union(self._tasks)
 
     def _rows(self, units: tuple[int, ...]) -> torch.Tensor:
@@ -442,5 +442,5 @@ class Pall(Strategy):
     def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))

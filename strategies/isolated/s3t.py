@@ -165,7 +165,7 @@ class S3T(Strategy):
                 for n, shard in enumerate(group.shards)
                 if _cut(shard, forgotten_ids[shard_of == n], slice_of[shard_of == n])
             ]
-            dead = [n for n, shard in enumerate(group.shards) if not shard.stages and _live(shard)]
+            dead = [n for n, shard in enumerate(group.shards) if not shard.stages and _has_samples(shard)]
             over = bool(hit) and bool(dead) and not any(shard.stages for shard in group.shards)
             exhausted += over
             if self._config.retrain_when == "all-dead":
@@ -176,7 +176,7 @@ class S3T(Strategy):
             for number in dead:
                 outcome += self._train(group, number, door, key)
                 trained += len(group.shards[number].stages)
-        self._groups = [g for g in self._groups if any(_live(shard) for shard in g.shards)]
+        self._groups = [g for g in self._groups if any(_has_samples(shard) for shard in g.shards)]
         notes = self._notes() | {"stages": float(trained), "exhausted": float(exhausted)}
         return outcome.noted(**notes).graded("law" if self._config.fresh else "bits")
 
@@ -287,7 +287,7 @@ class S3T(Strategy):
             self._recipe.heads(shard.stages, self._host.head_size)
         return outcome
 
-    def _served(self, shard: _Shard) -> Order:
+    def _serving_order(self, shard: _Shard) -> Order:
         """Return the longest live prefix of any order; the first order's of equally long ones."""
         present = {s for s, ids in enumerate(shard.slices) if len(ids)} | {s for p in shard.stages for s in p}
         best: Order = ()
@@ -302,7 +302,7 @@ class S3T(Strategy):
     def _answers(self, group: _Group, batch: Batch) -> list[torch.Tensor]:
         outputs = []
         for shard in group.shards:
-            served = self._served(shard)
+            served = self._serving_order(shard)
             if served:
                 self._host.mount([shard.stages[served[:n]] for n in range(1, len(served) + 1)])
                 self._host.model.train(False)
@@ -322,7 +322,7 @@ class S3T(Strategy):
         stranded = served_stages = 0
         for group in self._groups:
             for shard in group.shards:
-                served = self._served(shard)
+                served = self._serving_order(shard)
                 served_stages += len(served)
                 stranded += sum(len(ids) for s, ids in enumerate(shard.slices) if s not in served)
         return {"served_stages": float(served_stages), "stranded_samples": float(stranded)}
@@ -345,5 +345,5 @@ def _cut(shard: _Shard, forgotten_ids: np.ndarray, slice_of: np.ndarray) -> bool
     return bool(hit)
 
 
-def _live(shard: _Shard) -> bool:
+def _has_samples(shard: _Shard) -> bool:
     return any(len(ids) for ids in shard.slices)

@@ -171,7 +171,7 @@ class Uncle(Strategy):
             )
         )
         self._derived[experience.sample_ids] = True
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -190,7 +190,7 @@ class Uncle(Strategy):
             task.buffers = {n: b.clone() for n, b in self._buffers.items()}
         if self._config.forgotten == "drop":
             self._tasks = [t for t in self._tasks if not t.forgotten]
-        return self._noted(outcome).graded("none")
+        return self._with_stranded(outcome).graded("none")
 
     @torch.no_grad()
     @override
@@ -344,7 +344,7 @@ class Uncle(Strategy):
     def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))
 
 

@@ -228,17 +228,17 @@ class UnifiedKD(Strategy):
 class _Keep(Hooks):
     """L_cl, as terms on top of the loss of a batch; a context, since it listens to the student's body."""
 
-    def __init__(self, strategy: UnifiedKD, known: Data | None, key: Key, remember: bool, teach: bool) -> None:
-        """Draw from the memory, which is in `known` at any time.
+    def __init__(self, strategy: UnifiedKD, pool: Data | None, key: Key, remember: bool, teach: bool) -> None:
+        """Draw from the memory, which is in `pool` at any time.
 
         Args:
             strategy: whose student is trained.
-            known: what the memory holds or may hold soon, or None.
+            pool: what the memory holds or may hold soon, or None.
             key: names all draws.
             remember: whether the samples of each batch compete for places in the memory.
             teach: whether there is a teacher, which follows the student.
         """
-        self._s, self._known, self._key, self._remember, self._teach = strategy, known, key, remember, teach
+        self._s, self._pool, self._key, self._remember, self._teach = strategy, pool, key, remember, teach
         self._step = self.forward = self.backward = 0
 
     def __enter__(self) -> _Keep:
@@ -261,10 +261,10 @@ class _Keep(Hooks):
     def kept(self, loss: torch.Tensor, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
         """Return `loss` plus the terms of a draw of the memory, and the contrastive ones of it and of `parts`."""
         s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
-        if self._known is not None and len(s.memory):
+        if self._pool is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
-            rows = positions_in(self._known.ids, np.sort(s.memory[order]))
-            drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
+            rows = positions_in(self._pool.ids, np.sort(s.memory[order]))
+            drawn = self._pool.batch(torch.from_numpy(rows).to(s.student.parameters.device))
             drawn = s.objective.drawn(drawn, self._key / "drawn" / self._step)
             features = s.objective.features(s.student, drawn)
             loss = loss + self._rehearsed(drawn, features)
@@ -324,7 +324,7 @@ class _Keep(Hooks):
         x, labels = torch.cat([b.x for b, _ in parts]), torch.cat([b.y for b, _ in parts])
         views = [F.normalize(heads.project(torch.cat([f for _, f in parts])), dim=1)]
         total = views[0].new_zeros(())
-        if self._turns(x):
+        if self._rotates(x):
             generator = (self._key / "views" / self._step).torch()
             turns = torch.randint(0, 4, (len(x),), generator=generator).to(labels)
             features = s.student.features(rotated_views(x, turns, generator))
@@ -333,7 +333,7 @@ class _Keep(Hooks):
             self.forward, self.backward = self.forward + len(x), self.backward + len(x)
         return total + config.supervised * supervised_contrastive(views, labels, config.temperature)
 
-    def _turns(self, x: torch.Tensor) -> bool:
+    def _rotates(self, x: torch.Tensor) -> bool:
         rotations = self._s.config.rotations
         possible = x.ndim == 4 and x.shape[-1] == x.shape[-2]
         if rotations and not possible:

@@ -238,7 +238,7 @@ class DarkExperience(Plugin, ABC):
         self._store()
         if self._options.stored == "final":
             ids = lesson.data.ids
-            self._memory.offer(ids, self._alive(self._outputs_of(ids, lesson.model)))
+            self._memory.offer(ids, self._without_dead_classes(self._outputs_of(ids, lesson.model)))
             self._passed += len(ids)
         self._visit[lesson.data.ids] = -1
         self._derived[lesson.data.ids] = True
@@ -295,7 +295,7 @@ class DarkExperience(Plugin, ABC):
         ids = self._shown[0].cpu().numpy()
         rows = np.flatnonzero(self._visit[ids] == self._epoch)
         if len(rows):
-            self._memory.offer(ids[rows], self._alive(self._shown[1][torch.from_numpy(rows)]))
+            self._memory.offer(ids[rows], self._without_dead_classes(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
 
     def _with_draws(self, rows: Batch, step: int) -> Batch:
@@ -303,7 +303,7 @@ class DarkExperience(Plugin, ABC):
         stored, anew = self._objective.drawn(rows, EVALUATION), self._objective.drawn(rows, self._key / step)
         return stored.part(0, self._num_distilled).concat(anew.part(self._num_distilled))
 
-    def _alive(self, outputs: torch.Tensor) -> torch.Tensor:
+    def _without_dead_classes(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._dead:
             outputs = outputs.clone()
             outputs[:, sorted(self._dead)] = _UNKNOWN

@@ -107,7 +107,7 @@ class LwF(DistillingPlugin):
             return loss
         student = outputs if self._tap is None else self._tap.take(batch)
         with torch.no_grad():
-            teacher = self._said(self._teacher.model, batch)
+            teacher = self._outputs(self._teacher.model, batch)
         pairs = [(student.index_select(1, h), teacher.index_select(1, h)) for h in self._heads]
         term = torch.stack([self._distance(s, t) for s, t in pairs]).sum()
         self.note(term, batch)
@@ -115,7 +115,7 @@ class LwF(DistillingPlugin):
             return self._new_share * loss + (1 - self._new_share) * term
         return loss + self.config.strength * term
 
-    def _said(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+    def _outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return self._classes.logits(model, batch) if self._classes else self.setting.objective.outputs(model, batch)
 
     def _distance(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -191,7 +191,9 @@ class CausalLM(TextObjective, NamedObjective):
     @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
-        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
+        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_prompt_position(batch)]).softmax(
+            1
+        )
 
     @override
     def measurements(self) -> tuple[Measurement, ...]:
@@ -209,7 +211,7 @@ class CausalLM(TextObjective, NamedObjective):
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
-        return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
+        return hidden[torch.arange(len(batch), device=hidden.device), _last_prompt_position(batch)]
 
     @override
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
@@ -260,7 +262,7 @@ class CausalLM(TextObjective, NamedObjective):
         return [(losses.detach().neg().exp() if estimator == "p-weighted" else ones, losses)]
 
 
-def _last_given(batch: Batch) -> torch.Tensor:
+def _last_prompt_position(batch: Batch) -> torch.Tensor:
     return prompt_lengths(batch.x) - 1
 
 

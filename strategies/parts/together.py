@@ -200,7 +200,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
                 if member.error is not None:
                     raise member.error
             going = [m for m in going if not m.ended]
-            for some in _alike(going):
+            for some in _groups_alike(going):
                 for member, fitted in zip(some, fit_together([cast("Job", m.job) for m in some]), strict=True):
                     member.fitted = fitted
     finally:
@@ -212,7 +212,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
     return [cast("T", m.result) for m in members]
 
 
-def _alike(members: list[_Member[T]]) -> list[list[_Member[T]]]:
+def _groups_alike(members: list[_Member[T]]) -> list[list[_Member[T]]]:
     """Return the members in groups that can take their steps as one."""
     groups: dict[object, list[_Member[T]]] = {}
     for member in members:

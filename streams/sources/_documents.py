@@ -69,7 +69,7 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     """
     shares = {True: round(config.rows * config.test_fraction)}
     shares[False] = config.rows - shares[True]
-    shortened = {domain: _enough(documents, shares, config.length) for domain, documents in domains.items()}
+    shortened = {domain: _cut_to_fill(documents, shares, config.length) for domain, documents in domains.items()}
     trained = [d for documents in shortened.values() for d in documents if not d.is_test]
     tokenizer = _tokenizer(config, [t for d in trained for t in (d.prompt, d.text) if t])
     parts, domain_ids, user_ids, is_test = [], [], [], []
@@ -108,7 +108,7 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     )
 
 
-def _enough(documents: list[Document], shares: dict[bool, int], length: int) -> list[Document]:
+def _cut_to_fill(documents: list[Document], shares: dict[bool, int], length: int) -> list[Document]:
     """Return documents, the last of them cut, that surely fill the rows: a token rarely has more than ten letters."""
     letters_left = {part: 10 * length * rows for part, rows in shares.items()}
     shortened = []

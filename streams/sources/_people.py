@@ -270,7 +270,7 @@ def people_facts(names: tuple[tuple[str, str], ...], groups: np.ndarray, key: Ke
             else:
                 domain = list(attribute.domain)
                 value = domain[draw.integers(len(domain))]
-            wrong = _wrong(attribute.name, value, domain, WRONG, draw)
+            wrong = _wrong_answers(attribute.name, value, domain, WRONG, draw)
             facts.append(fact_about(person, name, attribute, value, wrong, key / person))
     return facts
 
@@ -281,12 +281,14 @@ def world_facts(key: Key) -> list[Fact]:
     for attribute, table in zip(WORLD, (CAPITALS, SYMBOLS), strict=True):
         for index, (name, value) in enumerate(table.items()):
             draw = (key / attribute.name / name).numpy()
-            wrong = _wrong(attribute.name, value, list(attribute.domain), WRONG_WORLD, draw)
+            wrong = _wrong_answers(attribute.name, value, list(attribute.domain), WRONG_WORLD, draw)
             facts.append(fact_about(index, name, attribute, value, wrong, key / name))
     return facts
 
 
-def _wrong(attribute: str, value: str, domain: list[str], count: int, draw: np.random.Generator) -> tuple[str, ...]:
+def _wrong_answers(
+    attribute: str, value: str, domain: list[str], count: int, draw: np.random.Generator
+) -> tuple[str, ...]:
     if attribute == "year":
         near = [str(int(value) + d) for d in range(-20, 21) if d]
         return tuple(np.array(near)[draw.permutation(len(near))[:count]].tolist())

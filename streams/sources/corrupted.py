@@ -84,7 +84,7 @@ def _backdoor(clean: Source, config: Config) -> Source:
     x = with_trigger(clean.x, chosen, _highest(clean.x), config)
     extra = np.arange(len(clean), len(clean) + len(test) + len(not_target))
     corruption = Corruption(chosen, extra[: len(test)], test, extra[len(test) :], extra)
-    return _made(clean, config, labels, x, rows, corruption)
+    return _corrupted_source(clean, config, labels, x, rows, corruption)
 
 
 def _confusion(clean: Source, config: Config) -> Source:
@@ -103,7 +103,7 @@ def _confusion(clean: Source, config: Config) -> Source:
     rows = [_Rows(affected, False, a + b - of[affected])]
     extra = np.arange(len(clean), len(clean) + len(affected))
     corruption = Corruption(np.sort(np.concatenate(chosen)), affected, test[~pair], extra, extra)
-    return _made(clean, config, labels, clean.x, rows, corruption)
+    return _corrupted_source(clean, config, labels, clean.x, rows, corruption)
 
 
 def _draw(ids: np.ndarray, count: int, key: Key, description: str) -> np.ndarray:
@@ -142,7 +142,7 @@ def _highest(x: torch.Tensor) -> torch.Tensor:
     return x.amax(dim=(0, 2, 3), keepdim=True)[0] if x.ndim == 4 else x.amax()
 
 
-def _made(
+def _corrupted_source(
     clean: Source, config: Config, labels: np.ndarray, x: torch.Tensor, rows: list[_Rows], corruption: Corruption
 ) -> Source:
     parts = [x]

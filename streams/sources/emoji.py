@@ -71,7 +71,7 @@ class Config(BaseConfig):
 
     @field_validator("vendors", "held_out")
     @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("names a set twice")
         if not all(n.replace("-", "").isalnum() for n in names):

@@ -93,7 +93,7 @@ class Config(BaseConfig):
 
     @field_validator("prompt")
     @classmethod
-    def _has_places(cls, prompt: str) -> str:
+    def _check_prompt(cls, prompt: str) -> str:
         if prompt.count("{images}") != 1 or prompt.count("{question}") != 1:
             raise ValueError("must have {images} and {question}, once each")
         if prompt.index("{images}") > prompt.index("{question}"):
@@ -102,7 +102,7 @@ class Config(BaseConfig):
 
     @field_validator("distributors")
     @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_distributors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("names a distributor twice")
         return names

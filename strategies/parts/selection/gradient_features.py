@@ -127,7 +127,7 @@ class Block:
     @property
     def readable(self) -> bool:
         """Whether every trained parameter belongs to a layer whose gradients can be read off."""
-        own = [p for m in self.layers if _known(m) for p in m.parameters(recurse=False) if p.requires_grad]
+        own = [p for m in self.layers if _is_supported(m) for p in m.parameters(recurse=False) if p.requires_grad]
         return len(own) == len(self.parameters)
 
 
@@ -320,7 +320,7 @@ def _is_norm(module: nn.Module) -> bool:
     return named and "weight" in own and own.keys() <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
 
 
-def _known(module: nn.Module) -> bool:
+def _is_supported(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or has_patches(module) or is_transposed(module) or _is_norm(module)
 
 

@@ -23,7 +23,7 @@ def fitting(attempt: Callable[[int], object], size: int) -> int | None:
     """Return the largest of size / 2, size / 4, ... for which `attempt` does not run out of memory, or None."""
     while size > 1:
         size //= 2
-        _let_go()
+        _free_memory()
         try:
             attempt(size)
         except (RuntimeError, MemoryError) as error:
@@ -64,7 +64,7 @@ def memory_errors(key: str, size: int, attempt: Callable[[int], object]) -> Iter
         raise ResourceError(f"Out of memory with {size} samples at a time; {remedy}.") from error
 
 
-def _let_go() -> None:
+def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
