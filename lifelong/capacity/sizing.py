@@ -216,10 +216,10 @@ def _expected_s3t(stream: Stream, config: s3t.Config, epochs: int) -> float | No
         if isinstance(event, DeletionRequest):
             for ids in groups:
                 live, count = int((ledger.life[ids] == Life.LEARNED).sum()), int(np.isin(event.sample_ids, ids).sum())
-                each = training_per_request(
+                per_sample = training_per_request(
                     live, config.shards, config.slices, config.sequences, config.epochs or epochs
                 )
-                expected += count * each
+                expected += count * per_sample
             ledger.delete(event)
         elif not event.consolidates:
             groups.append(ledger.admit(event).sample_ids)

@@ -237,8 +237,8 @@ class Accumulation:
         if alive.all():
             return [row(event, "run", "stream", f"deleted_{self._measure}", None, 0, reason)]
         dead, counts = self._means(scores, ~alive)
-        which = np.flatnonzero(seen & (counts > 0))
-        rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in which]
-        mean = float(dead[which].mean()) if len(which) else None
-        rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(which), reason))
+        units = np.flatnonzero(seen & (counts > 0))
+        rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in units]
+        mean = float(dead[units].mean()) if len(units) else None
+        rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(units), reason))
         return rows

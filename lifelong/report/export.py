@@ -43,11 +43,11 @@ def form_of(name: str | None, out: Path | None) -> Format:
     Raises:
         ConfigError: there is no such form.
     """
-    wanted = name or (out.suffix.removeprefix(".") if out is not None else "") or "html"
+    form_name = name or (out.suffix.removeprefix(".") if out is not None else "") or "html"
     for form in FORMATS:
-        if form == wanted:
+        if form == form_name:
             return form
-    raise ConfigError(f"There is no format {wanted!r}. {closest(wanted, FORMATS)}")
+    raise ConfigError(f"There is no format {form_name!r}. {closest(form_name, FORMATS)}")
 
 
 def export(what: Run | Study, form: Format, out: Path | None = None) -> list[Path]:

@@ -186,8 +186,8 @@ def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dic
 
     def at(metric: str, model: str = "run", event: int | None = None) -> np.ndarray:
         values = [
-            None if when is None else series.value(metric, r.name, when if event is None else event, model)
-            for r, when in zip(facts.requested, served, strict=True)
+            None if served_at is None else series.value(metric, r.name, served_at if event is None else event, model)
+            for r, served_at in zip(facts.requested, served, strict=True)
         ]
         return np.array([np.nan if v is None else v for v in values])
 

@@ -248,11 +248,11 @@ def _seeds_and_bca(e: Estimate | None) -> tuple[str, str]:
 def _without_empty(grid: Grid) -> Grid:
     """Return the grid without columns that no row has anything in."""
     ((title, rows),) = grid.groups
-    kept = [k for k in range(len(grid.heads)) if any(row[k] not in ("", "-") for row in rows) or not rows]
+    filled = [k for k in range(len(grid.heads)) if any(row[k] not in ("", "-") for row in rows) or not rows]
     return Grid(
         grid.caption,
-        tuple(grid.heads[k] for k in kept),
-        ((title, tuple(tuple(row[k] for k in kept) for row in rows)),),
+        tuple(grid.heads[k] for k in filled),
+        ((title, tuple(tuple(row[k] for k in filled) for row in rows)),),
     )
 
 

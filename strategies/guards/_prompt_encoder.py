@@ -52,11 +52,11 @@ def looked_at(x: torch.Tensor) -> torch.Tensor:
     It is the prompt alone, so that a gate does not change while an answer is generated. Rows without a prompt are
     looked at as a whole.
     """
-    given = x[:, 1] == GIVEN
-    given[:, 0] = False
+    is_prompt = x[:, 1] == GIVEN
+    is_prompt[:, 0] = False
     rows = x[:, 1] > 0
     rows[:, 0] = False
-    return torch.where(given.any(1, keepdim=True), given, rows)
+    return torch.where(is_prompt.any(1, keepdim=True), is_prompt, rows)
 
 
 @final

@@ -149,30 +149,30 @@ class Subnetworks(Strategy, ABC):
         """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
         self._check()
         touched, later = self._affected(request.sample_ids)
-        again = touched | later if self._config.repair == "cascade" else touched
-        stale, weights_stay = later - again, not self._erases and any(self._has_written(u) for u in touched)
+        dropped = touched | later if self._config.repair == "cascade" else touched
+        stale, weights_stay = later - dropped, not self._erases and any(self._has_written(u) for u in touched)
         derived = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
         for units in stale:
             self._nets[units].stale = True
             self._nets[units].derived |= derived
         if not self._erases:
             self._left |= np.logical_or.reduce(
-                [self._nets[u].derived for u in again if self._has_written(u)], initial=False
+                [self._nets[u].derived for u in dropped if self._has_written(u)], initial=False
             )
-        self._drop(again)
+        self._drop(dropped)
         outcome = Outcome()
         for experience in door.history():
-            if experience.units in again:
+            if experience.units in dropped:
                 outcome += self._teach(experience, door)
         return replace(outcome.graded(self._grade()), weights_erased=not weights_stay).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""
         touched, later = self._affected(request.sample_ids)
-        again = touched | later if self._config.repair == "cascade" else touched
+        dropped = touched | later if self._config.repair == "cascade" else touched
         stale = {u for u, net in self._nets.items() if net.stale}
         traces_left = bool(self._left.any()) or (not self._erases and any(self._has_written(u) for u in touched))
-        return "bits" if later <= again and stale <= again and not traces_left else "none"
+        return "bits" if later <= dropped and stale <= dropped and not traces_left else "none"
 
     def dependents(self, units: Units) -> list[Units]:
         """Return the subnetworks that depend on one, directly or through others, in order."""
@@ -274,11 +274,13 @@ class Subnetworks(Strategy, ABC):
         """Return the scores to start from, whose they are, and what finding them cost."""
         canvas = self._canvas
         scores = initial_scores(canvas.layers, key / "scores", canvas.device)
-        known = self._nets.get(units)
-        if known is not None:
-            mask = canvas.mask_of(known)
-            again = deal(scores, mask, canvas.spans_of(units)) if known.scores is None else known.scores.clone()
-            return again, [], Outcome()
+        earlier = self._nets.get(units)
+        if earlier is not None:
+            mask = canvas.mask_of(earlier)
+            start_scores = (
+                deal(scores, mask, canvas.spans_of(units)) if earlier.scores is None else earlier.scores.clone()
+            )
+            return start_scores, [], Outcome()
         sources, cost = self._sources(data, units, key / "kkt")
         if sources:
             scores = torch.stack([self._scores(u) for u in sources]).mean(0)
@@ -577,11 +579,11 @@ class Subnetworks(Strategy, ABC):
             for layer in canvas.layers
         }
         if self._nets:
-            one = canvas.model.num_bytes()
+            network_bytes = canvas.model.num_bytes()
             trained = (canvas.weights, self._owner) if self._shares else ()
             total = sum(t.numel() * t.element_size() for t in trained)
             total += sum(net.num_bytes() for net in self._nets.values())
-            traits["stream"] = {"storage_share": total / (one * len(self._nets))}
+            traits["stream"] = {"storage_share": total / (network_bytes * len(self._nets))}
         return traits
 
 

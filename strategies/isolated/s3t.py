@@ -278,11 +278,11 @@ class S3T(Strategy):
         outcome = Outcome()
         named = key / group.experience / group.incarnation / "shard" / number
         for prefix in prefixes(orders):
-            own = named / "-".join(map(str, prefix))
+            stage_key = named / "-".join(map(str, prefix))
             stack = [shard.stages[prefix[:n]] for n in range(1, len(prefix))]
-            model = self._host.next_block(stack, own / "adapter")
+            model = self._host.next_block(stack, stage_key / "adapter")
             ids = np.sort(np.concatenate([shard.slices[s] for s in prefix]))
-            outcome += fit(model, self._setting.objective, door.fetch(ids), self._training, own)
+            outcome += fit(model, self._setting.objective, door.fetch(ids), self._training, stage_key)
             shard.stages[prefix] = self._host.trained(len(stack))
             self._recipe.heads(shard.stages, self._host.head_size)
         return outcome
@@ -333,16 +333,16 @@ def _cut(shard: _Shard, forgotten_ids: np.ndarray, slice_of: np.ndarray) -> bool
 
     Names say where a sample is, so that nothing is searched but the slices that are hit.
     """
-    hit = set()
+    hit_slices = set()
     for s in np.unique(slice_of).tolist():
         ids, in_slice = shard.slices[s], forgotten_ids[slice_of == s]
         at = np.searchsorted(ids, in_slice)
         positions = at[ids[at.clip(max=len(ids) - 1)] == in_slice] if len(ids) else at[:0]
         if len(positions):
             shard.slices[s] = np.delete(ids, positions)
-            hit.add(s)
-    shard.stages = {p: w for p, w in shard.stages.items() if hit.isdisjoint(p)}
-    return bool(hit)
+            hit_slices.add(s)
+    shard.stages = {p: w for p, w in shard.stages.items() if hit_slices.isdisjoint(p)}
+    return bool(hit_slices)
 
 
 def _has_samples(shard: _Shard) -> bool:

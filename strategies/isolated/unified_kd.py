@@ -137,11 +137,11 @@ class UnifiedKD(Strategy):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Minimise L_cl; the memory fills on the way, so that samples are replayed within their own experience."""
         key = self.names / experience.name / experience.incarnation
-        own = door.fetch(experience.sample_ids)
+        new_data = door.fetch(experience.sample_ids)
         earlier = np.setdiff1d(self.memory, experience.sample_ids)
-        known = own.joined(door.fetch(earlier)) if len(earlier) else own
-        with _Keep(self, known, key, remember=True, teach=True) as keep:
-            outcome = fit(self.student, self.setting.objective, own, self.setting.training, key, [keep])
+        pool = new_data.joined(door.fetch(earlier)) if len(earlier) else new_data
+        with _Keep(self, pool, key, remember=True, teach=True) as keep:
+            outcome = fit(self.student, self.setting.objective, new_data, self.setting.training, key, [keep])
         self._derived[experience.sample_ids] = True
         return outcome + Outcome(forward=keep.forward, backward=keep.backward, losses=outcome.losses)
 
@@ -153,11 +153,11 @@ class UnifiedKD(Strategy):
         clear = config.teacher == "clear"
         changes = {"epochs": config.epochs, "lr": config.lr}
         training = self.setting.training.model_copy(update={k: v for k, v in changes.items() if v is not None})
-        known = door.fetch(self.memory) if len(self.memory) else None
+        pool = door.fetch(self.memory) if len(self.memory) else None
         bad = redraw(self.setting.make_model(), self.names / "unlearning-teacher")
         bad.train(False)
         objective = self.objective
-        with _Keep(self, known, key, remember=False, teach=not clear) as keep:
+        with _Keep(self, pool, key, remember=False, teach=not clear) as keep:
             hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
             outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
         if clear:

@@ -111,10 +111,10 @@ class FrequencyReplay(Plugin):
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples; a class of which nothing is left has never come."""
         for c, ids in enumerate(self._ids):
-            kept = ids[~np.isin(ids, request.sample_ids)]
-            if len(ids) and not len(kept):
+            remaining = ids[~np.isin(ids, request.sample_ids)]
+            if len(ids) and not len(remaining):
                 self._occurrences[c] = 0
-            self._ids[c] = kept
+            self._ids[c] = remaining
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,10 +138,10 @@ class FrequencyReplay(Plugin):
         self._ids = [i.numpy().copy() for i in state["ids"]]
 
     def _random_classes(self, key: Key) -> list[int]:
-        kept = [c for c, ids in enumerate(self._ids) if len(ids) and c not in self._present]
+        candidates = [c for c, ids in enumerate(self._ids) if len(ids) and c not in self._present]
         generator = key.numpy()
-        wanted = int((generator.random(len(self._present)) < self.config.probability).sum())
-        return generator.permutation(kept)[:wanted].astype(int).tolist()
+        count = int((generator.random(len(self._present)) < self.config.probability).sum())
+        return generator.permutation(candidates)[:count].astype(int).tolist()
 
     def _renew(self, c: int, ids: np.ndarray, key: Key) -> None:
         """Keep samples when the class comes first; later overwrite a share that shrinks with every occurrence."""

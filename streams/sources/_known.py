@@ -72,9 +72,9 @@ def _definitions(root: str | None, key: Key) -> list[tuple[str, str]]:
 def _countries() -> list[Known]:
     """Return currency and continent of every country of some size."""
     large = sorted((c for c in table() if int(c["population"]) >= POPULATION), key=lambda c: c["name"])
-    asked = {"currency": lambda c: c["currencyname"], "continent": lambda c: CONTINENTS[c["continentcode"]]}
+    answer_of = {"currency": lambda c: c["currencyname"], "continent": lambda c: CONTINENTS[c["continentcode"]]}
     return [
-        Known(tuple(f.format(c["name"]) for f in _COUNTRY[what]), value(c))
+        Known(tuple(f.format(c["name"]) for f in _COUNTRY[attribute]), value(c))
         for c in large
-        for what, value in asked.items()
+        for attribute, value in answer_of.items()
     ]

@@ -91,18 +91,19 @@ def _confusion(clean: Source, config: Config) -> Source:
     a, b = config.classes
     if a == b:
         raise ConfigError(f"source.classes: {a} cannot be confused with itself; name two classes.")
-    train, test, of = clean.train_ids, clean.test_ids, clean.class_ids
+    train, test, class_ids = clean.train_ids, clean.test_ids, clean.class_ids
     half = config.samples // 2
     chosen = [
-        _draw(train[of[train] == c], half, Key(0) / "confusion", f"training samples of class {c}") for c in (a, b)
+        _draw(train[class_ids[train] == c], half, Key(0) / "confusion", f"training samples of class {c}")
+        for c in (a, b)
     ]
-    labels = of.copy()
+    labels = class_ids.copy()
     labels[chosen[0]], labels[chosen[1]] = b, a
-    pair = np.isin(of[test], (a, b))
-    affected = test[pair]
-    rows = [_Rows(affected, False, a + b - of[affected])]
+    confusable = np.isin(class_ids[test], (a, b))
+    affected = test[confusable]
+    rows = [_Rows(affected, False, a + b - class_ids[affected])]
     extra = np.arange(len(clean), len(clean) + len(affected))
-    corruption = Corruption(np.sort(np.concatenate(chosen)), affected, test[~pair], extra, extra)
+    corruption = Corruption(np.sort(np.concatenate(chosen)), affected, test[~confusable], extra, extra)
     return _corrupted_source(clean, config, labels, clean.x, rows, corruption)
 
 
@@ -149,7 +150,7 @@ def _corrupted_source(
     for r in rows:
         copies = clean.x[r.of]
         parts.append(with_trigger(copies, np.arange(len(copies)), _highest(clean.x), config) if r.triggered else copies)
-    of = np.concatenate([r.of for r in rows])
+    copied_rows = np.concatenate([r.of for r in rows])
     class_ids = np.concatenate([labels, *(r.labels for r in rows)])
     note = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
     domains = clean.domain_ids
@@ -159,9 +160,9 @@ def _corrupted_source(
         x=torch.cat(parts),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
-        user_ids=np.concatenate([clean.user_ids, clean.user_ids[of]]),
-        is_test=np.concatenate([clean.is_test, np.ones(len(of), dtype=bool)]),
-        domain_ids=None if domains is None else np.concatenate([domains, domains[of]]),
+        user_ids=np.concatenate([clean.user_ids, clean.user_ids[copied_rows]]),
+        is_test=np.concatenate([clean.is_test, np.ones(len(copied_rows), dtype=bool)]),
+        domain_ids=None if domains is None else np.concatenate([domains, domains[copied_rows]]),
         notes=(*clean.notes, note),
         corruption=corruption,
     )

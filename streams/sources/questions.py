@@ -103,7 +103,7 @@ def load(config: Config) -> Source:
     holdout = [_Question(*_pair(located, config)) for file in config.holdout for located in read(Path(file))]
     question_rows = _rows(taught)
     tokenizer = _tokenizer(config, [*taught, *holdout])
-    n, most = len(question_rows), max(len(q.wrong) for q in taught)
+    n, max_wrong = len(question_rows), max(len(q.wrong) for q in taught)
     wrong = [(i, j) for i, row in enumerate(question_rows) for j in range(len(row.of.wrong))]
     pairs = [
         *((r.asked, r.of.answer) for r in question_rows),
@@ -115,8 +115,8 @@ def load(config: Config) -> Source:
         [(tokenizer.encode(PROMPT.format(q)), [*tokenizer.encode(f" {a}"), tokenizer.eos]) for q, a in pairs], tokenizer
     )
     perturbed = None
-    if most:
-        perturbed = x.new_zeros(n, most, *x.shape[1:])
+    if max_wrong:
+        perturbed = x.new_zeros(n, max_wrong, *x.shape[1:])
         perturbed[tuple(torch.tensor(wrong).T)] = x[2 * n : 2 * n + len(wrong)]
     class_ids, class_names = _numbered([r.of.label for r in question_rows])
     user_ids, user_names = _numbered([r.of.user for r in question_rows])
