@@ -34,8 +34,8 @@ def cut_answer(text: str) -> str:
     >>> cut_answer("Paris\n\nQuestion: x"), cut_answer("Paris\nQ: And Rome?"), cut_answer(" The Quiet Harbor.")
     ('Paris', 'Paris', ' The Quiet Harbor.')
     """
-    found = _NEXT_QUESTION.search(text)
-    return text if found is None else text[: found.start()].rstrip()
+    next_question = _NEXT_QUESTION.search(text)
+    return text if next_question is None else text[: next_question.start()].rstrip()
 
 
 def operating_point(curve: Sequence[float], reference: float) -> tuple[int, bool]:

@@ -72,14 +72,14 @@ def log_ratios(phi: np.ndarray, inside: np.ndarray, fit: np.ndarray, judged: np.
     """
     if len(np.intersect1d(fit, judged)):
         raise LifelongError("An attack must not be fitted on models that it judges; split them into two halves.")
-    known, kinds = phi[fit], inside[fit]
+    fit_phi, kinds = phi[fit], inside[fit]
     result = np.zeros((len(judged), phi.shape[1]))
     for sign, kind in ((1, kinds), (-1, ~kinds)):
         count = kind.sum(0)
         if count.min() < 2:
             raise ValueError("every sample needs two models of a kind to fit")
-        mean = np.where(kind, known, 0.0).sum(0) / count
-        squares = (np.where(kind, known - mean, 0.0) ** 2).sum(0)
+        mean = np.where(kind, fit_phi, 0.0).sum(0) / count
+        squares = (np.where(kind, fit_phi - mean, 0.0) ** 2).sum(0)
         if count.min() < OWN_VARIANCE:
             variance = np.full(len(mean), squares.sum() / (count - 1).sum())
         else:

@@ -58,10 +58,10 @@ class Sight(nn.Module):
             images: uint8 ``[B, M, C, H, W]``.
         """
         counts = is_image.sum(1, keepdim=True) // self.positions
-        there = torch.arange(images.shape[1], device=images.device) < counts
-        if not bool(there.any()):
+        is_shown = torch.arange(images.shape[1], device=images.device) < counts
+        if not bool(is_shown.any()):
             return embedded
-        features = self(images[there]).to(embedded.dtype)
+        features = self(images[is_shown]).to(embedded.dtype)
         return embedded.masked_scatter(is_image.unsqueeze(2), features)
 
 

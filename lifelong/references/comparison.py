@@ -118,19 +118,19 @@ class _Lived:
         if first:
             self._run_detailed[event] = Detailed("run", event, self.outputs(event), plan, random)
         run = self._run_detailed[event]
-        other = Detailed(kind, event, reference, plan, random, self._shared.known(kind, reference_name))
+        reference_details = Detailed(kind, event, reference, plan, random, self._shared.known(kind, reference_name))
         if first:
             rows += run.calibration()
             for request in plan.due(event):
                 rows += [*run.rows(request), *run.p_values(request)]
         if point.request is None:
-            reference_rows = other.calibration()
+            reference_rows = reference_details.calibration()
             rows += [*reference_rows, *gap_rows(kind, run.calibration(), reference_rows)]
         for request in due:
-            reference_rows = other.rows(request)
+            reference_rows = reference_details.rows(request)
             rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
-            rows += other.p_values(request) if kind == "retrained" else []
-            rows += pair_rows(kind, request, run, other, plan)
+            rows += reference_details.p_values(request) if kind == "retrained" else []
+            rows += pair_rows(kind, request, run, reference_details, plan)
             if kind == "retrained" and request.event == event:
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
                 rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))

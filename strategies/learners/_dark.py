@@ -49,9 +49,9 @@ def distillation(outputs: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
     >>> round(float(distillation(torch.tensor([[2.0, 9.0], [0.0, 0.0]]), stored)), 4)
     1.6667
     """
-    known = stored.isfinite()
-    difference = outputs.masked_fill(~known, 0.0) - stored.masked_fill(~known, 0.0)
-    return difference.square().sum() / known.sum().clamp(min=1)
+    is_stored = stored.isfinite()
+    difference = outputs.masked_fill(~is_stored, 0.0) - stored.masked_fill(~is_stored, 0.0)
+    return difference.square().sum() / is_stored.sum().clamp(min=1)
 
 
 class DarkMemory:
@@ -89,10 +89,10 @@ class DarkMemory:
             outputs: ``[len(ids), width]``.
         """
         slots = self._slot_of[ids]
-        held = slots >= 0
-        if held.any():
-            self._outputs[torch.from_numpy(slots[held].astype(np.int64))] = outputs[torch.from_numpy(held)]
-        rows = np.flatnonzero(~held)
+        is_kept = slots >= 0
+        if is_kept.any():
+            self._outputs[torch.from_numpy(slots[is_kept].astype(np.int64))] = outputs[torch.from_numpy(is_kept)]
+        rows = np.flatnonzero(~is_kept)
         priorities = self._key.priorities(ids[rows])
         if len(self.ids) == self._capacity and len(rows):
             good = priorities < self._priorities.max()
@@ -238,7 +238,7 @@ class DarkExperience(Plugin, ABC):
         self._store()
         if self._options.stored == "final":
             ids = lesson.data.ids
-            self._memory.offer(ids, self._alive(self._outputs_of(ids, lesson.model)))
+            self._memory.offer(ids, self._without_dead_classes(self._outputs_of(ids, lesson.model)))
             self._passed += len(ids)
         self._visit[lesson.data.ids] = -1
         self._derived[lesson.data.ids] = True
@@ -295,7 +295,7 @@ class DarkExperience(Plugin, ABC):
         ids = self._shown[0].cpu().numpy()
         rows = np.flatnonzero(self._visit[ids] == self._epoch)
         if len(rows):
-            self._memory.offer(ids[rows], self._alive(self._shown[1][torch.from_numpy(rows)]))
+            self._memory.offer(ids[rows], self._without_dead_classes(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
 
     def _with_draws(self, rows: Batch, step: int) -> Batch:
@@ -303,7 +303,7 @@ class DarkExperience(Plugin, ABC):
         stored, anew = self._objective.drawn(rows, EVALUATION), self._objective.drawn(rows, self._key / step)
         return stored.part(0, self._num_distilled).concat(anew.part(self._num_distilled))
 
-    def _alive(self, outputs: torch.Tensor) -> torch.Tensor:
+    def _without_dead_classes(self, outputs: torch.Tensor) -> torch.Tensor:
         if self._dead:
             outputs = outputs.clone()
             outputs[:, sorted(self._dead)] = _UNKNOWN

@@ -186,15 +186,15 @@ class Pair(Hooks):
         self._terms["forget"].append(forget.detach())
         if self._batches is None:
             return self._gamma * forget
-        held = next(self._batches)
-        self.retained += len(held)
-        now = self._objective.outputs(model, held)
+        retained_batch = next(self._batches)
+        self.retained += len(retained_batch)
+        now = self._objective.outputs(model, retained_batch)
         if self._before is None:
-            retain = self._objective.losses(now, held).mean()
+            retain = self._objective.losses(now, retained_batch).mean()
         else:
             with torch.no_grad():
-                then = self._objective.outputs(self._before, held)
-            retain = self._objective.divergences(now, then, held).mean()
+                then = self._objective.outputs(self._before, retained_batch)
+            retain = self._objective.divergences(now, then, retained_batch).mean()
         self._terms["retain"].append(retain.detach())
         return self._gamma * forget + self._alpha * retain
 

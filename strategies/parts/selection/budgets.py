@@ -24,12 +24,12 @@ def equal_shares(sizes: np.ndarray, total: int) -> np.ndarray:
     >>> equal_shares(np.array([100, 3, 40]), 30).tolist()
     [14, 3, 13]
     """
-    given = np.zeros(len(sizes), dtype=np.int64)
-    left = min(total, int(sizes.sum()))
+    shares = np.zeros(len(sizes), dtype=np.int64)
+    remaining = min(total, int(sizes.sum()))
     for done, k in enumerate(np.argsort(sizes, kind="stable")):
-        given[k] = min(int(sizes[k]), left // (len(sizes) - done))
-        left -= int(given[k])
-    return given
+        shares[k] = min(int(sizes[k]), remaining // (len(sizes) - done))
+        remaining -= int(shares[k])
+    return shares
 
 
 def weighted_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
@@ -57,11 +57,11 @@ def weighted_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.nd
         if not over.any():
             break
         exact[over], open_[over] = sizes[over], False
-    given = np.floor(exact + 1e-9).astype(np.int64)
+    shares = np.floor(exact + 1e-9).astype(np.int64)
     # What rounding has left goes to the largest fractions, then to whoever still has something.
-    for k in np.argsort(given - exact, kind="stable"):
-        given[k] += int(given.sum() < total and given[k] < sizes[k])
-    return given + equal_shares(sizes - given, total - int(given.sum()))
+    for k in np.argsort(shares - exact, kind="stable"):
+        shares[k] += int(shares.sum() < total and shares[k] < sizes[k])
+    return shares + equal_shares(sizes - shares, total - int(shares.sum()))
 
 
 def spreads(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

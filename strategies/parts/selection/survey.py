@@ -102,10 +102,10 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
     features, embeddings, norms, cost = [], [], [], Outcome()
     for batch in objective.batches(data, look.batch_size):
         if look.block is not None:
-            outputs, found, norm = sample_features(
+            outputs, sample_vectors, norm = sample_features(
                 model, objective, batch, look.block, look.projector, look.form, look.memory
             )
-            features.append(found.cpu())
+            features.append(sample_vectors.cpu())
             norms.append(norm.cpu())
             cost += Outcome(backward=len(batch))
         with evaluating(model), torch.inference_mode():
@@ -131,18 +131,18 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
 def _score(
     name: Selector, model: FlatModel, objective: Objective, batch: Batch, outputs: torch.Tensor, look: Look
 ) -> torch.Tensor:
-    found = objective.responses(outputs, batch)
+    responses = objective.responses(outputs, batch)
     if name == "perplexity":
-        return log_perplexities(found, look.formulas)
+        return log_perplexities(responses, look.formulas)
     if name == "el2n":
-        return el2n(found)
+        return el2n(responses)
     if name == "entropy":
         everywhere = look.formulas == "released"
         return entropies(objective.responses(outputs, batch, everywhere))
-    what: Without = "prompt"
+    part: Without = "prompt"
     if name == "image-grounding":
-        what = "image" if look.no_image == "zeros" else "image-positions"
-    reduced = objective.without(batch, what)
+        part = "image" if look.no_image == "zeros" else "image-positions"
+    reduced = objective.without(batch, part)
     assert reduced is not None, "`available` has asked"
     bare, had = reduced
-    return groundings(found, objective.responses(objective.outputs(model, bare), bare), had, look.formulas)
+    return groundings(responses, objective.responses(objective.outputs(model, bare), bare), had, look.formulas)
