@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,11 +47,11 @@ class RequestPlan:
 
     def at(self, event: int) -> RequestPlan:
         """Return what is left of the request after `event`: without what has been learned again by then."""
-        parts = {}
+        parts: dict[str, np.ndarray] = {}
         for name in ("forget", "forget_test", "non_members"):
             positions, until = getattr(self, name), getattr(self, f"{name}_until")
             parts |= {name: positions[until > event], f"{name}_until": until[until > event]}
-        return replace(self, **parts)
+        return RequestPlan(self.deletion, self.event, **parts)
 
     @property
     def detailed(self) -> np.ndarray:

@@ -8,7 +8,7 @@ _TOLERANCE, _STEPS, _HALVINGS = 1e-9, 100, 40
 
 
 def logistic_fits(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and intercepts ``[F]`` of F regressions with an L2 penalty on the weight, as scikit-learn at C = 1.
+    """Return weights and intercepts ``[F]`` of F regressions with an L2 penalty on the weight (C = 1).
 
     Newton's method from zero, for all of them at once: with two parameters a step is a closed formula. A step that
     would raise the loss is halved. It ends where no slope of a mean loss is above 1e-9, which is nearer to the optimum

@@ -200,8 +200,8 @@ class Detailed:
         return self._known.p_values[request.name]
 
     def _p_value(self, request: RequestPlan) -> Row:
-        losses, classes, forget, others = self.outputs.losses, self._plan.classes, request.forget, request.non_members
-        p = membership_p(losses[forget], classes[forget], losses[others], classes[others])
+        losses, classes, forget, unseen = self.outputs.losses, self._plan.classes, request.forget, request.non_members
+        p = membership_p(losses[forget], classes[forget], losses[unseen], classes[unseen])
         return row(self.event, self._model, request.name, "membership_p", p, len(forget), _NO_TEST)
 
     def _measure(self, request: RequestPlan) -> list[Row]:

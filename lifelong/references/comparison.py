@@ -63,9 +63,7 @@ class Shared:
         return self._probabilities[event]
 
 
-def compare(
-    p: Prepared, name: str, record: Record, instruments: Instruments, shared: Shared
-) -> tuple[list[Row], Cost]:
+def compare(p: Prepared, name: str, record: Record, instruments: Instruments, shared: Shared) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
     evaluator, measure = instruments.evaluator, p.setting.objective.measure
     lived = _Lived(p, record, shared)

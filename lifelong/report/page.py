@@ -46,6 +46,7 @@ th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { t
 td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
 th[scope=row] { font-weight: normal; } .beside tr:first-child > * { font-weight: 600; padding-top: .8rem; }
 th.group { padding-top: .8rem; }
+td.grey { color: var(--dim); font-style: italic; }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
 .verdict { display: inline-block; padding: 0 .6rem; border-radius: .8rem; color: #fff; font-weight: 600; }

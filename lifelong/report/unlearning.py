@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 import numpy as np
 
+from lifelong.metrics.controls import CONTROLS, is_at_chance
 from lifelong.report.facts import Facts
 from lifelong.report.markup import cell, table
 from lifelong.report.tables import meaning
@@ -57,6 +59,14 @@ def beside_retraining(facts: Facts) -> str:
     def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
         return (head, meaning(metric), mean(metric, model), spec)
 
+    def tells_nothing(metric: str) -> Callable[[str], bool]:
+        control = CONTROLS[metric]
+
+        def value(strategy: str) -> bool:
+            return is_at_chance(facts.series[strategy].value(control, r.name, r.event) for r in facts.requested)
+
+        return value
+
     columns: list[_Column] = [
         *four("run"),
         of("average gap", "average_gap"),
@@ -70,6 +80,7 @@ def beside_retraining(facts: Facts) -> str:
         of("U-LiRA", "ulira_auc", ".3f", "run"),
         of("RMIA", "rmia_auc", ".3f", "run"),
         of("LiRA before", "lira_auc", ".3f", "run"),
+        of("RMIA before", "rmia_before_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -81,7 +92,10 @@ def beside_retraining(facts: Facts) -> str:
         "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
         "reference the better, in UA and MIA too; no number means anything without it."
     )
-    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups)
+    grey = {"U-LiRA": tells_nothing("ulira_auc"), "RMIA": tells_nothing("rmia_auc")}
+    if any(facts.series[name].subjects("ulira_auc") for name in facts.strategies):
+        caption += " An attack is grey where it found nothing before the requests, when there was all to be found."
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, grey)
 
 
 def correction(facts: Facts) -> str:
@@ -106,7 +120,11 @@ def correction(facts: Facts) -> str:
 
 
 def _table(
-    facts: Facts, caption: str, columns: Sequence[_Column], groups: Mapping[tuple[str, ...], Sequence[str]]
+    facts: Facts,
+    caption: str,
+    columns: Sequence[_Column],
+    groups: Mapping[tuple[str, ...], Sequence[str]],
+    grey: Mapping[str, Callable[[str], bool]] = MappingProxyType({}),
 ) -> str:
     """Return a table of strategies, without columns in which nobody has a value.
 
@@ -115,12 +133,17 @@ def _table(
         caption: above the table.
         columns: what it shows.
         groups: strategies by the first cells of the reference that stands above them; none stands above without cells.
+        grey: by heads of columns, whether the number of a strategy tells nothing.
     """
     values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
     shown_columns = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
 
     def row(head: str, cells: Sequence[str]) -> str:
-        shown = "".join(cell(text) for text in [*cells, *[""] * (len(shown_columns) - len(cells))])
+        padded = [*cells, *[""] * (len(shown_columns) - len(cells))]
+        shown = "".join(
+            cell(text, is_grey=c[0] in grey and head in facts.series and grey[c[0]](head))
+            for text, c in zip(padded, shown_columns, strict=True)
+        )
         return f'<tr><th scope="row">{escape(head)}</th>{shown}</tr>'
 
     bodies = []

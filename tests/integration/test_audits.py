@@ -117,7 +117,15 @@ SHADOWS = {
 PARTS = {
     *("tow_retain", "tow_test", "ulira_low", "ulira_high", "rmia_low", "rmia_high", "lira_auc", "ulira_accuracy"),
     *("lira_p", "ulira_p", "rmia_p", *(f"rmia_before_{part}" for part in ("auc", "low", "high", "p", "tpr_1"))),
-    *("ulira_tpr_1", "ulira_tpr_01", "rmia_tpr_1", "forgetting_score_null", "forgetting_score_ratio", "klom_95", "klom_median"),
+    *(
+        "ulira_tpr_1",
+        "ulira_tpr_01",
+        "rmia_tpr_1",
+        "forgetting_score_null",
+        "forgetting_score_ratio",
+        "klom_95",
+        "klom_median",
+    ),
     *("forgetting_score_final", "forgetting_epsilon_bound", "klom_median_null", "relapse_max", "relapse_test_max"),
 }
 # Not about how well something is forgotten, but about cost, time and others; tested in tests/unit/test_metrics.py.

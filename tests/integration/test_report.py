@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lifelong.config.run import RunConfig
 from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
-from lifelong.report.facts import gather, kept_events
+from lifelong.report.facts import Series, gather, kept_events
 from lifelong.report.html import write_report
 from lifelong.results.table import Row, Table, read_rows
 from streams.config import parse
@@ -289,7 +289,9 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
         assert describe(metric).meaning.endswith(".")
     optional = {"stability_gap"}  # evaluations within experiences
     optional |= {"relearn_steps", "anamnesis", "readout_accuracy", "layer_distance", "layer_distance_max"}  # audits
-    optional |= {m for m in METRICS if "lira" in m or m.startswith(("forgetting_score", "forgetting_eps"))}  # shadows
+    optional |= {
+        m for m in METRICS if "lira" in m or "rmia_before" in m or m.startswith(("forgetting_score", "forgetting_eps"))
+    }  # shadows
     optional |= {"attack_success", "unnamed_fit", "recovery"}  # corrupted sources
     optional |= {"mask_density", "mask_overlap", "free_share", "inherited", "capacity_used", "storage_share"}  # masks
     optional |= {
@@ -307,15 +309,7 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional |= {"verb_mem", "know_mem", "retain_know_mem", "joint_priv_leak"}  # audits of text
     optional |= {m for m in METRICS if m.startswith(("utility_", "relearned", "int4_", "int8_", "context_", "probe_"))}
     optional |= {m for m in METRICS if m.startswith("reintroduction_gain_")}
-    optional |= {
-        "rmia_auc",
-        "rmia_low",
-        "rmia_high",
-        "rmia_tpr_1",
-        "klom_median",
-        "klom_95",
-        "klom_median_null",
-    }  # shadows
+    optional |= {"klom_median", "klom_95", "klom_median_null"}  # these and the above: shadows
     optional |= {"mixture_domain", "mixture_instructions", "mixture_preferences", "preference_margin"}  # mix-cpt
     optional |= {"adapter_overlap", "detector_condition", "detector_small", "gate", "gate_rest", "gate_used"}  # o3
     optional |= {"attribution"}  # beside retraining and a life without the request
@@ -389,3 +383,23 @@ def decoded(array: dict[str, Any]) -> np.ndarray:
     """Plotly's typed array."""
     shape = [int(n) for n in array["shape"].split(",")]
     return np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"]).reshape(shape)
+
+
+def test_an_attack_that_found_nothing_before_the_request_is_grey(run: Run) -> None:
+    facts = gather(run)
+    served = {(r.name, r.event) for r in facts.requested}
+    for p, grey in ((0.4, True), (0.005, False)):
+        changed = []
+        for table in run.tables.values():
+            rows = [
+                Row(event, "run", name, metric, value, 9)
+                for name, event in served
+                for metric, value in (("ulira_auc", 0.512), ("lira_auc", 0.7), ("lira_p", p))
+            ]
+            changed.append(Table([*table.rows, *rows]))
+        page = unlearning.beside_retraining(
+            replace(facts, series={n: Series(t) for n, t in zip(run.tables, changed, strict=True)})
+        )
+        assert ('<td class="grey">0.512</td>' in page) == grey
+        assert ("<td>0.512</td>" in page) == (not grey)
+        assert '<td class="grey">0.700</td>' not in page

@@ -332,7 +332,7 @@ def test_rmia_is_at_chance_where_retraining_is_and_finds_what_is_still_known() -
 
 
 def known_answer(shift: float, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log odds of targets, unit normal around a mean of each and `shift` higher in models that had it, and of others."""
+    """Log odds of targets, normal around a mean of each and `shift` higher in models that had it, and of others."""
     phi, inside, draw = lives(64, 100)
     return phi + draw.normal(size=100) + mean + shift * inside, draw.normal(size=(64, 200)) + mean, inside
 

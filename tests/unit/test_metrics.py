@@ -31,7 +31,6 @@ from lifelong.metrics.requests import (
     attribution_rows,
     collateral,
     mean_rows,
-    scores_of,
     service_rows,
 )
 from lifelong.results.table import Row, row
