@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lifelong.formulas.membership import PERMUTATIONS
 from streams.errors import LifelongError
 from streams.randomness import Key
 
 OWN_VARIANCE = 64
 """From that many models of a kind on, every sample has variances of its own; below, they are pooled over samples."""
-PERMUTATIONS = 199
-"""Random ones behind a p-value, of which 1 / 200 is the lowest."""
 _TINY = 1e-12
 
 
