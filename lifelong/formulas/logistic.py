@@ -21,7 +21,7 @@ def logistic_fits(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     >>> x, y = np.array([[-2.0, -1.0, 1.0, 2.0]]), np.array([[0, 1, 0, 1]])
     >>> (weight,), (intercept,) = logistic_fits(x, y)
     >>> round(float(weight), 4), round(abs(float(intercept)), 4)
-    (0.2897, 0.0)
+    (0.2905, 0.0)
     """
     parameters = np.zeros((2, len(x)))
     loss = _losses(parameters, x, y)

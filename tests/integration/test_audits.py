@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import lifelong
+from lifelong.formulas.membership import efficacy_attack
+from lifelong.metrics import detailed
 from lifelong.metrics.catalogue import describe
 from lifelong.references.shadows import is_inside, shadow_events
 from lifelong.results.table import Table
@@ -116,7 +118,13 @@ SHADOWS = {
 # Parts of the above, or what a number is made of.
 PARTS = {
     *("tow_retain", "tow_test", "ulira_low", "ulira_high", "rmia_low", "rmia_high", "lira_auc", "ulira_accuracy"),
-    *("lira_p", "ulira_p", "rmia_p", *(f"rmia_before_{part}" for part in ("auc", "low", "high", "p", "tpr_1"))),
+    *(
+        "membership_p",
+        "lira_p",
+        "ulira_p",
+        "rmia_p",
+        *(f"rmia_before_{part}" for part in ("auc", "low", "high", "p", "tpr_1")),
+    ),
     *(
         "ulira_tpr_1",
         "ulira_tpr_01",
@@ -287,6 +295,14 @@ def test_over_the_stream(run: lifelong.Run) -> None:
     assert when_served(retrain, "worst_abs_gap_forget_accuracy", "requests") == 0.0
 
 
+def test_p_values_of_one_model(run: lifelong.Run) -> None:
+    none, retrain = run.tables["none"], run.tables["retrain"]
+    assert (
+        when_served(none, "membership_p", SAMPLES, "run") < 0.05 < when_served(retrain, "membership_p", SAMPLES, "run")
+    )
+    assert when_served(retrain, "membership_p", SAMPLES) == when_served(none, "membership_p", SAMPLES)
+
+
 def test_attacks_on_single_samples(run: lifelong.Run) -> None:
     none, retrain = run.tables["none"], run.tables["retrain"]
     for table in (none, retrain):
@@ -397,3 +413,14 @@ def test_where_no_class_is_predicted_the_reason_is_told(tmp_path: Path, monkeypa
     assert when_served(table, "calibrated_loss_auc", SAMPLES) == 0.5
     assert when_served(table, "gap_forget_loss", SAMPLES) == 0.0
     assert table.select("layer_distance", "stream", "retrained")[0].value == 0.0
+
+
+def test_an_attack_is_fitted_once_for_every_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    fits = []
+    monkeypatch.setattr(detailed, "efficacy_attack", lambda *sides: fits.append(sides) or efficacy_attack(*sides))
+    few = {"training": {"epochs": 1}, "evaluation": {}, "references": {"kinds": ["retrained"]}}
+    tables = lifelong.run(config_of(tmp_path, **few), tmp_path).tables
+    rows = [r for table in tables.values() for r in table.rows if r.metric == "mia_efficacy"]
+    assert len([r for r in rows if r.subject in (SAMPLES, CLASS)]) == 12
+    assert len(fits) == 6, "two runs and the reference that they share, after either request"
