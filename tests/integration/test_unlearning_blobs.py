@@ -561,6 +561,14 @@ def test_fisher_noise_has_the_variance_it_should(fx: Blobs) -> None:
     assert abs(float(change.mean())) < 3 * float(change.std()) / np.sqrt(2000)
 
 
+def test_fisher_forgetting_draws_a_deleted_class_s_row_anew(fx: Blobs) -> None:
+    """The authors' variance is 1e-4 times the factor 10 of the last layer."""
+    strategy, _, _ = fx.served({"name": "fisher-forgetting", "alpha": 1e-12}, fx.request(*CLASS_0))
+    model = strategy.learner.model
+    row = model.parameters[model.slices["head.weight"]].view(-1, 64)[0]
+    assert float(row.square().mean()) == pytest.approx(1e-3, rel=0.6)
+
+
 def test_unsir_forgets_a_class_without_reading_it(fx: Blobs) -> None:
     request = fx.request(*CLASS_0)
     source = fx.ruined(request.sample_ids)

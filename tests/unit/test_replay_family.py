@@ -443,6 +443,22 @@ def test_frequency_replay_learns_rare_classes_along(tools: Any) -> None:
     assert not len(plugin.holds(ids[0])["memory"])
 
 
+@pytest.mark.parametrize(("per_class", "renewed"), [(200, [100, 66, 10]), (20, [10, 6, 1])])
+def test_frequency_replay_renews_a_twentieth_at_least(per_class: int, renewed: list[int], tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=40 * per_class // 4)
+    setting = tools.setting(source, epochs=1)
+    plugin = frequency_replay.FrequencyReplay(frequency_replay.Config(per_class=per_class), setting)
+    ids = np.flatnonzero((source.class_ids == 0) & ~source.is_test)
+    plugin._renew(0, ids[:per_class], setting.key)
+    for turn, (occurrences, count) in enumerate(zip([1, 2, 100], renewed, strict=True), start=1):
+        plugin._occurrences[0] = occurrences
+        before = plugin.stored_ids()
+        plugin._renew(0, ids[turn * per_class : (turn + 1) * per_class], setting.key / turn)
+        after = plugin.stored_ids()
+        assert len(after) == per_class
+        assert len(np.setdiff1d(after, before)) == count
+
+
 def assemble_request(source: Any, ids: np.ndarray) -> DeletionRequest:
     from streams.events import Request
 
