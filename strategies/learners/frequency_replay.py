@@ -144,7 +144,7 @@ class FrequencyReplay(Plugin):
         return generator.permutation(kept)[:wanted].astype(int).tolist()
 
     def _renew(self, c: int, ids: np.ndarray, key: Key) -> None:
-        """Keep samples when the class comes first; later overwrite a share that shrinks with every occurrence, to 5 %."""
+        """Keep samples when the class comes first; later overwrite a share that shrinks as it comes, to 5 %."""
         size, kept = self.config.per_class, self._ids[c]
         new = ids[~np.isin(ids, kept)]
         count = max(size // (int(self._occurrences[c]) + 1), size // 20) if len(kept) else size

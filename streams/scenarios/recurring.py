@@ -125,7 +125,7 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
 def _is_late(task: int, config: Config) -> bool:
     """Return whether a task, counted from 0, is of the second phase.
 
-    As in the published code: "forgetting" turns once task > T / 2, "two-period" one earlier for even T, at task >= T / 2.
+    As in the published code: "forgetting" turns when task > T / 2, "two-period" when task >= T / 2.
     """
     if config.phases == "two-period":
         return 2 * task >= config.tasks
