@@ -51,8 +51,8 @@ class Answers(Measurement):
             "Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"
         ),
         "truth_prob": Metric(
-            "Mean of 1 / (1 + truth ratio) = p / (p + geometric mean of the wrong answers' p), all in other words: above 0.5 "
-            "the right answer is likelier.",
+            "Mean of 1 / (1 + truth ratio) = p / (p + geometric mean of the wrong answers' p), all in other words: "
+            "above 0.5 the right answer is likelier.",
             "0 to 1",
             "reference",
         ),

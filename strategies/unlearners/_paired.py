@@ -51,8 +51,8 @@ class PairedConfig(FitConfig):
     model is held to what it said before the request, KL(before || now)."""
     kl_positions: Positions = "answer"
     """Where in text `retain: kl` compares. answer: at the tokens that are unlearned on (`objective.forget_on`), reduced
-    as `objective.reduction` says. all: as published (TOFU, NPO, OpenUnlearning), at every position of the batch, prompts,
-    the last one and padding too; the sum over positions is divided by their number, rows times the longest row."""
+    as `objective.reduction` says. all: as published (TOFU, NPO, OpenUnlearning), at every position of the batch,
+    prompts, the last one and padding too; the sum over positions is divided by rows times the longest row."""
     forget_weight: float = Field(1.0, ge=0)
     """gamma, the weight of the forget loss."""
     retain_weight: float = Field(1.0, ge=0)
