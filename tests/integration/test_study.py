@@ -268,6 +268,7 @@ def lived(study: Study) -> int:
     return sum(f.read_bytes().count(b"\n") for job in study.jobs for f in job.folder.rglob("timings.jsonl"))
 
 
+@pytest.mark.nightly  # a killed worker, Ctrl-C and killed runs are tested by default
 def test_killed_at_random_it_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     file, instants, kills = write(tmp_path), random.Random(0), 0
     study = Study(file)
