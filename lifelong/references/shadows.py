@@ -23,7 +23,7 @@ from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
 from lifelong.metrics.shadows import attack_rows, auc_row, rmia_rows, score_rows
 from lifelong.references.comparison import lives_of
-from lifelong.references.tree import Cost, reference_config
+from lifelong.references.tree import Cost, reference_parts
 from lifelong.results.table import Row, row
 from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
@@ -191,11 +191,11 @@ class _Lives:
         self.cost += Cost(seconds=time.perf_counter() - started)
 
     def _live(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
-        p, strategy = self._p, self._p.config.strategies[self._name]
+        p, parts = self._p, self._p.strategies.parts[self._name]
         seed = (p.config.seed + 1) * _SEEDS + life
         if retrained:
-            strategy = reference_config("retrained", strategy)
-        family = lives_of(p, self._name, strategy, seed, self._onlooker)
+            parts = reference_parts("retrained", parts)
+        family = lives_of(p, parts, seed, self._onlooker)
         excluded = self._ids[~is_inside(life, self._ids)]
         wanted = {}
         for moment in self._moments:

@@ -234,15 +234,15 @@ def test_until_it_is_asked_a_guarded_strategy_has_the_state_of_its_learner(tools
 
 
 def test_a_guard_alone_leaves_the_weights_and_stands_beside_no_isolated_strategy() -> None:
-    from lifelong.config.run import StrategyConfig, resolve_strategy
+    from lifelong.config.run import StrategyConfig, find_strategy
     from streams.config import parse
 
     alone = parse(StrategyConfig, {"guard": "in-context"})
-    assert resolve_strategy(alone, "it")["unlearner"] == {"name": "none"}
+    assert find_strategy(alone, "it").data()["unlearner"] == {"name": "none"}
     assert parse(StrategyConfig, {"guard": "in-context", "unlearner": "retrain"}).unlearner.name == "retrain"
     assert parse(StrategyConfig, {"learner": "ewc"}).unlearner.name == "retrain"
-    assert "guard" not in resolve_strategy(parse(StrategyConfig, {}), "it")
-    again = parse(StrategyConfig, resolve_strategy(alone, "it"))
-    assert resolve_strategy(again, "it") == resolve_strategy(alone, "it")
+    assert "guard" not in find_strategy(parse(StrategyConfig, {}), "it").data()
+    again = parse(StrategyConfig, find_strategy(alone, "it").data())
+    assert find_strategy(again, "it").data() == find_strategy(alone, "it").data()
     with pytest.raises(ConfigError, match="drop learner, unlearner, guard"):
         parse(StrategyConfig, {"isolated": "sisa", "guard": "o3"})
