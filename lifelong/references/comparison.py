@@ -121,8 +121,9 @@ class _Lived:
             rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
             rows += pair_rows(kind, request, run, other, plan)
             if kind == "retrained" and request.event == event:
+                assert reference.details.visits is not None
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
-                rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
+                rows.append(cost_row(event, kind, request, work, float(reference.details.visits)))
         return rows
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.per_sample import attack
 from lifelong.metrics.detailed import is_private
@@ -61,10 +61,8 @@ class _Onlooker:
         margins = self._evaluator.margins(strategy, self._targets)
         nothing = np.zeros(0, dtype=np.float32)
         means = [scores[part].mean() if len(part) else np.nan for part in self._kept(event)]
-        details = {"kept": np.array(means, dtype=np.float32)}
-        if margins is not None:
-            details["margins"] = margins
-        return Outputs(nothing, nothing, details)
+        kept = np.array(means, dtype=np.float32)
+        return Outputs(nothing, nothing, Details(shadow_margins=margins, shadow_kept=kept))
 
     def looks_at(self, event: int) -> bytes:
         """Return what is measured at `event`."""
@@ -184,9 +182,11 @@ class _Lives:
         started = time.perf_counter()
         for points, cost in together([lambda life=life: self._live(life, retrained) for life in group]):  # type: ignore[misc]
             for point, outputs in points:
-                self.known = self.known and "margins" in outputs.details
-                self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
-                self._kept[point.event].append(outputs.details["kept"])
+                margins, kept = outputs.details.shadow_margins, outputs.details.shadow_kept
+                assert kept is not None
+                self.known = self.known and margins is not None
+                self._margins[point.event].append(np.zeros(0) if margins is None else margins)
+                self._kept[point.event].append(kept)
             self.cost += replace(cost, seconds=0.0)
         self.cost += Cost(seconds=time.perf_counter() - started)
 

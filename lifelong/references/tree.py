@@ -195,8 +195,7 @@ class References:
             wanted: for each point its chain of events.
 
         Yields:
-            The point and its outputs. ``details["visits"]`` is what a life from the start up to there takes, in
-            samples passed forward and backward.
+            The point and its outputs, with `visits` among their details.
         """
         started = time.perf_counter()
         files = {p: self._file(c, p.event) for p, c in wanted.items()}
