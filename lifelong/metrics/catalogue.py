@@ -103,17 +103,19 @@ class Catalogue:
         for prefix, when in (("immediate_", "right after each was served"), ("final_", "after the last event")):
             if name.startswith(prefix):
                 inner = self.describe(name.removeprefix(prefix))
-                return replace(inner, meaning=f"Mean over requests, {when}: {_within(inner.meaning)}")
+                return replace(inner, meaning=f"Mean over requests, {when}: {_lower_first(inner.meaning)}")
         if name.startswith("worst_"):
             inner = self.describe(name.removeprefix("worst_"))
-            meaning = f"Mean over requests of the highest at any reference: {_within(inner.meaning)}"
+            meaning = f"Mean over requests of the highest at any reference: {_lower_first(inner.meaning)}"
             return replace(inner, meaning=meaning)
         if name.startswith("abs_"):
             inner = self.describe(name.removeprefix("abs_"))
-            return replace(inner, meaning=f"Absolute value of: {_within(inner.meaning)}", better="lower")
+            return replace(inner, meaning=f"Absolute value of: {_lower_first(inner.meaning)}", better="lower")
         if name.startswith("gap_"):
             inner = self.describe(name.removeprefix("gap_"))
-            return replace(inner, meaning=f"Run minus reference: {_within(inner.meaning)}", better="zero", ideal=0.0)
+            return replace(
+                inner, meaning=f"Run minus reference: {_lower_first(inner.meaning)}", better="zero", ideal=0.0
+            )
         of_all_layers = re.sub(r"(?<=_layer)_\d+$", "", name)
         if of_all_layers in self.metrics:
             return self.metrics[of_all_layers]
@@ -209,5 +211,5 @@ def _declared(module: ModuleType) -> dict[str, Metric]:
     return declared
 
 
-def _within(sentence: str) -> str:
+def _lower_first(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:] if sentence[1:2].islower() else sentence

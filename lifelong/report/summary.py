@@ -98,11 +98,11 @@ def columns(measure: str) -> tuple[Column, ...]:
 def summarize(run: Run) -> list[Group]:
     """Return the run's results, grouped by access; strategies that have not finished come last."""
     measure = measure_of(run)
-    found: dict[str, list[Line]] = {}
+    by_access: dict[str, list[Line]] = {}
     for name, table in run.tables.items():
         access = str(run.summaries[name]["access"]) if name in run.summaries else UNFINISHED
-        found.setdefault(access, []).append(Line(name, _cells(table, measure)))
-    return [Group(access, tuple(lines)) for access, lines in _finished_first(found)]
+        by_access.setdefault(access, []).append(Line(name, _cells(table, measure)))
+    return [Group(access, tuple(lines)) for access, lines in _finished_first(by_access)]
 
 
 def to_json(groups: Sequence[Group], heads: Sequence[Column]) -> list[dict[str, Any]]:
@@ -153,18 +153,18 @@ def _bytes(value: float) -> str:
 
 def _cells(table: Table, measure: str) -> tuple[Cell, ...]:
     """Return one strategy's cells, in the order of `columns`."""
-    own = [r for r in table.rows if r.model == "run"]
+    run_rows = [r for r in table.rows if r.model == "run"]
     retrained = [r for r in table.rows if r.model == "retrained"]
-    end = max((r.event for r in own), default=-1)
-    served = {r.subject: r.event for r in own if r.metric == "exact"}
+    end = max((r.event for r in run_rows), default=-1)
+    served = {r.subject: r.event for r in run_rows if r.metric == "exact"}
     no_request = None if served else _NO_REQUEST
 
     def at_end(metric: str, subject: str, missing: str) -> Cell:
-        rows = [r for r in own if r.metric == metric and r.subject == subject and r.event == end]
+        rows = [r for r in run_rows if r.metric == metric and r.subject == subject and r.event == end]
         return _cell(rows[-1]) if rows else Cell(None, 0, missing)
 
     def when_served(metric: str) -> Cell:
-        return _mean([r for r in own if r.metric == metric and served.get(r.subject) == r.event], no_request)
+        return _mean([r for r in run_rows if r.metric == metric and served.get(r.subject) == r.event], no_request)
 
     def against(metric: str) -> Cell:
         rows = [r for r in retrained if r.metric == f"immediate_{metric}" and r.subject == "requests"]
@@ -183,7 +183,7 @@ def _cells(table: Table, measure: str) -> tuple[Cell, ...]:
         when_served("collateral_mean"),
         when_served("exact"),
         when_served("weights_erased"),
-        _total([r for r in own if r.metric == "steps" and r.event in served.values()], no_request),
+        _total([r for r in run_rows if r.metric == "steps" and r.event in served.values()], no_request),
         at_end("state_bytes", "event", nothing),
     )
 
@@ -232,7 +232,7 @@ def side_by_side(runs: Sequence[Run], strategies: Sequence[str] = ()) -> list[Co
     for name in strategies:
         if name not in names:
             raise ConfigError(f"No run has a strategy {name!r}. {closest(name, names)}")
-    found: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
+    by_stream: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
     for run in runs:
         digests = read_manifest(run.folder)["digests"]
         key = (str(digests["stream"]), str(digests["data"]), measure_of(run))
@@ -240,10 +240,10 @@ def side_by_side(runs: Sequence[Run], strategies: Sequence[str] = ()) -> list[Co
             for line in group.lines:
                 if not strategies or line.strategy in strategies:
                     label = f"{run.folder.name}/{line.strategy}" if len(runs) > 1 else line.strategy
-                    found.setdefault(key, {}).setdefault(group.access, []).append(Line(label, line.cells))
+                    by_stream.setdefault(key, {}).setdefault(group.access, []).append(Line(label, line.cells))
     return [
         Comparison(*key, [Group(access, tuple(lines)) for access, lines in _finished_first(groups)])
-        for key, groups in found.items()
+        for key, groups in by_stream.items()
     ]
 
 

@@ -29,8 +29,8 @@ def summary(facts: Facts) -> str:
         rows = []
         for line in group.lines:
             cells = [
-                cell(shown(found, head.kind), "" if found.value is not None else found.reason or "")
-                for found, head in zip(line.cells, heads, strict=True)
+                cell(shown(result, head.kind), "" if result.value is not None else result.reason or "")
+                for result, head in zip(line.cells, heads, strict=True)
             ]
             rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{"".join(cells)}</tr>')
         groups.append(f"<tbody>{title}{''.join(rows)}</tbody>")
@@ -98,8 +98,8 @@ def averages(facts: Facts) -> str:
         values = [facts.series[name].value(metric, "stream", event) for name in facts.strategies]
         cells = "".join(cell("-" if v is None else f"{v:.4f}") for v in values)
         rows.append(f'<tr><th scope="row">{event}: {escape(happened.get(event, ""))}</th>{cells}</tr>')
-    found = table(f"{words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return folded("The same as numbers", FOLD, found)
+    body = table(f"{words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("The same as numbers", FOLD, body)
 
 
 def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
@@ -115,14 +115,14 @@ def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
         data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
         rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{data}</tr>')
     heads = [("metric", ""), ("meaning", ""), ("unit", ""), ("better", ""), ("ideal", "")]
-    found = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return folded("What the metrics mean", FOLD, found)
+    body = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("What the metrics mean", FOLD, body)
 
 
 def meaning(metric: str, catalogue: Catalogue = BUILT_IN) -> str:
     """Return what a metric means and which way is better, or nothing if nothing declares it."""
     try:
-        found = catalogue.describe(metric)
+        described = catalogue.describe(metric)
     except KeyError:
         return ""
-    return f"{found.meaning} {_WAY[found.better].capitalize()}."
+    return f"{described.meaning} {_WAY[described.better].capitalize()}."

@@ -29,8 +29,8 @@ def beside_retraining(facts: Facts) -> str:
     def mean(metric: str, model: str = "run", subject: str | None = None) -> Callable[[str], float | None]:
         def value(strategy: str) -> float | None:
             series = facts.series[strategy]
-            found = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
-            values = [v for v in found if v is not None]
+            scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
+            values = [v for v in scores if v is not None]
             return float(np.mean(values)) if values else None
 
         return value
@@ -76,12 +76,12 @@ def beside_retraining(facts: Facts) -> str:
     for name in facts.strategies:
         target = tuple("-" if (v := value(name)) is None else f"{v:.3f}" for _, _, value, _ in four("retrained"))
         groups.setdefault(target, []).append(name)
-    each = " Learners differ, and so do their references: each stands above the strategies it is for."
+    note = " Learners differ, and so do their references: each stands above the strategies it is for."
     caption = (
         "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
         "reference the better, in UA and MIA too; no number means anything without it."
     )
-    return _table(facts, caption + (each if len(groups) > 1 else ""), columns, groups)
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups)
 
 
 def correction(facts: Facts) -> str:
@@ -117,18 +117,20 @@ def _table(
         groups: strategies by the first cells of the reference that stands above them; none stands above without cells.
     """
     values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
-    kept = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
+    shown_columns = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
 
     def row(head: str, cells: Sequence[str]) -> str:
-        shown = "".join(cell(text) for text in [*cells, *[""] * (len(kept) - len(cells))])
+        shown = "".join(cell(text) for text in [*cells, *[""] * (len(shown_columns) - len(cells))])
         return f'<tr><th scope="row">{escape(head)}</th>{shown}</tr>'
 
     bodies = []
     for target, names in groups.items():
         rows = [row("retrained reference", target)] if target else []
         for name in names:
-            shown = (values[head, name] for head, *_ in kept)
-            rows.append(row(name, ["-" if v is None else format(v, c[3]) for v, c in zip(shown, kept, strict=True)]))
+            shown = (values[head, name] for head, *_ in shown_columns)
+            rows.append(
+                row(name, ["-" if v is None else format(v, c[3]) for v, c in zip(shown, shown_columns, strict=True)])
+            )
         bodies.append(f'<tbody class="{"beside" if target else ""}">{"".join(rows)}</tbody>')
-    heads = [("strategy", ""), *((head, why) for head, why, *_ in kept)]
+    heads = [("strategy", ""), *((head, why) for head, why, *_ in shown_columns)]
     return table(caption, heads, bodies)
