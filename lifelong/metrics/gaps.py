@@ -131,15 +131,15 @@ def distance_rows(
     at = positions_in(detailed, chosen)
     name, n = request.name, len(chosen)
     result = []
-    if run.probabilities is None or reference.probabilities is None:
+    if run.details.probabilities is None or reference.details.probabilities is None:
         result.append(row(event, kind, name, "js", None, n, "the objective predicts no distribution"))
     else:
-        divergence = jensen_shannon(run.probabilities[at], reference.probabilities[at])
+        divergence = jensen_shannon(run.details.probabilities[at], reference.details.probabilities[at])
         result.append(row(event, kind, name, "js", divergence, n))
     for metric, distance in (("dd_euclidean", euclidean), ("dd_cosine", cosine), ("dd_cka", cka_distance)):
-        if run.features is None or reference.features is None:
+        if run.details.features is None or reference.details.features is None:
             result.append(row(event, kind, name, metric, None, n, "the strategy has no single feature space"))
             continue
-        value = distance(run.features[at], reference.features[at])
+        value = distance(run.details.features[at], reference.details.features[at])
         result.append(row(event, kind, name, metric, value, n, "the features are constant"))
     return result

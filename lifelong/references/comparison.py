@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lifelong.audits._base import DETAILED, Audit
-from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
+from lifelong.config.parts import StrategyParts
+from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
-from lifelong.metrics.catalogue import catalogue_of
 from lifelong.metrics.detailed import Detailed, pair_rows
 from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
-from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
+from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
-from lifelong.setup.build import make_strategy
+from lifelong.setup.build import build_strategy, make_strategy
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
@@ -75,7 +75,7 @@ def compare(
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
     rows += recovery_rows(rows, measure)
-    rows += attribution_rows(rows, measure, catalogue_of(p.config).is_share(measure))
+    rows += attribution_rows(rows, measure, p.catalogue.is_share(measure))
     rows += over_stream_rows(p.stream, rows, lived.work, measure)
     return rows + _mean_gaps(p, rows, instruments.audits), cost
 
@@ -121,28 +121,29 @@ class _Lived:
             rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
             rows += pair_rows(kind, request, run, reference_details, plan)
             if kind == "retrained" and request.event == event:
+                assert reference.details.visits is not None
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
-                rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
+                rows.append(cost_row(event, kind, request, work, float(reference.details.visits)))
         return rows
 
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
     """Return what computes a reference and all its relatives."""
     seed = p.config.seed + (_SECOND_SEED if kind == "retrained-2" else 0)
-    return lives_of(p, name, reference_config(kind, p.config.strategies[name]), seed, evaluator)
+    return lives_of(p, reference_parts(kind, p.strategies.parts[name]), seed, evaluator)
 
 
-def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
+def lives_of(p: Prepared, parts: StrategyParts, seed: int, evaluator: Looker) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run."""
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
     afterwards = {"seed", "metrics"}  # what is made of outputs
     decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
-    strategy = resolve_strategy(config, name)
+    strategy = parts.data()
     identity = content_hash(
         [
-            code_of([decisive, strategy]),
+            code_of([decisive, strategy], p.own_code),
             p.data_digest,
             seed,
             decisive,
@@ -153,7 +154,7 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
         ]
     )
     return References(
-        lambda: make_strategy(config, setting, f"strategies.{name}"),
+        lambda: build_strategy(parts, setting),
         lambda: Ledger(p.stream.source, task_of, p.config.device),
         evaluator,
         identity,

@@ -136,7 +136,8 @@ def test_points_are_every_request_and_the_end(stream: Stream) -> None:
 
 
 def same(a: Outputs, b: Outputs) -> bool:
-    pairs = [(a.scores, b.scores), (a.losses, b.losses), (a.probabilities, b.probabilities), (a.features, b.features)]
+    pairs = [(a.scores, b.scores), (a.losses, b.losses)]
+    pairs += [(a.details.probabilities, b.details.probabilities), (a.details.features, b.details.features)]
     return all((x is None and y is None) or np.array_equal(x, y) for x, y in pairs)
 
 

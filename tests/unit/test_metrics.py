@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 import lifelong.metrics
 import streams
 from lifelong.config.run import EvaluationConfig
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
@@ -511,10 +511,8 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     assert plan.classes[audit.forget_test].tolist() == [0] * 10
     p = np.tile([0.9, 0.1, 0.0], (len(detailed), 1))
     ours, theirs = outputs_with(plan, [0.2, 0.6, 0.8], 0.5), outputs_with(plan, [0.0, 0.9, 0.7], 0.0)
-    ours = Outputs(ours.scores, ours.losses, {"probabilities": p, "features": np.ones((len(detailed), 2))})
-    theirs = Outputs(
-        theirs.scores, theirs.losses, {"probabilities": p[:, [1, 0, 2]], "features": np.ones((len(detailed), 2))}
-    )
+    ours = Outputs(ours.scores, ours.losses, Details(p, np.ones((len(detailed), 2))))
+    theirs = Outputs(theirs.scores, theirs.losses, Details(p[:, [1, 0, 2]], np.ones((len(detailed), 2))))
     stream_rows = {r.metric: r.value for r in stream_gap_rows(3, "retrained", ours, theirs, plan, "accuracy")}
     assert stream_rows["average_accuracy"] == pytest.approx(0.8)  # the deleted unit does not count
     assert stream_rows["gap_average_accuracy"] == pytest.approx(-0.1)
