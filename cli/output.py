@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+class Dim(str):
+    """Text of a cell that says little; it is dimmed where the terminal can."""
+
+    __slots__ = ()
+
+
 def emit(text: str) -> None:
     """Print to standard output; if its reader has gone away, stop quietly."""
     try:
@@ -47,7 +53,7 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
 
     Args:
         heads: one per column.
-        rows: cells as text.
+        rows: cells as text, some of them `Dim`.
         title: a line above.
         numbers: whether all columns but the first hold numbers; they are set right, and a table that is too wide for
             the terminal is broken into several that repeat the first column.
@@ -58,6 +64,7 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
         return
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     for number, chosen in enumerate(_blocks(heads, rows, console.width) if numbers else [list(range(len(heads)))]):
         table = Table(box=box.SIMPLE_HEAD, title=title if not number else None, title_justify="left", pad_edge=False)
@@ -65,7 +72,7 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
             right = numbers and i > 0
             table.add_column(heads[i], justify="right" if right else "left", no_wrap=i == 0, overflow="fold")
         for row in rows:
-            table.add_row(*(row[i] for i in chosen))
+            table.add_row(*(Text(row[i], style="dim") if isinstance(row[i], Dim) else row[i] for i in chosen))
         console.print(table)
 
 

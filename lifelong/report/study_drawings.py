@@ -69,7 +69,7 @@ def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield relapse over events."""
     if point.requests:
         caption = (
-            f"{meaning('relapse')} Mean over the requests served so far; {band_in_words(point.num_seeds())}. "
+            f"{meaning('relapse')} Mean over the requests served so far, with its sign; {band_in_words(point.num_seeds())}. "
             f"{_deletions(point)}"
         )
         yield Drawn("relapse", study_figures.relapse(point), caption)
