@@ -127,14 +127,16 @@ class Yardstick:
         return "no effect" if self._has_no_effect() else ""
 
     def _is_collapsed(self, event: int) -> bool:
-        found = []
-        for metric in ("informedness", "soft_informedness", f"retain_{self._measure}"):
-            if metric.startswith("retain_") and found:
-                break  # it is about what is not classified
+        """Return whether answers are as good as constant after an event, and retraining's are not.
+
+        What is not classified is told by the score, of which constant answers get about nothing.
+        """
+        classified = ("informedness", "soft_informedness")
+        for metric in classified if self._measure == "accuracy" else (f"retain_{self._measure}",):
             run, retrained = (self.run.series.value(metric, "stream", event, m) for m in ("run", "retrained"))
-            if run is not None and retrained is not None:
-                found.append(run <= CHANCE and retrained > 2 * CHANCE)
-        return any(found)
+            if run is not None and retrained is not None and run <= CHANCE and retrained > 2 * CHANCE:
+                return True
+        return False
 
     def _has_no_effect(self) -> bool:
         """Return whether no number of the forget sets is farther from doing nothing than the floor."""
