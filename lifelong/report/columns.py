@@ -13,7 +13,7 @@ _NOTHING = (
     "says nothing about unlearning here: in this number doing nothing is no farther from retraining than a second "
     "retraining is."
 )
-FOOTNOTE, GREY = f"{MARK} {_NOTHING}", f"Grey {_NOTHING}"
+FOOTNOTE, GREY = f"{MARK} {_NOTHING}", f"A number in grey italics {_NOTHING}"
 """What the mark means, and the same where cells are grey."""
 
 
