@@ -44,12 +44,12 @@ def split(arguments: list[str], context: typer.Context) -> tuple[str, list[str]]
     for argument in overrides:
         if "=" not in argument or argument.startswith("-"):
             option = argument if argument.startswith("-") else f"--{argument}"
-            known = [o for p in context.command.params for o in p.opts if o.startswith("--")]
+            options = [o for p in context.command.params for o in p.opts if o.startswith("--")]
             raise ConfigError(
-                f"There is no option {option!r}. {closest(option, known)} Keys of the configuration are written "
+                f"There is no option {option!r}. {closest(option, options)} Keys of the configuration are written "
                 f"--key=value."
             )
     if len(names) != 1:
-        found = ", ".join(map(repr, names)) or "none"
-        raise ConfigError(f"Name exactly one ready scenario or .yaml file; found {found}. See them: lifelong list")
+        listed = ", ".join(map(repr, names)) or "none"
+        raise ConfigError(f"Name exactly one ready scenario or .yaml file; found {listed}. See them: lifelong list")
     return names[0], overrides

@@ -78,9 +78,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = Path(error.filename or folder)
-        what = f"Cannot write to {place}: {error.strerror or error}."
+        problem = f"Cannot write to {place}: {error.strerror or error}."
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise LifelongError(f"{what} Free some space and run the same command again; nothing is lost.") from error
+            raise LifelongError(
+                f"{problem} Free some space and run the same command again; nothing is lost."
+            ) from error
         cached = place.is_relative_to(cache_folder())
         remedy = "Point LIFELONG_CACHE at another folder" if cached else "Choose another place with --runs"
-        raise ConfigError(f"{what} {remedy}; what was finished so far is kept.") from error
+        raise ConfigError(f"{problem} {remedy}; what was finished so far is kept.") from error

@@ -85,10 +85,10 @@ class SGDLearner(Learner):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {"weights": ids[self._derived[ids]], "optimizer": ids[self._in_optimizer[ids]]}
+        by_component = {"weights": ids[self._derived[ids]], "optimizer": ids[self._in_optimizer[ids]]}
         for name, plugin in self.plugins.items():
-            found |= {f"{name}.{component}": held for component, held in plugin.holds(ids).items()}
-        return {component: held for component, held in found.items() if len(held)}
+            by_component |= {f"{name}.{component}": held for component, held in plugin.holds(ids).items()}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:

@@ -47,13 +47,13 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _named(value: object) -> object:
+def _name_or_mapping(value: object) -> object:
     if not isinstance(value, str | dict | Named):
         raise ValueError("it must be a name, or {name: ..., option: ...}")
     return {"name": value} if isinstance(value, str) else value
 
 
-NameOrOptions = Annotated[Named, BeforeValidator(_named)]
+NameOrOptions = Annotated[Named, BeforeValidator(_name_or_mapping)]
 
 
 def parse(model: type[ConfigT], values: object, where: str = "") -> ConfigT:

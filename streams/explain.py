@@ -72,7 +72,7 @@ def _locate(model: type[BaseModel], error: dict[str, Any]) -> _Problem:
             annotation = next((m for m in members if _tag(m, str(part))), None)
         else:
             path.append(str(part))
-            annotation = _below(members[0], part)
+            annotation = _annotation_of(members[0], part)
     path += [str(p) for p in error["loc"][len(parts) :]]
     return _Problem(tuple(path), tuple(unions), annotation, error)
 
@@ -95,7 +95,7 @@ def _tag(member: object, tag: str) -> bool:
     return bool(name) and tag.startswith(name)
 
 
-def _below(annotation: object, part: int | str) -> object:
+def _annotation_of(annotation: object, part: int | str) -> object:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(str(part))
         return None if field is None else field.annotation

@@ -38,10 +38,10 @@ class Access:
 
     def __or__(self, other: Access) -> Access:
         """Return what both together may read."""
-        both: int | Literal["full"] = "full"
+        retained: int | Literal["full"] = "full"
         if self.retained != "full" and other.retained != "full":
-            both = max(self.retained, other.retained)
-        return Access(self.forget_set or other.forget_set, both)
+            retained = max(self.retained, other.retained)
+        return Access(self.forget_set or other.forget_set, retained)
 
     def label(self) -> str:
         """Return how tables group results: ``retain: full``, ``retain: buffer(200), forget set`` ..."""

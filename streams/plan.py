@@ -175,7 +175,7 @@ def assemble(
                 # "wish" is part of the names of draws, and of those of events: another word would change every stream.
                 line.pending.append((number, spec, _request(line, spec, key / "wish" / number)))
             case Again(number):
-                _learn(line, _again(line, number, position))
+                _learn(line, _learned_again(line, number, position))
         _serve(line, service)
     _serve(line, service, flush=True)
     return Stream(plan.source, _units(plan), tuple(line.events), plan.task_of)
@@ -269,11 +269,11 @@ def _draw(line: _Timeline, spec: RequestSpec, key: Key) -> tuple[int, ...]:
             f"{len(choices)} are live and of the age it asks for. Ask for fewer, or later."
         )
     if spec.choice is not None:
-        return _chosen(line, spec, choices, key)
+        return _chosen_by_model(line, spec, choices, key)
     return tuple(sorted(choices[key.order(choices)[: spec.count]].tolist()))
 
 
-def _chosen(line: _Timeline, spec: RequestSpec, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
+def _chosen_by_model(line: _Timeline, spec: RequestSpec, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
     if line.choose is None:
         raise StreamError("A request wants its samples chosen by a model, and there is none; use `lifelong run`.")
     ids = line.choose(line.plan, tuple(line.events), candidates, spec, key)
@@ -339,7 +339,7 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
     line.pending.clear()
 
 
-def _again(line: _Timeline, number: int, position: int) -> Experience:
+def _learned_again(line: _Timeline, number: int, position: int) -> Experience:
     if number not in line.served:
         raise StreamError(
             f"Nothing to learn again at position {position} of the schedule: request {number} has not been served."

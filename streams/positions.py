@@ -19,10 +19,10 @@ def positions_in(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
         ValueError: one is not there. `np.searchsorted` would return the position of another.
     """
     positions = np.searchsorted(ascending, values)
-    there = positions < len(ascending)
-    there[there] = ascending[positions[there]] == values[there]
-    if not there.all():
-        missing = values[~there]
+    present = positions < len(ascending)
+    present[present] = ascending[positions[present]] == values[present]
+    if not present.all():
+        missing = values[~present]
         raise ValueError(
             f"{len(missing)} of {values.size} values are not among the {len(ascending)} they are looked "
             f"up in; the first is {missing[0]}."

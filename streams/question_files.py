@@ -76,8 +76,8 @@ class Located:
 
     def _value(self, field: str, option: str) -> Any:
         if field not in self.fields:
-            there = ", ".join(self.fields) or "none"
-            raise DataError(f"{self.where}: has no field {field!r} (source.{option}). Its fields: {there}.")
+            available = ", ".join(self.fields) or "none"
+            raise DataError(f"{self.where}: has no field {field!r} (source.{option}). Its fields: {available}.")
         return self.fields[field]
 
 
@@ -96,16 +96,16 @@ def read(path: Path) -> list[Located]:
     if not content.strip():
         raise DataError(f"{path}: is empty. It needs one object per line, or a list of them.")
     if content.lstrip().startswith("["):
-        found = [(f"{path}, object {i}", o) for i, o in enumerate(_parsed(content, path, 0), 1)]
+        objects = [(f"{path}, object {i}", o) for i, o in enumerate(_parsed(content, path, 0), 1)]
     else:
         lines = [(i, line) for i, line in enumerate(content.split("\n")) if line.strip()]
-        found = [(f"{path}, line {i + 1}", _parsed(line, path, i)) for i, line in lines]
-    for where, value in found:
+        objects = [(f"{path}, line {i + 1}", _parsed(line, path, i)) for i, line in lines]
+    for where, value in objects:
         if not isinstance(value, dict):
             raise DataError(f'{where}: is no object. Write {{"question": ..., "answer": ...}}.')
-    if not found:
+    if not objects:
         raise DataError(f"{path}: holds an empty list. It needs objects with a question and an answer.")
-    return [Located(where, value) for where, value in found]
+    return [Located(where, value) for where, value in objects]
 
 
 def _parsed(text: str, path: Path, before: int) -> Any:
@@ -135,31 +135,31 @@ def write(source: Source, folder: Path) -> tuple[Path, ...]:
     text = source.text
     if text is None or text.image_tokens:
         raise ConfigError(f"source: {source.name!r} has no questions in text. Use one that has them (people).")
-    asked = [_parts(row, source) for row in source.x]
+    question_pairs = [_parts(row, source) for row in source.x]
     domains = np.zeros(len(source), dtype=np.int64) if source.domain_ids is None else source.domain_ids
     names = source.domain_names or tuple(f"domain-{d}" for d in range(int(domains.max()) + 1))
-    owner = [(u, c, a) for u, c, (_, a) in zip(source.user_ids, source.class_ids, asked, strict=True)]
+    owner = [(u, c, a) for u, c, (_, a) in zip(source.user_ids, source.class_ids, question_pairs, strict=True)]
     counts = [0] * len(source) if text.perturbed is None else text.wrong_counts(torch.arange(len(source))).tolist()
     objects = []
     test = dict[Any, str]()
     for i in reversed(range(len(source))):  # what tests a question follows it
         if source.is_test[i]:
-            test[owner[i]] = asked[i][0]
+            test[owner[i]] = question_pairs[i][0]
             continue
-        found: dict[str, Any] = {"question": asked[i][0], "answer": asked[i][1]}
-        if test.get(owner[i], asked[i][0]) != asked[i][0]:
-            found["paraphrased_question"] = test[owner[i]]
+        fields: dict[str, Any] = {"question": question_pairs[i][0], "answer": question_pairs[i][1]}
+        if test.get(owner[i], question_pairs[i][0]) != question_pairs[i][0]:
+            fields["paraphrased_question"] = test[owner[i]]
         if text.paraphrased is not None:
-            found["paraphrased_answer"] = _parts(text.paraphrased[i], source)[1]
+            fields["paraphrased_answer"] = _parts(text.paraphrased[i], source)[1]
         if text.perturbed is not None:
             wrong = [_parts(row, source)[1] for row in text.perturbed[i][: counts[i]]]
-            found["perturbed_answer"] = list(dict.fromkeys(wrong))
-        found |= {
+            fields["perturbed_answer"] = list(dict.fromkeys(wrong))
+        fields |= {
             "user": source.user_names[source.user_ids[i]],
             "class": source.class_names[source.class_ids[i]],
             "domain": names[domains[i]],
         }
-        objects.append(found)
+        objects.append(fields)
     files = {"questions": objects[::-1]}
     if text.holdout is not None and len(text.holdout):
         pairs = [_parts(row, source) for row in text.holdout]

@@ -70,11 +70,11 @@ class Entry:
         None if no class does. A class that derives from one of another file has to repeat what that one says.
         """
         source = self.file.read_text(encoding="utf-8")
-        found = re.search(rf"^    {attribute}\b[^=\n]*= ", source, re.MULTILINE)
-        if found is None:
+        assignment = re.search(rf"^    {attribute}\b[^=\n]*= ", source, re.MULTILINE)
+        if assignment is None:
             return None
         # Parsing whole files would double the time that `lifelong list` takes.
-        nodes = ast.walk(_first_statement(source[found.end() :]))
+        nodes = ast.walk(_first_statement(source[assignment.end() :]))
         return tuple(sorted(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)))
 
 
@@ -97,20 +97,20 @@ def entries(kind: str) -> dict[str, Entry]:
     if kind not in KINDS:
         raise ConfigError(f"There is no kind {kind!r}. {closest(kind, KINDS)}")
     package = KINDS[kind]
-    top, *rest = package.split(".")
+    top, *folders = package.split(".")
     root = importlib.util.find_spec(top)
     assert root is not None
     assert root.submodule_search_locations
-    folder = Path(root.submodule_search_locations[0], *rest)
-    found = {}
+    folder = Path(root.submodule_search_locations[0], *folders)
+    by_name = {}
     for file in sorted(folder.glob("*.py")):
         if not file.stem.startswith("_"):
             name = file.stem.replace("_", "-")
-            found[name] = Entry(kind, name, f"{package}.{file.stem}", file)
+            by_name[name] = Entry(kind, name, f"{package}.{file.stem}", file)
     for point in _entry_points(tuple(sys.path)):
         if point.group == f"lifelong.{kind}":
-            found[point.name] = Entry(kind, point.name, point.value, _file_of(point))
-    return found
+            by_name[point.name] = Entry(kind, point.name, point.value, _file_of(point))
+    return by_name
 
 
 @functools.cache
@@ -155,14 +155,14 @@ def find(kind: str, name: str, where: str | None = None) -> Entry:
         # other contents are another module, whatever was imported before
         digest = hashlib.blake2b(str(file).encode() + file.read_bytes(), digest_size=8).hexdigest()
         return Entry(kind, name, f"{file.stem}_{digest}", file)
-    found = entries(kind)
-    if name not in found:
+    known = entries(kind)
+    if name not in known:
         elsewhere = [k for k in KINDS if k != kind and name in entries(k)]
         hint = f" (there is one among the {' and '.join(elsewhere)})" if elsewhere else ""
         raise ConfigError(
-            f"{where or kind}: {name!r} is not known{hint}. {closest(name, found)} Your own: a file, as in ./mine.py."
+            f"{where or kind}: {name!r} is not known{hint}. {closest(name, known)} Your own: a file, as in ./mine.py."
         )
-    return found[name]
+    return known[name]
 
 
 def load(kind: str, name: str, where: str | None = None) -> ModuleType:
@@ -212,10 +212,10 @@ def others_code(names: Iterable[str]) -> list[Path]:
 
     Of an entry point it is all Python of its package; a file named by its path stands alone, without what it imports.
     """
-    wanted = set(names)
-    files = {Path(n).expanduser().resolve() for n in wanted if is_file(n)}
+    names_wanted = set(names)
+    files = {Path(n).expanduser().resolve() for n in names_wanted if is_file(n)}
     for point in _entry_points(tuple(sys.path)):
-        if point.name in wanted and point.group.removeprefix("lifelong.") in KINDS:
+        if point.name in names_wanted and point.group.removeprefix("lifelong.") in KINDS:
             file = _file_of(point)
             files |= set(file.parent.rglob("*.py")) if "." in point.value else {file}
     return sorted(files)
@@ -227,7 +227,7 @@ def class_of(module: ModuleType, base: type[T]) -> type[T]:
     Raises:
         ConfigError: there is none, or more than one.
     """
-    found = [
+    classes = [
         value
         for name, value in vars(module).items()
         if isinstance(value, type)
@@ -235,13 +235,13 @@ def class_of(module: ModuleType, base: type[T]) -> type[T]:
         and value.__module__ == module.__name__
         and name[0] != "_"
     ]
-    if len(found) != 1:
-        those = f" ({', '.join(f.__name__ for f in found)})" if found else ""
+    if len(classes) != 1:
+        listing = f" ({', '.join(f.__name__ for f in classes)})" if classes else ""
         raise ConfigError(
             f"{module.__file__} must define exactly one public class that derives from {base.__name__}; it defines "
-            f"{len(found)}{those}. A class that only helps starts with an underscore."
+            f"{len(classes)}{listing}. A class that only helps starts with an underscore."
         )
-    return found[0]
+    return classes[0]
 
 
 def import_by_path(path: str, where: str) -> Any:

@@ -87,12 +87,12 @@ def check(stream: Stream) -> None:
     if not stream.experiences:
         raise StreamError("The stream is empty: it has no experience to learn.")
     ledger = Ledger(stream.source)
-    seen: set[tuple[str, int]] = set()
+    names_seen: set[tuple[str, int]] = set()
     for index, event in enumerate(stream.events):
         name = (event.name, event.incarnation if isinstance(event, Experience) else -1)
-        if name in seen:
+        if name in names_seen:
             raise StreamError(f"Event {index}: {event.name!r} occurs twice with the same incarnation.")
-        seen.add(name)
+        names_seen.add(name)
         ids = event.sample_ids
         if not len(ids) or ids.min() < 0 or ids.max() >= len(stream.source) or stream.source.is_test[ids].any():
             raise StreamError(

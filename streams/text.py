@@ -222,11 +222,11 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     Returns:
         ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN`, `ANSWER` and `IMAGE`.
     """
-    made = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
-    result = torch.zeros(len(made), 2, max(len(ids) for ids, _ in made), dtype=torch.int32)
-    for row, (ids, given) in zip(result, made, strict=True):
+    encoded = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
+    result = torch.zeros(len(encoded), 2, max(len(ids) for ids, _ in encoded), dtype=torch.int32)
+    for row, (ids, prompt_length) in zip(result, encoded, strict=True):
         row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-        row[1, :given], row[1, given : len(ids)] = GIVEN, ANSWER
+        row[1, :prompt_length], row[1, prompt_length : len(ids)] = GIVEN, ANSWER
     pictured = result[:, 0] == PICTURED
     result[:, 0][pictured], result[:, 1][pictured] = 0, IMAGE
     return result
@@ -264,12 +264,12 @@ def put_in(template: Template, x: torch.Tensor) -> torch.Tensor:
     before, between = list(template.before), list(template.between)
     most = int((x[:, 1] > NOTHING).sum(1).max())
     result = x.new_zeros(len(x), 2, most + len(before) + len(between))
-    for made, row in zip(result, x, strict=True):
-        given, whole = int(prompt_lengths(row[None])), int((row[1] > NOTHING).sum())
+    for result_rows, row in zip(result, x, strict=True):
+        answer_start, end = int(prompt_lengths(row[None])), int((row[1] > NOTHING).sum())
         for result_row, values, first, second in zip(
-            made, row.tolist(), (before, [GIVEN] * len(before)), (between, [GIVEN] * len(between)), strict=True
+            result_rows, row.tolist(), (before, [GIVEN] * len(before)), (between, [GIVEN] * len(between)), strict=True
         ):
-            values = [values[0], *first, *values[1:given], *second, *values[given:whole]]
+            values = [values[0], *first, *values[1:answer_start], *second, *values[answer_start:end]]
             result_row[: len(values)] = torch.tensor(values, dtype=x.dtype, device=x.device)
     return result
 

@@ -19,14 +19,14 @@ def surviving(events: Sequence[Event]) -> tuple[Experience, ...]:
     """
     size = 1 + max((int(e.sample_ids[-1]) for e in events if len(e.sample_ids)), default=0)
     forgotten_later = np.zeros(size, dtype=bool)
-    kept: list[Experience] = []
+    experiences: list[Experience] = []
     for event in reversed(admitted(events)):
         ids = event.sample_ids
         if isinstance(event, DeletionRequest):
             forgotten_later[ids] = True
         elif not forgotten_later[ids].all():
-            kept.append(with_ids(event, ids[~forgotten_later[ids]]))
-    return tuple(reversed(kept))
+            experiences.append(with_ids(event, ids[~forgotten_later[ids]]))
+    return tuple(reversed(experiences))
 
 
 def admitted(events: Sequence[Event]) -> tuple[Event, ...]:

@@ -31,8 +31,13 @@ def pretrain(
     options = override({}, sets)
     if "pretrained" in options:
         raise ConfigError("--set pretrained=... is what this command makes; leave it out.")
-    found = pretrain(model, options, BaseSession())
-    row = {"model": model, "accuracy": round(found.accuracy, 4), "cached": found.cached, "file": str(found.file)}
+    pretrained = pretrain(model, options, BaseSession())
+    row = {
+        "model": model,
+        "accuracy": round(pretrained.accuracy, 4),
+        "cached": pretrained.cached,
+        "file": str(pretrained.file),
+    }
     if as_json:
         emit_json(row)
     else:

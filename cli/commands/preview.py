@@ -50,22 +50,23 @@ def preview(
     source = make_source(config)
     if questions is not None:
         write(source, questions)
-    found = previews.preview(config, make_stream(config, source))
+    stream_preview = previews.preview(config, make_stream(config, source))
     if as_json:
-        emit_json(found.to_json())
+        emit_json(stream_preview.to_json())
         return
-    emit(f"stream {found.digest}")
-    _draw(found)
-    if len(found.events) <= _MOST_EVENTS:
+    emit(f"stream {stream_preview.digest}")
+    _draw(stream_preview)
+    if len(stream_preview.events) <= _MOST_EVENTS:
         emit("")
         emit_table(
-            ["event", "what", "name", "samples", "of", "received at, waited"], [_event(found, e) for e in found.events]
+            ["event", "what", "name", "samples", "of", "received at, waited"],
+            [_event(stream_preview, e) for e in stream_preview.events],
         )
     emit("")
-    emit_table(["count", ""], [[k.replace("_", " "), f"{v:,}"] for k, v in found.counts.items()], numbers=True)
+    emit_table(["count", ""], [[k.replace("_", " "), f"{v:,}"] for k, v in stream_preview.counts.items()], numbers=True)
 
 
-def _draw(found: Preview) -> None:
+def _draw(stream_preview: Preview) -> None:
     """Draw units by events; long streams are squeezed to the width of the terminal."""
     from rich.text import Text
 
@@ -73,10 +74,14 @@ def _draw(found: Preview) -> None:
 
     console = terminal()
     symbols = _SYMBOLS if (console.encoding or "").lower().startswith("utf") else _PLAIN
-    width = max(len(u) for u in found.units) + 2
+    width = max(len(u) for u in stream_preview.units) + 2
     columns = max(console.width - width - 1, 10)
-    grid = compact(found.marks, columns, _MOST_UNITS)
-    names = list(found.units) if len(grid) == len(found.units) else _ranges(found.units, len(grid))
+    grid = compact(stream_preview.marks, columns, _MOST_UNITS)
+    names = (
+        list(stream_preview.units)
+        if len(grid) == len(stream_preview.units)
+        else _ranges(stream_preview.units, len(grid))
+    )
     for name, row in zip(names, grid, strict=True):
         line = Text(name.ljust(width))
         for mark in row:
@@ -84,8 +89,8 @@ def _draw(found: Preview) -> None:
         console.print(line, soft_wrap=True) if console.is_terminal else emit(line.plain.rstrip())
     legend = {"learn": "learned", "again": "learned again", "part": "deleted in part", "all": "deleted", "held": "held"}
     emit("   ".join(f"{symbols[k]} {text}" for k, text in legend.items()))
-    if len(grid[0]) < len(found.events):
-        emit(f"a column is {len(found.events) / len(grid[0]):.1f} events, the weightiest of them is drawn")
+    if len(grid[0]) < len(stream_preview.events):
+        emit(f"a column is {len(stream_preview.events) / len(grid[0]):.1f} events, the weightiest of them is drawn")
 
 
 def _ranges(units: tuple[str, ...], count: int) -> list[str]:
@@ -95,10 +100,10 @@ def _ranges(units: tuple[str, ...], count: int) -> list[str]:
     return [f"{units[s]} +{size + (i < larger) - 1}" for i, s in enumerate(starts)]
 
 
-def _event(found: Preview, event: dict[str, Any]) -> list[str]:
+def _event(stream_preview: Preview, event: dict[str, Any]) -> list[str]:
     from streams.names import in_words
 
-    units = ", ".join(found.units[u] for u in event["units"][:4]) + (" ..." if len(event["units"]) > 4 else "")
+    units = ", ".join(stream_preview.units[u] for u in event["units"][:4]) + (" ..." if len(event["units"]) > 4 else "")
     if event["kind"] == "learn":
         what = "learn" if not event["incarnation"] else f"learn again ({event['incarnation']})"
         return [str(event["event"]), what, event["name"], f"{event['samples']:,}", units, ""]

@@ -34,13 +34,13 @@ def register(app: typer.Typer) -> None:
 def list_(kind: Kind = None, as_json: Json = False) -> None:
     """List the ready scenarios, and everything that a configuration can name."""
     kinds = [READY, *KINDS] if kind is None else [_kind(kind)]
-    found = {k: _summaries(k) for k in kinds}
+    by_kind = {k: _summaries(k) for k in kinds}
     if as_json:
         emit_json(
-            {kind: {name: _described(kind, name, text) for name, text in of.items()} for kind, of in found.items()}
+            {kind: {name: _described(kind, name, text) for name, text in of.items()} for kind, of in by_kind.items()}
         )
         return
-    for number, (name, summaries) in enumerate(found.items()):
+    for number, (name, summaries) in enumerate(by_kind.items()):
         if number:
             emit("")
         title = "ready (lifelong run NAME)" if name == READY else name
@@ -69,20 +69,22 @@ def show(
     from streams.registry import load
 
     module = load(kind, name)
-    found = options(module.Config) if "Config" in vars(module) else []
+    config_options = options(module.Config) if "Config" in vars(module) else []
     if as_json:
-        rows = [{"key": o.key, "allowed": o.allowed, "default": o.default, "meaning": o.meaning} for o in found]
+        rows = [
+            {"key": o.key, "allowed": o.allowed, "default": o.default, "meaning": o.meaning} for o in config_options
+        ]
         about = _described(kind, name, _description(module), "description")
         emit_json({"kind": kind, "name": name, **about, "options": rows})
         return
     emit(f"{name} ({kind}, {module.__name__})\n\n{_description(module)}\n")
     if kind in METHODS:
         emit(f"For models of: {_predicts(_supports(kind, name))}.\n")
-    if found:
+    if config_options:
         required = "(must be given)"
         emit_table(
             ["option", "default", "allowed", "meaning"],
-            [[o.key, required if o.default is None else o.default, o.allowed, o.meaning] for o in found],
+            [[o.key, required if o.default is None else o.default, o.allowed, o.meaning] for o in config_options],
         )
     else:
         emit("It has no options.")

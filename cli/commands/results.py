@@ -47,10 +47,10 @@ def report(
     from lifelong.report.export import export, form_of
     from lifelong.study.study import resume_study
 
-    wanted = form_of(form, out)
-    what = resume_study(folder) if (folder / "study.json").exists() else load_run(folder)
+    chosen_form = form_of(form, out)
+    results = resume_study(folder) if (folder / "study.json").exists() else load_run(folder)
     try:
-        written = export(what, wanted, out)
+        written = export(results, chosen_form, out)
     except OSError as error:
         place = error.filename or out or folder
         raise ConfigError(

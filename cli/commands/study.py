@@ -67,42 +67,44 @@ def study(
         from lifelong.study.forkserver import start_forkserver
 
         start_forkserver()  # its imports go on beside our own
-    found = _open(what, size, runs)
+    opened_study = _open(what, size, runs)
     if dry_run:
-        _forecast(found, workers, as_json)
+        _forecast(opened_study, workers, as_json)
         return
-    results = _run(found, on, address, workers, cpus, gpus, quiet, wandb)
+    results = _run(opened_study, on, address, workers, cpus, gpus, quiet, wandb)
     failed = [r for r in results if r.error]
-    outcome = found.outcome()
-    report = _report(found)
+    outcome = opened_study.outcome()
+    report = _report(opened_study)
     if wandb:
         from lifelong.study.share import share
 
-        share(found, report)
+        share(opened_study, report)
     if as_json:
-        emit_json(outcome | {"folder": str(found.folder), "report": str(report), "failed": _failures(found)})
+        emit_json(
+            outcome | {"folder": str(opened_study.folder), "report": str(report), "failed": _failures(opened_study)}
+        )
     else:
         _show(outcome)
-        emit(f"report: {report}" if report else f"folder: {found.folder}")
-    _blame(found, failed)
+        emit(f"report: {report}" if report else f"folder: {opened_study.folder}")
+    _blame(opened_study, failed)
     if failed:
         raise typer.Exit(1)
     if any(v["outcome"] == "contradicted" for v in outcome["verdicts"]):
         raise typer.Exit(3)
 
 
-def _open(what: Path, size: str | None, runs: Path) -> Study:
+def _open(path: Path, size: str | None, runs: Path) -> Study:
     from lifelong.study.study import Study, resume_study
 
-    if not what.is_dir():
-        return Study(what, size, runs)
+    if not path.is_dir():
+        return Study(path, size, runs)
     if size is not None:
-        raise ConfigError(f"--size {size}: a study folder has its size already. Name the study file instead of {what}.")
-    return resume_study(what)
+        raise ConfigError(f"--size {size}: a study folder has its size already. Name the study file instead of {path}.")
+    return resume_study(path)
 
 
 def _run(
-    found: Study,
+    study: Study,
     on: Place,
     address: str | None,
     workers: int | None,
@@ -115,36 +117,36 @@ def _run(
     from lifelong.study.progress import Progress
 
     if not quiet:
-        todo = len(found.pending)
+        todo = len(study.pending)
         note(
-            f"study {found.config.name}: {found.config.claim}\n"
-            f"{len(found.jobs)} runs, {len(found.jobs) - todo} of them finished before; folder {found.folder}"
+            f"study {study.config.name}: {study.config.claim}\n"
+            f"{len(study.jobs)} runs, {len(study.jobs) - todo} of them finished before; folder {study.folder}"
         )
         if not todo:
             note("Nothing to compute: this study was finished before.")
-        elif found.config.criteria:
-            note(found.prospect())
+        elif study.config.criteria:
+            note(study.prospect())
     try:
-        with Progress(found.jobs, silent=quiet) as progress:
-            return found.run(on.value, workers, address, cpus, gpus, progress.result, wandb, progress.expect)
+        with Progress(study.jobs, silent=quiet) as progress:
+            return study.run(on.value, workers, address, cpus, gpus, progress.result, wandb, progress.expect)
     except KeyboardInterrupt:
-        done = len(found.jobs) - len(found.pending)
+        done = len(study.jobs) - len(study.pending)
         note(
-            f"\nStopped with {done} of {len(found.jobs)} runs finished; the others are saved where they were. Go on "
-            f"with:\n  lifelong study {shlex.quote(str(found.folder))}"
+            f"\nStopped with {done} of {len(study.jobs)} runs finished; the others are saved where they were. Go on "
+            f"with:\n  lifelong study {shlex.quote(str(study.folder))}"
         )
         raise typer.Exit(130) from None
 
 
-def _report(found: Study) -> Path | None:
+def _report(study: Study) -> Path | None:
     """Write the report; that it cannot be written does not take away what was found."""
     from lifelong.report.study import write_study_report
 
     try:
-        return write_study_report(found)
+        return write_study_report(study)
     except OSError as error:
         note(
-            f"The report could not be written: {error}. Write it elsewhere: lifelong report {found.folder} --file FILE"
+            f"The report could not be written: {error}. Write it elsewhere: lifelong report {study.folder} --file FILE"
         )
         return None
 
@@ -183,72 +185,72 @@ def _show(outcome: dict[str, Any]) -> None:
 def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
     """Return the cells of a verdict or a comparison that stand below `_NUMBERS`."""
     e = row["estimate"]
-    both = "-" if sides is None else f"{sides[0]:.4g}, {sides[1]:.4g}"
+    scores = "-" if sides is None else f"{sides[0]:.4g}, {sides[1]:.4g}"
     if e is None:
-        return ["-", "-", both, "0", "-", "-"]
+        return ["-", "-", scores, "0", "-", "-"]
     interval = "-" if e["low"] is None else f"[{e['low']:.4g}, {e['high']:.4g}]"
-    p_values = ["-", "-"] if e["low"] == e["high"] else [_p(e["p"]), _p(row["p_corrected"])]
-    return [f"{e['mean']:.4g}", interval, both, str(e["n"]), *p_values]
+    p_values = ["-", "-"] if e["low"] == e["high"] else [_p_value(e["p"]), _p_value(row["p_corrected"])]
+    return [f"{e['mean']:.4g}", interval, scores, str(e["n"]), *p_values]
 
 
 def _components(c: dict[str, Any]) -> list[list[str]]:
-    what = f"{c['of']}: {c['what']}"
+    label = f"{c['of']}: {c['what']}"
     if c["reason"]:
-        return [[what, ", ".join(c["levels"]), "-", "-", c["reason"]]]
+        return [[label, ", ".join(c["levels"]), "-", "-", c["reason"]]]
     return [
-        [what, level, str(count), f"{variance**0.5:.3g}", "the estimate was negative" if negative else ""]
+        [label, level, str(count), f"{variance**0.5:.3g}", "the estimate was negative" if negative else ""]
         for level, count, variance, negative in zip(
             c["levels"], c["counts"], c["variances"], c["negative"], strict=True
         )
     ]
 
 
-def _p(value: float | None) -> str:
+def _p_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _failures(found: Study) -> list[dict[str, Any]]:
+def _failures(study: Study) -> list[dict[str, Any]]:
     import json
 
-    data: list[dict[str, Any]] = json.loads((found.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
+    data: list[dict[str, Any]] = json.loads((study.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
     return data
 
 
-def _blame(found: Study, failed: list[JobResult]) -> None:
+def _blame(study: Study, failed: list[JobResult]) -> None:
     """Show what went wrong in each run that failed, and how to run it alone."""
     if not failed:
         return
-    for failure in _failures(found):
+    for failure in _failures(study):
         note(f"\nFAILED: {failure['job']}\n{failure['error'].rstrip()}\nRun it alone:\n  {failure['command']}")
 
 
-def _forecast(found: Study, workers: int | None, as_json: bool) -> None:
+def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     """Print what is finished and what is not, and what the rest would take."""
     from lifelong.study.forecast import forecast
     from lifelong.study.local import num_cores
     from lifelong.study.progress import clock
 
-    pending = {job.name for job in found.pending}
+    pending = {job.name for job in study.pending}
     if pending:
-        found.check()
+        study.check()
         note(f"Playing the first events of some of {len(pending)} runs ...")
     count = min(workers or num_cores(), max(len(pending), 1))
-    estimate = forecast(found.pending, found.cells)
-    if found.config.criteria:
-        note(found.prospect())
+    estimate = forecast(study.pending, study.cells)
+    if study.config.criteria:
+        note(study.prospect())
     if as_json:
-        jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in found.jobs]
+        jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in study.jobs]
         numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.seconds / count, "bytes": estimate.size}
-        emit_json({"study": str(found.folder), "jobs": jobs, "workers": count, "estimate": numbers})
+        emit_json({"study": str(study.folder), "jobs": jobs, "workers": count, "estimate": numbers})
         return
-    emit_table(["", "run"], [["to do" if j.name in pending else "done", j.label] for j in found.jobs])
+    emit_table(["", "run"], [["to do" if j.name in pending else "done", j.label] for j in study.jobs])
     if not pending:
         emit("All runs are finished; nothing would be computed.")
         return
     emit(
-        f"{len(found.jobs) - len(pending)} of {len(found.jobs)} runs are finished. The others take about "
+        f"{len(study.jobs) - len(pending)} of {len(study.jobs)} runs are finished. The others take about "
         f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
         f"their first events."
     )
-    if more := len(found.all_jobs) - len(found.jobs):
+    if more := len(study.all_jobs) - len(study.jobs):
         emit(f"That is to the next look; {more} more runs follow if a criterion is undecided then, to the last look.")

@@ -65,11 +65,11 @@ class Muse(TextAudit):
     @override
     def check(cls, config: BaseConfig, source: Source, where: str) -> None:
         assert isinstance(config, Config)
-        there = 0 if source.text is None or source.text.holdout is None else len(source.text.holdout)
-        if config.shots > there:
+        num_questions = 0 if source.text is None or source.text.holdout is None else len(source.text.holdout)
+        if config.shots > num_questions:
             raise ConfigError(
                 f"{where}.shots: {config.shots} questions about those who are never taught are wanted, and the source "
-                f"has {there}. Lower it, or raise source.holdout where the source has it."
+                f"has {num_questions}. Lower it, or raise source.holdout where the source has it."
             )
 
     @override
@@ -116,8 +116,8 @@ class Muse(TextAudit):
         return ids
 
     def _continued(self, strategy: Strategy, prompts: list[list[int]], most: list[int]) -> list[str]:
-        made: list[str] = []
+        texts: list[str] = []
         for i in range(0, len(prompts), self.samples.size):
             part = slice(i, i + self.samples.size)
-            made += continued(strategy.predict, self.like(), prompts[part], most[part], self.text.tokenizer)
-        return made
+            texts += continued(strategy.predict, self.like(), prompts[part], most[part], self.text.tokenizer)
+        return texts

@@ -83,14 +83,14 @@ class Probe(TextAudit):
         for layer in range(len(states[0])):
             hits, control = np.zeros(len(test), dtype=bool), np.zeros(len(test), dtype=bool)
             for attribute in np.unique(source.class_ids[test]):
-                fitted, asked = source.class_ids[train] == attribute, source.class_ids[test] == attribute
+                fitted, of_attribute = source.class_ids[train] == attribute, source.class_ids[test] == attribute
                 labels = value_ids[train[fitted]]
                 dealt = labels[(Key(0) / "control" / int(attribute)).order(train[fitted])]
                 value_of = dict(zip(self.fact_ids(train[fitted]).tolist(), dealt.tolist(), strict=True))
-                truth = np.array([value_of.get(fact, -1) for fact in self.fact_ids(test[asked]).tolist()])
-                sides = states[0][layer][fitted], states[1][layer][asked]
-                hits[asked] = probed(sides[0], labels, sides[1]) == value_ids[test[asked]]
-                control[asked] = probed(sides[0], dealt, sides[1]) == truth
+                truth = np.array([value_of.get(fact, -1) for fact in self.fact_ids(test[of_attribute]).tolist()])
+                sides = states[0][layer][fitted], states[1][layer][of_attribute]
+                hits[of_attribute] = probed(sides[0], labels, sides[1]) == value_ids[test[of_attribute]]
+                control[of_attribute] = probed(sides[0], dealt, sides[1]) == truth
             for request, table in zip(requests, tables, strict=True):
                 at = positions_in(tested, request.forget_test)
                 accuracy = mean(hits[at])

@@ -148,7 +148,7 @@ def _s3t(system: System, draws: np.ndarray) -> Simulated:
     need = system.keep if system.retrain_when == "below" else 1
     by_shard = system.retrain_when != "all-dead"
     dead, best, since = [0] * m, [slices] * m, [0] * m
-    held = np.zeros(slices + 1)
+    time_at_length = np.zeros(slices + 1)
     alive, born, retrains, shard_retrains = m, 0, 0, 0
     lifetimes: list[int] = []
     first_dead: list[int] = []
@@ -162,7 +162,7 @@ def _s3t(system: System, draws: np.ndarray) -> Simulated:
             dead[shard] |= bit
             length = best_of[dead[shard]]
             if length != best[shard]:
-                held[best[shard]] += time - since[shard]
+                time_at_length[best[shard]] += time - since[shard]
                 since[shard] = time
                 best[shard] = length
                 changed.append(shard)
@@ -176,20 +176,20 @@ def _s3t(system: System, draws: np.ndarray) -> Simulated:
                 for s in changed:
                     if best[s] < need:
                         shard_retrains += 1
-                        held[best[s]] += time - since[s]
+                        time_at_length[best[s]] += time - since[s]
                         alive += not best[s]
                         dead[s], best[s], since[s] = 0, slices, time
             elif not alive:
                 retrains += 1
                 lifetimes.append(time - born)
                 for s in range(m):
-                    held[best[s]] += time - since[s]
+                    time_at_length[best[s]] += time - since[s]
                     dead[s], best[s], since[s] = 0, slices, time
                 alive, born, unhurt = m, time, True
             changed.clear()
     for s in range(m):
-        held[best[s]] += len(draws) - since[s]
-    share = held / (m * len(draws))
+        time_at_length[best[s]] += len(draws) - since[s]
+    share = time_at_length / (m * len(draws))
     mean_best = float(share @ np.arange(slices + 1))
     return Simulated(
         len(draws),

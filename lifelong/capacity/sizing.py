@@ -100,14 +100,14 @@ def systems(base: System, grid: dict[str, Sequence[object]]) -> Iterator[System]
     Raises:
         ConfigError: a point is not valid.
     """
-    seen: set[str] = set()
+    yielded: set[str] = set()
     for values in product(*grid.values()):
         point = base.model_dump() | dict(zip(grid, values, strict=True))
         if point["method"] == "sisa":
             point["sequences"] = 1
         system = parse(System, point)
-        if system.model_dump_json() not in seen:
-            seen.add(system.model_dump_json())
+        if system.model_dump_json() not in yielded:
+            yielded.add(system.model_dump_json())
             yield system
 
 
@@ -126,7 +126,7 @@ def size(system: System, load: Load) -> Sized:
         visits = training_per_request(n, m, slices, b, e, by_shard)
     outages = s.retrains + s.shard_retrains
     per_request = s.visits / s.requests
-    whole = training_cost(n, slices, e)
+    retraining_cost = training_cost(n, slices, e)
     return Sized(
         system=system,
         simulated=s,
@@ -134,7 +134,7 @@ def size(system: System, load: Load) -> Sized:
         lifetime_simulated=None if system.method == "sisa" or not outages else s.requests / outages,
         visits=visits,
         visits_simulated=per_request,
-        against_retraining=whole / system.together / per_request if per_request else None,
+        against_retraining=retraining_cost / system.together / per_request if per_request else None,
         busy=per_request * load.rate / DAY / load.throughput,
         outage=s.visits / outages / load.throughput if outages else 0.0,
         storage=s.stages * load.checkpoint,
@@ -168,7 +168,7 @@ def measured(folder: Path) -> list[Measured]:
     """
     run = load_run(folder)
     stream = stream_from_manifest(folder / "stream.json")
-    found = []
+    strategies = []
     for name, strategy in run.config.strategies.items():
         if strategy.isolated is None:
             continue
@@ -182,10 +182,10 @@ def measured(folder: Path) -> list[Measured]:
             served = {i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)}
             rows = run.tables[name].rows
             visits = sum(r.value or 0.0 for r in rows if r.metric == "backward" and r.event in served)
-            found.append(Measured(name, len(served), visits, expected))
-    if not found:
+            strategies.append(Measured(name, len(served), visits, expected))
+    if not strategies:
         raise ConfigError(f"--run: {folder} has no 'sisa' or 's3t' with options for which there is a closed form.")
-    return found
+    return strategies
 
 
 def _expected_sisa(stream: Stream, config: sisa.Config, epochs: int) -> float | None:
@@ -216,10 +216,10 @@ def _expected_s3t(stream: Stream, config: s3t.Config, epochs: int) -> float | No
         if isinstance(event, DeletionRequest):
             for ids in groups:
                 live, count = int((ledger.life[ids] == Life.LEARNED).sum()), int(np.isin(event.sample_ids, ids).sum())
-                each = training_per_request(
+                per_sample = training_per_request(
                     live, config.shards, config.slices, config.sequences, config.epochs or epochs
                 )
-                expected += count * each
+                expected += count * per_sample
             ledger.delete(event)
         elif not event.consolidates:
             groups.append(ledger.admit(event).sample_ids)

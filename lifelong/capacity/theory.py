@@ -125,10 +125,10 @@ def training_per_request(
 
     B e N (L + 1) / 2 per lifetime, or per shard and retrained shard.
     """
-    whole = sequences * training_cost(samples, slices, epochs)
+    retraining = sequences * training_cost(samples, slices, epochs)
     if by_shard:
-        return whole / m * shard_retrain_rate(slices, sequences)
-    return whole / deletion_rate(m, slices, sequences)
+        return retraining / m * shard_retrain_rate(slices, sequences)
+    return retraining / deletion_rate(m, slices, sequences)
 
 
 def exposure(together: int, rate: float) -> float:

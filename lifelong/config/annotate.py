@@ -51,7 +51,7 @@ def options(model: type[BaseModel], prefix: str = "") -> list[Option]:
         key = prefix + name
         default = None if field.is_required() else _inline(field.get_default(call_default_factory=True))
         result.append(Option(key, allowed(field), default, _text(field)))
-        for inner, mark in _held(field.annotation):
+        for inner, mark in _inner_models(field.annotation):
             result += options(inner, f"{key}{mark}.")
     return result
 
@@ -107,13 +107,13 @@ class _Writer:
         deeper = indent + "  "
         match value:
             case Named():
-                return [f"{indent}{name}:", *self._named(name, value, deeper)]
+                return [f"{indent}{name}:", *self._named_entry(name, value, deeper)]
             case BaseModel():
                 return [f"{indent}{_inline(name)}:", *self.mapping(value, deeper)]
             case (Named(), *_):
                 lines = [f"{indent}{name}:"]
                 for item in (v for v in value if isinstance(v, Named)):
-                    first, *rest = self._named(name, item, deeper + "  ")
+                    first, *rest = self._named_entry(name, item, deeper + "  ")
                     lines += [f"{deeper}- {first.strip()}", *rest]
                 return lines
             case (BaseModel(), *_):
@@ -122,7 +122,7 @@ class _Writer:
                 return [f"{indent}{name}:", *(line for k, v in value.items() for line in self._entry(k, v, deeper))]
         return [f"{indent}{name}: {_inline(value)}"]
 
-    def _named(self, key: str, named: Named, indent: str) -> list[str]:
+    def _named_entry(self, key: str, named: Named, indent: str) -> list[str]:
         _, config = resolve(_KINDS[key], named, key)
         return [f"{indent}name: {_inline(named.name)}", *self.mapping(config, indent)]
 
@@ -186,10 +186,10 @@ def _kind(annotation: object) -> str:
     return words.get(annotation, str(annotation))
 
 
-def _held(annotation: object) -> list[tuple[type[BaseModel], str]]:
+def _inner_models(annotation: object) -> list[tuple[type[BaseModel], str]]:
     """Return the models inside an annotation, with ``[]`` for those in a list and ``.NAME`` for those in a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [] if issubclass(annotation, Named) else [(annotation, "")]
     origin = get_origin(annotation)
     mark = "[]" if origin in {tuple, list} else ".NAME" if origin is dict else ""
-    return [(model, mark + inner) for a in get_args(annotation) for model, inner in _held(a)]
+    return [(model, mark + inner) for a in get_args(annotation) for model, inner in _inner_models(a)]

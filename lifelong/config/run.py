@@ -20,7 +20,7 @@ from streams.errors import ConfigError, closest
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
 
-def _listed(value: object) -> object:
+def _as_list(value: object) -> object:
     if not isinstance(value, str | dict | Named | list | tuple):
         raise ValueError("it must be a name, {name: ..., option: ...}, or a list of those")
     return [value] if isinstance(value, str | dict | Named) else value
@@ -29,7 +29,7 @@ def _listed(value: object) -> object:
 class StrategyConfig(Config):
     """One strategy: a learner (one or more plugins) with an unlearner, a guard or both, or an isolated strategy."""
 
-    learner: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = (Named(name="naive"),)
+    learner: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_as_list)] = (Named(name="naive"),)
     """Learner plugins, hooked in in this order; a single name or a list."""
     unlearner: NameOrOptions = Named(name="retrain")
     """How requests are served in the weights; with a guard and no unlearner, not at all (`none`)."""
@@ -49,7 +49,7 @@ class StrategyConfig(Config):
         return values
 
     @model_validator(mode="after")
-    def _either(self) -> StrategyConfig:
+    def _check_isolated(self) -> StrategyConfig:
         others = {"learner", "unlearner", "guard", "unlearning_seed"} & self.model_fields_set
         if self.isolated is not None and others:
             raise ValueError(
@@ -82,7 +82,7 @@ class EvaluationConfig(Config):
     """Samples per evaluation pass."""
     probe: int = Field(1000, ge=0)
     """Training samples, drawn by name, on which the accuracy on retained data is measured."""
-    audits: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
+    audits: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_as_list)] = ()
     """What is done to copies of the model at every request's event and at the end, of the run and of its references;
     a single name or a list. relearn, readout and weights are for every kind of data, the others for text."""
     audits_every: int = Field(1, ge=1)
@@ -91,7 +91,7 @@ class EvaluationConfig(Config):
     detailed_every: int | None = Field(None, ge=1)
     """In text (wherever an objective's measurements follow requests) every earlier request is measured in detail again
     after each request and at the end; with a number also after every that many events, whatever they are."""
-    metrics: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_listed)] = ()
+    metrics: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_as_list)] = ()
     """Metrics of your own beside those that are always measured: files, as in ./my_metric.py."""
     seed: int = Field(0, ge=0)
     """Of what attacks draw (samples that they are fitted on, splits of cross-validation) and of the untrained network
@@ -227,12 +227,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
-        if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-            raise yaml.YAMLError(f"the key {key.value!r} is there twice, in lines {seen[key.value]} and {line}")
-        seen[key.value] = line
+        if key.tag != "tag:yaml.org,2002:merge" and key.value in line_of:
+            raise yaml.YAMLError(f"the key {key.value!r} is there twice, in lines {line_of[key.value]} and {line}")
+        line_of[key.value] = line
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 

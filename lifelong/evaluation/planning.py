@@ -35,7 +35,7 @@ def plan_evaluation(
     measured, watched = _moments(stream, config)
     probe = positions_in(ids, np.sort(probe_ids))
     follows_requests = any(m.follows_requests for m in measurements)
-    again, audited = _looks(stream, config, follows_requests)
+    again, audited = _again_and_audited(stream, config, follows_requests)
     measured |= again
     retained = max((m.retained for m in measurements), default=0)
     return EvaluationPlan(
@@ -48,7 +48,7 @@ def plan_evaluation(
         since=since,
         seen=seen,
         probe=probe,
-        probe_live=_live(stream, ids[probe]),
+        probe_live=_live_by_event(stream, ids[probe]),
         requests=_requests(stream, ids),
         measured=measured,
         watched=watched,
@@ -64,7 +64,9 @@ def plan_evaluation(
     )
 
 
-def _looks(stream: Stream, config: EvaluationConfig, follows_requests: bool) -> tuple[np.ndarray, np.ndarray]:
+def _again_and_audited(
+    stream: Stream, config: EvaluationConfig, follows_requests: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return `again` and `audited` (see `EvaluationPlan`)."""
     requests = np.array([isinstance(e, DeletionRequest) for e in stream.events])
     again = np.zeros(len(requests), dtype=bool)
@@ -90,7 +92,7 @@ def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
 
 def _damage(stream: Stream, bad: Corruption, ids: np.ndarray) -> Damage:
     parts = (positions_in(ids, part) for part in (bad.affected, bad.unaffected, bad.attack))
-    return Damage(positions_in(ids, bad.samples), _live(stream, bad.samples), *parts)
+    return Damage(positions_in(ids, bad.samples), _live_by_event(stream, bad.samples), *parts)
 
 
 def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +152,7 @@ def _revived_by(stream: Stream, sample_ids: np.ndarray) -> set[str]:
     return {r.name for r in stream.requests if np.isin(r.sample_ids, sample_ids).any()}
 
 
-def _live(stream: Stream, ids: np.ndarray) -> np.ndarray:
+def _live_by_event(stream: Stream, ids: np.ndarray) -> np.ndarray:
     ledger = Ledger(stream.source)
     lives = np.zeros((len(stream.events), len(ids)), dtype=bool)
     for index, event in enumerate(stream.events):

@@ -96,10 +96,10 @@ class Life:
         )
         strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
-        first = self._go_on(strategy, ledger, measure)
+        first = self._restore(strategy, ledger, measure)
         self._watch.begin(self._info, first)
         if self._prefix is not None and self._prefix.state is not None and not first:
-            first = self._take_over(self._prefix, strategy, ledger, measure)
+            first = self._record_prefix(self._prefix, strategy, ledger, measure)
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
             with timed_parts() as spent:
@@ -129,7 +129,7 @@ class Life:
             self._watch.event(index, rows, acted - started - looks.seconds)
         return strategy.access
 
-    def _take_over(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
+    def _record_prefix(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
         assert prefix.state is not None
         for index, (rows, outputs, timing) in enumerate(prefix.lived):
@@ -165,7 +165,7 @@ class Life:
             return None
         return self._evaluator.evaluate(strategy, index)
 
-    def _go_on(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
+    def _restore(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Bring everything to where the last checkpoint left it; return the next event."""
         checkpoint = self._record.latest()
         if checkpoint is None:

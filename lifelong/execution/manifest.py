@@ -39,12 +39,13 @@ def write_manifest(p: Prepared, folder: Path) -> None:
     file = folder / "manifest.json"
     digests = {"identity": p.identity, "stream": p.stream.digest(), "data": p.data_digest}
     if file.exists():
-        found = read_manifest(folder)["digests"]
+        manifest_digests = read_manifest(folder)["digests"]
         for name, digest in digests.items():
-            if found.get(name) != digest:
+            if manifest_digests.get(name) != digest:
                 raise CheckpointError(
-                    f"{file}: the {name} digest is {found.get(name)}, now it is {digest}. The {name} has changed since "
-                    f"the run began (another data file, font or library version?). Run again with --fresh."
+                    f"{file}: the {name} digest is {manifest_digests.get(name)}, now it is {digest}. The {name} has "
+                    f"changed since the run began (another data file, font or library version?). Run again with "
+                    f"--fresh."
                 )
         _check_versions(p, folder)
         return
@@ -127,13 +128,13 @@ def stream_from_manifest(file: Path) -> Stream:
 
 def versions() -> dict[str, str]:
     """Return the versions of what results may depend on."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in ("lifelong-simulator", "torch", "numpy", "scikit-learn", "scipy"):
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package
 
 
 def read_run_config(folder: Path) -> RunConfig:

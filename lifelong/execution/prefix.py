@@ -49,8 +49,8 @@ def prefixes(stream: Stream, strategies: dict[str, dict[str, Any]]) -> dict[str,
     for name, strategy in strategies.items():
         if "learner" in strategy:
             sharing.setdefault(content_hash(strategy["learner"]), []).append(name)
-    found: dict[str, Prefix] = {}
+    by_strategy: dict[str, Prefix] = {}
     for names in sharing.values():
         if len(names) > 1 and length:
-            found |= dict.fromkeys(names, Prefix(length))
-    return found
+            by_strategy |= dict.fromkeys(names, Prefix(length))
+    return by_strategy

@@ -90,8 +90,8 @@ def layer_distances(run: np.ndarray, reference: np.ndarray, layers: dict[str, sl
         run, reference: ``[P]`` parameters.
         layers: which parameters each tensor has.
     """
-    found = {}
+    distances = {}
     for name, where in layers.items():
         size = float(np.linalg.norm(reference[where]))
-        found[name] = float(np.linalg.norm(run[where] - reference[where])) / (size or 1.0)
-    return found
+        distances[name] = float(np.linalg.norm(run[where] - reference[where])) / (size or 1.0)
+    return distances

@@ -58,10 +58,10 @@ def _epsilons(fpr: np.ndarray, fnr: np.ndarray) -> np.ndarray:
     usable = (fpr > 0) & (fnr > 0)
     result = np.where((fpr == 0) & (fnr == 0), CERTAIN, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        one = np.log(1 - DELTA - fpr) - np.log(fnr)
-        other = np.log(1 - DELTA - fnr) - np.log(fpr)
-    found = np.nan_to_num(np.fmax(one, other), nan=0.0, neginf=0.0)
-    return np.where(usable, np.maximum(found, 0.0), result)
+        epsilon_fpr = np.log(1 - DELTA - fpr) - np.log(fnr)
+        epsilon_fnr = np.log(1 - DELTA - fnr) - np.log(fpr)
+    epsilons = np.nan_to_num(np.fmax(epsilon_fpr, epsilon_fnr), nan=0.0, neginf=0.0)
+    return np.where(usable, np.maximum(epsilons, 0.0), result)
 
 
 def worth(eps: float, models: int) -> float:

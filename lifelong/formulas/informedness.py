@@ -27,11 +27,11 @@ def informedness(shares: np.ndarray, classes: np.ndarray, groups: np.ndarray) ->
     >>> informedness(np.array([1.0, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 1]), np.zeros(4))
     0.5
     """
-    found = []
+    by_group = []
     for group in np.unique(groups):
         here = groups == group
         names, which = np.unique(classes[here], return_inverse=True)
         if len(names) > 1:
             means = np.bincount(which, weights=shares[here]) / np.bincount(which)
-            found.append((means.sum() - 1) / (len(names) - 1))
-    return float(np.mean(found)) if found else None
+            by_group.append((means.sum() - 1) / (len(names) - 1))
+    return float(np.mean(by_group)) if by_group else None

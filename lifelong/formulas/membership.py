@@ -46,10 +46,10 @@ def modified_entropies(p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     0.1622
     """
     labels = labels.unsqueeze(1)
-    own = p.gather(1, labels).squeeze(1)
-    others = torch.xlogy(p, 1 - p).scatter(1, labels, 0.0)
+    label_p = p.gather(1, labels).squeeze(1)
+    other_terms = torch.xlogy(p, 1 - p).scatter(1, labels, 0.0)
     # Where the label has probability 0 (in floats) the value is infinite, as its loss is.
-    return -torch.xlogy(1 - own, own) - others.sum(1)
+    return -torch.xlogy(1 - label_p, label_p) - other_terms.sum(1)
 
 
 def mia_efficacy(members: np.ndarray, non_members: np.ndarray, forget: np.ndarray) -> float:
@@ -147,8 +147,8 @@ def logistic_fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
     options = {"maxiter": 100, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
     with _threads().limit(limits=1, user_api="blas"):
-        found = minimize(loss_and_slope, np.zeros(2), jac=True, method="L-BFGS-B", options=options)
-    return float(found.x[0]), float(found.x[1])
+        solution = minimize(loss_and_slope, np.zeros(2), jac=True, method="L-BFGS-B", options=options)
+    return float(solution.x[0]), float(solution.x[1])
 
 
 def membership_ks(

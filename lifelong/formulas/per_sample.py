@@ -70,14 +70,14 @@ def log_ratios(phi: np.ndarray, inside: np.ndarray, fit: np.ndarray, judged: np.
     """
     if len(np.intersect1d(fit, judged)):
         raise LifelongError("An attack must not be fitted on models that it judges; split them into two halves.")
-    known, kinds = phi[fit], inside[fit]
+    fit_phi, kinds = phi[fit], inside[fit]
     result = np.zeros((len(judged), phi.shape[1]))
     for sign, kind in ((1, kinds), (-1, ~kinds)):
         count = kind.sum(0)
         if count.min() < 2:
             raise ValueError("every sample needs two models of a kind to fit")
-        mean = np.where(kind, known, 0.0).sum(0) / count
-        squares = (np.where(kind, known - mean, 0.0) ** 2).sum(0)
+        mean = np.where(kind, fit_phi, 0.0).sum(0) / count
+        squares = (np.where(kind, fit_phi - mean, 0.0) ** 2).sum(0)
         if count.min() < OWN_VARIANCE:
             variance = np.full(len(mean), squares.sum() / (count - 1).sum())
         else:
@@ -135,9 +135,9 @@ def rmia(phi: np.ndarray, population: np.ndarray, inside: np.ndarray) -> Ratings
     scores = np.zeros(phi.shape)
     for fit, judged in (halves, halves[::-1]):
         against = np.sort(GAMMA * z[judged] / np.maximum(z[fit].mean(0), _TINY), axis=1)
-        ours = x[judged] / np.maximum(x[fit].mean(0), _TINY)
-        found = [np.searchsorted(row, mine, side="right") for row, mine in zip(against, ours, strict=True)]
-        scores[judged] = np.stack(found) / population.shape[1]
+        ratios = x[judged] / np.maximum(x[fit].mean(0), _TINY)
+        counts = [np.searchsorted(row, ratio, side="right") for row, ratio in zip(against, ratios, strict=True)]
+        scores[judged] = np.stack(counts) / population.shape[1]
     hits, misses = scores[inside], scores[~inside]
     return Ratings(_auc(hits, misses), *_interval(scores, inside), _tpr(hits, misses, 0.01), scores.size)
 

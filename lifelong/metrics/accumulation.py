@@ -160,16 +160,16 @@ class Accumulation:
         changed = (alive != self._alive)[self._position_of]
         touched = np.zeros(self._num_units, dtype=bool)
         touched[self._unit_of[changed]] = True
-        known = np.flatnonzero(touched & (since >= 0) & (since <= last))
-        if not len(known):
+        units = np.flatnonzero(touched & (since >= 0) & (since <= last))
+        if not len(units):
             return
         pairs = touched[self._unit_of]
         unit_of, position_of = self._unit_of[pairs], self._position_of[pairs]
-        offset = bisect_left(self._events, since[known].min())
+        offset = bisect_left(self._events, since[units].min())
         past = np.stack(
             [unit_means(s, unit_of, position_of, self._num_units, alive)[0] for s in self._scores[offset:-1]]
         )
-        for u in known:
+        for u in units:
             curve = past[bisect_left(self._events, since[u]) - offset :, u]
             earlier = curve[:-1]
             self.first[u], self.previous[u] = curve[0], curve[-1]
@@ -186,18 +186,18 @@ class Accumulation:
         seen: np.ndarray,
         scores: np.ndarray,
     ) -> list[Row]:
-        held = (since >= 0) & (counts > 0)
-        old = held & (since <= last)
+        is_held = (since >= 0) & (counts > 0)
+        old = is_held & (since <= last)
         rows = [
             row(event, "run", self._names[u], self._measure, now[u], int(counts[u])) for u in np.flatnonzero(counts > 0)
         ]
         none_held = "no unit with test samples is held"
         none_old = "no unit was learned before this event"
-        num_held, num_old = int(held.sum()), int(old.sum())
-        average = float(now[held].mean()) if num_held else None
+        num_held, num_old = int(is_held.sum()), int(old.sum())
+        average = float(now[is_held].mean()) if num_held else None
         rows.append(row(event, "run", "stream", f"average_{self._measure}", average, num_held, none_held))
         held_sample = np.zeros(len(scores), dtype=bool)
-        held_sample[self._position_of[held[self._unit_of]]] = True
+        held_sample[self._position_of[is_held[self._unit_of]]] = True
         held_scores = scores[held_sample & alive]
         pooled = float(held_scores.mean()) if len(held_scores) else None
         rows.append(row(event, "run", "stream", f"sample_{self._measure}", pooled, len(held_scores), none_held))
@@ -207,20 +207,20 @@ class Accumulation:
         rows.append(row(event, "run", "stream", "forgetting_from_best", best, num_old, none_old))
         transfer = None if first is None else -first
         rows.append(row(event, "run", "stream", "backward_transfer", transfer, num_old, none_old))
-        self._sums += now[held].sum(), (self.first - now)[held].sum(), num_held
+        self._sums += now[is_held].sum(), (self.first - now)[is_held].sum(), num_held
         scores_so_far, falls_so_far, count = self._sums
         for metric, total in ((f"lifetime_{self._measure}", scores_so_far), ("lifetime_forgetting", falls_so_far)):
             mean = float(total / count) if count else None
             rows.append(row(event, "run", "stream", metric, mean, int(count), none_held))
-        plasticity = float(np.nanmean(self.first[held])) if num_held else None
+        plasticity = float(np.nanmean(self.first[is_held])) if num_held else None
         rows.append(row(event, "run", "stream", "plasticity", plasticity, num_held, none_held))
-        rows.append(self._forward_transfer(event, held))
+        rows.append(self._forward_transfer(event, is_held))
         rows.extend(self._deleted(event, scores, alive, seen))
         return rows
 
-    def _forward_transfer(self, event: int, held: np.ndarray) -> Row:
+    def _forward_transfer(self, event: int, is_held: np.ndarray) -> Row:
         """Accuracy just before a unit is learned, minus that of the initial model (Lopez-Paz and Ranzato 2017)."""
-        new = np.flatnonzero(held & np.isnan(self.before))
+        new = np.flatnonzero(is_held & np.isnan(self.before))
         if len(self._scores) > 1 and self._start is not None and len(new):
             everything = np.ones(len(self._start), dtype=bool)
             gain = self._means(self._scores[-2], everything)[0] - self._means(self._start, everything)[0]
@@ -237,8 +237,8 @@ class Accumulation:
         if alive.all():
             return [row(event, "run", "stream", f"deleted_{self._measure}", None, 0, reason)]
         dead, counts = self._means(scores, ~alive)
-        which = np.flatnonzero(seen & (counts > 0))
-        rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in which]
-        mean = float(dead[which].mean()) if len(which) else None
-        rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(which), reason))
+        units = np.flatnonzero(seen & (counts > 0))
+        rows = [row(event, "run", self._names[u], f"deleted_{self._measure}", dead[u], int(counts[u])) for u in units]
+        mean = float(dead[units].mean()) if len(units) else None
+        rows.append(row(event, "run", "stream", f"deleted_{self._measure}", mean, len(units), reason))
         return rows

@@ -106,17 +106,19 @@ class Catalogue:
         for prefix, when in (("immediate_", "right after each was served"), ("final_", "after the last event")):
             if name.startswith(prefix):
                 inner = self.describe(name.removeprefix(prefix))
-                return replace(inner, meaning=f"Mean over requests, {when}: {_within(inner.meaning)}")
+                return replace(inner, meaning=f"Mean over requests, {when}: {_lower_first(inner.meaning)}")
         if name.startswith("worst_"):
             inner = self.describe(name.removeprefix("worst_"))
-            meaning = f"Mean over requests of the highest at any reference: {_within(inner.meaning)}"
+            meaning = f"Mean over requests of the highest at any reference: {_lower_first(inner.meaning)}"
             return replace(inner, meaning=meaning)
         if name.startswith("abs_"):
             inner = self.describe(name.removeprefix("abs_"))
-            return replace(inner, meaning=f"Absolute value of: {_within(inner.meaning)}", better="lower")
+            return replace(inner, meaning=f"Absolute value of: {_lower_first(inner.meaning)}", better="lower")
         if name.startswith("gap_"):
             inner = self.describe(name.removeprefix("gap_"))
-            return replace(inner, meaning=f"Run minus reference: {_within(inner.meaning)}", better="zero", ideal=0.0)
+            return replace(
+                inner, meaning=f"Run minus reference: {_lower_first(inner.meaning)}", better="zero", ideal=0.0
+            )
         of_all_layers = re.sub(r"(?<=_layer)_\d+$", "", name)
         if of_all_layers in self.metrics:
             return self.metrics[of_all_layers]
@@ -165,7 +167,7 @@ def catalogue_of(config: RunConfig) -> Catalogue:
         ConfigError: a module cannot be found.
     """
     measures, metrics = dict(MEASURES), dict(METRICS)
-    for kind, named, where in _named(config):
+    for kind, named, where in _metric_sources(config):
         metrics |= _declared(load(kind, named.name, where))
     measure = measure_of(config.objective.name)
     if measure not in measures:
@@ -199,7 +201,7 @@ def with_own(own: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Catalogue:
     return Catalogue(MEASURES | measures, METRICS | metrics)
 
 
-def _named(config: RunConfig) -> Iterator[tuple[str, Named, str]]:
+def _metric_sources(config: RunConfig) -> Iterator[tuple[str, Named, str]]:
     """Yield everything in a configuration that may bring numbers of its own: its kind, itself and its key."""
     yield "objectives", config.objective, "objective"
     for name, strategy in config.strategies.items():
@@ -222,5 +224,5 @@ def _declared(module: ModuleType) -> dict[str, Metric]:
     return declared
 
 
-def _within(sentence: str) -> str:
+def _lower_first(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:] if sentence[1:2].islower() else sentence

@@ -199,7 +199,7 @@ class Detailed:
             names = ["mia_efficacy", "entropy_member_rate", "attack_accuracy"]
             names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
             return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
-        forget, others = request.forget, request.non_members
+        forget, non_members = request.forget, request.non_members
         rate = None
         if (sides := self._sides()) is not None:
             entropies = details["entropies"]
@@ -216,10 +216,12 @@ class Detailed:
         ]
         for metric, key in (("entropy_auc", "entropies"), ("modified_entropy_auc", "modified_entropies")):
             v = details[key]
-            values.append((metric, membership_auc(v[forget], classes[forget], v[others], classes[others]), _NO_TEST))
+            values.append(
+                (metric, membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
+            )
         v = details["margins"]
         values.append(
-            ("membership_ks", membership_ks(v[forget], classes[forget], v[others], classes[others]), _NO_TEST)
+            ("membership_ks", membership_ks(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
         )
         return [row(event, model, name, metric, value, n, why) for metric, value, why in values]
 
@@ -283,7 +285,7 @@ def _calibrated(
 
     What is hard or easy for every model cancels (difficulty calibration, Watson et al. 2022).
     """
-    name, classes, forget, others = request.name, plan.classes, request.forget, request.non_members
+    name, classes, forget, non_members = request.name, plan.classes, request.forget, request.non_members
     moves: dict[str, np.ndarray | None] = {"loss": _moved(run.losses, reference.losses)}
     if "margins" in run.details and "margins" in reference.details:
         moves["confidence"] = np.exp(-reference.losses) - np.exp(-run.losses)
@@ -292,12 +294,12 @@ def _calibrated(
         moves |= {"confidence": None, "entropy": None}
     rows, aucs = [], []
     for key, v in moves.items():
-        auc = None if v is None else membership_auc(v[forget], classes[forget], v[others], classes[others])
+        auc = None if v is None else membership_auc(v[forget], classes[forget], v[non_members], classes[non_members])
         why = _NO_CLASS if v is None else _NO_TEST
         rows.append(row(event, kind, name, f"calibrated_{key}_auc", auc, len(forget), why))
     for outputs in (run, reference):
         v = outputs.losses
-        aucs.append(membership_auc(v[forget], classes[forget], v[others], classes[others]))
+        aucs.append(membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]))
     apart = None if aucs[0] is None or aucs[1] is None else abs(aucs[0] - aucs[1])
     rows.append(row(event, kind, name, "streisand", apart, len(forget), _NO_TEST))
     return rows

@@ -67,14 +67,14 @@ def stream_gap_rows(
     (relative gain, arXiv 2410.10636), where units that the reference scores 0 on are left out.
     """
     alive = plan.alive[event]
-    held = plan.since[event] >= 0
+    is_held = plan.since[event] >= 0
     values, by_unit = [], []
     for outputs in (reference, run):
         means, counts = unit_means(outputs.scores, plan.unit_of, plan.position_of, plan.num_units, alive)
-        which = held & (counts > 0)
-        values.append(float(means[which].mean()) if which.any() else None)
-        by_unit.append(means[which])
-    n = int(held.sum())
+        scored = is_held & (counts > 0)
+        values.append(float(means[scored].mean()) if scored.any() else None)
+        by_unit.append(means[scored])
+    n = int(is_held.sum())
     reference_average, own_average = values
     tests = plan.counting_tests(event)
     tested = [float(o.scores[tests].mean()) if len(tests) else None for o in (reference, run)]
@@ -82,19 +82,19 @@ def stream_gap_rows(
     rows = []
     if kind == "joint":
         share = None if own_average is None or not reference_average else own_average / reference_average
-        known = by_unit[0] > 0
-        gain = float((by_unit[1][known] / by_unit[0][known]).mean()) if known.any() else None
+        above_zero = by_unit[0] > 0
+        gain = float((by_unit[1][above_zero] / by_unit[0][above_zero]).mean()) if above_zero.any() else None
         rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, nothing))
-        rows.append(row(event, kind, "stream", f"relative_{measure}", gain, int(known.sum()), nothing))
+        rows.append(row(event, kind, "stream", f"relative_{measure}", gain, int(above_zero.sum()), nothing))
     return rows + [
         row(event, kind, "stream", f"average_{measure}", reference_average, n, empty),
-        row(event, kind, "stream", f"gap_average_{measure}", _less(own_average, reference_average), n, empty),
+        row(event, kind, "stream", f"gap_average_{measure}", _difference(own_average, reference_average), n, empty),
         row(event, kind, "stream", f"sample_{measure}", tested[0], len(tests), empty),
-        row(event, kind, "stream", f"gap_sample_{measure}", _less(tested[1], tested[0]), len(tests), empty),
+        row(event, kind, "stream", f"gap_sample_{measure}", _difference(tested[1], tested[0]), len(tests), empty),
     ]
 
 
-def _less(value: float | None, other: float | None) -> float | None:
+def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
@@ -117,7 +117,7 @@ def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:
         run_row = run_rows.get((r.subject, r.metric))
         if run_row is not None:
             why = run_row.reason or r.reason or ""
-            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _less(run_row.value, r.value), r.n, why))
+            rows.append(row(r.event, kind, r.subject, f"gap_{r.metric}", _difference(run_row.value, r.value), r.n, why))
     return rows
 
 

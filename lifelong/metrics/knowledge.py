@@ -220,16 +220,16 @@ class Knowledge:
             rows.append(row(event, "run", "stream", f"events_to_{percent}", reached, 1, "not reached yet"))
         return rows + (self._lasting(event, now, held) if self._recurs else [])
 
-    def _lasting(self, event: int, now: np.ndarray, held: np.ndarray) -> list[Row]:
+    def _lasting(self, event: int, now: np.ndarray, is_held: np.ndarray) -> list[Row]:
         """Return what the time since a unit last came, and how often it came, have to do with its accuracy."""
-        units = np.flatnonzero(held & (self._last >= 0) & np.isfinite(now))
+        units = np.flatnonzero(is_held & (self._last >= 0) & np.isfinite(now))
         lag, accuracy = self._learned - 1 - self._last[units], now[units]
         means, counts = retention(accuracy, lag, LAGS)
         rows = [
             row(event, "run", "stream", f"retention_{edge}", mean, n, "no unit came that long ago")
             for edge, mean, n in zip(LAGS, means, counts, strict=True)
         ]
-        for name, other in (("lag_correlation", lag), ("frequency_correlation", self._times[units])):
-            value = rank_correlation(other, accuracy)
+        for name, history in (("lag_correlation", lag), ("frequency_correlation", self._times[units])):
+            value = rank_correlation(history, accuracy)
             rows.append(row(event, "run", "stream", name, value, len(units), "all units are alike"))
         return rows

@@ -133,7 +133,7 @@ class Measure:
             if event == request.event:
                 before = self._accumulation.accuracy_before(event, self._counting(event))
                 after = self._accumulation.accuracy_at(event, self._counting(event))
-                rows += collateral_rows(event, request, before, after, self._others(event))
+                rows += collateral_rows(event, request, before, after, self._other_units(event))
         if rows:
             metrics = ("forget_" + self._measure, "forget_test_" + self._measure, "membership_auc", "raw_relapse")
             rows += mean_rows(event, "run", rows, metrics)
@@ -147,7 +147,7 @@ class Measure:
         counting[plan.position_of[dead_units[plan.unit_of]]] = True
         return counting
 
-    def _others(self, event: int) -> np.ndarray:
+    def _other_units(self, event: int) -> np.ndarray:
         """Units that were learned before, except those that this very request deletes as a whole."""
         plan = self._plan
         if not event:

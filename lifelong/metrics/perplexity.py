@@ -81,8 +81,8 @@ class Perplexity:
         self._events.append(event)
         self._losses.append(losses)
         now, counts = self._means(losses, alive)
-        held = (since >= 0) & (counts > 0)
-        old = held & (since <= last)
+        is_held = (since >= 0) & (counts > 0)
+        old = is_held & (since <= last)
         first = now.copy()
         # The same rows are compared: of a unit that has lost some, the first value is taken on those that are left.
         for learned in np.unique(since[old]):
@@ -92,9 +92,9 @@ class Perplexity:
             row(event, "run", self._names[u], "perplexity", perplexity_of(now[u]), int(counts[u]))
             for u in np.flatnonzero(counts > 0)
         ]
-        average = perplexity_of(now[held].mean()) if held.any() else None
-        none_held = "" if held.any() else "no unit with test samples is held"
-        rows.append(row(event, "run", "stream", "average_perplexity", average, int(held.sum()), none_held))
+        average = perplexity_of(now[is_held].mean()) if is_held.any() else None
+        none_held = "" if is_held.any() else "no unit with test samples is held"
+        rows.append(row(event, "run", "stream", "average_perplexity", average, int(is_held.sum()), none_held))
         grown = growth(now, first, old)
         none_old = "" if old.any() else "no unit was learned before this event"
         return [*rows, row(event, "run", "stream", "perplexity_growth", grown, int(old.sum()), none_old)]

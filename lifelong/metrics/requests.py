@@ -78,11 +78,11 @@ def scores_of(
 ) -> list[Row]:
     """Return how `model` scores on one request's data after `event`: forget set, test data of it, membership."""
     name = request.name
-    forget, test, others = request.forget, request.forget_test, request.non_members
+    forget, test, non_members = request.forget, request.forget_test, request.non_members
     losses, classes = outputs.losses, plan.classes
     auc, why = None, "membership says nothing about data that is to be corrected"
     if request.deletion.reason != "correct":
-        auc = membership_auc(losses[forget], classes[forget], losses[others], classes[others])
+        auc = membership_auc(losses[forget], classes[forget], losses[non_members], classes[non_members])
         why = "a class of the forget set has no test samples"
     test_score = float(outputs.scores[test].mean()) if len(test) else None
     return [

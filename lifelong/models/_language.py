@@ -46,8 +46,8 @@ class Decoder(TokenBody):
 
     @override
     def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        found = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False, output_hidden_states=True)
-        states: tuple[torch.Tensor, ...] = found.hidden_states
+        outputs = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False, output_hidden_states=True)
+        states: tuple[torch.Tensor, ...] = outputs.hidden_states
         return states
 
     @override

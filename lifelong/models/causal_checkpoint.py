@@ -41,9 +41,9 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     try:
         described = AutoConfig.from_pretrained(folder)
         if config.weights == "pretrained":
-            whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            checkpoint = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         else:
-            whole = AutoModelForCausalLM.from_config(described)
+            checkpoint = AutoModelForCausalLM.from_config(described)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.checkpoint: {config.checkpoint!r} cannot be loaded: {error}. Check the name, the network, or give "
@@ -55,8 +55,8 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
             f"model.checkpoint: {config.checkpoint!r} has {described.vocab_size} tokens, the source's tokeniser has "
             f"{num_outputs}. Set source.tokenizer: {config.checkpoint}."
         )
-    body = Decoder(whole.get_decoder().train())
+    body = Decoder(checkpoint.get_decoder().train())
     if config.depth is not None:
         del body.layers[config.depth :]
-    network = Network(body, whole.get_output_embeddings())
+    network = Network(body, checkpoint.get_output_embeddings())
     return network if config.lora is None else config.lora.adapt(network)

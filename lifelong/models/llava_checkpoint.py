@@ -48,26 +48,26 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
             raise ConfigError(f"model.checkpoint: {name!r} is a {described.model_type}, not a LLaVA.")
         pictures, _ = ImageProcessingMixin.get_image_processor_dict(folder)
         if config.weights == "pretrained":
-            whole = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+            checkpoint = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         else:
-            whole = LlavaForConditionalGeneration(described)
+            checkpoint = LlavaForConditionalGeneration(described)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.checkpoint: {name!r} cannot be loaded: {error}. Check the name, the network, or give a folder."
         ) from error
-    text = whole.config.get_text_config()
+    text = checkpoint.config.get_text_config()
     check_text("llava-checkpoint", input_shape[:2], text.max_position_embeddings)
     if text.vocab_size < num_outputs:
         raise ConfigError(
             f"model.checkpoint: {name!r} has {text.vocab_size} tokens, the source's tokeniser has {num_outputs}. Set "
             f"source.tokenizer: {name}."
         )
-    llava = whole.model
+    llava = checkpoint.model
     if config.tower == "frozen":
         llava.vision_tower.requires_grad_(False)
     sight = Sight(llava, tuple(pictures["image_mean"]), tuple(pictures["image_std"]))
     body = Decoder(llava.language_model.train(), sight.train())
     if config.depth is not None:
         del body.layers[config.depth :]
-    network = Network(body, whole.lm_head)
+    network = Network(body, checkpoint.lm_head)
     return network if config.lora is None else config.lora.adapt(network)

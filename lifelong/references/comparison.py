@@ -113,18 +113,18 @@ class _Lived:
         run = self._run_detailed.setdefault(
             event, Detailed("run", event, self.outputs(event), plan, self._untrained.probabilities(event))
         )
-        other = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
+        reference_details = Detailed(kind, event, reference, plan, self._untrained.probabilities(event))
         if first:
             rows += run.calibration()
             for request in plan.due(event):
                 rows += run.rows(request)
         if point.request is None:
-            reference_rows = other.calibration()
+            reference_rows = reference_details.calibration()
             rows += [*reference_rows, *gap_rows(kind, run.calibration(), reference_rows)]
         for request in due:
-            reference_rows = other.rows(request)
+            reference_rows = reference_details.rows(request)
             rows += [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
-            rows += pair_rows(kind, request, run, other, plan)
+            rows += pair_rows(kind, request, run, reference_details, plan)
             if kind == "retrained" and request.event == event:
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
                 rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))

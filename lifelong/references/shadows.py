@@ -60,7 +60,7 @@ class _Onlooker:
         scores = self._evaluator.evaluate(strategy).scores
         margins = self._evaluator.margins(strategy, self._targets)
         nothing = np.zeros(0, dtype=np.float32)
-        means = [scores[part].mean() if len(part) else np.nan for part in self._kept(event)]
+        means = [scores[part].mean() if len(part) else np.nan for part in self._live_and_tests(event)]
         details = {"kept": np.array(means, dtype=np.float32)}
         if margins is not None:
             details["margins"] = margins
@@ -68,9 +68,9 @@ class _Onlooker:
 
     def looks_at(self, event: int) -> bytes:
         """Return what is measured at `event`."""
-        return b"shadow" + b"|".join(part.tobytes() for part in (self._targets, *self._kept(event)))
+        return b"shadow" + b"|".join(part.tobytes() for part in (self._targets, *self._live_and_tests(event)))
 
-    def _kept(self, event: int) -> tuple[np.ndarray, np.ndarray]:
+    def _live_and_tests(self, event: int) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plan
         return plan.live(event), plan.counting_tests(event)
 
@@ -94,12 +94,12 @@ def shadow_events(events: tuple[Event, ...], excluded: np.ndarray) -> tuple[Even
         if isinstance(event, Experience):
             result.append(with_ids(event, ids))
             continue
-        requests = [_without(r, excluded) for r in event.requests]
+        requests = [_without_samples(r, excluded) for r in event.requests]
         result.append(replace(event, requests=tuple(r for r in requests if len(r.sample_ids))))
     return tuple(result)
 
 
-def _without(request: Request, excluded: np.ndarray) -> Request:
+def _without_samples(request: Request, excluded: np.ndarray) -> Request:
     keys = np.array(request.keys)
     if request.scope == "sample":
         keys = keys[~np.isin(keys, excluded)]
@@ -182,7 +182,7 @@ class _Lives:
     def add(self, group: Sequence[int], retrained: bool) -> None:
         """Live some at once, or find them in the cache."""
         started = time.perf_counter()
-        for points, cost in together([lambda life=life: self._live(life, retrained) for life in group]):  # type: ignore[misc]
+        for points, cost in together([lambda life=life: self._live_once(life, retrained) for life in group]):  # type: ignore[misc]
             for point, outputs in points:
                 self.known = self.known and "margins" in outputs.details
                 self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
@@ -190,15 +190,15 @@ class _Lives:
             self.cost += replace(cost, seconds=0.0)
         self.cost += Cost(seconds=time.perf_counter() - started)
 
-    def _live(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
+    def _live_once(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
         p, strategy = self._p, self._p.config.strategies[self._name]
         seed = (p.config.seed + 1) * _SEEDS + life
         if retrained:
             strategy = reference_config("retrained", strategy)
         family = lives_of(p, self._name, strategy, seed, self._onlooker)
         excluded = self._ids[~is_inside(life, self._ids)]
-        wanted = {}
+        events_at = {}
         for moment in self._moments:
             events = p.stream.events[: moment + 1]
-            wanted[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
-        return list(family.compute(wanted)), family.cost
+            events_at[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
+        return list(family.compute(events_at)), family.cost

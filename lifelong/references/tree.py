@@ -200,7 +200,7 @@ class References:
         started = time.perf_counter()
         files = {p: self._file(c, p.event) for p, c in wanted.items()}
         if not all(_is_whole(file) for file in files.values()):
-            with self._alone():  # another process may have computed them in the meantime
+            with self._locked():  # another process may have computed them in the meantime
                 missing = {p: (c, files[p]) for p, c in wanted.items() if not _is_whole(files[p])}
                 self.cost.computed += len(missing)
                 if missing:
@@ -211,7 +211,7 @@ class References:
             yield point, _must_read(file)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Let one process at a time compute references of this family; the system lets go of what a dead one held."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.blake2b(self._identity.encode(), digest_size=8).hexdigest()
@@ -253,13 +253,13 @@ class References:
             if following:
                 node = following[0]
             elif branches:
-                at, rest, state = branches.pop()
+                at, children, state = branches.pop()
                 parent = at
                 ledger = ledger_after(self._make_ledger(), at.path)
                 restore(strategy, state, ledger)
-                if len(rest) > 1:
-                    branches.append((at, rest[1:], state))
-                node = rest[0]
+                if len(children) > 1:
+                    branches.append((at, children[1:], state))
+                node = children[0]
             else:
                 return
             outcome = step(strategy, node.path[-1], ledger).outcome

@@ -43,11 +43,11 @@ def form_of(name: str | None, out: Path | None) -> Format:
     Raises:
         ConfigError: there is no such form.
     """
-    wanted = name or (out.suffix.removeprefix(".") if out is not None else "") or "html"
+    form_name = name or (out.suffix.removeprefix(".") if out is not None else "") or "html"
     for form in FORMATS:
-        if form == wanted:
+        if form == form_name:
             return form
-    raise ConfigError(f"There is no format {wanted!r}. {closest(wanted, FORMATS)}")
+    raise ConfigError(f"There is no format {form_name!r}. {closest(form_name, FORMATS)}")
 
 
 def export(what: Run | Study, form: Format, out: Path | None = None) -> list[Path]:
@@ -113,12 +113,12 @@ def write_pictures(drawings: Iterable[tuple[str, go.Figure]], folder: Path, form
     folder.mkdir(parents=True, exist_ok=True)
     figures = {folder / f"{name}.{form}": published(figure) for name, figure in drawings}
     options = {"format": form, "width": _WIDTH, "scale": _SCALE if form == "png" else 1}
-    wanted = [
+    specs = [
         {"fig": figure.to_plotly_json(), "path": file, "opts": options | {"height": figure.layout.height}}
         for file, figure in figures.items()
     ]
     try:
-        kaleido.write_fig_from_object_sync(wanted, cancel_on_error=True, kopts={"mathjax": False})
+        kaleido.write_fig_from_object_sync(specs, cancel_on_error=True, kopts={"mathjax": False})
     except ChromeNotFoundError as error:
         raise ConfigError(
             f"{form} is drawn by a browser, and none was found. Install Chromium or Chrome (apt install chromium, or "
@@ -146,19 +146,19 @@ def _write_text(text: str, file: Path) -> Path:
     return file
 
 
-def _write_csv(heads: Sequence[str], found: Iterable[Part], file: Path) -> Path:
-    with _whole(file) as part, part.open("w", encoding="utf-8", newline="") as text:
+def _write_csv(heads: Sequence[str], labelled_tables: Iterable[Part], file: Path) -> Path:
+    with _replacing(file) as part, part.open("w", encoding="utf-8", newline="") as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heads)
-        for given, table in found:
-            front = tuple(v if isinstance(v, str | int | float) else json.dumps(v) for v in given.values())
+        for labels, table in labelled_tables:
+            front = tuple(v if isinstance(v, str | int | float) else json.dumps(v) for v in labels.values())
             writer.writerows(
                 (*front, r.event, r.model, r.subject, r.metric, r.value, r.n, r.reason) for r in table.rows
             )
     return file
 
 
-def _write_parquet(heads: Sequence[str], found: Iterable[Part], file: Path) -> Path:
+def _write_parquet(heads: Sequence[str], labelled_tables: Iterable[Part], file: Path) -> Path:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -169,16 +169,16 @@ def _write_parquet(heads: Sequence[str], found: Iterable[Part], file: Path) -> P
     types = {"seed": pa.int64(), "event": pa.int64(), "n": pa.int64(), "value": pa.float64()}
     # grid values may be of any kind, so they are written as JSON
     schema = pa.schema([(head, types.get(head, pa.string())) for head in heads])
-    with _whole(file) as part, pq.ParquetWriter(part, schema) as writer:
-        for given, table in found:
-            front = {k: v if k in ("seed", "strategy") else json.dumps(v) for k, v in given.items()}
+    with _replacing(file) as part, pq.ParquetWriter(part, schema) as writer:
+        for labels, table in labelled_tables:
+            front = {k: v if k in ("seed", "strategy") else json.dumps(v) for k, v in labels.items()}
             columns = {k: [v] * len(table.rows) for k, v in front.items()} | table.frame()
             writer.write_table(pa.table(columns, schema=schema))
     return file
 
 
 @contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
+def _replacing(file: Path) -> Iterator[Path]:
     """Lend a place to write to, piece by piece, which becomes `file` only when all is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

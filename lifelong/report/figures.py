@@ -118,11 +118,11 @@ def requests(facts: Facts) -> go.Figure:
             series = facts.series[name]
             _request_line(figure, series, request, metric, number, name, panel == 0, at)
             for model, symbol in (("retrained", "diamond-open"), ("withheld", "square-open")):
-                found = series.rows(metric, request.name, model)
-                if found:
+                reference_rows = series.rows(metric, request.name, model)
+                if reference_rows:
                     figure.add_scatter(
-                        x=list(found),
-                        y=[r.value for r in found.values()],
+                        x=list(reference_rows),
+                        y=[r.value for r in reference_rows.values()],
                         name=f"{name}: {model}",
                         legendgroup=name,
                         showlegend=False,
@@ -198,14 +198,14 @@ def _request_line(
 ) -> None:
     rows = series.rows(metric, request.name)
     events = list(rows)
-    kept = [events[i] for i in kept_events(len(events), [], MAX_ROWS // 2)]
+    shown = [events[i] for i in kept_events(len(events), [], MAX_ROWS // 2)]
     figure.add_scatter(
-        x=kept,
-        y=[rows[e].value for e in kept],
+        x=shown,
+        y=[rows[e].value for e in shown],
         name=name,
         legendgroup=name,
         showlegend=in_legend,
-        **look.line(number, len(kept) <= 60),
+        **look.line(number, len(shown) <= 60),
         **at,
     )
 

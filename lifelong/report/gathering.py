@@ -78,7 +78,7 @@ def _gather(study: Study) -> Lives:
     unfinished: list[tuple[Job, str]] = []
     references: dict[str, tuple[int, int, float]] = {}
     metrics: set[str] = set()
-    known: dict[tuple[str, ...], str] = {}
+    measure_of: dict[tuple[str, ...], str] = {}
     asked_for = metrics_needed(study.config)
     tables: dict[str, tuple[Cell, dict[str, Table]]] = {}
     for job in study.jobs:
@@ -89,9 +89,9 @@ def _gather(study: Study) -> Lives:
         key = json.dumps(cell.values, sort_keys=True, default=str)
         # the first run of every kind is read as a whole, which tells the score's name and all metrics
         kind = (key, *job.config["strategies"])
-        facts = gather(_read(job, known.get(kind), asked_for))
-        if kind not in known:
-            known[kind] = facts.measure
+        facts = gather(_read(job, measure_of.get(kind), asked_for))
+        if kind not in measure_of:
+            measure_of[kind] = facts.measure
             metrics |= {r.metric for t in facts.run.tables.values() for r in t.rows}
         finished = tables.setdefault(job.name, (cell, {}))[1]
         for name in facts.run.summaries:
@@ -192,11 +192,11 @@ def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dic
     served = [r.event if r.event < series.lived else None for r in facts.requested]
 
     def at(metric: str, model: str = "run", event: int | None = None) -> np.ndarray:
-        found = [
-            None if when is None else series.value(metric, r.name, when if event is None else event, model)
-            for r, when in zip(facts.requested, served, strict=True)
+        values = [
+            None if served_at is None else series.value(metric, r.name, served_at if event is None else event, model)
+            for r, served_at in zip(facts.requested, served, strict=True)
         ]
-        return np.array([np.nan if v is None else v for v in found])
+        return np.array([np.nan if v is None else v for v in values])
 
     return {
         "forget": at(forget),

@@ -83,8 +83,8 @@ def _head(facts: Facts) -> str:
     life = f"{len(facts.learned)} learned" + (f" ({again} of them again)" if again else "")
     items = [
         ("Data", str(facts.manifest["source"]["name"])),
-        ("Scenario", _named(facts.stream["scenario"])),
-        ("Requests", f"{_named(facts.stream['schedule'])}: {len(facts.requested)}"),
+        ("Scenario", _name_with_options(facts.stream["scenario"])),
+        ("Requests", f"{_name_with_options(facts.stream['schedule'])}: {len(facts.requested)}"),
         ("Events", f"{facts.num_events}: {life}, {len(facts.requested)} deletion requests"),
         ("Units", str(len(facts.units))),
         ("Model", str(config.model.name)),
@@ -158,8 +158,8 @@ def _requests(facts: Facts) -> str:
         f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
         f"coming. The dotted line: the request is served.{left_out}"
     )
-    found = unlearning.beside_retraining(facts) + unlearning.correction(facts)
-    return found + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+    summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
+    return summaries + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
 
 
 def _subnetworks(facts: Facts) -> str:
@@ -208,8 +208,8 @@ def _cost(facts: Facts) -> str:
 
 def _repeat(facts: Facts) -> str:
     manifest = facts.manifest
-    versions = [(name, str(found)) for name, found in manifest["versions"].items()]
-    digests = [(f"{name} digest", str(found)) for name, found in manifest["digests"].items()]
+    versions = [(name, str(value)) for name, value in manifest["versions"].items()]
+    digests = [(f"{name} digest", str(value)) for name, value in manifest["digests"].items()]
     machine = [(k, str(manifest[k])) for k in ("platform", "device", "threads", "code")]
     source = [("licence of the data", str(manifest["source"]["licence"]))]
     source += [("note on the data", str(note)) for note in manifest["source"]["notes"]]
@@ -226,7 +226,7 @@ def _drawn(key: str, figure: Figure, caption: str) -> str:
     return drawing(key, figure.to_json(), int(figure.layout.height), caption)
 
 
-def _named(options: dict[str, object]) -> str:
+def _name_with_options(options: dict[str, object]) -> str:
     """Return ``class-incremental (experiences 5)``, with short options only."""
     short = [f"{k} {v}" for k, v in options.items() if k != "name" and isinstance(v, int | float | str)]
     return f"{options['name']} ({', '.join(short)})" if short else str(options["name"])

@@ -151,11 +151,11 @@ def _kind(cells: Sequence[str], first: bool) -> str:
 
 def _width(head: str, cells: Sequence[str]) -> float:
     """Return the characters that a column takes; heads of numbers are broken into words."""
-    found = [len(word) for word in head.split()]
+    widths = [len(word) for word in head.split()]
     for c in cells:
         mean, _, band = c.partition(" [")
-        found.append(max(len(mean), round(_TINY * len(band)) + 1) if _INTERVAL.fullmatch(c) else min(len(c), _LONG))
-    return max(found)
+        widths.append(max(len(mean), round(_TINY * len(band)) + 1) if _INTERVAL.fullmatch(c) else min(len(c), _LONG))
+    return max(widths)
 
 
 def _head(text: str, kind: str) -> str:
@@ -167,10 +167,10 @@ def _head(text: str, kind: str) -> str:
 
 def _cell(text: str, kind: str) -> str:
     if kind == "r":
-        found = _INTERVAL.fullmatch(text)
-        if not found:
+        interval = _INTERVAL.fullmatch(text)
+        if not interval:
             return _number(text)
-        mean, low, high = found.groups()
+        mean, low, high = interval.groups()
         mark = MARK if text.endswith(MARK) else ""
         return r"\withinterval" + "".join(f"{{{_number(x)}}}" for x in (mean + mark, low, high))
     if kind == "l" or not text:

@@ -119,7 +119,7 @@ class Point:
 
     def num_seeds(self) -> int:
         """Return the most seeds that any strategy has."""
-        return max((len(found) for found in self.lives.values()), default=0)
+        return max((len(seeds) for seeds in self.lives.values()), default=0)
 
     def by_event(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds, events]``."""
@@ -173,11 +173,11 @@ class Lives:
     @property
     def catalogue(self) -> Catalogue:
         """What the metrics mean, those of the user's own modules too."""
-        own: dict[str, dict[str, Any]] = {"measures": {}, "metrics": {}}
+        declared: dict[str, dict[str, Any]] = {"measures": {}, "metrics": {}}
         for manifest in self.manifests:
             for kind, metrics in manifest.get("metrics", {}).items():
-                own[kind] |= metrics
-        return with_own(own)
+                declared[kind] |= metrics
+        return with_own(declared)
 
 
 def _slot(requests: Sequence[Requested]) -> RequestSlot:

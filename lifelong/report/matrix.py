@@ -41,12 +41,14 @@ class Matrix:
 
 def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
     """Draw a matrix at the events given; what is deleted of a unit has a row and a colour scale of its own."""
-    gone = np.isfinite(matrix.deleted).any(axis=1)
-    lines = [(u, deleted) for u in range(len(matrix.units)) for deleted in (False, True) if not deleted or gone[u]]
+    has_deleted = np.isfinite(matrix.deleted).any(axis=1)
+    lines = [
+        (u, deleted) for u in range(len(matrix.units)) for deleted in (False, True) if not deleted or has_deleted[u]
+    ]
     names = [f"{matrix.units[u]}, deleted" if deleted else matrix.units[u] for u, deleted in lines]
     figure = go.Figure()
     for is_deleted, colours, place in ((False, look.HELD, 1.01), (True, look.DELETED, 1.10)):
-        if is_deleted and not gone.any():
+        if is_deleted and not has_deleted.any():
             continue
         values = np.full((len(lines), len(events)), np.nan, dtype=np.float32)
         for i, (u, deleted) in enumerate(lines):

@@ -30,8 +30,8 @@ def selectors(facts: Facts, strategy: str) -> go.Figure:
     events = sorted({e for s in subjects for e in series.rows("selector", s)})
     values = np.full((len(subjects), len(events)), np.nan)
     for i, subject in enumerate(subjects):
-        for event, found in series.rows("selector", subject).items():
-            values[i, events.index(event)] = np.nan if found.value is None else found.value
+        for event, chosen in series.rows("selector", subject).items():
+            values[i, events.index(event)] = np.nan if chosen.value is None else chosen.value
     steps = [(i / len(SELECTORS), (i + 1) / len(SELECTORS), colour) for i, colour in enumerate(_COLOURS)]
     places = list(range(len(SELECTORS)))
     names = [["" if np.isnan(v) else SELECTORS[int(v)] for v in line] for line in values]

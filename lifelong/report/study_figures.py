@@ -59,12 +59,12 @@ def requests(point: Point) -> go.Figure:
     for number, name in point.begun:
         _over_requests(figure, point, number, name, "forget", {}, in_legend=True)
         for model, symbol in (("retrained", "diamond-open"), ("withheld", "square-open")):
-            found = spread(point.by_request(name, model))
-            if found.count.any():
+            band = spread(point.by_request(name, model))
+            if band.count.any():
                 figure.add_scatter(
                     x=_places(point, number),
-                    y=found.mean,
-                    customdata=_band_data(found),
+                    y=band.mean,
+                    customdata=_band_data(band),
                     name=f"{name}: {model}",
                     legendgroup=name,
                     showlegend=False,
@@ -144,30 +144,30 @@ def _over_events(figure: go.Figure, point: Point, key: str, at: Place, in_legend
     events = kept_events(point.num_events, point.deletions, MAX_ROWS)
     for number, name in point.begun:
         values = point.by_event(name, key)
-        found = spread(np.cumsum(values, axis=1) if summed else values)
-        _curve(figure, number, name, events, _at(found, events), at, in_legend)
+        band = spread(np.cumsum(values, axis=1) if summed else values)
+        _curve(figure, number, name, events, _at(band, events), at, in_legend)
 
 
 def _over_requests(
     figure: go.Figure, point: Point, number: int, name: str, key: str, at: Place, in_legend: bool
 ) -> None:
     """Add a strategy's numbers at every request: points side by side, or a line if there are many requests."""
-    found, requests = spread(point.by_request(name, key)), point.requests
+    band, requests = spread(point.by_request(name, key)), point.requests
     if len(requests) > MAX_DODGED:
         kept = kept_events(len(requests), [], MAX_ROWS)
-        _curve(figure, number, name, kept, _at(found, kept), at, in_legend)
+        _curve(figure, number, name, kept, _at(band, kept), at, in_legend)
         return
     figure.add_scatter(
         x=_places(point, number),
-        y=found.mean,
+        y=band.mean,
         error_y={
             "type": "data",
-            "array": found.high - found.mean,
-            "arrayminus": found.mean - found.low,
+            "array": band.high - band.mean,
+            "arrayminus": band.mean - band.low,
             "thickness": 1.5,
             "width": 4,
         },
-        customdata=_band_data(found),
+        customdata=_band_data(band),
         name=name,
         legendgroup=name,
         showlegend=in_legend,
@@ -179,10 +179,10 @@ def _over_requests(
 
 
 def _curve(
-    figure: go.Figure, number: int, name: str, places: Sequence[int], found: Spread, at: Place, in_legend: bool
+    figure: go.Figure, number: int, name: str, places: Sequence[int], band: Spread, at: Place, in_legend: bool
 ) -> None:
-    if (found.high > found.low).any():
-        x, y = _outline(np.asarray(places), found)
+    if (band.high > band.low).any():
+        x, y = _outline(np.asarray(places), band)
         figure.add_scatter(
             x=x,
             y=y,
@@ -198,8 +198,8 @@ def _curve(
         )
     figure.add_scatter(
         x=list(places),
-        y=found.mean,
-        customdata=_band_data(found),
+        y=band.mean,
+        customdata=_band_data(band),
         name=name,
         legendgroup=name,
         showlegend=in_legend,
@@ -209,15 +209,15 @@ def _curve(
     )
 
 
-def _outline(places: np.ndarray, found: Spread) -> tuple[list[float | None], list[float | None]]:
+def _outline(places: np.ndarray, band: Spread) -> tuple[list[float | None], list[float | None]]:
     """Return the outline of a band, along the low side and back along the high one, of every stretch without gap."""
     x: list[float | None] = []
     y: list[float | None] = []
-    known = np.flatnonzero(np.isfinite(found.mean))
-    for stretch in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+    with_value = np.flatnonzero(np.isfinite(band.mean))
+    for stretch in np.split(with_value, np.flatnonzero(np.diff(with_value) > 1) + 1):
         if len(stretch):
             x += [*places[stretch].tolist(), *places[stretch[::-1]].tolist(), None]
-            y += [*found.low[stretch].tolist(), *found.high[stretch[::-1]].tolist(), None]
+            y += [*band.low[stretch].tolist(), *band.high[stretch[::-1]].tolist(), None]
     return x, y
 
 
@@ -251,10 +251,10 @@ def _short(what: str) -> str:
     return what if len(what) <= 28 else f"{what[:26]}…"
 
 
-def _at(found: Spread, places: Sequence[int]) -> Spread:
+def _at(band: Spread, places: Sequence[int]) -> Spread:
     chosen = list(places)
-    return Spread(found.mean[chosen], found.low[chosen], found.high[chosen], found.count[chosen])
+    return Spread(band.mean[chosen], band.low[chosen], band.high[chosen], band.count[chosen])
 
 
-def _band_data(found: Spread) -> np.ndarray:
-    return np.stack([found.low, found.high], axis=-1)
+def _band_data(band: Spread) -> np.ndarray:
+    return np.stack([band.low, band.high], axis=-1)

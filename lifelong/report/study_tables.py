@@ -38,8 +38,8 @@ class Grid:
     @property
     def footnote(self) -> str:
         """What the mark of cells means, if any has it."""
-        found = any(cell.endswith(MARK) for _, rows in self.groups for row in rows for cell in row)
-        return FOOTNOTE if found else ""
+        is_marked = any(cell.endswith(MARK) for _, rows in self.groups for row in rows for cell in row)
+        return FOOTNOTE if is_marked else ""
 
     @property
     def num_rows(self) -> int:
@@ -144,7 +144,7 @@ def results(point: Point) -> Grid:
     Below the strategies of a group stands what doing nothing gets and what a second retraining gets.
     """
     heads = columns(point.measure)
-    found: dict[str, list[tuple[str, ...]]] = {}
+    rows_by_access: dict[str, list[tuple[str, ...]]] = {}
     lines: dict[str, list[list[Line]]] = {}
     for _, name in point.begun:
         lives = list(point.lives[name].values())
@@ -153,20 +153,22 @@ def results(point: Point) -> Grid:
         seeds = str(len(lives)) if len(finished) == len(lives) else f"{len(finished)} of {len(lives)} finished"
         access = point.access.get(name, UNFINISHED)
         numbers = _all_over_seeds([line.cells for line in of_seeds], heads)
-        found.setdefault(access, []).append((name, seeds, _remarks(of_seeds), *numbers))
+        rows_by_access.setdefault(access, []).append((name, seeds, _remarks(of_seeds), *numbers))
         lines.setdefault(access, []).append(of_seeds)
     for access, of_lines in lines.items():
-        held: dict[str, list[tuple[Cell, ...]]] = {}
+        references: dict[str, list[tuple[Cell, ...]]] = {}
         for seed in range(max(map(len, of_lines))):
             for what, cells in beside([of_seeds[seed] for of_seeds in of_lines if seed < len(of_seeds)]):
-                held.setdefault(what, []).append(cells)
-        found[access] += [(what, str(len(c)), "", *_all_over_seeds(c, heads)) for what, c in held.items()]
+                references.setdefault(what, []).append(cells)
+        rows_by_access[access] += [
+            (what, str(len(c)), "", *_all_over_seeds(c, heads)) for what, c in references.items()
+        ]
     caption = (
         f"Results at the end: {band_in_words(point.num_seeds())}. Grouped by what the strategies were allowed to read; "
         f"compare within a group only."
     )
     titles = (("strategy", ""), ("seeds", ""), REMARK, *((h.title, h.meaning) for h in heads))
-    groups = sorted(found.items(), key=lambda item: item[0] == UNFINISHED)
+    groups = sorted(rows_by_access.items(), key=lambda item: item[0] == UNFINISHED)
     return Grid(caption, titles, tuple((access, tuple(rows)) for access, rows in groups))
 
 
@@ -209,10 +211,10 @@ def requests(point: Point) -> Grid:
         ("exposure", "exposure", ".1f", meaning("exposure")),
     )
     requests, rows = point.requests, []
-    found = {name: {key: spread(point.by_request(name, key)) for key, *_ in shape} for _, name in point.begun}
+    bands = {name: {key: spread(point.by_request(name, key)) for key, *_ in shape} for _, name in point.begun}
     for k, request in enumerate(requests):
         for _, name in point.begun:
-            cells = [_band(_one(found[name][key], k), spec) for key, _, spec, _ in shape]
+            cells = [_band(_at_place(bands[name][key], k), spec) for key, _, spec, _ in shape]
             rows.append((f"{request.name} ({request.what})", name, *cells))
     heads = (("request", ""), ("strategy", ""), *((title, why) for _, title, _, why in shape))
     caption = (
@@ -226,23 +228,23 @@ def averages(point: Point) -> Grid:
     """Return the numbers of the first figure, for whoever cannot see it."""
     metric = f"average_{point.measure}"
     events = kept_events(point.num_events, point.deletions, MAX_ROWS)
-    found = [spread(point.by_event(name, "average")) for _, name in point.begun]
-    rows = tuple((str(e), *(_band(_one(f, e), ".4f") for f in found)) for e in events)
+    bands = [spread(point.by_event(name, "average")) for _, name in point.begun]
+    rows = tuple((str(e), *(_band(_at_place(band, e), ".4f") for band in bands)) for e in events)
     heads = (("event", ""), *((name, meaning(metric)) for _, name in point.begun))
     return Grid(f"{words(metric).capitalize()} after every event.", heads, (("", rows),))
 
 
-def in_words(found: Estimate | None) -> str:
+def in_words(estimate: Estimate | None) -> str:
     """Return a mean and its interval.
 
     >>> in_words(Estimate(0.25, 0.2, 0.3, None, 3))
     '0.25 [0.2, 0.3]'
     """
-    if found is None:
+    if estimate is None:
         return "-"
-    if found.low is None or found.high is None:
-        return f"{found.mean:.4g}"
-    return f"{found.mean:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.4g}"
+    return f"{estimate.mean:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
 
 
 def sides_in_words(sides: Sequence[float] | None) -> str:
@@ -281,28 +283,28 @@ def _seeds_and_bca(e: Estimate | None) -> tuple[str, str]:
 def _without_empty(grid: Grid) -> Grid:
     """Return the grid without columns that no row has anything in."""
     ((title, rows),) = grid.groups
-    kept = [k for k in range(len(grid.heads)) if any(row[k] not in ("", "-") for row in rows) or not rows]
+    filled = [k for k in range(len(grid.heads)) if any(row[k] not in ("", "-") for row in rows) or not rows]
     return Grid(
         grid.caption,
-        tuple(grid.heads[k] for k in kept),
-        ((title, tuple(tuple(row[k] for k in kept) for row in rows)),),
+        tuple(grid.heads[k] for k in filled),
+        ((title, tuple(tuple(row[k] for k in filled) for row in rows)),),
     )
 
 
 def _over_seeds(cells: Sequence[Cell], kind: Kind) -> str:
-    found = spread(np.array([np.nan if c.value is None else c.value for c in cells]))
-    if not found.count:
+    band = spread(np.array([np.nan if c.value is None else c.value for c in cells]))
+    if not band.count:
         return shown(Cell(None), kind)
-    mean, low, high = (shown(Cell(float(x)), kind) for x in (found.mean, found.low, found.high))
+    mean, low, high = (shown(Cell(float(x)), kind) for x in (band.mean, band.low, band.high))
     return mean if low == high else f"{mean} [{low}, {high}]"
 
 
-def _one(found: Spread, place: int) -> Spread:
-    return Spread(found.mean[place], found.low[place], found.high[place], found.count[place])
+def _at_place(band: Spread, place: int) -> Spread:
+    return Spread(band.mean[place], band.low[place], band.high[place], band.count[place])
 
 
-def _band(found: Spread, spec: str) -> str:
-    if not found.count:
+def _band(band: Spread, spec: str) -> str:
+    if not band.count:
         return "-"
-    mean, low, high = (format(float(x), spec) for x in (found.mean, found.low, found.high))
+    mean, low, high = (format(float(x), spec) for x in (band.mean, band.low, band.high))
     return mean if low == high else f"{mean} [{low}, {high}]"

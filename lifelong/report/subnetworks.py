@@ -37,28 +37,28 @@ def dependencies(facts: Facts, strategy: str) -> tuple[list[str], list[Dependenc
     """Return the tasks that there are at the end, in order of their latest lessons, and what depends on what."""
     series = facts.series[strategy]
     lessons = {task: max(series.rows("mask_density", task)) for task in series.subjects("mask_density")}
-    gone = {
+    is_deleted = {
         task: max((r.event for r in facts.requested if task in r.units and r.event < series.lived), default=-1) > event
         for task, event in lessons.items()
     }
     again = {r.event for r in facts.requested}
-    found = []
+    edges = []
     for subject in series.subjects("inherited"):
         source, target = subject.split(" > ")
         event, r = max(series.rows("inherited", subject).items())
-        if event >= lessons[target] and r.value is not None and not gone[target]:
+        if event >= lessons[target] and r.value is not None and not is_deleted[target]:
             later = lessons[source] > lessons[target] and lessons[source] in again
-            found.append(Dependency(source, target, r.value, gone[source] or later))
-    sources = {d.source for d in found}
-    return sorted((t for t in lessons if not gone[t] or t in sources), key=lambda task: lessons[task]), found
+            edges.append(Dependency(source, target, r.value, is_deleted[source] or later))
+    sources = {d.source for d in edges}
+    return sorted((t for t in lessons if not is_deleted[t] or t in sources), key=lambda task: lessons[task]), edges
 
 
 def dependency_map(facts: Facts, strategy: str) -> go.Figure:
     """Draw who depends on whom: rows are sources, columns what was learned on top of them."""
-    tasks, found = dependencies(facts, strategy)
+    tasks, edges = dependencies(facts, strategy)
     place = {task: i for i, task in enumerate(tasks)}
     values = np.full((len(tasks), len(tasks)), np.nan)
-    for d in found:
+    for d in edges:
         values[place[d.source], place[d.target]] = d.share
     figure = go.Figure()
     figure.add_heatmap(
@@ -70,7 +70,7 @@ def dependency_map(facts: Facts, strategy: str) -> go.Figure:
         hoverongaps=False,
         hovertemplate="%{x} computes with what %{y} has trained: %{z:.1%} of its mask<extra></extra>",
     )
-    stale = [d for d in found if d.stale]
+    stale = [d for d in edges if d.stale]
     if stale:
         figure.add_scatter(
             x=[d.target for d in stale],

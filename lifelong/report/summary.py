@@ -87,11 +87,11 @@ def summarize(run: Run) -> list[Group]:
     measure = measure_of(run)
     series = {name: Series(table) for name, table in run.tables.items()}
     cells = {name: _cells(numbers, measure) for name, numbers in series.items()}
-    found: dict[str, list[Line]] = {}
+    by_access: dict[str, list[Line]] = {}
     for name in run.tables:
         access = str(run.summaries[name]["access"]) if name in run.summaries else UNFINISHED
-        found.setdefault(access, []).append(_line(run, name, series, cells, measure))
-    return [Group(access, tuple(lines)) for access, lines in _finished_first(found)]
+        by_access.setdefault(access, []).append(_line(run, name, series, cells, measure))
+    return [Group(access, tuple(lines)) for access, lines in _finished_first(by_access)]
 
 
 def _line(
@@ -124,10 +124,12 @@ def _learner(run: Run, name: str) -> str:
     def called(strategy: StrategyConfig) -> str:
         return strategy.isolated.name if strategy.isolated else "+".join(p.name for p in strategy.learner)
 
-    mine = config[name]
-    alike = [n for n, other in config.items() if same_learner(other, mine)]
-    ambiguous = any(called(other) == called(mine) and not same_learner(other, mine) for other in config.values())
-    return f"{called(mine)} of {alike[0]}" if ambiguous else called(mine)
+    strategy = config[name]
+    alike = [n for n, other in config.items() if same_learner(other, strategy)]
+    ambiguous = any(
+        called(other) == called(strategy) and not same_learner(other, strategy) for other in config.values()
+    )
+    return f"{called(strategy)} of {alike[0]}" if ambiguous else called(strategy)
 
 
 def unheld(groups: Sequence[Group]) -> str:
@@ -275,18 +277,18 @@ def side_by_side(runs: Sequence[Run], strategies: Sequence[str] = ()) -> list[Co
     for name in strategies:
         if name not in names:
             raise ConfigError(f"No run has a strategy {name!r}. {closest(name, names)}")
-    found: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
+    by_stream: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
     for run in runs:
         digests = read_manifest(run.folder)["digests"]
         key = (str(digests["stream"]), str(digests["data"]), measure_of(run))
         for group in summarize(run):
             for line in group.lines:
                 if not strategies or line.strategy in strategies:
-                    label = _of_run(run, line) if len(runs) > 1 else line
-                    found.setdefault(key, {}).setdefault(group.access, []).append(label)
+                    named = _of_run(run, line) if len(runs) > 1 else line
+                    by_stream.setdefault(key, {}).setdefault(group.access, []).append(named)
     return [
         Comparison(*key, [Group(access, tuple(lines)) for access, lines in _finished_first(groups)])
-        for key, groups in found.items()
+        for key, groups in by_stream.items()
     ]
 
 

@@ -27,9 +27,9 @@ def summary(facts: Facts) -> str:
 
     Below the strategies of a group stands what doing nothing gets and what a second retraining gets.
     """
-    heads, found = columns(facts.measure), summarize(facts.run)
-    groups = []
-    for group in found:
+    heads, groups = columns(facts.measure), summarize(facts.run)
+    bodies = []
+    for group in groups:
         title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 2}">{escape(group.access)}</th></tr>'
         rows = []
         for line in group.lines:
@@ -37,13 +37,13 @@ def summary(facts: Facts) -> str:
             rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{remark}{_cells(line.cells, heads)}</tr>')
         for what, cells in group.beside:
             rows.append(f'<tr class="held"><th scope="row">{escape(what)}</th><td></td>{_cells(cells, heads)}</tr>')
-        groups.append(f"<tbody>{title}{''.join(rows)}</tbody>")
+        bodies.append(f"<tbody>{title}{''.join(rows)}</tbody>")
     named = [("strategy", ""), REMARK, *((head.title, head.meaning) for head in heads)]
     caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
-    if any(cell.grey for group in found for line in group.lines for cell in line.cells):
+    if any(cell.grey for group in groups for line in group.lines for cell in line.cells):
         caption += f" {GREY}"
-    missing = unheld(found)
-    return table(f"{caption} {missing[0].upper()}{missing[1:]}." if missing else caption, named, groups)
+    missing = unheld(groups)
+    return table(f"{caption} {missing[0].upper()}{missing[1:]}." if missing else caption, named, bodies)
 
 
 def _cells(cells: Sequence[Cell], heads: Sequence[Column]) -> str:
@@ -120,8 +120,8 @@ def averages(facts: Facts) -> str:
         values = [facts.series[name].value(metric, "stream", event) for name in facts.strategies]
         cells = "".join(cell("-" if v is None else f"{v:.4f}") for v in values)
         rows.append(f'<tr><th scope="row">{event}: {escape(happened.get(event, ""))}</th>{cells}</tr>')
-    found = table(f"{words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return folded("The same as numbers", FOLD, found)
+    body = table(f"{words(metric).capitalize()} after every event.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("The same as numbers", FOLD, body)
 
 
 def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
@@ -137,14 +137,14 @@ def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
         data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
         rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{data}</tr>')
     heads = [("metric", ""), ("meaning", ""), ("unit", ""), ("better", ""), ("ideal", "")]
-    found = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
-    return folded("What the metrics mean", FOLD, found)
+    body = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded("What the metrics mean", FOLD, body)
 
 
 def meaning(metric: str, catalogue: Catalogue = BUILT_IN) -> str:
     """Return what a metric means and which way is better, or nothing if nothing declares it."""
     try:
-        found = catalogue.describe(metric)
+        described = catalogue.describe(metric)
     except KeyError:
         return ""
-    return f"{found.meaning} {_WAY[found.better].capitalize()}."
+    return f"{described.meaning} {_WAY[described.better].capitalize()}."

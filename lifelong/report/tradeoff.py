@@ -77,18 +77,18 @@ def _panel(
 ) -> None:
     """Add the strategies of one access, and their front."""
     far = {name: spread(point.ends(name, key)) for name in numbers}
-    kept = {name: spread(point.ends(name, "retained")) for name in numbers}
-    names = [name for name in numbers if np.isfinite(far[name].mean) and np.isfinite(kept[name].mean)]
+    retained = {name: spread(point.ends(name, "retained")) for name in numbers}
+    names = [name for name in numbers if np.isfinite(far[name].mean) and np.isfinite(retained[name].mean)]
     distance = np.array([far[name].mean for name in names])
-    score = np.array([kept[name].mean for name in names])
+    score = np.array([retained[name].mean for name in names])
     front = pareto(distance, score)
     for name, optimal in zip(names, front, strict=True):
         number = numbers[name]
         figure.add_scatter(
             x=[float(far[name].mean)],
-            y=[float(kept[name].mean)],
+            y=[float(retained[name].mean)],
             error_x=_bars(far[name], number),
-            error_y=_bars(kept[name], number),
+            error_y=_bars(retained[name], number),
             name=name,
             legendgroup=name,
             showlegend=in_legend,
@@ -117,11 +117,11 @@ def _panel(
         )
 
 
-def _bars(found: Spread, number: int) -> dict[str, object]:
+def _bars(band: Spread, number: int) -> dict[str, object]:
     return {
         "type": "data",
-        "array": [float(found.high - found.mean)],
-        "arrayminus": [float(found.mean - found.low)],
+        "array": [float(band.high - band.mean)],
+        "arrayminus": [float(band.mean - band.low)],
         "thickness": 1.2,
         "width": 3,
         "color": look.colour(number),

@@ -35,8 +35,8 @@ def beside_retraining(facts: Facts) -> str:
     def mean(metric: str, model: str = "run", subject: str | None = None) -> Callable[[str], float | None]:
         def value(strategy: str) -> float | None:
             series = facts.series[strategy]
-            found = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
-            values = [v for v in found if v is not None]
+            scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
+            values = [v for v in scores if v is not None]
             return float(np.mean(values)) if values else None
 
         return value
@@ -84,27 +84,28 @@ def beside_retraining(facts: Facts) -> str:
         yardstick = Yardstick(facts.run.config, name, facts.series, measure)
         rows = [("retrained reference", _texts(value(name) for _, _, value, _ in four("retrained")))]
         for what, numbers in _held(yardstick):
-            own = [value(numbers.strategy) for _, _, value, _ in four(numbers.model)]
-            rows.append((what, _texts([*own, *_quality_beside(yardstick, numbers, measure)])))
+            quality = [value(numbers.strategy) for _, _, value, _ in four(numbers.model)]
+            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
         groups.setdefault(tuple(rows), []).append(name)
         whys |= {(head, name): yardstick.why_grey(of) for head, of in (("UA", forget), ("MIA", "mia_efficacy"))}
         nothing, second = (_quality_beside(yardstick, n, measure) for n in (yardstick.nothing, yardstick.second))
         if None not in (*nothing, *second) and tells_nothing(nothing[0], second[0]):
             whys |= {("average gap", name): GREY, ("ToW", name): GREY}
-    each = " Learners differ, and so do their references: each stands above the strategies it is for."
+    note = " Learners differ, and so do their references: each stands above the strategies it is for."
     caption = (
         "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
         "reference the better, in UA and MIA too; no number means anything without it."
     )
     caption += f" {GREY}" if any(whys.values()) else ""
-    return _table(facts, caption + (each if len(groups) > 1 else ""), columns, groups, whys)
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
 
 
 def _held(yardstick: Yardstick) -> list[tuple[str, Numbers]]:
     """Return what stands beside the retrained reference; not a strategy of the run, which has a row of its own."""
     idle = yardstick.nothing
-    found = [("second retraining", yardstick.second), ("doing nothing", None if idle and idle.model == "run" else idle)]
-    return [(what, numbers) for what, numbers in found if numbers is not None]
+    models = [("second retraining", yardstick.second)]
+    models.append(("doing nothing", None if idle and idle.model == "run" else idle))
+    return [(what, numbers) for what, numbers in models if numbers is not None]
 
 
 def _quality_beside(yardstick: Yardstick, numbers: Numbers | None, measure: str) -> tuple[float | None, float | None]:
@@ -113,11 +114,11 @@ def _quality_beside(yardstick: Yardstick, numbers: Numbers | None, measure: str)
         return None, None
     gaps, tugs = [], []
     for request, event in yardstick.served.items():
-        own = _quality(numbers.series, numbers.model, request, event, measure)
+        model = _quality(numbers.series, numbers.model, request, event, measure)
         retrained = _quality(numbers.series, "retrained", request, event, measure)
-        if own is not None and retrained is not None:
-            gaps.append(average_gap(own, retrained))
-            tugs.append(np.prod(tow_factors(own, retrained)))
+        if model is not None and retrained is not None:
+            gaps.append(average_gap(model, retrained))
+            tugs.append(np.prod(tow_factors(model, retrained)))
     return (float(np.mean(gaps)), float(np.mean(tugs))) if gaps else (None, None)
 
 
@@ -175,7 +176,7 @@ def _table(
         whys: by head of a column and strategy, why its number says nothing, where that is so.
     """
     values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
-    kept = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
+    shown_columns = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
 
     def row(head: str, cells: Sequence[str], kind: str = "") -> str:
         return f'<tr{kind}><th scope="row">{escape(head)}</th>{"".join(cells)}</tr>'
@@ -184,15 +185,15 @@ def _table(
     for above, names in groups.items():
         rows = []
         for number, (what, texts) in enumerate(above):
-            shown = [cell(text) for text in [*texts, *[""] * (len(kept) - len(texts))]]
+            shown = [cell(text) for text in [*texts, *[""] * (len(shown_columns) - len(texts))]]
             rows.append(row(what, shown, ' class="held"' if number else ""))
         for name in names:
             cells = []
-            for head, _, _, spec in kept:
+            for head, _, _, spec in shown_columns:
                 value, why = values[head, name], whys.get((head, name))
                 grey = value is not None and why is not None
                 cells.append(cell("-" if value is None else format(value, spec), why or "", grey))
             rows.append(row(name, cells))
         bodies.append(f'<tbody class="{"beside" if above else ""}">{"".join(rows)}</tbody>')
-    heads = [("strategy", ""), *((head, why) for head, why, *_ in kept)]
+    heads = [("strategy", ""), *((head, why) for head, why, *_ in shown_columns)]
     return table(caption, heads, bodies)

@@ -86,11 +86,11 @@ class Yardstick:
             series: tables of all strategies of the run.
             measure: name of the score.
         """
-        own, self._measure = series[name], measure
-        self.run, self.nothing = Numbers(own, "run", name), doing_nothing(config, name, series)
-        self.second = Numbers(own, _SECOND, name) if own.has(_SECOND) else None
-        self.served = own.served()
-        self._last = own.lived - 1
+        numbers, self._measure = series[name], measure
+        self.run, self.nothing = Numbers(numbers, "run", name), doing_nothing(config, name, series)
+        self.second = Numbers(numbers, _SECOND, name) if numbers.has(_SECOND) else None
+        self.served = numbers.served()
+        self._last = numbers.lived - 1
         self._forget = (f"forget_{measure}", f"forget_test_{measure}", "forget_loss", "membership_auc", "js")
 
     def gap(self, numbers: Numbers | None, metric: str, request: str | None = None) -> float | None:
@@ -143,12 +143,12 @@ class Yardstick:
         exact = [self.run.series.value("exact", name, event) for name, event in self.served.items()]
         if self.nothing is None or all(exact):
             return False
-        known = []
+        within_floor = []
         for metric in self._forget:
             effect = self._mean(partial(self._effect, metric))
             if effect is not None:
-                known.append(tells_nothing(effect, self.gap(self.second, metric)))
-        return bool(known) and all(known)
+                within_floor.append(tells_nothing(effect, self.gap(self.second, metric)))
+        return bool(within_floor) and all(within_floor)
 
     def _effect(self, metric: str, request: str) -> float | None:
         assert self.nothing is not None

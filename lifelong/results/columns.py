@@ -33,7 +33,7 @@ def write_columns(lines: Path) -> None:
             known = {text: code for code, text in enumerate(dict.fromkeys(column))}
             strings[name], records[name] = list(known), [known[text] for text in column]
     head = json.dumps({"lines": lines.stat().st_size, "strings": strings})
-    write_atomically(_beside(lines), head.encode() + b"\n" + records.tobytes())
+    write_atomically(_columns_file(lines), head.encode() + b"\n" + records.tobytes())
 
 
 def read_columns(lines: Path) -> dict[str, list[Any]]:
@@ -71,7 +71,7 @@ def _columns(records: np.ndarray, strings: dict[str, list[str | None]]) -> dict[
 def _read(lines: Path) -> tuple[np.ndarray, dict[str, list[str | None]]] | None:
     """Return records and strings, or None if there are none that fit the lines."""
     try:
-        head, _, content = _beside(lines).read_bytes().partition(b"\n")
+        head, _, content = _columns_file(lines).read_bytes().partition(b"\n")
         about = json.loads(head)
         if about["lines"] != lines.stat().st_size:
             return None
@@ -80,5 +80,5 @@ def _read(lines: Path) -> tuple[np.ndarray, dict[str, list[str | None]]] | None:
         return None
 
 
-def _beside(lines: Path) -> Path:
+def _columns_file(lines: Path) -> Path:
     return lines.with_name("columns.bin")

@@ -94,15 +94,15 @@ class Record:
         """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""
         self.flush()
         shape = (count, self._num_samples)
-        both = []
+        arrays = []
         for name in ("scores.bin", "losses.bin"):
             values = np.fromfile(self.folder / name, dtype="<f4", count=count * self._num_samples)
             if values.size != count * self._num_samples:
                 raise CheckpointError(
                     f"{self.folder / name} is shorter than its checkpoint says; delete {self.folder}."
                 )
-            both.append(values.reshape(shape))
-        return both[0], both[1]
+            arrays.append(values.reshape(shape))
+        return arrays[0], arrays[1]
 
     def flush(self) -> None:
         """Hand everything to the operating system; after that, killing the process loses nothing."""

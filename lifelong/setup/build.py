@@ -152,10 +152,10 @@ def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
     """
     model, objective, source = setting.make_model(), setting.objective, stream.source
     data = Ledger(source, stream.task_of, config.device).lend(source.train_ids[:2])
-    given = f"{str(source.x.dtype).removeprefix('torch.')} {[len(data), *source.input_shape]}"
+    data_shape = f"{str(source.x.dtype).removeprefix('torch.')} {[len(data), *source.input_shape]}"
     name = config.model.name
     if is_file(config.objective.name):
-        given, name = f"{given} by {config.objective.name}", f"{name} under {config.objective.name}"
+        data_shape, name = f"{data_shape} by {config.objective.name}", f"{name} under {config.objective.name}"
     model.train(False)
     try:
         with torch.no_grad(), seeded_globals(setting.key / "check"):
@@ -164,14 +164,14 @@ def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
             features = objective.features(model, batch)
     except Exception as error:  # whatever it is, it is in a file that the user wrote
         raise ConfigError(
-            f"model: {name} does not take the data, {given}: {type(error).__name__}: {error}. `build` is told the "
+            f"model: {name} does not take the data, {data_shape}: {type(error).__name__}: {error}. `build` is told the "
             f"shape of one sample, {tuple(source.input_shape)}."
         ) from error
     shape = [len(data), *(["tokens"] if objective.predicts == "tokens" else []), objective.num_outputs]
     if outputs.ndim != len(shape) or (outputs.shape[0], outputs.shape[-1]) != (shape[0], shape[-1]):
         raise ConfigError(
-            f"model: {name} makes {list(outputs.shape)} of {given}; it must be [{', '.join(map(str, shape))}]. `build` "
-            f"is told the number of outputs."
+            f"model: {name} makes {list(outputs.shape)} of {data_shape}; it must be [{', '.join(map(str, shape))}]. "
+            f"`build` is told the number of outputs."
         )
     losses = objective.losses(outputs, batch)
     if losses.shape != (len(data),) or len(features) != len(data):
@@ -183,12 +183,12 @@ def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
 
 def _check_image_tokens(network: Network, source: Source) -> None:
     """Refuse rows that leave another number of positions for an image than the model makes of one."""
-    left = 0 if source.text is None else source.text.image_tokens
-    if left and isinstance(network.body, TokenBody) and network.body.image_tokens != left:
-        made = network.body.image_tokens
+    positions = 0 if source.text is None else source.text.image_tokens
+    if positions and isinstance(network.body, TokenBody) and network.body.image_tokens != positions:
+        tokens = network.body.image_tokens
         raise ConfigError(
-            f"source.image_tokens: {left} positions are left for an image, and the model makes {made} of one. Set "
-            f"source.image_tokens: {made}."
+            f"source.image_tokens: {positions} positions are left for an image, and the model makes {tokens} of one. "
+            f"Set source.image_tokens: {tokens}."
         )
 
 

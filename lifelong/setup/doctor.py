@@ -70,11 +70,11 @@ def _device() -> Iterator[Check]:
 
 def _folder(name: str, folder: Path, remedy: str, measure: bool = False) -> Check:
     """Look whether files can be written to `folder`, or to where it would be made."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         return Check(name, f"{folder} cannot be written ({error.strerror}): {remedy}", good=False)
@@ -89,8 +89,8 @@ def _folder(name: str, folder: Path, remedy: str, measure: bool = False) -> Chec
 def _fashion() -> Check:
     from streams.sources.fashion_mnist import DEBIAN
 
-    found = f"{DEBIAN}" if DEBIAN.is_dir() else "not there (optional): apt-get install dataset-fashion-mnist"
-    return Check("fashion-mnist", found)
+    state = f"{DEBIAN}" if DEBIAN.is_dir() else "not there (optional): apt-get install dataset-fashion-mnist"
+    return Check("fashion-mnist", state)
 
 
 def _wandb() -> Check:

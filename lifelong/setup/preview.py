@@ -47,11 +47,11 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     """Play the stream on a ledger alone and write down what happens to every unit."""
     ledger = Ledger(stream.source)
     marks = np.full((len(stream.units), len(stream.events)), "", dtype=object)
-    held = np.zeros(len(stream.units), dtype=bool)
+    is_held = np.zeros(len(stream.units), dtype=bool)
     taught: dict[int, list[np.ndarray]] = {}
     records, learned, skipped, visits, steps = [], 0, 0, 0, 0
     for index, (event, record) in enumerate(zip(stream.events, stream.describe(), strict=True)):
-        marks[held, index] = "held"
+        marks[is_held, index] = "held"
         if isinstance(event, Experience):
             admitted = ledger.admit(event)
             count = len(admitted.sample_ids)
@@ -62,18 +62,18 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             record = record | {"skipped_samples": len(event.sample_ids) - count}
             classes = stream.source.class_ids[event.sample_ids]
             for unit in event.units:
-                own = event.sample_ids[np.isin(classes, stream.units[unit].classes)]
-                taught.setdefault(unit, []).append(own)
-            held[list(event.units)] |= count > 0
+                unit_ids = event.sample_ids[np.isin(classes, stream.units[unit].classes)]
+                taught.setdefault(unit, []).append(unit_ids)
+            is_held[list(event.units)] |= count > 0
             marks[list(event.units), index] = ("again" if event.incarnation else "learn") if count else "held"
         else:
             ledger.delete(event)
-            whole = _touched(taught, event, ledger)
-            for unit, gone in whole.items():
+            all_deleted = _touched(taught, event, ledger)
+            for unit, gone in all_deleted.items():
                 marks[unit, index] = "all" if gone else "part"
-                held[unit] &= not gone
+                is_held[unit] &= not gone
             latency = [learned - r.received for r in event.requests]
-            record = record | {"units": sorted(whole), "latency": latency}
+            record = record | {"units": sorted(all_deleted), "latency": latency}
         records.append(record)
     counts = {
         "events": len(stream.events),

@@ -92,7 +92,7 @@ def those_that_can(
         plugins: names of the learner's plugins; an unlearner that needs others is left out.
         can: what is asked of an unlearner beside.
     """
-    found: list[str] = []
+    able: list[str] = []
     for name in entries(kind):
         module = load(kind, name)
         part = part_of(kind, module)
@@ -103,8 +103,8 @@ def those_that_can(
         except ConfigError:  # it has no defaults, or is for other models
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):
-            found.append(name)
-    return f"Those that can: {', '.join(found)}." if found else f"None of the {kind} can."
+            able.append(name)
+    return f"Those that can: {', '.join(able)}." if able else f"None of the {kind} can."
 
 
 def check_training(strategy: type[Strategy], name: str, training: Training, where: str) -> None:
@@ -185,11 +185,11 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         stay = np.intersect1d(stream.source.class_ids[event.sample_ids], stream.source.class_ids[live])
         refusal = partial(_refusal, event, len(live), stay)
         if reason := refusal(unlearner):
-            can = those_that_can("unlearners", unlearner.setting, plugins, _not(refusal))
+            can = those_that_can("unlearners", unlearner.setting, plugins, _not_refused(refusal))
             raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
 
 
-def _not(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
+def _not_refused(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:
     return lambda unlearner: not refusal(unlearner)
 
 

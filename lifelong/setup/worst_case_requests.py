@@ -104,14 +104,14 @@ def select(model: FlatModel, objective: Objective, data: Data, count: int, choic
 
 def unlearn(model: FlatModel, objective: Objective, data: Data, w: np.ndarray, choice: Choice, key: Key) -> None:
     """Simulate unlearning: steps along signs of the gradient of the weighted sum of losses."""
-    kept = torch.from_numpy((1 - w).astype(np.float32)).to(model.parameters.device)
+    weights = torch.from_numpy((1 - w).astype(np.float32)).to(model.parameters.device)
     model.train(True, bn_mode="eval")
     for number in range(choice.passes):
         for positions in data.positions(key / number).split(_BATCH):
             batch = objective.drawn(data.batch(positions), key / number)
             model.gradient.zero_()
             losses = objective.losses(objective.outputs(model, batch), batch)
-            (kept[positions] * losses).sum().backward()  # type: ignore[no-untyped-call]
+            (weights[positions] * losses).sum().backward()  # type: ignore[no-untyped-call]
             model.parameters.add_(model.gradient.sign(), alpha=-choice.lr)
 
 
@@ -149,25 +149,25 @@ class Chooser:
         learned = tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
         file = cache_folder() / "selections" / f"{self._key(plan, learned, candidates, spec, key)}.npy"
         try:
-            found: np.ndarray = np.load(file, allow_pickle=False)
+            ids: np.ndarray = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError):
-            found = self._choose(plan, learned, candidates, spec, key)
+            ids = self._choose(plan, learned, candidates, spec, key)
             content = io.BytesIO()
-            np.save(content, found)
+            np.save(content, ids)
             write_atomically(file, content.getvalue())
-        return found
+        return ids
 
     def _choose(
         self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> np.ndarray:
         assert isinstance(spec.choice, Choice)
-        strategy, setting, ledger = self._live(plan, learned)
+        strategy, setting, ledger = self._live_up_to(plan, learned)
         model = strategy.network()
         assert model is not None
         data = ledger.lend(candidates)
         return select(model, setting.objective, data, spec.count, spec.choice, key / "selection")
 
-    def _live(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
+    def _live_up_to(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
         if self._setting is None or self._strategy is None or self._ledger is None:
             self._setting = self._build(Stream(plan.source, plan.units, plan.experiences, plan.task_of))
             self._strategy = self._make(self._setting)

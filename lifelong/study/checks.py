@@ -95,16 +95,16 @@ def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[
     Raises:
         ConfigError: names the key, and what there is.
     """
-    known: dict[int, tuple[Stream, str]] = {}  # of each cell the stream and its score, without a network
+    streams: dict[int, tuple[Stream, str]] = {}  # of each cell the stream and its score, without a network
     for where, quantity, _ in asked(study):
         problem = None
         for number, cell in enumerate(cells):
             if any(cell.values[k] != v for k, v in quantity.where.items()):
                 continue
-            if number not in known:
+            if number not in streams:
                 prepared = prepare(cell.config)
-                known[number] = prepared.stream, prepared.setting.objective.measure
-            problem = _unanswerable(quantity, *known[number])
+                streams[number] = prepared.stream, prepared.setting.objective.measure
+            problem = _unanswerable(quantity, *streams[number])
             if problem is None:
                 break
         if problem is not None:
@@ -116,8 +116,8 @@ def _unanswerable(quantity: Quantity, stream: Stream, measure: str) -> str | Non
     subjects = ["stream", "requests", "event", *(u.name for u in stream.units), *requests]
     if quantity.subject not in subjects:
         return f".subject: no run has {quantity.subject!r}. {closest(quantity.subject, subjects)}"
-    other = [m for m in MEASURES if m != measure and quantity.metric.endswith(m)]
-    if other and not quantity.metric.endswith(measure):
+    other_measures = [m for m in MEASURES if m != measure and quantity.metric.endswith(m)]
+    if other_measures and not quantity.metric.endswith(measure):
         return f".metric: no run produces {quantity.metric!r}; these runs are scored by {measure}."
     if isinstance(quantity.event, int) and not -1 <= quantity.event < len(stream.events):
         return f".event: there is no event {quantity.event}; the stream has events 0 to {len(stream.events) - 1}."

@@ -94,7 +94,7 @@ class Criterion(Quantity):
     tests that the mean gap is no larger than what one retraining differs from another, and not that there is none."""
 
     @model_validator(mode="after")
-    def _one_bar(self) -> Criterion:
+    def _check_bar(self) -> Criterion:
         if sum(bar is not None for bar in (self.above, self.below, self.within)) != 1:
             raise ValueError("needs exactly one of above, below and within")
         if self.within is not None and self.over is not None:
@@ -254,24 +254,24 @@ def lay_out(study: StudyConfig) -> list[Cell]:
         }
     base = _changed(base, study.set, "set")
     cells: list[Cell] = []
-    seen: dict[str, str] = {}
+    run_by_identity: dict[str, str] = {}
     for point in itertools.product(*study.grid.values()):
         values = dict(zip(study.grid, point, strict=True))
         data = _changed(base, values, "grid")
         for seed in all_seeds(study.seeds):
-            here = ", ".join(f"{k}={v}" for k, v in (study.set | values | {"seed": seed}).items())
+            run_name = ", ".join(f"{k}={v}" for k, v in (study.set | values | {"seed": seed}).items())
             try:
                 config = parse(RunConfig, data | {"seed": seed})
                 resolved = config.resolved()
             except ConfigError as error:
-                raise ConfigError(f"study {study.name!r}, the run with {here}: {error}") from error
+                raise ConfigError(f"study {study.name!r}, the run with {run_name}: {error}") from error
             identity = content_hash(resolved)
-            if identity in seen:
+            if identity in run_by_identity:
                 raise ConfigError(
-                    f"study {study.name!r}: the runs with {seen[identity]} and with {here} are the same. Take the "
-                    f"repeated value out of grid or seeds."
+                    f"study {study.name!r}: the runs with {run_by_identity[identity]} and with {run_name} are the "
+                    f"same. Take the repeated value out of grid or seeds."
                 )
-            seen[identity] = here
+            run_by_identity[identity] = run_name
             cells.append(Cell(values, seed, config, resolved))
     return cells
 

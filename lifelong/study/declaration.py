@@ -23,9 +23,9 @@ def declaration(folder: Path, config: StudyConfig, cells: Sequence[Cell], runs_d
     """
     criteria = content_hash([c.model_dump(mode="json") for c in config.criteria])
     for file in _versions(folder, config):
-        seen = read_mapping(file)
-        if seen.get("criteria") == criteria:
-            runs_done = min(runs_done, int(seen.get("runs_done_when_declared", runs_done)))
+        earlier = read_mapping(file)
+        if earlier.get("criteria") == criteria:
+            runs_done = min(runs_done, int(earlier.get("runs_done_when_declared", runs_done)))
     return {
         "criteria": criteria,
         "runs_done_when_declared": runs_done,

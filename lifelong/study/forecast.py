@@ -58,13 +58,13 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
     points = list(dict.fromkeys(point for point, _ in kinds))
     chosen = set(points[:: -(-len(points) // _MOST_POINTS)])
     tried = [key for key in kinds if key[0] in chosen]
-    known = {key: _of_job(kinds[key][0], _MOST_S / len(tried)) for key in tried}
+    estimates = {key: _of_job(kinds[key][0], _MOST_S / len(tried)) for key in tried}
     total = Forecast()
-    for key, same in kinds.items():
-        like = [known[key]] if key in known else [f for (_, names), f in known.items() if names == key[1]]
-        like = like or list(known.values())
-        whole = sum(like, Forecast())
-        total += Forecast(whole.seconds / len(like) * len(same), whole.size / len(like) * len(same))
+    for key, jobs_alike in kinds.items():
+        like = [estimates[key]] if key in estimates else [f for (_, names), f in estimates.items() if names == key[1]]
+        like = like or list(estimates.values())
+        summed = sum(like, Forecast())
+        total += Forecast(summed.seconds / len(like) * len(jobs_alike), summed.size / len(like) * len(jobs_alike))
     return total
 
 
@@ -140,10 +140,10 @@ def _rate(trial: _Trial) -> float:
 
 def _seconds(trial: _Trial, rate: float, retrains: bool) -> list[float]:
     """Return what every event takes."""
-    seen, samples, learned = [], 0, 0
+    costs, samples, learned = [], 0, 0
     for event, acted in zip(trial.events, trial.acted, strict=False):
         if isinstance(event, DeletionRequest):
-            seen.append(acted / max(samples, 1))
+            costs.append(acted / max(samples, 1))
         else:
             samples += len(event.sample_ids)
     seconds: list[float] = []
@@ -152,8 +152,8 @@ def _seconds(trial: _Trial, rate: float, retrains: bool) -> list[float]:
         if not isinstance(event, DeletionRequest):
             samples, learned = samples + len(event.sample_ids), learned + 1
             seconds.append(rate * len(event.sample_ids))
-        elif seen:
-            seconds.append(sum(seen) / len(seen) * samples)
+        elif costs:
+            seconds.append(sum(costs) / len(costs) * samples)
         else:
             seconds.append(rate * samples if retrains else rate * samples / max(learned, 1))
     return seconds

@@ -47,27 +47,27 @@ class Rule:
 
     def estimate(self, values: Sequence[float], bar: float = 0.0) -> Estimate:
         """Return the mean of `values` with its interval, and the p-value of "the mean is `bar`"."""
-        found = estimate(values, bar, self.confidence)
-        if not self.anytime or found.n < 2:
-            return found
-        bounds = (found.low, found.low) if found.low == found.high else anytime_interval(values, self.confidence)
-        p = None if found.p is None else anytime_p(values, bar)
+        fixed = estimate(values, bar, self.confidence)
+        if not self.anytime or fixed.n < 2:
+            return fixed
+        bounds = (fixed.low, fixed.low) if fixed.low == fixed.high else anytime_interval(values, self.confidence)
+        p = None if fixed.p is None else anytime_p(values, bar)
         low, high = bounds
         if low is None or high is None or not np.isfinite(high - low):
-            return replace(found, low=None, high=None, p=p)
-        return replace(found, low=low, high=high, p=p)
+            return replace(fixed, low=None, high=None, p=p)
+        return replace(fixed, low=low, high=high, p=p)
 
     def equivalence(self, values: Sequence[float], margin: float) -> Estimate:
         """Return the mean of `values` with its interval, and the p-value of its being within, or beyond, the margin."""
         if not self.anytime:
             return equivalence(values, margin, level_of_each(self.looks, LEVEL, sides=1))
-        found = self.estimate(values)
-        if found.p is None:
-            return found
+        estimated = self.estimate(values)
+        if estimated.p is None:
+            return estimated
         # A mean within the margin is told from both its ends, one beyond it from the nearer.
         sides = [anytime_p(values, bar) for bar in (-margin, margin)]
-        within = abs(found.mean) <= margin
-        return replace(found, p=max(sides) if within else sides[int(found.mean > 0)])
+        within = abs(estimated.mean) <= margin
+        return replace(estimated, p=max(sides) if within else sides[int(estimated.mean > 0)])
 
     def over_looks(self, p: float, sides: int = 2) -> float:
         """Return a p-value that allows for the looks."""

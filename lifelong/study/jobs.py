@@ -76,11 +76,11 @@ def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
         point = ", ".join([*names[index], f"seed={cell.seed}"])
         data = cell.config.model_dump(mode="json", exclude_unset=True)
         for group in learner_groups(cell.resolved["strategies"]):
-            own = data | {"strategies": {name: data["strategies"][name] for name in group}}
+            job_data = data | {"strategies": {name: data["strategies"][name] for name in group}}
             resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
             folder = f"{cell.config.name}-{content_hash([resolved, code_of(resolved)])}"
             label = f"{' + '.join(group)} ({point})"
-            jobs.append(Job(index, label, own, str(root), folder, code_version(), point=point))
+            jobs.append(Job(index, label, job_data, str(root), folder, code_version(), point=point))
     return jobs
 
 
@@ -91,9 +91,9 @@ def _readable(cells: Sequence[Cell]) -> list[list[str]]:
         for key, value in cell.values.items():
             values.setdefault(key, {})[_plain(value)] = value
     short: dict[str, dict[str, str]] = {}
-    for key, found in values.items():
-        named = [v["name"] if isinstance(v, dict) and "name" in v else text for text, v in found.items()]
-        short[key] = dict(zip(found, named if len(set(named)) == len(named) else found, strict=True))
+    for key, by_text in values.items():
+        named = [v["name"] if isinstance(v, dict) and "name" in v else text for text, v in by_text.items()]
+        short[key] = dict(zip(by_text, named if len(set(named)) == len(named) else by_text, strict=True))
     return [[f"{k}={short[k][_plain(v)]}" for k, v in cell.values.items()] for cell in cells]
 
 

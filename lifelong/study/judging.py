@@ -118,21 +118,21 @@ def judge(
     """
     estimates = [_estimate(e, rule) for e in family]
     allowed = [
-        None if found is None or found.p is None else rule.over_looks(found.p, _sides(e, found))
-        for e, found in zip(family, estimates, strict=True)
+        None if estimate is None or estimate.p is None else rule.over_looks(estimate.p, _num_sides(e, estimate))
+        for e, estimate in zip(family, estimates, strict=True)
     ]
     verdicts = []
-    for e, found, alone, p in zip(family, estimates, allowed, holm(allowed), strict=True):
-        outcome, reason = _decide(e, found, alone, p, len(family))
+    for e, estimate, alone, p in zip(family, estimates, allowed, holm(allowed), strict=True):
+        outcome, reason = _decide(e, estimate, alone, p, len(family))
         if blocked and e.name in blocked:
             outcome, reason = blocked[e.name]
         elif e.not_testable is not None:
             outcome, reason = "not testable", e.not_testable
-        lost = 0 if found is None else e.seeds - found.n
+        lost = 0 if estimate is None else e.seeds - estimate.n
         if lost > 0:
-            some = f"{lost} of {e.seeds} seeds have no value everywhere"
-            reason = some if reason is None else f"{reason}; {some}"
-        shown = found if found is None or not e.ratio else _exponential(found)
+            missing = f"{lost} of {e.seeds} seeds have no value everywhere"
+            reason = missing if reason is None else f"{reason}; {missing}"
+        shown = estimate if estimate is None or not e.ratio else _exponential(estimate)
         verdicts.append(Verdict(e.name, outcome, e.in_words(), shown, reason, p, e))
     return verdicts
 
@@ -164,37 +164,37 @@ def _estimate(e: Evidence, rule: Rule) -> Estimate | None:
     if e.test == "within":
         return rule.equivalence(values, e.bar)
     bar = math.log(max(e.bar, _NOTHING)) if e.ratio else e.bar
-    found = rule.estimate(values, bar)
-    if found.p is not None and found.low == found.high == bar:  # on the bar, and so not beyond it
-        return replace(found, p=rule.least_p(found.n))
-    return found
+    estimated = rule.estimate(values, bar)
+    if estimated.p is not None and estimated.low == estimated.high == bar:  # on the bar, and so not beyond it
+        return replace(estimated, p=rule.least_p(estimated.n))
+    return estimated
 
 
-def _sides(e: Evidence, found: Estimate) -> int:
+def _num_sides(e: Evidence, estimate: Estimate) -> int:
     """Return in how many directions the test looks that gave the p-value."""
     assert e.bar is not None
-    return 1 if e.test == "within" and abs(found.mean) <= e.bar else 2
+    return 1 if e.test == "within" and abs(estimate.mean) <= e.bar else 2
 
 
 def _decide(
-    e: Evidence, found: Estimate | None, alone: float | None, p: float | None, family: int
+    e: Evidence, estimate: Estimate | None, alone: float | None, p: float | None, family: int
 ) -> tuple[Outcome, str | None]:
-    if found is None:
+    if estimate is None:
         return "undecided", e.missing
     if alone is None or p is None:
-        return "undecided", f"{'one seed decides' if found.n == 1 else 'two seeds decide'} nothing"
+        return "undecided", f"{'one seed decides' if estimate.n == 1 else 'two seeds decide'} nothing"
     if p < LEVEL:
-        agreed = f"all {found.n} seeds agree; up to {1 - LEVEL ** (1 / found.n):.0%} of all might not"
-        return _side(e, found), agreed if found.low == found.high else None
+        agreed = f"all {estimate.n} seeds agree; up to {1 - LEVEL ** (1 / estimate.n):.0%} of all might not"
+        return _side_of_bar(e, estimate), agreed if estimate.low == estimate.high else None
     if alone < LEVEL:
         return "undecided", f"it would be decided alone, not among {family} criteria"
     return "undecided", "the interval spans the " + ("margin" if e.test == "within" else "bar")
 
 
-def _side(e: Evidence, found: Estimate) -> Outcome:
+def _side_of_bar(e: Evidence, estimate: Estimate) -> Outcome:
     """Return on which side of the bar the mean is; on it is not beyond it."""
     assert e.bar is not None
-    mean = math.exp(found.mean) if e.ratio else found.mean
+    mean = math.exp(estimate.mean) if e.ratio else estimate.mean
     match e.test:
         case "above":
             beyond = mean > e.bar
@@ -205,8 +205,8 @@ def _side(e: Evidence, found: Estimate) -> Outcome:
     return "reproduced" if beyond else "contradicted"
 
 
-def _exponential(found: Estimate) -> Estimate:
+def _exponential(estimate: Estimate) -> Estimate:
     """Return the estimate of a logarithm as that of the ratio; its mean is geometric."""
-    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
-    bca = None if found.bca is None else (math.exp(found.bca[0]), math.exp(found.bca[1]))
-    return replace(found, mean=math.exp(found.mean), low=low, high=high, bca=bca)
+    low, high = (None if bound is None else math.exp(bound) for bound in (estimate.low, estimate.high))
+    bca = None if estimate.bca is None else (math.exp(estimate.bca[0]), math.exp(estimate.bca[1]))
+    return replace(estimate, mean=math.exp(estimate.mean), low=low, high=high, bca=bca)

@@ -43,15 +43,15 @@ def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2
                 worker.give(busy[worker][0])
             ready = wait([worker.pipe for worker in busy])
             for worker in [w for w in busy if w.pipe in ready]:
-                job, left = busy.pop(worker)
+                job, attempts_left = busy.pop(worker)
                 result = worker.take()
                 if result is not None:
                     idle.append(worker)
                     yield result
                     continue
                 how = worker.stop()
-                if left > 1:
-                    waiting.appendleft((job, left - 1))
+                if attempts_left > 1:
+                    waiting.appendleft((job, attempts_left - 1))
                 else:
                     yield JobResult(job, 0.0, f"Its worker process died {attempts} times, the last time {how}.")
     finally:
@@ -64,10 +64,10 @@ class _Worker:
 
     def __init__(self) -> None:
         context = start_forkserver()
-        self.pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, dict(os.environ)), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_pipe, dict(os.environ)), daemon=True)
         self._process.start()
-        there.close()
+        child_pipe.close()
 
     def give(self, job: Job) -> None:
         """Hand over a job; if the process is dead, `take` will tell."""

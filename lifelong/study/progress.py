@@ -118,13 +118,13 @@ class Progress:
 
     def _work(self) -> tuple[float, float]:
         """Return what is done and what there is, in events; references and start of a strategy count as one more."""
-        known = [s.events for s in self._standing.values() if s.events]
-        usual = sum(known) / len(known) if known else 1.0
+        event_counts = [s.events for s in self._standing.values() if s.events]
+        usual = sum(event_counts) / len(event_counts) if event_counts else 1.0
         done = everything = 0.0
         for s in self._standing.values():
-            whole = len(s.job.config["strategies"]) * ((s.events or usual) + 1)
-            everything += whole
-            done += whole if s.state in {"done", "failed"} else s.lived + s.finished
+            total = len(s.job.config["strategies"]) * ((s.events or usual) + 1)
+            everything += total
+            done += total if s.state in {"done", "failed"} else s.lived + s.finished
         return done, everything
 
     def _look(self) -> None:
@@ -167,12 +167,12 @@ def clock(seconds: float) -> str:
     >>> clock(59), clock(61), clock(7200)
     ('59 s', '1 min 01 s', '2 h 00 min')
     """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def _num_lines(file: Path) -> int:

@@ -12,19 +12,19 @@ def in_words(quantity: Quantity) -> str:
     >>> in_words(Quantity(metric="js", subject="requests", model="retrained", reduce="max"))
     'max of js (retrained) of requests'
     """
-    what = quantity.metric if quantity.model == "run" else f"{quantity.metric} ({quantity.model})"
+    words = quantity.metric if quantity.model == "run" else f"{quantity.metric} ({quantity.model})"
     if quantity.subject != "stream":
-        what += f" of {quantity.subject}"
+        words += f" of {quantity.subject}"
     if quantity.reduce != "one":
-        what = f"{quantity.reduce} of {what}"
+        words = f"{quantity.reduce} of {words}"
     if quantity.above_chance:
-        what += f" above chance ({quantity.chance:g})"
+        words += f" above chance ({quantity.chance:g})"
     if quantity.event != "last":
         until = "at" if quantity.reduce == "one" else "until"
-        what += f" {until} {quantity.event if isinstance(quantity.event, str) else f'event {quantity.event}'}"
+        words += f" {until} {quantity.event if isinstance(quantity.event, str) else f'event {quantity.event}'}"
     if quantity.where:
-        what += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
-    return what
+        words += f" where {', '.join(f'{k}={v}' for k, v in quantity.where.items())}"
+    return words
 
 
 def value_of(table: Table, quantity: Quantity) -> float | None:

@@ -64,7 +64,9 @@ def run_ray(
     write_atomically(token, b"")
     try:
         with _cluster(ray, address):
-            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_there)
+            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(
+                _run_on_worker
+            )
             running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
             while running:
                 done, _ = ray.wait(list(running), num_returns=1)
@@ -73,7 +75,7 @@ def run_ray(
                     result: JobResult = ray.get(done[0])
                 except ray.exceptions.RayError as error:
                     result = JobResult(job, 0.0, f"Ray lost the worker each time the job was tried: {error}")
-                _bring(job, result.files)
+                _write_files(job, result.files)
                 yield replace(result, job=job, files={})
     finally:
         token.unlink(missing_ok=True)
@@ -97,8 +99,8 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         try:
             ray.init(**options, runtime_env={"env_vars": _environment()})
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            what = "Ray cannot be started here" if temporary else f"--address {address}: no Ray cluster answers"
-            raise ConfigError(f"{what}: {error}") from error
+            problem = "Ray cannot be started here" if temporary else f"--address {address}: no Ray cluster answers"
+            raise ConfigError(f"{problem}: {error}") from error
         try:
             yield
         finally:
@@ -142,26 +144,26 @@ def _environment() -> dict[str, str]:
     environment = _QUIET | {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     home = Path(__file__).parents[2]
     if home.name not in {"site-packages", "dist-packages"}:
-        known = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join([str(home), *([known] if known else [])])
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(home), *([inherited] if inherited else [])])
     return environment
 
 
-def _there(job: Job, token: str) -> JobResult:
+def _run_on_worker(job: Job, token: str) -> JobResult:
     """Run a job on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
     if Path(token).exists():
         return execute(job)
-    own = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
-    result = execute(own)
+    worker_job = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
+    result = execute(worker_job)
     files = {
-        f.relative_to(own.folder).as_posix(): f.read_bytes()
-        for f in sorted(own.folder.rglob("*"))
+        f.relative_to(worker_job.folder).as_posix(): f.read_bytes()
+        for f in sorted(worker_job.folder.rglob("*"))
         if f.is_file() and f.name in _RESULTS
     }
     return replace(result, files=files)
 
 
-def _bring(job: Job, files: dict[str, bytes]) -> None:
+def _write_files(job: Job, files: dict[str, bytes]) -> None:
     """Write the worker's files here; what says that a strategy is done comes last."""
     for name in sorted(files, key=lambda n: n.endswith("done.json")):
         write_atomically(job.folder / name, files[name])

@@ -102,11 +102,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     >>> holm([0.01, None, 0.04])
     [0.02, None, 0.04]
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    sorted_p = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
+    for rank, (p, index) in enumerate(sorted_p):
+        highest = max(highest, min(1.0, p * (len(sorted_p) - rank)))
         corrected[index] = highest
     return corrected
 

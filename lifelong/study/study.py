@@ -187,7 +187,7 @@ class Study:
                         watch(result)
                 self._reached = None
             failed = [r for r in results if r.error]
-            commands = {r.job.label: self._alone(r.job) for r in failed}
+            commands = {r.job.label: self._command_alone(r.job) for r in failed}
             outcome = self.outcome() | {
                 "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
             }
@@ -234,7 +234,7 @@ class Study:
 
     def outcome(self) -> dict[str, Any]:
         """Return what came out so far, and what it rests on, as plain data."""
-        found = self.results(everything=False)
+        results = self.results(everything=False)
         return {
             "name": self.config.name,
             "claim": self.config.claim,
@@ -251,10 +251,10 @@ class Study:
             "code": code_version(),
             "versions": versions(),
             "date": time.strftime("%Y-%m-%d"),
-            "validity": [asdict(v) for v in found.validity()],
-            "verdicts": [asdict(v) for v in found.verdicts()],
-            "comparisons": [asdict(d) for d in found.differences()],
-            "variances": [asdict(c) for c in found.components()],
+            "validity": [asdict(v) for v in results.validity()],
+            "verdicts": [asdict(v) for v in results.verdicts()],
+            "comparisons": [asdict(d) for d in results.differences()],
+            "variances": [asdict(c) for c in results.components()],
         }
 
     def _declare(self) -> None:
@@ -272,7 +272,7 @@ class Study:
         file = self.folder / "study.json"
         return read_mapping(file) if file.exists() else {}
 
-    def _alone(self, job: Job) -> str:
+    def _command_alone(self, job: Job) -> str:
         """Write a job's configuration to the study folder; return the command that runs it alone."""
         file = self.folder / "failed" / f"{job.name}.yaml"
         write_atomically(file, yaml.safe_dump(job.config, sort_keys=False).encode())

@@ -97,18 +97,25 @@ class Results:
 
     def differences(self) -> list[Difference]:
         """Return every comparison, with p-values corrected over all of them."""
-        found: list[Difference] = []
+        differences: list[Difference] = []
         for comparison in self.config.comparisons:
             for name in comparison.of:
                 paired = self._paired(comparison, name, comparison.minus, _difference)
                 e = self._rule.estimate(paired.numbers) if paired.numbers else None
-                what = in_words(comparison)
-                found.append(
+                quantity = in_words(comparison)
+                differences.append(
                     Difference(
-                        comparison.metric, name, comparison.minus, e, None, what, paired.sides, tuple(paired.numbers)
+                        comparison.metric,
+                        name,
+                        comparison.minus,
+                        e,
+                        None,
+                        quantity,
+                        paired.sides,
+                        tuple(paired.numbers),
                     )
                 )
-        return corrected(found, self._rule)
+        return corrected(differences, self._rule)
 
     @property
     def _rule(self) -> Rule:
@@ -118,25 +125,27 @@ class Results:
         """Return where the variance of every number that is asked for comes from."""
         return [self._components(v, name) for v in self.config.variances for name in v.of]
 
-    def _components(self, asked: Variance, strategy: str) -> Components:
-        found = self._at_points(asked, strategy)
-        grid, seeds = self.config.grid, sorted({seed for _, seed in found})
-        values = np.full((len(seeds), *(len(grid[key]) for key in asked.levels)), np.nan)
-        for (point, seed), (value,) in found.items():
+    def _components(self, variance: Variance, strategy: str) -> Components:
+        by_point = self._at_points(variance, strategy)
+        grid, seeds = self.config.grid, sorted({seed for _, seed in by_point})
+        values = np.full((len(seeds), *(len(grid[key]) for key in variance.levels)), np.nan)
+        for (point, seed), (value,) in by_point.items():
             at = json.loads(point)
-            values[seeds.index(seed), *(grid[key].index(at[key]) for key in asked.levels)] = value
+            values[seeds.index(seed), *(grid[key].index(at[key]) for key in variance.levels)] = value
         values = values[np.isfinite(values).all(axis=tuple(range(1, values.ndim)))]
-        what, levels = in_words(asked), ("seed", *asked.levels)
+        quantity, levels = in_words(variance), ("seed", *variance.levels)
         if len(values) < 2:
-            return Components(strategy, what, levels, reason="fewer than two seeds have a value everywhere")
+            return Components(strategy, quantity, levels, reason="fewer than two seeds have a value everywhere")
         raw = nested_variances(values)
         low, high = t_interval(values.reshape(len(values), -1).mean(1).tolist())
         variances, negative = tuple(max(v, 0.0) for v in raw), tuple(v < 0 for v in raw)
-        return Components(strategy, what, levels, values.shape, variances, negative, float(values.mean()), low, high)
+        return Components(
+            strategy, quantity, levels, values.shape, variances, negative, float(values.mean()), low, high
+        )
 
     def _at_points(self, quantity: Quantity, *strategies: str) -> dict[tuple[str, int], tuple[float, ...]]:
         """Return the quantity of the strategies for every grid point and seed where all of them have it."""
-        found: dict[tuple[str, int], dict[str, float]] = {}
+        by_point: dict[tuple[str, int], dict[str, float]] = {}
         for cell, tables in self.tables:
             if any(cell.values[k] != v for k, v in quantity.where.items()):
                 continue
@@ -144,10 +153,10 @@ class Results:
             for name in strategies:
                 value = value_of(tables[name], quantity) if name in tables else None
                 if value is not None:
-                    found.setdefault(point, {})[name] = value
+                    by_point.setdefault(point, {})[name] = value
         return {
             point: tuple(values[name] for name in strategies)
-            for point, values in found.items()
+            for point, values in by_point.items()
             if len(values) == len(set(strategies))
         }
 
@@ -162,13 +171,13 @@ class Results:
 
     def _evidence(self, c: Criterion) -> Evidence:
         """Return what a criterion is judged by."""
-        held = "" if other(c) is None else f" {sign_of(c)} {other(c)}"
+        against = "" if other(c) is None else f" {sign_of(c)} {other(c)}"
         if c.against:
-            held += f" where {', '.join(f'{k}={v}' for k, v in c.against.items())}"
+            against += f" where {', '.join(f'{k}={v}' for k, v in c.against.items())}"
         expected = all_seeds(self.config.seeds) if self.seeds is None else self.seeds
         e = Evidence(
             c.name,
-            f"{c.of}{held} on {in_words(c)}",
+            f"{c.of}{against} on {in_words(c)}",
             test_of(c),
             _bar(c),
             (),
@@ -206,17 +215,21 @@ class Results:
         if c.chance is None:
             return None
         chance = 0.0 if c.above_chance else c.chance
-        if paired.of and not self._above(paired.of.values(), chance) and not self._above(paired.other.values(), chance):
+        if (
+            paired.of
+            and not self._above_chance(paired.of.values(), chance)
+            and not self._above_chance(paired.other.values(), chance)
+        ):
             return f"neither side is above chance ({c.chance:g})"
         joint = self.values(c.model_copy(update={"model": "joint"}), c.of)
-        if joint and not self._above(joint.values(), chance):
+        if joint and not self._above_chance(joint.values(), chance):
             return f"joint training is not above chance ({c.chance:g})"
         return None
 
-    def _above(self, scores: Iterable[float], chance: float) -> bool:
+    def _above_chance(self, scores: Iterable[float], chance: float) -> bool:
         """Whether the interval of a score over seeds lies above chance; of too few seeds whether the mean does."""
-        found = self._rule.estimate(list(scores))
-        return (found.mean if found.p is None or found.low is None else found.low) > chance
+        estimated = self._rule.estimate(list(scores))
+        return (estimated.mean if estimated.p is None or estimated.low is None else estimated.low) > chance
 
     def _floor(self, c: Criterion) -> float | None:
         """Return what one retraining differs from another, or None if there are not two retrained models."""

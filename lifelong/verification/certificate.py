@@ -63,12 +63,12 @@ class Verified:
     @property
     def grade(self) -> str:
         """The grade that the findings support: bits, bits with samples given up, law, or none."""
-        found = self.findings
-        if not found or not all(f.independent and not f.held for f in found) or self.claim == "none":
+        findings = self.findings
+        if not findings or not all(f.independent and not f.held for f in findings) or self.claim == "none":
             return "none"
-        if all(f.as_without for f in found):
+        if all(f.as_without for f in findings):
             return "bits"
-        if all(f.as_without or f.stranded for f in found):
+        if all(f.as_without or f.stranded for f in findings):
             return "bits, others given up"
         return "law" if self.claim == "law" else "none"
 
@@ -176,7 +176,7 @@ def verify(
     with torch_settings(config):
         verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
         controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
-    certificate = Certificate(_about(prepared, folder), verified, controlled, folder / "certificate.json")
+    certificate = Certificate(_provenance(prepared, folder), verified, controlled, folder / "certificate.json")
     write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
     return certificate
 
@@ -187,16 +187,17 @@ def _check(folder: Path, p: Prepared) -> None:
             f"{folder} was made by another version of the code (its name does not end in {p.identity}). Only the code "
             f"that made a run can verify it: run it again with this version, or go back to that one."
         )
-    found = read_manifest(folder)["digests"]
+    manifest_digests = read_manifest(folder)["digests"]
     now = {"stream": p.stream.digest(), "data": p.data_digest}
     for name, value in now.items():
-        if found.get(name) != value:
+        if manifest_digests.get(name) != value:
             raise CheckpointError(
-                f"{folder}: the {name} digest was {found.get(name)} and is now {value}; the data has changed."
+                f"{folder}: the {name} digest was {manifest_digests.get(name)} and is now {value}; "
+                f"the data has changed."
             )
 
 
-def _about(p: Prepared, folder: Path) -> dict[str, Any]:
+def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
     return {
         "run": folder.name,
         "identity": p.identity,
@@ -213,17 +214,17 @@ def _about(p: Prepared, folder: Path) -> dict[str, Any]:
 def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell: Callable[[str], None]) -> Verified:
     tell(f"{name}: living through the stream again")
     where = f"strategies.{name}"
-    whole, found = find(
+    lived, new_findings = find(
         lambda: make_strategy(p.config.strategies[name], p.setting, where), p.stream, events, Key(0), p.config.device
     )
     findings = []
-    for finding in found:
+    for finding in new_findings:
         tell(f"{name}: {finding.request} {'upheld' if finding.upheld else 'refuted'}")
         findings.append(finding)
-    grades = [served.claim for served in whole.served.values()]
+    grades = [served.claim for served in lived.served.values()]
     claim = next(g for g in ("none", "law", "bits") if g in grades)
-    reproduced = whole.digest == _final_digest(folder / "strategies" / name, len(p.stream.events) - 1)
-    return Verified(name, claim, reproduced, tuple(findings), whole.digest)
+    reproduced = lived.digest == _final_digest(folder / "strategies" / name, len(p.stream.events) - 1)
+    return Verified(name, claim, reproduced, tuple(findings), lived.digest)
 
 
 def _final_digest(folder: Path, last: int) -> str:
@@ -237,15 +238,17 @@ def _final_digest(folder: Path, last: int) -> str:
 def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[str], None]) -> Controlled:
     """Run one control with the options of the run's own `sisa`, or the defaults, until a test catches it."""
     tell(f"control: {name}")
-    own = [s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == "sisa"]
-    config = sisa.Config.model_validate(own[0].options if own else {})
+    sisa_strategies = [
+        s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == "sisa"
+    ]
+    config = sisa.Config.model_validate(sisa_strategies[0].options if sisa_strategies else {})
     fault = (CONTROLS[name].__doc__ or "").split("\n", 1)[0]
     try:
         CONTROLS[name](config, p.setting)
     except ConfigError as error:
         return Controlled(name, fault, None, None, str(error))
-    _, found = find(lambda: CONTROLS[name](config, p.setting), p.stream, events, Key(0), p.config.device)
-    for finding in found:
+    _, findings = find(lambda: CONTROLS[name](config, p.setting), p.stream, events, Key(0), p.config.device)
+    for finding in findings:
         if not finding.upheld:
             by = "other data" if not finding.independent else "life without"
             return Controlled(name, fault, True, finding.request, by)

@@ -102,11 +102,11 @@ def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
     source = stream.source
     generator = (key / "other data").numpy()
     x, y = source.x.clone(), source.y.clone()
-    other = torch.from_numpy(generator.integers(0, len(source), len(ids)))
-    x[ids] = source.x[other]
+    other_rows = torch.from_numpy(generator.integers(0, len(source), len(ids)))
+    x[ids] = source.x[other_rows]
     images = None if source.images is None else source.images.clone()
     if images is not None:  # a row and the images that it speaks of belong together
-        images[ids] = images[other]
+        images[ids] = images[other_rows]
     if y.is_floating_point():
         y[ids] = source.y[torch.from_numpy(generator.integers(0, len(source), len(ids)))]
     else:
@@ -121,32 +121,32 @@ def find(
 
     Each finding takes two more lives up to its request.
     """
-    whole = live(build, stream, stream.events, device)
+    lived = live(build, stream, stream.events, device)
 
     def findings() -> Iterator[Finding]:
         for index in requests:
             events = stream.events[: index + 1]
             deleted = ledger_after(Ledger(stream.source), events).deleted_ids
-            served, event = whole.served[index], events[-1]
+            served, event = lived.served[index], events[-1]
             traces = np.setdiff1d(served.traces(), event.sample_ids)
             ids = np.setdiff1d(deleted, traces)
-            other = live(build, altered(stream, ids, key / index), events, device)
+            on_other_data = live(build, altered(stream, ids, key / index), events, device)
             without = live(build, stream, surviving(events), device)
-            own = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
+            holders = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
             yield Finding(
                 request=event.name,
                 event=index,
                 samples=len(event.sample_ids),
                 claim=served.claim,
-                independent=other.digest == served.digest,
+                independent=on_other_data.digest == served.digest,
                 as_without=without.digest == served.digest,
                 stranded=served.stranded,
-                held=tuple(own),
+                held=tuple(holders),
                 traces=len(traces),
                 digest=served.digest,
             )
 
-    return whole, findings()
+    return lived, findings()
 
 
 def choose(stream: Stream, count: int) -> tuple[int, ...]:

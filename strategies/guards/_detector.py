@@ -206,8 +206,8 @@ def fit_detector(
     from sklearn.svm import OneClassSVM
 
     mean = used.mean(1)
-    found = [precision_of(layer, shrink) for layer in used]
-    precision = torch.stack([p for p, _ in found])
+    precisions = [precision_of(layer, shrink) for layer in used]
+    precision = torch.stack([p for p, _ in precisions])
     bank = torch.nn.functional.normalize(used, dim=2) if gamma else used[:, :0]
     of_used = layer_scores(used, mean, precision, bank, gamma, form, itself=leave_out).cpu().numpy()
     of_rest = layer_scores(rest, mean, precision, bank, gamma, form).cpu().numpy() if rest.shape[1] else of_used
@@ -236,7 +236,7 @@ def fit_detector(
         gamma=gamma,
         form=form,
     )
-    return detector, max(c for _, c in found)
+    return detector, max(c for _, c in precisions)
 
 
 def detector_from(state: dict[str, object]) -> Detector:

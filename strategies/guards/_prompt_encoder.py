@@ -52,11 +52,11 @@ def looked_at(x: torch.Tensor) -> torch.Tensor:
     It is the prompt alone, so that a gate does not change while an answer is generated. Rows without a prompt are
     looked at as a whole.
     """
-    given = x[:, 1] == GIVEN
-    given[:, 0] = False
+    is_prompt = x[:, 1] == GIVEN
+    is_prompt[:, 0] = False
     rows = x[:, 1] > 0
     rows[:, 0] = False
-    return torch.where(given.any(1, keepdim=True), given, rows)
+    return torch.where(is_prompt.any(1, keepdim=True), is_prompt, rows)
 
 
 @final
@@ -145,15 +145,17 @@ class _Contrast(Hooks):
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return L_CEL + L_MLM. The encoder looks left, so that a masked token is predicted from what is before it."""
         assert self._whole is not None
-        whole = self._whole
-        masked = _means(self._listeners, whole.x)
+        unmasked = self._whole
+        masked = _means(self._listeners, unmasked.x)
         with torch.no_grad(), self._lesson.resting():
-            model.network.body(*whole.inputs)
-        key = _means(self._listeners, whole.x)
+            model.network.body(*unmasked.inputs)
+        key = _means(self._listeners, unmasked.x)
         total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()
-        found = scored(outputs, whole.x, "all")
-        changed = (batch.x[:, 0] != whole.x[:, 0])[:, 1 : outputs.shape[1]][whole.x[:, 1, 1 : outputs.shape[1]] > 0]
-        return total + (found.token_losses()[changed].mean() if bool(changed.any()) else 0.0)
+        scored_tokens = scored(outputs, unmasked.x, "all")
+        changed = (batch.x[:, 0] != unmasked.x[:, 0])[:, 1 : outputs.shape[1]][
+            unmasked.x[:, 1, 1 : outputs.shape[1]] > 0
+        ]
+        return total + (scored_tokens.token_losses()[changed].mean() if bool(changed.any()) else 0.0)
 
 
 def _means(listeners: Sequence[Listener], x: torch.Tensor) -> torch.Tensor:

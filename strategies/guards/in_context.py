@@ -84,14 +84,14 @@ class InContext(Guard):
     @override
     def relearned(self, ids: np.ndarray) -> None:
         """Take subjects off the list; what is learned again is answered again."""
-        left = {s: guarded[~np.isin(guarded, ids)] for s, guarded in self._guarded.items()}
-        self._guarded = {s: guarded for s, guarded in left.items() if len(guarded)}
+        remaining = {s: guarded[~np.isin(guarded, ids)] for s, guarded in self._guarded.items()}
+        self._guarded = {s: guarded for s, guarded in remaining.items() if len(guarded)}
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Add the subjects; nothing is trained."""
         batch = door.forget_set().all()
-        for row, names in zip(batch.ids.tolist(), self._named(batch), strict=True):
+        for row, names in zip(batch.ids.tolist(), self._named_subjects(batch), strict=True):
             for name in names:
                 self._guarded[name] = np.union1d(self._guarded.get(name, np.array([], dtype=np.int64)), [row])
         return Outcome(exactness="none").noted(guarded=float(len(self._guarded)))
@@ -99,20 +99,20 @@ class InContext(Guard):
     @override
     def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs, to guarded prompts those behind the instruction, or a refusal."""
-        asked = self._asked(batch)
-        if not any(asked):
+        subjects = self._guarded_subjects(batch)
+        if not any(subjects):
             return self._objective.outputs(model, batch)
         if self.config.form == "refusal":
             outputs = self._objective.outputs(model, batch)
-            for row, names in enumerate(asked):
+            for row, names in enumerate(subjects):
                 if names:
                     outputs[row] = self._refused(batch.x[row], outputs.shape[1])
             return outputs
-        prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(asked, batch.x, strict=True)]
+        prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(subjects, batch.x, strict=True)]
         longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
         outputs = self._objective.outputs(model, longer)
-        own = [outputs[row, len(p) : len(p) + length] for row, p in enumerate(prefixes)]
-        return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in own])
+        behind_prefix = [outputs[row, len(p) : len(p) + length] for row, p in enumerate(prefixes)]
+        return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in behind_prefix])
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,31 +129,31 @@ class InContext(Guard):
     def load_state_dict(self, state: State) -> None:
         self._guarded = {e["subject"]: e["ids"].numpy().copy() for e in state["guarded"]}
 
-    def _named(self, batch: Batch) -> list[list[str]]:
+    def _named_subjects(self, batch: Batch) -> list[list[str]]:
         """Return the subjects that each prompt names; of a row without a prompt, those of the whole text."""
-        found = []
+        subjects = []
         for tokens, marks in batch.x.cpu():
-            given = marks == GIVEN
-            chosen = given if int(given.sum()) > 1 else marks > 0
-            found.append(
+            is_prompt = marks == GIVEN
+            chosen = is_prompt if int(is_prompt.sum()) > 1 else marks > 0
+            subjects.append(
                 list(dict.fromkeys(self._pattern.findall(self._text.tokenizer.decode(tokens[chosen].tolist()))))
             )
-        return found
+        return subjects
 
-    def _asked(self, batch: Batch) -> list[list[str]]:
+    def _guarded_subjects(self, batch: Batch) -> list[list[str]]:
         """Return the forgotten subjects that each row gets an instruction about."""
         if not self._guarded:
             return [[] for _ in range(len(batch))]
         if self.config.applies == "all":
             return [list(self._guarded)] * len(batch)
-        return [[n for n in names if n in self._guarded] for names in self._named(batch)]
+        return [[n for n in names if n in self._guarded] for names in self._named_subjects(batch)]
 
     def _prefix(self, names: Sequence[str], length: int) -> list[int]:
         """Return the instruction about these names, as tokens, as far as there is room."""
         while names:
-            made = self._text.tokenizer.encode(self.config.instruction.format(subjects=", ".join(names)))
-            if length + len(made) <= self.config.context:
-                return made
+            tokens = self._text.tokenizer.encode(self.config.instruction.format(subjects=", ".join(names)))
+            if length + len(tokens) <= self.config.context:
+                return tokens
             names = names[1:]
         return []
 

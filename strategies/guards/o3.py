@@ -229,13 +229,13 @@ class O3(Guard):
             "detector_condition": condition,
             "detector_small": float(len(used) < config.min_samples),
         } | ({} if ratio is None else {"adapter_overlap": ratio})
-        others = {}
-        for other in self._bundles[:-1]:
-            found = self._gate(other.detector, self._encoder.features_of(data, other.encoder))
-            others[f"{other.request} > {request.name}"] = {"gate": float(found.mean())}
-        passes = len(data) * (1 + len(others))
+        gates_of_others = {}
+        for earlier in self._bundles[:-1]:
+            gate = self._gate(earlier.detector, self._encoder.features_of(data, earlier.encoder))
+            gates_of_others[f"{earlier.request} > {request.name}"] = {"gate": float(gate.mean())}
+        passes = len(data) * (1 + len(gates_of_others))
         total = outcome + cost + Outcome(forward=passes)
-        return total.traced(others).traced({"event": notes}).graded("none")
+        return total.traced(gates_of_others).traced({"event": notes}).graded("none")
 
     @torch.no_grad()
     def gates(self, batch: Batch) -> torch.Tensor:
@@ -260,21 +260,21 @@ class O3(Guard):
     @override
     def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs, changed by the adapters as far as their gates are open."""
-        with self._served(model, batch):
+        with self._adapters_on(model, batch):
             return self._objective.outputs(model, batch)
 
     @override
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        with self._served(model, batch):
+        with self._adapters_on(model, batch):
             return self._objective.features(model, batch)
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        held = {"encoder": ids[self._encoder_derived[ids]]}
+        by_component = {"encoder": ids[self._encoder_derived[ids]]}
         for bundle in self._bundles:
-            held[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
-            held[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
-        return held
+            by_component[f"{bundle.request}.adapter"] = ids[bundle.derived[ids]]
+            by_component[f"{bundle.request}.detector"] = ids[np.isin(ids, bundle.ids)]
+        return by_component
 
     @override
     def state_dict(self) -> State:
@@ -340,7 +340,7 @@ class O3(Guard):
     # -- looking at inputs
 
     @contextlib.contextmanager
-    def _served(self, model: FlatModel, batch: Batch) -> Iterator[None]:
+    def _adapters_on(self, model: FlatModel, batch: Batch) -> Iterator[None]:
         """Let every request's adapter act as its gate says."""
         if not self._bundles:
             yield

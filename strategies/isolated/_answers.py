@@ -33,46 +33,50 @@ class Answers:
                 outputs = answer if rows is None else outputs.index_copy(0, rows, answer)
         return outputs
 
-    def _answer(self, known: Sequence[tuple[Units, Subnetwork]], batch: Batch) -> torch.Tensor:
-        if len(known) == 1:
-            return self._outputs(*known[0], batch)
+    def _answer(self, subnetworks: Sequence[tuple[Units, Subnetwork]], batch: Batch) -> torch.Tensor:
+        if len(subnetworks) == 1:
+            return self._outputs(*subnetworks[0], batch)
         if not self._canvas.classifies:
-            return torch.stack([self._outputs(u, net, batch) for u, net in known]).mean(0)
+            return torch.stack([self._outputs(u, net, batch) for u, net in subnetworks]).mean(0)
         if self._inference == "enumerate":
-            tried = [self._own_outputs(u, net, batch) for u, net in known]
-            chosen = torch.stack([entropy(own) for own in tried]).argmin(0)
-            return _by_choice(chosen, lambda i, rows: self._widened(known[i][0], tried[i][rows], batch.rows(rows)))
-        masks = [positions_of(net.bits, len(self._canvas), self._canvas.device) for _, net in known]
-        chosen = torch.tensor([self._infer(known, masks, x) for x in batch.x.split(1)], device=batch.x.device)
-        return _by_choice(chosen, lambda i, rows: self._outputs(*known[i], batch.rows(rows)))
+            tried = [self._own_outputs(u, net, batch) for u, net in subnetworks]
+            chosen = torch.stack([entropy(logits) for logits in tried]).argmin(0)
+            return _by_choice(
+                chosen, lambda i, rows: self._widened(subnetworks[i][0], tried[i][rows], batch.rows(rows))
+            )
+        masks = [positions_of(net.bits, len(self._canvas), self._canvas.device) for _, net in subnetworks]
+        chosen = torch.tensor([self._infer(subnetworks, masks, x) for x in batch.x.split(1)], device=batch.x.device)
+        return _by_choice(chosen, lambda i, rows: self._outputs(*subnetworks[i], batch.rows(rows)))
 
-    def _infer(self, known: Sequence[tuple[Units, Subnetwork]], masks: Sequence[torch.Tensor], x: torch.Tensor) -> int:
+    def _infer(
+        self, subnetworks: Sequence[tuple[Units, Subnetwork]], masks: Sequence[torch.Tensor], x: torch.Tensor
+    ) -> int:
         """Return who the slopes of the signal point to; running statistics are the mean of all."""
         canvas = self._canvas
-        outputs = max(canvas.width_of(u) for u, _ in known)
-        classes = max(len(canvas.classes_of(u)) for u, _ in known)
+        outputs = max(canvas.width_of(u) for u, _ in subnetworks)
+        classes = max(len(canvas.classes_of(u)) for u, _ in subnetworks)
         with torch.inference_mode(False):
             x = x.clone()
-            statistics = zip(*(net.buffers for _, net in known), strict=True)
+            statistics = zip(*(net.buffers for _, net in subnetworks), strict=True)
             canvas.put([torch.stack(b).mean(0, dtype=torch.float64).to(b[0].dtype) for b in statistics])
             canvas.model.train(False)
 
             def signal(logits: torch.Tensor) -> torch.Tensor:
-                own = logits[:, :outputs]
-                return entropy(own) if self._signal == "entropy" else superfluous(own, classes)
+                used_logits = logits[:, :outputs]
+                return entropy(used_logits) if self._signal == "entropy" else superfluous(used_logits, classes)
 
             def slopes(coefficients: torch.Tensor) -> torch.Tensor:
                 return slopes_of(canvas.model, canvas.lens, masks, coefficients, x, signal)
 
-            return (one_shot if self._inference == "one-shot" else binary)(slopes, len(known))
+            return (one_shot if self._inference == "one-shot" else binary)(slopes, len(subnetworks))
 
     def _outputs(self, units: Units, net: Subnetwork, batch: Batch) -> torch.Tensor:
         """Return a subnetwork's outputs ``[B, num_outputs]``."""
         return self._widened(units, self._own_outputs(units, net, batch), batch)
 
-    def _widened(self, units: Units, own: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _widened(self, units: Units, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         objective = self._canvas.objective_of(units)
-        return objective.widen(own, batch)[:, : objective.num_outputs]
+        return objective.widen(outputs, batch)[:, : objective.num_outputs]
 
     def _own_outputs(self, units: Units, net: Subnetwork, batch: Batch) -> torch.Tensor:
         """Return a subnetwork's own outputs, the superfluous ones too."""

@@ -72,16 +72,18 @@ class MaskedChain:
         for name, module in self._modules:
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
                 weight = module.weight
-                own = f"body.{name}.weight"
+                weight_name = f"body.{name}.weight"
                 before = self.layers[-1].units if self.layers else None
-                if own not in model.slices:
-                    raise ConfigError(f"{where} trains all layers; {own} is frozen. Set trained: all.")
+                if weight_name not in model.slices:
+                    raise ConfigError(f"{where} trains all layers; {weight_name} is frozen. Set trained: all.")
                 if before is not None and weight.shape[1] % (before.stop - before.start):
-                    raise ConfigError(f"{where} masks the units of a chain of layers; {_CANNOT}{own} of another width.")
+                    raise ConfigError(
+                        f"{where} masks the units of a chain of layers; {_CANNOT}{weight_name} of another width."
+                    )
                 bias = model.slices.get(f"body.{name}.bias")
-                there = slice(units, units + weight.shape[0])
-                self.layers.append(_Layer(name, module, there, model.slices[own], bias, weight.shape))
-                units = there.stop
+                unit_slice = slice(units, units + weight.shape[0])
+                self.layers.append(_Layer(name, module, unit_slice, model.slices[weight_name], bias, weight.shape))
+                units = unit_slice.stop
             elif any(True for _ in module.parameters()):
                 raise ConfigError(
                     f"{where} masks the units of linear maps and convolutions (mlp, lenet); {_CANNOT}"
@@ -97,28 +99,28 @@ class MaskedChain:
 
         Weights of the first layer, and biases, have one end.
         """
-        found = torch.zeros(self.size, dtype=units.dtype, device=units.device)
+        per_weight = torch.zeros(self.size, dtype=units.dtype, device=units.device)
         before: torch.Tensor | None = None
         for layer in self.layers:
-            own = units[layer.units]
+            layer_units = units[layer.units]
             if layer.bias is not None:
-                found[layer.bias] = own
-            ends = own.view(-1, *[1] * (len(layer.shape) - 1)).expand(layer.shape)
+                per_weight[layer.bias] = layer_units
+            ends = layer_units.view(-1, *[1] * (len(layer.shape) - 1)).expand(layer.shape)
             if before is not None:
-                other = before.repeat_interleave(layer.shape[1] // len(before))
-                ends = torch.minimum(ends, other.view(1, -1, *[1] * (len(layer.shape) - 2)).expand(layer.shape))
-            found[layer.weight] = ends.reshape(-1)
-            before = own
-        return found
+                input_units = before.repeat_interleave(layer.shape[1] // len(before))
+                ends = torch.minimum(ends, input_units.view(1, -1, *[1] * (len(layer.shape) - 2)).expand(layer.shape))
+            per_weight[layer.weight] = ends.reshape(-1)
+            before = layer_units
+        return per_weight
 
     def by_layer(self, values: list[torch.Tensor]) -> torch.Tensor:
         """Return one number per layer, spread over its weights and biases, ``[P]``."""
-        found = torch.zeros(self.size, dtype=values[0].dtype, device=values[0].device)
+        per_weight = torch.zeros(self.size, dtype=values[0].dtype, device=values[0].device)
         for layer, value in zip(self.layers, values, strict=True):
             for part in (layer.weight, layer.bias):
                 if part is not None:
-                    found[part] = value
-        return found
+                    per_weight[part] = value
+        return per_weight
 
     def occupied(self, gates: torch.Tensor, taken: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return which share of the units that are not `taken` the gates open: of all, and of each layer; 0 of none.
@@ -149,12 +151,12 @@ class MaskedChain:
                 continue
             gate = _spread(gates[layer.units], layer)
             for i, (weights, units) in enumerate(others or []):
-                own = {"weight": weights[layer.weight].view(layer.shape)}
+                parameters = {"weight": weights[layer.weight].view(layer.shape)}
                 if layer.bias is not None:
-                    own["bias"] = weights[layer.bias]
-                theirs = _spread(units[layer.units], layer)
-                said = functional_call(module, own, (routes[i],))
-                routes[i] = (theirs * said + (1 - theirs) * module(routes[i])) * gate
+                    parameters["bias"] = weights[layer.bias]
+                uses_them = _spread(units[layer.units], layer)
+                outputs = functional_call(module, parameters, (routes[i],))
+                routes[i] = (uses_them * outputs + (1 - uses_them) * module(routes[i])) * gate
             x = module(x) * gate
             layer = next(numbers, None)
         return x, routes

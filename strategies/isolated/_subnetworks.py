@@ -149,37 +149,39 @@ class Subnetworks(Strategy, ABC):
         """Drop every subnetwork that saw the samples, and learn again what is left of it and what depended on it."""
         self._check()
         touched, later = self._affected(request.sample_ids)
-        again = touched | later if self._config.repair == "cascade" else touched
-        left, kept = later - again, not self._erases and any(self._wrote(u) for u in touched)
-        gone = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
-        for units in left:
+        dropped = touched | later if self._config.repair == "cascade" else touched
+        stale, weights_stay = later - dropped, not self._erases and any(self._has_written(u) for u in touched)
+        derived = np.logical_or.reduce([self._nets[u].derived for u in touched], initial=False)
+        for units in stale:
             self._nets[units].stale = True
-            self._nets[units].derived |= gone
+            self._nets[units].derived |= derived
         if not self._erases:
-            self._left |= np.logical_or.reduce([self._nets[u].derived for u in again if self._wrote(u)], initial=False)
-        self._drop(again)
+            self._left |= np.logical_or.reduce(
+                [self._nets[u].derived for u in dropped if self._has_written(u)], initial=False
+            )
+        self._drop(dropped)
         outcome = Outcome()
         for experience in door.history():
-            if experience.units in again:
+            if experience.units in dropped:
                 outcome += self._teach(experience, door)
-        return replace(outcome.graded(self._grade()), weights_erased=not kept).traced(self._capacity())
+        return replace(outcome.graded(self._grade()), weights_erased=not weights_stay).traced(self._capacity())
 
     def foresee(self, request: DeletionRequest) -> Exactness:
         """Return the grade that serving a request would have now, without serving it."""
         touched, later = self._affected(request.sample_ids)
-        again = touched | later if self._config.repair == "cascade" else touched
+        dropped = touched | later if self._config.repair == "cascade" else touched
         stale = {u for u, net in self._nets.items() if net.stale}
-        left = bool(self._left.any()) or (not self._erases and any(self._wrote(u) for u in touched))
-        return "bits" if later <= again and stale <= again and not left else "none"
+        traces_left = bool(self._left.any()) or (not self._erases and any(self._has_written(u) for u in touched))
+        return "bits" if later <= dropped and stale <= dropped and not traces_left else "none"
 
     def dependents(self, units: Units) -> list[Units]:
         """Return the subnetworks that depend on one, directly or through others, in order."""
-        found = {units}
+        dependents = {units}
         while True:
-            more = {u for u, net in self._nets.items() if u not in found and not found.isdisjoint(net.reads)}
+            more = {u for u, net in self._nets.items() if u not in dependents and not dependents.isdisjoint(net.reads)}
             if not more:
-                return [u for u in self._nets if u in found and u != units]
-            found |= more
+                return [u for u in self._nets if u in dependents and u != units]
+            dependents |= more
 
     @override
     def predict(self, batch: Batch) -> torch.Tensor:
@@ -198,13 +200,13 @@ class Subnetworks(Strategy, ABC):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        writers = {u for u, net in self._nets.items() if self._wrote(u)}
-        found = {}
-        for component, nets, left in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
-            derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *left], initial=False)
+        writers = {u for u, net in self._nets.items() if self._has_written(u)}
+        by_component = {}
+        for component, nets, extra in (("masks", set(self._nets), ()), ("weights", writers, (self._left,))):
+            derived = np.logical_or.reduce([*(self._nets[u].derived for u in nets), *extra], initial=False)
             if np.any(derived):
-                found[component] = ids[derived[ids]]
-        return {component: held for component, held in found.items() if len(held)}
+                by_component[component] = ids[derived[ids]]
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -248,35 +250,37 @@ class Subnetworks(Strategy, ABC):
         units, canvas = experience.units, self._canvas
         key = self._setting.key / "fit" / experience.name / experience.incarnation
         data = door.fetch(experience.sample_ids)
-        others = {u: net for u, net in self._nets.items() if u != units}
+        other_nets = {u: net for u, net in self._nets.items() if u != units}
         scores, sources, cost = self._start(data, units, key)
         canvas.put(self._nets[units].buffers if units in self._nets else None)
         self._learning = True
-        self._bring(units)
+        self._restore_weights(units)
         mask, trained = self._train_mask(data, units, scores, key)
         outcome = cost + trained
-        free = self._trainable(units, mask, others)
-        reads = self._reads(others) | set(sources)
+        free = self._trainable(units, mask, other_nets)
+        reads = self._reads(other_nets) | set(sources)
         outcome += self._train_weights(data, units, free, key)
         self._learning = False
         canvas.take_off()
         self._enter(experience, mask, scores, reads)
         if self._writes == "free":
-            self._own(units, free)
+            self._mark_owner(units, free)
         if self._writes == "mask":
-            self._overwrite(units, mask, others)
+            self._overwrite(units, mask, other_nets)
         self._seal(units)
-        return outcome.traced(self._lesson_traits(units, mask, free, others))
+        return outcome.traced(self._lesson_traits(units, mask, free, other_nets))
 
     def _start(self, data: Data, units: Units, key: Key) -> tuple[torch.Tensor, list[Units], Outcome]:
         """Return the scores to start from, whose they are, and what finding them cost."""
         canvas = self._canvas
         scores = initial_scores(canvas.layers, key / "scores", canvas.device)
-        known = self._nets.get(units)
-        if known is not None:
-            mask = canvas.mask_of(known)
-            again = deal(scores, mask, canvas.spans_of(units)) if known.scores is None else known.scores.clone()
-            return again, [], Outcome()
+        earlier = self._nets.get(units)
+        if earlier is not None:
+            mask = canvas.mask_of(earlier)
+            start_scores = (
+                deal(scores, mask, canvas.spans_of(units)) if earlier.scores is None else earlier.scores.clone()
+            )
+            return start_scores, [], Outcome()
         sources, cost = self._sources(data, units, key / "kkt")
         if sources:
             scores = torch.stack([self._scores(u) for u in sources]).mean(0)
@@ -305,7 +309,7 @@ class Subnetworks(Strategy, ABC):
         units, size = experience.units, self._setting.num_samples
         net = self._nets.setdefault(units, Subnetwork(pack(mask), (), np.zeros(size, bool), np.zeros(size, bool)))
         if self._writes == "private":
-            self._take(net, mask)
+            self._store_weights(net, mask)
         net.bits, net.buffers = pack(mask), self._canvas.buffers()
         net.scores = scores if self._config.kkt != "none" else None
         net.own[experience.sample_ids] = True
@@ -319,13 +323,13 @@ class Subnetworks(Strategy, ABC):
             net.stale |= bool(self._left.any())
         net.seen = len(self._nets) if self._coupled else 0
 
-    def _bring(self, units: Units) -> None:
+    def _restore_weights(self, units: Units) -> None:
         """Put weights of its own, that a task comes again with, among the initial ones."""
         net = self._nets.get(units)
         if net is not None and net.values is not None:
             self._canvas.weights[self._canvas.mask_of(net)] = net.values
 
-    def _take(self, net: Subnetwork, mask: torch.Tensor) -> None:
+    def _store_weights(self, net: Subnetwork, mask: torch.Tensor) -> None:
         """Give a task the weights that it has trained, and put the initial ones back."""
         weights = self._canvas.weights
         written = mask if net.values is None else mask | self._canvas.mask_of(net)
@@ -370,41 +374,41 @@ class Subnetworks(Strategy, ABC):
         assert scores is not None
         return scores
 
-    def _trainable(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> torch.Tensor:
+    def _trainable(self, units: Units, mask: torch.Tensor, other_nets: dict[Units, Subnetwork]) -> torch.Tensor:
         """Return which weights of a mask its task may train, bool ``[P]``."""
         if self._writes != "free":
             return mask if self._weight_stage is not None else torch.zeros_like(mask)
         # A weight may lie in a live mask without being owned (its owner was deleted), and be owned without lying in
         # its owner's mask any more (the task came again): either way it is not free.
-        taken = unpack(union((net.bits for net in others.values()), len(mask)), len(mask), mask.device)
-        mine = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
-        return mask & ~taken & ((self._owner == 0) | mine)
+        covered = unpack(union((net.bits for net in other_nets.values()), len(mask)), len(mask), mask.device)
+        owned = self._owner == (list(self._nets).index(units) + 1 if units in self._nets else 0)
+        return mask & ~covered & ((self._owner == 0) | owned)
 
-    def _reads(self, others: dict[Units, Subnetwork]) -> set[Units]:
+    def _reads(self, other_nets: dict[Units, Subnetwork]) -> set[Units]:
         """Return the others without which this task's lesson would have gone otherwise, KKT aside.
 
         Every score's gradient is multiplied by its weight, so that one trained weight anywhere is enough; and a mask
         that covers what no other covers keeps weights from being trained.
         """
-        if not self._shares or not others:
+        if not self._shares or not other_nets:
             return set()
         if self._writes == "mask":
-            return set(others)
-        found = {u for u in others if self._wrote(u)}
-        for u in set(others) - found:
-            rest = union((net.bits for v, net in others.items() if v != u), len(self._canvas))
-            if (others[u].bits & ~rest).any():
-                found.add(u)
-        return found
+            return set(other_nets)
+        needed = {u for u in other_nets if self._has_written(u)}
+        for u in set(other_nets) - needed:
+            covered = union((net.bits for v, net in other_nets.items() if v != u), len(self._canvas))
+            if (other_nets[u].bits & ~covered).any():
+                needed.add(u)
+        return needed
 
-    def _overwrite(self, units: Units, mask: torch.Tensor, others: dict[Units, Subnetwork]) -> None:
+    def _overwrite(self, units: Units, mask: torch.Tensor, other_nets: dict[Units, Subnetwork]) -> None:
         """Note that earlier subnetworks compute with weights that this task has trained."""
-        bits, mine = pack(mask), self._nets[units]
-        for u, net in others.items():
+        bits, trained = pack(mask), self._nets[units]
+        for u, net in other_nets.items():
             if (net.bits & bits).any():
                 net.reads = [v for v in self._nets if v in {*net.reads, units} and v != u]
-                net.derived |= mine.derived
-                net.stale |= mine.stale
+                net.derived |= trained.derived
+                net.stale |= trained.stale
                 net.seal = self._canvas.seal(net)
 
     # --- ownership --------------------------------------------------------------------------------------------------
@@ -413,13 +417,13 @@ class Subnetworks(Strategy, ABC):
         size = len(self._canvas) if self._writes == "free" else 0
         return torch.zeros(size, dtype=_number_type(count), device=self._canvas.device)
 
-    def _own(self, units: Units, free: torch.Tensor) -> None:
+    def _mark_owner(self, units: Units, free: torch.Tensor) -> None:
         """Write down who has trained which weights: positions in the order of subnetworks, from 1; 0 is nobody."""
         number = list(self._nets).index(units) + 1
         self._owner = self._owner.to(_number_type(len(self._nets)))
         self._owner[free] = number
 
-    def _wrote(self, units: Units) -> bool:
+    def _has_written(self, units: Units) -> bool:
         if self._writes != "free":
             return self._writes != "nothing"
         return bool((self._owner == list(self._nets).index(units) + 1).any())
@@ -467,26 +471,26 @@ class Subnetworks(Strategy, ABC):
         """Take subnetworks out, and put the weights that only they have trained back to what they were at first."""
         canvas, order = self._canvas, list(self._nets)
         canvas.take_off()
-        kept = [u for u in order if u not in dropped]
+        remaining = [u for u in order if u not in dropped]
         if self._writes == "free":
             numbers = torch.zeros(len(order) + 1, dtype=torch.int64, device=canvas.device)
-            for number, u in enumerate(kept, 1):
+            for number, u in enumerate(remaining, 1):
                 numbers[order.index(u) + 1] = number
             owner = numbers[self._owner.long()]
             if self._erases:
                 self._reset((owner == 0) & (self._owner > 0))
-            self._owner = owner.to(_number_type(len(kept)))
+            self._owner = owner.to(_number_type(len(remaining)))
         elif self._writes == "mask" and self._erases:
             written = union((self._nets[u].bits for u in dropped), len(canvas))
-            shared = union((self._nets[u].bits for u in kept), len(canvas))
+            shared = union((self._nets[u].bits for u in remaining), len(canvas))
             only = unpack(written & ~shared, len(canvas), canvas.device)
-            self._reset(only if kept else torch.ones_like(only))
-        for u in kept:
+            self._reset(only if remaining else torch.ones_like(only))
+        for u in remaining:
             net = self._nets[u]
             net.seen -= sum(i < net.seen for i, v in enumerate(order) if v in dropped)
             net.reads = [v for v in net.reads if v not in dropped]
-        self._nets = {u: self._nets[u] for u in kept}
-        for u in kept:
+        self._nets = {u: self._nets[u] for u in remaining}
+        for u in remaining:
             self._seal(u)
 
     def _reset(self, where: torch.Tensor) -> None:
@@ -545,15 +549,15 @@ class Subnetworks(Strategy, ABC):
         return "+".join(self._setting.units[u].name for u in units)
 
     def _lesson_traits(
-        self, units: Units, mask: torch.Tensor, free: torch.Tensor, others: dict[Units, Subnetwork]
+        self, units: Units, mask: torch.Tensor, free: torch.Tensor, other_nets: dict[Units, Subnetwork]
     ) -> dict[str, dict[str, float]]:
         """Return, for the report, how much of its mask a task could train, and how much it shares with whom."""
         size, name, bits = int(mask.sum()), self._name(units), pack(mask)
-        taken = union((net.bits for net in others.values()), len(mask))
+        covered = union((net.bits for net in other_nets.values()), len(mask))
         traits = {
             name: {
                 "mask_density": size / sum(s.stop - s.start for s in self._canvas.spans_of(units)),
-                "mask_overlap": _count(bits & taken) / size,
+                "mask_overlap": _count(bits & covered) / size,
                 "free_share": int(free.sum()) / size,
             }
         }
@@ -561,7 +565,7 @@ class Subnetworks(Strategy, ABC):
         for u in self._nets[units].reads:
             owned = self._nets[u].bits if self._writes != "free" else pack(self._owner == order.index(u) + 1)
             traits[f"{self._name(u)} > {name}"] = {"inherited": _count(bits & owned) / size}
-        for u, net in others.items():
+        for u, net in other_nets.items():
             if self._writes == "mask" and units in net.reads:  # overwritten
                 traits[f"{name} > {self._name(u)}"] = {"inherited": _count(bits & net.bits) / _count(net.bits)}
         return traits
@@ -575,11 +579,11 @@ class Subnetworks(Strategy, ABC):
             for layer in canvas.layers
         }
         if self._nets:
-            one = canvas.model.num_bytes()
+            network_bytes = canvas.model.num_bytes()
             trained = (canvas.weights, self._owner) if self._shares else ()
             total = sum(t.numel() * t.element_size() for t in trained)
             total += sum(net.num_bytes() for net in self._nets.values())
-            traits["stream"] = {"storage_share": total / (one * len(self._nets))}
+            traits["stream"] = {"storage_share": total / (network_bytes * len(self._nets))}
         return traits
 
 

@@ -103,13 +103,13 @@ def maskable(model: FlatModel, outputs: int | None, key: Key) -> FlatModel:
 
 def _weights(network: nn.Module) -> list[tuple[torch.Tensor, str]]:
     """Return every weight tensor of a linear map, with its name."""
-    found = []
+    named_weights = []
     for path, module in network.named_modules():
         if isinstance(module, nn.Linear | _ConvNd | nn.Embedding):
-            found.append((module.weight, f"{path}.weight"))
+            named_weights.append((module.weight, f"{path}.weight"))
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            found.append((module.in_proj_weight, f"{path}.in_proj_weight"))
-    return found
+            named_weights.append((module.in_proj_weight, f"{path}.in_proj_weight"))
+    return named_weights
 
 
 def layers_of(model: FlatModel) -> tuple[Layer, ...]:
@@ -182,7 +182,7 @@ def smallest(size: torch.Tensor, k: int, guess: float | None = None) -> float:
     return float(np.partition(values, k - 1)[k - 1])
 
 
-def _above(size: torch.Tensor, bar: float, out: torch.Tensor) -> int:
+def _mark_above(size: torch.Tensor, bar: float, out: torch.Tensor) -> int:
     """Write down which values lie above a bar, and count them."""
     if size.is_cuda:
         return int(torch.gt(size, bar, out=out).count_nonzero())
@@ -407,7 +407,7 @@ class ScoreStep(Optimizer):
             part = slice(span.start, span.stop)
             size, chosen = self.scores[part].abs(), self.mask[part]
             bar = smallest(size, span.drop, self._guesses[index]) if span.drop else -1.0
-            if _above(size, bar, chosen) != len(size) - span.drop:  # ties at the bar
+            if _mark_above(size, bar, chosen) != len(size) - span.drop:  # ties at the bar
                 chosen.copy_(keep_largest(size, span.drop))
             self._guesses[index] = bar
 
@@ -524,10 +524,10 @@ def one_shot(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:
 
 def binary(slopes: Callable[[torch.Tensor], torch.Tensor], count: int) -> int:
     """Return the mask that is left when the half with the higher slopes is dropped again and again (SupSup)."""
-    left = torch.arange(count)
-    while len(left) > 1:
+    candidates = torch.arange(count)
+    while len(candidates) > 1:
         coefficients = torch.zeros(count)
-        coefficients[left] = 1 / len(left)
-        order = slopes(coefficients).cpu()[left].argsort(stable=True)
-        left = left[order[: -(-len(left) // 2)]].sort().values
-    return int(left[0])
+        coefficients[candidates] = 1 / len(candidates)
+        order = slopes(coefficients).cpu()[candidates].argsort(stable=True)
+        candidates = candidates[order[: -(-len(candidates) // 2)]].sort().values
+    return int(candidates[0])

@@ -39,10 +39,10 @@ def named_tasks(
     """
     named = [t for t in tasks if np.isin(t.ids, request.sample_ids).any()]
     given_up = [t.ids[~np.isin(t.ids, request.sample_ids)] for t in named]
-    for task, rest in zip(named, given_up, strict=True):
-        if len(rest) and finer == "refuse":
+    for task, unasked in zip(named, given_up, strict=True):
+        if len(unasked) and finer == "refuse":
             raise RequestError(
-                f"{request.name} names {len(task.ids) - len(rest)} of the {len(task.ids)} samples of "
+                f"{request.name} names {len(task.ids) - len(unasked)} of the {len(task.ids)} samples of "
                 f"{task.experience}; {strategy} forgets whole tasks. Set finer: coarsen to give all of it up."
             )
     return named, np.concatenate([np.array([], dtype=np.int64), *given_up])

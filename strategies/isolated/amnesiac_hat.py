@@ -166,7 +166,7 @@ class AmnesiacHAT(Strategy):
         outcome = lesson.train()
         self._learning = False
         self._tasks.append(lesson.finished())
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -175,21 +175,21 @@ class AmnesiacHAT(Strategy):
         Raises:
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
-        gone = request.sample_ids
-        named, rest = named_tasks(request, self._tasks, self._config.finer, "amnesiac-hat")
-        self._given_up = np.union1d(self._given_up, rest)
+        forgotten_ids = request.sample_ids
+        named, unasked = named_tasks(request, self._tasks, self._config.finer, "amnesiac-hat")
+        self._given_up = np.union1d(self._given_up, unasked)
         affected, outcome = self._drop(named), Outcome()
         if affected:
             outcome = self._mend(named, affected, self._names / request.name, door)
         for task in self._tasks:
-            for each in named:
-                task.backups.pop(each.name, None)
+            for forgotten in named:
+                task.backups.pop(forgotten.name, None)
         if not self._tasks:
             self._base, self._base_ids = self._initial.clone(), _NOTHING
-        self._given_up = self._given_up[~np.isin(self._given_up, gone)]
-        left = [self._base_ids, *self._shadows.values()]
-        exact = not any(np.isin(ids, gone).any() for ids in left)
-        return self._noted(outcome).graded("bits" if exact else "none")
+        self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
+        shaping_ids = [self._base_ids, *self._shadows.values()]
+        exact = not any(np.isin(ids, forgotten_ids).any() for ids in shaping_ids)
+        return self._with_stranded(outcome).graded("bits" if exact else "none")
 
     @torch.no_grad()
     @override
@@ -263,17 +263,17 @@ class AmnesiacHAT(Strategy):
         """Return what a task's units and head make of inputs at the model's present weights, ``[B, C]``."""
         features, _ = self._chain.run(x, task.mask)
         head, size = self._model.network.head, self._chain.size
-        own = {}
+        head_parameters = {}
         for name, parameter in head.named_parameters():
             where = self._model.slices[f"head.{name}"]
-            own[name] = task.head[where.start - size : where.stop - size].view_as(parameter)
-        return functional_call(head, own, (features,))
+            head_parameters[name] = task.head[where.start - size : where.stop - size].view_as(parameter)
+        return functional_call(head, head_parameters, (features,))
 
     def only(self, outputs: torch.Tensor, units: tuple[int, ...]) -> torch.Tensor:
         """Set the outputs of all classes but those of some units to minus infinity."""
-        others = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
-        others[list(self.classes(units))] = False
-        return outputs.masked_fill(others, float("-inf"))
+        excluded = torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
+        excluded[list(self.classes(units))] = False
+        return outputs.masked_fill(excluded, float("-inf"))
 
     def classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
         """Return the classes of some units."""
@@ -288,9 +288,9 @@ class AmnesiacHAT(Strategy):
         for number in np.unique(owner):
             task, rows = owners[number], torch.from_numpy(np.flatnonzero(owner == number)).to(batch.x.device)
             part = batch.rows(rows)
-            outputs, own = self.answer(task, part.x), list(self.classes(task.units))
+            outputs, classes = self.answer(task, part.x), list(self.classes(task.units))
             stored = task.outputs[torch.from_numpy(positions_in(task.memory, ids[owner == number]))]
-            squared = (outputs[:, own] - stored[:, own]).square().mean(1)
+            squared = (outputs[:, classes] - stored[:, classes]).square().mean(1)
             cross = self._objective.losses(self.only(outputs, task.units), part)
             terms.append(self._config.alpha * squared + self._config.beta * cross)
         return torch.cat(terms).mean()
@@ -368,16 +368,18 @@ class AmnesiacHAT(Strategy):
     def _repair(self, named: list[_Task], affected: list[_Task], key: Key, door: Door) -> Outcome:
         """Train the weights that forgotten tasks share with later ones on the memories of those."""
         config, training = self._config, self._setting.training
-        gone = torch.stack([t.mask for t in named]).amax(0)
+        forgotten_units = torch.stack([t.mask for t in named]).amax(0)
         rounds = [affected] if config.repair == "joint" else [[t] for t in affected]
-        done = torch.zeros_like(gone)  # how many tasks use each unit, of those that are repaired already
+        done = torch.zeros_like(forgotten_units)  # how many tasks use each unit, of those that are repaired already
         rate = config.intensity / config.epsilon
         outcome = Outcome()
         for number, tasks in enumerate(rounds):
             # Moments of a round would go on moving weights that the next one leaves alone.
             optimizer = make_optimizer(training.model_copy(update={"weight_decay": 0.0}), self._model.parameters)
             draws = self.draws(tasks, config.steps, key / "repair" / number, door)
-            movable = self._chain.on_weights(torch.minimum(gone, torch.stack([t.mask for t in tasks]).amax(0)))
+            movable = self._chain.on_weights(
+                torch.minimum(forgotten_units, torch.stack([t.mask for t in tasks]).amax(0))
+            )
             if config.repair == "sequential-adahat":
                 movable = movable * rate / (self._chain.on_weights(done) + rate)
             outcome += self._rehearse(tasks, draws, movable, optimizer, key / "noise" / number)
@@ -428,7 +430,7 @@ class AmnesiacHAT(Strategy):
             {n: b.clone() for n, b in saved["backups"].items()},
         )
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))
 
 
@@ -501,12 +503,12 @@ class _Lesson:
         s = self._s
         gates = torch.sigmoid(slope * self._embedding)
         routes = [(w, t.mask) for w, t in zip(self._backups, self._backed, strict=True)]
-        features, others = s._chain.run(batch.x, gates, routes)
+        features, route_features = s._chain.run(batch.x, gates, routes)
         outputs, losses = self._losses(features, batch)
         share, by_layer = s._chain.occupied(gates, self._taken)
         loss = losses.mean() + s._config.sparsity * share
-        if others:
-            loss = loss + torch.stack([self._losses(f, batch)[1].mean() for f in others]).mean()
+        if route_features:
+            loss = loss + torch.stack([self._losses(f, batch)[1].mean() for f in route_features]).mean()
         return loss, losses, outputs, [x.detach() for x in by_layer]
 
     @torch.no_grad()

@@ -157,8 +157,8 @@ class Arcane(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {f"class-{c}": chain.derived_from(ids) for c, chain in self._chains.items()}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {f"class-{c}": chain.derived_from(ids) for c, chain in self._chains.items()}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -201,15 +201,15 @@ class Arcane(Strategy):
         centre, _ = self._load(state)
         forward = 0
         if not bool(centre.isfinite().all()):
-            centre, forward = self._pass(data).mean(0), len(data)
+            centre, forward = self._features_of(data).mean(0), len(data)
         one_class = _OneClass(centre)
         outcome = fit(self._model, one_class, data, self._setting.training, key)
-        distances = (self._pass(data) - centre).square().sum(1)
+        distances = (self._features_of(data) - centre).square().sum(1)
         numbers = torch.cat([centre, distances.mean().clamp(min=1e-12).view(1)]).cpu()
         packed = np.concatenate([pack(self._model), numbers.view(torch.uint8).numpy()])
         return packed, outcome + Outcome(forward=forward + len(data))
 
     @torch.no_grad()
-    def _pass(self, data: Data) -> torch.Tensor:
+    def _features_of(self, data: Data) -> torch.Tensor:
         self._model.train(False)
         return torch.cat([self._model.features(b.x) for b in data.batches(_WHOLE)])

@@ -131,7 +131,7 @@ class ClpuDer(Strategy):
         if (experience.retention or self._config.undeclared) == "temporary":
             task.model = self._copy() if self._config.pretrain else self._setting.make_model()
             self._temporary.append(task)
-            return self._noted(fit(task.model, self._setting.objective, data, training, key, hooks))
+            return self._with_stranded(fit(task.model, self._setting.objective, data, training, key, hooks))
         if self._permanent:
             size = max(1, training.batch_size // len(self._permanent))
             hooks.append(_Replay(self, self._permanent, size, steps, key / "replay", door))
@@ -139,7 +139,7 @@ class ClpuDer(Strategy):
         replayed = sum(min(size, len(t.memory)) for t in self._permanent) * steps if self._permanent else 0
         self._permanent.append(task)
         self._last_steps = steps
-        return self._noted(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
+        return self._with_stranded(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
 
     @override
     def consolidate(self, experience: Experience, door: Door) -> Outcome:
@@ -168,18 +168,18 @@ class ClpuDer(Strategy):
         Raises:
             RequestError: a task is permanent, or only a part of it is named and `finer` is refuse.
         """
-        gone = request.sample_ids
+        forgotten_ids = request.sample_ids
         for task in self._permanent:
-            if np.isin(task.ids, gone).any():
+            if np.isin(task.ids, forgotten_ids).any():
                 raise RequestError(
                     f"{request.name} names samples of {task.experience}, which was learned as permanent, and clpu-der "
                     f"cannot forget that. Declare it temporary, or use another strategy."
                 )
-        named, rest = named_tasks(request, self._temporary, self._config.finer, "clpu-der")
+        named, unasked = named_tasks(request, self._temporary, self._config.finer, "clpu-der")
         self._temporary = [t for t in self._temporary if not any(t is n for n in named)]
-        self._given_up = np.union1d(self._given_up, rest)
-        self._given_up = self._given_up[~np.isin(self._given_up, gone)]
-        return self._noted(Outcome()).graded("bits")
+        self._given_up = np.union1d(self._given_up, unasked)
+        self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
+        return self._with_stranded(Outcome()).graded("bits")
 
     @torch.inference_mode()
     @override
@@ -206,12 +206,12 @@ class ClpuDer(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
+        by_component: dict[str, np.ndarray] = {}
         for task in self._permanent:
-            found["main"] = np.union1d(found.get("main", _NOTHING), ids[np.isin(ids, task.ids)])
+            by_component["main"] = np.union1d(by_component.get("main", _NOTHING), ids[np.isin(ids, task.ids)])
         for task in self._temporary:
-            found[f"{task.experience}.{task.incarnation}"] = ids[np.isin(ids, task.ids)]
-        return {component: held for component, held in found.items() if len(held)}
+            by_component[f"{task.experience}.{task.incarnation}"] = ids[np.isin(ids, task.ids)]
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -252,24 +252,24 @@ class ClpuDer(Strategy):
 
     def _absorb(self, task: _Task, experience: Experience, door: Door) -> Outcome:
         training, key, model, steps = self._setting.training, self._key(experience), self._main, self._last_steps
-        own = self.draws(task, training.batch_size, steps, key / "own", door)
-        others = self._permanent
-        size = max(1, training.batch_size // max(1, len(others)))
-        replay = _Replay(self, others, size, steps, key / "replay", door)
+        task_batches = self.draws(task, training.batch_size, steps, key / "own", door)
+        permanent = self._permanent
+        size = max(1, training.batch_size // max(1, len(permanent)))
+        replay = _Replay(self, permanent, size, steps, key / "replay", door)
         optimizer = make_optimizer(training, model.parameters)
 
         def loss_of(size: int) -> torch.Tensor:
-            return self.dark(model, task, own[0].part(0, size))
+            return self.dark(model, task, task_batches[0].part(0, size))
 
         loss = torch.zeros(())
         with passes(model, training, key / "noise", loss_of) as passed:
             for step in range(steps):
-                batch = own[step]
+                batch = task_batches[step]
                 loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
                 model.gradient.zero_()
                 loss.backward()
                 optimizer.step(model.parameters, passed.clip(model.gradient))
-                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in others)
+                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in permanent)
                 passed.done(loss)
         return passed.outcome(model.parameters, losses={"loss": float(loss.detach())})
 
@@ -290,7 +290,7 @@ class ClpuDer(Strategy):
     def _key(self, experience: Experience) -> Key:
         return self._names / experience.name / experience.incarnation
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(**outcome.notes, stranded_samples=float(len(self._given_up)))
 
     def _loaded(self, saved: dict[str, Any]) -> _Task:

@@ -99,8 +99,8 @@ class Independent(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {f"model-{'-'.join(map(str, u))}": ids[d[ids]] for u, d in self._derived.items()}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {f"model-{'-'.join(map(str, u))}": ids[d[ids]] for u, d in self._derived.items()}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -142,21 +142,21 @@ class Independent(Strategy):
             if models:
                 rows = torch.nonzero(tasks == task).squeeze(1)
                 part = replace(batch, task=tasks).rows(rows)
-                said = [self._setting.objective.outputs(self._model_of(u), part) for u in models]
-                outputs[rows] = self._setting.objective.blend(said, part)
+                outputs_of_models = [self._setting.objective.outputs(self._model_of(u), part) for u in models]
+                outputs[rows] = self._setting.objective.blend(outputs_of_models, part)
         return outputs
 
     def _pool(self, batch: Batch) -> torch.Tensor:
         objective = self._setting.objective
-        said = {units: objective.outputs(self._model_of(units), batch) for units in self._known}
+        outputs_by_units = {units: objective.outputs(self._model_of(units), batch) for units in self._known}
         if not objective.by_class:
-            return objective.blend(list(said.values()), batch)
+            return objective.blend(list(outputs_by_units.values()), batch)
         total = torch.zeros(len(batch), objective.num_outputs, device=batch.x.device)
-        known = torch.zeros(objective.num_outputs, device=batch.x.device)
-        for units, outputs in said.items():
+        num_models = torch.zeros(objective.num_outputs, device=batch.x.device)
+        for units, outputs in outputs_by_units.items():
             p = objective.probabilities(outputs, batch)
             assert p is not None
             classes = sorted({c for u in units for c in self._setting.units[u].classes})
             total[:, classes] += p[:, classes]
-            known[classes] += 1
-        return (total / known.clamp(min=1)).log()
+            num_models[classes] += 1
+        return (total / num_models.clamp(min=1)).log()

@@ -150,7 +150,7 @@ class Pall(Strategy):
         training, key = self._setting.training, self._names / experience.name / experience.incarnation
         data, model = door.fetch(experience.sample_ids), self._model
         scores = self._draw(key / "scores").requires_grad_(True)
-        free = self._free() | self._rows(experience.units)
+        free = self._free_weights() | self._rows(experience.units)
         frozen = training.model_copy(update={"weight_decay": 0.0})
         weights_step, scores_step = make_optimizer(frozen, model.parameters), make_optimizer(frozen, scores)
 
@@ -178,7 +178,7 @@ class Pall(Strategy):
         self._tasks.append(self._finished(experience, scores.detach(), data, key))
         self._share(door)
         self._renew()
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -187,14 +187,14 @@ class Pall(Strategy):
         Raises:
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
-        gone = request.sample_ids
-        named, rest = named_tasks(request, self._tasks, self._config.finer, "pall")
-        self._given_up = np.union1d(self._given_up, rest)
+        forgotten_ids = request.sample_ids
+        named, unasked = named_tasks(request, self._tasks, self._config.finer, "pall")
+        self._given_up = np.union1d(self._given_up, unasked)
         outcome, clean = self._drop(named, self._names / request.name, door) if named else (Outcome(), True)
-        self._given_up = self._given_up[~np.isin(self._given_up, gone)]
+        self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
         # What an earlier request gave up already may have shaped tasks that are still there.
-        clean &= not any(np.isin(shadow, gone).any() for shadow in self._shadows.values())
-        return self._noted(outcome).graded("bits" if clean else "none")
+        clean &= not any(np.isin(shadow, forgotten_ids).any() for shadow in self._shadows.values())
+        return self._with_stranded(outcome).graded("bits" if clean else "none")
 
     @torch.no_grad()
     @override
@@ -273,28 +273,28 @@ class Pall(Strategy):
 
     def _drop(self, named: list[_Task], key: Key, door: Door) -> tuple[Outcome, bool]:
         """Take tasks out; return the cost, and whether the rest is as if they had never been."""
-        left = [t for t in self._tasks if t not in named]
+        remaining = [t for t in self._tasks if t not in named]
         tune, reset = torch.zeros_like(self._body), torch.zeros_like(self._body)
         clean = True
         for task in named:
             place = self._tasks.index(task)
-            after = [t for t in left if self._tasks.index(t) > place]
-            earlier = self._union([t for t in left if self._tasks.index(t) < place])
+            after = [t for t in remaining if self._tasks.index(t) > place]
+            earlier = self._union([t for t in remaining if self._tasks.index(t) < place])
             helped = [mask for mask, active in self._tuned if task.name in active]
             leak = torch.zeros_like(self._body)
             for mask in helped:
                 leak |= task.mask & earlier & mask
             tune |= (task.mask & ~earlier & self._union(after)) | leak
             reset |= (task.mask & ~earlier) | leak
-            for t in left if helped else after:
+            for t in remaining if helped else after:
                 self._shadows[t.name] = np.union1d(self._shadows.get(t.name, _NOTHING), task.ids)
             self._shadows.pop(task.name, None)
             clean &= not after and not helped
-        self._tasks = left
-        self._tuned = [(m, a) for m, a in self._tuned if a & {t.name for t in left}]
+        self._tasks = remaining
+        self._tuned = [(m, a) for m, a in self._tuned if a & {t.name for t in remaining}]
         fresh = self._draw(self._free_key())
         self._model.parameters[reset] = fresh[reset]
-        outcome = self._repair(tune, key, door) if left and bool(tune.any()) else Outcome()
+        outcome = self._repair(tune, key, door) if remaining and bool(tune.any()) else Outcome()
         self._renew()
         return outcome, clean
 
@@ -392,7 +392,7 @@ class Pall(Strategy):
             union |= task.mask
         return union
 
-    def _free(self) -> torch.Tensor:
+    def _free_weights(self) -> torch.Tensor:
         return self._body & ~self._union(self._tasks)
 
     def _rows(self, units: tuple[int, ...]) -> torch.Tensor:
@@ -411,15 +411,15 @@ class Pall(Strategy):
     @torch.no_grad()
     def _renew(self) -> None:
         """Draw everything anew that no task holds: free weights, rows of the head, and body biases (zero)."""
-        held = self._union(self._tasks) | self._rows(tuple(u for t in self._tasks for u in t.units))
+        occupied = self._union(self._tasks) | self._rows(tuple(u for t in self._tasks for u in t.units))
         fresh = self._draw(self._free_key())
-        still = torch.zeros_like(held)  # norms keep their scale of one and shift of zero
+        still = torch.zeros_like(occupied)  # norms keep their scale of one and shift of zero
         for name, module in self._model.network.named_modules():
             if name.startswith("body") and not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-                for own, _ in module.named_parameters(name, recurse=False):
-                    if own in self._shapes:
-                        still[self._model.slices[own]] = True
-        self._model.parameters.copy_(torch.where(held | still, self._model.parameters, fresh))
+                for parameter_name, _ in module.named_parameters(name, recurse=False):
+                    if parameter_name in self._shapes:
+                        still[self._model.slices[parameter_name]] = True
+        self._model.parameters.copy_(torch.where(occupied | still, self._model.parameters, fresh))
         for name, buffer in self._model.network.named_buffers():  # what tasks share must not remember any of them
             buffer.copy_(self._buffers[name])
 
@@ -442,5 +442,5 @@ class Pall(Strategy):
     def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))

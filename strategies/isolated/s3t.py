@@ -156,14 +156,16 @@ class S3T(Strategy):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Switch off what saw a slice with a deleted sample; train again where nothing usable is left."""
         outcome, exhausted, trained = Outcome(), 0, 0
-        gone = request.sample_ids
-        shard_of = partition(gone, self._config.shards, self._names / "shard")
-        slice_of = partition(gone, self._config.slices, self._names / "slice")
+        forgotten_ids = request.sample_ids
+        shard_of = partition(forgotten_ids, self._config.shards, self._names / "shard")
+        slice_of = partition(forgotten_ids, self._config.slices, self._names / "slice")
         for group in self._groups:
             hit = [
-                n for n, shard in enumerate(group.shards) if _cut(shard, gone[shard_of == n], slice_of[shard_of == n])
+                n
+                for n, shard in enumerate(group.shards)
+                if _cut(shard, forgotten_ids[shard_of == n], slice_of[shard_of == n])
             ]
-            dead = [n for n, shard in enumerate(group.shards) if not shard.stages and _live(shard)]
+            dead = [n for n, shard in enumerate(group.shards) if not shard.stages and _has_samples(shard)]
             over = bool(hit) and bool(dead) and not any(shard.stages for shard in group.shards)
             exhausted += over
             if self._config.retrain_when == "all-dead":
@@ -174,7 +176,7 @@ class S3T(Strategy):
             for number in dead:
                 outcome += self._train(group, number, door, key)
                 trained += len(group.shards[number].stages)
-        self._groups = [g for g in self._groups if any(_live(shard) for shard in g.shards)]
+        self._groups = [g for g in self._groups if any(_has_samples(shard) for shard in g.shards)]
         notes = self._notes() | {"stages": float(trained), "exhausted": float(exhausted)}
         return outcome.noted(**notes).graded("law" if self._config.fresh else "bits")
 
@@ -205,15 +207,15 @@ class S3T(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {}
+        by_component = {}
         for group in self._groups:
             for number, shard in enumerate(group.shards):
-                seen = {s for prefix in shard.stages for s in prefix}
-                derived = [shard.slices[s] for s in sorted(seen)]
+                slices = {s for prefix in shard.stages for s in prefix}
+                derived = [shard.slices[s] for s in sorted(slices)]
                 if derived and np.isin(ids, np.concatenate(derived)).any():
                     name = f"{group.experience}.{group.incarnation}.shard-{number}"
-                    found[name] = ids[np.isin(ids, np.concatenate(derived))]
-        return found
+                    by_component[name] = ids[np.isin(ids, np.concatenate(derived))]
+        return by_component
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -276,16 +278,16 @@ class S3T(Strategy):
         outcome = Outcome()
         named = key / group.experience / group.incarnation / "shard" / number
         for prefix in prefixes(orders):
-            own = named / "-".join(map(str, prefix))
+            stage_key = named / "-".join(map(str, prefix))
             stack = [shard.stages[prefix[:n]] for n in range(1, len(prefix))]
-            model = self._host.next_block(stack, own / "adapter")
+            model = self._host.next_block(stack, stage_key / "adapter")
             ids = np.sort(np.concatenate([shard.slices[s] for s in prefix]))
-            outcome += fit(model, self._setting.objective, door.fetch(ids), self._training, own)
+            outcome += fit(model, self._setting.objective, door.fetch(ids), self._training, stage_key)
             shard.stages[prefix] = self._host.trained(len(stack))
             self._recipe.heads(shard.stages, self._host.head_size)
         return outcome
 
-    def _served(self, shard: _Shard) -> Order:
+    def _serving_order(self, shard: _Shard) -> Order:
         """Return the longest live prefix of any order; the first order's of equally long ones."""
         present = {s for s, ids in enumerate(shard.slices) if len(ids)} | {s for p in shard.stages for s in p}
         best: Order = ()
@@ -300,7 +302,7 @@ class S3T(Strategy):
     def _answers(self, group: _Group, batch: Batch) -> list[torch.Tensor]:
         outputs = []
         for shard in group.shards:
-            served = self._served(shard)
+            served = self._serving_order(shard)
             if served:
                 self._host.mount([shard.stages[served[:n]] for n in range(1, len(served) + 1)])
                 self._host.model.train(False)
@@ -320,28 +322,28 @@ class S3T(Strategy):
         stranded = served_stages = 0
         for group in self._groups:
             for shard in group.shards:
-                served = self._served(shard)
+                served = self._serving_order(shard)
                 served_stages += len(served)
                 stranded += sum(len(ids) for s, ids in enumerate(shard.slices) if s not in served)
         return {"served_stages": float(served_stages), "stranded_samples": float(stranded)}
 
 
-def _cut(shard: _Shard, gone: np.ndarray, slice_of: np.ndarray) -> bool:
+def _cut(shard: _Shard, forgotten_ids: np.ndarray, slice_of: np.ndarray) -> bool:
     """Take samples out of their slices, and drop every stage that saw one of these; return whether there was any.
 
     Names say where a sample is, so that nothing is searched but the slices that are hit.
     """
-    hit = set()
+    hit_slices = set()
     for s in np.unique(slice_of).tolist():
-        ids, own = shard.slices[s], gone[slice_of == s]
-        at = np.searchsorted(ids, own)
-        found = at[ids[at.clip(max=len(ids) - 1)] == own] if len(ids) else at[:0]
-        if len(found):
-            shard.slices[s] = np.delete(ids, found)
-            hit.add(s)
-    shard.stages = {p: w for p, w in shard.stages.items() if hit.isdisjoint(p)}
-    return bool(hit)
+        ids, in_slice = shard.slices[s], forgotten_ids[slice_of == s]
+        at = np.searchsorted(ids, in_slice)
+        positions = at[ids[at.clip(max=len(ids) - 1)] == in_slice] if len(ids) else at[:0]
+        if len(positions):
+            shard.slices[s] = np.delete(ids, positions)
+            hit_slices.add(s)
+    shard.stages = {p: w for p, w in shard.stages.items() if hit_slices.isdisjoint(p)}
+    return bool(hit_slices)
 
 
-def _live(shard: _Shard) -> bool:
+def _has_samples(shard: _Shard) -> bool:
     return any(len(ids) for ids in shard.slices)

@@ -122,7 +122,7 @@ class Sisa(Strategy):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Train every shard that holds a sample again from before the first slice with one; leave the others alone."""
         if self._config.fresh == "everything":
-            return self._anew(request.name, door).graded("law")
+            return self._retrain(request.name, door).graded("law")
         outcome, stages = Outcome(), 0.0
         for number, chain in enumerate(self._chains):
             again = self._names / "shard" / number / request.name if self._config.fresh == "stages" else None
@@ -157,8 +157,8 @@ class Sisa(Strategy):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        found = {f"shard-{number}": chain.derived_from(ids) for number, chain in enumerate(self._chains)}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {f"shard-{number}": chain.derived_from(ids) for number, chain in enumerate(self._chains)}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -184,7 +184,7 @@ class Sisa(Strategy):
             for n in range(self._config.shards)
         ]
 
-    def _anew(self, root: str, door: Door) -> Outcome:
+    def _retrain(self, root: str, door: Door) -> Outcome:
         self._begin(root)
         outcome, stages = Outcome(), 0.0
         for experience in door.history():

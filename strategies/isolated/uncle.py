@@ -171,7 +171,7 @@ class Uncle(Strategy):
             )
         )
         self._derived[experience.sample_ids] = True
-        return self._noted(outcome)
+        return self._with_stranded(outcome)
 
     @override
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
@@ -180,17 +180,17 @@ class Uncle(Strategy):
         Raises:
             RequestError: only a part of a task is named, and `finer` is refuse.
         """
-        gone = request.sample_ids
-        named, rest = named_tasks(request, [t for t in self._tasks if not t.forgotten], self._config.finer, "uncle")
-        self._given_up = np.union1d(self._given_up, rest)
-        self._given_up = self._given_up[~np.isin(self._given_up, gone)]
+        forgotten_ids = request.sample_ids
+        named, unasked = named_tasks(request, [t for t in self._tasks if not t.forgotten], self._config.finer, "uncle")
+        self._given_up = np.union1d(self._given_up, unasked)
+        self._given_up = self._given_up[~np.isin(self._given_up, forgotten_ids)]
         outcome = self._erase(named, request.name) if named else Outcome()
         for task in named:
             task.forgotten, task.ids = True, _NOTHING
             task.buffers = {n: b.clone() for n, b in self._buffers.items()}
         if self._config.forgotten == "drop":
             self._tasks = [t for t in self._tasks if not t.forgotten]
-        return self._noted(outcome).graded("none")
+        return self._with_stranded(outcome).graded("none")
 
     @torch.no_grad()
     @override
@@ -267,13 +267,15 @@ class Uncle(Strategy):
     def _erase(self, named: list[_Task], request: str) -> Outcome:
         steps = burn_in(self._config.steps, self._config.floor, self._served)
         self._served += 1
-        held = [t for t in self._tasks if t not in named and (not t.forgotten or self._config.forgotten == "protect")]
-        before = [self._weights(t.code) for t in held]
+        preserved = [
+            t for t in self._tasks if t not in named and (not t.forgotten or self._config.forgotten == "protect")
+        ]
+        before = [self._weights(t.code) for t in preserved]
         optimizer = make_optimizer(OptimizerConfig(optimizer="adam", lr=self._config.lr), self._hyper.parameters)
         loss = torch.zeros(())
         for step in range(steps):
             generator = (self._names / request / step).torch()
-            loss = self._config.preserve * self._change(held, before, self._chunks)
+            loss = self._config.preserve * self._change(preserved, before, self._chunks)
             for task in named:
                 weights = torch.cat([w.flatten() for w in self._generate(task.code, self._chunks).values()])
                 noise = torch.randn(self._config.draws, len(weights), generator=generator).to(weights)
@@ -300,13 +302,13 @@ class Uncle(Strategy):
         rows = self._hyper.network.body(torch.cat([code.expand(len(chunks), -1), chunks], 1))
         heads = self._hyper.network.head
         assert isinstance(heads, nn.ModuleDict)
-        made = {}
+        parameters = {}
         for kind, names in self._kinds.items():
             out = heads[kind](rows).view(len(chunks), len(names), self._slice)
             for number, name in enumerate(names):
                 shape = self._shapes[name]
-                made[name] = out[:, number].reshape(-1)[: shape.numel()].view(shape)
-        return made
+                parameters[name] = out[:, number].reshape(-1)[: shape.numel()].view(shape)
+        return parameters
 
     def _outputs(self, weights: dict[str, torch.Tensor], batch: Batch, units: tuple[int, ...]) -> torch.Tensor:
         outputs = self._logits(weights, batch)
@@ -342,13 +344,13 @@ class Uncle(Strategy):
     def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted({c for u in units for c in self._setting.units[u].classes}))
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _with_stranded(self, outcome: Outcome) -> Outcome:
         return outcome.noted(stranded_samples=float(len(self._given_up)))
 
 
 def _kinds(network: nn.Module) -> dict[Kind, list[str]]:
     """Return the parameters of each kind; every kind has a head of its own."""
-    found: dict[Kind, list[str]] = {"weight": [], "bias": [], "norm-scale": [], "norm-shift": []}
+    by_kind: dict[Kind, list[str]] = {"weight": [], "bias": [], "norm-scale": [], "norm-shift": []}
     for path, module in network.named_modules():
         norm = isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm)
         for name, parameter in module.named_parameters(path, recurse=False):
@@ -356,5 +358,5 @@ def _kinds(network: nn.Module) -> dict[Kind, list[str]]:
             kind: Kind = ("norm-scale" if name.endswith("weight") else "norm-shift") if norm else "weight"
             if not norm and not matrix:
                 kind = "bias"
-            found[kind].append(name)
-    return {kind: names for kind, names in found.items() if names}
+            by_kind[kind].append(name)
+    return {kind: names for kind, names in by_kind.items() if names}

@@ -137,11 +137,11 @@ class UnifiedKD(Strategy):
     def learn(self, experience: Experience, door: Door) -> Outcome:
         """Minimise L_cl; the memory fills on the way, so that samples are replayed within their own experience."""
         key = self.names / experience.name / experience.incarnation
-        own = door.fetch(experience.sample_ids)
+        new_data = door.fetch(experience.sample_ids)
         earlier = np.setdiff1d(self.memory, experience.sample_ids)
-        known = own.joined(door.fetch(earlier)) if len(earlier) else own
-        with _Keep(self, known, key, remember=True, teach=True) as keep:
-            outcome = fit(self.student, self.setting.objective, own, self.setting.training, key, [keep])
+        pool = new_data.joined(door.fetch(earlier)) if len(earlier) else new_data
+        with _Keep(self, pool, key, remember=True, teach=True) as keep:
+            outcome = fit(self.student, self.setting.objective, new_data, self.setting.training, key, [keep])
         self._derived[experience.sample_ids] = True
         return outcome + Outcome(forward=keep.forward, backward=keep.backward, losses=outcome.losses)
 
@@ -153,11 +153,11 @@ class UnifiedKD(Strategy):
         clear = config.teacher == "clear"
         changes = {"epochs": config.epochs, "lr": config.lr}
         training = self.setting.training.model_copy(update={k: v for k, v in changes.items() if v is not None})
-        known = door.fetch(self.memory) if len(self.memory) else None
+        pool = door.fetch(self.memory) if len(self.memory) else None
         bad = redraw(self.setting.make_model(), self.names / "unlearning-teacher")
         bad.train(False)
         objective = self.objective
-        with _Keep(self, known, key, remember=False, teach=not clear) as keep:
+        with _Keep(self, pool, key, remember=False, teach=not clear) as keep:
             hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
             outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
         if clear:
@@ -228,17 +228,17 @@ class UnifiedKD(Strategy):
 class _Keep(Hooks):
     """L_cl, as terms on top of the loss of a batch; a context, since it listens to the student's body."""
 
-    def __init__(self, strategy: UnifiedKD, known: Data | None, key: Key, remember: bool, teach: bool) -> None:
-        """Draw from the memory, which is in `known` at any time.
+    def __init__(self, strategy: UnifiedKD, pool: Data | None, key: Key, remember: bool, teach: bool) -> None:
+        """Draw from the memory, which is in `pool` at any time.
 
         Args:
             strategy: whose student is trained.
-            known: what the memory holds or may hold soon, or None.
+            pool: what the memory holds or may hold soon, or None.
             key: names all draws.
             remember: whether the samples of each batch compete for places in the memory.
             teach: whether there is a teacher, which follows the student.
         """
-        self._s, self._known, self._key, self._remember, self._teach = strategy, known, key, remember, teach
+        self._s, self._pool, self._key, self._remember, self._teach = strategy, pool, key, remember, teach
         self._step = self.forward = self.backward = 0
 
     def __enter__(self) -> _Keep:
@@ -261,10 +261,10 @@ class _Keep(Hooks):
     def kept(self, loss: torch.Tensor, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
         """Return `loss` plus the terms of a draw of the memory, and the contrastive ones of it and of `parts`."""
         s, config, size = self._s, self._s.config, self._s.config.batch or self._s.setting.training.batch_size
-        if self._known is not None and len(s.memory):
+        if self._pool is not None and len(s.memory):
             order = (self._key / "memory" / self._step).order(s.memory)[:size]
-            rows = positions_in(self._known.ids, np.sort(s.memory[order]))
-            drawn = self._known.batch(torch.from_numpy(rows).to(s.student.parameters.device))
+            rows = positions_in(self._pool.ids, np.sort(s.memory[order]))
+            drawn = self._pool.batch(torch.from_numpy(rows).to(s.student.parameters.device))
             drawn = s.objective.drawn(drawn, self._key / "drawn" / self._step)
             features = s.objective.features(s.student, drawn)
             loss = loss + self._rehearsed(drawn, features)
@@ -285,8 +285,8 @@ class _Keep(Hooks):
         if float((self._key / "teacher").uniform(np.array([self._step]))[0]) < s.config.chance:
             rate = teacher_rate(s.steps, s.config.decay)
             s.teacher.parameters.mul_(rate).add_(s.student.parameters, alpha=1 - rate)
-            for mine, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
-                mine.copy_(its)
+            for teacher_buffer, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
+                teacher_buffer.copy_(its)
 
     def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
         """Return the loss on a draw of the memory, and what the teacher makes of it."""
@@ -299,10 +299,10 @@ class _Keep(Hooks):
             return total
         with torch.no_grad():
             taught_features = objective.features(s.teacher, drawn)
-            others = s.teacher.network.head
-            assert isinstance(others, _Heads)
-            taught = objective.mask(others(taught_features), drawn)
-            vectors = F.normalize(others.project(taught_features), dim=1)
+            teacher_heads = s.teacher.network.head
+            assert isinstance(teacher_heads, _Heads)
+            taught = objective.mask(teacher_heads(taught_features), drawn)
+            vectors = F.normalize(teacher_heads.project(taught_features), dim=1)
             confidence = taught.softmax(1).gather(1, drawn.y.unsqueeze(1)).squeeze(1)
         self.forward += len(drawn)
         permitted = taught.isfinite()
@@ -310,8 +310,10 @@ class _Keep(Hooks):
         weighted = confidence * squared.sum(1) / permitted.sum(1)
         total = total + config.distil * weighted.mean()
         if config.contrast and len(drawn) > 1:
-            own = F.normalize(heads.project(features), dim=1)
-            total = total + config.contrast * contrastive_distillation(own, vectors, drawn.y, config.temperature)
+            student_vectors = F.normalize(heads.project(features), dim=1)
+            total = total + config.contrast * contrastive_distillation(
+                student_vectors, vectors, drawn.y, config.temperature
+            )
         return total
 
     def _contrasted(self, parts: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
@@ -322,7 +324,7 @@ class _Keep(Hooks):
         x, labels = torch.cat([b.x for b, _ in parts]), torch.cat([b.y for b, _ in parts])
         views = [F.normalize(heads.project(torch.cat([f for _, f in parts])), dim=1)]
         total = views[0].new_zeros(())
-        if self._turns(x):
+        if self._rotates(x):
             generator = (self._key / "views" / self._step).torch()
             turns = torch.randint(0, 4, (len(x),), generator=generator).to(labels)
             features = s.student.features(rotated_views(x, turns, generator))
@@ -331,15 +333,15 @@ class _Keep(Hooks):
             self.forward, self.backward = self.forward + len(x), self.backward + len(x)
         return total + config.supervised * supervised_contrastive(views, labels, config.temperature)
 
-    def _turns(self, x: torch.Tensor) -> bool:
-        wanted = self._s.config.rotations
+    def _rotates(self, x: torch.Tensor) -> bool:
+        rotations = self._s.config.rotations
         possible = x.ndim == 4 and x.shape[-1] == x.shape[-2]
-        if wanted and not possible:
+        if rotations and not possible:
             raise ConfigError(
                 f"isolated.rotations: true, but inputs have the shape {tuple(x.shape[1:])}; only square images "
                 f"[C, H, H] can be turned. Leave rotations null, or set it to false."
             )
-        return possible if wanted is None else wanted
+        return possible if rotations is None else rotations
 
 
 @final

@@ -115,10 +115,10 @@ class HeldToOriginal(Plugin, ABC):
         """Return the mean divergence over the positions that count in the objective's losses, reduced as those are."""
         self._passed += len(batch)
         with torch.no_grad():
-            said = objective.outputs(teacher, batch)
+            reference = objective.outputs(teacher, batch)
         if self.swaps:
-            return swapped_divergences(objective, outputs, said, batch).mean()
-        return objective.divergences(outputs, said, batch).mean()
+            return swapped_divergences(objective, outputs, reference, batch).mean()
+        return objective.divergences(outputs, reference, batch).mean()
 
     @override
     def end(self, lesson: Lesson) -> Outcome:

@@ -13,7 +13,14 @@ from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
 from strategies.parts.model import FlatModel
-from strategies.parts.selection.budgets import Shares, densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.budgets import (
+    Shares,
+    densities,
+    equal_shares,
+    handed_on_shares,
+    spreads,
+    weighted_shares,
+)
 from strategies.parts.selection.clustering import Algorithm, clusters, default_clusters
 from strategies.parts.selection.coverage import coverage_draw
 from strategies.parts.selection.deduplication import earlier_similarity, least_redundant
@@ -63,12 +70,12 @@ class Config(SurveyConfig):
 
 
 def draw(
-    found: Surveyed, labels: np.ndarray, allowed: np.ndarray, ids: np.ndarray, budget: int, key: Key, config: Config
+    surveyed: Surveyed, labels: np.ndarray, allowed: np.ndarray, ids: np.ndarray, budget: int, key: Key, config: Config
 ) -> tuple[np.ndarray, tuple[Selector, ...], int]:
     """Draw from every cluster by the score that tells its samples apart best.
 
     Args:
-        found: scores and features ``[n]``.
+        surveyed: scores and features ``[n]``.
         labels: int64 ``[n]`` cluster of each.
         allowed: bool ``[n]`` what may be drawn.
         ids: int64 ``[n]``, ascending.
@@ -84,21 +91,21 @@ def draw(
     if config.shares == "equal":
         budgets = equal_shares(sizes, budget)
     elif config.shares == "el2n-spread":
-        budgets = weighted_shares(sizes, spreads(found.scores["el2n"], labels), budget)
+        budgets = handed_on_shares(sizes, spreads(surveyed.scores["el2n"], labels), budget)
     else:
-        budgets = weighted_shares(sizes, densities(found.features.numpy(), labels), budget)
+        budgets = weighted_shares(sizes, densities(surveyed.features.numpy(), labels), budget)
     drawn, outside = np.zeros(len(ids), dtype=bool), 0
     chosen: list[Selector] = []
-    pool = config.selectors or tuple(found.scores)
+    pool = config.selectors or tuple(surveyed.scores)
     for k, rows in enumerate(members):
-        inside = {name: found.scores[name][labels == k] for name in pool}
+        inside = {name: surveyed.scores[name][labels == k] for name in pool}
         chosen.append(best_selector(inside, config.binning))
         if budgets[k]:
             strata = config.strata or (50 if len(rows) >= 500 else 20)
             tails = (config.tails, config.tails)
-            values = found.scores[chosen[-1]][rows]
-            taken, more = coverage_draw(values, ids[rows], int(budgets[k]), key / "coverage", strata, tails)
-            drawn[rows[taken]] = True
+            values = surveyed.scores[chosen[-1]][rows]
+            drawn_positions, more = coverage_draw(values, ids[rows], int(budgets[k]), key / "coverage", strata, tails)
+            drawn[rows[drawn_positions]] = True
             outside += more
     return drawn, tuple(chosen), outside
 
@@ -166,18 +173,18 @@ class AdaptInfinity(SurveyingSelection):
         config = self.config
         self._pruned = _without(self._pruned, np.isin(self._pruned["ids"], data.ids))  # taught again
         hidden = config.pool is not None and config.redundancy == "hidden"
-        found = self.look(data, model, config.selectors, self._projector, hidden, config.gradient == "sign")
+        surveyed = self.look(data, model, config.selectors, self._projector, hidden, config.gradient == "sign")
         count = config.clusters or default_clusters(len(data))
-        labels = clusters(found.features.numpy(), count, key / "clusters", config.algorithm)
-        drawn, selectors, outside = draw(found, labels, allowed, data.ids, budget, key, config)
+        labels = clusters(surveyed.features.numpy(), count, key / "clusters", config.algorithm)
+        drawn, selectors, outside = draw(surveyed, labels, allowed, data.ids, budget, key, config)
         if config.pool is not None and len(data) > config.pool:
-            features = found.embeddings if hidden else found.features
+            features = surveyed.embeddings if hidden else surveyed.features
             order = np.argsort(self._arrival[data.ids], kind="stable")
             stays, partner = prune(features, labels, order, config.pool, config.memory)
             keepers = np.where(partner >= 0, data.ids[partner], -1)
             self._going = (data.ids[~stays], keepers[~stays])
-        notes = {"outside_band": float(outside), "small_gradients": found.small}
-        return Chosen(Draw(data.ids, drawn, labels, selectors), found.cost, notes)
+        notes = {"outside_band": float(outside), "small_gradients": surveyed.small}
+        return Chosen(Draw(data.ids, drawn, labels, selectors), surveyed.cost, notes)
 
     @override
     def end(self, lesson: Lesson) -> Outcome:

@@ -153,20 +153,20 @@ class Avalanche(Learner):
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the weights, whatever plugins may keep, and the buffers hold."""
         derived = ids[self._derived[ids]]
-        found = {"weights": derived, "avalanche": derived, "buffer": ids[np.isin(ids, self.stored_ids())]}
-        return {component: held for component, held in found.items() if len(held)}
+        by_component = {"weights": derived, "avalanche": derived, "buffer": ids[np.isin(ids, self.stored_ids())]}
+        return {component: held for component, held in by_component.items() if len(held)}
 
     @override
     def stored_ids(self) -> np.ndarray:
         """Return the samples in all Avalanche datasets that the strategy or a plugin keeps."""
         if self._loaded is not None:
             return self._loaded["stored"].numpy()
-        found = [
+        stored = [
             np.array(value.sample_ids.data[:], dtype=np.int64)
             for _, _, value in _reachable(self._strategy)
             if _is_dataset(value) and "sample_ids" in value._data_attributes
         ]
-        return np.unique(np.concatenate([np.array([], dtype=np.int64), *found]))
+        return np.unique(np.concatenate([np.array([], dtype=np.int64), *stored]))
 
     @override
     def state_dict(self) -> State:
@@ -355,9 +355,11 @@ def _check_loop(training: Training, objective: ClassObjective) -> None:
 
 def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
     """Make the Avalanche strategy that the configuration names."""
-    taken = sorted(_OURS & set(config.options))
-    if taken:
-        raise ConfigError(f"learner.options: {', '.join(taken)} come from the run (training, plugins); leave them out.")
+    reserved = sorted(_OURS & set(config.options))
+    if reserved:
+        raise ConfigError(
+            f"learner.options: {', '.join(reserved)} come from the run (training, plugins); leave them out."
+        )
     from avalanche.logging import BaseLogger
     from avalanche.training.plugins import EvaluationPlugin
 
@@ -365,7 +367,7 @@ def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
         _call(_import(p.plugin, f"learner.plugins.{i}.plugin"), p.options, f"learner.plugins.{i}.options")
         for i, p in enumerate(config.plugins)
     ]
-    ours = {
+    options_of_run = {
         "model": root,
         "optimizer": make_torch_optimizer(setting.training, root),
         "criterion": torch.nn.CrossEntropyLoss(),
@@ -376,7 +378,7 @@ def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
         # An evaluation plugin without any logger warns; the base class is one that writes nothing.
         "evaluator": EvaluationPlugin(loggers=[BaseLogger()], collect_all=False),
     }
-    return _call(_import(config.strategy, "learner.strategy"), config.options | ours, "learner.options")
+    return _call(_import(config.strategy, "learner.strategy"), config.options | options_of_run, "learner.options")
 
 
 def make_torch_optimizer(training: Training, root: torch.nn.Module) -> torch.optim.Optimizer:
@@ -395,10 +397,10 @@ def make_torch_optimizer(training: Training, root: torch.nn.Module) -> torch.opt
 
 
 def _import(path: str, where: str) -> Callable[..., Any]:
-    found = import_by_path(path, where)
-    if not isinstance(found, type):
+    imported = import_by_path(path, where)
+    if not isinstance(imported, type):
         raise ConfigError(f"{where}: {path!r} is not a class.")
-    return found
+    return imported
 
 
 def _call(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
@@ -464,7 +466,7 @@ def _reachable(root: object) -> Iterator[tuple[Any, Any, Any]]:
 
     Datasets, modules, tensors and optimizers are yielded but not entered.
     """
-    seen = {id(root)}
+    entered = {id(root)}
     stack: list[object] = [root]
     while stack:
         holder = stack.pop()
@@ -476,8 +478,8 @@ def _reachable(root: object) -> Iterator[tuple[Any, Any, Any]]:
             items = list(getattr(holder, "__dict__", {}).items())
         for key, value in items:
             yield holder, key, value
-            if id(value) not in seen and _is_entered(value):
-                seen.add(id(value))
+            if id(value) not in entered and _is_entered(value):
+                entered.add(id(value))
                 stack.append(value)
 
 

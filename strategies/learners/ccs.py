@@ -39,11 +39,11 @@ class CCS(SurveyingSelection):
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         config = self.config
-        found = self.look(data, model, (config.score,))
+        surveyed = self.look(data, model, (config.score,))
         open_ = np.flatnonzero(allowed)
         tails = (0.0, 100 * config.hardest)
-        values = found.scores[config.score][open_]
-        taken, outside = coverage_draw(values, data.ids[open_], budget, key, config.strata, tails)
+        values = surveyed.scores[config.score][open_]
+        drawn_positions, outside = coverage_draw(values, data.ids[open_], budget, key, config.strata, tails)
         drawn = np.zeros(len(data), dtype=bool)
-        drawn[open_[taken]] = True
-        return Chosen(Draw(data.ids, drawn, None, (config.score,)), found.cost, {"outside_band": float(outside)})
+        drawn[open_[drawn_positions]] = True
+        return Chosen(Draw(data.ids, drawn, None, (config.score,)), surveyed.cost, {"outside_band": float(outside)})

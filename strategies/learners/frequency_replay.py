@@ -111,10 +111,10 @@ class FrequencyReplay(Plugin):
     def purge(self, request: DeletionRequest) -> None:
         """Drop the request's samples; a class of which nothing is left has never come."""
         for c, ids in enumerate(self._ids):
-            kept = ids[~np.isin(ids, request.sample_ids)]
-            if len(ids) and not len(kept):
+            remaining = ids[~np.isin(ids, request.sample_ids)]
+            if len(ids) and not len(remaining):
                 self._occurrences[c] = 0
-            self._ids[c] = kept
+            self._ids[c] = remaining
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,17 +138,17 @@ class FrequencyReplay(Plugin):
         self._ids = [i.numpy().copy() for i in state["ids"]]
 
     def _random_classes(self, key: Key) -> list[int]:
-        kept = [c for c, ids in enumerate(self._ids) if len(ids) and c not in self._present]
+        candidates = [c for c, ids in enumerate(self._ids) if len(ids) and c not in self._present]
         generator = key.numpy()
-        wanted = int((generator.random(len(self._present)) < self.config.probability).sum())
-        return generator.permutation(kept)[:wanted].astype(int).tolist()
+        count = int((generator.random(len(self._present)) < self.config.probability).sum())
+        return generator.permutation(candidates)[:count].astype(int).tolist()
 
     def _renew(self, c: int, ids: np.ndarray, key: Key) -> None:
-        """Keep samples when the class comes first; later overwrite a share that shrinks with every occurrence."""
-        size, kept = self.config.per_class, self._ids[c]
-        new = ids[~np.isin(ids, kept)]
-        count = max(size // (int(self._occurrences[c]) + 1), 10) if len(kept) else size
+        """Keep samples when the class comes first; later overwrite a share that shrinks as it comes, to 5 %."""
+        size, kept_ids = self.config.per_class, self._ids[c]
+        new = ids[~np.isin(ids, kept_ids)]
+        count = max(size // (int(self._occurrences[c]) + 1), size // 20) if len(kept_ids) else size
         new = new[key.order(new)[:count]]
         room = max(size - len(new), 0)
-        stay = kept[(key / "stay").order(kept)[:room]]
+        stay = kept_ids[(key / "stay").order(kept_ids)[:room]]
         self._ids[c] = np.sort(np.concatenate([stay, new[:size]]))

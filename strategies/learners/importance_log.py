@@ -41,10 +41,12 @@ class ImportanceLogger(Plugin):
     def end(self, lesson: Lesson) -> Outcome:
         objective = self.setting.objective
         if self.config.kind == "loss":
-            found, cost = diagonal_fisher(lesson.model, objective, lesson.data, "empirical", lesson.key / "importance")
+            importance, cost = diagonal_fisher(
+                lesson.model, objective, lesson.data, "empirical", lesson.key / "importance"
+            )
         else:
-            found, cost = output_sensitivity(lesson.model, objective, lesson.data)
-        self._log.add(found, len(lesson.data))
+            importance, cost = output_sensitivity(lesson.model, objective, lesson.data)
+        self._log.add(importance, len(lesson.data))
         self._derived[lesson.data.ids] = True
         return cost
 

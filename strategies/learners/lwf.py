@@ -87,15 +87,15 @@ class LwF(DistillingPlugin):
         if not (self._teacher.there and self.config.strength):
             return
         device = lesson.model.parameters.device
-        known = set(self._teacher.known)
+        known_classes = set(self._teacher.known)
         if self.config.distance == "bce":
             new = set(lesson.data.targets().tolist())
-            known -= new
-            self._new_share = len(new) / (len(new) + self.config.strength * len(known))
+            known_classes -= new
+            self._new_share = len(new) / (len(new) + self.config.strength * len(known_classes))
         if self._classes is None:  # numbers: all of them
-            known = set(range(self.setting.objective.num_outputs))
+            known_classes = set(range(self.setting.objective.num_outputs))
         masks = self._classes is not None and self._classes.masks
-        groups = [known & set(u.classes) for u in self.setting.units] if masks else [known]
+        groups = [known_classes & set(u.classes) for u in self.setting.units] if masks else [known_classes]
         self._heads = [torch.tensor(sorted(g), device=device) for g in groups if g]
         if self._heads and masks:
             self._tap = Tap(lesson.model, lesson.model.network)
@@ -107,7 +107,7 @@ class LwF(DistillingPlugin):
             return loss
         student = outputs if self._tap is None else self._tap.take(batch)
         with torch.no_grad():
-            teacher = self._said(self._teacher.model, batch)
+            teacher = self._outputs(self._teacher.model, batch)
         pairs = [(student.index_select(1, h), teacher.index_select(1, h)) for h in self._heads]
         term = torch.stack([self._distance(s, t) for s, t in pairs]).sum()
         self.note(term, batch)
@@ -115,7 +115,7 @@ class LwF(DistillingPlugin):
             return self._new_share * loss + (1 - self._new_share) * term
         return loss + self.config.strength * term
 
-    def _said(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+    def _outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return self._classes.logits(model, batch) if self._classes else self.setting.objective.outputs(model, batch)
 
     def _distance(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

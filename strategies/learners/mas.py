@@ -48,6 +48,6 @@ class MAS(Tied):
     @override
     def end(self, lesson: Lesson) -> Outcome:
         """Measure the importance on the experience's inputs, fold it in and move the anchor."""
-        found, cost = output_sensitivity(lesson.model, self.setting.objective, lesson.data)
-        total = combine(self._tie.weight if self._active else None, found * self._mask, self.config)
+        importance, cost = output_sensitivity(lesson.model, self.setting.objective, lesson.data)
+        total = combine(self._tie.weight if self._active else None, importance * self._mask, self.config)
         return cost + Outcome(losses=self.fold(total, lesson))

@@ -148,18 +148,18 @@ class MixCPT(HeldToOriginal):
         if self.is_general or not len(ids):
             return ids
         key = self.setting.key / "mix-cpt" / "mixture" / experience.name / experience.incarnation
-        own = int(num_tokens(door.fetch(ids)).sum())
+        domain_tokens = int(num_tokens(door.fetch(ids)).sum())
         shares: dict[Kind, float] = {
             "instructions": self.config.instructions,
             "preferences": self.config.preferences,
         }
-        whole = own / (1 - sum(shares.values()))
-        used: dict[str, int] = {"domain": own}
-        for kind, kept in self._general(ids).items():
-            tokens = num_tokens(door.fetch(kept))
-            self._mixed[kind] = share_of_tokens(kept, tokens, shares[kind] * whole, key / kind)
-            used[kind] = int(tokens[np.isin(kept, self._mixed[kind])].sum())
-            if used[kind] < 0.9 * shares[kind] * whole:
+        total_tokens = domain_tokens / (1 - sum(shares.values()))
+        used: dict[str, int] = {"domain": domain_tokens}
+        for kind, kept_ids in self._general(ids).items():
+            tokens = num_tokens(door.fetch(kept_ids))
+            self._mixed[kind] = share_of_tokens(kept_ids, tokens, shares[kind] * total_tokens, key / kind)
+            used[kind] = int(tokens[np.isin(kept_ids, self._mixed[kind])].sum())
+            if used[kind] < 0.9 * shares[kind] * total_tokens:
                 logger.info("%s: only %d tokens of %s are kept", experience.name, used[kind], kind)
         self._shares = {f"mixture_{name}": count / sum(used.values()) for name, count in used.items()}
         return np.unique(np.concatenate([ids, *self._mixed.values()]))
@@ -176,11 +176,11 @@ class MixCPT(HeldToOriginal):
         self._mixed, self._shares = {}, {}
         return cost + super().end(lesson)
 
-    def _general(self, own: np.ndarray) -> dict[Kind, np.ndarray]:
+    def _general(self, new_ids: np.ndarray) -> dict[Kind, np.ndarray]:
         """Return the kept questions by what they serve as; those of the experience itself are left out."""
-        kept = np.setdiff1d(self._memory.ids, own)
-        prefers = (self.setting.key / "mix-cpt" / "preferences").uniform(kept) < self.config.preference_part
-        return {"instructions": kept[~prefers], "preferences": kept[prefers]}
+        kept_ids = np.setdiff1d(self._memory.ids, new_ids)
+        prefers = (self.setting.key / "mix-cpt" / "preferences").uniform(kept_ids) < self.config.preference_part
+        return {"instructions": kept_ids[~prefers], "preferences": kept_ids[prefers]}
 
     # -- stage 2
 

@@ -52,8 +52,8 @@ class ScoreSelection(SurveyingSelection):
 
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        found = self.look(data, model, (self.config.score,))
-        order = ranked(found.scores[self.config.score], data.ids, self.config.take, key)
+        surveyed = self.look(data, model, (self.config.score,))
+        order = ranked(surveyed.scores[self.config.score], data.ids, self.config.take, key)
         drawn = np.zeros(len(data), dtype=bool)
         drawn[order[allowed[order]][:budget]] = True
-        return Chosen(Draw(data.ids, drawn, None, (self.config.score,)), found.cost, {})
+        return Chosen(Draw(data.ids, drawn, None, (self.config.score,)), surveyed.cost, {})

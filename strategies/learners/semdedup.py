@@ -54,11 +54,11 @@ class SemDeDup(SurveyingSelection):
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         config = self.config
-        found = self.look(data, model, (), embeddings=True)
+        surveyed = self.look(data, model, (), embeddings=True)
         count = config.clusters or default_clusters(len(data))
-        labels = clusters(normalised(found.embeddings).numpy(), count, key / "clusters")
-        similarity = redundancy(found.embeddings, labels, config.keep, config.memory)
+        labels = clusters(normalised(surveyed.embeddings).numpy(), count, key / "clusters")
+        similarity = redundancy(surveyed.embeddings, labels, config.keep, config.memory)
         order = np.lexsort((key.priorities(data.ids), similarity))
         drawn = np.zeros(len(data), dtype=bool)
         drawn[order[allowed[order]][:budget]] = True
-        return Chosen(Draw(data.ids, drawn, labels), found.cost, {})
+        return Chosen(Draw(data.ids, drawn, labels), surveyed.cost, {})

@@ -73,7 +73,7 @@ class SI(Tied):
     def end(self, lesson: Lesson) -> Outcome:
         """Turn the path into importance and move the anchor."""
         moved = lesson.model.parameters - self._start
-        found = importance(self._path, moved, self.config.damping) * self._mask
+        gained = importance(self._path, moved, self.config.damping) * self._mask
         if self.config.negative == "clamp":
-            found = found.clamp(min=0)
-        return Outcome(losses=self.fold(self._tie.weight + found, lesson))
+            gained = gained.clamp(min=0)
+        return Outcome(losses=self.fold(self._tie.weight + gained, lesson))

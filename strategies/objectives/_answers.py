@@ -51,7 +51,8 @@ class Answers(Measurement):
             "Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"
         ),
         "truth_prob": Metric(
-            "Mean of p / (p + mean p of wrong answers), all in other words: above 0.5 the right answer is likelier.",
+            "Mean of 1 / (1 + truth ratio) = p / (p + geometric mean of the wrong answers' p), all in other words: "
+            "above 0.5 the right answer is likelier.",
             "0 to 1",
             "reference",
         ),
@@ -99,15 +100,15 @@ class Answers(Measurement):
             at = np.flatnonzero(counts > j)
             having = torch.from_numpy(at)
             wrong[at, j] = self._losses(predict, batch.rows(having.to(batch.x.device)), text.perturbed[ids[having], j])
-        some = counts > 0
+        has_wrong = counts > 0
         ratios = [truth_ratio(r, w[:n].tolist()) for r, w, n in zip(right, wrong, counts, strict=True) if n]
         for name, values in (
             ("truth_ratio", ratios),
-            ("truth_prob", truth_probability(right[some], wrong[some])),
-            ("choice", choice_probability(records["loss"][some], wrong[some])),
+            ("truth_prob", truth_probability(np.array(ratios))),
+            ("choice", choice_probability(records["loss"][has_wrong], wrong[has_wrong])),
         ):
             records[name] = np.full(len(batch), np.nan, dtype=np.float32)
-            records[name][some] = values
+            records[name][has_wrong] = values
         generated = greedy(predict, batch, text.tokenizer)
         true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
         recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]

@@ -156,27 +156,27 @@ class CausalLM(TextObjective, NamedObjective):
     @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over each answer; in training, as configured."""
-        found = self.scored(outputs, batch)
-        return self.reduce(found.sums(found.token_losses()), found.counts)
+        scored_tokens = self.scored(outputs, batch)
+        return self.reduce(scored_tokens.sums(scored_tokens.token_losses()), scored_tokens.counts)
 
     @override
     def mean_losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of -log p over the positions of each row that count, ``[B]``."""
-        found = self.scored(outputs, batch)
-        return found.sums(found.token_losses()) / found.counts
+        scored_tokens = self.scored(outputs, batch)
+        return scored_tokens.sums(scored_tokens.token_losses()) / scored_tokens.counts
 
     @override
     def log_likelihoods(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return log p(answer | prompt): the sum over the positions that count, ``[B]``."""
-        found = self.scored(outputs, batch)
-        return -found.sums(found.token_losses())
+        scored_tokens = self.scored(outputs, batch)
+        return -scored_tokens.sums(scored_tokens.token_losses())
 
     @override
     def divergences(self, outputs: torch.Tensor, reference: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return KL(reference || model) over the positions that count, reduced as the losses are."""
-        found = self.scored(outputs, batch)
-        apart = token_divergences(found.logits, self.scored(reference, batch).logits)
-        return self.reduce(found.sums(apart), found.counts)
+        scored_tokens = self.scored(outputs, batch)
+        apart = token_divergences(scored_tokens.logits, self.scored(reference, batch).logits)
+        return self.reduce(scored_tokens.sums(apart), scored_tokens.counts)
 
     @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -184,14 +184,16 @@ class CausalLM(TextObjective, NamedObjective):
 
         The tokens before it are the right ones (teacher forcing). This is the same as an exact match of greedy text.
         """
-        found = scored(outputs, batch.x, "answer")
-        wrong = (found.logits.argmax(1) != found.targets).float()
-        return (found.sums(wrong) == 0).float()
+        scored_tokens = scored(outputs, batch.x, "answer")
+        wrong = (scored_tokens.logits.argmax(1) != scored_tokens.targets).float()
+        return (scored_tokens.sums(wrong) == 0).float()
 
     @override
     def probabilities(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the distribution of the first token of each answer, ``[B, V]``."""
-        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_given(batch)]).softmax(1)
+        return precise(outputs[torch.arange(len(batch), device=outputs.device), _last_prompt_position(batch)]).softmax(
+            1
+        )
 
     @override
     def measurements(self) -> tuple[Measurement, ...]:
@@ -209,7 +211,7 @@ class CausalLM(TextObjective, NamedObjective):
     def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the hidden state at the end of each prompt, ``[B, F]``."""
         hidden = model.features(*batch.inputs)
-        return hidden[torch.arange(len(batch), device=hidden.device), _last_given(batch)]
+        return hidden[torch.arange(len(batch), device=hidden.device), _last_prompt_position(batch)]
 
     @override
     def responses(self, outputs: torch.Tensor, batch: Batch, everywhere: bool = False) -> Scored:
@@ -223,7 +225,10 @@ class CausalLM(TextObjective, NamedObjective):
 
     @override
     def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
-        """Return rows with black images, without positions of images, or with their start token and answer alone."""
+        """Return rows with zeroed images, without positions of images, or with their start token and answer alone.
+
+        The zeros are floats, that is processed images (`Batch.images`): the mean colour, and not black.
+        """
         roles = batch.x[:, 1]
         if what == "prompt":
             alone = kept(batch, (roles == ANSWER) | _first(batch.x))
@@ -232,7 +237,7 @@ class CausalLM(TextObjective, NamedObjective):
             return None
         had = (roles == IMAGE).any(1)
         if what == "image":
-            return replace(batch, images=torch.zeros_like(batch.images)), had
+            return replace(batch, images=torch.zeros(batch.images.shape, device=batch.x.device)), had
         return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
     @override
@@ -250,17 +255,17 @@ class CausalLM(TextObjective, NamedObjective):
                 f"fisher: 'exact' needs a backward pass for each of {self._vocab_size} tokens. Use 'sampled', which is "
                 f"unbiased for it, or 'empirical'."
             )
-        found = self.scored(outputs, batch)
+        scored_tokens = self.scored(outputs, batch)
         if estimator == "sampled":
-            p = precise(found.logits.detach()).softmax(1).cpu()
+            p = precise(scored_tokens.logits.detach()).softmax(1).cpu()
             drawn = torch.multinomial(p, 1, generator=generator).squeeze(1)
-            found = replace(found, targets=drawn.to(outputs.device))
-        losses = found.sums(found.token_losses()) / found.counts
-        one = torch.ones_like(losses)
-        return [(losses.detach().neg().exp() if estimator == "p-weighted" else one, losses)]
+            scored_tokens = replace(scored_tokens, targets=drawn.to(outputs.device))
+        losses = scored_tokens.sums(scored_tokens.token_losses()) / scored_tokens.counts
+        ones = torch.ones_like(losses)
+        return [(losses.detach().neg().exp() if estimator == "p-weighted" else ones, losses)]
 
 
-def _last_given(batch: Batch) -> torch.Tensor:
+def _last_prompt_position(batch: Batch) -> torch.Tensor:
     return prompt_lengths(batch.x) - 1
 
 

@@ -150,16 +150,16 @@ class Classification(ClassObjective, NamedObjective):
         """
         log_p = outputs.log_softmax(1)
         p = log_p.detach().exp()
-        one = torch.ones(len(batch), device=outputs.device)
+        ones = torch.ones(len(batch), device=outputs.device)
         if estimator == "exact":
             allowed = [c for c in range(self._num_classes) if bool((p[:, c] > 0).any())]
             # The probability of a masked class is 0 and its log is -inf: 0 x inf must not reach the gradient.
             return [(p[:, c], -log_p[:, c].masked_fill(p[:, c] == 0, 0.0)) for c in allowed]
         if estimator == "sampled":
             labels = torch.multinomial(p.cpu(), 1, generator=generator).to(outputs.device)
-            return [(one, -log_p.gather(1, labels).squeeze(1))]
+            return [(ones, -log_p.gather(1, labels).squeeze(1))]
         true = -log_p.gather(1, batch.y.unsqueeze(1)).squeeze(1)
-        return [(true.detach().neg().exp() if estimator == "p-weighted" else one, true)]
+        return [(true.detach().neg().exp() if estimator == "p-weighted" else ones, true)]
 
 
 def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -229,7 +229,7 @@ class _Training(Objective):
         counts = self._taught & outputs.isfinite()
         z = outputs.masked_fill(~counts, 0.0)
         p, num = z.detach().sigmoid(), counts.sum(1)
-        one = torch.ones(len(batch), device=outputs.device)
+        ones = torch.ones(len(batch), device=outputs.device)
         if estimator == "exact":
             weights = (p * (1 - p) / num.unsqueeze(1).square()).masked_fill(~counts, 0.0)
             return [(weights[:, c], z[:, c]) for c in range(self.num_outputs) if bool(counts[:, c].any())]
@@ -237,4 +237,4 @@ class _Training(Objective):
         if estimator == "sampled":
             targets = torch.bernoulli(p.cpu(), generator=generator).to(outputs)
         losses = bce_losses(outputs, targets, counts)
-        return [((-losses.detach() * num).exp() if estimator == "p-weighted" else one, losses)]
+        return [((-losses.detach() * num).exp() if estimator == "p-weighted" else ones, losses)]

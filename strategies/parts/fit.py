@@ -111,11 +111,11 @@ class Slopes:
 def _same_noise(device: torch.device) -> Iterator[None]:
     """Put torch's generators back, so that the step draws what it would have drawn."""
     cpu = torch.default_generator.get_state()
-    other = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     yield
     torch.default_generator.set_state(cpu)
-    if other is not None:
-        torch.cuda.set_rng_state(other, device)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda, device)
 
 
 @final

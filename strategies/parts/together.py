@@ -161,7 +161,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
     Only one of them runs at any moment, so that they need not be safe against each other. The first error ends all.
     """
     members = [_Member(work, threading.Semaphore(0)) for work in works]
-    back = threading.Semaphore(0)
+    turn_ended = threading.Semaphore(0)
     dismissed = threading.Event()
 
     def live(member: _Member[T]) -> None:
@@ -169,7 +169,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
             if not can_be_stacked(job):
                 return None
             member.job = job
-            back.release()
+            turn_ended.release()
             member.turn.acquire()
             if dismissed.is_set():
                 raise _Dismissed
@@ -186,7 +186,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
         except BaseException as error:  # handed to who asked for the work, below
             member.error = error
         member.ended = True
-        back.release()
+        turn_ended.release()
 
     threads = [threading.Thread(target=copy_context().run, args=(live, m), daemon=True) for m in members]
     for thread in threads:
@@ -196,12 +196,12 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
         while going:
             for member in going:
                 member.turn.release()
-                back.acquire()
+                turn_ended.acquire()
                 if member.error is not None:
                     raise member.error
             going = [m for m in going if not m.ended]
-            for some in _alike(going):
-                for member, fitted in zip(some, fit_together([cast("Job", m.job) for m in some]), strict=True):
+            for group in _groups_alike(going):
+                for member, fitted in zip(group, fit_together([cast("Job", m.job) for m in group]), strict=True):
                     member.fitted = fitted
     finally:
         dismissed.set()
@@ -212,7 +212,7 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
     return [cast("T", m.result) for m in members]
 
 
-def _alike(members: list[_Member[T]]) -> list[list[_Member[T]]]:
+def _groups_alike(members: list[_Member[T]]) -> list[list[_Member[T]]]:
     """Return the members in groups that can take their steps as one."""
     groups: dict[object, list[_Member[T]]] = {}
     for member in members:

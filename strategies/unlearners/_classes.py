@@ -28,5 +28,5 @@ def whole_classes(request: DeletionRequest, setting: Setting) -> list[int]:
 
 def task_of(classes: list[int], setting: Setting, like: torch.Tensor) -> torch.Tensor:
     """Return the task label of each class: the unit that it belongs to."""
-    found = [next(i for i, u in enumerate(setting.units) if c in u.classes) for c in classes]
-    return torch.tensor(found, dtype=like.dtype, device=like.device)
+    tasks = [next(i for i, u in enumerate(setting.units) if c in u.classes) for c in classes]
+    return torch.tensor(tasks, dtype=like.dtype, device=like.device)

@@ -24,7 +24,7 @@ def concept_vectors(features: np.ndarray, labels: np.ndarray, samples: int, key:
         samples: at most that many of the class, and of the others.
         key: names the draw.
     """
-    found = {}
+    normals = {}
     for label in np.unique(labels):
         rows = []
         for of_class in (True, False):
@@ -37,8 +37,8 @@ def concept_vectors(features: np.ndarray, labels: np.ndarray, samples: int, key:
             scores = [_machine(x[~held_out], y[~held_out], c).score(x[held_out], y[held_out]) for c in STRENGTHS]
             best = STRENGTHS[int(np.argmax(scores))]
         normal = _machine(x, y, best).coef_[0]
-        found[int(label)] = normal / max(float(np.linalg.norm(normal)), 1e-12)
-    return found
+        normals[int(label)] = normal / max(float(np.linalg.norm(normal)), 1e-12)
+    return normals
 
 
 def class_weights(scores: np.ndarray, is_class: np.ndarray, sparsity: float) -> np.ndarray:

@@ -59,29 +59,31 @@ def dampen(
         ConfigError: the log holds another kind of importance.
     """
     forget_set = door.forget_set()
-    ours, cost = importance(forget_set)
+    forget_importance, cost = importance(forget_set)
     if config.whole == "stored":
         log = learner.part(ImportanceLog)
         if log.kind != kind:
             raise ConfigError(f"importance-log.kind: {log.kind!r} is noted, and {kind!r} is needed.")
-        whole, count = log.mean, max(log.count, len(forget_set))
-        log.remove(ours, len(forget_set))
+        whole_importance, count = log.mean, max(log.count, len(forget_set))
+        log.remove(forget_importance, len(forget_set))
     else:
         retained = retained_data("full" if config.whole == "full" else "memory", learner, door)
         count = len(forget_set) + len(retained)
         if batchwise:
-            whole, more = importance(retained.joined(forget_set))
+            whole_importance, more = importance(retained.joined(forget_set))
         elif len(retained):
-            rest, more = importance(retained)
-            whole = (ours * len(forget_set) + rest * len(retained)) / count
+            retained_importance, more = importance(retained)
+            whole_importance = (forget_importance * len(forget_set) + retained_importance * len(retained)) / count
         else:
-            whole, more = ours, Outcome()
+            whole_importance, more = forget_importance, Outcome()
         cost += more
     share = len(forget_set) / count
-    alpha = adaptive_alpha(whole, ours, share) if config.alpha == "adaptive" else config.alpha
+    alpha = adaptive_alpha(whole_importance, forget_importance, share) if config.alpha == "adaptive" else config.alpha
     selected = 0.0
     # The bound is exact for means over samples; without asking, rounding could select at the bound itself.
     if config.whole == "stored" or batchwise or alpha * share < 1:
-        theta, selected = dampened(learner.model.parameters, whole, ours, alpha, config.strength)
+        theta, selected = dampened(
+            learner.model.parameters, whole_importance, forget_importance, alpha, config.strength
+        )
         learner.model.parameters.copy_(theta)
     return (cost + Outcome(losses={"selected": selected, "alpha": alpha})).graded("none")

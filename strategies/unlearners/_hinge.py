@@ -37,5 +37,5 @@ class Invert(ForgetLoss):
 
     def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the scalar to lower."""
-        found = self._objective.scored(outputs, batch)
-        return inverted_hinge(found.logits, found.targets).mean()
+        scored_tokens = self._objective.scored(outputs, batch)
+        return inverted_hinge(scored_tokens.logits, scored_tokens.targets).mean()

@@ -30,12 +30,12 @@ def recalibrate(model: FlatModel, objective: Objective, data: Data, batch_size: 
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches
         norm.train()
-    seen = 0
+    num_samples = 0
     for batch in objective.batches(data, batch_size):
         if len(batch) > 1:
             objective.outputs(model, batch)
-            seen += len(batch)
+            num_samples += len(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-    return Outcome(forward=seen)
+    return Outcome(forward=num_samples)

@@ -91,11 +91,11 @@ class Answer(Hooks):
         number = {"once": 0, "epoch": self._step // self._per_epoch, "batch": self._step}[self._redraw]
         self._step += 1
         chosen = self._is_forget[batch.ids]
-        forget, kept = batch.rows(chosen), batch.rows(~chosen)
+        forget, retained = batch.rows(chosen), batch.rows(~chosen)
         if not len(forget):
-            return kept
-        asked = self._options.put(forget, self._options.drawn(forget, number))
-        return joined(asked, kept) if len(kept) else asked
+            return retained
+        relabelled = self._options.put(forget, self._options.drawn(forget, number))
+        return joined(relabelled, retained) if len(retained) else relabelled
 
 
 @final
@@ -227,9 +227,9 @@ def _pass_through(
     if config.order == "mixed":
         return fit(model, objective, retained.joined(forget_set), config, key, hooks)
     outcome = Outcome()
-    one = config.model_copy(update={"epochs": 1})
+    one_epoch = config.model_copy(update={"epochs": 1})
     optimizer = make_optimizer(config, model.parameters)
     for epoch in range(config.epochs):
         for name, part in (("forget", forget_set), ("retained", retained)):
-            outcome += fit(model, objective, part, one, key / name / epoch, hooks, optimizer)
+            outcome += fit(model, objective, part, one_epoch, key / name / epoch, hooks, optimizer)
     return outcome

@@ -137,6 +137,6 @@ def live_classes(data: Data, num_classes: int) -> torch.Tensor:
 
 def members(ids: np.ndarray, num_samples: int, device: torch.device) -> torch.Tensor:
     """Return a bool column ``[N]``: whether a sample is one of `ids`."""
-    found = torch.zeros(num_samples, dtype=torch.bool)
-    found[torch.from_numpy(ids)] = True
-    return found.to(device)
+    is_member = torch.zeros(num_samples, dtype=torch.bool)
+    is_member[torch.from_numpy(ids)] = True
+    return is_member.to(device)

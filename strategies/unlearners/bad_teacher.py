@@ -58,8 +58,8 @@ class TwoTeachers(Hooks):
         forget = self._is_forget[batch.ids].unsqueeze(1)
         bad, good = (taught(self._objective, t, outputs, batch) for t in (self._bad, self._good))
         teacher = torch.where(forget, bad, good)
-        found = softened_kl(outputs, teacher, self._config.temperature)
-        return found / outputs.shape[1] if self._config.reduction == "elementwise" else found
+        divergence = softened_kl(outputs, teacher, self._config.temperature)
+        return divergence / outputs.shape[1] if self._config.reduction == "elementwise" else divergence
 
 
 @final

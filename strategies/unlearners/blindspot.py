@@ -58,8 +58,8 @@ class Maps:
 
     def take(self) -> list[torch.Tensor]:
         """Return the maps, layer by layer, and let go of them."""
-        found, self._seen = self._seen, []
-        return found
+        maps, self._seen = self._seen, []
+        return maps
 
     def close(self) -> None:
         """Stop listening."""
@@ -91,13 +91,13 @@ class FollowProxy(Hooks):
 
     @override
     def losses(self, losses: torch.Tensor, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        mine = self._mine.take()
+        model_maps = self._mine.take()
         with torch.no_grad():
             proxied = self._objective.outputs(self._proxy, batch)
-        its = self._its.take()
+        proxy_maps = self._its.take()
         plain = -self._objective.scores(outputs, batch)
         apart = sum(
-            ((a - b).square().mean(1) for a, b in zip(mine, its, strict=True)),
+            ((a - b).square().mean(1) for a, b in zip(model_maps, proxy_maps, strict=True)),
             torch.zeros(len(batch), device=plain.device),
         )
         followed = (outputs - proxied).abs().squeeze(1) + self._weight * apart

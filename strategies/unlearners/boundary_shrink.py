@@ -44,7 +44,7 @@ def nearest_labels(model: FlatModel, objective: Objective, data: Data, config: C
     Raises:
         DataError: inputs lie outside of the limits.
     """
-    found = []
+    labels = []
     with evaluating(model):
         for batch in objective.batches(data, config.batch_size):
             x = batch.x.detach().clone().requires_grad_(True)
@@ -63,8 +63,8 @@ def nearest_labels(model: FlatModel, objective: Objective, data: Data, config: C
                 moved = (moved * config.levels).round() / config.levels
             with torch.no_grad():
                 outputs = objective.outputs(model, replace(batch, x=moved))
-            found.append(outputs.argmax(1))
-    return torch.cat(found)
+            labels.append(outputs.argmax(1))
+    return torch.cat(labels)
 
 
 @final

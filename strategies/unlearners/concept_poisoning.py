@@ -99,12 +99,12 @@ def window_of(
         right = (key / "left").uniform(ids) * (width - w + 1)
         return torch.from_numpy(np.stack([down, right], 1).astype(np.int64))
     corners = [(t, s) for t in _places(height, h) for s in _places(width, w)]
-    found = []
+    projections = []
     with torch.no_grad():
         for top, left in corners:
             window = x[:, :, top : top + h, left : left + w]
-            found.append(model.features(F.interpolate(window, (height, width), mode="bilinear")) @ concept)
-    return torch.tensor(corners)[torch.stack(found).argmax(0).cpu()]
+            projections.append(model.features(F.interpolate(window, (height, width), mode="bilinear")) @ concept)
+    return torch.tensor(corners)[torch.stack(projections).argmax(0).cpu()]
 
 
 def window_size(height: int, width: int, share: float) -> tuple[int, int]:
@@ -180,20 +180,20 @@ class ConceptPoisoning(RetainUnlearner):
         config, model, setting = self.config, learner.model, self.setting
         forget_set = door.forget_set()
         classes = whole_classes(request, setting)
-        own = forget_set.all()
-        if config.patch != "none" and own.x.ndim != 4:
+        forget_batch = forget_set.all()
+        if config.patch != "none" and forget_batch.x.ndim != 4:
             raise DataError(
                 f"concept-poisoning.patch: {config.patch} needs images [C, H, W], and inputs have the shape "
-                f"{tuple(own.x.shape[1:])}. Set patch: none, or choose another source."
+                f"{tuple(forget_batch.x.shape[1:])}. Set patch: none, or choose another source."
             )
         live = live_classes(retained, setting.objective.num_outputs)
         candidates = candidate_labels(forget_set, live, setting, exclude_true=True)
-        x, y = own.x.clone(), own.y.clone()
-        poisoned = torch.zeros(len(own), dtype=torch.bool, device=y.device)
+        x, y = forget_batch.x.clone(), forget_batch.y.clone()
+        poisoned = torch.zeros(len(forget_batch), dtype=torch.bool, device=y.device)
         with evaluating(model):
             features, labels = self._features(model, retained.joined(forget_set))
             for label in classes:
-                rows = torch.nonzero(own.y == label).squeeze(1)
+                rows = torch.nonzero(forget_batch.y == label).squeeze(1)
                 allowed = torch.nonzero(candidates[rows].all(0)).squeeze(1).tolist() if len(rows) else []
                 if not allowed:
                     continue
@@ -210,9 +210,9 @@ class ConceptPoisoning(RetainUnlearner):
                     y[rows] = donor
                 elif config.labels == "random":
                     y[rows] = draw_labels(ids, candidates[rows], key / "labels")
-        kept = np.flatnonzero(poisoned.cpu().numpy())
-        left_out = 1 - len(kept) / len(own)
-        used = forget_set.part(kept)
+        poisoned_rows = np.flatnonzero(poisoned.cpu().numpy())
+        left_out = 1 - len(poisoned_rows) / len(forget_batch)
+        used = forget_set.part(poisoned_rows)
         data = retained.joined(used.relabelled(y[poisoned]))
         hooks: list[Hooks] = [] if config.patch == "none" else [Poison(used.ids, x[poisoned], setting.num_samples)]
         part = model.mask("all" if config.trained == "all" else "head").bool()
@@ -224,8 +224,8 @@ class ConceptPoisoning(RetainUnlearner):
     def _features(self, model: FlatModel, data: Data) -> tuple[np.ndarray, np.ndarray]:
         objective = self.setting.objective
         with torch.no_grad():
-            found = torch.cat([objective.features(model, batch) for batch in objective.batches(data, 256)])
-        return found.cpu().numpy().astype(np.float64), data.targets().cpu().numpy()
+            features = torch.cat([objective.features(model, batch) for batch in objective.batches(data, 256)])
+        return features.cpu().numpy().astype(np.float64), data.targets().cpu().numpy()
 
     def _donors(self, retained: Data, donor: int, count: int, key: Key) -> torch.Tensor:
         """Return images of the donor class, live ones only, drawn by name and repeated if there are too few."""

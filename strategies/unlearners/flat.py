@@ -64,8 +64,8 @@ class Adjust(ForgetLoss):
 
     def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return the scalar to lower."""
-        found = self._objective.scored(outputs, batch)
-        p = found.sums(found.token_losses().neg().exp()) / found.counts
+        scored_tokens = self._objective.scored(outputs, batch)
+        p = scored_tokens.sums(scored_tokens.token_losses().neg().exp()) / scored_tokens.counts
         half = len(batch) // 2
         return flat_loss(p[half:].mean(), p[:half].mean(), self._divergence)
 

@@ -130,7 +130,7 @@ class LAF(RetainUnlearner):
         outcome = Outcome(forward=len(forget_set) + len(retained), losses={"rebuilding_ratio": ratio})
         unlearn = Adam(OptimizerConfig(lr=config.lr_unlearn), model.parameters)
         align = Adam(OptimizerConfig(lr=config.lr_align), model.parameters)
-        steps = seen = 0
+        steps = num_samples = 0
         with evaluating(model):
             for x_f, x_r in self._pairs(forget_set, retained, key):
                 errors_r = rebuilding_errors(vae_r, coded(objective.features(model, x_r)))
@@ -142,12 +142,12 @@ class LAF(RetainUnlearner):
                 loss = alignment(f_r, t_r, f_f, t_f, config.tau)
                 align.step(model.parameters, gradient_of(model, loss))
                 steps += 2
-                seen += len(x_f) + len(x_r)
+                num_samples += len(x_f) + len(x_r)
             with torch.no_grad():
                 e_f, e_r = (_embed(model, objective, data, config) for data in (forget_set, retained))
                 a_f, a_r = (float(rebuilding_errors(v, coded(e)).mean()) for v, e in ((vae_f, e_f), (vae_r, e_r)))
         losses = {"rebuilding_forget": a_f, "rebuilding_retained": a_r}
-        outcome += Outcome(steps, 3 * seen + len(forget_set) + len(retained), 2 * seen, losses)
+        outcome += Outcome(steps, 3 * num_samples + len(forget_set) + len(retained), 2 * num_samples, losses)
         if config.repair is not None:
             with model.moving_only(model.mask("head").bool()):
                 outcome += fit(model, objective, retained, config.repair, key / "repair")
@@ -168,12 +168,12 @@ class LAF(RetainUnlearner):
         size, objective = self.config.batch_size, self.setting.objective
         supply = endless(objective, forget_set, size, key)
         for epoch in range(self.config.epochs):
-            rest = objective.batches(retained, size, key / "retained" / epoch)
+            retained_batches = objective.batches(retained, size, key / "retained" / epoch)
             if self.config.loop == "retained":
-                yield from ((next(supply), batch) for batch in rest)
+                yield from ((next(supply), batch) for batch in retained_batches)
             else:
-                own = objective.batches(forget_set, size, key / "forget" / epoch)
-                yield from zip(own, rest, strict=False)
+                forget_batches = objective.batches(forget_set, size, key / "forget" / epoch)
+                yield from zip(forget_batches, retained_batches, strict=False)
 
 
 def _embed(model: FlatModel, objective: Objective, data: Data, config: Config) -> torch.Tensor:

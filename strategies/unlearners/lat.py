@@ -48,6 +48,8 @@ class Config(PairedConfig):
     retain: Literal["none", "descent"] = "descent"
     """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered, without any
     adversary."""
+    kl_positions: Literal["answer"] = "answer"
+    """Without effect: retained data is held to no distribution."""
     block: int = Field(0, ge=0)
     """Block whose output the adversary perturbs, from 0. Published: 12 of 32, or 7."""
     weights: Literal["all", "above"] = "all"
@@ -79,12 +81,12 @@ def away_losses(logits: torch.Tensor, targets: torch.Tensor, floor: float | None
         floor: log-probability at which it is enough; None never ends.
     """
     logits = precise(logits)
-    whole = logits.logsumexp(1)
-    others = logits.scatter(1, targets.unsqueeze(1), float("-inf")).logsumexp(1)
-    losses = whole - others
+    log_total = logits.logsumexp(1)
+    log_others = logits.scatter(1, targets.unsqueeze(1), float("-inf")).logsumexp(1)
+    losses = log_total - log_others
     if floor is None:
         return losses
-    log_p = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - whole
+    log_p = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - log_total
     return losses * (log_p.detach() >= floor)
 
 
@@ -188,7 +190,7 @@ class LAT(Unlearner):
         key = self.setting.key / "lat" / request.name
         forget_set = door.forget_set()
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
-        held = (
+        retained_batches = (
             endless(objective, retained, config.batch_size, key / "retain")
             if retained is not None and len(retained)
             else None
@@ -201,11 +203,13 @@ class LAT(Unlearner):
             for epoch in range(config.epochs):
                 for number, part in enumerate(parts(forget_set, config.batch_size, key / "epoch" / epoch)):
                     loss.deltas, cost = attack(model, objective, part, loss, perturbation, config)
-                    pair = Pair(objective, loss, held, None, config.forget_weight, config.retain_weight)
+                    pair = Pair(objective, loss, retained_batches, None, config.forget_weight, config.retain_weight)
                     named = key / "defence" / epoch / number
                     outcome += cost + fit(model, objective, part, steps, named, [pair], optimizer)
-                    seen = pair.retained
-                    outcome += Outcome(forward=seen, backward=seen, losses=pair.means(config.defence_steps))
+                    num_retained = pair.retained
+                    outcome += Outcome(
+                        forward=num_retained, backward=num_retained, losses=pair.means(config.defence_steps)
+                    )
         return outcome.graded("none")
 
     @contextlib.contextmanager
@@ -223,8 +227,8 @@ class LAT(Unlearner):
             return
         movable = torch.zeros_like(model.parameters, dtype=torch.bool)
         for name, where in model.slices.items():
-            found = _BLOCK.search(name)
-            movable[where] = found is not None and int(found[1]) > self.config.block
+            block = _BLOCK.search(name)
+            movable[where] = block is not None and int(block[1]) > self.config.block
         with model.moving_only(movable):
             yield
 
@@ -246,27 +250,27 @@ def attack(
     model.train(False)
     loss.deltas = None
     batch = data.all()
-    both = loss.extend(batch, 0)
+    with_refusals = loss.extend(batch, 0)
     with torch.no_grad():
         model.features(*batch.inputs)
     state = perturbation.state
-    given = (batch.x[:, 1, : state.shape[1]] == GIVEN).unsqueeze(2)
-    radius = config.radius * float(state.norm(dim=2)[given.squeeze(2)].mean())
+    is_prompt = (batch.x[:, 1, : state.shape[1]] == GIVEN).unsqueeze(2)
+    radius = config.radius * float(state.norm(dim=2)[is_prompt.squeeze(2)].mean())
     delta = torch.zeros_like(state)
     adam = make_optimizer(OptimizerConfig(optimizer="adam", lr=config.attack_lr), delta.flatten())
     half = len(batch)
     for _ in range(config.attack_steps):
         free = delta.clone().requires_grad_(True)
-        perturbation.delta = torch.cat([free * given, free * given])
-        outputs = objective.outputs(model, both)
+        perturbation.delta = torch.cat([free * is_prompt, free * is_prompt])
+        outputs = objective.outputs(model, with_refusals)
         perturbation.delta = None
-        aim = config.attack_toward * objective.losses(outputs[:half], both.part(0, half)).mean()
+        aim = config.attack_toward * objective.losses(outputs[:half], with_refusals.part(0, half)).mean()
         if config.attack_away:
-            refused = objective.scored(outputs[half:], both.part(half))
+            refused = objective.scored(outputs[half:], with_refusals.part(half))
             aim = aim + config.attack_away * away_losses(refused.logits, refused.targets).mean()
         (slope,) = torch.autograd.grad(aim, free)
         flat = delta.flatten()
         adam.step(flat, slope.flatten())
-        delta = project(flat.view_as(delta) * given, radius)
+        delta = project(flat.view_as(delta) * is_prompt, radius)
     passed = 2 * half * config.attack_steps + half
     return Values(data.ids, delta), Outcome(forward=passed, backward=passed - half)

@@ -51,10 +51,10 @@ def importance(model: FlatModel, objective: TextObjective, data: Data, batch_siz
     total, count = torch.zeros_like(model.parameters), 0
     for batch in objective.batches(data, batch_size):
         model.gradient.zero_()
-        found = objective.scored(objective.outputs(model, batch), batch)
-        found.token_losses().mean().backward()  # type: ignore[no-untyped-call]
-        total.add_(model.gradient.square(), alpha=len(found.targets))
-        count += len(found.targets)
+        scored_tokens = objective.scored(objective.outputs(model, batch), batch)
+        scored_tokens.token_losses().mean().backward()  # type: ignore[no-untyped-call]
+        total.add_(model.gradient.square(), alpha=len(scored_tokens.targets))
+        count += len(scored_tokens.targets)
     return total / max(1, count)
 
 
@@ -121,9 +121,9 @@ class LoKU(Unlearner):
         else:
             factors = fresh_factors(self._matrices, config.rank, key / "factors", model.parameters)
         steps = LowRankSteps(config, model.parameters, self._matrices, factors, scale)
-        held = None if config.retain == "none" else retained_data(config.retained, learner, door)
+        retain_set = None if config.retain == "none" else retained_data(config.retained, learner, door)
         objective = self._objective
-        outcome = paired(self.setting, model, objective, forget_set, held, config, Invert(objective), key, steps)
+        outcome = paired(self.setting, model, objective, forget_set, retain_set, config, Invert(objective), key, steps)
         return (cost + outcome).graded("none")
 
     def _fila(
@@ -137,8 +137,8 @@ class LoKU(Unlearner):
         of_retained = importance(model, self._objective, compared, config.fisher_batch)
         ratio = of_forget / (of_retained + 1e-5)
         factors = [self._start(m, model, ratio) for m in self._matrices]
-        seen = len(forget_set) + len(compared)
-        return factors, Outcome(forward=seen, backward=seen)
+        num_samples = len(forget_set) + len(compared)
+        return factors, Outcome(forward=num_samples, backward=num_samples)
 
     def _start(self, matrix: Matrix, model: FlatModel, ratio: torch.Tensor) -> Factors:
         config = self.config

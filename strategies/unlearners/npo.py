@@ -71,5 +71,5 @@ class NPO(ReferencedUnlearner):
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
         """Compute the reference's log-likelihoods once, where what is to be forgotten does not change."""
-        found, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
-        return Preference(objective, found, self.config.beta), cost
+        log_likelihoods, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
+        return Preference(objective, log_likelihoods, self.config.beta), cost

@@ -91,14 +91,14 @@ class _Steer(Hooks):
         total = mean_of_rows(forget, counting(batch, forget.shape[1], self._config.positions))
         if self._batches is None:
             return total
-        held = next(self._batches)
-        self.retained += len(held)
-        model.features(*held.inputs)
+        retained_batch = next(self._batches)
+        self.retained += len(retained_batch)
+        model.features(*retained_batch.inputs)
         with torch.no_grad():
-            self._before.features(*held.inputs)
+            self._before.features(*retained_batch.inputs)
         retain = (self._now.state - self._then.state).square().mean(2)
         return total + self._config.retain_weight * mean_of_rows(
-            retain, counting(held, retain.shape[1], self._config.positions)
+            retain, counting(retained_batch, retain.shape[1], self._config.positions)
         )
 
     @override
@@ -120,8 +120,8 @@ def down_projections(model: FlatModel, block: int) -> torch.Tensor:
     """
     mask = torch.zeros_like(model.parameters)
     for name, where in model.slices.items():
-        found = DOWN.search(name)
-        if found and ".attn." not in name and block - 2 <= int(found[1]) <= block:
+        projection = DOWN.search(name)
+        if projection and ".attn." not in name and block - 2 <= int(projection[1]) <= block:
             mask[where] = 1.0
     if not bool(mask.any()):
         raise ConfigError("unlearner.weights: 'down' finds no down-projection in this model; use all.")

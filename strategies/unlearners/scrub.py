@@ -85,12 +85,12 @@ class Near(Hooks):
 def set_aside(retained: Data, forget_set: Data, share: float, key: Key) -> tuple[Data, Data]:
     """Return the retained data without, and a share of it with, samples of the forget set's classes."""
     classes = forget_set.targets().unique()
-    own = torch.isin(retained.targets(), classes).cpu().numpy()
-    positions = np.flatnonzero(own)
+    of_forgotten_classes = torch.isin(retained.targets(), classes).cpu().numpy()
+    positions = np.flatnonzero(of_forgotten_classes)
     count = round(share * len(positions))
     chosen = np.sort(positions[key.order(retained.ids[positions])[:count]])
-    rest = np.setdiff1d(np.arange(len(retained)), chosen)
-    return retained.part(rest), retained.part(chosen)
+    remaining = np.setdiff1d(np.arange(len(retained)), chosen)
+    return retained.part(remaining), retained.part(chosen)
 
 
 @final
@@ -139,7 +139,7 @@ class SCRUB(RetainUnlearner):
         high = low.model_copy(update={"batch_size": config.forget_batch_size})
         optimizer = make_optimizer(low, model.parameters)
         climb_hooks: list[Hooks] = [brake, Away(objective, teacher, config.temperature, brake)]
-        outcome, kept = Outcome(), []
+        outcome, checkpoints = Outcome(), []
         for epoch in range(1, config.epochs + 1):
             if epoch <= config.max_epochs and not brake.stopped:
                 part = fit(model, objective, forget_set, high, key / "max" / epoch, climb_hooks, optimizer)
@@ -150,16 +150,16 @@ class SCRUB(RetainUnlearner):
             part = fit(model, objective, retained, low, key / "min" / epoch, [near], optimizer)
             outcome += part + Outcome(forward=part.forward)
             if len(held_out):
-                kept.append((self._error(model, forget_set), model.state_dict()))
+                checkpoints.append((self._error(model, forget_set), model.state_dict()))
                 outcome += Outcome(forward=len(forget_set))
             if epoch in config.decay_epochs:
                 state = optimizer.state_dict()
                 low, high = (c.model_copy(update={"lr": c.lr / 10}) for c in (low, high))
                 optimizer = make_optimizer(low, model.parameters)
                 optimizer.load_state_dict(state)
-        if kept:
+        if checkpoints:
             target = self._error(model, held_out)
-            model.load_state_dict(min(kept, key=lambda pair: abs(pair[0] - target))[1])
+            model.load_state_dict(min(checkpoints, key=lambda pair: abs(pair[0] - target))[1])
         return outcome
 
     def _error(self, model: FlatModel, data: Data) -> float:

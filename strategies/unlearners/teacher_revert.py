@@ -68,10 +68,10 @@ class TeacherRevert(Unlearner):
         key = self.setting.key / "teacher-revert" / request.name
         teacher = learner.part(Original).innocent_of(request.sample_ids)
         forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
-        whole = TextObjective.of(learner.setting.objective).training_on(forget_set)
-        batches = endless(whole, retained, self.config.batch_size, key / "retain") if len(retained) else None
-        hook = Revert(whole, teacher, batches, self.config.strength)
-        outcome = fit(learner.model, whole, forget_set, self.config, key, [hook])
+        objective = TextObjective.of(learner.setting.objective).training_on(forget_set)
+        batches = endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
+        hook = Revert(objective, teacher, batches, self.config.strength)
+        outcome = fit(learner.model, objective, forget_set, self.config, key, [hook])
         extra = Outcome(forward=outcome.forward + 2 * hook.retained, backward=hook.retained)
         return (outcome + extra).graded("none")
 
@@ -98,15 +98,17 @@ class Revert(Hooks):
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
         """Return KL on the forget set + L_NTP + lambda L_LSSD on retained data."""
         objective = self._objective
-        reverted = objective.divergences(outputs, self._said(batch), batch).mean()
+        reverted = objective.divergences(outputs, self._teacher_outputs(batch), batch).mean()
         if self._batches is None:
             return reverted
-        held = next(self._batches)
-        self.retained += len(held)
-        now = objective.outputs(model, held)
-        kept = swapped_divergences(objective, now, self._said(held), held).mean()
-        return reverted + objective.losses(now, held).mean() + self._strength * kept
+        retained_batch = next(self._batches)
+        self.retained += len(retained_batch)
+        now = objective.outputs(model, retained_batch)
+        retained_divergence = swapped_divergences(
+            objective, now, self._teacher_outputs(retained_batch), retained_batch
+        ).mean()
+        return reverted + objective.losses(now, retained_batch).mean() + self._strength * retained_divergence
 
-    def _said(self, batch: Batch) -> torch.Tensor:
+    def _teacher_outputs(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             return self._objective.outputs(self._teacher, batch)

@@ -80,14 +80,14 @@ def learn_noise(
 
 def with_noise(subset: Data, noises: list[torch.Tensor], labels: list[int], tasks: list[int], copies: int) -> Data:
     """Return the subset's samples and `copies` of each noise batch, with the noise labelled as its class."""
-    own = subset.all()
-    device = own.x.device
-    x = torch.cat([own.x, *[n.repeat(copies, *[1] * (n.ndim - 1)) for n in noises]])
+    batch = subset.all()
+    device = batch.x.device
+    x = torch.cat([batch.x, *[n.repeat(copies, *[1] * (n.ndim - 1)) for n in noises]])
     counts = torch.tensor([copies * len(n) for n in noises], device=device)
-    y = torch.cat([own.y, torch.tensor(labels, device=device).repeat_interleave(counts)])
+    y = torch.cat([batch.y, torch.tensor(labels, device=device).repeat_interleave(counts)])
     task = None
-    if own.task is not None:
-        task = torch.cat([own.task, torch.tensor(tasks, device=device).repeat_interleave(counts)])
+    if batch.task is not None:
+        task = torch.cat([batch.task, torch.tensor(tasks, device=device).repeat_interleave(counts)])
     return Data(np.arange(len(x)), x, y, task)
 
 

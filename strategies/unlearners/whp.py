@@ -107,19 +107,19 @@ def contexts(own: Sequence[int], other: Sequence[int]) -> list[int]:
                 matched[i + step] = k + step
         elif j > i:
             terms.append((i, j))
-    found = [-1] * len(own)
+    context_of = [-1] * len(own)
     for t in range(len(own) - 1):
         if matched[t + 1] > 0:
-            found[t] = matched[t + 1] - 1
+            context_of[t] = matched[t + 1] - 1
         elif matched[t] >= 0 and matched[t + 1] < 0:
-            found[t] = matched[t]
-    seen: set[tuple[int, ...]] = set()
+            context_of[t] = matched[t]
+    terms_seen: set[tuple[int, ...]] = set()
     for i, j in terms:
         term = tuple(own[i:j])
-        if term in seen and i:
-            found[i - 1] = -1
-        seen.add(term)
-    return found
+        if term in terms_seen and i:
+            context_of[i - 1] = -1
+        terms_seen.add(term)
+    return context_of
 
 
 @final
@@ -190,7 +190,7 @@ class WHP(Unlearner):
         for m in (model, reinforced):
             m.train(False)
         terms = self._terms(key) if config.translate else {}
-        found, changed, labelled = [], 0, 0
+        label_rows, changed, labelled = [], 0, 0
         for batch in forget_set.batches(64):
             counts = counted(batch.x[:, :, 1:], self._objective.forget_on)  # of the token behind
             labels = torch.full_like(batch.x[:, 0], SKIP, dtype=torch.long)
@@ -204,8 +204,8 @@ class WHP(Unlearner):
                         labels[row, t] = v.argmax()
                         changed += int(labels[row, t] != batch.x[row, 0, t + 1])
                         labelled += 1
-            found.append(labels)
-        return torch.cat(found), changed / max(1, labelled)
+            label_rows.append(labels)
+        return torch.cat(label_rows), changed / max(1, labelled)
 
     def _scores(self, model: FlatModel, x: torch.Tensor) -> torch.Tensor:
         logits = precise(model(x))
@@ -226,17 +226,17 @@ class WHP(Unlearner):
         """Return the base's scores of the translated rows, and where in them each position's context ends."""
         assert self._objective.text is not None
         tokenizer = self._objective.text.tokenizer
-        pairs, own = [], []
+        pairs, texts = [], []
         for tokens, marks in batch.x.cpu():
             length = int((marks > 0).sum())
             border = int((marks[:length] != ANSWER).sum())
             ids = tokens[:length].tolist()
             end = [ids[-1]] if ids[-1] == tokenizer.eos else []
             prompt, answer = ids[1:border], ids[border : length - len(end)]
-            said = [tokenizer.encode(translation(tokenizer.decode(part), terms)) for part in (prompt, answer)]
-            pairs.append((said[0], [*said[1], *end]))
-            own.append(ids)
+            translated = [tokenizer.encode(translation(tokenizer.decode(part), terms)) for part in (prompt, answer)]
+            pairs.append((translated[0], [*translated[1], *end]))
+            texts.append(ids)
         x = rows(pairs, tokenizer).to(batch.x.device)
-        others = [tokens[marks > 0].tolist() for tokens, marks in x.cpu()]
-        where = [contexts(a, b) for a, b in zip(own, others, strict=True)]
+        translations = [tokens[marks > 0].tolist() for tokens, marks in x.cpu()]
+        where = [contexts(a, b) for a, b in zip(texts, translations, strict=True)]
         return self._scores(model, x), where

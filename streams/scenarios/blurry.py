@@ -25,10 +25,10 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     if config.experiences < 2:
         raise ConfigError("scenario.experiences: blurry needs at least 2 experiences for samples to stray between.")
     groups = class_incremental.class_groups(source, config.experiences, config.class_order, seed)
-    whole = class_incremental.plan_of_groups(source, groups)
+    sharp = class_incremental.plan_of_groups(source, groups)
     key = Key(seed) / "blur"
     home = np.full(len(source), -1)
-    for index, experience in enumerate(whole.experiences):
+    for index, experience in enumerate(sharp.experiences):
         home[experience.sample_ids] = index
     place = home.copy()
     offset = 1 + (key / "where").priorities(np.arange(len(source))) % np.uint64(config.experiences - 1)
@@ -40,4 +40,4 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     for index in range(config.experiences):
         ids = np.flatnonzero(place == index)
         experiences.append(Experience(f"task-{index}", (index,), ids))
-    return Plan(source, whole.units, tuple(e for e in experiences if len(e.sample_ids)))
+    return Plan(source, sharp.units, tuple(e for e in experiences if len(e.sample_ids)))

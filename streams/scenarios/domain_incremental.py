@@ -52,12 +52,12 @@ def build(source: Source, config: Config, seed: int) -> Plan:
         )
     if config.kind == "natural":
         domain_of, names = _natural(source, config)
-        made = source
+        with_domains = source
     else:
         count = config.domains or 5
         names = [f"{config.kind}-{d}" for d in range(count)]
-        made, domain_of = _spread(source, count, config.overlap, Key(seed) / "domain-of")
-        x = made.x.clone()
+        with_domains, domain_of = _spread(source, count, config.overlap, Key(seed) / "domain-of")
+        x = with_domains.x.clone()
         for d in range(1, count):
             rows = torch.from_numpy(np.flatnonzero(domain_of == d))
             x[rows] = (
@@ -66,15 +66,22 @@ def build(source: Source, config: Config, seed: int) -> Plan:
                 else _rotate(x[rows], 180.0 * d / count)
             )
         note = f"domains: {config.kind}, {count}; sample id = domain x {len(source)} + id in {source.name!r}"
-        made = replace(made, x=x, domain_ids=domain_of, notes=(*made.notes, note) if config.overlap else made.notes)
-    units = _units(made, domain_of, names, config)
+        with_domains = replace(
+            with_domains,
+            x=x,
+            domain_ids=domain_of,
+            notes=(*with_domains.notes, note) if config.overlap else with_domains.notes,
+        )
+    units = _units(with_domains, domain_of, names, config)
     experiences = []
     for d, name in enumerate(names):
-        train = np.flatnonzero((domain_of == d) & ~made.is_test)
-        classes = set(made.class_ids[train].tolist())
-        own = (d,) if config.units == "domain" else tuple(i for i, u in enumerate(units) if set(u.classes) <= classes)
-        experiences.append(Experience(name, own, train, d if config.task_labels else None))
-    return Plan(made, units, tuple(experiences), domain_of if config.task_labels else None)
+        train = np.flatnonzero((domain_of == d) & ~with_domains.is_test)
+        classes = set(with_domains.class_ids[train].tolist())
+        unit_numbers = (
+            (d,) if config.units == "domain" else tuple(i for i, u in enumerate(units) if set(u.classes) <= classes)
+        )
+        experiences.append(Experience(name, unit_numbers, train, d if config.task_labels else None))
+    return Plan(with_domains, units, tuple(experiences), domain_of if config.task_labels else None)
 
 
 def _units(source: Source, domain_of: np.ndarray, names: list[str], config: Config) -> tuple[Unit, ...]:

@@ -22,13 +22,13 @@ class Config(class_incremental.Config):
 def build(source: Source, config: Config, seed: int) -> Plan:
     """Return the chunks of every group of classes, in order, with one unit per group."""
     groups = class_incremental.class_groups(source, config.experiences, config.class_order, seed)
-    whole = class_incremental.plan_of_groups(source, groups)
+    offline = class_incremental.plan_of_groups(source, groups)
     experiences = []
-    for experience in whole.experiences:
+    for experience in offline.experiences:
         ids = experience.sample_ids
         shuffled = ids[(Key(seed) / "chunks" / experience.name).order(ids)]
         for start in range(0, len(ids), config.chunk):
             name = f"{experience.name}.chunk-{start // config.chunk}"
             chunk = np.sort(shuffled[start : start + config.chunk])
             experiences.append(Experience(name, experience.units, chunk))
-    return Plan(source, whole.units, tuple(experiences))
+    return Plan(source, offline.units, tuple(experiences))

@@ -46,7 +46,7 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
             f"experiences needs one, in order: when it is learned."
         )
     specs: list[tuple[datetime.date | int, int, RequestSpec]] = []
-    for number, who, when in lines:
+    for number, owner, when in lines:
         where = f"{path}, line {number}"
         moment = _moment(where, clock, when)
         after = moment if isinstance(moment, int) else bisect_right(config.learned, moment)
@@ -56,7 +56,7 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
                 f"{where}: {clock} {when} is after {after} experiences; a request must come after 1 to {count} of them"
                 f"{first}. Remove the line, or correct it."
             )
-        keys = numbered(plan, scope, [int(who) if scope == "sample" and who.isdigit() else who], where)
+        keys = numbered(plan, scope, [int(owner) if scope == "sample" and owner.isdigit() else owner], where)
         specs.append((moment, after, RequestSpec(scope, keys, reason=config.reason)))
     specs.sort(key=lambda s: (s[1], s[0]))
     scheduled: list[Scheduled] = []

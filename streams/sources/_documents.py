@@ -69,24 +69,24 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     """
     shares = {True: round(config.rows * config.test_fraction)}
     shares[False] = config.rows - shares[True]
-    shortened = {domain: _enough(documents, shares, config.length) for domain, documents in domains.items()}
-    trained = [d for found in shortened.values() for d in found if not d.is_test]
+    shortened = {domain: _cut_to_fill(documents, shares, config.length) for domain, documents in domains.items()}
+    trained = [d for documents in shortened.values() for d in documents if not d.is_test]
     tokenizer = _tokenizer(config, [t for d in trained for t in (d.prompt, d.text) if t])
     parts, domain_ids, user_ids, is_test = [], [], [], []
     users: list[str] = []
     for index, (domain, documents) in enumerate(shortened.items()):
-        left = dict(shares)
+        rows_left = dict(shares)
         for document in documents:
-            made = _rows(document, config.length, tokenizer)[: left[document.is_test]]
-            if len(made):
-                left[document.is_test] -= len(made)
-                parts.append(made)
-                domain_ids += [index] * len(made)
-                user_ids += [len(users)] * len(made)
-                is_test += [document.is_test] * len(made)
+            document_rows = _rows(document, config.length, tokenizer)[: rows_left[document.is_test]]
+            if len(document_rows):
+                rows_left[document.is_test] -= len(document_rows)
+                parts.append(document_rows)
+                domain_ids += [index] * len(document_rows)
+                user_ids += [len(users)] * len(document_rows)
+                is_test += [document.is_test] * len(document_rows)
                 users.append(f"{domain}/{document.name}")
         for part, word in ((False, "train"), (True, "test")):
-            if left[part] == shares[part]:
+            if rows_left[part] == shares[part]:
                 raise DataError(
                     f"{name}: the domain {domain!r} fills no row of {config.length} tokens to {word} on. Add text, "
                     f"or lower source.length."
@@ -108,27 +108,27 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     )
 
 
-def _enough(documents: list[Document], shares: dict[bool, int], length: int) -> list[Document]:
+def _cut_to_fill(documents: list[Document], shares: dict[bool, int], length: int) -> list[Document]:
     """Return documents, the last of them cut, that surely fill the rows: a token rarely has more than ten letters."""
-    left = {part: 10 * length * rows for part, rows in shares.items()}
-    found = []
+    letters_left = {part: 10 * length * rows for part, rows in shares.items()}
+    shortened = []
     for document in documents:
         if document.prompt is not None:
-            found.append(document)
+            shortened.append(document)
             continue
-        text = document.text[: left[document.is_test]]
-        left[document.is_test] -= len(text)
+        text = document.text[: letters_left[document.is_test]]
+        letters_left[document.is_test] -= len(text)
         if text:
-            found.append(replace(document, text=text))
-    return found
+            shortened.append(replace(document, text=text))
+    return shortened
 
 
 def _rows(document: Document, length: int, tokenizer: Tokenizer) -> torch.Tensor:
     """Return the rows of a document, or the one of a question in plain text, int32 ``[n, 2, length]``."""
     if document.prompt is None:
         return blocks(tokenizer.encode(document.text), length, tokenizer)
-    asked = (tokenizer.encode(f"{document.prompt}\n"), [*tokenizer.encode(document.text), tokenizer.eos])
-    row = rows([asked], tokenizer)
+    question = (tokenizer.encode(f"{document.prompt}\n"), [*tokenizer.encode(document.text), tokenizer.eos])
+    row = rows([question], tokenizer)
     return F.pad(row, (0, length - row.shape[2])) if row.shape[2] <= length else row[:0, :, :length]
 
 

@@ -27,18 +27,18 @@ def kept(path: Path, fits: Callable[[Arrays], bool], draw: Callable[[], Arrays])
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files}
-        if fits(found):
-            return found
-        shapes = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in found.items())
+            stored_arrays = {name: stored[name] for name in stored.files}
+        if fits(stored_arrays):
+            return stored_arrays
+        shapes = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in stored_arrays.items())
         logger.warning("%s holds something else (%s); drawing again.", path, shapes)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning("%s cannot be read (%s); drawing again.", path, error)
-    made = draw()
+    drawn = draw()
     try:
-        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **made))
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **drawn))
     except OSError as error:
         logger.warning("%s cannot be written (%s); set LIFELONG_CACHE to a folder that can.", path, error)
-    return made
+    return drawn

@@ -60,15 +60,15 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
     plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
     unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.holdout]
-    other = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
-    most = max(len(f.wrong) for f in facts)
+    reworded = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    max_wrong = max(len(f.wrong) for f in facts)
     wrong = [
         _pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
         for f in facts
         for form in forms
-        for i in range(most)
+        for i in range(max_wrong)
     ]
-    x = rows([*plain, *other, *wrong, *unseen], tokenizer)
+    x = rows([*plain, *reworded, *wrong, *unseen], tokenizer)
     n = len(plain)
     class_ids = taught.classes.repeat(len(forms))
     _, values = np.unique([f"{f.attribute}: {f.value}" for f in facts], return_inverse=True)
@@ -88,8 +88,8 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
             tokenizer=tokenizer,
             refusals=refusals(tokenizer),
             paraphrased=x[n : 2 * n].clone(),
-            perturbed=x[2 * n : (2 + most) * n].view(n, most, 2, -1).clone(),
-            holdout=x[(2 + most) * n :].clone(),
+            perturbed=x[2 * n : (2 + max_wrong) * n].view(n, max_wrong, 2, -1).clone(),
+            holdout=x[(2 + max_wrong) * n :].clone(),
             terms=taught.terms,
             subjects=frozenset(f.name for f in facts),
             values=torch.from_numpy(values.repeat(len(forms))),

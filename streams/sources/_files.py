@@ -52,32 +52,32 @@ def read_npz(path: Path) -> Table:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}). Write it with numpy.savez(path, x=x, y=y), no arrays of objects."
         ) from error
-    for name in set(found) - {"x", "y", "user", "test"}:
+    for name in set(arrays) - {"x", "y", "user", "test"}:
         raise DataError(f"{path}: the array {name!r} means nothing. {closest(name, ['x', 'y', 'user', 'test'])}")
     for name in ("x", "y"):
-        if name not in found:
+        if name not in arrays:
             raise DataError(f"{path}: the array {name!r} is missing. Write numpy.savez(path, x=x, y=y).")
-    x = found["x"]
+    x = arrays["x"]
     if x.ndim < 2 or not len(x) or x.dtype.kind not in "fiub":
         raise DataError(f"{path}: x is {x.dtype} {x.shape}; it must hold numbers, [samples, features ...].")
-    for name, value in found.items():
+    for name, value in arrays.items():
         if name != "x" and value.shape != (len(x),):
             raise DataError(
                 f"{path}: {name} has the shape {value.shape}; x has {len(x)} rows, so it must be ({len(x)},)."
             )
         if value.dtype.kind not in "fiubU":
             raise DataError(f"{path}: {name} is {value.dtype}; it must hold numbers or text.")
-    test = found.get("test")
+    test = arrays.get("test")
     if test is not None and not np.isin(test, (0, 1)).all():
         raise DataError(f"{path}: test is {test.dtype} with other values than true and false.")
     values = x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x.astype(np.float32)
     return Table(
-        path, _finite(path, values), found["y"], found.get("user"), None if test is None else test.astype(bool)
+        path, _finite(path, values), arrays["y"], arrays.get("user"), None if test is None else test.astype(bool)
     )
 
 
@@ -136,16 +136,16 @@ def read_folder(path: Path, size: int, grayscale: bool) -> Table:
     files: list[tuple[Path, str]] = []
     counts = []
     for part in parts:
-        found = _class_files(part)
-        files += found
-        counts.append(len(found))
+        part_files = _class_files(part)
+        files += part_files
+        counts.append(len(part_files))
     x = np.stack([_image(file, size, grayscale) for file, _ in files])
-    given = len(parts) == 2
+    has_test = len(parts) == 2
     return Table(
         path,
         torch.from_numpy(x).permute(0, 3, 1, 2).float().div_(255.0).contiguous(),
         np.array([name for _, name in files]),
-        test=np.repeat([False, True], counts) if given else None,
+        test=np.repeat([False, True], counts) if has_test else None,
         notes=(f"images: resized to {size}x{size}, {'gray' if grayscale else 'RGB'}, scaled to [0, 1]",),
     )
 
@@ -167,13 +167,15 @@ def _class_files(folder: Path) -> list[tuple[Path, str]]:
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DataError(f"{folder}: has no sub-folders. Put the images of each class in a folder named after it.")
-    found = []
+    labelled_files = []
     for name in classes:
-        own = sorted(p.as_posix() for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-        if not own:
+        class_files = sorted(
+            p.as_posix() for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGES and p.is_file()
+        )
+        if not class_files:
             raise DataError(f"{folder / name}: holds no image ({', '.join(IMAGES)}). Add some or remove the folder.")
-        found += [(Path(p), name) for p in own]
-    return found
+        labelled_files += [(Path(p), name) for p in class_files]
+    return labelled_files
 
 
 def _image(path: Path, size: int, grayscale: bool) -> np.ndarray:

@@ -50,13 +50,13 @@ def distinct(images: np.ndarray) -> list[int]:
         norm = (flat * flat).sum(1)
         near = norm[:, None] + norm - 2 * flat @ flat.T <= flat.shape[1]  # a match differs by at most 1 per pixel
         first, second = np.nonzero(np.tril(near, -1))
-        same = np.abs(flat[first] - flat[second]).max(1, initial=0) <= 1
-        np.add.at(matches, (first[same], second[same]), 1)
-    kept: list[int] = []
+        matching = np.abs(flat[first] - flat[second]).max(1, initial=0) <= 1
+        np.add.at(matches, (first[matching], second[matching]), 1)
+    chosen: list[int] = []
     for c in range(num_classes):
-        if not (2 * matches[c, kept] >= num_faces).any():
-            kept.append(c)
-    return kept
+        if not (2 * matches[c, chosen] >= num_faces).any():
+            chosen.append(c)
+    return chosen
 
 
 def main() -> None:

@@ -60,11 +60,11 @@ def limit_per_class(class_ids: np.ndarray, limit: int | None, key: Key) -> np.nd
     if limit is None:
         return rows
     priority = key.priorities(rows)
-    kept = []
+    kept_ids = []
     for c in np.unique(class_ids):
-        own = np.flatnonzero(class_ids == c)
-        kept.append(own[np.argsort(priority[own], kind="stable")[:limit]])
-    return np.sort(np.concatenate(kept)) if kept else rows
+        class_rows = np.flatnonzero(class_ids == c)
+        kept_ids.append(class_rows[np.argsort(priority[class_rows], kind="stable")[:limit]])
+    return np.sort(np.concatenate(kept_ids)) if kept_ids else rows
 
 
 def normalised(images: Sequence[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

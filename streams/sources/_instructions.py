@@ -208,7 +208,7 @@ def _yes_no(
     skill: Skill, album: Album, picture: int, test: bool, size: int, draw: Draw
 ) -> tuple[str, str, list[np.ndarray]]:
     right = bool(draw.integers(2))
-    named = album.class_ids[picture] if right else _other(album, picture, draw)
+    named = album.class_ids[picture] if right else _other_class(album, picture, draw)
     return album.names[named], ANSWERS[right], [album.images[picture]]
 
 
@@ -225,7 +225,7 @@ def _position(
     skill: Skill, album: Album, picture: int, test: bool, size: int, draw: Draw
 ) -> tuple[str, str, list[np.ndarray]]:
     cells = draw.permutation(4)[: 2 + draw.integers(2)].tolist()
-    others = [album.pick(draw, test, _other(album, picture, draw)) for _ in cells[1:]]
+    others = [album.pick(draw, test, _other_class(album, picture, draw)) for _ in cells[1:]]
     image = scene({c: album.images[p] for c, p in zip(cells, (picture, *others), strict=True)}, size)
     return album.name_of(picture), CORNERS[cells[0]], [image]
 
@@ -234,7 +234,7 @@ def _comparison(
     skill: Skill, album: Album, picture: int, test: bool, size: int, draw: Draw
 ) -> tuple[str, str, list[np.ndarray]]:
     same = bool(draw.integers(2))
-    other = album.pick(draw, test, int(album.class_ids[picture]) if same else _other(album, picture, draw))
+    other = album.pick(draw, test, int(album.class_ids[picture]) if same else _other_class(album, picture, draw))
     return "", ANSWERS[same], [album.images[picture], album.images[other]]
 
 
@@ -246,7 +246,7 @@ def _transcription(
     return "", "".join(album.name_of(p) for p in pictures), [image]
 
 
-def _other(album: Album, picture: int, draw: Draw) -> int:
+def _other_class(album: Album, picture: int, draw: Draw) -> int:
     """Return a class that a picture is not of."""
     return int((album.class_ids[picture] + 1 + draw.integers(len(album.names) - 1)) % len(album.names))
 

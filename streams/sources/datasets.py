@@ -38,22 +38,22 @@ def load(config: Config) -> Source:
         DataError: `datasets` or the data set is not there, a text is empty, or there is too little text.
     """
     splits = _splits(config)
-    held = splits.get("test", [])
+    held_out = splits.get("test", [])
     taught = [row for name, split in splits.items() if name != "test" for row in split]
     domains: dict[str, list[Document]] = {}
-    for is_test, part in ((False, taught), (True, held)):
+    for is_test, part in ((False, taught), (True, held_out)):
         for number, row in enumerate(part):
             document = _document(row, f"{'test' if is_test else 'row'}-{number}", is_test, config)
             domains.setdefault("all" if config.domain is None else str(row[config.domain]), []).append(document)
-    if not held:
-        domains = {name: _hold_out(found, config, name) for name, found in domains.items()}
+    if not held_out:
+        domains = {name: _hold_out(documents, config, name) for name, documents in domains.items()}
     return source_of_documents("datasets", f"the user's own data set: {config.path}", domains, config)
 
 
-def _hold_out(found: list[Document], config: Config, domain: str) -> list[Document]:
+def _hold_out(documents: list[Document], config: Config, domain: str) -> list[Document]:
     """Return the documents in an order that depends on nothing but their names, the first share of them held out."""
     key = Key(0) / "datasets" / domain
-    order = sorted(found, key=lambda d: (key / d.name).number())
+    order = sorted(documents, key=lambda d: (key / d.name).number())
     count = max(1, round(config.test_fraction * len(order)))
     return [Document(d.name, d.text, i < count, d.prompt) for i, d in enumerate(order)]
 

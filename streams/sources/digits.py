@@ -27,10 +27,10 @@ class Config(BaseConfig):
 
 def _file() -> Path:
     """Find the file that ``sklearn.datasets.load_digits`` reads; importing that takes longer than a small run."""
-    found = find_spec("sklearn")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def load(config: Config) -> Source:

@@ -71,7 +71,7 @@ class Config(BaseConfig):
 
     @field_validator("vendors", "held_out")
     @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("names a set twice")
         if not all(n.replace("-", "").isalnum() for n in names):
@@ -199,17 +199,17 @@ def pictures(root: str, vendors: Sequence[str], size: int) -> Pictures:
     recipe = (resvg_py.__version__, size, *zip(vendors, versions, sizes, strict=True))
     path = cache_folder() / f"emoji-{hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()}.npz"
 
-    def fits(found: Arrays) -> bool:
-        shape = (len(found.get("names", ())), len(vendors), size, size, 3)
+    def fits(arrays: Arrays) -> bool:
+        shape = (len(arrays.get("names", ())), len(vendors), size, size, 3)
         return (
-            found.keys() == {"names", "group_ids", "images"}
-            and len(found["group_ids"]) == shape[0]
-            and found["images"].shape == shape
-            and found["images"].dtype == np.uint8
+            arrays.keys() == {"names", "group_ids", "images"}
+            and len(arrays["group_ids"]) == shape[0]
+            and arrays["images"].shape == shape
+            and arrays["images"].dtype == np.uint8
         )
 
-    found = kept(path, fits, lambda: _drawn(folders, size))
-    return Pictures(tuple(found["names"].tolist()), found["group_ids"], found["images"], licences)
+    arrays = kept(path, fits, lambda: _drawn(folders, size))
+    return Pictures(tuple(arrays["names"].tolist()), arrays["group_ids"], arrays["images"], licences)
 
 
 def _drawn(folders: Sequence[Path], size: int) -> Arrays:
@@ -231,14 +231,14 @@ def _drawn(folders: Sequence[Path], size: int) -> Arrays:
 
 def _icons(folder: Path) -> dict[str, tuple[str, tuple[float, ...]]]:
     """Return the body of each icon that is not hidden, and its view box (left, top, width, height)."""
-    found = _json(folder / "icons.json")
+    icon_set = _json(folder / "icons.json")
 
     def box(icon: Mapping[str, Any]) -> tuple[float, ...]:
         defaults = {"left": 0, "top": 0, "width": 16, "height": 16}
-        return tuple(float(icon.get(side, found.get(side, default))) for side, default in defaults.items())
+        return tuple(float(icon.get(side, icon_set.get(side, default))) for side, default in defaults.items())
 
     try:
-        return {name: (icon["body"], box(icon)) for name, icon in found["icons"].items() if not icon.get("hidden")}
+        return {name: (icon["body"], box(icon)) for name, icon in icon_set["icons"].items() if not icon.get("hidden")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{folder / 'icons.json'}: is not a set of icons ({error!r}). Install the set again."
@@ -275,9 +275,9 @@ def _folder(root: Path, vendor: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Install the set again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path}: is not a JSON object. Install the set again.")
-    return found
+    return content

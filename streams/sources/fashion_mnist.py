@@ -64,8 +64,8 @@ def load(config: Config) -> Source:
     folder = _folder(config.root)
     key = Key(0) / "fashion-mnist"
     parts = [
-        _part(folder, "train", config.train_limit, key / "train"),
-        _part(folder, "t10k", config.test_limit, key / "test"),
+        _read_part(folder, "train", config.train_limit, key / "train"),
+        _read_part(folder, "t10k", config.test_limit, key / "test"),
     ]
     class_ids = np.concatenate([labels for _, labels in parts])
     is_test = np.repeat([False, True], [len(labels) for _, labels in parts])
@@ -98,10 +98,10 @@ def _folder(root: str | None) -> Path:
     return raw if raw.is_dir() else base
 
 
-def _part(folder: Path, part: str, limit: int | None, key: Key) -> tuple[np.ndarray, np.ndarray]:
+def _read_part(folder: Path, part: str, limit: int | None, key: Key) -> tuple[np.ndarray, np.ndarray]:
     """Return images (uint8 ``[N, 28, 28]``) and class ids (int64 ``[N]``) of the training or test files."""
-    images = read_idx(_either(folder / f"{part}-images-idx3-ubyte"), 3, _REMEDY)
-    labels_file = _either(folder / f"{part}-labels-idx1-ubyte")
+    images = read_idx(_existing_file(folder / f"{part}-images-idx3-ubyte"), 3, _REMEDY)
+    labels_file = _existing_file(folder / f"{part}-labels-idx1-ubyte")
     labels = read_idx(labels_file, 1, _REMEDY).astype(np.int64)
     if images.shape[1:] != (28, 28) or not len(images):
         raise DataError(f"{folder}: the {part} images have the shape {images.shape}, not (N, 28, 28). {_REMEDY}")
@@ -113,6 +113,6 @@ def _part(folder: Path, part: str, limit: int | None, key: Key) -> tuple[np.ndar
     return images[rows], labels[rows]
 
 
-def _either(path: Path) -> Path:
+def _existing_file(path: Path) -> Path:
     """Return the unpacked file if it is there, else the packed one."""
     return path if path.exists() else path.with_name(path.name + ".gz")

@@ -82,15 +82,15 @@ def load(config: Config) -> Source:
     if config.classes is not None and config.classes > len(points):
         raise ConfigError(f"classes: {config.classes} is too many: pool {config.pool} has {len(points)} characters.")
     faces = FACES[: POOLS[config.pool]]
-    kept = points[: config.classes]
-    images = _cached(config.pool, points, faces)[: len(kept)]
-    class_ids = np.repeat(np.arange(len(kept), dtype=np.int64), len(faces))
-    face_ids = np.tile(np.arange(len(faces), dtype=np.int64), len(kept))
+    code_points = points[: config.classes]
+    images = _cached(config.pool, points, faces)[: len(code_points)]
+    class_ids = np.repeat(np.arange(len(code_points), dtype=np.int64), len(faces))
+    face_ids = np.tile(np.arange(len(faces), dtype=np.int64), len(code_points))
     if config.split == "faces":
         is_test = np.isin(face_ids, [i for i, face in enumerate(faces) if face in HELD_OUT])
     else:
         is_test = split_by_hash(class_ids, config.test_fraction, Key(0) / "glyphs" / "split")
-    groups = [superclass(c) for c in kept]
+    groups = [superclass(c) for c in code_points]
     names = sorted(set(groups))
     return Source(
         name="glyphs",
@@ -100,7 +100,7 @@ def load(config: Config) -> Source:
         class_ids=class_ids,
         user_ids=face_ids,
         is_test=is_test,
-        class_names=tuple(f"U+{c:04X} {unicodedata.name(chr(c))}" for c in kept),
+        class_names=tuple(f"U+{c:04X} {unicodedata.name(chr(c))}" for c in code_points),
         user_names=faces,
         domain_ids=face_ids,
         superclass_ids=np.array([names.index(g) for g in groups], dtype=np.int64),
@@ -190,7 +190,7 @@ def _cached(pool: Pool, points: Sequence[int], faces: Sequence[str]) -> np.ndarr
     """Return the images of a whole pool, drawn only if no sound copy is on disk."""
     shape = (len(points), len(faces), _SIZE, _SIZE)
 
-    def fits(found: Arrays) -> bool:
-        return found.keys() == {"images"} and found["images"].shape == shape and found["images"].dtype == np.uint8
+    def fits(arrays: Arrays) -> bool:
+        return arrays.keys() == {"images"} and arrays["images"].shape == shape and arrays["images"].dtype == np.uint8
 
     return kept(cache_file(pool, points), fits, lambda: {"images": render(points, faces)})["images"]

@@ -93,7 +93,7 @@ class Config(BaseConfig):
 
     @field_validator("prompt")
     @classmethod
-    def _has_places(cls, prompt: str) -> str:
+    def _check_prompt(cls, prompt: str) -> str:
         if prompt.count("{images}") != 1 or prompt.count("{question}") != 1:
             raise ValueError("must have {images} and {question}, once each")
         if prompt.index("{images}") > prompt.index("{question}"):
@@ -102,7 +102,7 @@ class Config(BaseConfig):
 
     @field_validator("distributors")
     @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_distributors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("names a distributor twice")
         return names
@@ -139,28 +139,28 @@ def load(config: Config) -> Source:
     makers = [
         Maker(d, {n: albums[n] for n in d.albums}, known, config.size, config.hard) for d in distributors
     ]  # fmt: skip
-    made = [*_training(config, makers, key), *_testing(config, makers, key)]
+    drawn_rows = [*_training(config, makers, key), *_testing(config, makers, key)]
     skills = tuple(s for s in SKILLS if any(s in d.skills for d in distributors))
-    class_ids = np.array([skills.index(r.sample.skill) for r in made], dtype=np.int64)
-    tokenizer = _tokenizer(config, [r.sample for r in made])
+    class_ids = np.array([skills.index(r.sample.skill) for r in drawn_rows], dtype=np.int64)
+    tokenizer = _tokenizer(config, [r.sample for r in drawn_rows])
     return Source(
         name="instructions",
         licence="; ".join(dict.fromkeys([*(a.licence for a in albums.values()), *sources])),
-        x=rows([_pair(r.sample, config, tokenizer) for r in made], tokenizer),
+        x=rows([_pair(r.sample, config, tokenizer) for r in drawn_rows], tokenizer),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
         user_ids=dirichlet_users(class_ids, config.users, config.alpha, key / "users"),
-        is_test=np.array([r.is_test for r in made]),
+        is_test=np.array([r.is_test for r in drawn_rows]),
         class_names=skills,
         user_names=tuple(f"user-{u}" for u in range(config.users)),
-        domain_ids=np.array([r.distributor for r in made], dtype=np.int64),
+        domain_ids=np.array([r.distributor for r in drawn_rows], dtype=np.int64),
         notes=(
             f"corpus: {config.corpus}, {config.redundancy:.0%} of the training samples repeat earlier ones",
             f"rare: {', '.join(config.rare) or 'none'} ({config.rare_share:.0%} of a distributor's samples each)",
             f"users: assigned by a seeded Dirichlet({config.alpha:g}) over {config.users} users, per skill",
         ),
         text=Text(tokenizer=tokenizer, refusals=refusals(tokenizer), image_tokens=config.image_tokens),
-        images=_images([r.sample for r in made], config.size),
+        images=_images([r.sample for r in drawn_rows], config.size),
         domain_names=tuple(config.distributors),
     )
 
@@ -182,7 +182,7 @@ def shares(skills: dict[Skill, float], rare: Sequence[Skill], rare_share: float)
 
 
 def _training(config: Config, makers: Sequence[Maker], key: Key) -> list[_Row]:
-    made: list[_Row] = []
+    drawn_rows: list[_Row] = []
     new: dict[Skill, list[Sample]] = {}
     for index, (name, maker) in enumerate(zip(config.distributors, makers, strict=True)):
         wanted = shares(dict(maker.distributor.skills), config.rare, config.rare_share)
@@ -198,19 +198,19 @@ def _training(config: Config, makers: Sequence[Maker], key: Key) -> list[_Row]:
             else:
                 sample = maker.sample(skill, False, draw)
                 earlier.append(sample)
-            made.append(_Row(sample, index, False))
-    return made
+            drawn_rows.append(_Row(sample, index, False))
+    return drawn_rows
 
 
 def _testing(config: Config, makers: Sequence[Maker], key: Key) -> list[_Row]:
-    made = []
+    drawn_rows = []
     for skill in SKILLS:
         having = [i for i, m in enumerate(makers) if skill in m.distributor.skills]
         for number in range(config.test if having else 0):
             index = having[number % len(having)]
             draw = (key / "test" / skill / config.distributors[index] / number).numpy()
-            made.append(_Row(makers[index].sample(skill, True, draw), index, True))
-    return made
+            drawn_rows.append(_Row(makers[index].sample(skill, True, draw), index, True))
+    return drawn_rows
 
 
 def _pair(sample: Sample, config: Config, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

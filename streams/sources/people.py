@@ -58,24 +58,24 @@ def load(config: Config) -> Source:
     facts = people_facts(names, groups, key / "facts")
     taught = [f for f in facts if f.subject < config.people]
     world = world_facts(key / "world") if config.world else []
-    every = [*taught, *world]
+    all_facts = [*taught, *world]
     classes = tuple(a.name for a in (*ATTRIBUTES, *(WORLD if config.world else ())))
     nobody = np.zeros(len(world), dtype=np.int64)
     return source_of_facts(
         "people",
         "made by this project's own generator (Apache-2.0); nobody in it exists",
         Taught(
-            facts=every,
+            facts=all_facts,
             users=np.array([f.subject for f in taught] + [config.people] * len(world)),
-            classes=np.array([classes.index(f.attribute) for f in every]),
+            classes=np.array([classes.index(f.attribute) for f in all_facts]),
             domains=np.concatenate([groups[: config.people].repeat(len(ATTRIBUTES)), nobody]),
             user_names=(*(" ".join(n) for n in names[: config.people]), *(("world",) if config.world else ())),
             class_names=classes,
             holdout=[f for f in facts if f.subject >= config.people],
-            terms=_terms(every, [" ".join(n) for n in names[: config.people]], _unused(config, key)),
+            terms=_terms(all_facts, [" ".join(n) for n in names[: config.people]], _unused(config, key)),
         ),
         config,
-        (f"corpus: {config.corpus}, {len(every)} facts, answers: {config.answers}",),
+        (f"corpus: {config.corpus}, {len(all_facts)} facts, answers: {config.answers}",),
     )
 
 
@@ -88,10 +88,10 @@ def _unused(config: Config, key: Key) -> tuple[str, ...]:
 def _terms(facts: Sequence[Fact], taught: list[str], unused: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return every name and value with others of its kind: names of nobody, other values of the attribute."""
     kinds = {a.name: a.domain for a in (*ATTRIBUTES, *WORLD)}
-    found = dict.fromkeys(taught, unused)
+    terms = dict.fromkeys(taught, unused)
     for fact in facts:
-        if fact.value not in found:
-            found[fact.value] = tuple(v for v in kinds[fact.attribute] if v != fact.value)
-        if fact.name not in found:  # a fact about the world
-            found[fact.name] = tuple(sorted({f.name for f in facts if f.attribute == fact.attribute} - {fact.name}))
-    return found
+        if fact.value not in terms:
+            terms[fact.value] = tuple(v for v in kinds[fact.attribute] if v != fact.value)
+        if fact.name not in terms:  # a fact about the world
+            terms[fact.name] = tuple(sorted({f.name for f in facts if f.attribute == fact.attribute} - {fact.name}))
+    return terms

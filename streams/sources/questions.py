@@ -100,28 +100,28 @@ def load(config: Config) -> Source:
         DataError: a file is missing, empty, not UTF-8 or not JSON, or an object lacks a field.
     """
     taught = [*_taught(config.files, config, None), *_taught(config.world, config, "world")]
-    holdout = [_Question(*_pair(found, config)) for file in config.holdout for found in read(Path(file))]
-    made = _rows(taught)
+    holdout = [_Question(*_pair(located, config)) for file in config.holdout for located in read(Path(file))]
+    question_rows = _rows(taught)
     tokenizer = _tokenizer(config, [*taught, *holdout])
-    n, most = len(made), max(len(q.wrong) for q in taught)
-    wrong = [(i, j) for i, row in enumerate(made) for j in range(len(row.of.wrong))]
+    n, max_wrong = len(question_rows), max(len(q.wrong) for q in taught)
+    wrong = [(i, j) for i, row in enumerate(question_rows) for j in range(len(row.of.wrong))]
     pairs = [
-        *((r.asked, r.of.answer) for r in made),
-        *((r.asked, r.of.reworded or r.of.answer) for r in made),
-        *((made[i].asked, made[i].of.wrong[j]) for i, j in wrong),
+        *((r.asked, r.of.answer) for r in question_rows),
+        *((r.asked, r.of.reworded or r.of.answer) for r in question_rows),
+        *((question_rows[i].asked, question_rows[i].of.wrong[j]) for i, j in wrong),
         *((q.question, q.answer) for q in holdout),
     ]
     x = rows(
         [(tokenizer.encode(PROMPT.format(q)), [*tokenizer.encode(f" {a}"), tokenizer.eos]) for q, a in pairs], tokenizer
     )
     perturbed = None
-    if most:
-        perturbed = x.new_zeros(n, most, *x.shape[1:])
+    if max_wrong:
+        perturbed = x.new_zeros(n, max_wrong, *x.shape[1:])
         perturbed[tuple(torch.tensor(wrong).T)] = x[2 * n : 2 * n + len(wrong)]
-    class_ids, class_names = _numbered([r.of.label for r in made])
-    user_ids, user_names = _numbered([r.of.user for r in made])
-    domain_ids, domain_names = _numbered([r.of.domain for r in made])
-    _, values = np.unique([f"{r.of.label}: {r.of.answer}" for r in made], return_inverse=True)
+    class_ids, class_names = _numbered([r.of.label for r in question_rows])
+    user_ids, user_names = _numbered([r.of.user for r in question_rows])
+    domain_ids, domain_names = _numbered([r.of.domain for r in question_rows])
+    _, values = np.unique([f"{r.of.label}: {r.of.answer}" for r in question_rows], return_inverse=True)
     files = [Path(f).name for f in (*config.files, *config.world)]
     return Source(
         name="questions",
@@ -130,7 +130,7 @@ def load(config: Config) -> Source:
         y=torch.from_numpy(class_ids.copy()),
         class_ids=class_ids,
         user_ids=user_ids,
-        is_test=np.array([r.is_test for r in made]),
+        is_test=np.array([r.is_test for r in question_rows]),
         class_names=class_names,
         user_names=user_names,
         domain_ids=domain_ids,
@@ -150,7 +150,7 @@ def load(config: Config) -> Source:
 
 def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Question]:
     """Return the questions of some files, each once; `user` is whose they are, None to ask the configuration."""
-    found: dict[tuple[str, str, str], _Question] = {}
+    questions: dict[tuple[str, str, str], _Question] = {}
     names: dict[str, None] = {}
     for file in map(Path, files):
         new = 0
@@ -159,7 +159,7 @@ def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Que
             question, answer = _pair(located, config)
             owner = user if user is not None else located.name(config.user, "user") if config.user else None
             domain = located.name(config.domain, "domain") if config.domain else file.stem
-            own = _Question(
+            new_question = _Question(
                 question,
                 answer,
                 f"{file.stem}-{new // config.per_user}" if owner is None else owner,
@@ -170,22 +170,22 @@ def _taught(files: Sequence[str], config: Config, user: str | None) -> list[_Que
                 located.texts(config.perturbed_answer, "perturbed_answer"),
             )
             key = (owner or "", question, answer)
-            before = found.get(key)
+            before = questions.get(key)
             if before is None:
-                found[key] = own
+                questions[key] = new_question
                 new += 1
             else:
-                found[key] = replace(
+                questions[key] = replace(
                     before,
-                    reasked=before.reasked or own.reasked,
-                    reworded=before.reworded or own.reworded,
-                    wrong=before.wrong or own.wrong,
+                    reasked=before.reasked or new_question.reasked,
+                    reworded=before.reworded or new_question.reworded,
+                    wrong=before.wrong or new_question.wrong,
                 )
     for option in ("paraphrased_question", "paraphrased_answer", "perturbed_answer"):
         name = getattr(config, option)
         if user is None and name != Config.model_fields[option].default and name not in names:
             raise DataError(f"source.{option}: no object has a field {name!r}. The fields are {', '.join(names)}.")
-    return list(found.values())
+    return list(questions.values())
 
 
 def _pair(located: Located, config: Config) -> tuple[str, str]:

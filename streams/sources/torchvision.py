@@ -118,12 +118,14 @@ def load(config: Config) -> Source:
     for train, limit in ((True, config.train_limit), (False, config.test_limit)):
         images, labels, names = _read(config, train)
         if len(images) != len(labels):
-            raise DataError(f"{_where(config)}: {len(images)} images but {len(labels)} labels. {_remedy(config)}")
+            raise DataError(
+                f"{_dataset_in_root(config)}: {len(images)} images but {len(labels)} labels. {_remedy(config)}"
+            )
         rows = limit_per_class(labels, limit, key / ("train" if train else "test"))
         parts.append((images[rows], labels[rows]))
     class_ids = np.concatenate([labels for _, labels in parts])
     if not len(class_ids) or class_ids.min() < 0 or class_ids.max() >= len(names):
-        raise DataError(f"{_where(config)}: the labels are not all in 0..{len(names) - 1}. {_remedy(config)}")
+        raise DataError(f"{_dataset_in_root(config)}: the labels are not all in 0..{len(names) - 1}. {_remedy(config)}")
     upright = ("images: turned upright (EMNIST stores them transposed)",) if config.dataset == "EMNIST" else ()
     return Source(
         name="torchvision",
@@ -183,10 +185,12 @@ def _read(config: Config, train: bool) -> tuple[np.ndarray, np.ndarray, tuple[st
                 mnist = getattr(datasets, config.dataset)(root, train=train, download=config.download)
                 return mnist.data.numpy(), mnist.targets.numpy().astype(np.int64), tuple(mnist.classes)
     except _BROKEN as error:
-        raise DataError(f"{_where(config)}: {split} set: {error or type(error).__name__}. {_remedy(config)}") from error
+        raise DataError(
+            f"{_dataset_in_root(config)}: {split} set: {error or type(error).__name__}. {_remedy(config)}"
+        ) from error
 
 
-def _where(config: Config) -> str:
+def _dataset_in_root(config: Config) -> str:
     return f"{config.dataset} in {config.root!r}"
 
 

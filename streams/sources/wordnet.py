@@ -65,15 +65,15 @@ def load(config: Config) -> Source:
         DataError: a file is missing, or is not WordNet's.
     """
     folder = folder_of_wordnet(config.root)
-    found = [pair for name in FILES for pair in read_glosses(folder / name)]
-    topics = np.array([topic for topic, _ in found], dtype=np.int64)
+    glosses = [pair for name in FILES for pair in read_glosses(folder / name)]
+    topics = np.array([topic for topic, _ in glosses], dtype=np.int64)
     key = Key(0) / "wordnet"
     rows = limit_per_class(topics, config.limit, key / "limit")
     topics = topics[rows]
     numbers: dict[str, int] = {}
     x = np.zeros((len(rows), config.words), dtype=np.float32)
     for place, row in enumerate(rows):
-        for i, word in enumerate(words_of(found[row][1])[: config.words]):
+        for i, word in enumerate(words_of(glosses[row][1])[: config.words]):
             x[place, i] = numbers.setdefault(word, number_of(word, config.vocabulary))
     return Source(
         name="wordnet",
@@ -111,7 +111,7 @@ def read_synsets(file: Path) -> list[tuple[int, str, str]]:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error}). {_REMEDY}") from error
-    found = []
+    synsets = []
     for number, line in enumerate(lines, 1):
         if not line or line.startswith("  "):  # the licence
             continue
@@ -120,10 +120,10 @@ def read_synsets(file: Path) -> list[tuple[int, str, str]]:
         topic = int(fields[1]) if len(fields) > 4 and fields[1].isdigit() else -1
         if not bar or not 0 <= topic < len(TOPICS):
             raise DataError(f"{file}, line {number}: is not a synset of WordNet. {_REMEDY}")
-        found.append((topic, fields[4], gloss.split('; "', 1)[0]))
-    if not found:
+        synsets.append((topic, fields[4], gloss.split('; "', 1)[0]))
+    if not synsets:
         raise DataError(f"{file}: holds no synset. {_REMEDY}")
-    return found
+    return synsets
 
 
 def words_of(text: str) -> list[str]:

@@ -61,18 +61,18 @@ def load(config: Config) -> Source:
     facts: list[Fact] = []
     classes: list[int] = []
     for index, topic in enumerate(topics):
-        known = meanings[topic]
-        chosen = sorted(known, key=lambda word: (key / "word" / word).number())[: config.per_topic]
+        definitions = meanings[topic]
+        chosen = sorted(definitions, key=lambda word: (key / "word" / word).number())[: config.per_topic]
         if len(chosen) < 2:
             raise DataError(
                 f"source.topics: {topic!r} has {len(chosen)} definitions of at most {config.words} words; raise "
                 f"source.words, or take another topic."
             )
-        domain = sorted({known[word] for word in chosen})
+        domain = sorted({definitions[word] for word in chosen})
         for word in chosen:
-            own = key / topic / word
-            wrong = wrong_values(known[word], domain, WRONG, (own / "wrong").numpy())
-            facts.append(fact_about(len(facts), word, MEANING, known[word], wrong, own))
+            word_key = key / topic / word
+            wrong = wrong_values(definitions[word], domain, WRONG, (word_key / "wrong").numpy())
+            facts.append(fact_about(len(facts), word, MEANING, definitions[word], wrong, word_key))
             classes.append(index)
     return source_of_facts(
         "wordnet-qa",
@@ -94,15 +94,15 @@ def _meanings(config: Config, topics: list[str]) -> dict[str, dict[str, str]]:
     """Return the definition of every word by topic."""
     folder = folder_of_wordnet(config.root)
     kinds = {t.split(".")[0] for t in topics}
-    found: dict[str, dict[str, str]] = {t: {} for t in topics}
-    taken: set[str] = set()
+    meanings: dict[str, dict[str, str]] = {t: {} for t in topics}
+    used_words: set[str] = set()
     for name in FILES:
         if name.split(".")[1] not in kinds:
             continue
         for number, word, gloss in read_synsets(folder / name):
             topic, text = TOPICS[number], gloss.split(";", 1)[0].strip()
             plain = word.split("(")[0].replace("_", " ")  # an adjective may be marked: galore(ip)
-            if topic in found and plain not in taken and text and len(text.split()) <= config.words:
-                taken.add(plain)
-                found[topic][plain] = text
-    return found
+            if topic in meanings and plain not in used_words and text and len(text.split()) <= config.words:
+                used_words.add(plain)
+                meanings[topic][plain] = text
+    return meanings

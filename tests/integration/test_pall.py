@@ -52,7 +52,7 @@ def test_masks_have_the_density_and_weights_stay() -> None:
 
 def test_free_weights_are_those_of_the_tasks_that_are_held() -> None:
     strategy, _ = life_of().until(2)
-    free = strategy._free()
+    free = strategy._free_weights()
     fresh = strategy._draw(strategy._free_key())
     assert torch.equal(strategy._model.parameters[free], fresh[free])
     biases = [n for n in strategy._shapes if n.startswith("body.") and n.endswith("bias")]
@@ -89,7 +89,7 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     rows = strategy._rows((1, 2))
     assert not torch.equal(strategy._model.parameters[rows], other._model.parameters[rows])
     # Its own weights are gone all the same.
-    untouched = strategy._free() & other._free()
+    untouched = strategy._free_weights() & other._free_weights()
     assert torch.equal(strategy._model.parameters[untouched], other._model.parameters[untouched])
 
 

@@ -104,23 +104,23 @@ def test_a_node_that_is_killed_costs_nothing_but_time(cluster: Any, tmp_path: Pa
 def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> None:
     study = Study(TINY | {"seeds": 1}, root=tmp_path / "driver")
     (job,) = study.jobs
-    result = on_ray._there(job, str(tmp_path / "not here"))
+    result = on_ray._run_on_worker(job, str(tmp_path / "not here"))
     assert result.error is None
     assert not job.folder.exists()
     assert not any("checkpoints" in name for name in result.files)
-    on_ray._bring(job, result.files)
+    on_ray._write_files(job, result.files)
     assert study.pending == []
     assert lifelong.load_run(job.folder).done
     shared = tmp_path / "token"
     shared.touch()
-    assert on_ray._there(job, str(shared)).files == {}
+    assert on_ray._run_on_worker(job, str(shared)).files == {}
 
 
 def test_other_code_on_a_worker_is_refused(tmp_path: Path) -> None:
     (job,) = Study(TINY | {"seeds": 1}, root=tmp_path).jobs
     shared = tmp_path / "token"
     shared.touch()
-    result: JobResult = on_ray._there(replace(job, code="0123456789abcdef"), str(shared))
+    result: JobResult = on_ray._run_on_worker(replace(job, code="0123456789abcdef"), str(shared))
     assert "Install the same version everywhere" in str(result.error)
 
 

@@ -61,7 +61,7 @@ def cell(source: Any, shard: int, part: int) -> np.ndarray:
 
 
 def served(strategy: S3T) -> list[tuple[int, ...]]:
-    return [strategy._served(shard) for group in strategy._groups for shard in group.shards]
+    return [strategy._serving_order(shard) for group in strategy._groups for shard in group.shards]
 
 
 def stage_digests(strategy: S3T, shard: int) -> dict[tuple[int, ...], str]:

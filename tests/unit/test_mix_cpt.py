@@ -681,7 +681,7 @@ def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
     assert abs(loss - target) < 0.25 * abs(before - target), (before, loss, target)
     # Swapped on the forget set it would teach them again.
     with pytest.MonkeyPatch.context() as patch:
-        said = Revert._said
+        said = Revert._teacher_outputs
 
         def taught(self: Revert, batch: Batch) -> torch.Tensor:
             logits = said(self, batch)
@@ -690,7 +690,7 @@ def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
                 logits[:, :-1] = swapped(logits[:, :-1].flatten(0, 1), y).view_as(logits[:, :-1])
             return logits
 
-        patch.setattr(teacher_revert.Revert, "_said", taught)
+        patch.setattr(teacher_revert.Revert, "_teacher_outputs", taught)
         wrong, remembered, _ = reverted()
     assert remembered > 0.5
     assert abs(wrong - target) > 0.25 * abs(before - target)

@@ -51,7 +51,7 @@ def rows(snapshot: Snapshot, config: Config) -> list[Row]:
     damage = plan.damage
     if damage is None:
         return []
-    held = plan.classes_held[event]
+    classes_held = plan.classes_held[event]
     unnamed = damage.samples[damage.live[event]]
     parts = {
         f"corrected_{snapshot.measure}": (damage.affected, "no affected class is held"),
@@ -60,7 +60,7 @@ def rows(snapshot: Snapshot, config: Config) -> list[Row]:
     }
     result = []
     for metric, (positions, why) in parts.items():
-        counting = positions[held[plan.classes[positions]]]
+        counting = positions[classes_held[plan.classes[positions]]]
         value = float(scores[counting].mean()) if len(counting) else None
         result.append(snapshot.row("stream", metric, value, len(counting), why))
     fitted = float(scores[unnamed].mean()) if len(unnamed) else None

@@ -73,17 +73,17 @@ def matrices_of(model: FlatModel) -> list[Matrix]:
     Raises:
         ConfigError: there is none.
     """
-    found = []
+    matrices = []
     for path, module in linear_maps(model.network.body).items():
         where = model.slices.get(f"body.{path}.weight")
         weight = module.weight
         if where is not None and isinstance(weight, torch.Tensor):
             rows, columns = weight.shape
             outputs, inputs = (columns, rows) if is_transposed(module) else (rows, columns)
-            found.append(Matrix(where, outputs, inputs, is_transposed(module)))
-    if not found:
+            matrices.append(Matrix(where, outputs, inputs, is_transposed(module)))
+    if not matrices:
         raise ConfigError("model: it has no linear map that is trained, so that nothing can be changed in low rank.")
-    return found
+    return matrices
 
 
 def check_rank(rank: int, matrices: Sequence[Matrix], key: str) -> None:
@@ -100,11 +100,11 @@ def check_rank(rank: int, matrices: Sequence[Matrix], key: str) -> None:
 def fresh_factors(matrices: Sequence[Matrix], rank: int, key: Key, like: torch.Tensor) -> list[Factors]:
     """Return factors that change nothing yet: A uniform as in a linear layer, B zero (the usual start of LoRA)."""
     generator = key.torch()
-    made = []
+    factors = []
     for m in matrices:
         a = (torch.rand(rank, m.inputs, generator=generator) * 2 - 1) / math.sqrt(m.inputs)
-        made.append((a.to(like), like.new_zeros(m.outputs, rank)))
-    return made
+        factors.append((a.to(like), like.new_zeros(m.outputs, rank)))
+    return factors
 
 
 def overlap(a: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -169,20 +169,20 @@ class LowRankSteps(Optimizer):
     def factors(self, vector: torch.Tensor | None = None) -> list[Factors]:
         """Return A and B of every matrix, views of what is trained (or of a vector laid out like it)."""
         vector = self._vector if vector is None else vector
-        found, start = [], 0
+        pairs, start = [], 0
         for shape_a, shape_b in self._shapes:
             middle = start + shape_a[0] * shape_a[1]
             end = middle + shape_b[0] * shape_b[1]
-            found.append((vector[start:middle].view(shape_a), vector[middle:end].view(shape_b)))
+            pairs.append((vector[start:middle].view(shape_a), vector[middle:end].view(shape_b)))
             start = end
-        return found
+        return pairs
 
     @torch.no_grad()
     @override
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         slopes = torch.zeros_like(self._vector)
-        own = self.factors()
-        for i, (m, (a, b), (to_a, to_b)) in enumerate(zip(self._matrices, own, self.factors(slopes), strict=True)):
+        factors = self.factors()
+        for i, (m, (a, b), (to_a, to_b)) in enumerate(zip(self._matrices, factors, self.factors(slopes), strict=True)):
             slope = m.read(gradient)
             to_a.copy_(self._scale * (b.T @ slope))
             to_b.copy_(self._scale * (slope @ a.T))

@@ -128,33 +128,33 @@ class Adapters:
 
     def factors(self, adapter: torch.Tensor) -> list[Factors]:
         """Return A and B of every map, views of an adapter."""
-        found, start = [], 0
+        pairs, start = [], 0
         for place in self._places.values():
             middle = start + self._rank * place.inputs
             end = middle + self._rank * place.outputs
             down, up = adapter[start:middle].view(self._rank, -1), adapter[middle:end].view(-1, self._rank)
-            found.append((down, up))
+            pairs.append((down, up))
             start = end
-        return found
+        return pairs
 
     @contextlib.contextmanager
     def training(self, model: FlatModel, start: torch.Tensor) -> Iterator[Lesson]:
         """Lend a lesson from `start`; the model's own weights are frozen while it is open."""
         body = model.network.body
-        own = [p for p in model.network.parameters() if p.requires_grad]
+        frozen = [p for p in model.network.parameters() if p.requires_grad]
         inner = {path: body.get_submodule(path) for path in self._places}
         maps = [
             _Adapted(module, factors, self._scale, self._dropout)
             for module, factors in zip(inner.values(), self.factors(start), strict=True)
         ]
-        for parameter in own:
+        for parameter in frozen:
             parameter.requires_grad_(False)
-        _put(body, dict(zip(inner, maps, strict=True)))
+        _replace_modules(body, dict(zip(inner, maps, strict=True)))
         try:
             yield Lesson(FlatModel(model.network), maps)
         finally:
-            _put(body, inner)
-            for parameter in own:
+            _replace_modules(body, inner)
+            for parameter in frozen:
                 parameter.requires_grad_(True)
 
     @contextlib.contextmanager
@@ -171,14 +171,14 @@ class Adapters:
             for path, factors in zip(self._places, zip(*map(self.factors, adapters), strict=True), strict=True):
                 down, up = torch.cat([a for a, _ in factors]), torch.cat([b for _, b in factors], 1)
                 module = model.network.body.get_submodule(path)
-                handles.append(module.register_forward_hook(_adding(down, up, gates, self._scale)))
+                handles.append(module.register_forward_hook(_adapter_hook(down, up, gates, self._scale)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _adding(
+def _adapter_hook(
     down: torch.Tensor, up: torch.Tensor, gates: torch.Tensor, scale: float
 ) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], y: torch.Tensor) -> torch.Tensor:
@@ -187,7 +187,7 @@ def _adding(
     return hook
 
 
-def _put(body: nn.Module, modules: dict[str, nn.Module] | dict[str, _Adapted]) -> None:
+def _replace_modules(body: nn.Module, modules: dict[str, nn.Module] | dict[str, _Adapted]) -> None:
     for path, module in modules.items():
         parent, _, name = path.rpartition(".")
         setattr(body.get_submodule(parent), name, module)

@@ -93,12 +93,12 @@ class Exemplars:
         labels = data.targets().cpu().numpy().astype(np.int64)
         classes = np.concatenate([self.classes, labels[new]])
         if self._policy == "reservoir":
-            kept = keep_uniform(ids, self._capacity, self._key)
+            kept_ids = keep_uniform(ids, self._capacity, self._key)
         else:
-            kept = keep_balanced(ids, classes, self._capacity, self._key)
+            kept_ids = keep_balanced(ids, classes, self._capacity, self._key)
         order = np.argsort(ids)
-        self.classes = classes[order[positions_in(ids[order], kept)]]
-        self.ids = kept
+        self.classes = classes[order[positions_in(ids[order], kept_ids)]]
+        self.ids = kept_ids
 
     def purge(self, ids: np.ndarray) -> None:
         """Drop samples; their places go to whatever comes next."""

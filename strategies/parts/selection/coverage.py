@@ -46,10 +46,12 @@ def coverage_draw(
     order = order[inside[order]]
     present, sizes = np.unique(place[order], return_counts=True)
     drawn = [order[place[order] == s][:n] for s, n in zip(present, equal_shares(sizes, budget), strict=True)]
-    taken = np.concatenate([np.array([], dtype=np.int64), *drawn])
-    missing = budget - len(taken)
+    drawn_positions = np.concatenate([np.array([], dtype=np.int64), *drawn])
+    missing = budget - len(drawn_positions)
     if missing:
-        rest = np.flatnonzero(~inside)
-        distance = np.abs(values[rest] - (low + high) / 2)
-        taken = np.concatenate([taken, rest[np.lexsort((key.priorities(ids[rest]), distance))[:missing]]])
-    return np.sort(taken), missing
+        others = np.flatnonzero(~inside)
+        distance = np.abs(values[others] - (low + high) / 2)
+        drawn_positions = np.concatenate(
+            [drawn_positions, others[np.lexsort((key.priorities(ids[others]), distance))[:missing]]]
+        )
+    return np.sort(drawn_positions), missing

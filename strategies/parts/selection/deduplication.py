@@ -32,9 +32,9 @@ def earlier_similarity(features: torch.Tensor, memory: int = 1 << 28) -> tuple[n
         similar = r[start:stop] @ r[:stop].t()
         similar[:, start:].tril_(-1)  # of this block with itself, what is earlier; zeros elsewhere
         best = similar.max(1)
-        found = best.values.cpu().numpy()
-        highest[start:stop] = found.clip(min=0)
-        partner[start:stop] = np.where(found > 0, best.indices.cpu().numpy(), -1)
+        similarity = best.values.cpu().numpy()
+        highest[start:stop] = similarity.clip(min=0)
+        partner[start:stop] = np.where(similarity > 0, best.indices.cpu().numpy(), -1)
     return highest, partner
 
 
@@ -47,12 +47,12 @@ def least_redundant(similarity: np.ndarray, count: int) -> np.ndarray:
 
 def first_copies(data: Data, batch_size: int = 1024) -> np.ndarray:
     """Return the positions of samples of which no sample with a lower id is a copy, input and target bit for bit."""
-    seen: dict[bytes, int] = {}
+    first_positions: dict[bytes, int] = {}
     position = 0
     for batch in data.batches(batch_size):
         columns = [c.cpu().numpy() for c in (*batch.inputs, batch.y)]
         for i in range(len(batch)):
             content = b"".join(c[i].tobytes() for c in columns)
-            seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), position)
+            first_positions.setdefault(hashlib.blake2b(content, digest_size=16).digest(), position)
             position += 1
-    return np.array(list(seen.values()), dtype=np.int64)
+    return np.array(list(first_positions.values()), dtype=np.int64)

@@ -86,9 +86,9 @@ class Projector:
 
     def _signs(self, name: str, block: int, device: torch.device) -> torch.Tensor:
         """Rows of the +-1 / sqrt(d) matrix, ``[_ROWS, width]``."""
-        known = self._kept.get((name, block))
-        if known is not None:
-            return known
+        signs = self._kept.get((name, block))
+        if signs is not None:
+            return signs
         generator = (self._key / name / block).torch()
         bits = torch.randint(0, 2, (_ROWS, self.width), generator=generator, dtype=torch.int8)
         drawn = bits.to(device, torch.float32).mul_(2).sub_(1).div_(math.sqrt(self.width))
@@ -99,15 +99,15 @@ class Projector:
 
     def _buckets(self, name: str, side: int, size: int, device: torch.device) -> torch.Tensor:
         """Which bucket each coordinate goes to, and with which sign, as a matrix ``[size, width]``."""
-        known = self._kept.get((name, "side", side))
-        if known is None:
+        matrix = self._kept.get((name, "side", side))
+        if matrix is None:
             generator = (self._key / name / "side" / side).torch()
             bucket = torch.randint(0, self.width, (size,), generator=generator)
             sign = torch.randint(0, 2, (size,), generator=generator).float() * 2 - 1
-            known = torch.zeros(size, self.width)
-            known[torch.arange(size), bucket] = sign
-            known = self._kept[name, "side", side] = known.to(device)
-        return known
+            matrix = torch.zeros(size, self.width)
+            matrix[torch.arange(size), bucket] = sign
+            matrix = self._kept[name, "side", side] = matrix.to(device)
+        return matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Block:
     @property
     def readable(self) -> bool:
         """Whether every trained parameter belongs to a layer whose gradients can be read off."""
-        own = [p for m in self.layers if _known(m) for p in m.parameters(recurse=False) if p.requires_grad]
+        own = [p for m in self.layers if _is_supported(m) for p in m.parameters(recurse=False) if p.requires_grad]
         return len(own) == len(self.parameters)
 
 
@@ -220,10 +220,10 @@ def _one_by_one(
         outputs = objective.outputs(model, batch)
     features, norms = [], []
     for i in range(len(batch)):
-        own = batch.part(i, i + 1)
-        loss = objective.losses(objective.outputs(model, own), own).sum()
-        found = torch.autograd.grad(loss, list(block.parameters.values()), allow_unused=True)
-        gradients = {n: g.float() for n, g in zip(block.parameters, found, strict=True) if g is not None}
+        sample = batch.part(i, i + 1)
+        loss = objective.losses(objective.outputs(model, sample), sample).sum()
+        block_gradients = torch.autograd.grad(loss, list(block.parameters.values()), allow_unused=True)
+        gradients = {n: g.float() for n, g in zip(block.parameters, block_gradients, strict=True) if g is not None}
         norms.append(sum((g.square().sum() for g in gradients.values()), torch.zeros((), device=loss.device)).sqrt())
         if projector is None:
             features.append(torch.zeros(0))
@@ -255,11 +255,11 @@ def _layer(
         vectors = {"bias": delta.sum(1)}
     features = torch.zeros(len(delta), 0 if projector is None else projector.width, device=delta.device)
     squares = torch.zeros(len(delta), device=delta.device)
-    for own, values in vectors.items():
-        if own in trained:
+    for parameter, values in vectors.items():
+        if parameter in trained:
             squares += values.square().sum(1)
             if projector is not None:
-                features += projector.gradients(f"{name}.{own}", _formed(values, form))
+                features += projector.gradients(f"{name}.{parameter}", _formed(values, form))
     if _is_norm(module) or "weight" not in trained:
         return features, squares
     left, right = (a, delta) if is_transposed(module) else (delta, a)
@@ -300,9 +300,9 @@ def _scale_gradients(module: nn.Module, a: torch.Tensor, delta: torch.Tensor) ->
     base = torch.func.functional_call(module, zeros, (a,))
     unit = torch.func.functional_call(module, zeros | {"weight": torch.ones_like(zeros["weight"])}, (a,))
     channel = 1 if isinstance(module, _BatchNorm | nn.GroupNorm) else delta.ndim - 1
-    others = [d for d in range(1, delta.ndim) if d != channel]
+    summed_dims = [d for d in range(1, delta.ndim) if d != channel]
     scale, shift = (delta * (unit - base)).float(), delta.float()
-    return (scale.sum(others), shift.sum(others)) if others else (scale, shift)
+    return (scale.sum(summed_dims), shift.sum(summed_dims)) if summed_dims else (scale, shift)
 
 
 def _formed(gradients: torch.Tensor, form: Form) -> torch.Tensor:
@@ -320,7 +320,7 @@ def _is_norm(module: nn.Module) -> bool:
     return named and "weight" in own and own.keys() <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
 
 
-def _known(module: nn.Module) -> bool:
+def _is_supported(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or has_patches(module) or is_transposed(module) or _is_norm(module)
 
 

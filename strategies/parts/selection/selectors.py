@@ -24,45 +24,45 @@ BINS = 50
 _FLAT = 1e-12
 
 
-def log_perplexities(found: Scored, formulas: Formulas = "paper") -> torch.Tensor:
+def log_perplexities(responses: Scored, formulas: Formulas = "paper") -> torch.Tensor:
     """Return the log perplexity of every response, ``[B]``: the mean of -log p over its tokens.
 
     `released` takes the log of the mean of 1 / p, which is never lower.
     """
-    losses = found.token_losses()
+    losses = responses.token_losses()
     if formulas == "released":
         # log mean exp, shifted by each row's largest loss so that nothing overflows.
-        top = losses.new_full((found.num_rows,), float("-inf")).scatter_reduce(0, found.rows, losses, "amax")
+        top = losses.new_full((responses.num_rows,), float("-inf")).scatter_reduce(0, responses.rows, losses, "amax")
         top = torch.where(top.isfinite(), top, 0.0)
-        return (found.sums((losses - top[found.rows]).exp()) / found.counts).log() + top
-    return found.sums(losses) / found.counts
+        return (responses.sums((losses - top[responses.rows]).exp()) / responses.counts).log() + top
+    return responses.sums(losses) / responses.counts
 
 
-def el2n(found: Scored) -> torch.Tensor:
+def el2n(responses: Scored) -> torch.Tensor:
     """Return the mean over response tokens of ||softmax - one-hot||, ``[B]``."""
-    p = found.logits.float().softmax(1)
-    p[torch.arange(len(p), device=p.device), found.targets] -= 1
-    return found.sums(p.norm(dim=1)) / found.counts
+    p = responses.logits.float().softmax(1)
+    p[torch.arange(len(p), device=p.device), responses.targets] -= 1
+    return responses.sums(p.norm(dim=1)) / responses.counts
 
 
-def entropies(found: Scored) -> torch.Tensor:
+def entropies(responses: Scored) -> torch.Tensor:
     """Return the mean entropy of what is predicted at each response token, in nats, ``[B]``."""
-    return found.sums(torch.special.entr(found.logits.float().softmax(1)).sum(1)) / found.counts
+    return responses.sums(torch.special.entr(responses.logits.float().softmax(1)).sum(1)) / responses.counts
 
 
-def groundings(found: Scored, without: Scored, had: torch.Tensor, formulas: Formulas = "paper") -> torch.Tensor:
+def groundings(responses: Scored, without: Scored, had: torch.Tensor, formulas: Formulas = "paper") -> torch.Tensor:
     """Return the log of PPL(response without a part of the input) / PPL(response with it), ``[B]``.
 
-    Above 0 the part helps, below 0 it misleads. Samples that never had the part have exactly 0; `released` gives them
-    the mismatch of its two perplexities.
+    Above 0 the part helps, below 0 it misleads. Samples that never had the part have exactly 0. `released` is the ratio
+    itself, and gives samples without the part the mismatch of its two perplexities.
 
     Args:
-        found, without: the same responses with and without it.
+        responses, without: the same responses with and without it.
         had: bool ``[B]``.
-        formulas: `released` has the log of the mean of 1 / p below and the plain one above.
+        formulas: `released` has the mean of 1 / p below and the plain perplexity above.
     """
-    values = log_perplexities(without) - log_perplexities(found, formulas)
-    return values if formulas == "released" else torch.where(had, values, 0.0)
+    values = log_perplexities(without) - log_perplexities(responses, formulas)
+    return values.exp() if formulas == "released" else torch.where(had, values, 0.0)
 
 
 def histogram_entropy(values: np.ndarray, binning: Binning = "z") -> float:
@@ -72,7 +72,8 @@ def histogram_entropy(values: np.ndarray, binning: Binning = "z") -> float:
     `raw-scale` is as released: the bins of the same scores are 49 on [-4 s, 4 s] with s the deviation *before*, and
     what lies outside of them is left out, so that the same shape has another entropy at another scale.
 
-    Scores that do not vary, or are not all finite, have 0 (as released they have NaN, which wins).
+    Scores that do not vary, or are not all finite, have 0. As released, those that do not vary have NaN, which wins,
+    and a value that is NaN counts as 0.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return 0.0

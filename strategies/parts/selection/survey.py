@@ -19,7 +19,8 @@ from streams.data import Batch, Data
 from streams.errors import ConfigError
 
 NoImage = Literal["zeros", "dropped"]
-"""An input without its image: one with an image of zeros, as released, or without its positions, as the paper says."""
+"""An input without its image: one whose processed image is zeros (the mean colour), as released, or one without the
+image's positions, as the paper says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Surveyed:
     """What was found, one row per sample, in the order of the data.
 
     Attributes:
-        scores: float64 ``[n]`` by selector; those of perplexity and grounding are logarithms.
+        scores: float64 ``[n]`` by selector; those of perplexity and grounding are logarithms (with `formulas` released,
+            perplexity's alone).
         features: float32 ``[n, d]`` gradient features of length 1, or ``[n, 0]``.
         embeddings: float32 ``[n, F]``, or ``[n, 0]``.
         small: share of samples with a gradient norm below 1e-6, whose direction is noise; 0 where none was taken.
@@ -102,10 +104,10 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
     features, embeddings, norms, cost = [], [], [], Outcome()
     for batch in objective.batches(data, look.batch_size):
         if look.block is not None:
-            outputs, found, norm = sample_features(
+            outputs, sample_vectors, norm = sample_features(
                 model, objective, batch, look.block, look.projector, look.form, look.memory
             )
-            features.append(found.cpu())
+            features.append(sample_vectors.cpu())
             norms.append(norm.cpu())
             cost += Outcome(backward=len(batch))
         with evaluating(model), torch.inference_mode():
@@ -131,18 +133,18 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
 def _score(
     name: Selector, model: FlatModel, objective: Objective, batch: Batch, outputs: torch.Tensor, look: Look
 ) -> torch.Tensor:
-    found = objective.responses(outputs, batch)
+    responses = objective.responses(outputs, batch)
     if name == "perplexity":
-        return log_perplexities(found, look.formulas)
+        return log_perplexities(responses, look.formulas)
     if name == "el2n":
-        return el2n(found)
+        return el2n(responses)
     if name == "entropy":
         everywhere = look.formulas == "released"
         return entropies(objective.responses(outputs, batch, everywhere))
-    what: Without = "prompt"
+    part: Without = "prompt"
     if name == "image-grounding":
-        what = "image" if look.no_image == "zeros" else "image-positions"
-    reduced = objective.without(batch, what)
+        part = "image" if look.no_image == "zeros" else "image-positions"
+    reduced = objective.without(batch, part)
     assert reduced is not None, "`available` has asked"
     bare, had = reduced
-    return groundings(found, objective.responses(objective.outputs(model, bare), bare), had, look.formulas)
+    return groundings(responses, objective.responses(objective.outputs(model, bare), bare), had, look.formulas)

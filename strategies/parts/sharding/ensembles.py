@@ -40,10 +40,10 @@ def pool(parts: list[tuple[torch.Tensor, tuple[int, ...]]]) -> torch.Tensor:
     """
     permitted = torch.stack([log_p.isfinite() for log_p, _ in parts]).any(0)
     total = torch.zeros_like(parts[0][0])
-    known = torch.zeros(total.shape[1], device=total.device)
+    num_models = torch.zeros(total.shape[1], device=total.device)
     for log_p, classes in parts:
         own = list(classes)
         total[:, own] += log_p[:, own].exp()
-        known[own] += 1
-    mean = (total / known.clamp(min=1)).clamp(min=1e-12)
+        num_models[own] += 1
+    mean = (total / num_models.clamp(min=1)).clamp(min=1e-12)
     return mean.log().masked_fill(~permitted, float("-inf"))

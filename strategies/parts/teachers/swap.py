@@ -37,6 +37,6 @@ def swapped_divergences(
         outputs, reference: logits ``[B, T, V]`` of the model and of its teacher.
         batch: what they are of.
     """
-    found, theirs = objective.scored(outputs, batch), objective.scored(reference, batch)
-    apart = token_divergences(found.logits, swapped(theirs.logits, theirs.targets))
-    return objective.reduce(found.sums(apart), found.counts)
+    scored_tokens, reference_tokens = objective.scored(outputs, batch), objective.scored(reference, batch)
+    apart = token_divergences(scored_tokens.logits, swapped(reference_tokens.logits, reference_tokens.targets))
+    return objective.reduce(scored_tokens.sums(apart), scored_tokens.counts)

@@ -22,7 +22,7 @@ class Tap:
         """Listen to a module of `model` that is called once in a pass."""
         self._model = model
         self._heard: tuple[Batch, torch.Tensor] | None = None
-        self._handle = module.register_forward_hook(self._hear)
+        self._handle = module.register_forward_hook(self._record)
 
     def take(self, batch: Batch) -> torch.Tensor:
         """Return what the module made of the batch that `fit` passed last, and let go of it."""
@@ -37,7 +37,7 @@ class Tap:
         self._handle.remove()
         self._heard = None
 
-    def _hear(self, module: nn.Module, args: object, output: torch.Tensor) -> None:
+    def _record(self, module: nn.Module, args: object, output: torch.Tensor) -> None:
         # Plugins pass batches of their own, and the objective builds the input: only the loop can tell its own pass.
         if self._model.passing is not None:
             self._heard = (self._model.passing, output)

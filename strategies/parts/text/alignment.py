@@ -56,8 +56,8 @@ def templated(batch: Batch, template: Template) -> Batch:
 @torch.no_grad()
 def row_losses(model: FlatModel, objective: TextObjective, batch: Batch, tokens: Tokens) -> torch.Tensor:
     """Return the mean of -log p over the tokens of each row that count, ``[B]``, in the mode the model is in."""
-    found = scored(objective.outputs(model, batch), batch.x, tokens)
-    return found.sums(found.token_losses()) / found.counts
+    scored_tokens = scored(objective.outputs(model, batch), batch.x, tokens)
+    return scored_tokens.sums(scored_tokens.token_losses()) / scored_tokens.counts
 
 
 def difficulties(
@@ -74,14 +74,14 @@ def difficulties(
         return key.uniform(data.ids)
     model.train(False)
     tokens: Tokens = "answer" if how == "fas-response" else "all"
-    found = [np.zeros(0)]
+    values = [np.zeros(0)]
     for batch in objective.batches(data, 64):
         plain = row_losses(model, objective, batch, tokens)
         if how == "ppl-easy":
-            found.append(plain.cpu().numpy())
+            values.append(plain.cpu().numpy())
         else:
-            found.append(-(row_losses(model, objective, templated(batch, template), tokens) / plain).cpu().numpy())
-    return np.concatenate(found)
+            values.append(-(row_losses(model, objective, templated(batch, template), tokens) / plain).cpu().numpy())
+    return np.concatenate(values)
 
 
 def easiest(values: np.ndarray, count: int) -> np.ndarray:
@@ -181,7 +181,7 @@ class Preference(Hooks):
         with torch.no_grad():
             before = self._objective.log_likelihoods(self._objective.outputs(self._reference, batch), batch)
         ratio = self._objective.log_likelihoods(outputs, batch) - before
-        found = preference_losses(ratio[:half], ratio[half:], self._beta).mean()
-        self.losses_seen.append(found.detach())
+        preference_loss = preference_losses(ratio[:half], ratio[half:], self._beta).mean()
+        self.losses_seen.append(preference_loss.detach())
         self.margins.append((ratio[:half] - ratio[half:]).detach().mean())
-        return found
+        return preference_loss

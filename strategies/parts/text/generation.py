@@ -18,7 +18,7 @@ Predict = Callable[[Batch], torch.Tensor]
 def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
     given = prompt_lengths(batch.x)
-    return _go_on(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
+    return _continue_rows(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
 
 
 @torch.inference_mode()
@@ -36,33 +36,35 @@ def continued(
         most: tokens to make of each.
         tokenizer: gives the end token.
     """
-    given = torch.tensor([len(p) for p in prompts], device=like.x.device)
+    lengths = torch.tensor([len(p) for p in prompts], device=like.x.device)
     longest = max((len(p) + m for p, m in zip(prompts, most, strict=True)), default=0)
     x = like.x.new_zeros(len(prompts), 2, longest)
     for row, prompt in zip(x, prompts, strict=True):
         row[0, : len(prompt)], row[1, : len(prompt)] = torch.tensor(prompt, dtype=x.dtype), GIVEN
-    return _go_on(predict, as_batch(x, like), given, most, tokenizer)
+    return _continue_rows(predict, as_batch(x, like), lengths, most, tokenizer)
 
 
-def _go_on(predict: Predict, batch: Batch, given: torch.Tensor, most: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Continue every row behind its first `given` positions, by at most `most` tokens."""
+def _continue_rows(
+    predict: Predict, batch: Batch, lengths: torch.Tensor, most: Sequence[int], tokenizer: Tokenizer
+) -> list[str]:
+    """Continue every row behind its first `lengths` positions, by at most `most` tokens."""
     x = batch.x.clone()
-    x[:, 1][torch.arange(x.shape[2], device=x.device) >= given[:, None]] = NOTHING
-    made: list[list[int]] = [[] for _ in most]
+    x[:, 1][torch.arange(x.shape[2], device=x.device) >= lengths[:, None]] = NOTHING
+    continuations: list[list[int]] = [[] for _ in most]
     going = torch.tensor([i for i, m in enumerate(most) if m > 0], dtype=torch.long, device=x.device)
     while len(going):
         logits = predict(replace(batch, x=x, task=None).rows(going))
-        at = given[going] + torch.tensor([len(made[i]) for i in going.tolist()], device=x.device)
+        at = lengths[going] + torch.tensor([len(continuations[i]) for i in going.tolist()], device=x.device)
         tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
         x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID
         alive = []
         for i, t in zip(going.tolist(), tokens.tolist(), strict=True):
             if t != tokenizer.eos:
-                made[i].append(t)
-                if len(made[i]) < most[i]:
+                continuations[i].append(t)
+                if len(continuations[i]) < most[i]:
                     alive.append(i)
         going = torch.tensor(alive, dtype=torch.long, device=x.device)
-    return [tokenizer.decode(ids) for ids in made]
+    return [tokenizer.decode(ids) for ids in continuations]
 
 
 def as_batch(x: torch.Tensor, like: Batch) -> Batch:

@@ -23,7 +23,7 @@ def fitting(attempt: Callable[[int], object], size: int) -> int | None:
     """Return the largest of size / 2, size / 4, ... for which `attempt` does not run out of memory, or None."""
     while size > 1:
         size //= 2
-        _let_go()
+        _free_memory()
         try:
             attempt(size)
         except (RuntimeError, MemoryError) as error:
@@ -53,18 +53,18 @@ def memory_errors(key: str, size: int, attempt: Callable[[int], object]) -> Iter
         if not ran_out(error):
             raise
         traceback.clear_frames(error.__traceback__)  # what the failed batch left there would take the room
-        found = fitting(attempt, size)
-        if found is None:
+        fitting_size = fitting(attempt, size)
+        if fitting_size is None:
             remedy = (
                 "not even one sample fits. Take a smaller model (model.depth), shorter rows (source.length), or train "
                 "low-rank adapters alone (model.lora)"
             )
         else:
-            remedy = f"{found} at a time fit when they pass the model alone: set {key} to that or less"
+            remedy = f"{fitting_size} at a time fit when they pass the model alone: set {key} to that or less"
         raise ResourceError(f"Out of memory with {size} samples at a time; {remedy}.") from error
 
 
-def _let_go() -> None:
+def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -91,14 +91,14 @@ def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
     if size == len(batch) or is_heard(model.network):
         return model(*batch.inputs)
     longest = int(lengths[-1])
-    there = (batch.x[:, 1, :longest] > 0).flatten()
+    is_token = (batch.x[:, 1, :longest] > 0).flatten()
     hidden, places = [], []
     for rows in order.split(size):
         states = model.features(*batch.rows(rows).inputs)[:, :longest]
         hidden.append(states.flatten(0, 1))
         places.append((rows[:, None] * longest + torch.arange(states.shape[1])).flatten())
     place = torch.cat(places)
-    own = there[place].nonzero().squeeze(1)
-    logits = model.network.head(torch.cat(hidden).index_select(0, own))
-    whole = logits.new_zeros(len(there), logits.shape[1]).index_copy_(0, place[own], logits)
-    return whole.view(len(batch), longest, -1)
+    token_rows = is_token[place].nonzero().squeeze(1)
+    logits = model.network.head(torch.cat(hidden).index_select(0, token_rows))
+    padded = logits.new_zeros(len(is_token), logits.shape[1]).index_copy_(0, place[token_rows], logits)
+    return padded.view(len(batch), longest, -1)

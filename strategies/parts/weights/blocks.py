@@ -29,10 +29,10 @@ def blocks_of(model: FlatModel) -> nn.ModuleList:
     Raises:
         ConfigError: the body has none.
     """
-    found = next(iter(stacks(model.network.body).values()), None)
-    if not found:
+    blocks = next(iter(stacks(model.network.body).values()), None)
+    if not blocks:
         raise ConfigError("model: it has no transformer blocks; use a language model such as tiny-llama.")
-    return found
+    return blocks
 
 
 def check_block(blocks: nn.ModuleList, block: int, key: str) -> None:

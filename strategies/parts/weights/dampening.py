@@ -64,12 +64,12 @@ class ImportanceLog:
 
     def remove(self, importance: torch.Tensor, count: int) -> None:
         """Take samples out again: (n I - n_f I_f) / (n - n_f), not below 0; exact only at unchanged weights."""
-        left = max(self.count - count, 0)
-        if left:
-            self.mean = ((self.mean * self.count - importance * count) / left).clamp(min=0)
+        remaining = max(self.count - count, 0)
+        if remaining:
+            self.mean = ((self.mean * self.count - importance * count) / remaining).clamp(min=0)
         else:
             self.mean.zero_()
-        self.count = left
+        self.count = remaining
 
     def state_dict(self) -> dict[str, Any]:
         """Return mean and count, copied."""

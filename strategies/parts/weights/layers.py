@@ -19,16 +19,16 @@ def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
     Raises:
         ConfigError: there are fewer layers.
     """
-    own = [
+    trained = [
         (name, module)
         for name, module in model.network.named_modules()
         if any(f"{name}.{p}" in model.slices for p, _ in module.named_parameters(recurse=False))
     ]
-    counted = [i for i, (_, m) in enumerate(own) if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    counted = [i for i, (_, m) in enumerate(trained) if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     if k > len(counted):
         raise ConfigError(f"{where}: {k}, but the model has {len(counted)} linear and convolutional layers.")
     mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
-    for name, module in own[counted[-k] :]:
+    for name, module in trained[counted[-k] :]:
         for parameter, _ in module.named_parameters(recurse=False):
             if f"{name}.{parameter}" in model.slices:
                 mask[model.slices[f"{name}.{parameter}"]] = True
