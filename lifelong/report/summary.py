@@ -126,10 +126,8 @@ def _learner(run: Run, name: str) -> str:
 
     strategy = config[name]
     alike = [n for n, other in config.items() if same_learner(other, strategy)]
-    ambiguous = any(
-        called(other) == called(strategy) and not same_learner(other, strategy) for other in config.values()
-    )
-    return f"{called(strategy)} of {alike[0]}" if ambiguous else called(strategy)
+    namesakes = [n for n, other in config.items() if called(other) == called(strategy)]
+    return called(strategy) if alike == namesakes else f"{called(strategy)} of {alike[0]}"
 
 
 def unheld(groups: Sequence[Group]) -> str:

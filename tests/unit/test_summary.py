@@ -314,3 +314,15 @@ def test_it_is_said_which_references_are_missing(tmp_path: Path) -> None:
     assert "add withheld" in missing
     assert unheld(summarize(run_of(tmp_path, a=life((0.8, 0.3), 0.2)))) == ""
     assert unheld(summarize(run_of(tmp_path, a=[r for r in rows if r.event < 1]))) == ""
+
+
+def test_learners_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    small = {"learner": {"name": "replay", "memory": 10}, "unlearner": "retrain"}
+    config = RunConfig.model_validate({"strategies": {"a": REPLAY, "b": small, "c": small}})
+    tables = {name: Table(life((0.8, 0.3), 0.2)) for name in config.strategies}
+    run = Run(tmp_path, config, tables, {name: {"access": "x"} for name in tables})
+    (group,) = summarize(run)
+    assert [what for what, _ in group.beside if what.startswith("second")] == [
+        "second retraining: replay of a",
+        "second retraining: replay of b",
+    ]
