@@ -21,14 +21,6 @@ METRICS: dict[str, Metric] = {
         "AUC",
         "reference",
     ),
-    "relapse": Metric(
-        "Score on a request's deleted samples now, minus right after the request: above 0, they are coming back.",
-        "as the score",
-        "lower",
-    ),
-    "relapse_max": Metric("Highest relapse so far.", "as the score", "lower"),
-    "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
-    "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
     "collateral": Metric(
         "Collateral change: how much a request changes the score of other units (absolute, summed; UnCLe's Spill).",
         "as the score",
@@ -151,37 +143,6 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
         row(event, "run", request.name, "exact", float(exact), 1),
         row(event, "run", request.name, "weights_erased", float(outcome.weights_erased), 1),
     ]
-
-
-class Relapse:
-    """Follows how scores on deleted data move after each request."""
-
-    def __init__(self, measure: str) -> None:
-        """Start before the first request."""
-        self._measure = measure
-        self._served: dict[tuple[str, str], float] = {}
-        self._highest: dict[tuple[str, str], float] = {}
-
-    def update(self, event: int, request: RequestPlan, rows: list[Row]) -> list[Row]:
-        """Return relapse rows, given the request's rows of `scores_of` for this event.
-
-        relapse = score now - score when served; relapse_max is its highest value so far (a bump that went away still
-        counts). Positive means that what was forgotten is coming back.
-        """
-        result = []
-        for metric, suffix in ((f"forget_{self._measure}", ""), (f"forget_test_{self._measure}", "_test")):
-            score = next(r for r in rows if r.metric == metric)
-            if score.value is None:
-                continue
-            key = (request.name, metric)
-            if event == request.event:
-                self._served[key], self._highest[key] = score.value, -np.inf
-                continue
-            change = score.value - self._served[key]
-            self._highest[key] = max(self._highest[key], change)
-            result.append(row(event, "run", request.name, f"relapse{suffix}", change, score.n))
-            result.append(row(event, "run", request.name, f"relapse{suffix}_max", self._highest[key], score.n))
-        return result
 
 
 def mean_rows(event: int, model: str, rows: list[Row], metrics: tuple[str, ...]) -> list[Row]:

@@ -14,8 +14,9 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
 from lifelong.metrics.detailed import Detailed, pair_rows
-from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
+from lifelong.metrics.gaps import cost_row, distance_rows, floor_row, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.metrics.relapse import relapse_rows
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
@@ -29,6 +30,8 @@ from strategies.base import Strategy
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
+BASELINES: tuple[ReferenceKind, ...] = ("retrained-2", "withheld", "original")
+"""What is held against the retrained reference beside the run: a second retraining, and what doing nothing gets."""
 # References of one family are built alike, so their chains of events can share prefixes.
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
@@ -74,6 +77,8 @@ def compare(
                 if point.kind in DETAILED:
                     rows += lived.rows_beside(point, reference)
             cost += family.cost
+    rows += _beside_retrained(p, name, evaluator)
+    rows += relapse_rows(rows, p.plan.requests, measure)
     rows += recovery_rows(rows, measure)
     rows += attribution_rows(rows, measure, p.catalogue.is_share(measure))
     rows += over_stream_rows(p.stream, rows, lived.work, measure)
@@ -125,6 +130,23 @@ class _Lived:
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
                 rows.append(cost_row(event, kind, request, work, float(reference.details.visits)))
         return rows
+
+
+def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]:
+    """Return how far other references are from the retrained one: the noise floor, and what doing nothing gets."""
+    kinds = p.config.references.kinds
+    rows: list[Row] = []
+    for kind in (k for k in BASELINES if k in kinds and "retrained" in kinds):
+        # both have just been computed, and stand beside the same events
+        both = [
+            _family(p, name, of, evaluator).compute({q: chain(p.stream, q) for q in points_of(p.stream, (of,))})
+            for of in (kind, "retrained")
+        ]
+        for (point, other), (_, retrained) in zip(*both, strict=True):
+            detailed = p.plan.detailed(point.event)
+            for request in p.plan.due(point.event):
+                rows.append(floor_row(point.event, kind, request, detailed, other, retrained))
+    return rows
 
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
@@ -249,6 +271,8 @@ def _mean_gaps(p: Prepared, rows: list[Row], audits: Sequence[Audit]) -> list[Ro
                 more += ("cost_ratio",)
             if kind == "no-op":
                 more += ("attribution",)
+            if kind in BASELINES and "js_to_retrained" in there:
+                more += ("js_to_retrained",)
             for r in mean_rows(last, kind, chosen, (*metrics, *more)):
                 result.append(_renamed(r, f"{label}_{r.metric}"))
             absolute = [_absolute(r) for r in chosen if r.metric.startswith("gap_")]

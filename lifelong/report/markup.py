@@ -42,9 +42,10 @@ def folded(title: str, num_rows: int, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def cell(text: str, why: str = "") -> str:
-    """Return a cell, with what is shown when pointing at it."""
-    return f"<td title={quoted(why)}>{escape(text)}</td>" if why else f"<td>{escape(text)}</td>"
+def cell(text: str, why: str = "", grey: bool = False) -> str:
+    """Return a cell, with what is shown when pointing at it; grey if its number says nothing."""
+    kind = ' class="grey"' if grey else ""
+    return f"<td{kind} title={quoted(why)}>{escape(text)}</td>" if why else f"<td{kind}>{escape(text)}</td>"
 
 
 def quoted(text: str) -> str:

@@ -119,6 +119,7 @@ PARTS = {
     *("tow_retain", "tow_test", "ulira_low", "ulira_high", "rmia_low", "rmia_high", "lira_auc", "ulira_accuracy"),
     *("ulira_tpr_1", "ulira_tpr_01", "rmia_tpr_1", "forgetting_score_null", "forgetting_score_ratio", "klom_95"),
     *("forgetting_score_final", "forgetting_epsilon_bound", "klom_median_null", "relapse_max", "relapse_test_max"),
+    *("raw_relapse_max", "raw_relapse_test_max", "js_to_retrained"),
 }
 # Not about how well something is forgotten, but about cost, time and others; tested in tests/unit/test_metrics.py.
 BESIDE = {
@@ -133,6 +134,8 @@ BESIDE = {
         "amplification",
         "relapse",
         "relapse_test",
+        "raw_relapse",
+        "raw_relapse_test",
     ),
 }
 # What doing nothing leaves at least this far from the retrained reference, on the deleted class or samples.
@@ -193,7 +196,10 @@ def test_no_metric_of_a_request_is_left_out(run: lifelong.Run) -> None:
     shown = {*IDEAL, *IDEAL_SAMPLES, *SHADOWS, *PARTS, *BESIDE, *APART, "dd_euclidean", "dd_cosine", "dd_cka"}
     measured = {r.metric.removeprefix("gap_") for r in run.tables["none"].rows if r.subject in (SAMPLES, CLASS)}
     assert measured <= shown | {name.removeprefix("gap_") for name in shown}
-    assert {*APART, *SHADOWS, *BESIDE, "js", "tow", "average_gap", "anamnesis"} - measured == {"relapse_test"}
+    assert {*APART, *SHADOWS, *BESIDE, "js", "tow", "average_gap", "anamnesis"} - measured == {
+        "relapse_test",
+        "raw_relapse_test",
+    }
 
 
 def test_retraining_with_another_seed_is_the_floor(run: lifelong.Run) -> None:

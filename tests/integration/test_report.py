@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 import pytest
 
 import lifelong
-from lifelong.config.run import RunConfig
+from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
@@ -273,7 +273,8 @@ def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
         rows.append(Row(e, "run", "stream", "average_accuracy", e / 1000, 5))
         rows += [Row(e, "run", f"request-{k}", "forget_accuracy", 0.5, 5) for k in range(9, e + 1, 10)]
     tables = {name: Table(rows) for name in ("a", "b", "c", "d")}
-    file = write_report(Run(tmp_path, run.config, tables, {}))
+    config = run.config.model_copy(update={"strategies": {name: StrategyConfig() for name in tables}})
+    file = write_report(Run(tmp_path, config, tables, {}))
     assert file.stat().st_size < 10_000_000
     page = taken_apart(file)
     shown = page.figures["figure-matrix-3"]["data"][0]["x"]

@@ -25,8 +25,8 @@ from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.measure import Measure
+from lifelong.metrics.relapse import Relapse, relapse_rows
 from lifelong.metrics.requests import (
-    Relapse,
     attribution,
     attribution_rows,
     collateral,
@@ -308,7 +308,7 @@ def test_collateral_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
     assert rows["request-0.collateral"].n == 2
     assert rows["request-0.forget_accuracy"].value == 0.5
     assert rows["request-0.forget_test_accuracy"].value == pytest.approx(0.1)
-    assert "request-0.relapse" not in rows
+    assert "request-0.raw_relapse" not in rows
     # The class is learned again: this request is answered, and its rows end here.
     assert not [r for r in measure.update(4, outputs_with(plan, [1, 1, 1])) if r.subject == "request-0"]
 
@@ -347,9 +347,9 @@ def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
         scores = scores_of("run", event, audit, outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
         table.append({r.metric: r.value for r in relapse.update(event, audit, scores)})
     assert table[0] == {}
-    assert [t["relapse_test"] for t in table[1:]] == pytest.approx([0.3, 0.1, 0.2])
-    assert [t["relapse_test_max"] for t in table[1:]] == pytest.approx([0.3, 0.3, 0.3])
-    assert [t["relapse"] for t in table[1:]] == [0, 0, 0]
+    assert [t["raw_relapse_test"] for t in table[1:]] == pytest.approx([0.3, 0.1, 0.2])
+    assert [t["raw_relapse_test_max"] for t in table[1:]] == pytest.approx([0.3, 0.3, 0.3])
+    assert [t["raw_relapse"] for t in table[1:]] == [0, 0, 0]
 
 
 def test_relapse_can_be_negative(tools: Any) -> None:
@@ -359,7 +359,37 @@ def test_relapse_can_be_negative(tools: Any) -> None:
         scores = scores_of("run", event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]), plan, "accuracy")
         table = relapse.update(event, plan.requests[0], scores)
     found = {r.metric: r.value for r in table}
-    assert found["relapse_test"] == found["relapse_test_max"] == pytest.approx(-0.4)
+    assert found["raw_relapse_test"] == found["raw_relapse_test_max"] == pytest.approx(-0.4)
+
+
+def test_relapse_is_what_goes_beyond_the_reference_s_own_change(tools: Any) -> None:
+    """Doing nothing fades by 0.5 where retraining fades by 0.2: -0.3, as far from 0 as coming back by 0.3 is."""
+    _, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
+    (request,) = plan.requests
+    curve = {2: (0.9, 0.3), 4: (0.4, 0.1), 5: (0.8, 0.1)}  # the run's score, and the reference's
+    rows = [
+        Row(event, "retrained", request.name, "gap_forget_accuracy", run - reference, 10)
+        for event, (run, reference) in curve.items()
+    ]
+    found = {(r.event, r.subject, r.metric): r.value for r in relapse_rows(rows, plan.requests, "accuracy")}
+    assert found[4, request.name, "relapse"] == pytest.approx(-0.3)
+    assert found[5, request.name, "relapse"] == found[5, request.name, "relapse_max"] == pytest.approx(0.1)
+    assert found[4, "requests", "relapse"] == pytest.approx(-0.3)
+    assert found[4, "requests", "abs_relapse"] == pytest.approx(0.3)
+    assert not [key for key in found if key[0] == 2]
+    without = [replace(r, model="withheld") for r in rows]
+    assert relapse_rows(without, plan.requests, "accuracy") == []
+
+
+def test_of_relapse_what_comes_back_does_not_make_up_for_what_fades(tools: Any) -> None:
+    _, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), RequestSpec("class", (1,)), Learn(2)])
+    rows = [
+        Row(event, "retrained", request.name, "gap_forget_accuracy", gap, 10)
+        for request, after in zip(plan.requests, (0.4, -0.4), strict=True)
+        for event, gap in ((request.event, 0.0), (4, after))
+    ]
+    found = {r.metric: r.value for r in relapse_rows(rows, plan.requests, "accuracy") if r.subject == "requests"}
+    assert found == {"relapse": pytest.approx(0.0), "abs_relapse": pytest.approx(0.4)}
 
 
 def test_means_over_requests_leave_out_what_is_undefined() -> None:
