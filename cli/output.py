@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+class Dim(str):
+    """Text of a cell that says little; it is dimmed where the terminal can."""
+
+    __slots__ = ()
 
 
 def emit(text: str) -> None:
@@ -47,7 +54,7 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
 
     Args:
         heads: one per column.
-        rows: cells as text.
+        rows: cells as text, some of them `Dim`.
         title: a line above.
         numbers: whether all columns but the first hold numbers; they are set right, and a table that is too wide for
             the terminal is broken into several that repeat the first column.
@@ -58,14 +65,16 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
         return
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     for number, chosen in enumerate(_blocks(heads, rows, console.width) if numbers else [list(range(len(heads)))]):
         table = Table(box=box.SIMPLE_HEAD, title=title if not number else None, title_justify="left", pad_edge=False)
         for i in chosen:
             right = numbers and i > 0
-            table.add_column(heads[i], justify="right" if right else "left", no_wrap=i == 0, overflow="fold")
+            head = "\n".join(wrap(heads[i], _need(heads, rows, i))) if numbers else heads[i]
+            table.add_column(head, justify="right" if right else "left", no_wrap=i == 0, overflow="fold")
         for row in rows:
-            table.add_row(*(row[i] for i in chosen))
+            table.add_row(*(Text(row[i], style="dim") if isinstance(row[i], Dim) else row[i] for i in chosen))
         console.print(table)
 
 
@@ -89,18 +98,21 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     return "\n".join([*([title] if title else []), *text])
 
 
+def _need(heads: Sequence[str], rows: Sequence[Sequence[str]], column: int) -> int:
+    """Return the characters that a column takes if its head may be broken at spaces."""
+    return max([*(len(row[column]) for row in rows), *(len(word) for word in heads[column].split())])
+
+
 def _blocks(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Share the columns out over as many tables as it takes to fit each into `width`; heads may be broken at spaces."""
-    gap = 3
-    needs = [
-        max([*(len(r[i]) for r in rows), *(len(word) for word in heads[i].split())]) + gap for i in range(len(heads))
-    ]
+    """Share the columns out over as many tables as it takes to fit each into `width`."""
+    gap, edges = 3, 2
+    needs = [_need(heads, rows, i) + gap for i in range(len(heads))]
     blocks: list[list[int]] = []
     room = 0
     for i in range(1, len(heads)):
         if needs[i] > room or not blocks:
             blocks.append([0])
-            room = width - needs[0]
+            room = width - edges - needs[0]
         blocks[-1].append(i)
         room -= needs[i]
     return blocks or [[0]]

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.output import emit, emit_json, emit_table, terminal
+from cli.output import Dim, emit, emit_json, emit_table, terminal
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
     from lifelong.execution.runner import Run
-    from lifelong.report.summary import Column, Group
+    from lifelong.report.columns import Cell, Column
+    from lifelong.report.summary import Group
 
 
 def show_run(run: Run, as_json: bool) -> Path:
     """Write the report and print a run's results; return where the report is."""
-    from lifelong.report.summary import columns, measure_of, summarize, to_json
+    from lifelong.report.columns import columns
+    from lifelong.report.summary import measure_of, summarize, to_json
 
     heads, groups = columns(measure_of(run)), summarize(run)
     if as_json:
@@ -49,16 +51,36 @@ def write(run: Run, file: Path | None = None) -> Path:
 
 
 def show_groups(groups: Sequence[Group], heads: Sequence[Column]) -> None:
-    """Print one table for each access, so that nothing is compared that read different data."""
-    from lifelong.report.summary import shown
+    """Print one table for each access, so that nothing is compared that read different data.
 
+    Below its strategies stands what doing nothing gets, and what a second retraining gets.
+    """
+    from lifelong.report.columns import FOOTNOTE, REMARK
+    from lifelong.report.summary import unheld
+
+    lines = [line for group in groups for line in group.lines]
+    remarked = any(line.remark for line in lines)
+    titles = ["strategy", *([REMARK[0]] if remarked else []), *(h.title for h in heads)]
     for number, group in enumerate(groups):
-        rows = [
-            [line.strategy, *(shown(c, h.kind) for c, h in zip(line.cells, heads, strict=True))] for line in group.lines
-        ]
+        rows: list[list[str]] = []
+        for line in group.lines:
+            rows.append([line.strategy, *([line.remark] if remarked else []), *_texts(line.cells, heads)])
+        for what, cells in group.beside:
+            rows.append([Dim(text) for text in (what, *([""] if remarked else []), *_texts(cells, heads))])
         if number and not terminal().is_terminal:
             emit("")
-        emit_table(["strategy", *(h.title for h in heads)], rows, f"access: {group.access}", numbers=True)
+        emit_table(titles, rows, f"access: {group.access}", numbers=True)
+    if any(cell.grey for line in lines for cell in line.cells):
+        emit(FOOTNOTE)
+    if missing := unheld(groups):
+        emit(f"{missing[0].upper()}{missing[1:]}.")
     if terminal().is_terminal:
-        for head in heads:
-            emit(f"  {head.title}: {head.meaning}")
+        for title, meaning in [*([REMARK] if remarked else []), *((h.title, h.meaning) for h in heads)]:
+            emit(f"  {title}: {meaning}")
+
+
+def _texts(cells: Sequence[Cell], heads: Sequence[Column]) -> list[str]:
+    from lifelong.report.columns import marked, shown
+
+    texts = [marked(shown(cell, head.kind), cell.grey) for cell, head in zip(cells, heads, strict=True)]
+    return [Dim(text) if cell.grey else text for text, cell in zip(texts, cells, strict=True)]

@@ -6,14 +6,14 @@ import contextlib
 import errno
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from streams.errors import ConfigError, LifelongError
 from streams.files import cache_folder, write_atomically
 from streams.registry import others_code
 
-__all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors", "write_atomically"]
+__all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors", "own_code", "write_atomically"]
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
@@ -46,19 +46,29 @@ def code_version() -> str:
     return h.hexdigest()
 
 
-def code_of(configuration: object) -> str:
+def code_of(configuration: object, own: Mapping[Path, bytes] | None = None) -> str:
     """Return a hash of all code that decides the results of a configuration.
 
     Args:
         configuration: JSON-ready data; what it names and is not part of this project counts, too.
+        own: digests of such code that `own_code` returned earlier; the files may have been changed since.
     """
-    files = others_code(_names(configuration))
+    files, known = others_code(_names(configuration)), own or {}
     if not files:
         return code_version()
     h = hashlib.blake2b(code_version().encode(), digest_size=8)
     for file in files:
-        h.update(hashlib.blake2b(file.read_bytes()).digest())
+        h.update(known[file] if file in known else _digest(file))
     return h.hexdigest()
+
+
+def own_code(configuration: object) -> dict[Path, bytes]:
+    """Return the digests of all code that a configuration names and that is not part of this project."""
+    return {file: _digest(file) for file in others_code(_names(configuration))}
+
+
+def _digest(file: Path) -> bytes:
+    return hashlib.blake2b(file.read_bytes()).digest()
 
 
 def _names(data: object) -> Iterator[str]:

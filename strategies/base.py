@@ -92,6 +92,9 @@ class Strategy(ABC):
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
     unheeded: ClassVar[Mapping[str, str]] = {"carry_optimizer": "its optimizers start afresh in every lesson"}
     """Options of `training` that an isolated strategy cannot heed, with the reason: a run that sets one is refused."""
+    always: ClassVar[Mapping[str, object]] = {}
+    """Options of `training` that have one value for it, other than the default: it does so whether a run asks for that
+    or says nothing."""
 
     @property
     @abstractmethod
@@ -157,6 +160,8 @@ class Learner(ABC):
 
     state_grows: bool = False
     """See `Strategy.state_grows`."""
+    always: ClassVar[Mapping[str, object]] = {}
+    """See `Strategy.always`."""
     restores_by_reliving: bool = False
     """Whether a checkpoint is restored by learning all that was learned once more, for it holds no inner state. After a
     request that changed the weights in another way it cannot be restored."""

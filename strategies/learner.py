@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar, final
 
@@ -11,6 +12,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
+from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.training.timing import timed
 from streams.events import DeletionRequest, Experience
@@ -33,9 +35,15 @@ class SGDLearner(Learner):
         self._make_plugins = make_plugins
         self.reset()
 
+    @functools.cached_property
+    def model(self) -> FlatModel:  # type: ignore[override]  # it may be assigned to, as the base class says
+        """The model, made when it is first asked for: a learner that waits for its turn holds none."""
+        with torch.inference_mode(False):  # whoever asks first, it will be trained
+            return self.setting.make_model()
+
     @override
     def reset(self) -> None:
-        self.model = self.setting.make_model()
+        vars(self).pop("model", None)
         self.plugins = dict(self._make_plugins())
         self._derived = np.zeros(self.setting.num_samples, dtype=bool)
         self._renew_optimizer()

@@ -21,7 +21,8 @@ class Batch:
         x: inputs ``[B, ...]``.
         y: targets ``[B]``.
         task: int64 ``[B]`` task labels, or None where the model is not task-aware.
-        images: uint8 ``[B, M, C, H, W]`` images of each sample, or None where samples have none beside `x`.
+        images: uint8 ``[B, M, C, H, W]`` images of each sample, or None where samples have none beside `x`. Floats are
+            images that are processed already, as a vision tower reads them (selection's image of zeros).
         extra: what an objective has drawn for each sample (noise, time steps, masks), ``[B, ...]`` by name.
     """
 

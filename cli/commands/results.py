@@ -70,7 +70,8 @@ def compare(
 ) -> None:
     """Put the strategies of one run, or of several, side by side; only what lived through one stream is compared."""
     from lifelong.execution.runner import load_run
-    from lifelong.report.summary import columns, side_by_side, to_json
+    from lifelong.report.columns import columns
+    from lifelong.report.summary import side_by_side, to_json
 
     comparisons = side_by_side([load_run(f) for f in folders], strategies)
     if as_json:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from lifelong.audits._base import Audit, Values
 from lifelong.evaluation.plan import RequestPlan
 from strategies.base import Strategy
 from strategies.metric import Metric
+from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
+from streams.data import Batch
 
 
 class Config(BaseConfig):
@@ -21,7 +24,7 @@ class Config(BaseConfig):
 METRICS = {
     "readout_accuracy": Metric(
         "Accuracy, on test data of what the request names, of a last layer fitted anew on frozen features of the "
-        "forget set and as much retained data.",
+        "forget set and as much retained data; a guard beside the weights takes no part in them.",
         "share",
         "reference",
     ),
@@ -42,12 +45,21 @@ class Readout(Audit):
         others = live[(self.setting.key / "readout" / request.name).order(self.plan.ids[live])]
         sides = (request.forget, np.sort(others[: len(request.forget)]), request.forget_test)
         batches = [self.samples.batch(positions) for positions in sides]
-        features = [strategy.features(b) for b in batches] if all(map(len, batches)) else [None]
+        model = strategy.network()
+        features = [self._features(strategy, model, b) for b in batches] if all(map(len, batches)) else [None]
         if any(f is None for f in features):
             return {"readout_accuracy": float("nan")}
         forgotten, retained, held_out = (f.float().cpu().numpy() for f in features if f is not None)
         labels = [b.y.cpu().numpy() for b in batches]
         return {"readout_accuracy": readout(forgotten, labels[0], retained, labels[1], held_out, labels[2])}
+
+    @torch.inference_mode()
+    def _features(self, strategy: Strategy, model: FlatModel | None, batch: Batch) -> torch.Tensor | None:
+        """Return the features ``[B, F]`` of the bare model, without a guard, or None where there is no single space."""
+        if model is None:
+            return strategy.features(batch)
+        model.train(False)
+        return self.setting.objective.features(model, batch)
 
     @override
     def rests_on(self, request: RequestPlan) -> np.ndarray:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from lifelong.config.parts import StrategyParts, find_part
 from lifelong.config.shipped import ready_scenarios
 from strategies.parts.fit import Training
 from strategies.parts.model import Trained
-from streams.config import Config, Named, NameOrOptions, parse, resolve
+from streams.config import Config, Named, NameOrOptions, parse
 from streams.errors import ConfigError, closest
 
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
@@ -164,8 +166,11 @@ class RunConfig(Config):
                 raise ValueError(f"strategies: the name {name!r} may only have letters, digits and - _ . +")
         return self
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self, strategies: Mapping[str, StrategyParts] | None = None) -> dict[str, Any]:
         """Return the configuration as plain data with every option of every named thing written out.
+
+        Args:
+            strategies: what `find_strategies` returned, if they have been looked up.
 
         Raises:
             ConfigError: a name or an option is not valid.
@@ -178,29 +183,43 @@ class RunConfig(Config):
             ("objectives", "objective"),
             ("models", "model"),
         ):
-            data[key] = _options(kind, getattr(self, key), key)
+            data[key] = find_part(kind, getattr(self, key), key).data()
         if self.features is not None:
-            data["features"] = _options("models", self.features, "features")
+            data["features"] = find_part("models", self.features, "features").data()
         for kind in ("audits", "metrics"):
             data["evaluation"][kind] = _listed_options(kind, getattr(self.evaluation, kind))
-        data["strategies"] = {name: resolve_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
+        parts = self.find_strategies() if strategies is None else strategies
+        data["strategies"] = {name: strategy.data() for name, strategy in parts.items()}
         return data
 
+    def find_strategies(self) -> dict[str, StrategyParts]:
+        """Look up what the strategies are built from.
 
-def resolve_strategy(strategy: StrategyConfig, where: str) -> dict[str, Any]:
-    """Return one strategy as plain data with every option written out."""
+        Raises:
+            ConfigError: a name or an option is not valid.
+        """
+        return {name: find_strategy(s, f"strategies.{name}") for name, s in self.strategies.items()}
+
+
+def find_strategy(strategy: StrategyConfig, where: str) -> StrategyParts:
+    """Look up what one strategy is built from.
+
+    Args:
+        strategy: its configuration.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: a name or an option is not valid, or a plugin is named twice.
+    """
     if strategy.isolated is not None:
-        return {"isolated": _options("isolated", strategy.isolated, f"{where}.isolated")}
+        return StrategyParts(where, isolated=find_part("isolated", strategy.isolated, f"{where}.isolated"))
     names = [p.name for p in strategy.learner]
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}.learner: a plugin is named twice in {names}.")
-    guard = {} if strategy.guard is None else {"guard": _options("guards", strategy.guard, f"{where}.guard")}
-    return {
-        "learner": [_options("learners", plugin, f"{where}.learner.{plugin.name}") for plugin in strategy.learner],
-        "unlearner": _options("unlearners", strategy.unlearner, f"{where}.unlearner"),
-        **guard,
-        "unlearning_seed": strategy.unlearning_seed,
-    }
+    guard = None if strategy.guard is None else find_part("guards", strategy.guard, f"{where}.guard")
+    learner = tuple(find_part("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner)
+    unlearner = find_part("unlearners", strategy.unlearner, f"{where}.unlearner")
+    return StrategyParts(where, learner, unlearner, guard, unlearning_seed=strategy.unlearning_seed)
 
 
 def _listed_options(kind: str, named: tuple[Named, ...]) -> list[dict[str, Any]]:
@@ -209,16 +228,7 @@ def _listed_options(kind: str, named: tuple[Named, ...]) -> list[dict[str, Any]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"evaluation.{kind}: {twice[0]!r} is named twice in {names}. Leave one out.")
-    return [_options(kind, n, f"evaluation.{kind}.{n.name}") for n in named]
-
-
-def _options(kind: str, named: Named, where: str) -> dict[str, Any]:
-    _, config = resolve(kind, named, where)
-    data = {"name": named.name, **config.model_dump(mode="json")}
-    inner = getattr(config, "of", None)  # a source made from another one
-    if isinstance(inner, Named):
-        data["of"] = _options(kind, inner, f"{where}.of")
-    return data
+    return [find_part(kind, n, f"evaluation.{kind}.{n.name}").data() for n in named]
 
 
 def content_hash(data: object) -> str:

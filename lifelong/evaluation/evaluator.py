@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lifelong.evaluation.outputs import Findings, Outputs
+from lifelong.evaluation.outputs import Certainty, Details, Findings, Outputs
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.evaluation.samples import Samples
 from lifelong.formulas.membership import entropies, modified_entropies
@@ -57,21 +57,21 @@ class Evaluator:
     def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
         objective = self._objective
         scores, losses = [], []
-        details: dict[str, list[torch.Tensor]] = {}
+        certainties: list[tuple[torch.Tensor, ...]] = []
         for batch in self._batches:
             outputs = strategy.predict(batch)
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
-                for name, values in self._of_predictions(outputs, batch) if event is not None else ():
-                    details.setdefault(name, []).append(values)
+                if event is not None and (certainty := self._certainty(outputs, batch)) is not None:
+                    certainties.append(certainty)
         if event is None:
             return Outputs(_array(scores), _array(losses))
         positions = self._plan.detailed(event)
         return Outputs(
             _array(scores),
             _array(losses),
-            {name: _array(parts) for name, parts in details.items()} | self._details(strategy, positions),
+            self._details(strategy, positions, certainties),
             self._records(strategy, positions),
             self._findings(strategy, event),
         )
@@ -113,22 +113,22 @@ class Evaluator:
             parts.append(self._plan.kept_questions(event))
         return b"|".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
 
-    def _of_predictions(self, outputs: torch.Tensor, batch: Batch) -> list[tuple[str, torch.Tensor]]:
+    def _certainty(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...] | None:
+        """Return the fields of `Certainty` for one batch, or None where no class is predicted."""
         p, margins = self._objective.probabilities(outputs, batch), self._objective.margins(outputs, batch)
         if p is None or margins is None:
-            return []
-        return [
-            ("margins", margins),
-            ("confidences", p.amax(1)),
-            ("entropies", entropies(p)),
-            ("modified_entropies", modified_entropies(p, batch.y)),
-        ]
+            return None
+        return margins, p.amax(1), entropies(p), modified_entropies(p, batch.y)
 
-    def _details(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
+    def _details(
+        self, strategy: Strategy, positions: np.ndarray, certainties: list[tuple[torch.Tensor, ...]]
+    ) -> Details:
         with torch.inference_mode():
             features = _optional([strategy.features(b) for b in self._samples.batches(positions)])
-        details = {"probabilities": self.probabilities(strategy, positions), "features": features}
-        return {name: values for name, values in details.items() if values is not None}
+        certainty = (
+            Certainty(*(_array(list(parts)) for parts in zip(*certainties, strict=True))) if certainties else None
+        )
+        return Details(self.probabilities(strategy, positions), features, certainty)
 
     def _findings(self, strategy: Strategy, event: int) -> dict[str, Findings]:
         """Let every audit take a copy of the model apart where that is due."""

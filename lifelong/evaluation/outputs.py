@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -24,16 +24,67 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Certainty:
+    """How sure a model that predicts classes is of every sample.
+
+    Attributes:
+        margins: float32 ``[N]``, log odds of the label.
+        confidences: float32 ``[N]``, highest probability.
+        entropies, modified_entropies: float32 ``[N]``, in nats.
+    """
+
+    margins: np.ndarray
+    confidences: np.ndarray
+    entropies: np.ndarray
+    modified_entropies: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Details:
+    """What is there only where something is measured in detail; D are the detailed positions.
+
+    Attributes:
+        probabilities: float32 ``[D, K]``, predicted distributions.
+        features: float32 ``[D, F]``, penultimate.
+        certainty: of all samples, where classes are predicted.
+        visits: of a reference: what a life from the start up to there takes, in samples passed forward and backward.
+        shadow_margins: of a shadow life: float32 ``[T + Z]``, log odds of the forgotten and of unseen samples.
+        shadow_kept: of a shadow life: float32 ``[2]``, mean scores on live and on test data.
+    """
+
+    probabilities: np.ndarray | None = None
+    features: np.ndarray | None = None
+    certainty: Certainty | None = None
+    visits: np.ndarray | None = None
+    shadow_margins: np.ndarray | None = None
+    shadow_kept: np.ndarray | None = None
+
+    def arrays(self) -> Arrays:
+        """Return what there is by name; `details_of` reads it."""
+        certainty = {} if self.certainty is None else {f.name: getattr(self.certainty, f.name) for f in _CERTAINTY}
+        others = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "certainty"}
+        return certainty | {name: values for name, values in others.items() if values is not None}
+
+
+_CERTAINTY = fields(Certainty)
+
+
+def details_of(arrays: Mapping[str, np.ndarray]) -> Details:
+    """Return the details with what `Details.arrays` returned."""
+    names = {f.name for f in _CERTAINTY}
+    certainty = {name: values for name, values in arrays.items() if name in names}
+    others = {name: values for name, values in arrays.items() if name not in names}
+    return Details(certainty=Certainty(**certainty) if certainty else None, **others)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
     """Per-sample results of one pass.
 
     Attributes:
         scores: float32 ``[N]``, the objective's score (1 or 0 for classification).
         losses: float32 ``[N]``.
-        details: what is there only where something is measured in detail, by name; D are the detailed positions.
-            probabilities ``[D, K]``: predicted distributions. features ``[D, F]``: penultimate. margins ``[N]``: log
-            odds of the label. confidences ``[N]``: highest probability. entropies, modified_entropies ``[N]``, in
-            nats. All float32.
+        details: what is there only where something is measured in detail.
         records: of the objective's measurements (`strategies.measurement`): ``[D]`` by name, and ``holdout_*`` ``[S]``
             of samples that are in no stream. ``unseen`` ``[D]`` marks test samples where those stand in for them.
         audits: what each audit that was made found, by its name.
@@ -41,23 +92,13 @@ class Outputs:
 
     scores: np.ndarray
     losses: np.ndarray
-    details: Arrays = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
     records: Arrays = field(default_factory=dict)
     audits: Mapping[str, Findings] = field(default_factory=dict)
 
-    @property
-    def probabilities(self) -> np.ndarray | None:
-        """Predicted distributions ``[D, K]`` at the detailed positions, if there are any."""
-        return self.details.get("probabilities")
-
-    @property
-    def features(self) -> np.ndarray | None:
-        """Penultimate features ``[D, F]`` at the detailed positions, if there are any."""
-        return self.details.get("features")
-
     def stored(self) -> Arrays:
         """Return all but scores and losses by names that can stand in one file; `with_stored` reads them."""
-        arrays = {f"details/{name}": values for name, values in self.details.items()}
+        arrays = {f"details/{name}": values for name, values in self.details.arrays().items()}
         arrays |= {f"records/{name}": values for name, values in self.records.items()}
         for audit, findings in self.audits.items():
             arrays |= {f"audits/{audit}/requests/{name}": values for name, values in findings.requests.items()}
@@ -68,7 +109,8 @@ class Outputs:
 def with_stored(scores: np.ndarray, losses: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Outputs:
     """Return outputs with what `Outputs.stored` returned."""
     audits: dict[str, Findings] = {}
-    outputs = Outputs(scores, losses, audits=audits)
+    details: Arrays = {}
+    records: Arrays = {}
     for key, values in arrays.items():
         kind, _, name = key.partition("/")
         if kind == "audits":  # the name of an audit may be a path
@@ -76,5 +118,5 @@ def with_stored(scores: np.ndarray, losses: np.ndarray, arrays: Mapping[str, np.
             findings = audits.setdefault(audit, Findings())
             (findings.requests if of == "requests" else findings.stream)[name] = values
         else:
-            (outputs.details if kind == "details" else outputs.records)[name] = values
-    return outputs
+            (details if kind == "details" else records)[name] = values
+    return Outputs(scores, losses, details_of(details), records, audits)

@@ -18,7 +18,6 @@ from lifelong.references.comparison import Shared, compare
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
-from lifelong.setup.build import make_strategy
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
@@ -94,7 +93,7 @@ class Life:
             self._instruments.audits,
             objective.predicts == "tokens",
         )
-        strategy = make_strategy(self._config, self._p.setting, f"strategies.{self._name}")
+        strategy = self._p.strategies.build(self._name)
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
         first = self._restore(strategy, ledger, measure)
         self._watch.begin(self._info, first)

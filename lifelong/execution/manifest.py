@@ -56,7 +56,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         "code": code_version(),
         "versions": versions(),
         "platform": platform.platform(),
-        "metrics": own_metrics(p.config).to_json(),
+        "metrics": own_metrics(p.catalogue).to_json(),
         "device": p.config.device,
         "threads": p.config.threads,
         "source": {"name": p.stream.source.name, "licence": p.stream.source.licence, "notes": p.stream.source.notes},

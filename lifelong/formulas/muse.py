@@ -16,7 +16,7 @@ from strategies.parts.text.scores import rouge_l, words
 LASTING = 0.95
 """Utility holds while it is at least that share of the utility before the first request."""
 
-_NEXT_QUESTION = re.compile(r"\n\s*\n|\bQuestion\b|(?:^|\n)\s*Q:")
+_NEXT_QUESTION = re.compile(r"\n\n|\nQuestion|Question:")
 
 
 def rouge_f(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -29,10 +29,12 @@ def rouge_f(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def cut_answer(text: str) -> str:
-    r"""Return what comes before a blank line, or before a further question that the model asks itself.
+    r"""Return what comes before the first blank line, a line that begins with "Question", or "Question:", as MUSE does.
 
-    >>> cut_answer("Paris\n\nQuestion: x"), cut_answer("Paris\nQ: And Rome?"), cut_answer(" The Quiet Harbor.")
-    ('Paris', 'Paris', ' The Quiet Harbor.')
+    >>> cut_answer("Paris\n\nAnd Rome?"), cut_answer("Paris\nQuestion 2"), cut_answer("Paris Question: x")
+    ('Paris', 'Paris', 'Paris')
+    >>> cut_answer("The Question of Ages"), cut_answer("Paris\n \nQ: And Rome?")
+    ('The Question of Ages', 'Paris\n \nQ: And Rome?')
     """
     next_question = _NEXT_QUESTION.search(text)
     return text if next_question is None else text[: next_question.start()].rstrip()

@@ -8,11 +8,12 @@ set (`forget_` and the objective's measure).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
 
+from lifelong.config.parts import StrategyParts
 from lifelong.config.run import RunConfig
 from lifelong.metrics import (
     accumulation,
@@ -23,6 +24,7 @@ from lifelong.metrics import (
     knowledge,
     over_stream,
     perplexity,
+    relapse,
     requests,
     selection,
     shadows,
@@ -32,13 +34,14 @@ from lifelong.metrics.snapshots import corrective, retained
 from strategies.metric import Better, Metric
 from strategies.objectives import causal_lm, classification, regression
 from strategies.objectives._base import NamedObjective
-from streams.config import Named
 from streams.registry import class_of, entries, load
 
 _MODULES: dict[str, ModuleType] = {
     "What is learned and kept": accumulation,
     "Over long streams": knowledge,
     "Requests": requests,
+    "What comes back": relapse,
+    "What predictions say": retained,
     "One request in detail": detailed,
     "Beside references": gaps,
     "Attacks with many lives": shadows,
@@ -157,16 +160,25 @@ BUILT_IN = Catalogue(MEASURES, METRICS)
 describe = BUILT_IN.describe
 
 
-def catalogue_of(config: RunConfig) -> Catalogue:
+def catalogue_of(config: RunConfig, strategies: Mapping[str, StrategyParts] | None = None) -> Catalogue:
     """Return what the metrics of a run mean, with those that modules of one's own declare in `METRICS`.
+
+    Args:
+        config: of the run.
+        strategies: what `config.find_strategies` returned, if they have been looked up.
 
     Raises:
         ConfigError: a module cannot be found.
     """
+    objective = load("objectives", config.objective.name, "objective")
+    parts = config.find_strategies() if strategies is None else strategies
+    modules = [objective, *(part.module for strategy in parts.values() for part in strategy)]
+    for kind, added in (("audits", config.evaluation.audits), ("metrics", config.evaluation.metrics)):
+        modules += [load(kind, named.name, f"evaluation.{kind}.{named.name}") for named in added]
     measures, metrics = dict(MEASURES), dict(METRICS)
-    for kind, named, where in _metric_sources(config):
-        metrics |= _declared(load(kind, named.name, where))
-    measure = measure_of(config.objective.name)
+    for module in modules:
+        metrics |= _declared(module)
+    measure = _measure_of(objective)
     if measure not in measures:
         measures[measure] = metrics.get(measure, Metric(f"the score {measure}", "as the score", "higher"))
     return Catalogue(measures, {name: m for name, m in metrics.items() if name not in measures})
@@ -181,9 +193,8 @@ def measure_of(objective: str) -> str:
     return _measure_of(load("objectives", objective, "objective"))
 
 
-def own_metrics(config: RunConfig) -> Catalogue:
-    """Return what `catalogue_of` has beyond the built-in metrics."""
-    catalogue = catalogue_of(config)
+def own_metrics(catalogue: Catalogue) -> Catalogue:
+    """Return what a catalogue has beyond the built-in metrics."""
     return Catalogue(
         {name: m for name, m in catalogue.measures.items() if name not in MEASURES},
         {name: m for name, m in catalogue.metrics.items() if name not in METRICS},
@@ -196,24 +207,6 @@ def with_own(own: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Catalogue:
         {name: Metric(**metric) for name, metric in own.get(of, {}).items()} for of in ("measures", "metrics")
     )
     return Catalogue(MEASURES | measures, METRICS | metrics)
-
-
-def _metric_sources(config: RunConfig) -> Iterator[tuple[str, Named, str]]:
-    """Yield everything in a configuration that may bring numbers of its own: its kind, itself and its key."""
-    yield "objectives", config.objective, "objective"
-    for name, strategy in config.strategies.items():
-        where = f"strategies.{name}"
-        if strategy.isolated is not None:
-            yield "isolated", strategy.isolated, f"{where}.isolated"
-            continue
-        for plugin in strategy.learner:
-            yield "learners", plugin, f"{where}.learner.{plugin.name}"
-        yield "unlearners", strategy.unlearner, f"{where}.unlearner"
-        if strategy.guard is not None:
-            yield "guards", strategy.guard, f"{where}.guard"
-    for kind, added in (("audits", config.evaluation.audits), ("metrics", config.evaluation.metrics)):
-        for named in added:
-            yield kind, named, f"evaluation.{kind}.{named.name}"
 
 
 def _declared(module: ModuleType) -> dict[str, Metric]:

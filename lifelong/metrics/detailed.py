@@ -208,7 +208,7 @@ class Detailed:
         name, n = request.name, len(request.forget)
         rows = self._attacks(request) if is_private(request) else []
         zrf = None
-        if (p := self.outputs.probabilities) is not None:
+        if (p := self.outputs.details.probabilities) is not None:
             at = positions_in(self.detailed, request.forget)
             zrf = zero_retrain_forgetting(p[at], self._random[at])
         rows.append(row(self.event, self._model, name, "zrf", zrf, n, _NO_CLASS))
@@ -224,10 +224,10 @@ class Detailed:
         ]
 
     def _calibration(self, subject: str, metric: str, positions: np.ndarray, nothing: str) -> Row:
-        confidences, error = self.outputs.details.get("confidences"), None
-        if confidences is not None and len(positions):
-            error = expected_calibration_error(confidences[positions], self.outputs.scores[positions])
-        why = nothing if confidences is not None else _NO_CLASS
+        certainty, error = self.outputs.details.certainty, None
+        if certainty is not None and len(positions):
+            error = expected_calibration_error(certainty.confidences[positions], self.outputs.scores[positions])
+        why = nothing if certainty is not None else _NO_CLASS
         return row(self.event, self._model, subject, metric, error, len(positions), why)
 
     def quality(self, request: RequestPlan) -> Quality | None:
@@ -242,13 +242,13 @@ class Detailed:
     def _attacks(self, request: RequestPlan) -> list[Row]:
         """Return the population attacks; see `lifelong.formulas.membership`."""
         model, event, name, n = self._model, self.event, request.name, len(request.forget)
-        details, classes = self.outputs.details, self._plan.classes
-        if "margins" not in details:
+        certainty, classes = self.outputs.details.certainty, self._plan.classes
+        if certainty is None:
             names = ["mia_efficacy", "entropy_member_rate", "attack_accuracy"]
             names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
             return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
         forget, non_members = request.forget, request.non_members
-        rate = None if self._by_entropy is None else self._by_entropy(details["entropies"][forget])
+        rate = None if self._by_entropy is None else self._by_entropy(certainty.entropies[forget])
         accuracy = None
         if (unseen := matched(request, self._plan)) is not None:
             losses = self.outputs.losses
@@ -259,12 +259,12 @@ class Detailed:
             ("entropy_member_rate", rate, _NO_SIDES),
             ("attack_accuracy", accuracy, "it takes ten samples to forget and as many unseen ones of their classes"),
         ]
-        for metric, key in (("entropy_auc", "entropies"), ("modified_entropy_auc", "modified_entropies")):
-            v = details[key]
+        attacked = {"entropy_auc": certainty.entropies, "modified_entropy_auc": certainty.modified_entropies}
+        for metric, v in attacked.items():
             values.append(
                 (metric, membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
             )
-        v = details["margins"]
+        v = certainty.margins
         values.append(
             ("membership_ks", membership_ks(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
         )
@@ -284,15 +284,17 @@ class Detailed:
     def _by_confidence(self) -> Callable[[np.ndarray], float] | None:
         """The attack of mia_efficacy, which knows nothing of a request: fitted once for all of them."""
         sides = self._sides()
-        if "margins" not in self.outputs.details or sides is None:
+        if self.outputs.details.certainty is None or sides is None:
             return None
         return efficacy_attack(self._confidences[sides[0]], self._confidences[sides[1]])
 
     @functools.cached_property
     def _by_entropy(self) -> Callable[[np.ndarray], float] | None:
         """The attack of entropy_member_rate, fitted once as well."""
-        sides, entropies = self._sides(), self.outputs.details["entropies"]
-        return None if sides is None else entropy_attack(entropies[sides[0]], entropies[sides[1]])
+        sides, certainty = self._sides(), self.outputs.details.certainty
+        if certainty is None or sides is None:
+            return None
+        return entropy_attack(certainty.entropies[sides[0]], certainty.entropies[sides[1]])
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return as many live training samples as test samples, drawn by name: the same ones for every model."""
@@ -328,10 +330,10 @@ def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detaile
             tow_mia = confidence * factors[1] * factors[2]
             values = [average_gap(run_quality, reference_quality), float(np.prod(factors)), tow_mia, *factors]
         names = ("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test")
-        why = _NO_SIDES if "margins" in run.outputs.details else _NO_CLASS
+        why = _NO_CLASS if run.outputs.details.certainty is None else _NO_SIDES
         rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]
         rows += _calibrated(event, kind, request, run.outputs, reference.outputs, plan)
-    p, q = run.outputs.probabilities, reference.outputs.probabilities
+    p, q = run.outputs.details.probabilities, reference.outputs.details.probabilities
     at = positions_in(run.detailed, request.forget)
     distance = None if p is None or q is None else activation_distance(p[at], q[at])
     same = None if p is None or q is None else agreement(p[at], q[at])
@@ -349,9 +351,10 @@ def _calibrated(
     """
     name, classes, forget, non_members = request.name, plan.classes, request.forget, request.non_members
     moves: dict[str, np.ndarray | None] = {"loss": _moved(run.losses, reference.losses)}
-    if "margins" in run.details and "margins" in reference.details:
+    sure, reference_sure = run.details.certainty, reference.details.certainty
+    if sure is not None and reference_sure is not None:
         moves["confidence"] = np.exp(-reference.losses) - np.exp(-run.losses)
-        moves["entropy"] = _moved(run.details["entropies"], reference.details["entropies"])
+        moves["entropy"] = _moved(sure.entropies, reference_sure.entropies)
     else:
         moves |= {"confidence": None, "entropy": None}
     rows, aucs = [], []

@@ -13,12 +13,20 @@ from lifelong.results.table import Row, row
 from strategies.metric import Better, Metric
 from streams.positions import positions_in
 
+_NO_DISTRIBUTION = "the objective predicts no distribution"
+
 METRICS: dict[str, Metric] = {
     "js": Metric(
         "Jensen-Shannon divergence between the predictions of run and reference on the request's data.",
         "bits",
         "lower",
         0.0,
+    ),
+    "js_to_retrained": Metric(
+        "The same between another reference and the retrained one: of retrained-2 the noise floor of js, of withheld "
+        "and original what doing nothing gets.",
+        "bits",
+        "neither",
     ),
     "dd_euclidean": Metric(
         "Mean Euclidean distance between the features of run and reference on the request's data.",
@@ -127,19 +135,32 @@ def distance_rows(
     js: Jensen-Shannon divergence of predicted distributions in bits. dd_*: distance of penultimate features
     (CLArena's distribution distance), euclidean, cosine and 1 - linear CKA; samples weigh the same.
     """
-    chosen = request.forget_test if len(request.forget_test) else request.forget
-    at = positions_in(detailed, chosen)
-    name, n = request.name, len(chosen)
-    result = []
-    if run.probabilities is None or reference.probabilities is None:
-        result.append(row(event, kind, name, "js", None, n, "the objective predicts no distribution"))
-    else:
-        divergence = jensen_shannon(run.probabilities[at], reference.probabilities[at])
-        result.append(row(event, kind, name, "js", divergence, n))
+    at = positions_in(detailed, _chosen(request))
+    name, n = request.name, len(at)
+    result = [row(event, kind, name, "js", _divergence(at, run, reference), n, _NO_DISTRIBUTION)]
     for metric, distance in (("dd_euclidean", euclidean), ("dd_cosine", cosine), ("dd_cka", cka_distance)):
-        if run.features is None or reference.features is None:
+        if run.details.features is None or reference.details.features is None:
             result.append(row(event, kind, name, metric, None, n, "the strategy has no single feature space"))
             continue
-        value = distance(run.features[at], reference.features[at])
+        value = distance(run.details.features[at], reference.details.features[at])
         result.append(row(event, kind, name, metric, value, n, "the features are constant"))
     return result
+
+
+def floor_row(
+    event: int, kind: str, request: RequestPlan, detailed: np.ndarray, other: Outputs, retrained: Outputs
+) -> Row:
+    """Return the js of another reference, in place of the run's, to the retrained one."""
+    at = positions_in(detailed, _chosen(request))
+    divergence = _divergence(at, other, retrained)
+    return row(event, kind, request.name, "js_to_retrained", divergence, len(at), _NO_DISTRIBUTION)
+
+
+def _chosen(request: RequestPlan) -> np.ndarray:
+    return request.forget_test if len(request.forget_test) else request.forget
+
+
+def _divergence(at: np.ndarray, one: Outputs, other: Outputs) -> float | None:
+    if one.details.probabilities is None or other.details.probabilities is None:
+        return None
+    return jensen_shannon(one.details.probabilities[at], other.details.probabilities[at])

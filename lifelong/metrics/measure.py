@@ -13,7 +13,8 @@ from lifelong.metrics.accumulation import Accumulation, unit_means
 from lifelong.metrics.answers import record_rows, request_rows, utility_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.perplexity import Perplexity
-from lifelong.metrics.requests import Relapse, collateral_rows, mean_rows, scores_of
+from lifelong.metrics.relapse import Relapse
+from lifelong.metrics.requests import collateral_rows, mean_rows, scores_of
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric, built_in
 from lifelong.results.table import Row, row
 from streams.stream import Stream
@@ -48,7 +49,7 @@ class Measure:
         self._accumulation = Accumulation(
             plan.unit_of, plan.position_of, plan.num_units, [u.name for u in stream.units], measure
         )
-        self._relapse = Relapse()
+        self._relapse = Relapse("run", "raw_relapse")
         self._knowledge = Knowledge(stream.events, plan.num_units, measure)
         names = [u.name for u in stream.units]
         self._perplexity = Perplexity(plan.unit_of, plan.position_of, names) if of_tokens else None
@@ -132,7 +133,7 @@ class Measure:
                 after = self._accumulation.accuracy_at(event, self._counting(event))
                 rows += collateral_rows(event, request, before, after, self._other_units(event))
         if rows:
-            metrics = ("forget_" + self._measure, "forget_test_" + self._measure, "membership_auc", "relapse")
+            metrics = ("forget_" + self._measure, "forget_test_" + self._measure, "membership_auc", "raw_relapse")
             rows += mean_rows(event, "run", rows, metrics)
         return rows
 

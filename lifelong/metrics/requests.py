@@ -21,14 +21,6 @@ METRICS: dict[str, Metric] = {
         "AUC",
         "reference",
     ),
-    "relapse": Metric(
-        "Score on a request's deleted samples now, minus right after the request: above 0, they are coming back.",
-        "as the score",
-        "lower",
-    ),
-    "relapse_max": Metric("Highest relapse so far.", "as the score", "lower"),
-    "relapse_test": Metric("Relapse on test data of what the request names.", "as the score", "lower"),
-    "relapse_test_max": Metric("Highest relapse on test data so far.", "as the score", "lower"),
     "collateral": Metric(
         "Collateral change: how much a request changes the score of other units (absolute, summed; UnCLe's Spill).",
         "as the score",
@@ -151,38 +143,6 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
         row(event, "run", request.name, "exact", float(exact), 1),
         row(event, "run", request.name, "weights_erased", float(outcome.weights_erased), 1),
     ]
-
-
-class Relapse:
-    """Follows how scores on deleted data move after each request."""
-
-    def __init__(self) -> None:
-        """Start before the first request."""
-        self._served: dict[str, np.ndarray] = {}
-        self._highest: dict[tuple[str, str], float] = {}
-
-    def update(self, event: int, request: RequestPlan, scores: np.ndarray) -> list[Row]:
-        """Return relapse rows, given what is left of a request after `event` and the scores ``[N]`` of all samples.
-
-        relapse = score now - score when served, on the samples that are deleted now; relapse_max is its highest value
-        so far (a bump that went away still counts). Positive means that what was forgotten is coming back.
-        """
-        if event == request.event:
-            self._served[request.name] = scores
-            return []
-        served = self._served[request.name]
-        result = []
-        for suffix, positions in (("", request.forget), ("_test", request.forget_test)):
-            if not len(positions):
-                continue
-            key = (request.name, suffix)
-            change = float(scores[positions].mean()) - float(served[positions].mean())
-            if not np.isfinite(change):
-                continue
-            self._highest[key] = max(self._highest.get(key, -np.inf), change)
-            result.append(row(event, "run", request.name, f"relapse{suffix}", change, len(positions)))
-            result.append(row(event, "run", request.name, f"relapse{suffix}_max", self._highest[key], len(positions)))
-        return result
 
 
 def mean_rows(event: int, model: str, rows: list[Row], metrics: tuple[str, ...]) -> list[Row]:

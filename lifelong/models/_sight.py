@@ -38,13 +38,19 @@ class Sight(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``[n, positions, width]`` of images, uint8 ``[n, 1 or 3, H, W]``."""
-        pixels = images.to(self.mean.dtype) / 255.0
+        """Return ``[n, positions, width]`` of images ``[n, 1 or 3, H, W]``: uint8 pixels, or floats that are processed.
+
+        Floats are already what the tower reads, scaled and normalised, so that zeros are the mean colour.
+        """
+        is_processed = images.is_floating_point()
+        pixels = images.to(self.mean.dtype) / (1.0 if is_processed else 255.0)
         if pixels.shape[1] != self._channels:
             pixels = pixels.expand(-1, self._channels, -1, -1)
         if pixels.shape[-2:] != (self._size, self._size):
-            pixels = F.interpolate(pixels, (self._size, self._size), mode="bicubic", antialias=True).clamp(0, 1)
-        hidden = self.tower((pixels - self.mean) / self.std, output_hidden_states=True).hidden_states
+            pixels = F.interpolate(pixels, (self._size, self._size), mode="bicubic", antialias=True)
+            pixels = pixels if is_processed else pixels.clamp(0, 1)
+        processed = pixels if is_processed else (pixels - self.mean) / self.std
+        hidden = self.tower(processed, output_hidden_states=True).hidden_states
         features = torch.cat([hidden[layer][:, int(self._skips_class) :] for layer in self._layers], -1)
         projected: torch.Tensor = self.projector(features)
         return projected
@@ -55,7 +61,7 @@ class Sight(nn.Module):
         Args:
             embedded: ``[B, T, width]``.
             is_image: bool ``[B, T]``: runs of `positions` places; the first run of a row is its first image.
-            images: uint8 ``[B, M, C, H, W]``.
+            images: ``[B, M, C, H, W]``, uint8 or processed floats.
         """
         counts = is_image.sum(1, keepdim=True) // self.positions
         is_shown = torch.arange(images.shape[1], device=images.device) < counts

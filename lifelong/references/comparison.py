@@ -7,28 +7,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lifelong.audits._base import DETAILED, Audit
-from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash, resolve_strategy
+from lifelong.config.parts import StrategyParts
+from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
-from lifelong.metrics.catalogue import catalogue_of
 from lifelong.metrics.detailed import Detailed, Known, pair_rows
-from lifelong.metrics.gaps import cost_row, distance_rows, gap_rows, request_gap_rows, stream_gap_rows
+from lifelong.metrics.gaps import cost_row, distance_rows, floor_row, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
-from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_config
+from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
-from lifelong.setup.build import make_strategy
+from lifelong.setup.build import build_strategy, make_strategy
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
 from streams.ledger import Ledger
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
+BASELINES: tuple[ReferenceKind, ...] = ("retrained-2", "withheld", "original")
+"""What is held against the retrained reference beside the run: a second retraining, and what doing nothing gets."""
 # References of one family are built alike, so their chains of events can share prefixes.
 _FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
 
@@ -68,6 +71,7 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
     evaluator, measure = instruments.evaluator, p.setting.objective.measure
     lived = _Lived(p, record, shared)
     rows: list[Row] = []
+    relapse, relapses = Relapse("retrained", "relapse"), []
     cost = Cost()
     for kinds in _FAMILIES:
         points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
@@ -78,11 +82,16 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
                 outputs = lived.outputs(point.event)
                 rows += _gaps(p, point, outputs, reference, instruments.metrics)
                 rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
+                if point.kind == "retrained":
+                    for request in p.plan.followed(point.event).values():
+                        relapses += relapse.update(point.event, request, outputs.scores, reference.scores)
                 if point.kind in DETAILED:
                     rows += lived.rows_beside(point, reference, family.name_of(wanted[point], point.event))
             cost += family.cost
+    rows += _beside_retrained(p, name, evaluator)
+    rows += relapses + mean_relapse(relapses)
     rows += recovery_rows(rows, measure)
-    rows += attribution_rows(rows, measure, catalogue_of(p.config).is_share(measure))
+    rows += attribution_rows(rows, measure, p.catalogue.is_share(measure))
     rows += over_stream_rows(p.stream, rows, lived.work, measure)
     return rows + _mean_gaps(p, rows, instruments.audits), cost
 
@@ -130,28 +139,46 @@ class _Lived:
             rows += reference_details.p_values(request) if kind == "retrained" else []
             rows += pair_rows(kind, request, run, reference_details, plan)
             if kind == "retrained" and request.event == event:
+                assert reference.details.visits is not None
                 work = self.work.get((event, "forward"), 0.0) + self.work.get((event, "backward"), 0.0)
-                rows.append(cost_row(event, kind, request, work, float(reference.details["visits"])))
+                rows.append(cost_row(event, kind, request, work, float(reference.details.visits)))
         return rows
+
+
+def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]:
+    """Return how far other references are from the retrained one: the noise floor, and what doing nothing gets."""
+    kinds = p.config.references.kinds
+    rows: list[Row] = []
+    for kind in (k for k in BASELINES if k in kinds and "retrained" in kinds):
+        # both have just been computed, and stand beside the same events
+        both = [
+            _family(p, name, of, evaluator).compute({q: chain(p.stream, q) for q in points_of(p.stream, (of,))})
+            for of in (kind, "retrained")
+        ]
+        for (point, other), (_, retrained) in zip(*both, strict=True):
+            detailed = p.plan.detailed(point.event)
+            for request in p.plan.due(point.event):
+                rows.append(floor_row(point.event, kind, request, detailed, other, retrained))
+    return rows
 
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
     """Return what computes a reference and all its relatives."""
     seed = p.config.seed + (_SECOND_SEED if kind == "retrained-2" else 0)
-    return lives_of(p, name, reference_config(kind, p.config.strategies[name]), seed, evaluator)
+    return lives_of(p, reference_parts(kind, p.strategies.parts[name]), seed, evaluator)
 
 
-def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluator: Looker) -> References:
+def lives_of(p: Prepared, parts: StrategyParts, seed: int, evaluator: Looker) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run."""
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
     afterwards = {"seed", "metrics"}  # what is made of outputs
     decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
-    strategy = resolve_strategy(config, name)
+    strategy = parts.data()
     identity = content_hash(
         [
-            code_of([decisive, strategy]),
+            code_of([decisive, strategy], p.own_code),
             p.data_digest,
             seed,
             decisive,
@@ -162,7 +189,7 @@ def lives_of(p: Prepared, name: str, config: StrategyConfig, seed: int, evaluato
         ]
     )
     return References(
-        lambda: make_strategy(config, setting, f"strategies.{name}"),
+        lambda: build_strategy(parts, setting),
         lambda: Ledger(p.stream.source, task_of, p.config.device),
         evaluator,
         identity,
@@ -258,6 +285,8 @@ def _mean_gaps(p: Prepared, rows: list[Row], audits: Sequence[Audit]) -> list[Ro
                 more += ("cost_ratio",)
             if kind == "no-op":
                 more += ("attribution",)
+            if kind in BASELINES and "js_to_retrained" in there:
+                more += ("js_to_retrained",)
             for r in mean_rows(last, kind, chosen, (*metrics, *more)):
                 result.append(_renamed(r, f"{label}_{r.metric}"))
             absolute = [_absolute(r) for r in chosen if r.metric.startswith("gap_")]

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lifelong.evaluation.evaluator import Evaluator
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
 from lifelong.metrics.shadows import lira_rows, rmia_rows, score_rows, ulira_rows
 from lifelong.references.comparison import lives_of
-from lifelong.references.tree import Cost, reference_config
+from lifelong.references.tree import Cost, reference_parts
 from lifelong.results.table import Row, row
 from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
@@ -62,10 +62,8 @@ class _Onlooker:
         margins = self._evaluator.margins(strategy, self._targets)
         nothing = np.zeros(0, dtype=np.float32)
         means = [scores[part].mean() if len(part) else np.nan for part in self._live_and_tests(event)]
-        details = {"kept": np.array(means, dtype=np.float32)}
-        if margins is not None:
-            details["margins"] = margins
-        return Outputs(nothing, nothing, details)
+        kept = np.array(means, dtype=np.float32)
+        return Outputs(nothing, nothing, Details(shadow_margins=margins, shadow_kept=kept))
 
     def looks_at(self, event: int) -> bytes:
         """Return what is measured at `event`."""
@@ -189,18 +187,20 @@ class _Lives:
         started = time.perf_counter()
         for points, cost in together([lambda life=life: self._live_once(life, retrained) for life in group]):  # type: ignore[misc]
             for point, outputs in points:
-                self.known = self.known and "margins" in outputs.details
-                self._margins[point.event].append(outputs.details.get("margins", np.zeros(0)))
-                self._kept[point.event].append(outputs.details["kept"])
+                margins, kept = outputs.details.shadow_margins, outputs.details.shadow_kept
+                assert kept is not None
+                self.known = self.known and margins is not None
+                self._margins[point.event].append(np.zeros(0) if margins is None else margins)
+                self._kept[point.event].append(kept)
             self.cost += replace(cost, seconds=0.0)
         self.cost += Cost(seconds=time.perf_counter() - started)
 
     def _live_once(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
-        p, strategy = self._p, self._p.config.strategies[self._name]
+        p, parts = self._p, self._p.strategies.parts[self._name]
         seed = (p.config.seed + 1) * _SEEDS + life + (_RETRAINED_SEEDS if retrained else 0)
         if retrained:
-            strategy = reference_config("retrained", strategy)
-        family = lives_of(p, self._name, strategy, seed, self._onlooker)
+            parts = reference_parts("retrained", parts)
+        family = lives_of(p, parts, seed, self._onlooker)
         excluded = self._ids[~is_inside(life, self._ids)]
         events_at = {}
         for moment in self._moments:

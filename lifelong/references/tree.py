@@ -15,13 +15,14 @@ import io
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from lifelong.config.run import ReferenceKind, StrategyConfig
+from lifelong.config.parts import StrategyParts
+from lifelong.config.run import ReferenceKind, StrategyConfig, find_strategy
 from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.files import write_atomically
 from strategies.base import State, Strategy
@@ -200,8 +201,7 @@ class References:
             wanted: for each point its chain of events.
 
         Yields:
-            The point and its outputs. ``details["visits"]`` is what a life from the start up to there takes, in
-            samples passed forward and backward.
+            The point and its outputs, with `visits` among their details.
         """
         started = time.perf_counter()
         files = {p: self._file(c, p.event) for p, c in wanted.items()}
@@ -277,17 +277,17 @@ class References:
             self.cost.outcome += outcome
 
 
-def reference_config(kind: ReferenceKind, strategy: StrategyConfig) -> StrategyConfig:
-    """Return how a reference's strategy is built.
+def reference_parts(kind: ReferenceKind, strategy: StrategyParts) -> StrategyParts:
+    """Return what a reference's strategy is built from.
 
     Only no-op serves requests and needs the unlearner; all others only learn, so that strategies with the same
     learner share them. Joint is the same for all strategies: no method is needed where nothing comes later.
     """
     if kind == "joint":
-        return StrategyConfig()
+        return find_strategy(StrategyConfig(), strategy.where)
     if kind == "no-op" or strategy.isolated is not None:
         return strategy
-    return StrategyConfig(learner=strategy.learner)
+    return replace(find_strategy(StrategyConfig(), strategy.where), learner=strategy.learner)
 
 
 def _write(file: Path, outputs: Outputs, visits: int) -> None:

@@ -15,35 +15,9 @@ from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import measure_of
-from lifelong.results.table import Row, Table
+from lifelong.results.series import Series
 from streams.errors import CheckpointError
 from streams.names import in_words
-
-
-class Series:
-    """A table by model, metric and subject, so that looking up costs the same however long the run was."""
-
-    def __init__(self, table: Table) -> None:
-        """Index the rows; of several with the same event the last stands."""
-        self._found: dict[tuple[str, str], dict[str, dict[int, Row]]] = {}
-        self.lived = 0
-        for r in table.rows:
-            self._found.setdefault((r.model, r.metric), {}).setdefault(r.subject, {})[r.event] = r
-            if r.model == "run":
-                self.lived = max(self.lived, r.event + 1)
-
-    def subjects(self, metric: str, model: str = "run") -> list[str]:
-        """Return the subjects that have the metric, in order of appearance."""
-        return list(self._found.get((model, metric), {}))
-
-    def rows(self, metric: str, subject: str, model: str = "run") -> dict[int, Row]:
-        """Return rows by event."""
-        return self._found.get((model, metric), {}).get(subject, {})
-
-    def value(self, metric: str, subject: str, event: int, model: str = "run") -> float | None:
-        """Return one number, or None if it is undefined or absent."""
-        r = self.rows(metric, subject, model).get(event)
-        return None if r is None else r.value
 
 
 @dataclass(frozen=True, slots=True)

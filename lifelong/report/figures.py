@@ -6,9 +6,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lifelong.report import look
-from lifelong.report.facts import Facts, Requested, Series, kept_events, matrix_of
+from lifelong.report.facts import Facts, Requested, kept_events, matrix_of
 from lifelong.report.look import GREY, MAX_ROWS
 from lifelong.report.matrix import heat_map
+from lifelong.results.series import Series
 
 MAX_PANELS = 24
 """Requests that get a panel of their own."""

@@ -14,10 +14,11 @@ import numpy as np
 from lifelong.config.run import RunConfig
 from lifelong.execution.manifest import read_json
 from lifelong.execution.runner import Run
-from lifelong.report.facts import Facts, Series, gather, matrix_of
+from lifelong.report.facts import Facts, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
 from lifelong.report.summary import Line, summarize
 from lifelong.results.columns import read_some
+from lifelong.results.series import Series
 from lifelong.results.table import Table
 from lifelong.study.checks import metrics_needed
 from lifelong.study.config import Cell
@@ -27,23 +28,29 @@ from lifelong.study.verdicts import Results
 from streams.config import parse
 
 _PLAIN = [
+    "abs_relapse",
     "average_gap",
     "collateral_mean",
     "exact",
     "exposure",
     "forgetting_from_first",
-    "immediate_gap_membership_auc",
+    "forget_loss",
+    "immediate_abs_gap_membership_auc",
     "immediate_js",
+    "informedness",
     "js",
+    "js_to_retrained",
     "latency",
+    "membership_auc",
     "relapse",
+    "soft_informedness",
     "state_bytes",
     "steps",
     "tow",
     "weights_erased",
 ]
-_OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "gap_forget_{}", "retain_{}"]
-_IMMEDIATE = ["immediate_gap_forget_{}", "immediate_abs_gap_forget_{}"]
+_OF_MEASURE = ["{}", "average_{}", "deleted_{}", "forget_{}", "forget_test_{}", "gap_forget_{}", "retain_{}"]
+_IMMEDIATE = ["immediate_abs_gap_forget_{}"]
 
 
 def gather_lives(study: Study) -> Lives:
@@ -155,12 +162,12 @@ def _life(facts: Facts, name: str, line: Line) -> Life:
     series, measure, last = facts.series[name], facts.measure, facts.num_events - 1
     seconds = facts.seconds[name]
     by_event = {
-        key: _dense(series, metric, subject, facts.num_events)
-        for key, metric, subject in (
-            ("average", f"average_{measure}", "stream"),
-            ("relapse", "relapse", "requests"),
-            ("steps", "steps", "event"),
-            ("state", "state_bytes", "event"),
+        key: _dense(series, metric, subject, facts.num_events, model)
+        for key, metric, subject, model in (
+            ("average", f"average_{measure}", "stream", "run"),
+            ("relapse", "relapse", "requests", "retrained"),
+            ("steps", "steps", "event", "run"),
+            ("state", "state_bytes", "event", "run"),
         )
     }
     by_event["seconds"] = np.array([seconds.get(e, np.nan) for e in range(facts.num_events)])
@@ -201,7 +208,7 @@ def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dic
         "average_gap": at("average_gap", "retrained"),
         "tow": at("tow", "retrained"),
         "js_end": at("js", "retrained", last),
-        "relapse_end": at("relapse", "run", last),
+        "relapse_end": at("relapse", "retrained", last),
         "latency": at("latency"),
         "exposure": at("exposure"),
         **{
@@ -211,9 +218,9 @@ def _by_request(facts: Facts, name: str, by_event: dict[str, np.ndarray]) -> dic
     }
 
 
-def _dense(series: Series, metric: str, subject: str, length: int) -> np.ndarray:
+def _dense(series: Series, metric: str, subject: str, length: int, model: str = "run") -> np.ndarray:
     values = np.full(length, np.nan)
-    for event, r in series.rows(metric, subject).items():
+    for event, r in series.rows(metric, subject, model).items():
         if r.value is not None:
             values[event] = r.value
     return values

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from lifelong.execution.manifest import read_manifest
 from lifelong.execution.runner import Run
 from lifelong.report import study_tables
+from lifelong.report.columns import MARK
 from lifelong.report.lives import Lives
 from lifelong.report.study import command
 from lifelong.report.study_tables import Grid
@@ -30,11 +31,12 @@ _ESCAPES = str.maketrans(
         "]": "{]}",
         "*": "{*}",  # the same
         "\n": " ",
+        MARK: r"$^{\dagger}$",
     }
 )
 _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:%| [kMG]?B)?"
-_ALONE = re.compile(_NUMBER)
-_INTERVAL = re.compile(rf"({_NUMBER}) \[({_NUMBER}), ({_NUMBER})\]")
+_ALONE = re.compile(rf"{_NUMBER}{MARK}?")
+_INTERVAL = re.compile(rf"({_NUMBER}) \[({_NUMBER}), ({_NUMBER})\]{MARK}?")
 _POWER = re.compile(r"e([+-]?)0*(\d+)")
 
 # Widths in characters of \footnotesize, of which the text of an article in one column holds about 80.
@@ -90,7 +92,7 @@ def table(grid: Grid, label: str, more: str) -> str:
             *meanings,
             r"\begin{table}",
             r"\centering\footnotesize",
-            rf"\caption{{{escaped(grid.caption + more)}}}",
+            rf"\caption{{{escaped(' '.join(filter(None, (grid.caption + more, grid.footnote))))}}}",
             rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', label.lower())}}}",
             "\n\\par\\medskip\n".join(parts),
             r"\end{table}",
@@ -166,7 +168,11 @@ def _head(text: str, kind: str) -> str:
 def _cell(text: str, kind: str) -> str:
     if kind == "r":
         interval = _INTERVAL.fullmatch(text)
-        return r"\withinterval" + "".join(f"{{{_number(x)}}}" for x in interval.groups()) if interval else _number(text)
+        if not interval:
+            return _number(text)
+        mean, low, high = interval.groups()
+        mark = MARK if text.endswith(MARK) else ""
+        return r"\withinterval" + "".join(f"{{{_number(x)}}}" for x in (mean + mark, low, high))
     if kind == "l" or not text:
         return escaped(text)
     # names of metrics are long, and end in nothing that could be broken
@@ -183,4 +189,4 @@ def _number(text: str) -> str:
         return "--"
     sign, digits = (f"${text[0]}$", text[1:]) if text[:1] in ("+", "-") else ("", text)
     digits = _POWER.sub(lambda m: rf"$\times 10^{{{m[1].strip('+')}{m[2]}}}$", digits)
-    return sign + digits.replace("%", r"\%")
+    return sign + digits.replace("%", r"\%").replace(MARK, r"$^{\dagger}$")

@@ -50,7 +50,7 @@ def _table(grid: Grid) -> str:
     for title, rows in grid.groups:
         lines = [[head for head, _ in grid.heads], ["---"] * len(grid.heads), *rows]
         parts += [f"*{_safe(title)}*" if title else "", "\n".join(map(_line, lines))]
-    return _joined(parts)
+    return _joined([*parts, grid.footnote])
 
 
 def _line(cells: Sequence[str]) -> str:

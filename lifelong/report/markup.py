@@ -42,10 +42,10 @@ def folded(title: str, num_rows: int, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def cell(text: str, why: str = "", is_grey: bool = False) -> str:
-    """Return a cell, with what is shown when pointing at it; grey where the number tells nothing."""
-    title, kind = f" title={quoted(why)}" if why else "", ' class="grey"' if is_grey else ""
-    return f"<td{kind}{title}>{escape(text)}</td>"
+def cell(text: str, why: str = "", grey: bool = False) -> str:
+    """Return a cell, with what is shown when pointing at it; grey if its number says nothing."""
+    kind = ' class="grey"' if grey else ""
+    return f"<td{kind} title={quoted(why)}>{escape(text)}</td>" if why else f"<td{kind}>{escape(text)}</td>"
 
 
 def quoted(text: str) -> str:

@@ -13,10 +13,10 @@ _POLICY = (
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --dim: #555; --ground: #fff; --line: #d0d0d0; --link: #005a8f;
-  --soft: #f4f4f4; --notice: #fff3d6; }
+  --grey: #757575; --soft: #f4f4f4; --notice: #fff3d6; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #ececec; --dim: #b0b0b0; --ground: #16181b; --line: #44484d; --link: #7cc4f0; --soft: #212429;
-    --notice: #453510; }
+    --grey: #8c9096; --notice: #453510; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
@@ -46,7 +46,7 @@ th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { t
 td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
 th[scope=row] { font-weight: normal; } .beside tr:first-child > * { font-weight: 600; padding-top: .8rem; }
 th.group { padding-top: .8rem; }
-td.grey { color: var(--dim); font-style: italic; }
+td.grey { color: var(--grey); font-style: italic; } .held > * { color: var(--dim); }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
 .verdict { display: inline-block; padding: 0 .6rem; border-radius: .8rem; color: #fff; font-weight: 600; }

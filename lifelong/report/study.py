@@ -13,9 +13,10 @@ import yaml
 
 from lifelong.files import write_atomically
 from lifelong.report import study_drawings, study_tables
+from lifelong.report.columns import GREY, MARK
 from lifelong.report.gathering import gather_lives
 from lifelong.report.lives import Lives, Point
-from lifelong.report.markup import FOLD, cell, folded, pairs, table
+from lifelong.report.markup import FOLD, folded, pairs, quoted, table
 from lifelong.report.page import drawing, page
 from lifelong.report.study_drawings import MAX_POINTS, Drawn
 from lifelong.report.study_tables import Grid
@@ -216,10 +217,13 @@ def _html(grid: Grid) -> str:
             f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, others))}</tr>' for first, *others in rows
         )
         bodies.append(f"<tbody>{head if title else ''}{lines}</tbody>")
-    return table(grid.caption, grid.heads, bodies)
+    caption = f"{grid.caption} {GREY}" if grid.footnote else grid.caption
+    return table(caption, grid.heads, bodies)
 
 
 def _cell(text: str) -> str:
-    """Return a cell, with a band below its mean."""
-    mean, bracket, band = text.partition(" [")
-    return f"<td>{escape(mean)}<small>[{escape(band)}</small></td>" if bracket else cell(text)
+    """Return a cell, with a band below its mean; grey if it says nothing."""
+    grey = text.endswith(MARK)
+    mean, bracket, band = text.removesuffix(MARK).partition(" [")
+    kind = f' class="grey" title={quoted(GREY)}' if grey else ""
+    return f"<td{kind}>{escape(mean)}{f'<small>[{escape(band)}</small>' if bracket else ''}</td>"

@@ -69,8 +69,8 @@ def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield relapse over events."""
     if point.requests:
         caption = (
-            f"{meaning('relapse')} Mean over the requests served so far; {band_in_words(point.num_seeds())}. "
-            f"{_deletions(point)}"
+            f"{meaning('relapse')} Mean over the requests served so far, with its sign; "
+            f"{band_in_words(point.num_seeds())}. {_deletions(point)}"
         )
         yield Drawn("relapse", study_figures.relapse(point), caption)
 

@@ -42,9 +42,10 @@ def average(point: Point) -> go.Figure:
 
 
 def relapse(point: Point) -> go.Figure:
-    """Draw how far deleted data has come back."""
+    """Draw how far deleted data has come back; there is a number after every request, and at the end."""
     figure = go.Figure()
     _over_events(figure, point, "relapse", {}, in_legend=True)
+    figure.update_traces(mode="lines+markers", connectgaps=True, selector=lambda trace: trace.fill is None)
     look.mark_deletions(figure, point.deletions)
     look.style(figure, 360)
     figure.update_layout(hovermode="x unified", yaxis={"title": "relapse"})

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lifelong.execution.runner import Run
+from lifelong.report.columns import FOOTNOTE, MARK, REMARK, Cell, Column, Kind, columns, marked, shown
 from lifelong.report.facts import kept_events
 from lifelong.report.lives import Lives, Point
 from lifelong.report.look import MAX_ROWS, words
 from lifelong.report.spread import Spread, band_in_words, spread
-from lifelong.report.summary import UNFINISHED, Cell, Kind, columns, measure_of, shown, summarize
+from lifelong.report.summary import UNFINISHED, Line, beside, measure_of, summarize
 from lifelong.report.tables import meaning
 from lifelong.study.judging import Verdict
 from lifelong.study.statistics import Estimate
@@ -25,12 +27,19 @@ class Grid:
     Attributes:
         caption: what it shows.
         heads: of the columns, each with what it means.
-        groups: titles (empty for none) and rows; the first cell of a row is its head.
+        groups: titles (empty for none) and rows; the first cell of a row is its head. A cell that ends in `MARK` says
+            nothing.
     """
 
     caption: str
     heads: tuple[tuple[str, str], ...]
     groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+
+    @property
+    def footnote(self) -> str:
+        """What the mark of cells means, if any has it."""
+        is_marked = any(cell.endswith(MARK) for _, rows in self.groups for row in rows for cell in row)
+        return FOOTNOTE if is_marked else ""
 
     @property
     def num_rows(self) -> int:
@@ -120,40 +129,66 @@ def components(lives: Lives) -> Grid:
 def of_run(run: Run) -> Grid:
     """Return one row for every strategy of a run, grouped by what the strategies were allowed to read."""
     heads = columns(measure_of(run))
-    groups = tuple(
-        (
-            group.access,
-            tuple(
-                (line.strategy, *(shown(c, h.kind) for c, h in zip(line.cells, heads, strict=True)))
-                for line in group.lines
-            ),
-        )
-        for group in summarize(run)
-    )
+    groups = []
+    for group in summarize(run):
+        rows = [(line.strategy, line.remark, *_texts(line.cells, heads)) for line in group.lines]
+        rows += [(what, "", *_texts(cells, heads)) for what, cells in group.beside]
+        groups.append((group.access, tuple(rows)))
     caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
-    return Grid(caption, (("strategy", ""), *((h.title, h.meaning) for h in heads)), groups)
+    return Grid(caption, (("strategy", ""), REMARK, *((h.title, h.meaning) for h in heads)), tuple(groups))
 
 
 def results(point: Point) -> Grid:
-    """Return one row for every strategy, grouped by what the strategies were allowed to read."""
+    """Return one row for every strategy, grouped by what the strategies were allowed to read.
+
+    Below the strategies of a group stands what doing nothing gets and what a second retraining gets.
+    """
     heads = columns(point.measure)
     rows_by_access: dict[str, list[tuple[str, ...]]] = {}
+    lines: dict[str, list[list[Line]]] = {}
     for _, name in point.begun:
         lives = list(point.lives[name].values())
         finished = [life for life in lives if life.done]
-        lines = [life.line for life in finished or lives]
-        cells = []
-        for column, head in enumerate(heads):
-            cells.append(_over_seeds([line.cells[column] for line in lines], head.kind))
+        of_seeds = [life.line for life in finished or lives]
         seeds = str(len(lives)) if len(finished) == len(lives) else f"{len(finished)} of {len(lives)} finished"
-        rows_by_access.setdefault(point.access.get(name, UNFINISHED), []).append((name, seeds, *cells))
+        access = point.access.get(name, UNFINISHED)
+        numbers = _all_over_seeds([line.cells for line in of_seeds], heads)
+        rows_by_access.setdefault(access, []).append((name, seeds, _remarks(of_seeds), *numbers))
+        lines.setdefault(access, []).append(of_seeds)
+    for access, of_lines in lines.items():
+        references: dict[str, list[tuple[Cell, ...]]] = {}
+        for seed in range(max(map(len, of_lines))):
+            for what, cells in beside([of_seeds[seed] for of_seeds in of_lines if seed < len(of_seeds)]):
+                references.setdefault(what, []).append(cells)
+        rows_by_access[access] += [
+            (what, str(len(c)), "", *_all_over_seeds(c, heads)) for what, c in references.items()
+        ]
     caption = (
         f"Results at the end: {band_in_words(point.num_seeds())}. Grouped by what the strategies were allowed to read; "
         f"compare within a group only."
     )
-    titles = (("strategy", ""), ("seeds", ""), *((h.title, h.meaning) for h in heads))
+    titles = (("strategy", ""), ("seeds", ""), REMARK, *((h.title, h.meaning) for h in heads))
     groups = sorted(rows_by_access.items(), key=lambda item: item[0] == UNFINISHED)
     return Grid(caption, titles, tuple((access, tuple(rows)) for access, rows in groups))
+
+
+def _texts(cells: Sequence[Cell], heads: Sequence[Column]) -> list[str]:
+    return [marked(shown(c, h.kind), c.grey) for c, h in zip(cells, heads, strict=True)]
+
+
+def _remarks(lines: Sequence[Line]) -> str:
+    """Return what is remarked of a strategy, with the number of seeds where it is not of all."""
+    counts = Counter(line.remark for line in lines if line.remark)
+    return "; ".join(r if n == len(lines) else f"{r}: {n} of {len(lines)} seeds" for r, n in counts.items())
+
+
+def _all_over_seeds(rows: Sequence[Sequence[Cell]], heads: Sequence[Column]) -> list[str]:
+    """Return the cells over seeds, marked where most seeds' say nothing."""
+    texts = []
+    for cells, head in zip(zip(*rows, strict=True), heads, strict=True):
+        grey = [c.grey for c in cells if c.grey]
+        texts.append(marked(_over_seeds(cells, head.kind), grey[0] if 2 * len(grey) > len(cells) else None))
+    return texts
 
 
 def requests(point: Point) -> Grid:

@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from lifelong.config.run import StrategyConfig
 from lifelong.execution.manifest import read_manifest
 from lifelong.execution.runner import Run
-from lifelong.results.table import Row, Table
+from lifelong.report.columns import Cell, Column, columns
+from lifelong.report.yardstick import Numbers, Yardstick, same_learner
+from lifelong.results.series import Series
+from lifelong.results.table import Row
 from streams.errors import ConfigError, closest
-
-Kind = Literal["score", "gap", "distance", "share", "count", "bytes"]
 
 _NO_REQUEST = "no request has been served"
 _NO_REFERENCE = "the retrained reference was not computed"
+_UNTOLD = "it is not told of references"
 UNFINISHED = "not finished"
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """What one column says.
+class Line:
+    """One strategy's results, in the order of `columns`.
 
     Attributes:
-        key: its name in JSON.
-        title: its head in tables.
-        kind: how its numbers are written.
-        meaning: one sentence.
+        strategy: its name.
+        cells: its numbers.
+        remark: what they say in words, where a strategy had no effect or broke the model.
+        learner: how what it learns by is called.
+        idle: what doing nothing gets with the same learner; none if the run does not tell.
+        idle_of: the strategy that does nothing, if it is one of the run.
+        second: what a second retraining gets; none if it was not computed.
     """
-
-    key: str
-    title: str
-    kind: Kind
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One number, or None and the reason why there is none; `n` is what it rests on."""
-
-    value: float | None
-    n: int = 0
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One strategy's results, in the order of `columns`."""
 
     strategy: str
     cells: tuple[Cell, ...]
+    remark: str = ""
+    learner: str = ""
+    idle: tuple[Cell, ...] | None = None
+    idle_of: str | None = None
+    second: tuple[Cell, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +52,25 @@ class Group:
 
     access: str
     lines: tuple[Line, ...]
+
+    @property
+    def beside(self) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+        """What the lines must be read beside: see `beside`."""
+        return beside(self.lines)
+
+
+def beside(lines: Sequence[Line]) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    """Return, for every learner, what doing nothing gets and what a second retraining gets, each with its name.
+
+    Doing nothing is left out where the strategy that does it is one of the lines.
+    """
+    rows: dict[str, tuple[Cell, ...]] = {}
+    for line in lines:
+        if line.idle is not None and line.idle_of not in {other.strategy for other in lines}:
+            rows.setdefault(f"doing nothing: {line.learner}", line.idle)
+        if line.second is not None:
+            rows.setdefault(f"second retraining: {line.learner}", line.second)
+    return tuple(rows.items())
 
 
 def measure_of(run: Run) -> str:
@@ -71,38 +82,65 @@ def measure_of(run: Run) -> str:
     return "accuracy"
 
 
-def columns(measure: str) -> tuple[Column, ...]:
-    """Return the columns for a score of that name."""
-    score = measure.replace("_", " ")
-    return (
-        Column(f"average_{measure}", f"average {score}", "score", f"mean {score} over the units held at the end"),
-        Column("forgetting_from_first", "forgetting", "gap", "mean fall since each held unit was first learned"),
-        Column(f"forget_{measure}", f"forget {score}", "score", f"{score} on deleted data, right after its request"),
-        Column(f"gap_forget_{measure}", "forget gap", "gap", "that minus the retrained reference's; 0 is ideal"),
-        Column("js", "JS to retrained", "distance", "Jensen-Shannon divergence from it on that data, in bits"),
-        Column("gap_membership_auc", "MIA gap", "gap", "membership attack's AUC minus the reference's; 0 is ideal"),
-        Column("relapse", "relapse", "gap", "how far deleted data has come back by the end"),
-        Column("collateral_mean", "collateral", "distance", f"mean change of other units' {score} through a request"),
-        Column("exact", "exact", "share", "share of the requests that were served exactly"),
-        Column(
-            "weights_erased",
-            "weights erased",
-            "share",
-            "share of the requests that changed the weights; with 0 % what was learned stays in the weights",
-        ),
-        Column("request_steps", "request steps", "count", "optimizer steps spent on requests"),
-        Column("state_bytes", "state", "bytes", "size of what the strategy keeps"),
-    )
-
-
 def summarize(run: Run) -> list[Group]:
     """Return the run's results, grouped by access; strategies that have not finished come last."""
     measure = measure_of(run)
+    series = {name: Series(table) for name, table in run.tables.items()}
+    cells = {name: _cells(numbers, measure) for name, numbers in series.items()}
     by_access: dict[str, list[Line]] = {}
-    for name, table in run.tables.items():
+    for name in run.tables:
         access = str(run.summaries[name]["access"]) if name in run.summaries else UNFINISHED
-        by_access.setdefault(access, []).append(Line(name, _cells(table, measure)))
+        by_access.setdefault(access, []).append(_line(run, name, series, cells, measure))
     return [Group(access, tuple(lines)) for access, lines in _finished_first(by_access)]
+
+
+def _line(
+    run: Run, name: str, series: Mapping[str, Series], cells: Mapping[str, tuple[Cell, ...]], measure: str
+) -> Line:
+    yardstick, heads = Yardstick(run.config, name, series, measure), columns(measure)
+    greyed = [
+        cell if head.of is None or cell.value is None else replace(cell, grey=yardstick.why_grey(head.of))
+        for cell, head in zip(cells[name], heads, strict=True)
+    ]
+    nothing, second = yardstick.nothing, yardstick.second
+    idle = None
+    if nothing is not None:
+        idle = cells[nothing.strategy] if nothing.model == "run" else _beside(yardstick, nothing, measure)
+    return Line(
+        strategy=name,
+        cells=tuple(greyed),
+        remark=yardstick.remark(),
+        learner=_learner(run, name),
+        idle=idle,
+        idle_of=nothing.strategy if nothing is not None and nothing.model == "run" else None,
+        second=None if second is None else _beside(yardstick, second, measure),
+    )
+
+
+def _learner(run: Run, name: str) -> str:
+    """Return what a strategy learns by, with its name where another learner of the run is called the same."""
+    config = run.config.strategies
+
+    def called(strategy: StrategyConfig) -> str:
+        return strategy.isolated.name if strategy.isolated else "+".join(p.name for p in strategy.learner)
+
+    strategy = config[name]
+    alike = [n for n, other in config.items() if same_learner(other, strategy)]
+    namesakes = [n for n, other in config.items() if called(other) == called(strategy)]
+    return called(strategy) if alike == namesakes else f"{called(strategy)} of {alike[0]}"
+
+
+def unheld(groups: Sequence[Group]) -> str:
+    """Say which references are missing without which the distances to retraining cannot be judged; mostly nothing."""
+    lines = [line for group in groups for line in group.lines]
+    at = [place for place, head in enumerate(columns("")) if head.of]
+    compared = [line for line in lines if any(line.cells[place].value is not None for place in at)]
+    missing = []
+    if any(line.second is None for line in compared):
+        missing.append("how far two retrainings lie apart is not known: add retrained-2 to references.kinds")
+    if any(line.idle is None for line in compared):
+        missing.append("what doing nothing gets is not known: add withheld to references.kinds")
+    return "; ".join(missing)
 
 
 def to_json(groups: Sequence[Group], heads: Sequence[Column]) -> list[dict[str, Any]]:
@@ -112,80 +150,85 @@ def to_json(groups: Sequence[Group], heads: Sequence[Column]) -> list[dict[str, 
         lines: list[dict[str, Any]] = []
         for line in group.lines:
             cells = {head.key: _plain(cell) for head, cell in zip(heads, line.cells, strict=True)}
-            lines.append({"strategy": line.strategy, **cells})
-        result.append({"access": group.access, "strategies": lines})
+            lines.append({"strategy": line.strategy, "remark": line.remark, **cells})
+        others = [
+            {"what": what, **{head.key: _plain(cell) for head, cell in zip(heads, cells, strict=True)}}
+            for what, cells in group.beside
+        ]
+        result.append({"access": group.access, "strategies": lines, "beside": others})
     return result
 
 
 def _plain(cell: Cell) -> dict[str, Any]:
     plain: dict[str, Any] = {"value": cell.value, "n": cell.n}
+    if cell.grey:
+        plain["says_nothing"] = cell.grey
     return plain if cell.value is not None else plain | {"reason": cell.reason}
 
 
-def shown(cell: Cell, kind: Kind) -> str:
-    """Return a cell as text; an undefined one is a dash.
-
-    >>> shown(Cell(0.03125), "gap"), shown(Cell(None), "score"), shown(Cell(73640), "bytes")
-    ('+0.031', '-', '73.6 kB')
-    """
-    if cell.value is None:
-        return "-"
-    match kind:
-        case "gap":
-            return f"{cell.value:+.3f}"
-        case "share":
-            return f"{cell.value:.0%}"
-        case "count":
-            return f"{cell.value:,.0f}"
-        case "bytes":
-            return _bytes(cell.value)
-        case _:
-            return f"{cell.value:.3f}"
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
-
-
-def _cells(table: Table, measure: str) -> tuple[Cell, ...]:
+def _cells(series: Series, measure: str) -> tuple[Cell, ...]:
     """Return one strategy's cells, in the order of `columns`."""
-    run_rows = [r for r in table.rows if r.model == "run"]
-    retrained = [r for r in table.rows if r.model == "retrained"]
-    end = max((r.event for r in run_rows), default=-1)
-    served = {r.subject: r.event for r in run_rows if r.metric == "exact"}
+    served, end = series.served(), series.lived - 1
     no_request = None if served else _NO_REQUEST
 
     def at_end(metric: str, subject: str, missing: str) -> Cell:
-        rows = [r for r in run_rows if r.metric == metric and r.subject == subject and r.event == end]
-        return _cell(rows[-1]) if rows else Cell(None, 0, missing)
+        r = series.rows(metric, subject).get(end)
+        return _cell(r) if r else Cell(None, 0, missing)
 
-    def when_served(metric: str) -> Cell:
-        return _mean([r for r in run_rows if r.metric == metric and served.get(r.subject) == r.event], no_request)
+    def when_served(metric: str, subject: str | None = None) -> list[Row]:
+        rows = [series.rows(metric, subject or name).get(event) for name, event in served.items()]
+        return [r for r in rows if r is not None]
 
-    def against(metric: str) -> Cell:
-        rows = [r for r in retrained if r.metric == f"immediate_{metric}" and r.subject == "requests"]
-        return _cell(rows[-1]) if rows else Cell(None, 0, no_request or _NO_REFERENCE)
+    def against(metric: str, missing: str = _NO_REFERENCE) -> Cell:
+        rows = list(series.rows(metric, "requests", "retrained").values())
+        return _cell(rows[-1]) if rows else Cell(None, 0, no_request or missing)
 
     nothing = "no event is over"
-    returned = no_request or "all deleted data is younger than one event, or was learned again"
+    compared = bool(series.rows("immediate_js", "requests", "retrained"))
+    young = "all deleted data is younger than one event, or was learned again"
     return (
         at_end(f"average_{measure}", "stream", nothing),
         at_end("forgetting_from_first", "stream", nothing),
-        when_served(f"forget_{measure}"),
-        against(f"gap_forget_{measure}"),
-        against("js"),
-        against("gap_membership_auc"),
-        at_end("relapse", "requests", returned),
-        when_served("collateral_mean"),
-        when_served("exact"),
-        when_served("weights_erased"),
-        _total([r for r in run_rows if r.metric == "steps" and r.event in served.values()], no_request),
+        _mean(when_served(f"retain_{measure}", "stream"), no_request),
+        _mean(when_served(f"forget_{measure}"), no_request),
+        against(f"immediate_abs_gap_forget_{measure}"),
+        against("immediate_js"),
+        against("immediate_abs_gap_membership_auc"),
+        against("abs_relapse", young if compared else _NO_REFERENCE),
+        _mean(when_served("collateral_mean"), no_request),
+        _mean(when_served("exact"), no_request),
+        _mean(when_served("weights_erased"), no_request),
+        _total(when_served("steps", "event"), no_request),
         at_end("state_bytes", "event", nothing),
     )
+
+
+def _beside(yardstick: Yardstick, numbers: Numbers, measure: str) -> tuple[Cell, ...]:
+    """Return the cells of a reference that stands in a strategy's place, in the order of `columns`."""
+    series, model = numbers.series, numbers.model
+
+    def at_end(metric: str) -> Cell:
+        rows = series.rows(metric, "stream", model)
+        return _cell(rows[max(rows)]) if rows else Cell(None, 0, _UNTOLD)
+
+    def when_served(metric: str, subject: str | None = None) -> Cell:
+        rows = [series.rows(metric, subject or r, model).get(event) for r, event in yardstick.served.items()]
+        return _mean([r for r in rows if r is not None], _UNTOLD)
+
+    def from_retraining(metric: str) -> Cell:
+        value = yardstick.gap(numbers, metric)
+        return Cell(value, len(yardstick.served), None if value is not None else _NO_REFERENCE)
+
+    by_key = {
+        f"average_{measure}": at_end(f"average_{measure}"),
+        f"retain_{measure}": when_served(f"retain_{measure}", "stream"),
+        f"forget_{measure}": when_served(f"forget_{measure}"),
+        f"abs_gap_forget_{measure}": from_retraining(f"forget_{measure}"),
+        "js": from_retraining("js"),
+        "abs_gap_membership_auc": from_retraining("membership_auc"),
+        "abs_relapse": from_retraining("relapse"),
+    }
+    return tuple(by_key.get(head.key, Cell(None, 0, _UNTOLD)) for head in columns(measure))
 
 
 def _cell(r: Row) -> Cell:
@@ -239,12 +282,19 @@ def side_by_side(runs: Sequence[Run], strategies: Sequence[str] = ()) -> list[Co
         for group in summarize(run):
             for line in group.lines:
                 if not strategies or line.strategy in strategies:
-                    label = f"{run.folder.name}/{line.strategy}" if len(runs) > 1 else line.strategy
-                    by_stream.setdefault(key, {}).setdefault(group.access, []).append(Line(label, line.cells))
+                    named = _of_run(run, line) if len(runs) > 1 else line
+                    by_stream.setdefault(key, {}).setdefault(group.access, []).append(named)
     return [
         Comparison(*key, [Group(access, tuple(lines)) for access, lines in _finished_first(groups)])
         for key, groups in by_stream.items()
     ]
+
+
+def _of_run(run: Run, line: Line) -> Line:
+    """Return a line whose names say of which run it is."""
+    front = f"{run.folder.name}/"
+    idle_of = None if line.idle_of is None else front + line.idle_of
+    return replace(line, strategy=front + line.strategy, learner=front + line.learner, idle_of=idle_of)
 
 
 def _finished_first(groups: dict[str, list[Line]]) -> list[tuple[str, list[Line]]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from lifelong.metrics.catalogue import BUILT_IN, Catalogue
+from lifelong.report.columns import GREY, REMARK, Cell, Column, columns, shown
 from lifelong.report.facts import Facts
 from lifelong.report.look import words
 from lifelong.report.markup import FOLD, cell, folded, table
-from lifelong.report.summary import columns, shown, summarize
+from lifelong.report.summary import summarize, unheld
+from lifelong.report.yardstick import Yardstick
 
 _WAY = {
     "higher": "higher is better",
@@ -21,22 +23,34 @@ _WAY = {
 
 
 def summary(facts: Facts) -> str:
-    """Return one row per strategy, grouped by what the strategies were allowed to read."""
-    heads = columns(facts.measure)
-    groups = []
-    for group in summarize(facts.run):
-        title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 1}">{escape(group.access)}</th></tr>'
+    """Return one row per strategy, grouped by what the strategies were allowed to read.
+
+    Below the strategies of a group stands what doing nothing gets and what a second retraining gets.
+    """
+    heads, groups = columns(facts.measure), summarize(facts.run)
+    bodies = []
+    for group in groups:
+        title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 2}">{escape(group.access)}</th></tr>'
         rows = []
         for line in group.lines:
-            cells = [
-                cell(shown(result, head.kind), "" if result.value is not None else result.reason or "")
-                for result, head in zip(line.cells, heads, strict=True)
-            ]
-            rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{"".join(cells)}</tr>')
-        groups.append(f"<tbody>{title}{''.join(rows)}</tbody>")
-    named = [("strategy", ""), *((head.title, head.meaning) for head in heads)]
+            remark = f'<td class="text">{escape(line.remark)}</td>'
+            rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{remark}{_cells(line.cells, heads)}</tr>')
+        for what, cells in group.beside:
+            rows.append(f'<tr class="held"><th scope="row">{escape(what)}</th><td></td>{_cells(cells, heads)}</tr>')
+        bodies.append(f"<tbody>{title}{''.join(rows)}</tbody>")
+    named = [("strategy", ""), REMARK, *((head.title, head.meaning) for head in heads)]
     caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
-    return table(caption, named, groups)
+    if any(cell.grey for group in groups for line in group.lines for cell in line.cells):
+        caption += f" {GREY}"
+    missing = unheld(groups)
+    return table(f"{caption} {missing[0].upper()}{missing[1:]}." if missing else caption, named, bodies)
+
+
+def _cells(cells: Sequence[Cell], heads: Sequence[Column]) -> str:
+    return "".join(
+        cell(shown(c, head.kind), c.grey or ("" if c.value is not None else c.reason or ""), bool(c.grey))
+        for c, head in zip(cells, heads, strict=True)
+    )
 
 
 def requests(facts: Facts) -> str:
@@ -57,14 +71,17 @@ def requests(facts: Facts) -> str:
         ("AUC of retrained", f"the same of the retrained reference. {meaning('membership_auc')}"),
         ("relapse", f"at the last event that measures it. {meaning('relapse')}"),
     ]
-    rows = []
+    # of each number after the request and its strategy, by which number of the forget set it may say nothing
+    of = (forget, None, None, forget, None, "js", None, "membership_auc", None, None)
+    rows: list[str] = []
     last = facts.num_events - 1
+    yardsticks = {name: Yardstick(facts.run.config, name, facts.series, measure) for name in facts.strategies}
     for request in facts.requested:
         for strategy in facts.strategies:
             s, name, at = facts.series[strategy], request.name, request.event
             if at >= s.lived:
                 continue
-            relapse = list(s.rows("relapse", name).values())
+            relapse = list(s.rows("relapse", name, "retrained").values())
             values = [
                 (s.value(forget, name, at), ".3f"),
                 (s.value(forget, name, at, "retrained"), ".3f"),
@@ -77,13 +94,18 @@ def requests(facts: Facts) -> str:
                 (s.value("membership_auc", name, at, "retrained"), ".3f"),
                 (relapse[-1].value if relapse else None, "+.3f"),
             ]
-            cells = "".join(cell("-" if v is None else format(v, spec)) for v, spec in values)
+            whys = [yardsticks[strategy].why_grey(metric, name) if metric else None for metric in of]
+            cells = "".join(
+                cell("-" if v is None else format(v, spec), why or "", bool(why) and v is not None)
+                for (v, spec), why in zip(values, whys, strict=True)
+            )
             label = escape(f"{request.name} ({request.what}), event {at}")
             rows.append(f'<tr><th scope="row">{label}</th><td class="text">{escape(strategy)}</td>{cells}</tr>')
     if not rows:
         return "<p>No deletion request has been served.</p>"
     caption = (
-        "Every request: right after it was served, and at the end. A dash: undefined, learned again, or not computed."
+        "Every request: right after it was served, and at the end. A dash: undefined, learned again, or not computed. "
+        f"{GREY}"
     )
     return folded("All requests", len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
 

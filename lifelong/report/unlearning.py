@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from types import MappingProxyType
 
 import numpy as np
 
+from lifelong.formulas.quality import Quality, average_gap, tow_factors
 from lifelong.metrics.controls import CONTROLS, is_at_chance
+from lifelong.report.columns import GREY
 from lifelong.report.facts import Facts
 from lifelong.report.markup import cell, table
 from lifelong.report.tables import meaning
+from lifelong.report.yardstick import Numbers, Yardstick, tells_nothing
+from lifelong.results.series import Series
 
 _Column = tuple[str, str, Callable[[str], float | None], str]
 """Head, what it means, the value of a strategy, and how it is written."""
+_Rows = tuple[tuple[str, tuple[str, ...]], ...]
+"""Rows of references: what each is, and its first cells."""
+_POWERLESS = "The attack found nothing before the requests either, when there was all to be found."
 
 
 def beside_retraining(facts: Facts) -> str:
     """Return the columns that tables of unlearning have, means over requests right after each was served.
 
-    Above the strategies stands the retrained reference of their learner: another learner has another reference. Nothing
-    is returned where it was not measured in detail.
+    Above the strategies stands the retrained reference of their learner, a second retraining, and what doing nothing
+    gets: another learner has others. Nothing is returned where it was not measured in detail.
     """
     if not any(s.subjects("average_gap", "retrained") for s in facts.series.values()):
         return ""
@@ -59,13 +65,9 @@ def beside_retraining(facts: Facts) -> str:
     def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
         return (head, meaning(metric), mean(metric, model), spec)
 
-    def tells_nothing(metric: str) -> Callable[[str], bool]:
-        control = CONTROLS[metric]
-
-        def value(strategy: str) -> bool:
-            return is_at_chance(facts.series[strategy].value(control, r.name, r.event) for r in facts.requested)
-
-        return value
+    def why_powerless(strategy: str, metric: str) -> str | None:
+        p_values = [facts.series[strategy].value(CONTROLS[metric], r.name, r.event) for r in facts.requested]
+        return _POWERLESS if is_at_chance(p_values) else None
 
     columns: list[_Column] = [
         *four("run"),
@@ -83,19 +85,64 @@ def beside_retraining(facts: Facts) -> str:
         of("RMIA before", "rmia_before_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[_Rows, list[str]] = {}
+    whys: dict[tuple[str, str], str | None] = {}
     for name in facts.strategies:
-        target = tuple("-" if (v := value(name)) is None else f"{v:.3f}" for _, _, value, _ in four("retrained"))
-        groups.setdefault(target, []).append(name)
+        yardstick = Yardstick(facts.run.config, name, facts.series, measure)
+        rows = [("retrained reference", _texts(value(name) for _, _, value, _ in four("retrained")))]
+        for what, numbers in _held(yardstick):
+            quality = [value(numbers.strategy) for _, _, value, _ in four(numbers.model)]
+            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
+        groups.setdefault(tuple(rows), []).append(name)
+        whys |= {(head, name): yardstick.why_grey(of) for head, of in (("UA", forget), ("MIA", "mia_efficacy"))}
+        whys |= {(head, name): why_powerless(name, of) for head, of in (("U-LiRA", "ulira_auc"), ("RMIA", "rmia_auc"))}
+        nothing, second = (_quality_beside(yardstick, n, measure) for n in (yardstick.nothing, yardstick.second))
+        if None not in (*nothing, *second) and tells_nothing(nothing[0], second[0]):
+            whys |= {("average gap", name): GREY, ("ToW", name): GREY}
     note = " Learners differ, and so do their references: each stands above the strategies it is for."
     caption = (
         "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
         "reference the better, in UA and MIA too; no number means anything without it."
     )
-    grey = {"U-LiRA": tells_nothing("ulira_auc"), "RMIA": tells_nothing("rmia_auc")}
-    if any(facts.series[name].subjects("ulira_auc") for name in facts.strategies):
-        caption += " An attack is grey where it found nothing before the requests, when there was all to be found."
-    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, grey)
+    caption += f" {GREY}" if any(whys.values()) else ""
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
+
+
+def _held(yardstick: Yardstick) -> list[tuple[str, Numbers]]:
+    """Return what stands beside the retrained reference; not a strategy of the run, which has a row of its own."""
+    idle = yardstick.nothing
+    models = [("second retraining", yardstick.second)]
+    models.append(("doing nothing", None if idle and idle.model == "run" else idle))
+    return [(what, numbers) for what, numbers in models if numbers is not None]
+
+
+def _quality_beside(yardstick: Yardstick, numbers: Numbers | None, measure: str) -> tuple[float | None, float | None]:
+    """Return average gap and tug of war of a model, means over requests; None where it was not attacked."""
+    if numbers is None:
+        return None, None
+    gaps, tugs = [], []
+    for request, event in yardstick.served.items():
+        model = _quality(numbers.series, numbers.model, request, event, measure)
+        retrained = _quality(numbers.series, "retrained", request, event, measure)
+        if model is not None and retrained is not None:
+            gaps.append(average_gap(model, retrained))
+            tugs.append(np.prod(tow_factors(model, retrained)))
+    return (float(np.mean(gaps)), float(np.mean(tugs))) if gaps else (None, None)
+
+
+def _quality(series: Series, model: str, request: str, event: int, measure: str) -> Quality | None:
+    known = [
+        series.value(f"forget_{measure}", request, event, model),
+        series.value(f"retain_{measure}", "stream", event, model),
+        series.value(f"sample_{measure}", "stream", event, model),
+        series.value("mia_efficacy", request, event, model),
+    ]
+    values = [v for v in known if v is not None]
+    return Quality(*values) if len(values) == len(known) else None
+
+
+def _texts(values: Iterable[float | None]) -> tuple[str, ...]:
+    return tuple("-" if v is None else f"{v:.3f}" for v in values)
 
 
 def correction(facts: Facts) -> str:
@@ -110,21 +157,22 @@ def correction(facts: Facts) -> str:
     columns = [
         at_end("corrected accuracy", f"corrected_{measure}"),
         at_end("clean reference", f"corrected_{measure}", "clean"),
+        at_end("doing nothing", f"corrected_{measure}", "original"),
         at_end("recovery", "recovery", "clean"),
         at_end("attack success", "attack_success"),
         at_end("unaffected accuracy", f"unaffected_{measure}"),
         at_end("fit of what was not named", "unnamed_fit"),
     ]
     caption = "Manipulated data: what is left of the damage at the end."
-    return _table(facts, caption, columns, {(): facts.strategies})
+    return _table(facts, caption, columns, {(): facts.strategies}, {})
 
 
 def _table(
     facts: Facts,
     caption: str,
     columns: Sequence[_Column],
-    groups: Mapping[tuple[str, ...], Sequence[str]],
-    grey: Mapping[str, Callable[[str], bool]] = MappingProxyType({}),
+    groups: Mapping[_Rows, Sequence[str]],
+    whys: Mapping[tuple[str, str], str | None],
 ) -> str:
     """Return a table of strategies, without columns in which nobody has a value.
 
@@ -132,28 +180,28 @@ def _table(
         facts: of the run.
         caption: above the table.
         columns: what it shows.
-        groups: strategies by the first cells of the reference that stands above them; none stands above without cells.
-        grey: by heads of columns, whether the number of a strategy tells nothing.
+        groups: strategies by the rows that stand above them: what each is, and its first cells.
+        whys: by head of a column and strategy, why its number says nothing, where that is so.
     """
     values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
     shown_columns = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
 
-    def row(head: str, cells: Sequence[str]) -> str:
-        padded = [*cells, *[""] * (len(shown_columns) - len(cells))]
-        shown = "".join(
-            cell(text, is_grey=c[0] in grey and head in facts.series and grey[c[0]](head))
-            for text, c in zip(padded, shown_columns, strict=True)
-        )
-        return f'<tr><th scope="row">{escape(head)}</th>{shown}</tr>'
+    def row(head: str, cells: Sequence[str], kind: str = "") -> str:
+        return f'<tr{kind}><th scope="row">{escape(head)}</th>{"".join(cells)}</tr>'
 
     bodies = []
-    for target, names in groups.items():
-        rows = [row("retrained reference", target)] if target else []
+    for above, names in groups.items():
+        rows = []
+        for number, (what, texts) in enumerate(above):
+            shown = [cell(text) for text in [*texts, *[""] * (len(shown_columns) - len(texts))]]
+            rows.append(row(what, shown, ' class="held"' if number else ""))
         for name in names:
-            shown = (values[head, name] for head, *_ in shown_columns)
-            rows.append(
-                row(name, ["-" if v is None else format(v, c[3]) for v, c in zip(shown, shown_columns, strict=True)])
-            )
-        bodies.append(f'<tbody class="{"beside" if target else ""}">{"".join(rows)}</tbody>')
+            cells = []
+            for head, _, _, spec in shown_columns:
+                value, why = values[head, name], whys.get((head, name))
+                grey = value is not None and why is not None
+                cells.append(cell("-" if value is None else format(value, spec), why or "", grey))
+            rows.append(row(name, cells))
+        bodies.append(f'<tbody class="{"beside" if above else ""}">{"".join(rows)}</tbody>')
     heads = [("strategy", ""), *((head, why) for head, why, *_ in shown_columns)]
     return table(caption, heads, bodies)

@@ -11,7 +11,8 @@ from typing import cast
 import numpy as np
 import torch
 
-from lifelong.config.run import RunConfig, StrategyConfig
+from lifelong.config.parts import Part, StrategyParts
+from lifelong.config.run import RunConfig, StrategyConfig, find_strategy
 from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
 from lifelong.setup.suitability import check_parts, check_predicts, check_support, check_training, part_of
@@ -100,31 +101,43 @@ def make_objective(config: RunConfig, stream: Stream) -> Objective:
 
 
 def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
-    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream.
+    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
+    return make_settings(config, stream)(config.seed if seed is None else seed)
 
-    The network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+
+def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]:
+    """Return what gives the setting of a seed.
+
+    Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+
+    Raises:
+        ConfigError: the objective does not fit the targets.
     """
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
-    key = Key(config.seed if seed is None else seed)
     shape = stream.source.input_shape
 
-    @functools.cache
-    def original() -> Network:
-        with seeded_globals(key / "init"):
-            network: Network = module.build(options, shape, objective.num_outputs)
-        if not isinstance(network, Network):
-            raise ConfigError(
-                f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
-                f"strategies.parts.model.Network(body, head)."
-            )
-        _check_image_tokens(network, stream.source)
-        return network
+    def setting(seed: int) -> Setting:
+        key = Key(seed)
 
-    def make_model() -> FlatModel:
-        return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
+        @functools.cache
+        def original() -> Network:
+            with seeded_globals(key / "init"):
+                network: Network = module.build(options, shape, objective.num_outputs)
+            if not isinstance(network, Network):
+                raise ConfigError(
+                    f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
+                    f"strategies.parts.model.Network(body, head)."
+                )
+            _check_image_tokens(network, stream.source)
+            return network
 
-    return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+        def make_model() -> FlatModel:
+            return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
+
+        return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+
+    return setting
 
 
 def _copied(network: Network, name: str) -> Network:
@@ -193,53 +206,60 @@ def _check_image_tokens(network: Network, source: Source) -> None:
 
 
 def make_strategy(strategy: StrategyConfig, setting: Setting, where: str) -> Strategy:
-    """Build one strategy in its initial state."""
-    if strategy.isolated is not None:
-        module, options = resolve("isolated", strategy.isolated, f"{where}.isolated")
-        isolated, name = class_of(module, Strategy), strategy.isolated.name
-        check_support("isolated", name, options, setting, f"{where}.isolated", ())
-        check_training(isolated, name, setting.training, f"{where}.isolated")
-        return cast("Callable[[Config, Setting], Strategy]", isolated)(options, setting)
-    module, options = resolve("unlearners", strategy.unlearner, f"{where}.unlearner")
-    again = strategy.unlearning_seed
+    """Look up what one strategy is made of, and build it in its initial state.
+
+    Raises:
+        ConfigError: a name or an option is not valid, or the strategy cannot be built in this setting.
+    """
+    return build_strategy(find_strategy(strategy, where), setting)
+
+
+def build_strategy(parts: StrategyParts, setting: Setting) -> Strategy:
+    """Build one strategy in its initial state.
+
+    Raises:
+        ConfigError: it cannot be built in this setting.
+    """
+    if parts.isolated is not None:
+        check_support(parts.isolated, parts.isolated.where, setting, ())
+        isolated = class_of(parts.isolated.module, Strategy)  # type: ignore[type-abstract]
+        check_training(isolated, parts.isolated.name, setting.training, parts.isolated.where)
+        return cast("Callable[[Config, Setting], Strategy]", isolated)(parts.isolated.options, setting)
+    again = parts.unlearning_seed
     key = setting.key / "unlearning" / again if again else setting.key
     unlearning = replace(setting, objective=setting.objective.for_unlearning(), key=key)
-    learner = make_learner(strategy, setting, where)
-    plugins = [p.name for p in strategy.learner]
-    check_support("unlearners", strategy.unlearner.name, options, unlearning, f"{where}.unlearner", plugins)
-    unlearner: Unlearner = class_of(module, Unlearner)(options, unlearning)
-    check_parts(unlearner, learner, plugins, where)
-    return Composed(learner, unlearner, _make_guard(strategy, replace(setting, key=key), where))
+    learner = _build_learner(parts, setting)
+    assert parts.unlearner is not None
+    check_support(parts.unlearner, parts.unlearner.where, unlearning, parts.plugins)
+    unlearner: Unlearner = class_of(parts.unlearner.module, Unlearner)(parts.unlearner.options, unlearning)
+    check_parts(unlearner, learner, parts.plugins, parts.where)
+    return Composed(learner, unlearner, _build_guard(parts.guard, replace(setting, key=key)))
 
 
-def _make_guard(strategy: StrategyConfig, setting: Setting, where: str) -> Guard | None:
-    if strategy.guard is None:
+def _build_guard(part: Part | None, setting: Setting) -> Guard | None:
+    if part is None:
         return None
-    module, options = resolve("guards", strategy.guard, f"{where}.guard")
-    check_support("guards", strategy.guard.name, options, setting, f"{where}.guard", ())
-    return cast("Callable[[Config, Setting], Guard]", class_of(module, Guard))(options, setting)
+    check_support(part, part.where, setting, ())
+    return cast("Callable[[Config, Setting], Guard]", class_of(part.module, Guard))(part.options, setting)
 
 
-def make_learner(strategy: StrategyConfig, setting: Setting, where: str) -> Learner:
+def _build_learner(parts: StrategyParts, setting: Setting) -> Learner:
     """Build the learning half: the plain loop with plugins, or a learner that brings its own loop."""
-    modules = {p.name: resolve("learners", p, f"{where}.learner.{p.name}") for p in strategy.learner}
-    for name, (_, options) in modules.items():
-        check_support("learners", name, options, setting, f"{where}.learner", ())
-    own_loop = [n for n, (m, _) in modules.items() if issubclass(part_of("learners", m), Learner)]
+    where = f"{parts.where}.learner"
+    for part in parts.learner:
+        check_support(part, where, setting, ())
+    own_loop = [part for part in parts.learner if issubclass(part_of("learners", part.module), Learner)]
     if own_loop:
-        if len(modules) > 1:
-            raise ConfigError(f"{where}.learner: {own_loop[0]!r} brings its own loop and cannot be combined.")
-        module, options = modules[own_loop[0]]
-        return cast("Callable[[Config, Setting], Learner]", class_of(module, Learner))(options, setting)
+        if len(parts.learner) > 1:
+            raise ConfigError(f"{where}: {own_loop[0].name!r} brings its own loop and cannot be combined.")
+        own = class_of(own_loop[0].module, Learner)  # type: ignore[type-abstract]
+        return cast("Callable[[Config, Setting], Learner]", own)(own_loop[0].options, setting)
 
-    step_takers = [n for n, (m, _) in modules.items() if class_of(m, Plugin).steps is not Plugin.steps]
+    plugins = [(part, class_of(part.module, Plugin)) for part in parts.learner]
+    step_takers = [part.name for part, plugin in plugins if plugin.steps is not Plugin.steps]
     if len(step_takers) > 1:
         raise ConfigError(
-            f"{where}.learner: {step_takers[0]!r} and {step_takers[1]!r} both take the steps, each its own way; leave "
+            f"{where}: {step_takers[0]!r} and {step_takers[1]!r} both take the steps, each its own way; leave "
             f"one of them out."
         )
-
-    def make_plugins() -> list[tuple[str, Plugin]]:
-        return [(name, class_of(module, Plugin)(options, setting)) for name, (module, options) in modules.items()]
-
-    return SGDLearner(setting, make_plugins)
+    return SGDLearner(setting, lambda: [(part.name, plugin(part.options, setting)) for part, plugin in plugins])

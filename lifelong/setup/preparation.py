@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lifelong.config.parts import StrategyParts
 from lifelong.config.run import RunConfig, content_hash
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.evaluation.planning import plan_evaluation
-from lifelong.files import code_of
-from lifelong.setup.build import check_model, make_setting, make_source, make_strategy, make_stream
+from lifelong.files import code_of, own_code
+from lifelong.metrics.catalogue import Catalogue, catalogue_of
+from lifelong.setup.build import build_strategy, check_model, make_settings, make_source, make_stream
 from lifelong.setup.instruments import check_instruments
 from lifelong.setup.suitability import check_stream
-from strategies.base import Setting
+from strategies.base import Setting, Strategy
 from streams.errors import ConfigError
 from streams.registry import is_file
 from streams.stream import Stream
+
+
+class Strategies:
+    """The strategies of a run: what they are built from, and those that were built to be checked."""
+
+    def __init__(self, parts: Mapping[str, StrategyParts], setting: Setting, stream: Stream) -> None:
+        """Build each once, and refuse what cannot live through the stream.
+
+        Raises:
+            ConfigError: names the strategy, and what is wrong.
+        """
+        self.parts = parts
+        self._setting = setting
+        self._untouched: dict[str, Strategy] = {}
+        for name, one in parts.items():
+            self._untouched[name] = build_strategy(one, setting)
+            check_stream(self._untouched[name], stream, one.where)
+
+    # Why: docs/decisions.md#a-strategy-is-built-once-for-every-life
+    def build(self, name: str) -> Strategy:
+        """Return a strategy in its initial state: the one that was built to be checked, and a new one ever after."""
+        untouched = self._untouched.pop(name, None)
+        return build_strategy(self.parts[name], self._setting) if untouched is None else untouched
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +54,11 @@ class Prepared:
     Attributes:
         config: as given; `resolved` has every option written out.
         stream, setting, plan: what is lived through, with what, and what it is measured on.
+        setting_of: gives the setting under a seed; that of the run's own seed is `setting`, with its network.
+        strategies: who lives through it.
+        catalogue: what its metrics mean.
         identity: hash of resolved configuration and code.
+        own_code: digests of code that is not part of this project, as it was when the run was prepared.
         data_digest: hash of the source.
     """
 
@@ -36,13 +66,13 @@ class Prepared:
     resolved: dict[str, Any]
     stream: Stream
     setting: Setting
+    setting_of: Callable[[int], Setting]
     plan: EvaluationPlan
+    strategies: Strategies
+    catalogue: Catalogue
     identity: str
+    own_code: Mapping[Path, bytes]
     data_digest: str
-
-    def setting_of(self, seed: int) -> Setting:
-        """Return the setting under a seed; that of the run's own seed is the run's own, with its network."""
-        return self.setting if seed == self.config.seed else make_setting(self.config, self.stream, seed)
 
     def folder(self, root: Path | str) -> Path:
         """Return the run folder below `root`."""
@@ -66,20 +96,26 @@ def prepare(config: RunConfig) -> Prepared:
         LifelongError: the configuration or the data is not valid.
     """
     check_device(config.device)
-    resolved = config.resolved()
+    parts = config.find_strategies()
+    resolved = config.resolved(parts)
+    own = own_code(resolved)
     stream = make_stream(config, make_source(config))
-    setting = make_setting(config, stream)
+    settings = make_settings(config, stream)
+    setting = settings(config.seed)
+    setting.make_model()  # a network that cannot be built or copied is refused here
     if is_file(config.model.name) or is_file(config.objective.name):
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
-    for name, strategy in config.strategies.items():
-        check_stream(make_strategy(strategy, setting, f"strategies.{name}"), stream, f"strategies.{name}")
     return Prepared(
         config=config,
         resolved=resolved,
         stream=stream,
         setting=setting,
+        setting_of=lambda seed: setting if seed == config.seed else settings(seed),
         plan=plan_evaluation(stream, config.evaluation, setting.objective.measurements()),
-        identity=content_hash([resolved, code_of(resolved)]),
+        strategies=Strategies(parts, setting, stream),
+        catalogue=catalogue_of(config, parts),
+        identity=content_hash([resolved, code_of(resolved, own)]),
+        own_code=own,
         data_digest=stream.source.digest(),
     )

@@ -9,23 +9,24 @@ from types import ModuleType
 
 import numpy as np
 
+from lifelong.config.parts import Part, find_part
 from strategies.base import EVERYTHING, Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw
 from strategies.parts.fit import Training
-from streams.config import Config, parse, resolve
+from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
 
-Part = Strategy | Learner | Plugin | Unlearner | Guard
+Method = Strategy | Learner | Plugin | Unlearner | Guard
 
 
-def part_of(kind: str, module: ModuleType) -> type[Part]:
+def part_of(kind: str, module: ModuleType) -> type[Method]:
     """Return the class that a module of methods holds; it need not be built."""
     if kind == "unlearners":
         return class_of(module, Unlearner)  # type: ignore[type-abstract]
@@ -56,29 +57,26 @@ def check_predicts(objective: type[Objective], name: str) -> None:
 
 
 # Why: docs/decisions.md#methods-declare-what-they-support-objectives-what-they-predict
-def check_support(kind: str, name: str, options: Config, setting: Setting, where: str, plugins: Sequence[str]) -> None:
+def check_support(part: Part, where: str, setting: Setting, plugins: Sequence[str]) -> None:
     """Refuse a method that cannot serve what the objective predicts, before it is built.
 
     Args:
-        kind: learners, unlearners, guards or isolated.
-        name: what the configuration calls it.
-        options: its own, which may name another method that it runs.
-        setting: what it would be built in.
+        part: plugin, unlearner, guard or isolated strategy; its options may name another method that it runs.
         where: the configuration key to name in an error.
+        setting: what it would be built in.
         plugins: names of the learner's plugins; what needs others is not recommended.
 
     Raises:
         ConfigError: says what it supports, and which others can.
     """
-    part = part_of(kind, load(kind, name))
-    if setting.objective.predicts not in part.supports:
+    method = part_of(part.kind, part.module)
+    if setting.objective.predicts not in method.supports:
         raise ConfigError(
-            f"{where}: {name} is for models that predict {_listed(sorted(part.supports))}; this one predicts "
-            f"{setting.objective.predicts}. {those_that_can(kind, setting, plugins)}"
+            f"{where}: {part.name} is for models that predict {_listed(sorted(method.supports))}; this one predicts "
+            f"{setting.objective.predicts}. {those_that_can(part.kind, setting, plugins)}"
         )
-    if issubclass(part, Unlearner) and (inner := part.follows(options)) is not None:
-        _, more = resolve("unlearners", inner, f"{where}.method")
-        check_support(kind, inner.name, more, setting, f"{where}.method", plugins)
+    if issubclass(method, Unlearner) and (inner := method.follows(part.options)) is not None:
+        check_support(find_part("unlearners", inner, f"{where}.method"), f"{where}.method", setting, plugins)
 
 
 def those_that_can(
@@ -99,7 +97,7 @@ def those_that_can(
         if setting.objective.predicts not in part.supports:
             continue
         try:
-            built: Part = part(parse(module.Config, {}), setting)  # type: ignore[call-arg]
+            built: Method = part(parse(module.Config, {}), setting)  # type: ignore[call-arg]
         except ConfigError:  # it has no defaults, or is for other models
             continue
         if not isinstance(built, Unlearner) or (set(built.needs_plugins) <= set(plugins) and can(built)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lifelong.config.run import RunConfig
-from lifelong.metrics.catalogue import MEASURES, catalogue_of
+from lifelong.metrics import selection, traits
+from lifelong.metrics.catalogue import BUILT_IN, MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
 from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
 from lifelong.study.seeds import all_seeds
@@ -111,10 +112,15 @@ def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[
             raise ConfigError(f"{where}{problem}")
 
 
+def _names_its_subjects(metric: str) -> bool:
+    """Return whether rows of a metric may be about what only a run can name: a layer, a pair of units, a cluster."""
+    return metric in traits.METRICS or metric in selection.METRICS or not BUILT_IN.knows(metric)
+
+
 def _unanswerable(quantity: Quantity, stream: Stream, measure: str) -> str | None:
     requests = [r.name for r in stream.requests]
     subjects = ["stream", "requests", "event", *(u.name for u in stream.units), *requests]
-    if quantity.subject not in subjects:
+    if quantity.subject not in subjects and not _names_its_subjects(quantity.metric):
         return f".subject: no run has {quantity.subject!r}. {closest(quantity.subject, subjects)}"
     other_measures = [m for m in MEASURES if m != measure and quantity.metric.endswith(m)]
     if other_measures and not quantity.metric.endswith(measure):

@@ -15,7 +15,6 @@ from lifelong.config.run import content_hash
 from lifelong.execution.manifest import read_manifest, read_run_config, versions
 from lifelong.execution.process import torch_settings
 from lifelong.files import code_version, write_atomically
-from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Finding, choose, find
@@ -213,10 +212,7 @@ def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
 
 def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell: Callable[[str], None]) -> Verified:
     tell(f"{name}: living through the stream again")
-    where = f"strategies.{name}"
-    lived, new_findings = find(
-        lambda: make_strategy(p.config.strategies[name], p.setting, where), p.stream, events, Key(0), p.config.device
-    )
+    lived, new_findings = find(lambda: p.strategies.build(name), p.stream, events, Key(0), p.config.device)
     findings = []
     for finding in new_findings:
         tell(f"{name}: {finding.request} {'upheld' if finding.upheld else 'refuted'}")

@@ -40,18 +40,14 @@ in its mask that it keeps to itself."""
 
 
 class SubnetworkConfig(BaseConfig):
-    """Options of all of them. The optimizer is theirs: Adam, fresh in each stage, without weight decay.
-
-    `mask_lr` and `weight_lr` stand in the place of `training.lr`; `training.optimizer` and `training.momentum` are not
-    for them.
-    """
+    """Options of all of them. The optimizer is Adam, fresh in each stage, without weight decay."""
 
     density: float = Field(0.1, gt=0, le=1)
     """Share of each layer's weights that a mask keeps (the published code calls it sparsity)."""
     mask_epochs: int | None = Field(None, ge=1)
     """Passes over an experience while its mask is learned; null takes `training.epochs`."""
-    mask_lr: float = Field(0.01, gt=0)
-    """Learning rate of the scores."""
+    mask_lr: float | None = Field(None, gt=0)
+    """Learning rate of the scores; null takes `training.lr`, which is too high where others step by sgd with it."""
     schedule: Schedule = "cosine"
     """Learning rate over the epochs of a stage: falling by a cosine, or constant."""
     outputs: int | None = Field(None, ge=1)
@@ -73,8 +69,8 @@ class TrainedConfig(SubnetworkConfig):
 
     weight_epochs: int | None = Field(None, ge=1)
     """Passes over an experience while its weights are trained; null takes `training.epochs`."""
-    weight_lr: float = Field(0.01, gt=0)
-    """Learning rate of the weights."""
+    weight_lr: float | None = Field(None, gt=0)
+    """Learning rate of the weights; null takes `training.lr`."""
     erase: bool = True
     """Whether weights that only deleted tasks have trained go back to their initial values. false leaves them as they
     are, so that what others compute does not change at all; they still derive from deleted data, and `holds` says so.
@@ -88,7 +84,12 @@ class Subnetworks(Strategy, ABC):
     if several know the task, the one whose output is surest (lowest entropy) answers, sample by sample.
     """
 
-    unheeded = {**Strategy.unheeded, "weight_decay": "its scores and weights are trained without"}
+    unheeded = {
+        **Strategy.unheeded,
+        "momentum": "its scores and weights are trained by Adam",
+        "weight_decay": "its scores and weights are trained without",
+    }
+    always = {"optimizer": "adam"}
     state_grows = True
     test_options = {"density": 0.2}
 
@@ -336,11 +337,11 @@ class Subnetworks(Strategy, ABC):
         net.values = weights[mask]
         self._reset(written)
 
-    def _stage(self, epochs: int | None, lr: float) -> FitConfig:
+    def _stage(self, epochs: int | None, lr: float | None) -> FitConfig:
         training = self._setting.training
         return FitConfig(
             optimizer="adam",
-            lr=lr,
+            lr=lr or training.lr,
             epochs=epochs or training.epochs,
             batch_size=training.batch_size,
             betas=training.betas,

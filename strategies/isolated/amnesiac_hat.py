@@ -117,6 +117,7 @@ class AmnesiacHAT(Strategy):
     """
 
     supports = frozenset({"classes"})
+    unheeded = {**Strategy.unheeded, "bn_mode": "it takes no model with batch norms"}
     exact = "sometimes"
     state_grows = True
     test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}

@@ -112,6 +112,7 @@ class S3T(Strategy):
     that were given up.
     """
 
+    always = {"bn_mode": "eval"}  # the model under the adapters is frozen
     exact = "always"
     state_grows = True
     test_options = {"shards": 2, "slices": 1, "sequences": 1}

@@ -18,9 +18,9 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel, Network
-from strategies.parts.passes import passes
+from strategies.parts.passes import FitConfig, Passes, passes
 from strategies.parts.sharding.ensembles import pool
-from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.training.optimizers import make_optimizer
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
@@ -271,8 +271,10 @@ class Uncle(Strategy):
             t for t in self._tasks if t not in named and (not t.forgotten or self._config.forgotten == "protect")
         ]
         before = [self._weights(t.code) for t in preserved]
-        optimizer = make_optimizer(OptimizerConfig(optimizer="adam", lr=self._config.lr), self._hyper.parameters)
-        loss = torch.zeros(())
+        training = self._setting.training
+        config = FitConfig(optimizer="adam", lr=self._config.lr, clip_norm=training.clip_norm, bn_mode=training.bn_mode)
+        optimizer = make_optimizer(config, self._hyper.parameters)
+        taken, loss = Passes(self._shell, config), torch.zeros(())
         for step in range(steps):
             generator = (self._names / request / step).torch()
             loss = self._config.preserve * self._change(preserved, before, self._chunks)
@@ -282,8 +284,9 @@ class Uncle(Strategy):
                 loss = loss + self._config.unlearn * (weights - noise).square().sum(1).mean() / len(named)
             self._hyper.gradient.zero_()
             loss.backward()
-            optimizer.step(self._hyper.parameters, self._hyper.gradient)
-        return Outcome(steps=steps, losses={"unlearn": float(loss.detach())})
+            optimizer.step(self._hyper.parameters, taken.clip(self._hyper.gradient))
+            taken.done(loss)
+        return taken.outcome(self._hyper.parameters, losses={"unlearn": float(loss.detach())})
 
     def _change(self, tasks: list[_Task], before: list[dict[str, torch.Tensor]], chunks: torch.Tensor) -> torch.Tensor:
         """Return the mean over tasks of the squared norm of the change of their weights; 0 for no task."""

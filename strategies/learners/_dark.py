@@ -35,6 +35,10 @@ class DarkConfig(BaseConfig):
     """Outputs that are stored. seen: those of a training step, in one of the epochs at random, as a reservoir that is
     filled while training has them. final: those of the finished model, as Avalanche does; for an objective that draws
     noise, whose outputs of a training step cannot be compared with others."""
+    draws: Literal["apart", "together"] = "apart"
+    """How the two draws pass a network with batch norm. apart: one after the other, each normalised by itself, as in
+    Mammoth (a draw of a single sample goes with the other). together: in one forward, normalised as one batch. Without
+    batch norm both compute the same."""
     after_request: Literal["recompute", "keep"] = "recompute"
     """What becomes of stored outputs when an unlearner has changed the weights: compute them anew before the next
     experience, or keep distilling the earlier model."""
@@ -226,11 +230,12 @@ class DarkExperience(Plugin, ABC):
         if self._drawn is None:
             return loss
         self._passed += len(self._drawn)
-        now, count = self._objective.outputs(model, self._drawn), self._num_distilled
+        to_distil, to_label = self._outputs_of_draws(self._drawn, model)
         if self._alpha:
-            loss = loss + self._alpha * distillation(now[:count], self._stored)
+            loss = loss + self._alpha * distillation(to_distil, self._stored)
         if self._beta:
-            loss = loss + self._beta * self._objective.losses(now[count:], self._drawn.part(count)).mean()
+            labelled = self._drawn.part(self._num_distilled)
+            loss = loss + self._beta * self._objective.losses(to_label, labelled).mean()
         return loss
 
     @override
@@ -297,6 +302,16 @@ class DarkExperience(Plugin, ABC):
         if len(rows):
             self._memory.offer(ids[rows], self._without_dead_classes(self._shown[1][torch.from_numpy(rows)]))
         self._shown = None
+
+    def _outputs_of_draws(self, drawn: Batch, model: FlatModel) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the outputs of the samples to distil and of those whose labels are learned; one may have no rows."""
+        count = self._num_distilled
+        single = min(count, len(drawn) - count) <= 1
+        if self._options.draws == "together" or not model.has_batch_norm or single:
+            outputs = self._objective.outputs(model, drawn)
+            return outputs[:count], outputs[count:]
+        first, second = drawn.part(0, count), drawn.part(count)
+        return self._objective.outputs(model, first), self._objective.outputs(model, second)
 
     def _with_draws(self, rows: Batch, step: int) -> Batch:
         """Draw for outputs what was drawn when they were stored, and for targets anew."""

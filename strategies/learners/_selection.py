@@ -51,9 +51,10 @@ class SurveyConfig(SelectionConfig):
     layer."""
     formulas: Formulas = "paper"
     """Perplexity as exp of the mean loss, entropy over response tokens (paper); or the mean of exp(loss) of single
-    tokens, also below image grounding, and entropy over prompt tokens too (released)."""
+    tokens, also below image grounding, which is no logarithm then, and entropy over prompt tokens too (released)."""
     no_image: NoImage = "zeros"
-    """What image grounding compares with: an image of zeros, as released, or no image at all."""
+    """What image grounding compares with: zeros in place of the normalised image (the mean colour), as released, or no
+    image at all."""
     batch: int = Field(64, ge=1)
     """Samples per pass of the survey."""
     memory_mb: int = Field(256, ge=1)

@@ -13,7 +13,14 @@ from strategies.base import Access, Lesson, Outcome, Setting, State
 from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelection
 from strategies.outcome import Draw, Selector
 from strategies.parts.model import FlatModel
-from strategies.parts.selection.budgets import Shares, densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.budgets import (
+    Shares,
+    densities,
+    equal_shares,
+    handed_on_shares,
+    spreads,
+    weighted_shares,
+)
 from strategies.parts.selection.clustering import Algorithm, clusters, default_clusters
 from strategies.parts.selection.coverage import coverage_draw
 from strategies.parts.selection.deduplication import earlier_similarity, least_redundant
@@ -84,7 +91,7 @@ def draw(
     if config.shares == "equal":
         budgets = equal_shares(sizes, budget)
     elif config.shares == "el2n-spread":
-        budgets = weighted_shares(sizes, spreads(surveyed.scores["el2n"], labels), budget)
+        budgets = handed_on_shares(sizes, spreads(surveyed.scores["el2n"], labels), budget)
     else:
         budgets = weighted_shares(sizes, densities(surveyed.features.numpy(), labels), budget)
     drawn, outside = np.zeros(len(ids), dtype=bool), 0

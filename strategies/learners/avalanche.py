@@ -70,6 +70,7 @@ class Avalanche(Learner):
     """Drives one Avalanche strategy over the model, and keeps the record that rebuilds it."""
 
     supports = frozenset({"classes"})
+    always = {"carry_optimizer": True}
     restores_by_reliving = True
     test_options = {"retained": 0}
 

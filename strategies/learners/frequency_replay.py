@@ -144,10 +144,10 @@ class FrequencyReplay(Plugin):
         return generator.permutation(candidates)[:count].astype(int).tolist()
 
     def _renew(self, c: int, ids: np.ndarray, key: Key) -> None:
-        """Keep samples when the class comes first; later overwrite a share that shrinks with every occurrence."""
+        """Keep samples when the class comes first; later overwrite a share that shrinks as it comes, to 5 %."""
         size, kept_ids = self.config.per_class, self._ids[c]
         new = ids[~np.isin(ids, kept_ids)]
-        count = max(size // (int(self._occurrences[c]) + 1), 10) if len(kept_ids) else size
+        count = max(size // (int(self._occurrences[c]) + 1), size // 20) if len(kept_ids) else size
         new = new[key.order(new)[:count]]
         room = max(size - len(new), 0)
         stay = kept_ids[(key / "stay").order(kept_ids)[:room]]

@@ -51,7 +51,8 @@ class Answers(Measurement):
             "Mean over a request's answers of exp(-mean loss of their tokens).", "0 to 1", "reference"
         ),
         "truth_prob": Metric(
-            "Mean of p / (p + mean p of wrong answers), all in other words: above 0.5 the right answer is likelier.",
+            "Mean of 1 / (1 + truth ratio) = p / (p + geometric mean of the wrong answers' p), all in other words: "
+            "above 0.5 the right answer is likelier.",
             "0 to 1",
             "reference",
         ),
@@ -103,7 +104,7 @@ class Answers(Measurement):
         ratios = [truth_ratio(r, w[:n].tolist()) for r, w, n in zip(right, wrong, counts, strict=True) if n]
         for name, values in (
             ("truth_ratio", ratios),
-            ("truth_prob", truth_probability(right[has_wrong], wrong[has_wrong])),
+            ("truth_prob", truth_probability(np.array(ratios))),
             ("choice", choice_probability(records["loss"][has_wrong], wrong[has_wrong])),
         ):
             records[name] = np.full(len(batch), np.nan, dtype=np.float32)

@@ -225,7 +225,10 @@ class CausalLM(TextObjective, NamedObjective):
 
     @override
     def without(self, batch: Batch, what: Without) -> tuple[Batch, torch.Tensor] | None:
-        """Return rows with black images, without positions of images, or with their start token and answer alone."""
+        """Return rows with zeroed images, without positions of images, or with their start token and answer alone.
+
+        The zeros are floats, that is processed images (`Batch.images`): the mean colour, and not black.
+        """
         roles = batch.x[:, 1]
         if what == "prompt":
             alone = kept(batch, (roles == ANSWER) | _first(batch.x))
@@ -234,7 +237,7 @@ class CausalLM(TextObjective, NamedObjective):
             return None
         had = (roles == IMAGE).any(1)
         if what == "image":
-            return replace(batch, images=torch.zeros_like(batch.images)), had
+            return replace(batch, images=torch.zeros(batch.images.shape, device=batch.x.device)), had
         return replace(kept(batch, (roles > 0) & (roles != IMAGE)), images=None), had
 
     @override

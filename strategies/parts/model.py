@@ -90,6 +90,11 @@ class FlatModel:
         """Return the penultimate features ``[B, F]``."""
         return self.network.body(*inputs)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether a sample's outputs in training may depend on the samples that are passed with it."""
+        return bool(self._norms)
+
     def mask(self, part: Part) -> torch.Tensor:
         """Return a float vector ``[P]``: 1 where a parameter belongs to the part, else 0.
 

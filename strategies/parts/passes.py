@@ -79,7 +79,7 @@ class Passes:
     """
 
     def __init__(self, model: FlatModel, training: FitConfig) -> None:
-        """Begin with no step; `passes` makes these."""
+        """Begin with no step. Training on data begins by `passes`; this is for steps that pass none."""
         self._model, self._training, self._observer = model, training, _observer.get()
         self._total = torch.zeros((), device=model.parameters.device)
         self._size, self._seen = 1, 0

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._base import Objective
+from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import token_divergences
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Optimizer
+from strategies.parts.training.ragged import rows_together
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -24,6 +28,7 @@ from streams.events import DeletionRequest
 from streams.randomness import Key
 
 Holding = Literal["none", "descent", "kl"]
+Positions = Literal["answer", "all"]
 
 
 class PairedConfig(FitConfig):
@@ -44,6 +49,10 @@ class PairedConfig(FitConfig):
     retain: Holding = "descent"
     """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered (GD, RT). kl: the
     model is held to what it said before the request, KL(before || now)."""
+    kl_positions: Positions = "answer"
+    """Where in text `retain: kl` compares. answer: at the tokens that are unlearned on (`objective.forget_on`), reduced
+    as `objective.reduction` says. all: as published (TOFU, NPO, OpenUnlearning), at every position of the batch,
+    prompts, the last one and padding too; the sum over positions is divided by rows times the longest row."""
     forget_weight: float = Field(1.0, ge=0)
     """gamma, the weight of the forget loss."""
     retain_weight: float = Field(1.0, ge=0)
@@ -51,6 +60,15 @@ class PairedConfig(FitConfig):
     retained: RetainedData = "full"
     """Hold on to all live data, to what the learner's plugins keep (a replay memory), or to what its selection drew
     last."""
+
+    @model_validator(mode="after")
+    def _positions_are_used(self) -> Self:
+        if self.kl_positions == "all" and self.retain != "kl":
+            raise ValueError(
+                f"kl_positions: all is about retain: kl, and retain is {self.retain}; set retain: kl, or leave "
+                f"kl_positions out"
+            )
+        return self
 
 
 class ReferencedConfig(PairedConfig):
@@ -71,9 +89,12 @@ class PairedUnlearner(Unlearner):
         """Keep the options.
 
         Raises:
-            ConfigError: retained data is to be held to distributions, and the model predicts none.
+            ConfigError: retained data is to be held to distributions, and the model predicts none; or to those of all
+                positions, and it predicts no tokens.
         """
         super().__init__(config, setting)
+        if config.kl_positions == "all":
+            TextObjective.of(setting.objective)
         objective = setting.objective
         has_none = objective.predicts in ("numbers", "images") and type(objective).divergences is Objective.divergences
         if config.retain == "kl" and has_none:
@@ -148,6 +169,27 @@ class ForgetLoss(ABC):
         """Return the scalar to lower."""
 
 
+def divergence(
+    objective: Objective, model: FlatModel, before: FlatModel, batch: Batch, positions: Positions
+) -> torch.Tensor:
+    """Return the scalar KL(before || now) of a batch, with gradient through the model alone.
+
+    Args:
+        objective: with the losses that unlearners work on.
+        model, before: as it is now, and what it is held to.
+        batch: of samples.
+        positions: answer takes the objective's own divergences. all is the mean over all B x T positions of a batch of
+            text, T the longest row; rows then pass together, so that the model speaks at padding, too.
+    """
+    with rows_together() if positions == "all" else contextlib.nullcontext():
+        now = objective.outputs(model, batch)
+        with torch.no_grad():
+            then = objective.outputs(before, batch)
+    if positions == "all":
+        return token_divergences(now.flatten(0, 1), then.flatten(0, 1)).mean()
+    return objective.divergences(now, then, batch).mean()
+
+
 @final
 class Pair(Hooks):
     """Replaces the loss by that of the pair of batches."""
@@ -160,6 +202,7 @@ class Pair(Hooks):
         before: FlatModel | None,
         gamma: float,
         alpha: float,
+        kl_positions: Positions = "answer",
     ) -> None:
         """Take what the loss is made of.
 
@@ -169,9 +212,10 @@ class Pair(Hooks):
             batches: retained data, or None.
             before: what retained data is held to; None lowers its loss.
             gamma, alpha: weights of the forget and of the retained loss.
+            kl_positions: see `PairedConfig`.
         """
         self._objective, self._forget_loss, self._batches, self._before = objective, forget_loss, batches, before
-        self._gamma, self._alpha = gamma, alpha
+        self._gamma, self._alpha, self._kl_positions = gamma, alpha, kl_positions
         self._terms: dict[str, list[torch.Tensor]] = {"forget": [], "retain": []}
         self.retained = 0
 
@@ -188,13 +232,10 @@ class Pair(Hooks):
             return self._gamma * forget
         retained_batch = next(self._batches)
         self.retained += len(retained_batch)
-        now = self._objective.outputs(model, retained_batch)
         if self._before is None:
-            retain = self._objective.losses(now, retained_batch).mean()
+            retain = self._objective.losses(self._objective.outputs(model, retained_batch), retained_batch).mean()
         else:
-            with torch.no_grad():
-                then = self._objective.outputs(self._before, retained_batch)
-            retain = self._objective.divergences(now, then, retained_batch).mean()
+            retain = divergence(self._objective, model, self._before, retained_batch, self._kl_positions)
         self._terms["retain"].append(retain.detach())
         return self._gamma * forget + self._alpha * retain
 
@@ -236,7 +277,9 @@ def paired(
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference
-    hook = Pair(objective, forget_loss, batches, before, config.forget_weight, config.retain_weight)
+    hook = Pair(
+        objective, forget_loss, batches, before, config.forget_weight, config.retain_weight, config.kl_positions
+    )
     outcome = fit(model, objective, forget_set, config, key, [hook], steps)
     passes = 2 if before is not None else 1
     extra = Outcome(

@@ -48,6 +48,8 @@ class Config(PairedConfig):
     retain: Literal["none", "descent"] = "descent"
     """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered, without any
     adversary."""
+    kl_positions: Literal["answer"] = "answer"
+    """Without effect: retained data is held to no distribution."""
     block: int = Field(0, ge=0)
     """Block whose output the adversary perturbs, from 0. Published: 12 of 32, or 7."""
     weights: Literal["all", "above"] = "all"

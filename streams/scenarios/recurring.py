@@ -83,7 +83,7 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
     Raises:
         ConfigError: a phase has too few classes, a gap is too short for them all, or subsets cannot be listed.
     """
-    size, half, middle = config.classes_per_task, count // 2, config.tasks / 2
+    size, half = config.classes_per_task, count // 2
     early, late = np.arange(count), np.arange(count)
     if config.phases != "one":
         late = late[:half] if config.phases == "forgetting" else late[half:]
@@ -103,8 +103,7 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
     gaps = None if config.max_gap is None else _Deadlines(config.max_gap, early)
     sequence = []
     for task in range(config.tasks):
-        # The published code turns when task > T / 2.
-        allowed = late if task > middle else early
+        allowed = late if _is_late(task, config) else early
         generator = (key / "task" / task).numpy()
         if gaps is None:
             p = weights[allowed] if len(allowed) == count else weights[allowed] / weights[allowed].sum()
@@ -121,6 +120,16 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
             weights /= weights.sum()
         sequence.append(chosen)
     return sequence
+
+
+def _is_late(task: int, config: Config) -> bool:
+    """Return whether a task, counted from 0, is of the second phase.
+
+    As in the published code: "forgetting" turns when task > T / 2, "two-period" when task >= T / 2.
+    """
+    if config.phases == "two-period":
+        return 2 * task >= config.tasks
+    return config.phases == "forgetting" and 2 * task > config.tasks
 
 
 @final
@@ -161,7 +170,7 @@ def _from_subsets(early: np.ndarray, late: np.ndarray, config: Config, key: Key)
         fixed[name] = every[np.sort((key / "subsets" / name).order(np.arange(total))[:kept])]
     sequence = []
     for task in range(config.tasks):
-        subsets = fixed["late" if task > config.tasks / 2 else "early"] if config.phases != "one" else fixed["early"]
+        subsets = fixed["late" if _is_late(task, config) else "early"]
         sequence.append(subsets[(key / "task" / task).numpy().integers(len(subsets))])
     return sequence
 

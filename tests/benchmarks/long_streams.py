@@ -32,7 +32,7 @@ from lifelong.config.run import RunConfig
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.execution.runner import run_prepared
 from lifelong.setup.build import make_setting
-from lifelong.setup.preparation import Prepared, prepare
+from lifelong.setup.preparation import Prepared, Strategies, prepare
 from streams.config import parse
 from streams.events import Unit
 from streams.stream import Stream
@@ -79,7 +79,9 @@ def growing(prepared: Prepared) -> Prepared:
     events = tuple(replace(e, units=(i,)) for i, e in enumerate(old.experiences))
     stream = Stream(source, tuple(units), events)
     plan = plan_evaluation(stream, prepared.config.evaluation)
-    return replace(prepared, stream=stream, plan=plan, setting=make_setting(prepared.config, stream))
+    setting = make_setting(prepared.config, stream)
+    strategies = Strategies(prepared.strategies.parts, setting, stream)
+    return replace(prepared, stream=stream, plan=plan, setting=setting, strategies=strategies)
 
 
 def live(prepared: Prepared) -> tuple[float, list[float]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_strategy
+from strategies.composed import Composed
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.fit import Training
@@ -22,7 +23,7 @@ from streams.errors import ConfigError
 from streams.events import Experience
 from streams.randomness import Key, seeded_globals
 
-PLAIN: Final = {"epochs": 2, "lr": 0.05, "batch_size": 16}
+PLAIN: Final = {"epochs": 1, "lr": 0.05, "batch_size": 10}
 ADAM: Final = {"optimizer": "adam"}
 # For every option, among which others it can matter, and a value that is not its default.
 CHANGES: Final[dict[str, tuple[dict[str, Any], Any]]] = {
@@ -33,21 +34,10 @@ CHANGES: Final[dict[str, tuple[dict[str, Any], Any]]] = {
     "betas": (ADAM, (0.5, 0.9)),
     "eps": (ADAM, 1e-2),
     "epochs": ({}, 4),
-    "batch_size": ({}, 12),
+    "batch_size": ({}, 7),
     "clip_norm": ({}, 1e-3),
     "bn_mode": ({}, "eval"),
-    "carry_optimizer": ({"momentum": 0.9}, True),
-}
-# What needs no effect: the value is what the strategy does anyway, or options of its own say it in its place.
-OWN: Final = {
-    ("avalanche", "carry_optimizer"): "Avalanche's optimizer lives on always",
-    ("s3t", "bn_mode"): "the frozen model's norms go by their running statistics always",
-    ("amnesiac-hat", "bn_mode"): "it is refused with a model that has batch norms",
-    **{
-        (name, key): "masks and weights are trained by Adam, at mask_lr and weight_lr"
-        for name in ("exssnet", "ssnet", "supsup")
-        for key in ("optimizer", "lr", "momentum")
-    },
+    "carry_optimizer": (ADAM, True),
 }
 # Options of strategies without which they would refuse all of those trainings.
 OPTIONS: Final = {"amnesiac-hat": {"architecture": "hat", "repair": "none"}}
@@ -74,19 +64,26 @@ def _model(objective: Objective, name: str) -> FlatModel:
         return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
 
 
-Learned = Callable[[dict[str, Any]], torch.Tensor]
-_LEARNED: dict[tuple[str, str], torch.Tensor] = {}
+class _Learned(NamedTuple):
+    """What a strategy's models say of test samples after the first samples of two experiences, and what it declares."""
+
+    outputs: torch.Tensor
+    always: Mapping[str, object]
+
+
+Learn = Callable[[dict[str, Any]], _Learned]
+_LEARNED: dict[tuple[str, str], _Learned] = {}
 
 
 @pytest.fixture
-def learned(half: Any, place: str, kit: Any) -> Learned:
-    """What a strategy's models say of test samples after the first samples of two experiences, under some training."""
+def learn(half: Any, place: str, kit: Any) -> Learn:
+    """Let a strategy learn under some training; once for all options that share it."""
     world, name = kit.world(place), half.name.removesuffix("+none")
     config = (
         half.config if name not in OPTIONS else parse(StrategyConfig, {"isolated": {"name": name, **OPTIONS[name]}})
     )
 
-    def live(training: dict[str, Any]) -> torch.Tensor:
+    def live(training: dict[str, Any]) -> _Learned:
         objective = world.setting.objective
         setting = replace(
             world.setting,
@@ -95,11 +92,12 @@ def learned(half: Any, place: str, kit: Any) -> Learned:
         )
         strategy, ledger = make_strategy(config, setting, "it"), world.ledger()
         for event in [e for e in world.stream.events if isinstance(e, Experience)][:2]:
-            experience = ledger.admit(replace(event, sample_ids=event.sample_ids[:30]))
+            experience = ledger.admit(replace(event, sample_ids=event.sample_ids[:20]))
             strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
-        return torch.cat(strategy.constituents(ledger.lend(world.stream.source.test_ids[:20]).all()))
+        outputs = torch.cat(strategy.constituents(ledger.lend(world.stream.source.test_ids[:20]).all()))
+        return _Learned(outputs, strategy.learner.always if isinstance(strategy, Composed) else strategy.always)
 
-    def remembered(training: dict[str, Any]) -> torch.Tensor:
+    def remembered(training: dict[str, Any]) -> _Learned:
         key = (half.name, repr(training))
         if key not in _LEARNED:
             _LEARNED[key] = live(training)
@@ -109,19 +107,20 @@ def learned(half: Any, place: str, kit: Any) -> Learned:
 
 
 @pytest.mark.parametrize("option", Training.model_fields)
-def test_an_option_of_training_takes_effect_or_is_refused(half: Any, option: str, learned: Learned) -> None:
+def test_an_option_of_training_takes_effect_or_is_refused(half: Any, option: str, learn: Learn) -> None:
     others, value = CHANGES[option]
-    assert value != Training.model_fields[option].default
-    before, why = learned(others), ""
+    default = Training.model_fields[option].default
+    assert value != default
+    before, why = learn(others), ""
     try:
-        after = learned({**others, option: value})
+        after = learn({**others, option: value})
     except ConfigError as error:
         after, why = None, str(error)
     if after is None:
         assert f"training.{option}" in why
-    else:
-        name = half.name.removesuffix("+none")
-        assert torch.equal(before, after) == ((name, option) in OWN)
+        return
+    assert before.always.get(option, value) != default, "what it always does is not the default"
+    assert torch.equal(before.outputs, after.outputs) == (option in before.always)
 
 
 def test_what_cannot_be_heeded_is_named_with_its_remedy(kit: Any) -> None:

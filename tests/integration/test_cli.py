@@ -109,7 +109,8 @@ def test_run_prints_results_on_stdout_and_progress_on_stderr(call: Call, tmp_pat
     tables = [line for line in out.splitlines() if line.startswith("access: ")]
     assert tables == ["access: retain: nothing", "access: retain: full"]
     heads = next(line for line in out.splitlines() if line.startswith("strategy"))
-    assert heads.split()[:3] == ["strategy", "average", "accuracy"]
+    assert heads.split()[:4] == ["strategy", "remark", "average", "accuracy"]
+    assert "add retrained-2 to references.kinds" in out
     assert [line.split()[0] for line in out.splitlines() if line.startswith(("kept", "tuned", "again"))] == [
         "kept",
         "tuned",
@@ -145,7 +146,7 @@ def test_json_and_quiet(call: Call) -> None:
     assert Path(data["folder"]).parent == Path("elsewhere")
     lines = {line["strategy"]: line for group in data["groups"] for line in group["strategies"]}
     assert set(lines) == {"kept", "tuned", "again"}
-    assert lines["again"]["gap_forget_accuracy"] == {"value": 0.0, "n": 2}
+    assert lines["again"]["abs_gap_forget_accuracy"] == {"value": 0.0, "n": 2}
     assert lines["again"]["exact"]["value"] == 1.0
     assert all("reason" in cell for line in lines.values() for cell in line.values() if cell == {"value": None})
 

@@ -174,7 +174,8 @@ def test_points_are_every_request_and_the_end(stream: Stream) -> None:
 
 
 def same(a: Outputs, b: Outputs) -> bool:
-    pairs = [(a.scores, b.scores), (a.losses, b.losses), (a.probabilities, b.probabilities), (a.features, b.features)]
+    pairs = [(a.scores, b.scores), (a.losses, b.losses)]
+    pairs += [(a.details.probabilities, b.details.probabilities), (a.details.features, b.details.features)]
     return all((x is None and y is None) or np.array_equal(x, y) for x, y in pairs)
 
 
@@ -250,7 +251,7 @@ def test_learning_again_takes_samples_out_of_a_request_and_no_others(tmp_path: P
     left = np.setdiff1d(deleted, again)
     assert set(stream.source.user_ids[left]) == {11}
     assert [r.n for r in table.select("forget_accuracy", "request-1")] == [*[len(deleted)] * 3, *[len(left)] * 3]
-    assert [r.n for r in table.select("relapse", "request-1")] == [*[len(deleted)] * 2, *[len(left)] * 3]
+    assert [r.n for r in table.select("raw_relapse", "request-1")] == [*[len(deleted)] * 2, *[len(left)] * 3]
     assert [r.value is None for r in table.select("forget_test_accuracy", "request-1")] == [False] * 3 + [True] * 3
     assert {r.event for r in table.select("gap_forget_accuracy", "request-1", "retrained")} == {4, 6, 9}, "a curve"
     assert {r.event for r in table.select("gap_forget_accuracy", "request-0", "retrained")} == {2, 4, 6, 9}

@@ -41,8 +41,8 @@ def test_ascent_relapses_where_the_same_classes_come_again(tmp_path: Path) -> No
     assert len(later) == 5
     assert served["forget_accuracy"] < 0.4, "0.7 and more before"
     for rows in later:
-        assert rows["relapse"] == pytest.approx(rows["forget_accuracy"] - served["forget_accuracy"])
-    assert max(rows["relapse"] for rows in later) > 0.2
+        assert rows["raw_relapse"] == pytest.approx(rows["forget_accuracy"] - served["forget_accuracy"])
+    assert max(rows["raw_relapse"] for rows in later) > 0.2
 
 
 def test_nothing_comes_back_where_nothing_is_left(tmp_path: Path) -> None:
@@ -56,4 +56,33 @@ def test_nothing_comes_back_where_nothing_is_left(tmp_path: Path) -> None:
         "strategies": {"clpu": {"isolated": {"name": "clpu-der", "memory": 20}}},
     }
     _, *later = after_the_request(tmp_path, config, "clpu")
-    assert [(rows["relapse"], rows["relapse_test"]) for rows in later] == [(0.0, 0.0)] * 4
+    assert [(rows["raw_relapse"], rows["raw_relapse_test"]) for rows in later] == [(0.0, 0.0)] * 4
+
+
+def test_doing_nothing_is_not_rewarded(tmp_path: Path) -> None:
+    """A class that is still known fades as learning goes on, and one that was never seen cannot: only that is 0."""
+    config: dict[str, Any] = {
+        "scenario": {"name": "class-incremental", "experiences": 5},
+        "schedule": {"name": "explicit", "requests": [{"after": 3, "scope": "class", "keys": [4]}]},
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {"epochs": 5, "batch_size": 32, "lr": 0.05},
+        "evaluation": {"probe": 10},
+        "strategies": {
+            "none": {"learner": {"name": "replay", "memory": 60}, "unlearner": "none"},
+            "retrain": {"learner": {"name": "replay", "memory": 60}, "unlearner": "retrain"},
+        },
+    }
+    run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path)
+    found = {}
+    for name, table in run.tables.items():
+        raw, beyond, size = (
+            table.last(metric, "requests", model)
+            for metric, model in (("raw_relapse", "run"), ("relapse", "retrained"), ("abs_relapse", "retrained"))
+        )
+        assert raw is not None
+        assert beyond is not None
+        assert size is not None
+        found[name] = (raw.value or 0.0, beyond.value, size.value or 0.0)
+    assert found["none"][0] < found["retrain"][0], "by the raw number doing nothing is the best"
+    assert found["retrain"][1:] == (0.0, 0.0)
+    assert found["none"][2] > 0.1

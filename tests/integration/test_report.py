@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 import pytest
 
 import lifelong
-from lifelong.config.run import RunConfig
+from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
@@ -273,7 +273,8 @@ def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
         rows.append(Row(e, "run", "stream", "average_accuracy", e / 1000, 5))
         rows += [Row(e, "run", f"request-{k}", "forget_accuracy", 0.5, 5) for k in range(9, e + 1, 10)]
     tables = {name: Table(rows) for name in ("a", "b", "c", "d")}
-    file = write_report(Run(tmp_path, run.config, tables, {}))
+    config = run.config.model_copy(update={"strategies": {name: StrategyConfig() for name in tables}})
+    file = write_report(Run(tmp_path, config, tables, {}))
     assert file.stat().st_size < 10_000_000
     page = taken_apart(file)
     shown = page.figures["figure-matrix-3"]["data"][0]["x"]
@@ -400,6 +401,6 @@ def test_an_attack_that_found_nothing_before_the_request_is_grey(run: Run) -> No
         page = unlearning.beside_retraining(
             replace(facts, series={n: Series(t) for n, t in zip(run.tables, changed, strict=True)})
         )
-        assert ('<td class="grey">0.512</td>' in page) == grey
+        assert (re.search('<td class="grey"[^>]*>0.512</td>', page) is not None) == grey
         assert ("<td>0.512</td>" in page) == (not grey)
-        assert '<td class="grey">0.700</td>' not in page
+        assert "<td>0.700</td>" in page, "the control itself"

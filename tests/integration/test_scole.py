@@ -163,6 +163,7 @@ def test_moments_live_on_if_they_are_carried(carry: bool) -> None:
 # --------------------------------------------------------------------------------------- accumulation (6, 8, 9)
 
 
+@pytest.mark.nightly  # a study of seven seconds
 def test_knowledge_accumulates_though_every_task_forgets() -> None:
     plain, masked, fast = accumulate(), accumulate("batch"), accumulate(momentum=0.9)
     assert plain.mean(0, 10) < 0.2

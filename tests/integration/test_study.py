@@ -57,6 +57,20 @@ TINY: dict[str, Any] = {
         },
     ],
 }
+OWN_METRIC = '''"""A number of something that no stream knows."""
+from strategies.metric import Metric
+from streams.config import Config as BaseConfig
+
+METRICS = {"half": Metric("A half.", "share", "neither")}
+
+
+class Config(BaseConfig):
+    """No options."""
+
+
+def rows(snapshot, config):
+    return [snapshot.row("first half", "half", 0.5, 1)]
+'''
 Result = tuple[int, str, str]
 Call = Callable[..., Result]
 
@@ -268,6 +282,7 @@ def lived(study: Study) -> int:
     return sum(f.read_bytes().count(b"\n") for job in study.jobs for f in job.folder.rglob("timings.jsonl"))
 
 
+@pytest.mark.nightly  # a killed worker, Ctrl-C and killed runs are tested by default
 def test_killed_at_random_it_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     file, instants, kills = write(tmp_path), random.Random(0), 0
     study = Study(file)
@@ -367,6 +382,28 @@ def test_a_run_that_fails_leaves_the_others_going(call: Call, tmp_path: Path) ->
     assert "Error:" in err
     assert not (tmp_path / "runs" / "tiny").exists()
     assert len(list((tmp_path / "runs" / "study-tiny").iterdir())) == len(study.jobs)  # it found its folder again
+
+
+def test_a_number_of_a_layer_or_a_pair_of_tasks_is_judged(tmp_path: Path) -> None:
+    """Traits are about what the strategy names; a study takes its word for it."""
+    own = tmp_path / "own.py"
+    own.write_text(OWN_METRIC, encoding="utf-8")
+    base = TINY["base"] | {"scenario": {"name": "task-incremental", "experiences": 2}, "schedule": "none"}
+    asked = [
+        ("capacity_used", "layer body.0", 0.0),
+        ("inherited", "task-0 > task-1", -1.0),
+        ("half", "first half", 0.4),
+    ]
+    criteria = [
+        {"name": metric, "metric": metric, "subject": subject, "of": "ssnet", "above": above}
+        for metric, subject, above in asked
+    ]
+    changes = {"strategies": {"ssnet": {"isolated": "ssnet"}}, "comparisons": [], "criteria": criteria, "seeds": 2}
+    base |= {"evaluation": {"metrics": [str(own)]}, "references": {"kinds": []}}
+    study = Study(TINY | changes | {"base": base}, root=tmp_path)
+    study.check()
+    study.run(workers=1)
+    assert [v.estimate is not None for v in study.results().verdicts()] == [True] * 3
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,7 @@ def test_a_run_has_the_same_forms(tiny_study: Study, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+@pytest.mark.nightly  # each picture starts a browser
 def test_pictures_for_print(tiny_study: Study, tmp_path: Path) -> None:
     pytest.importorskip("kaleido", reason="needs kaleido")
     written = export(tiny_study, "png", tmp_path / "png")

@@ -12,6 +12,7 @@ import torch
 from lifelong.config.run import RunConfig
 from lifelong.setup.build import make_setting, make_source, make_stream
 from strategies.isolated.uncle import Config, Uncle, burn_in
+from strategies.parts.passes import Passes, observed
 from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
@@ -24,14 +25,14 @@ from streams.randomness import Key
 class Life:
     """Two tasks of digits, the first of which is forgotten."""
 
-    def __init__(self, tasks: int = 2, **options: Any) -> None:
+    def __init__(self, tasks: int = 2, training: dict[str, Any] | None = None, **options: Any) -> None:
         config = parse(
             RunConfig,
             {
                 "scenario": {"name": "task-incremental", "experiences": 5},
                 "schedule": {"name": "explicit", "requests": [{"after": tasks, "scope": "task", "keys": [0]}]},
                 "model": {"name": "mlp", "hidden": [16]},
-                "training": {"optimizer": "adam", "lr": 0.002, "epochs": 6, "batch_size": 32},
+                "training": {"optimizer": "adam", "lr": 0.002, "epochs": 6, "batch_size": 32} | (training or {}),
             },
         )
         self.stream = make_stream(config, make_source(config))
@@ -116,6 +117,30 @@ def test_chunk_codes_are_trained_in_the_first_task_only() -> None:
     start = Uncle(Life(tasks=1).options, Life(tasks=1).setting)._chunks
     assert not torch.equal(chunks[0], start)
     assert torch.equal(chunks[0], chunks[1])
+
+
+def test_the_steps_of_a_request_are_seen_and_seeing_changes_nothing() -> None:
+    one, other, seen = Life(steps=7, floor=2), Life(steps=7, floor=2), list[tuple[int, float]]()
+    unseen = one.forget().outcome
+    with observed(lambda number: seen.append((number, other.loss(0)))):
+        assert other.forget().outcome == unseen
+    assert [number for number, _ in seen] == list(range(1, 8))
+    assert len({loss for _, loss in seen}) == 7, "the look is at the weights of that step"
+    assert torch.equal(one.strategy._hyper.parameters, other.strategy._hyper.parameters)
+
+
+def test_the_steps_of_a_request_are_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = Passes.clip
+
+    def kept(steps: Passes, gradient: torch.Tensor) -> torch.Tensor:
+        norms.append(float(clip(steps, gradient).norm()))
+        return gradient
+
+    life = Life(steps=5, floor=2, training={"clip_norm": 0.01})
+    monkeypatch.setattr(Passes, "clip", kept)
+    life.forget()
+    assert norms == pytest.approx([0.01] * 5, rel=1e-3)
 
 
 def test_what_becomes_of_codes() -> None:

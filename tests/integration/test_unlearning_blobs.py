@@ -327,6 +327,40 @@ def corrected(fx: Blobs, strategy: Composed) -> float:
     return float((strategy.predict(replace(data, x=triggered)).argmax(1) == data.y).float().mean())
 
 
+@pytest.mark.parametrize("seed", [3, 13])
+def test_which_half_of_a_backdoor_is_named_decides_whether_dampening_by_the_loss_removes_it(seed: int) -> None:
+    """The weights of a trigger are selected if the named samples hold more than alpha n_f / n of their importance.
+
+    Squared gradients have heavy tails: a single one of 40 poisoned samples holds about half of their sum, so that one
+    half of them may hold nearly all of it and the other next to nothing. By the outputs (LFSSD) all count alike.
+    """
+    fx, named = poisoned(seed)
+    trigger = (fx.source.x[:, 20:] == 3.0).all(1).numpy() & ~fx.source.is_test
+    other = np.setdiff1d(np.flatnonzero(trigger), named)
+    learned, _, _ = fx.served({"name": "none"}, fx.request("sample", *named.tolist()))
+    model = learned.learner.model
+
+    def importance(ids: np.ndarray) -> float:
+        data = Ledger(fx.source).lend(ids)
+        fisher, _ = diagonal_fisher(model, fx.setting.objective, data, "empirical", Key(0), 64)
+        return float(fisher[model.slices["body.0.weight"]].view(64, 24)[:, 20:].sum())
+
+    sums = {name: importance(ids) for name, ids in (("named", named), ("other", other))}
+    needed = 20.0 * len(named) / len(fx.source.train_ids)  # alpha n_f / n: a fifth
+    for name, ids in (("named", named), ("other", other)):
+        share = sums[name] / sum(sums.values())
+        request = fx.request("sample", *ids.tolist())
+        by_loss, by_outputs = (
+            corrected(fx, fx.served(unlearner, request)[0])
+            for unlearner in ({"name": "ssd", "alpha": 20.0}, {"name": "lfssd", "alpha": 10.0})
+        )
+        assert by_outputs > 0.85
+        if share > 2 * needed:
+            assert by_loss > 0.85, share
+        elif share < needed / 2:  # with other processors' rounding neither half may be that clear
+            assert by_loss < 0.5, share
+
+
 @pytest.mark.nightly
 def test_dampening_by_the_loss_misses_what_is_known_too_well() -> None:
     """A sample whose loss is nearly zero has nearly no gradient, hence no importance that the loss could tell.
@@ -559,6 +593,14 @@ def test_fisher_noise_has_the_variance_it_should(fx: Blobs) -> None:
     assert change.numel() == 2000
     assert float(change.std()) == pytest.approx(np.sqrt(1e-6 * 1e3), rel=0.05)
     assert abs(float(change.mean())) < 3 * float(change.std()) / np.sqrt(2000)
+
+
+def test_fisher_forgetting_draws_a_deleted_class_s_row_anew(fx: Blobs) -> None:
+    """The authors' variance is 1e-4 times the factor 10 of the last layer."""
+    strategy, _, _ = fx.served({"name": "fisher-forgetting", "alpha": 1e-12}, fx.request(*CLASS_0))
+    model = strategy.learner.model
+    row = model.parameters[model.slices["head.weight"]].view(-1, 64)[0]
+    assert float(row.square().mean()) == pytest.approx(1e-3, rel=0.6)
 
 
 def test_unsir_forgets_a_class_without_reading_it(fx: Blobs) -> None:
@@ -998,8 +1040,9 @@ CORRECTED: dict[tuple[str, str, float], float] = {
 def test_what_naming_a_part_of_bad_data_achieves() -> None:
     """A backdoor lives in the last tenth of it, for retraining too; SSD removes it, and cannot undo confused classes.
 
-    From half of the backdoor SSD removes it on most seeds (see above), and what it costs elsewhere on confused classes
-    differs by ten points between seeds: neither is held against the table.
+    From half of the backdoor SSD removes it where that half holds enough of the importance (see above): 96 in the table
+    for three seeds, 65 for these three, 81 for 24, nearly all of them either above 94 or below 20. What it costs
+    elsewhere on confused classes differs by ten points between seeds. Neither is held against the table.
     """
     found: dict[tuple[str, str, float], list[float]] = {key: [] for key in CORRECTED}
     for seed in range(3):

@@ -139,6 +139,7 @@ def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
     assert "artifact" in kinds or "log_artifact" in kinds
 
 
+@pytest.mark.nightly  # a whole run of the command and its page, sent
 def test_the_documented_sweep_finds_its_metric_and_the_report_is_sent_too(tmp_path: Path) -> None:
     """What an agent would start by the sweep file in docs/studies.md, on a small scenario."""
     file = tmp_path / "tiny.yaml"

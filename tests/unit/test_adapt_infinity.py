@@ -16,7 +16,7 @@ from strategies.objectives._base import Scored
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.objectives.classification import Classification
 from strategies.parts.model import FlatModel, Network, digest
-from strategies.parts.selection.budgets import densities, equal_shares, spreads, weighted_shares
+from strategies.parts.selection.budgets import densities, equal_shares, handed_on_shares, spreads, weighted_shares
 from strategies.parts.selection.clustering import clusters, default_clusters
 from strategies.parts.selection.coverage import coverage_draw
 from strategies.parts.selection.deduplication import earlier_similarity, first_copies, least_redundant
@@ -282,7 +282,9 @@ def test_grounding() -> None:
     assert float(groundings(found, bare, no)) == 0.0  # PPL ratio exactly 1
     # As released the perplexity below is too high, so that the ratio is too low; and no sample is exempt.
     mixed = tokens_with_losses(0.0, 2.0)
-    assert float(groundings(mixed, mixed, no, "released")) < 0
+    ratio = math.exp(1.0) / ((1 + math.exp(2.0)) / 2)
+    assert float(groundings(mixed, mixed, no, "released")) == pytest.approx(ratio)
+    assert ratio < 1, "a ratio, and no logarithm"
 
 
 def test_context_grounding_compares_with_the_bare_answer() -> None:
@@ -442,9 +444,10 @@ def test_budgets(total: int) -> None:
         np.array([0.0, 9, 0, 0, 0]),
         np.array([np.nan, 1, 1, 1, 1]),
     ):
-        weighted = weighted_shares(sizes, weights, total)
-        assert weighted.sum() == min(total, sizes.sum())
-        assert ((weighted >= 0) & (weighted <= sizes)).all()
+        for share_out in (weighted_shares, handed_on_shares):
+            shares = share_out(sizes, weights, total)
+            assert shares.sum() == min(total, sizes.sum())
+            assert ((shares >= 0) & (shares <= sizes)).all()
 
 
 def test_a_small_cluster_gets_the_share_of_the_others() -> None:
@@ -461,6 +464,26 @@ def test_released_weights_of_clusters() -> None:
     weights = densities(np.concatenate([tight, wide]), labels)
     assert weights[0] == pytest.approx(0, abs=1e-9)
     assert weights[1] > 0.01
+
+
+def test_densities_by_hand() -> None:
+    """Euclidean distances, and one root over the squared distances to all centroids."""
+    features = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.6, 0.8], [0.0, -1.0], [0.6, -0.8]])
+    expected = []
+    centroids = [(0.5, 0.5), (-0.8, 0.4), (0.3, -0.9)]
+    for k, (x, y) in enumerate(centroids):
+        inner = sum(math.dist(features[2 * k + i], (x, y)) for i in range(2)) / 2
+        expected.append(inner * math.sqrt(sum(math.dist((x, y), other) ** 2 for other in centroids)))
+    np.testing.assert_allclose(densities(features, np.array([0, 0, 1, 1, 2, 2])), expected)
+
+
+def test_a_full_cluster_hands_its_surplus_on_equally() -> None:
+    """Small ones first: 30, 18 and 12 are wanted; the first has 10, and 10 more go to each of the others."""
+    sizes, weights = np.array([10, 100, 30]), np.array([5.0, 2.0, 3.0])
+    assert handed_on_shares(sizes, weights, 60).tolist() == [10, 22, 28]
+    assert weighted_shares(sizes, weights, 60).tolist() == [10, 20, 30]
+    # What was handed on fills the next one, which hands it on again.
+    assert handed_on_shares(np.array([10, 12, 100]), np.array([5.0, 3.0, 2.0]), 60).tolist() == [10, 12, 38]
 
 
 def test_how_many_clusters() -> None:

@@ -200,6 +200,7 @@ def test_sizing_a_grid(tmp_path: Path) -> None:
     assert "real run" in page
 
 
+@pytest.mark.nightly  # by default the closed forms are held against simulation
 def test_a_real_run_costs_what_the_closed_form_says(tmp_path: Path) -> None:
     requests = [{"after": 1, "scope": "sample", "count": 1}] * 30
     config = {

@@ -11,6 +11,11 @@ import pytest
 import torch
 from typing_extensions import override
 
+from lifelong.audits._base import Context
+from lifelong.audits.readout import Readout
+from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.evaluation.samples import Samples
 from strategies.base import Access, Door, Guard, Learner, Outcome, Plugin, Setting, State, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
@@ -20,8 +25,10 @@ from strategies.unlearners import none, retrain
 from streams.config import Config
 from streams.data import Batch
 from streams.errors import ConfigError, TrainingError
-from streams.events import DeletionRequest, Experience, Request
+from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.ledger import Ledger
+from streams.plan import Learn, Plan, RequestSpec, Service, assemble
+from streams.randomness import Key
 from streams.source import Source
 
 
@@ -102,6 +109,7 @@ class Life:
     tools: Any
     unlearner: type[Unlearner] = none.NoUnlearning
     plugins: Sequence[tuple[str, type[Plugin]]] = ()
+    guard_type: type[Shift] = Shift
     source: Source = field(init=False)
     guard: Shift = field(init=False)
     strategy: Composed = field(init=False)
@@ -110,7 +118,7 @@ class Life:
     def __post_init__(self) -> None:
         self.source = self.tools.source()
         setting = self.tools.setting(self.source)
-        self.guard = Shift(Config(), setting)
+        self.guard = self.guard_type(Config(), setting)
         learner = SGDLearner(setting, lambda: [(name, make(Config(), setting)) for name, make in self.plugins])
         self.strategy = Composed(learner, self.unlearner(Config(), setting), self.guard)
         self.ledger = Ledger(self.source)
@@ -154,6 +162,33 @@ def test_a_guard_takes_part_in_every_prediction_until_what_it_guards_is_back(too
     assert set(held) == {"weights", "guard.ids"}
     life.learn("again", ids[:2], incarnation=1)
     assert life.guard.ids.tolist() == ids[2:].tolist()
+
+
+def test_a_readout_reads_the_bare_weights(tools: Any) -> None:
+    class Blind(Shift):
+        """Makes all features alike, on top."""
+
+        @override
+        def features(self, model: FlatModel, batch: Batch) -> torch.Tensor:
+            return super().features(model, batch) * 0
+
+    life = Life(tools, guard_type=Blind)
+    source = life.source
+    every = Experience("all", (0,), source.train_ids)
+    unit = Unit("all", tuple(range(source.num_classes)), np.flatnonzero(source.is_test))
+    plan = Plan(source, (unit,), (every,))
+    stream = assemble(plan, [Learn(0), RequestSpec("class", (0,))], Service(), Key(0))
+    looks = plan_evaluation(stream, EvaluationConfig(audits=("readout",), probe=100))
+    objective = life.strategy.learner.setting.objective
+    samples = Samples(stream, looks, objective, 64, "cpu")
+    audit = Readout("readout", Config(), Context(life.strategy.learner.setting, source, looks, samples))
+    request = looks.requests[0]
+    batch = samples.batch(request.forget)
+    assert not life.strategy.features(batch).any()
+    unguarded = Composed(life.strategy.learner, life.strategy.unlearner)
+    guarded = audit.of_request(life.strategy, request.event, request)
+    assert guarded == audit.of_request(unguarded, request.event, request)
+    assert guarded["readout_accuracy"] > 0.5
 
 
 def test_the_unlearner_acts_first_and_weights_that_changed_are_known(tools: Any) -> None:
@@ -234,15 +269,15 @@ def test_until_it_is_asked_a_guarded_strategy_has_the_state_of_its_learner(tools
 
 
 def test_a_guard_alone_leaves_the_weights_and_stands_beside_no_isolated_strategy() -> None:
-    from lifelong.config.run import StrategyConfig, resolve_strategy
+    from lifelong.config.run import StrategyConfig, find_strategy
     from streams.config import parse
 
     alone = parse(StrategyConfig, {"guard": "in-context"})
-    assert resolve_strategy(alone, "it")["unlearner"] == {"name": "none"}
+    assert find_strategy(alone, "it").data()["unlearner"] == {"name": "none"}
     assert parse(StrategyConfig, {"guard": "in-context", "unlearner": "retrain"}).unlearner.name == "retrain"
     assert parse(StrategyConfig, {"learner": "ewc"}).unlearner.name == "retrain"
-    assert "guard" not in resolve_strategy(parse(StrategyConfig, {}), "it")
-    again = parse(StrategyConfig, resolve_strategy(alone, "it"))
-    assert resolve_strategy(again, "it") == resolve_strategy(alone, "it")
+    assert "guard" not in find_strategy(parse(StrategyConfig, {}), "it").data()
+    again = parse(StrategyConfig, find_strategy(alone, "it").data())
+    assert find_strategy(again, "it").data() == find_strategy(alone, "it").data()
     with pytest.raises(ConfigError, match="drop learner, unlearner, guard"):
         parse(StrategyConfig, {"isolated": "sisa", "guard": "o3"})

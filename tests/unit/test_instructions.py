@@ -346,6 +346,7 @@ def test_colours_are_seen(source: Source) -> None:
         assert (swapped > 1e-4).tolist() == [differs] * 2
 
 
+@pytest.mark.nightly  # four seconds of training
 def test_it_learns_what_can_only_be_seen(source: Source) -> None:
     """Naming held in memory: the same question throughout, so that only the picture can tell the answer."""
     naming = np.flatnonzero((source.class_ids == 0) & ~source.is_test)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lifelong.config.run import RunConfig
-from lifelong.evaluation.outputs import Findings, Outputs, with_stored
+from lifelong.evaluation.outputs import Certainty, Details, Findings, Outputs, with_stored
 from lifelong.setup.preparation import prepare
 from streams.config import parse
 from streams.errors import ConfigError
@@ -104,9 +104,14 @@ def test_every_audit_says_what_its_numbers_mean() -> None:
 def test_outputs_are_stored_and_read() -> None:
     one = np.ones(2)
     muse = Findings({"a": one}, {"s": one})
-    outputs = Outputs(one, one, {"margins": one}, {"holdout_loss": one}, {"muse": muse})
+    details = Details(features=one, certainty=Certainty(one, 2 * one, 3 * one, 4 * one), shadow_kept=one)
+    outputs = Outputs(one, one, details, {"holdout_loss": one}, {"muse": muse})
     again = with_stored(one, one, outputs.stored())
-    assert again.details.keys() == {"margins"}
+    assert again.details.probabilities is again.details.visits is None
+    assert again.details.features is not None
+    assert again.details.certainty is not None
+    assert again.details.certainty.modified_entropies.tolist() == [4.0, 4.0]
+    assert with_stored(one, one, Outputs(one, one).stored()).details.certainty is None
     assert again.records.keys() == {"holdout_loss"}
     assert again.audits["muse"].requests.keys() == {"a"}
     assert again.audits["muse"].stream.keys() == {"s"}

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 import lifelong.metrics
 import streams
 from lifelong.config.run import EvaluationConfig
-from lifelong.evaluation.outputs import Outputs
+from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
@@ -25,8 +25,8 @@ from lifelong.formulas.membership import membership_auc
 from lifelong.metrics.accumulation import Accumulation, unit_means
 from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.measure import Measure
+from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import (
-    Relapse,
     attribution,
     attribution_rows,
     collateral,
@@ -307,7 +307,7 @@ def test_collateral_retained_drop_and_relapse_over_a_stream(tools: Any) -> None:
     assert rows["request-0.collateral"].n == 2
     assert rows["request-0.forget_accuracy"].value == 0.5
     assert rows["request-0.forget_test_accuracy"].value == pytest.approx(0.1)
-    assert "request-0.relapse" not in rows
+    assert "request-0.raw_relapse" not in rows
     # The class is learned again: this request is answered, and its rows end here.
     assert not [r for r in measure.update(4, outputs_with(plan, [1, 1, 1])) if r.subject == "request-0"]
 
@@ -340,24 +340,46 @@ def test_collateral_counts_units_that_were_forgotten_earlier(tools: Any) -> None
 
 def test_relapse_keeps_the_bump_that_went_away(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
-    audit, relapse = plan.requests[0], Relapse()
+    audit, relapse = plan.requests[0], Relapse("run", "raw_relapse")
     table = []
     for event, accuracy in ((2, 0.1), (3, 0.4), (4, 0.2), (5, 0.3)):
         scores = outputs_with(plan, [accuracy, 0, 0]).scores
         table.append({r.metric: r.value for r in relapse.update(event, audit, scores)})
     assert table[0] == {}
-    assert [t["relapse_test"] for t in table[1:]] == pytest.approx([0.3, 0.1, 0.2])
-    assert [t["relapse_test_max"] for t in table[1:]] == pytest.approx([0.3, 0.3, 0.3])
-    assert [t["relapse"] for t in table[1:]] == [0, 0, 0]
+    assert [t["raw_relapse_test"] for t in table[1:]] == pytest.approx([0.3, 0.1, 0.2])
+    assert [t["raw_relapse_test_max"] for t in table[1:]] == pytest.approx([0.3, 0.3, 0.3])
+    assert [t["raw_relapse"] for t in table[1:]] == [0, 0, 0]
 
 
 def test_relapse_can_be_negative(tools: Any) -> None:
     stream, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
-    relapse, table = Relapse(), []
+    relapse, table = Relapse("run", "raw_relapse"), []
     for event, accuracy in ((2, 0.5), (3, 0.1)):
         table = relapse.update(event, plan.requests[0], outputs_with(plan, [accuracy, 0, 0]).scores)
     found = {r.metric: r.value for r in table}
-    assert found["relapse_test"] == found["relapse_test_max"] == pytest.approx(-0.4)
+    assert found["raw_relapse_test"] == found["raw_relapse_test_max"] == pytest.approx(-0.4)
+
+
+def test_relapse_is_what_goes_beyond_the_reference_s_own_change(tools: Any) -> None:
+    """Doing nothing fades by 0.5 where retraining fades by 0.2: -0.3, as far from 0 as coming back by 0.3 is."""
+    _, plan = small_plan(tools, [Learn(0), Learn(1), RequestSpec("class", (0,)), Learn(2)])
+    (request,) = plan.requests
+    relapse, rows = Relapse("retrained", "relapse"), []
+    for event, run, reference in ((2, 0.9, 0.3), (4, 0.4, 0.1), (5, 0.8, 0.1)):
+        sides = (np.full(len(plan.ids), score) for score in (run, reference))
+        rows += relapse.update(event, request, *sides)
+    found = {(r.event, r.subject, r.metric): r.value for r in [*rows, *mean_relapse(rows)]}
+    assert found[4, request.name, "relapse"] == pytest.approx(-0.3)
+    assert found[5, request.name, "relapse"] == found[5, request.name, "relapse_max"] == pytest.approx(0.1)
+    assert found[4, "requests", "relapse"] == pytest.approx(-0.3)
+    assert found[4, "requests", "abs_relapse"] == pytest.approx(0.3)
+    assert not [key for key in found if key[0] == 2]
+    assert {r.model for r in rows} == {"retrained"}
+
+
+def test_of_relapse_what_comes_back_does_not_make_up_for_what_fades() -> None:
+    rows = [Row(4, "retrained", f"request-{n}", "relapse", value, 10) for n, value in enumerate((0.4, -0.4))]
+    assert {r.metric: r.value for r in mean_relapse(rows)} == {"relapse": 0.0, "abs_relapse": 0.4}
 
 
 def test_relapse_is_about_the_samples_that_are_deleted_still(tools: Any) -> None:
@@ -368,13 +390,17 @@ def test_relapse_is_about_the_samples_that_are_deleted_still(tools: Any) -> None
     assert request.until == 4
     assert len(request.at(2).forget) == 6
     assert request.at(3).forget.tolist() == request.forget[1:].tolist()
-    relapse, scores = Relapse(), np.zeros(len(plan.ids))
+    relapse, scores = Relapse("run", "raw_relapse"), np.zeros(len(plan.ids))
     scores[request.forget[0]] = 1.0
     assert relapse.update(2, request.at(2), scores) == []
     now = np.zeros(len(plan.ids))
     now[request.forget[1]] = 1.0
     found = {r.metric: (r.value, r.n) for r in relapse.update(3, request.at(3), now)}
-    assert found["relapse"] == (pytest.approx(0.2), 5), "0.0 with the sample that has been learned again"
+    assert found["raw_relapse"] == (pytest.approx(0.2), 5), "0.0 with the sample that has been learned again"
+    beside = Relapse("retrained", "relapse")
+    beside.update(2, request.at(2), scores, np.zeros(len(plan.ids)))
+    found = {r.metric: (r.value, r.n) for r in beside.update(3, request.at(3), now, scores)}
+    assert found["relapse"] == (pytest.approx(0.2), 5)
 
 
 def test_means_over_requests_leave_out_what_is_undefined() -> None:
@@ -526,10 +552,8 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     assert plan.classes[audit.forget_test].tolist() == [0] * 10
     p = np.tile([0.9, 0.1, 0.0], (len(detailed), 1))
     ours, theirs = outputs_with(plan, [0.2, 0.6, 0.8], 0.5), outputs_with(plan, [0.0, 0.9, 0.7], 0.0)
-    ours = Outputs(ours.scores, ours.losses, {"probabilities": p, "features": np.ones((len(detailed), 2))})
-    theirs = Outputs(
-        theirs.scores, theirs.losses, {"probabilities": p[:, [1, 0, 2]], "features": np.ones((len(detailed), 2))}
-    )
+    ours = Outputs(ours.scores, ours.losses, Details(p, np.ones((len(detailed), 2))))
+    theirs = Outputs(theirs.scores, theirs.losses, Details(p[:, [1, 0, 2]], np.ones((len(detailed), 2))))
     stream_rows = {r.metric: r.value for r in stream_gap_rows(3, "retrained", ours, theirs, plan, "accuracy")}
     assert stream_rows["average_accuracy"] == pytest.approx(0.8)  # the deleted unit does not count
     assert stream_rows["gap_average_accuracy"] == pytest.approx(-0.1)

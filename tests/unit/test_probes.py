@@ -26,7 +26,7 @@ from lifelong.setup.instruments import check_instruments, make_instruments
 from strategies.objectives._answers import Answers
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import continued
-from strategies.parts.text.scores import choice_probability, truth_probability
+from strategies.parts.text.scores import choice_probability, truth_probability, truth_ratio
 from strategies.step import step
 from streams.config import parse
 from streams.data import Batch
@@ -174,6 +174,8 @@ def test_knowledge_is_cut_at_a_further_question(world: World) -> None:
     rambling = Speaker(world, answers_of(world, " and so on and on."))
     assert 0 < muse_of(world).knowledge(rambling, audit.forget_test) < 100  # type: ignore[arg-type]
     assert cut_answer("Paris\n\nQuestion: x") == "Paris"
+    for kept in ("The Question of Ages", "Paris\n \nRome", "Paris\nQ: Rome?", "Unquestioned"):
+        assert cut_answer(kept) == kept, "MUSE cuts at a blank line, a line that begins with Question, and Question:"
     assert rouge_f([("Paris", cut_answer("Paris\n\nQuestion: x"))])[0] == 100.0
 
 
@@ -316,9 +318,17 @@ def test_membership_at_few_false_alarms() -> None:
     assert true_positives(np.array([0.5, 0.9, 1.5]), non_members) == pytest.approx(2 / 3)
     assert true_positives(non_members, non_members) == pytest.approx(0.05)
     one = np.array([1.0])
-    assert truth_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.5)
     assert choice_probability(one, np.ones((1, 3)))[0] == pytest.approx(0.25)
-    assert truth_probability(1e4 * one, np.full((1, 3), 2e4))[0] == 1.0  # a destroyed model: no probability is left
+
+
+def test_truth_probability_is_openunlearning_s() -> None:
+    """It averages losses of wrong answers, and not their probabilities, which would give 0.3 / (0.3 + 0.17) here."""
+    wrong = -np.log([0.01, 0.1, 0.4])
+    ratio = truth_ratio(-np.log(0.3), wrong.tolist())
+    expected = 0.3 / (0.3 + (0.01 * 0.1 * 0.4) ** (1 / 3))
+    assert truth_probability(np.array([ratio]))[0] == pytest.approx(expected)
+    assert truth_probability(np.array([truth_ratio(1.0, [1.0, 1.0]), truth_ratio(2e4, [1e4])])).tolist() == [0.5, 0.0]
+    assert truth_probability(np.array([truth_ratio(1e4, [2e4])])).tolist() == [1.0]  # a destroyed model
 
 
 # -- probes of hidden states

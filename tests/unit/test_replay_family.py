@@ -20,12 +20,12 @@ from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
 from strategies.parts.memory.buffers import keep_uniform
-from strategies.parts.model import FlatModel, digest
+from strategies.parts.model import FlatModel, Network, digest
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled, Service, assemble
-from streams.randomness import Key
+from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, task_incremental
 
 INF = float("inf")
@@ -216,6 +216,81 @@ def test_a_step_of_der_plus_plus_by_hand(plan: Plan, tools: Any) -> None:
     loss.backward()
     teach(learner, plan.experiences[1:2], ledger)
     assert torch.allclose(learner.model.parameters, model.parameters - 0.05 * model.gradient, atol=1e-6)
+
+
+class Normed(nn.Module):
+    """A linear map and a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(5, 8), nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(self.linear(x)))
+
+
+def normed() -> FlatModel:
+    with seeded_globals(Key(3) / "init"):
+        return FlatModel(Network(Normed(), nn.Linear(8, 6)))
+
+
+class Draws(naive.Naive):
+    """Notes the ids of every step and, of a plugin, the two draws and the outputs that they had when stored."""
+
+    def __init__(self, setting: Setting, plugin: der_plus_plus.DERPlusPlus) -> None:
+        super().__init__(naive.Config(), setting)
+        self.plugin = plugin
+        self.noted: list[tuple[torch.Tensor, ...]] = []
+
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        drawn, count = self.plugin._drawn, self.plugin._num_distilled
+        if drawn is not None:
+            self.noted.append((batch.ids, drawn.ids[:count], self.plugin._stored.clone(), drawn.ids[count:]))
+        return loss
+
+
+@pytest.mark.parametrize("draws", ["apart", "together"])
+def test_two_steps_through_batch_norms_are_mammoth_s(draws: str, plan: Plan, tools: Any) -> None:
+    """Mammoth passes the new batch, what is distilled and what is labelled one after the other."""
+    setting = replace(tools.setting(plan.source, plan, epochs=1, batch_size=10, lr=0.1), make_model=normed)
+    config = der_plus_plus.Config.model_validate(
+        {"memory": 12, "batch": 5, "alpha": 0.4, "beta": 0.7, "stored": "final", "draws": draws}
+    )
+    plugin = der_plus_plus.DERPlusPlus(config, setting)
+    watch = Draws(setting, plugin)
+    learner, ledger = learner_of(setting, watch, plugin), Ledger(plan.source)
+    teach(learner, plan.experiences[:1], ledger)
+    network = normed()
+    network.load_state_dict(learner.model.state_dict())
+    start = network.parameters.clone()
+    teach(learner, plan.experiences[1:2], ledger)
+    assert len(watch.noted) == 2
+    x, y = plan.source.x, plan.source.y
+    network.train()
+    for own, first, stored, second in watch.noted:
+        loss = F.cross_entropy(network(x[own]), y[own])
+        loss = loss + 0.4 * F.mse_loss(network(x[first]), stored)
+        loss = loss + 0.7 * F.cross_entropy(network(x[second]), y[second])
+        network.gradient.zero_()
+        loss.backward()
+        network.parameters -= 0.1 * network.gradient
+    same = torch.allclose(learner.model.parameters, network.parameters, atol=1e-6)
+    running = torch.allclose(learner.model.network.body.norm.running_mean, network.network.body.norm.running_mean)
+    assert (same, running) == ((True, True) if draws == "apart" else (False, False))
+    if draws == "together":
+        gap = (learner.model.parameters - network.parameters).norm() / (network.parameters - start).norm()
+        assert gap > 0.02
+
+
+def test_without_batch_norms_draws_pass_together(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan)
+    digests = set()
+    for draws in ("apart", "together"):
+        config = der_plus_plus.Config.model_validate({"memory": 12, "batch": 5, "draws": draws})
+        learner = learner_of(setting, der_plus_plus.DERPlusPlus(config, setting))
+        teach(learner, plan.experiences, Ledger(plan.source))
+        digests.add(digest(learner.state_dict()))
+    assert len(digests) == 1
 
 
 def test_both_terms_have_their_own_draw(plan: Plan, tools: Any) -> None:
@@ -441,6 +516,22 @@ def test_frequency_replay_learns_rare_classes_along(tools: Any) -> None:
     learner.purge(request)
     assert plugin.state_dict()["occurrences"].tolist()[:3] == [0, 4, 1]
     assert not len(plugin.holds(ids[0])["memory"])
+
+
+@pytest.mark.parametrize(("per_class", "renewed"), [(200, [100, 66, 10]), (20, [10, 6, 1])])
+def test_frequency_replay_renews_a_twentieth_at_least(per_class: int, renewed: list[int], tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=40 * per_class // 4)
+    setting = tools.setting(source, epochs=1)
+    plugin = frequency_replay.FrequencyReplay(frequency_replay.Config(per_class=per_class), setting)
+    ids = np.flatnonzero((source.class_ids == 0) & ~source.is_test)
+    plugin._renew(0, ids[:per_class], setting.key)
+    for turn, (occurrences, count) in enumerate(zip([1, 2, 100], renewed, strict=True), start=1):
+        plugin._occurrences[0] = occurrences
+        before = plugin.stored_ids()
+        plugin._renew(0, ids[turn * per_class : (turn + 1) * per_class], setting.key / turn)
+        after = plugin.stored_ids()
+        assert len(after) == per_class
+        assert len(np.setdiff1d(after, before)) == count
 
 
 def assemble_request(source: Any, ids: np.ndarray) -> DeletionRequest:

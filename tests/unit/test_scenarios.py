@@ -319,10 +319,13 @@ def test_recurring_phases() -> None:
     assert (half[51:] < 5).all()
     assert set(half[51:].reshape(-1).tolist()) == set(range(5))
     two = sequence(10, tasks=100, phases="two-period")
-    assert (two[:51] < 5).all()
-    assert (two[51:] >= 5).all()
+    assert (two[:50] < 5).all()
+    assert (two[50:] >= 5).all(), "the second period begins with task T / 2, counted from 0"
+    some = sequence(10, tasks=100, phases="two-period", subsets=0.5)
+    assert (some[:50] < 5).all()
+    assert (some[50:] >= 5).all()
     bounded = sequence(10, tasks=100, phases="two-period", max_gap=3)
-    for period in (bounded[:51], bounded[51:]):
+    for period in (bounded[:50], bounded[50:]):
         for start in range(len(period) - 3):
             assert len(set(period[start : start + 3].reshape(-1).tolist())) == 5
     with pytest.raises(ConfigError, match="leaves 2 classes in a half"):

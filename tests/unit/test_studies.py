@@ -33,6 +33,20 @@ def test_every_study_can_be_laid_out(file: Path, size: str) -> None:
     assert len(all_seeds(study.seeds)) >= 3
 
 
+@pytest.mark.parametrize("name", ["refresh", "refresh-strength"])
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_refresh_is_also_compared_at_a_rate_that_makes_up_for_the_climb(name: str, size: str) -> None:
+    study = in_size(read_study(FILES[0].with_name(f"{name}.yaml")), size)
+    assert study.strategies is not None
+    compensated = [c for c in study.criteria if c.against]
+    assert compensated
+    for criterion in compensated:
+        learner = study.strategies[criterion.of].model_dump(mode="json")["learner"]
+        gammas = [o.get("gamma", 0.003) for o in learner if isinstance(o, dict) and o.get("name") == "refresh"]
+        (gamma,) = gammas or [0.003]
+        assert criterion.where["training.lr"] - criterion.against["training.lr"] == pytest.approx(gamma)
+
+
 STUDY: dict[str, Any] = {
     "name": "masks",
     "claim": "masking helps",

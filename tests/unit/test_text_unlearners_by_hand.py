@@ -14,8 +14,11 @@ from text_lives import PAIRED, live
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
+from strategies.parts.training.ragged import rows_per_pass
 from strategies.unlearners import _paired, rmu
+from strategies.unlearners import npo as npo_unlearner
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.randomness import Key
 from streams.source import Source
 from streams.sources import people
@@ -69,6 +72,14 @@ def kl(before: list[torch.Tensor], model: Any, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([(p.exp() * (p - q)).sum(1) for p, q in pairs]).mean()
 
 
+def kl_everywhere(before: torch.Tensor, model: Any, x: torch.Tensor) -> torch.Tensor:
+    """KL(before || now) summed over every position, padding too, over rows times the longest row."""
+    now = model(x).log_softmax(2)
+    rows, length = len(x), int((x[:, 1] > 0).sum(1).max())
+    assert before.shape == now.shape == (rows, length, now.shape[2])
+    return (before.exp() * (before - now)).sum() / (rows * length)
+
+
 def log_sigmoid(value: torch.Tensor) -> torch.Tensor:
     return -(1 + (-value).exp()).log()
 
@@ -90,6 +101,7 @@ class Hand:
             self.refused_before = [sums(self.model, x) for x in self.refused]
             self.forget_before = distributions(self.model, self.forget)
             self.held_before = distributions(self.model, self.held)
+            self.everywhere_before = self.model(self.held).log_softmax(2)
 
     @property
     def down(self) -> torch.Tensor:
@@ -158,6 +170,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Callable[[Hand, int], torch.Ten
         "GradDiff",
         lambda h, s: -token_mean(h.model, h.forget) + 3.0 * kl(h.held_before, h.model, h.held),
     ),
+    "kl-all": (
+        "graddiff",
+        {"retain": "kl", "retain_weight": 3.0, "kl_positions": "all"},
+        "GradDiff",
+        lambda h, s: -token_mean(h.model, h.forget) + 3.0 * kl_everywhere(h.everywhere_before, h.model, h.held),
+    ),
     "npo": ("npo", {"retain": "none", "beta": 0.5}, "NPO", npo),
     "npo-rt": ("npo", {"beta": 0.5, "retain_weight": 2.0}, "NPO", lambda h, s: npo(h, s) + 2.0 * h.down),
     "npo-kl": (
@@ -165,6 +183,12 @@ CASES: dict[str, tuple[str, dict[str, Any], str, Callable[[Hand, int], torch.Ten
         {"beta": 0.5, "retain": "kl"},
         "NPO",
         lambda h, s: npo(h, s) + kl(h.held_before, h.model, h.held),
+    ),
+    "npo-kl-all": (
+        "npo",
+        {"beta": 0.5, "retain": "kl", "kl_positions": "all"},
+        "NPO",
+        lambda h, s: npo(h, s) + kl_everywhere(h.everywhere_before, h.model, h.held),
     ),
     "simnpo": (
         "simnpo",
@@ -222,6 +246,37 @@ def test_two_steps_are_those_written_by_hand(case: str, source: Source) -> None:
     expected = steps_by_hand(Hand(life, key), loss, life.strategy.unlearner.config.lr)
     life.forget()
     assert_moved(before, life.model.parameters, expected)
+
+
+def test_kl_at_all_positions_by_hand(source: Source) -> None:
+    """Value and gradient, of rows of unequal length, which otherwise pass in groups; padding counts."""
+    life = live(source, "graddiff", retain="kl", kl_positions="all")
+    objective = life.setting.objective.for_unlearning()
+    model, before = life.model, live(source, "graddiff").setting.make_model()
+    short = life.data(0).all().x
+    pad = torch.zeros(40, 2, short.shape[2], dtype=short.dtype)
+    pad[:, :, :3] = short[:1, :, :3]
+    batch = Batch(torch.arange(80), torch.cat([short[:40], pad]), torch.zeros(80))
+    assert rows_per_pass((batch.x[:, 1] > 0).sum(1).sort().values.tolist()) < 80
+    with torch.no_grad():
+        said = before(batch.x).log_softmax(2)
+    expected = kl_everywhere(said, model, batch.x)
+    slopes = torch.cat([g.flatten() for g in torch.autograd.grad(expected, list(model.network.parameters()))])
+    found = _paired.divergence(objective, model, before, batch, "all")
+    model.gradient.zero_()
+    found.backward()  # type: ignore[no-untyped-call]
+    assert expected.item() > 1e-4
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert float((model.gradient - slopes).norm()) < 1e-4 * float(slopes.norm())
+    answer = _paired.divergence(objective, model, before, batch.part(0, 40), "answer")
+    assert answer.item() != pytest.approx(expected.item(), rel=1e-2)
+
+
+def test_kl_positions_are_about_retain_kl_and_text(source: Source, tools: Any) -> None:
+    with pytest.raises(ConfigError, match="set retain: kl"):
+        live(source, "npo", kl_positions="all")
+    with pytest.raises(ConfigError, match="TextObjective"):
+        npo_unlearner.NPO(npo_unlearner.Config(retain="kl", kl_positions="all"), tools.setting(tools.source()))
 
 
 def test_two_steps_of_rmu_are_those_written_by_hand(source: Source) -> None:

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 Shares = Literal["equal", "el2n-spread", "density"]
-"""Equal shares; in proportion to the deviation of EL2N in a cluster; or to how far its members and the other centroids
-lie from its centroid."""
+"""Equal shares; in proportion to the deviation of EL2N in a cluster, where a full cluster hands its surplus on equally;
+or in proportion to how far its members and the other centroids lie from its centroid."""
 
 
 def equal_shares(sizes: np.ndarray, total: int) -> np.ndarray:
@@ -64,23 +64,49 @@ def weighted_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.nd
     return shares + equal_shares(sizes - shares, total - int(shares.sum()))
 
 
+def handed_on_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
+    """Share `total` out in proportion to weights; what a small cluster cannot give, the larger ones do in equal parts.
+
+    Adapt-infinity's release goes from the smallest cluster to the largest in that way, and leaves out what rounding
+    leaves; here that goes to whoever still has something.
+
+    Args:
+        sizes, weights, total: see `weighted_shares`.
+
+    >>> handed_on_shares(np.array([10, 30, 100]), np.array([5.0, 3.0, 2.0]), 60).tolist()
+    [10, 28, 22]
+    """
+    total = min(total, int(sizes.sum()))
+    if not np.isfinite(weights).all() or weights.sum() <= 0:
+        return equal_shares(sizes, total)
+    exact = total * weights / weights.sum()
+    order = np.argsort(sizes, kind="stable")
+    for done, k in enumerate(order):
+        larger = order[done + 1 :]
+        if int(exact[k] + 1e-9) > sizes[k] and len(larger):
+            exact[larger] += (exact[k] - sizes[k]) / len(larger)
+            exact[k] = sizes[k]
+    given = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
+    return given + equal_shares(sizes - given, total - int(given.sum()))
+
+
 def spreads(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the standard deviation of a score in each cluster, ``[K]``."""
     return np.array([values[labels == k].std() for k in range(labels.max() + 1)])
 
 
 def densities(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return, per cluster, the mean distance of its members from their centroid times that to the other centroids.
+    """Return, per cluster, the mean distance of its members from their centroid times that to all centroids, ``[K]``.
 
-    The weights ``[K]`` of density-based pruning (Abbas et al. 2024, arXiv 2401.04578), in distances of cosine.
+    Euclidean distances; that to all centroids is sqrt(sum_j ||c_j - c_k||^2), as in Adapt-infinity's release. Abbas et
+    al. 2024 (arXiv 2401.04578), whose weights for pruning these are modelled on, take the mean of distances.
 
     Args:
-        features: rows of length 1, ``[N, F]``.
+        features: rows of length 1, ``[N, F]``; centroids are the means of rows, and shorter.
         labels: cluster of each row ``[N]``, 0 to K - 1; none is empty.
     """
     count = labels.max() + 1
     centroids = np.stack([features[labels == k].mean(0) for k in range(count)])
-    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
-    inner = np.array([(1 - features[labels == k] @ centroids[k]).mean() for k in range(count)])
-    outer = (1 - centroids @ centroids.T).sum(1) / max(count - 1, 1)
-    return np.maximum(inner, 0) * np.maximum(outer, 0)
+    inner = np.array([np.linalg.norm(features[labels == k] - centroids[k], axis=1).mean() for k in range(count)])
+    outer = np.array([np.linalg.norm(centroids - c) for c in centroids])
+    return inner * outer

@@ -53,16 +53,16 @@ def entropies(responses: Scored) -> torch.Tensor:
 def groundings(responses: Scored, without: Scored, had: torch.Tensor, formulas: Formulas = "paper") -> torch.Tensor:
     """Return the log of PPL(response without a part of the input) / PPL(response with it), ``[B]``.
 
-    Above 0 the part helps, below 0 it misleads. Samples that never had the part have exactly 0; `released` gives them
-    the mismatch of its two perplexities.
+    Above 0 the part helps, below 0 it misleads. Samples that never had the part have exactly 0. `released` is the ratio
+    itself, and gives samples without the part the mismatch of its two perplexities.
 
     Args:
         responses, without: the same responses with and without it.
         had: bool ``[B]``.
-        formulas: `released` has the log of the mean of 1 / p below and the plain one above.
+        formulas: `released` has the mean of 1 / p below and the plain perplexity above.
     """
     values = log_perplexities(without) - log_perplexities(responses, formulas)
-    return values if formulas == "released" else torch.where(had, values, 0.0)
+    return values.exp() if formulas == "released" else torch.where(had, values, 0.0)
 
 
 def histogram_entropy(values: np.ndarray, binning: Binning = "z") -> float:
@@ -72,7 +72,8 @@ def histogram_entropy(values: np.ndarray, binning: Binning = "z") -> float:
     `raw-scale` is as released: the bins of the same scores are 49 on [-4 s, 4 s] with s the deviation *before*, and
     what lies outside of them is left out, so that the same shape has another entropy at another scale.
 
-    Scores that do not vary, or are not all finite, have 0 (as released they have NaN, which wins).
+    Scores that do not vary, or are not all finite, have 0. As released, those that do not vary have NaN, which wins,
+    and a value that is NaN counts as 0.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return 0.0

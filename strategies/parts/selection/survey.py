@@ -19,7 +19,8 @@ from streams.data import Batch, Data
 from streams.errors import ConfigError
 
 NoImage = Literal["zeros", "dropped"]
-"""An input without its image: one with an image of zeros, as released, or without its positions, as the paper says."""
+"""An input without its image: one whose processed image is zeros (the mean colour), as released, or one without the
+image's positions, as the paper says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Surveyed:
     """What was found, one row per sample, in the order of the data.
 
     Attributes:
-        scores: float64 ``[n]`` by selector; those of perplexity and grounding are logarithms.
+        scores: float64 ``[n]`` by selector; those of perplexity and grounding are logarithms (with `formulas` released,
+            perplexity's alone).
         features: float32 ``[n, d]`` gradient features of length 1, or ``[n, 0]``.
         embeddings: float32 ``[n, F]``, or ``[n, 0]``.
         small: share of samples with a gradient norm below 1e-6, whose direction is noise; 0 where none was taken.

@@ -69,21 +69,18 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
         return float(np.exp(right - np.mean(wrong)))
 
 
-def truth_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Return p / (p + mean of wrong p) of each item, p being exp(-mean loss): OpenUnlearning's bounded truth ratio.
+def truth_probability(ratios: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + truth ratio) of each item: p / (p + geometric mean of wrong p), OpenUnlearning's ``prob_mean``.
 
     Args:
-        right: ``[n]`` losses of the right answer.
-        wrong: ``[n, k]`` losses of wrong ones; infinite where an item has fewer than k.
+        ratios: ``[n]``, as `truth_ratio` returns them; infinite is allowed.
 
-    TOFU's paper has the ratio R = mean of wrong p / p instead; this is 1 / (1 + R).
+    TOFU's paper has the arithmetic mean of wrong p instead.
 
-    >>> truth_probability(-np.log([0.3]), -np.log([[0.1, 0.1]])).round(2).tolist()
-    [0.75]
-    >>> truth_probability(-np.log([0.3, 0.3]), -np.log([[0.1, 0.1], [0.2, 0.4]])).round(2).tolist()
-    [0.75, 0.5]
+    >>> truth_probability(np.array([truth_ratio(*(-np.log(p) for p in (0.3, [0.1, 0.4])))])).round(2).tolist()
+    [0.6]
     """
-    return choice_probability(right, wrong + np.log(np.isfinite(wrong).sum(1, keepdims=True)))
+    return np.asarray(1 / (1 + np.asarray(ratios, dtype=np.float64)))
 
 
 def choice_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
