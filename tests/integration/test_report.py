@@ -291,7 +291,7 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional = {"stability_gap"}  # evaluations within experiences
     optional |= {"relearn_steps", "anamnesis", "readout_accuracy", "layer_distance", "layer_distance_max"}  # audits
     optional |= {
-        m for m in METRICS if "lira" in m or "rmia_before" in m or m.startswith(("forgetting_score", "forgetting_eps"))
+        m for m in METRICS if "lira" in m or m.startswith(("rmia", "forgetting_score", "forgetting_eps"))
     }  # shadows
     optional |= {"attack_success", "unnamed_fit", "recovery"}  # corrupted sources
     optional |= {"mask_density", "mask_overlap", "free_share", "inherited", "capacity_used", "storage_share"}  # masks
