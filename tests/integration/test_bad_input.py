@@ -416,7 +416,7 @@ def test_one_class_only(call: Call) -> None:
         call("run", "tiny.yaml", "--quiet", "--json", "--set", one, "--set", schedule, "--set", EVERY_KIND)
     )
     assert lines["retrain"]["average_accuracy"]["n"] == 1
-    assert lines["retrain"]["gap_forget_accuracy"]["value"] == 0
+    assert lines["retrain"]["abs_gap_forget_accuracy"]["value"] == 0
     np.savez("one.npz", x=np.ones((4, 3), np.float32), y=np.zeros(4, np.int64))
     code, _, err = call("run", "tiny.yaml", "--set", "source={name: arrays, path: one.npz}")
     assert code == 2
@@ -437,7 +437,7 @@ def test_a_class_deleted_entirely(call: Call) -> None:
     for name, line in lines.items():
         assert line["average_accuracy"]["n"] == 3, name  # its unit has other classes
         assert line["forget_accuracy"]["value"] is not None
-    assert lines["retrain"]["gap_forget_accuracy"]["value"] == 0
+    assert lines["retrain"]["abs_gap_forget_accuracy"]["value"] == 0
     assert lines["alone"]["exact"]["value"] == 1
 
 

@@ -43,6 +43,8 @@ TINY: dict[str, Any] = {
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Ray is polite to what else runs; in a process group that is busy with tests, its workers would wait for minutes.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
 @pytest.fixture
