@@ -17,7 +17,7 @@ app = typer.Typer(
     name="lifelong",
     help="Play one stream of learning and forgetting to many strategies, and compare how they live through it.",
     epilog="Exit codes: 0 good, 1 a run failed, 2 usage or configuration, 3 a criterion of a study or a claim of "
-    "exactness is contradicted, 130 stopped by Ctrl-C.",
+    "exactness is contradicted, 130 stopped by Ctrl-C or SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
-def write_atomically(file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object]) -> None:
+class _Raw(io.FileIO):
+    """A file that remembers why it could not be written: torch.save turns that into another error without a reason."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write as much as the system takes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def write_atomically(
+    file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object], fsync: bool = False
+) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never half of it.
 
     Args:
         file: where to.
         content: the bytes, or what writes them (for content that should not be in memory twice).
+        fsync: wait until the disk has it, so that a power cut, too, leaves the old content or the new.
+
+    Raises:
+        OSError: the disk does not take it.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as handle:
-            if callable(content):
-                content(handle)
-            else:
-                handle.write(content)
+        raw = _Raw(part, "wb")
+        try:
+            with io.BufferedWriter(raw) as handle:
+                if callable(content):
+                    content(handle)
+                else:
+                    handle.write(content)
+                if fsync:
+                    sync(handle)
+        except Exception as error:
+            if raw.error is None or isinstance(error, OSError):
+                raise
+            raise raw.error from error
         part.replace(file)
+        if fsync:
+            _sync_folder(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(handle: IO[bytes]) -> None:
+    """Wait until the disk has all that was written."""
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def cache_folder() -> Path:

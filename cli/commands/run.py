@@ -125,7 +125,7 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
 
 
 class _Interruption:
-    """Ctrl-C, also where a library swallows the exception or turns it into another, as torch.save does.
+    """Ctrl-C or SIGTERM, also where a library swallows the exception or turns it into another, as torch.save does.
 
     It is a tracker, so that a run that went on regardless stops at its next event.
     """
@@ -153,13 +153,15 @@ class _Interruption:
             if raising:
                 raise KeyboardInterrupt
 
-        before = signal.getsignal(signal.SIGINT)
-        if before is not signal.SIG_IGN:  # as in a script that was sent to the background
-            signal.signal(signal.SIGINT, handle)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as in a script that was sent to the background
+                signal.signal(number, handle)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _stop(self) -> None:
         if self.came:

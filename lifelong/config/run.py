@@ -119,6 +119,16 @@ class ReferencesConfig(Config):
     sure of everything."""
 
 
+class RecordingConfig(Config):
+    """What a run leaves on disk beside its numbers, and how safely."""
+
+    keep: Literal["numbers", "all"] = "numbers"
+    """numbers: what numbers were made of (features and predicted distributions of the samples of requests, what audits
+    found) is removed when the last number is written. all: it stays, in `details/`; it derives from deleted data."""
+    fsync: bool = False
+    """Wait until the disk has every checkpoint, so that a power cut costs no more than a killed process does."""
+
+
 class RunConfig(Config):
     """Everything that decides the results of a run."""
 
@@ -152,6 +162,8 @@ class RunConfig(Config):
     """What is measured, and after which events."""
     references: ReferencesConfig = ReferencesConfig()
     """Other models that the run is held against."""
+    recording: RecordingConfig = RecordingConfig()
+    """What stays on disk."""
     device: str = "cpu"
     """cpu, or cuda where there is one."""
     threads: int = Field(1, ge=1)

@@ -61,7 +61,10 @@ class Life:
         self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
         self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
-        self._record = Record(folder, prepared.identity, len(prepared.plan.ids))
+        recording = prepared.config.recording
+        self._record = Record(
+            folder, prepared.identity, len(prepared.plan.ids), recording.keep == "all", recording.fsync
+        )
         self._last = len(prepared.stream.events) - 1
         self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
 
@@ -69,6 +72,7 @@ class Life:
         """Live to the end, then compute references. Nothing happens if that was done before."""
         try:
             if self._record.done:
+                self._record.drop_details()  # a crash may have come before
                 return
             access = self._play()
             rows, cost = compare(self._p, self._name, self._record, self._instruments, self._shared)

@@ -15,6 +15,7 @@ from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock, torch_settings
 from lifelong.files import code_of, disk_errors
 from lifelong.references.comparison import Shared
+from lifelong.results.integrity import check_finished
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
@@ -110,17 +111,18 @@ def load_run(folder: Path | str) -> Run:
     """Read a run folder, finished or not.
 
     Raises:
-        CheckpointError: it is not a run folder.
+        CheckpointError: it is not a run folder, or a file of a strategy that is done was cut or edited.
     """
     folder = Path(folder)
     config = read_run_config(folder)
     tables, summaries = {}, {}
     for name in config.strategies:
         results = folder / "strategies" / name / "results.jsonl"
-        tables[name] = Table(read_rows(results) if results.exists() else [])
         done = results.with_name("done.json")
         if done.exists():
             summaries[name] = read_json(done, "Delete it and resume the run to write it again.")
+            check_finished(done.parent, summaries[name])
+        tables[name] = Table(read_rows(results) if results.exists() else [])
     return Run(folder, config, tables, summaries)
 
 

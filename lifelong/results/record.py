@@ -1,15 +1,20 @@
 """What one strategy leaves on disk: rows, per-sample outputs, timings, checkpoints. Kill it anywhere, it goes on.
 
-A checkpoint says how long every file was when it was written. Resuming cuts the files back to that length and plays
-the rest again, which gives the same bytes; so after any crash there is either a whole event or none.
+A checkpoint says how long every file was when it was written, and its digest. Resuming cuts the files back to that
+length and plays the rest again, which gives the same bytes; so after any crash there is either a whole event or none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import logging
 import pickle
+import shutil
 import time
+import zipfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +25,18 @@ import torch
 from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
+from lifelong.results.integrity import Appended, Mark, mark_of, sealed
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.errors import CheckpointError
 
-_FORMAT = 1
+_LOG = logging.getLogger(__name__)
+_FORMAT = 2
 # Why: docs/decisions.md#checkpoints-are-put-off-when-they-would-cost-more-than-they-save
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
+_APPENDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +50,26 @@ class Checkpoint:
 class Record:
     """The folder of one strategy of one run."""
 
-    def __init__(self, folder: Path, identity: str, num_samples: int) -> None:
+    def __init__(
+        self, folder: Path, identity: str, num_samples: int, keep_details: bool = False, fsync: bool = False
+    ) -> None:
         """Open or create the folder.
 
         Args:
             folder: where everything goes.
             identity: hash of configuration and code; a checkpoint of anything else is refused.
             num_samples: evaluated samples per event.
+            keep_details: whether details stay when all numbers have been made of them.
+            fsync: wait for the disk at every checkpoint.
         """
         self.folder = folder
         self._identity = identity
         self._num_samples = num_samples
+        self._keep_details, self._fsync = keep_details, fsync
         self._cost, self._saved_at = 0.0, 0.0
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (folder / "details").mkdir(exist_ok=True)
-        self._files = {
-            name: (folder / name).open("ab") for name in ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
-        }
+        self._files = {name: Appended(folder / name) for name in _APPENDED}
+        self._details = hashlib.blake2b(digest_size=16)  # of all details that were written
 
     @property
     def done(self) -> bool:
@@ -80,11 +92,12 @@ class Record:
         """Keep what was measured in detail after one event."""
         buffer = io.BytesIO()
         np.savez(buffer, **outputs.stored())  # type: ignore[arg-type]
-        write_atomically(self.folder / "details" / f"event-{event:06d}.npz", buffer.getbuffer())
+        self._details.update(buffer.getbuffer())
+        write_atomically(self._detail(event), buffer.getbuffer(), fsync=self._fsync)
 
     def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
-        file = self.folder / "details" / f"event-{event:06d}.npz"
+        file = self._detail(event)
         if not file.exists():
             return Outputs(scores, losses)
         with np.load(file) as arrays:
@@ -107,7 +120,7 @@ class Record:
     def flush(self) -> None:
         """Hand everything to the operating system; after that, killing the process loses nothing."""
         for file in self._files.values():
-            file.flush()
+            file.flush(self._fsync)
 
     def close(self) -> None:
         """Close all files."""
@@ -121,21 +134,30 @@ class Record:
             checkpoint: what to save.
             must: write in any case. After a deletion this is so, and then no older checkpoint is kept: it would
                 still derive from the deleted data.
+
+        Raises:
+            CheckpointError: the state holds what no checkpoint can hold.
         """
         now = time.perf_counter()
         if not must and now - self._saved_at < _PATIENCE * self._cost:
             return
+        if (path := _unsavable(checkpoint.state, "state_dict()")) is not None:
+            raise CheckpointError(
+                f"{path}, which a checkpoint cannot hold. A state is made of tensors, numbers, texts, None, and dicts, "
+                f"lists and tuples of these: torch.from_numpy(array) for an array, .item() for a number of numpy."
+            )
         self.flush()
         content = {
             "format": _FORMAT,
             "identity": self._identity,
             "event": checkpoint.event,
             "alone": must,
-            "lengths": {name: file.tell() for name, file in self._files.items()},
+            "files": {name: file.mark() for name, file in self._files.items()},
+            "details": self._details.hexdigest(),
             "state": checkpoint.state,
         }
         new = self.folder / "checkpoints" / f"event-{checkpoint.event + 1:06d}.pt"
-        write_atomically(new, lambda handle: torch.save(content, handle))
+        write_atomically(new, lambda handle: torch.save(content, handle), fsync=self._fsync)
         older = [f for f in sorted(new.parent.glob("event-*.pt")) if f != new]
         for file in older if must else older[:-1]:
             file.unlink()
@@ -145,54 +167,108 @@ class Record:
     def latest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint and cut all files back to it, or None if there is none.
 
+        Where the newest is damaged, or does not fit the files beside it, the one before it is taken, with a warning.
+
         Raises:
-            CheckpointError: a checkpoint belongs to another configuration or code, or all are corrupt.
+            CheckpointError: a checkpoint belongs to another configuration or code, or none can be used.
         """
         for part in self.folder.rglob(".*.part"):  # of a process that was killed while it wrote
             part.unlink()
         files = sorted((self.folder / "checkpoints").glob("event-*.pt"), reverse=True)
-        broken = []
+        broken: dict[Path, str] = {}
         for file in files:
             content = _load(file)
-            if content is None:
-                broken.append(file)
-                continue
-            if content["identity"] != self._identity:
+            if content is not None and content["identity"] != self._identity:
                 raise CheckpointError(
                     f"{file} was written by another configuration or another version of the code. "
                     f"Run again with --fresh to start over, or go back to the version that wrote it."
                 )
-            self._cut(content["lengths"])
+            problem = f"{file} is corrupt" if content is None else self._differs(content)
+            if content is None or problem is not None:
+                broken[file] = problem or ""
+                continue
+            self._cut({name: mark["bytes"] for name, mark in content["files"].items()})
+            self._details = self._hash_details(content["event"])
+            for why in broken.values():
+                _LOG.warning("%s; going on from %s, the checkpoint before it.", why, file.name)
             # A crash may have come between writing this one and removing what derives from deleted data.
             older = [f for f in files if f < file] if content["alone"] else []
             for stale in (*broken, *older):
                 stale.unlink()
             return Checkpoint(content["event"], content["state"])
         if broken:
-            raise CheckpointError(f"{broken[0]} is corrupt and there is no older one. Run again with --fresh.")
+            raise CheckpointError(
+                f"{next(iter(broken.values()))}, and there is no older checkpoint to go on from. Run again with "
+                f"--fresh."
+            )
         self._cut(dict.fromkeys(self._files, 0))
         return None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the strategy as done."""
+        """Mark the strategy as done, with digests of what it leaves; drop the details that nothing needs any more."""
         self.flush()
         write_columns(self.folder / "results.jsonl")
-        write_atomically(self.folder / "done.json", json.dumps(summary, indent=1).encode())
+        marks: dict[str, Mark] = {name: file.mark() for name, file in self._files.items()}
+        kept = [self.folder / "columns.bin", *sorted((self.folder / "checkpoints").glob("event-*.pt"))]
+        kept += sorted((self.folder / "details").glob("event-*.npz")) if self._keep_details else []
+        marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
+        write_atomically(self.folder / "done.json", sealed(summary, marks), fsync=self._fsync)
+        self.drop_details()
+
+    def drop_details(self) -> None:
+        """Remove details, unless they are to be kept: features and probabilities of samples that were deleted."""
+        if not self._keep_details:
+            shutil.rmtree(self.folder / "details", ignore_errors=True)
+
+    def _detail(self, event: int) -> Path:
+        return self.folder / "details" / f"event-{event:06d}.npz"
+
+    def _hash_details(self, last: int) -> hashlib.blake2b:
+        """Return the hash of the details of the events up to `last`, to be gone on with."""
+        h = hashlib.blake2b(digest_size=16)
+        for file in sorted((self.folder / "details").glob("event-*.npz")):
+            if file.name <= self._detail(last).name:
+                h.update(file.read_bytes())
+        return h
+
+    def _differs(self, content: dict[str, Any]) -> str | None:
+        """Return what is wrong with the files that a checkpoint speaks of, or None."""
+        problems = [self._files[name].differs(mark) for name, mark in content["files"].items()]
+        if self._hash_details(content["event"]).hexdigest() != content["details"]:
+            problems.append(f"{self.folder / 'details'} is not what its checkpoint says: a file was damaged or edited")
+        return next((p for p in problems if p is not None), None)
 
     def _cut(self, lengths: dict[str, int]) -> None:
         for name, file in self._files.items():
-            file.flush()
-            if (self.folder / name).stat().st_size < lengths[name]:
-                raise CheckpointError(f"{self.folder / name} is shorter than its checkpoint says. Run with --fresh.")
-            file.truncate(lengths[name])
-            file.seek(0, io.SEEK_END)
+            file.cut(lengths[name])
+
+
+def _unsavable(state: object, path: str) -> str | None:
+    """Return where a state holds what `torch.load` refuses to read again, and what that is; None if it does not."""
+    if isinstance(state, torch.Tensor) or type(state) in _PLAIN:
+        return None
+    items: list[tuple[str, object]] = []
+    if isinstance(state, dict) and type(state) in (dict, OrderedDict):
+        for key, value in state.items():
+            items += [(f"the key {key!r} of {path}", key), (f"{path}[{key!r}]", value)]
+    elif isinstance(state, list | tuple) and type(state) in (list, tuple):
+        items += [(f"{path}[{i}]", value) for i, value in enumerate(state)]
+    else:
+        return f"{path} is a {type(state).__module__}.{type(state).__qualname__}"
+    return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)
 
 
 def _load(file: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if the file is not a whole checkpoint of this format."""
+    """Return a checkpoint's content, or None if the file is not a whole checkpoint of this format.
+
+    `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
+    """
     try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:
+                return None
         content = torch.load(file, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         return None
     whole = isinstance(content, dict) and content.get("format") == _FORMAT
-    return content if whole and {"identity", "event", "alone", "lengths", "state"} <= content.keys() else None
+    return content if whole and {"identity", "event", "alone", "files", "details", "state"} <= content.keys() else None
