@@ -32,6 +32,10 @@ Set = Annotated[
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.", show_default=False)]
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run files with code that the folder names, although you never ran them here.")
+]
+
 
 def split(arguments: list[str], context: typer.Context) -> tuple[str, list[str]]:
     """Return the name or file, and the overrides, wherever on the line they stood.

@@ -13,7 +13,16 @@ from streams.errors import ConfigError, LifelongError
 from streams.files import cache_folder, write_atomically
 from streams.registry import others_code
 
-__all__ = ["PACKAGES", "cache_folder", "code_of", "code_version", "disk_errors", "own_code", "write_atomically"]
+__all__ = [
+    "PACKAGES",
+    "cache_folder",
+    "code_of",
+    "code_version",
+    "disk_errors",
+    "names_in",
+    "own_code",
+    "write_atomically",
+]
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
@@ -53,7 +62,7 @@ def code_of(configuration: object, own: Mapping[Path, bytes] | None = None) -> s
         configuration: JSON-ready data; what it names and is not part of this project counts, too.
         own: digests of such code that `own_code` returned earlier; the files may have been changed since.
     """
-    files, known = others_code(_names(configuration)), own or {}
+    files, known = others_code(names_in(configuration)), own or {}
     if not files:
         return code_version()
     h = hashlib.blake2b(code_version().encode(), digest_size=8)
@@ -64,21 +73,22 @@ def code_of(configuration: object, own: Mapping[Path, bytes] | None = None) -> s
 
 def own_code(configuration: object) -> dict[Path, bytes]:
     """Return the digests of all code that a configuration names and that is not part of this project."""
-    return {file: _digest(file) for file in others_code(_names(configuration))}
+    return {file: _digest(file) for file in others_code(names_in(configuration))}
 
 
 def _digest(file: Path) -> bytes:
     return hashlib.blake2b(file.read_bytes()).digest()
 
 
-def _names(data: object) -> Iterator[str]:
+def names_in(data: object) -> Iterator[str]:
+    """Yield every name in a configuration, JSON-ready and with every thing written out as ``{"name": ...}``."""
     if isinstance(data, dict):
         if isinstance(data.get("name"), str):
             yield data["name"]
         data = list(data.values())
     if isinstance(data, list | tuple):
         for part in data:
-            yield from _names(part)
+            yield from names_in(part)
 
 
 @contextlib.contextmanager

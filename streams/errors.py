@@ -40,6 +40,12 @@ class BusyError(CheckpointError):
     """Another process is at work in a folder."""
 
 
+class TrustError(LifelongError):
+    """A folder asks for code to be run that the user has not run here before."""
+
+    exit_code = 2
+
+
 class RequestError(LifelongError):
     """A strategy cannot serve a request of that kind."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.arguments import Trust
 from cli.output import Json, emit, emit_json, emit_table
 from streams.errors import ConfigError
 
@@ -46,6 +47,7 @@ def capacity(
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure (.html).", show_default=False)] = None,
     as_json: Json = False,
+    trust: Trust = False,
 ) -> None:
     """Size a sharded system: requests until an outage, cost per request, storage; closed forms beside a simulation."""
     from lifelong.capacity.figure import label, write_figure
@@ -76,7 +78,7 @@ def capacity(
     }
     start = parse(System, base | {key: values[0] for key, values in grid.items()})
     sized = [size(system, Load(rate, throughput, checkpoint)) for system in systems(start, grid)]
-    real = measured(run) if run is not None else []
+    real = measured(run, trust) if run is not None else []
     if as_json:
         runs = [
             {"strategy": r.strategy, "requests": r.requests, "visits": r.visits, "expected": r.expected} for r in real

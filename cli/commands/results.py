@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.arguments import Trust
 from cli.output import Json, emit, emit_json, note
 from cli.tables import show_groups
 from streams.errors import ConfigError
@@ -41,6 +42,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write the report of a run or a study, finished or not, in one of several formats, and print its path."""
     from lifelong.execution.runner import load_run
@@ -48,7 +50,7 @@ def report(
     from lifelong.study.study import resume_study
 
     chosen_form = form_of(form, out)
-    results = resume_study(folder) if (folder / "study.json").exists() else load_run(folder)
+    results = resume_study(folder, trust) if (folder / "study.json").exists() else load_run(folder)
     try:
         written = export(results, chosen_form, out)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.arguments import OVERRIDABLE, RunFolder, Runs, Set, What, split
+from cli.arguments import OVERRIDABLE, RunFolder, Runs, Set, Trust, What, split
 from cli.output import Json, note
 from cli.tables import show_run
 
@@ -43,6 +43,7 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
     wandb: Wandb = False,
+    trust: Trust = False,
 ) -> None:
     """Play a stream to every strategy; go on where an earlier attempt stopped.
 
@@ -55,7 +56,7 @@ def run(
         from lifelong.execution.runner import run_prepared
         from lifelong.setup.preparation import prepare
 
-        prepared = prepare(load_config(name, [*sets, *overrides]))
+        prepared = prepare(load_config(name, [*sets, *overrides], trust))
         if not quiet:
             _announce(prepared, prepared.folder(runs))
         return run_prepared(prepared, runs, trackers, fresh)
@@ -63,13 +64,15 @@ def run(
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 
 
-def resume(folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False) -> None:
+def resume(
+    folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False, trust: Trust = False
+) -> None:
     """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution import runner
 
-        return runner.resume(folder, trackers)
+        return runner.resume(folder, trackers, trust)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 

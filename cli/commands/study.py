@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import Runs
+from cli.arguments import Runs, Trust
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
 
@@ -58,6 +58,7 @@ def study(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
     wandb: Annotated[bool, typer.Option("--wandb/--no-wandb", help="Send all runs to Weights & Biases.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Run all runs of a study, go on where it was stopped, and judge its criteria.
 
@@ -67,7 +68,7 @@ def study(
         from lifelong.study.forkserver import start_forkserver
 
         start_forkserver()  # its imports go on beside our own
-    opened_study = _open(what, size, runs)
+    opened_study = _open(what, size, runs, trust)
     if dry_run:
         _forecast(opened_study, workers, as_json)
         return
@@ -93,14 +94,14 @@ def study(
         raise typer.Exit(3)
 
 
-def _open(path: Path, size: str | None, runs: Path) -> Study:
+def _open(path: Path, size: str | None, runs: Path, trust: bool) -> Study:
     from lifelong.study.study import Study, resume_study
 
     if not path.is_dir():
         return Study(path, size, runs)
     if size is not None:
         raise ConfigError(f"--size {size}: a study folder has its size already. Name the study file instead of {path}.")
-    return resume_study(path)
+    return resume_study(path, trust)
 
 
 def _run(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.arguments import RunFolder
+from cli.arguments import RunFolder, Trust
 from cli.output import Json, emit, emit_json, emit_table, note
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def verify(
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
+    trust: Trust = False,
 ) -> None:
     """Replay a finished run, test its claims of exactness, and write a certificate into its folder.
 
@@ -36,7 +37,7 @@ def verify(
     """
     from lifelong.verification.certificate import DOES_NOT_SUPPORT, verify
 
-    certificate = verify(folder, strategies, requests, controls, (lambda _: None) if quiet else note)
+    certificate = verify(folder, strategies, requests, controls, (lambda _: None) if quiet else note, trust)
     if as_json:
         emit_json(certificate.to_json())
     else:

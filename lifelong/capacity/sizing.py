@@ -158,16 +158,17 @@ class Measured:
     expected: float
 
 
-def measured(folder: Path) -> list[Measured]:
+def measured(folder: Path, trust: bool = False) -> list[Measured]:
     """Return what requests cost every `sisa` and `s3t` strategy of a run, of those for which there is a closed form.
 
     The closed form takes samples to be deleted at random, and all slices to be of one size.
 
     Raises:
+        TrustError: it names code that was not run here before, and `trust` does not say that it may.
         ConfigError: the run has no such strategy.
     """
     run = load_run(folder)
-    stream = stream_from_manifest(folder / "stream.json")
+    stream = stream_from_manifest(folder / "stream.json", trust)
     strategies = []
     for name, strategy in run.config.strategies.items():
         if strategy.isolated is None:

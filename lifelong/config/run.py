@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lifelong.config.parts import StrategyParts, find_part
 from lifelong.config.shipped import ready_scenarios
+from lifelong.config.trust import require_trust
 from strategies.parts.fit import Training
 from strategies.parts.model import Trained
 from streams.config import Config, Named, NameOrOptions, parse
@@ -317,11 +318,17 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     return result
 
 
-def load_config(name_or_file: str, assignments: list[str] | None = None) -> RunConfig:
+def load_config(name_or_file: str, assignments: list[str] | None = None, trust: bool = False) -> RunConfig:
     """Load a ready scenario by name, or a YAML file, with overrides.
+
+    Args:
+        name_or_file: which.
+        assignments: overrides, as ``key.sub=value``.
+        trust: whether code may be run that a run folder names, where the file lies in one.
 
     Raises:
         ConfigError: there is no such name or file, or it is not valid.
+        TrustError: it lies in a run folder that names code that was not run here before.
     """
     ready = ready_scenarios()
     file = ready.get(name_or_file, Path(name_or_file))
@@ -332,6 +339,8 @@ def load_config(name_or_file: str, assignments: list[str] | None = None) -> RunC
     data = read_config(file)
     if "claim" in data and "base" in data:
         raise ConfigError(f"{file} is a study, not a run. Run it with: lifelong study {file}")
+    if file.with_name("manifest.json").exists():
+        require_trust(data, file.parent, trust)
     data = override(data, assignments or [])
     if isinstance(data.get("seed"), list):
         raise ConfigError(

@@ -11,13 +11,15 @@ from typing import Any
 
 import yaml
 
-from lifelong.config.run import RunConfig, read_config
-from lifelong.files import code_version, write_atomically
+from lifelong.config.run import RunConfig, content_hash, read_config
+from lifelong.config.trust import require_trust
+from lifelong.files import code_of, code_version, names_in, write_atomically
 from lifelong.metrics.catalogue import own_metrics
 from lifelong.setup.build import make_source, make_stream
 from lifelong.setup.preparation import Prepared
 from streams.config import parse
 from streams.errors import CheckpointError
+from streams.registry import others_code
 from streams.stream import Stream
 
 _STREAM_KEYS = ("source", "scenario", "schedule", "service")
@@ -103,10 +105,11 @@ def _stream_manifest(p: Prepared) -> dict[str, Any]:
     }
 
 
-def stream_from_manifest(file: Path) -> Stream:
+def stream_from_manifest(file: Path, trust: bool = False) -> Stream:
     """Rebuild a stream from ``stream.json``.
 
     Raises:
+        TrustError: it names code that was not run here before, and `trust` does not say that it may.
         CheckpointError: the file is corrupt, or what is built has another digest (the first event that differs is
             named).
     """
@@ -116,6 +119,7 @@ def stream_from_manifest(file: Path) -> Stream:
         expected, digest = data["events"], data["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not a stream manifest: {error!r}.") from error
+    require_trust(keys, file.parent, trust)
     config = parse(RunConfig, keys)
     stream = make_stream(config, make_source(config))
     if stream.digest() != digest:
@@ -135,6 +139,34 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             by_package[package] = "not installed"
     return by_package
+
+
+def open_folder(folder: Path, trust: bool) -> RunConfig:
+    """Return the configuration of a run folder whose code is about to run; until here none of it has.
+
+    Args:
+        folder: of the run, resolved.
+        trust: whether files that it names may run although they have not been run on this machine before.
+
+    Raises:
+        CheckpointError: it is no run folder, or what it names is not what made it.
+        TrustError: it names files that may not run.
+    """
+    read_run_config(folder)
+    written = read_config(folder / "config.yaml")  # as the run resolved it
+    if missing := [file for file in others_code(names_in(written)) if not file.is_file()]:
+        raise CheckpointError(
+            f"{folder} names {', '.join(map(str, missing))}, which does not exist. Paths start at the working folder, "
+            f"{Path.cwd()}."
+        )
+    identity = content_hash([written, code_of(written)])
+    if not folder.name.endswith(f"-{identity}") or read_manifest(folder)["digests"].get("identity") != identity:
+        raise CheckpointError(
+            f"{folder} was made by another version of the code (its name does not end in {identity}), and only "
+            f"that one can go on with it or verify it. Start again: lifelong run {folder / 'config.yaml'}"
+        )
+    require_trust(written, folder, trust)
+    return read_run_config(folder)
 
 
 def read_run_config(folder: Path) -> RunConfig:

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifelong.config.run import RunConfig, content_hash
+from lifelong.config.run import RunConfig
+from lifelong.config.trust import remember
 from lifelong.execution.life import Life
-from lifelong.execution.manifest import read_json, read_run_config, write_manifest
+from lifelong.execution.manifest import open_folder, read_json, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock, torch_settings
-from lifelong.files import code_of, disk_errors
+from lifelong.files import disk_errors
 from lifelong.references.comparison import Shared
 from lifelong.results.integrity import check_finished
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.trackers._base import Tracker, Watch
-from streams.errors import CheckpointError, LifelongError
+from streams.errors import LifelongError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +72,7 @@ def run_prepared(
             for part in ("strategies", "manifest.json"):
                 _remove(folder / part)
         write_manifest(prepared, folder)
+        remember(prepared.own_code)
         watch = Watch(trackers)
         p = prepared
         instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
@@ -89,22 +91,20 @@ def run_prepared(
     return load_run(folder)
 
 
-def resume(folder: Path | str, trackers: Sequence[Tracker] = ()) -> Run:
+def resume(folder: Path | str, trackers: Sequence[Tracker] = (), trust: bool = False) -> Run:
     """Go on with the run in `folder`.
+
+    Args:
+        folder: of the run.
+        trackers: told about everything that happens.
+        trust: whether files that the folder names may run although they have not been run on this machine before.
 
     Raises:
         CheckpointError: there is no run, or it was made by another version of the code or other data.
+        TrustError: it names files that may not run.
     """
     folder = Path(folder).resolve()
-    config = read_run_config(folder)
-    resolved = config.resolved()
-    prepared_identity = content_hash([resolved, code_of(resolved)])
-    if not folder.name.endswith(prepared_identity):
-        raise CheckpointError(
-            f"{folder} was made by another version of the code (its name does not end in {prepared_identity}), and "
-            f"cannot go on exactly. Start again: lifelong run {folder / 'config.yaml'}"
-        )
-    return run(config, folder.parent, trackers)
+    return run(open_folder(folder, trust), folder.parent, trackers)
 
 
 def load_run(folder: Path | str) -> Run:

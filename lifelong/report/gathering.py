@@ -18,7 +18,7 @@ from lifelong.report.facts import Facts, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
 from lifelong.report.summary import Line, summarize
 from lifelong.results.columns import read_some
-from lifelong.results.integrity import check_finished
+from lifelong.results.integrity import check_finished, table_files
 from lifelong.results.series import Series
 from lifelong.results.table import Table
 from lifelong.study.checks import metrics_needed
@@ -133,8 +133,7 @@ def _read(job: Job, measure: str | None, asked_for: set[str]) -> Run:
         done = file.with_name("done.json")
         if done.exists():
             summaries[name] = read_json(done, "Delete it and run the study again to write it again.")
-            table = "columns.bin" if file.with_name("columns.bin").exists() else file.name
-            check_finished(file.parent, summaries[name], {table, "timings.jsonl"})
+            check_finished(file.parent, summaries[name], {*table_files(file.parent), "timings.jsonl"})
         tables[name] = Table(read_some(file, needed) if file.exists() else [])
     return Run(job.folder, parse(RunConfig, job.config), tables, summaries)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-import yaml
 from plotly.graph_objects import Figure
 
 from lifelong.execution.runner import Run
@@ -214,7 +213,7 @@ def _repeat(facts: Facts) -> str:
     source = [("licence of the data", str(manifest["source"]["licence"]))]
     source += [("note on the data", str(note)) for note in manifest["source"]["notes"]]
     command = f"lifelong run {shlex.quote(str(facts.run.folder / 'config.yaml'))} --fresh"
-    config = yaml.safe_dump(facts.run.config.resolved(), sort_keys=False)
+    config = (facts.run.folder / "config.yaml").read_text(encoding="utf-8")  # nothing that it names is imported
     return (
         f"<pre><code>{escape(command)}</code></pre>"
         f"<details><summary>config.yaml, every option written out</summary><pre>{escape(config)}</pre></details>"

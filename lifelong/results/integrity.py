@@ -16,7 +16,7 @@ from streams.files import sync
 Mark = dict[str, Any]
 """How long a file is (``bytes``), and the ``digest`` of that much of it (blake2b, hex, 32 characters)."""
 
-_NEEDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
+_NEEDED = ("results.jsonl",)  # what workers with a disk of their own bring back is not all
 _CHUNK = 1 << 20
 
 
@@ -116,3 +116,8 @@ def check_finished(folder: Path, summary: dict[str, Any], read: Collection[str] 
             )
         if (read is None or name in read) and mark_of(file) != mark:
             raise CheckpointError(f"{file} was damaged or edited after the run had finished. {remedy}")
+
+
+def table_files(folder: Path) -> set[str]:
+    """Return which files the table of a strategy that is done is read from (`lifelong.results.columns`)."""
+    return {"columns.bin"} if (folder / "columns.bin").exists() else {"results.jsonl"}

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import yaml
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.execution.manifest import versions
+from lifelong.config.trust import remember, require_trust
+from lifelong.execution.manifest import read_json, versions
 from lifelong.execution.process import lock
 from lifelong.execution.runner import Run, load_run
-from lifelong.files import code_of, code_version, disk_errors, write_atomically
+from lifelong.files import code_of, code_version, disk_errors, own_code, write_atomically
 from lifelong.results.columns import read_columns, read_some
+from lifelong.results.integrity import check_finished, table_files
 from lifelong.results.table import Table
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.checks import check, check_streams, metrics_needed
@@ -170,6 +172,7 @@ class Study:
             if self.pending:
                 self.check(elsewhere=on == "ray")
             self._declare()
+            remember(own_code([c.resolved for c in self.cells]))
             while (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
@@ -284,14 +287,22 @@ def finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Path]]:
     for job in jobs:
         for name in job.config["strategies"]:
             folder = job.folder / "strategies" / name
-            if (folder / "done.json").exists():
+            done = folder / "done.json"
+            if done.exists():
+                summary = read_json(done, "Delete it and run the study again to write it again.")
+                check_finished(folder, summary, table_files(folder))
                 yield job, name, folder / "results.jsonl"
 
 
-def resume_study(folder: Path | str) -> Study:
+def resume_study(folder: Path | str, trust: bool = False) -> Study:
     """Return the study that a study folder belongs to, as it was declared when it ran last.
 
+    Args:
+        folder: of the study.
+        trust: whether files that it names may run although they have not been run on this machine before.
+
     Raises:
+        TrustError: it names files that may not run.
         ConfigError: it is not a study folder, or was made by another version of the code.
     """
     folder = Path(folder).absolute()
@@ -300,6 +311,7 @@ def resume_study(folder: Path | str) -> Study:
         file, size, config = description["file"], description["size"], description["config"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder} is not a study folder: {error!r}.") from error
+    require_trust(config, folder, trust)
     study = Study(config, size, folder.parent)
     study.file = Path(file)
     if study.folder != folder:

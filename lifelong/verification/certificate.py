@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lifelong.config.run import content_hash
-from lifelong.execution.manifest import read_manifest, read_run_config, versions
+from lifelong.execution.manifest import open_folder, read_manifest, versions
 from lifelong.execution.process import torch_settings
 from lifelong.files import code_version, write_atomically
 from lifelong.setup.preparation import Prepared, prepare
@@ -147,6 +147,7 @@ def verify(
     requests: int = 5,
     controls: bool = True,
     tell: Callable[[str], None] = lambda _: None,
+    trust: bool = False,
 ) -> Certificate:
     """Replay a finished run, test the claims of exactness, and write ``certificate.json`` into its folder.
 
@@ -156,13 +157,15 @@ def verify(
         requests: at most that many requests are tested, evenly spread, the first and the last among them.
         controls: whether to run the negative controls on the same stream as well.
         tell: is told what is done next.
+        trust: whether files that the folder names may run although they have not been run on this machine before.
 
     Raises:
         CheckpointError: there is no finished run, or it was made by another version of the code or other data.
         ConfigError: the stream has no request, or there is no strategy of that name.
+        TrustError: it names files that may not run.
     """
     folder = Path(folder).resolve()
-    config = read_run_config(folder)
+    config = open_folder(folder, trust)
     chosen = tuple(strategies) or tuple(config.strategies)
     for name in chosen:
         if name not in config.strategies:
@@ -181,11 +184,6 @@ def verify(
 
 
 def _check(folder: Path, p: Prepared) -> None:
-    if not folder.name.endswith(p.identity):
-        raise CheckpointError(
-            f"{folder} was made by another version of the code (its name does not end in {p.identity}). Only the code "
-            f"that made a run can verify it: run it again with this version, or go back to that one."
-        )
     manifest_digests = read_manifest(folder)["digests"]
     now = {"stream": p.stream.digest(), "data": p.data_digest}
     for name, value in now.items():
