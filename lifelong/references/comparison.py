@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -145,6 +146,18 @@ class _Lived:
         return rows
 
 
+def reference_files(p: Prepared, name: str, instruments: Instruments) -> dict[Path, int]:
+    """Return where the references of strategy `name` are kept, each with the event that it stands beside."""
+    files: dict[Path, int] = {}
+    for kinds in _FAMILIES:
+        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        if points:
+            family = _family(p, name, points[0].kind, instruments.evaluator)
+            for q in points:
+                files[family.file_of(chain(p.stream, q, p.config.service.copies), q.event)] = q.event
+    return files
+
+
 def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]:
     """Return how far other references are from the retrained one: the noise floor, and what doing nothing gets."""
     kinds = p.config.references.kinds
@@ -193,6 +206,7 @@ def lives_of(p: Prepared, parts: StrategyParts, seed: int, evaluator: Looker) ->
         lambda: Ledger(p.stream.source, task_of, p.config.device),
         evaluator,
         identity,
+        p.secret,
         cache_folder() / "references",
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
 from lifelong.metrics.shadows import lira_rows, rmia_rows, score_rows, ulira_rows
 from lifelong.references.comparison import lives_of
-from lifelong.references.tree import Cost, reference_parts
+from lifelong.references.tree import Cost, References, reference_parts
 from lifelong.results.table import Row, row
 from lifelong.setup.preparation import Prepared
 from strategies.base import Strategy
@@ -114,15 +115,12 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
     if not count or not requests:
         return [], Cost()
     targets = np.unique(np.concatenate([r.forget for r in requests]))
-    onlooker = _Onlooker(p, evaluator, targets)
     ids = p.plan.ids[targets]
-    after = {e for r in requests for e in (r.event, last)}
-    lives = _Lives(p, name, onlooker, ids, sorted(after | {r.event - 1 for r in requests}))
-    retrained = _Lives(p, name, onlooker, ids, sorted(after))
+    lives, retrained = _both(p, name, evaluator, requests, targets)
     for start in range(0, count, STACKED):
         group = range(start, min(start + STACKED, count))
-        lives.add(group, retrained=False)
-        retrained.add(group, retrained=True)
+        lives.add(group)
+        retrained.add(group)
     inside = np.stack([is_inside(life, ids) for life in range(count)])
     rows: list[Row] = []
     for request in requests:
@@ -146,6 +144,31 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
     return rows + _means(requests, rows, last), lives.cost + retrained.cost
 
 
+def shadow_files(p: Prepared, name: str, evaluator: Evaluator) -> list[Path]:
+    """Return where the shadow lives of strategy `name` are kept."""
+    requests = [r for r in p.plan.requests if is_private(r)]
+    if not p.config.references.shadows or not requests:
+        return []
+    targets = np.unique(np.concatenate([r.forget for r in requests]))
+    files: list[Path] = []
+    for lives in _both(p, name, evaluator, requests, targets):
+        for life in range(p.config.references.shadows):
+            files += lives.files(life)
+    return files
+
+
+def _both(
+    p: Prepared, name: str, evaluator: Evaluator, requests: list[RequestPlan], targets: np.ndarray
+) -> tuple[_Lives, _Lives]:
+    """Return the lives that unlearn, and the retrained ones."""
+    onlooker, ids, last = _Onlooker(p, evaluator, targets), p.plan.ids[targets], len(p.stream.events) - 1
+    after = {e for r in requests for e in (r.event, last)}
+    return (
+        _Lives(p, name, onlooker, ids, sorted(after | {r.event - 1 for r in requests}), retrained=False),
+        _Lives(p, name, onlooker, ids, sorted(after), retrained=True),
+    )
+
+
 def _means(requests: list[RequestPlan], rows: list[Row], last: int) -> list[Row]:
     """Return means over requests: when each was served, and at the end."""
     served = {r.name: r.event for r in requests}
@@ -167,8 +190,11 @@ def _means(requests: list[RequestPlan], rows: list[Row], last: int) -> list[Row]
 class _Lives:
     """Shadow lives as arrays, life by life."""
 
-    def __init__(self, p: Prepared, name: str, onlooker: _Onlooker, ids: np.ndarray, moments: list[int]) -> None:
+    def __init__(
+        self, p: Prepared, name: str, onlooker: _Onlooker, ids: np.ndarray, moments: list[int], retrained: bool
+    ) -> None:
         self._p, self._name, self._onlooker, self._ids, self._moments = p, name, onlooker, ids, moments
+        self._retrained = retrained
         self._margins: dict[int, list[np.ndarray]] = {e: [] for e in moments}
         self._kept: dict[int, list[np.ndarray]] = {e: [] for e in moments}
         self.cost = Cost()
@@ -182,10 +208,10 @@ class _Lives:
         """Return the mean accuracy over lives on live training data and on test data, ``[2]``."""
         return np.stack(self._kept[event]).mean(0)
 
-    def add(self, group: Sequence[int], retrained: bool) -> None:
+    def add(self, group: Sequence[int]) -> None:
         """Live some at once, or find them in the cache."""
         started = time.perf_counter()
-        for points, cost in together([lambda life=life: self._live_once(life, retrained) for life in group]):  # type: ignore[misc]
+        for points, cost in together([lambda life=life: self._live_once(life) for life in group]):  # type: ignore[misc]
             for point, outputs in points:
                 margins, kept = outputs.details.shadow_margins, outputs.details.shadow_kept
                 assert kept is not None
@@ -195,8 +221,18 @@ class _Lives:
             self.cost += replace(cost, seconds=0.0)
         self.cost += Cost(seconds=time.perf_counter() - started)
 
-    def _live_once(self, life: int, retrained: bool) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
-        p, parts = self._p, self._p.strategies.parts[self._name]
+    def files(self, life: int) -> list[Path]:
+        """Return where a life is kept."""
+        family, events_at = self._course(life)
+        return [family.file_of(events, moment.event) for moment, events in events_at.items()]
+
+    def _live_once(self, life: int) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
+        family, events_at = self._course(life)
+        return list(family.compute(events_at)), family.cost
+
+    def _course(self, life: int) -> tuple[References, dict[_Moment, tuple[Event, ...]]]:
+        """Return what computes a life, and its events up to every moment."""
+        p, parts, retrained = self._p, self._p.strategies.parts[self._name], self._retrained
         seed = (p.config.seed + 1) * _SEEDS + life + (_RETRAINED_SEEDS if retrained else 0)
         if retrained:
             parts = reference_parts("retrained", parts)
@@ -206,4 +242,4 @@ class _Lives:
         for moment in self._moments:
             events = p.stream.events[: moment + 1]
             events_at[_Moment(moment)] = surviving(events) if retrained else shadow_events(events, excluded)
-        return list(family.compute(events_at)), family.cost
+        return family, events_at

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from lifelong.config.parts import StrategyParts
 from lifelong.config.run import ReferenceKind, StrategyConfig, find_strategy
 from lifelong.evaluation.outputs import Outputs, with_stored
+from lifelong.evaluation.sealing import seal, unseal
 from lifelong.files import write_atomically
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome
@@ -179,6 +179,7 @@ class References:
         make_ledger: Callable[[], Ledger],
         evaluator: Looker,
         identity: str,
+        secret: bytes,
         folder: Path,
     ) -> None:
         """Prepare.
@@ -188,10 +189,11 @@ class References:
             make_ledger: returns an empty ledger.
             evaluator: measures it.
             identity: hash of everything beside the events that decides the outputs.
+            secret: outputs are sealed with it (`lifelong.evaluation.sealing`).
             folder: cache directory.
         """
         self._build, self._make_ledger, self._evaluator = build, make_ledger, evaluator
-        self._identity, self._folder = identity, folder
+        self._identity, self._secret, self._folder = identity, secret, folder
         self.cost = Cost()
 
     def compute(self, wanted: Mapping[MomentT, tuple[Event, ...]]) -> Iterator[tuple[MomentT, Outputs]]:
@@ -204,17 +206,17 @@ class References:
             The point and its outputs, with `visits` among their details.
         """
         started = time.perf_counter()
-        files = {p: self._file(c, p.event) for p, c in wanted.items()}
-        if not all(_is_whole(file) for file in files.values()):
+        files = {p: self.file_of(c, p.event) for p, c in wanted.items()}
+        if not all(self._is_whole(file) for file in files.values()):
             with self._locked():  # another process may have computed them in the meantime
-                missing = {p: (c, files[p]) for p, c in wanted.items() if not _is_whole(files[p])}
+                missing = {p: (c, files[p]) for p, c in wanted.items() if not self._is_whole(files[p])}
                 self.cost.computed += len(missing)
                 if missing:
                     self._walk(self._tree(missing))
         self.cost.cached += len(wanted) - self.cost.computed
         self.cost.seconds += time.perf_counter() - started
         for point, file in files.items():
-            yield point, _must_read(file)
+            yield point, self._must_read(file)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -225,8 +227,9 @@ class References:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _file(self, events: tuple[Event, ...], at: int) -> Path:
-        return self._folder / f"{self.name_of(events, at)}.npz"
+    def file_of(self, events: tuple[Event, ...], at: int) -> Path:
+        """Return where the outputs of a life of `events` beside the event `at` are kept."""
+        return self._folder / f"{self.name_of(events, at)}.sealed"
 
     def name_of(self, events: tuple[Event, ...], at: int) -> str:
         """Return a hash of all that decides the outputs of a life of `events` beside the event `at`."""
@@ -256,7 +259,7 @@ class References:
         while True:
             parent = node
             for point, file in node.wanted:
-                _write(file, self._evaluator.evaluate(strategy, point.event), node.visits)
+                self._write(file, self._evaluator.evaluate(strategy, point.event), node.visits)
             following = node.pending()
             if len(following) > 1:
                 branches.append((node, following[1:], strategy.state_dict()))
@@ -276,6 +279,33 @@ class References:
             node.visits = parent.visits + outcome.forward + outcome.backward
             self.cost.outcome += outcome
 
+    def _write(self, file: Path, outputs: Outputs, visits: int) -> None:
+        arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **outputs.stored())  # type: ignore[arg-type]
+        write_atomically(file, seal(buffer.getvalue(), self._secret, file.stem))
+
+    def _read(self, file: Path) -> Outputs | None:
+        """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
+        try:
+            content = unseal(file.read_bytes(), self._secret, file.stem)
+        except OSError:
+            return None
+        if content is None:
+            return None
+        with np.load(io.BytesIO(content)) as arrays:
+            stored = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
+            return with_stored(arrays["scores"], arrays["losses"], stored)
+
+    def _is_whole(self, file: Path) -> bool:
+        return self._read(file) is not None
+
+    def _must_read(self, file: Path) -> Outputs:
+        outputs = self._read(file)
+        if outputs is None:
+            raise CheckpointError(f"{file} was just written and cannot be read back; is the disk full or failing?")
+        return outputs
+
 
 def reference_parts(kind: ReferenceKind, strategy: StrategyParts) -> StrategyParts:
     """Return what a reference's strategy is built from.
@@ -288,31 +318,3 @@ def reference_parts(kind: ReferenceKind, strategy: StrategyParts) -> StrategyPar
     if kind == "no-op" or strategy.isolated is not None:
         return strategy
     return replace(find_strategy(StrategyConfig(), strategy.where), learner=strategy.learner)
-
-
-def _write(file: Path, outputs: Outputs, visits: int) -> None:
-    arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **outputs.stored())  # type: ignore[arg-type]
-    write_atomically(file, buffer.getbuffer())
-
-
-def _read(file: Path) -> Outputs | None:
-    """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""
-    try:
-        with file.open("rb") as content, np.load(content) as arrays:
-            stored = {name: arrays[name] for name in arrays if name not in {"scores", "losses"}}
-            return with_stored(arrays["scores"], arrays["losses"], stored)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _is_whole(file: Path) -> bool:
-    return _read(file) is not None
-
-
-def _must_read(file: Path) -> Outputs:
-    outputs = _read(file)
-    if outputs is None:
-        raise CheckpointError(f"{file} was just written and cannot be read back; is the disk full or failing?")
-    return outputs

@@ -13,6 +13,7 @@ from lifelong.config.parts import StrategyParts
 from lifelong.config.run import RunConfig, content_hash
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.evaluation.planning import plan_evaluation
+from lifelong.evaluation.sealing import secret_of
 from lifelong.files import code_of, own_code
 from lifelong.metrics.catalogue import Catalogue, catalogue_of
 from lifelong.setup.build import build_strategy, check_model, make_settings, make_source, make_stream
@@ -60,6 +61,7 @@ class Prepared:
         identity: hash of resolved configuration and code.
         own_code: digests of code that is not part of this project, as it was when the run was prepared.
         data_digest: hash of the source.
+        secret: made of the evaluated samples; outputs about them are sealed with it in the cache.
     """
 
     config: RunConfig
@@ -73,6 +75,7 @@ class Prepared:
     identity: str
     own_code: Mapping[Path, bytes]
     data_digest: str
+    secret: bytes
 
     def folder(self, root: Path | str) -> Path:
         """Return the run folder below `root`."""
@@ -106,16 +109,18 @@ def prepare(config: RunConfig) -> Prepared:
     if is_file(config.model.name) or is_file(config.objective.name):
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
+    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
     return Prepared(
         config=config,
         resolved=resolved,
         stream=stream,
         setting=setting,
         setting_of=lambda seed: setting if seed == config.seed else settings(seed),
-        plan=plan_evaluation(stream, config.evaluation, setting.objective.measurements()),
+        plan=plan,
         strategies=Strategies(parts, setting, stream),
         catalogue=catalogue_of(config, parts),
         identity=content_hash([resolved, code_of(resolved, own)]),
         own_code=own,
         data_digest=stream.source.digest(),
+        secret=secret_of(stream.source, plan.ids),
     )

@@ -69,7 +69,7 @@ class Comparison:
     def shared(self) -> float:
         """Compute all references with an empty cache; return the CPU seconds."""
         with tempfile.TemporaryDirectory() as cache:
-            references = References(self.build, self.ledger, self.evaluator, "benchmark", Path(cache))
+            references = References(self.build, self.ledger, self.evaluator, "benchmark", b"secret", Path(cache))
             wanted = {p: chain(self.prepared.stream, p) for p in self.points}
 
             def work() -> None:

@@ -193,7 +193,7 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
         return Ledger(stream.source)
 
     wanted = {p: chain(stream, p) for p in points_of(stream, KINDS)}
-    references = References(build, make_ledger, evaluator, name, tmp_path)
+    references = References(build, make_ledger, evaluator, name, b"secret", tmp_path)
     found = dict(references.compute(wanted))
     assert references.cost.computed == len(wanted) == len(found)
     steps = 0
@@ -204,7 +204,7 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
             plays += 1
         assert same(found[point], evaluator.evaluate(strategy, point.event)), point
     assert references.cost.outcome.steps <= 0.6 * steps, "prefixes are shared"
-    again = References(build, make_ledger, evaluator, name, tmp_path)
+    again = References(build, make_ledger, evaluator, name, b"secret", tmp_path)
     assert all(same(found[p], outputs) for p, outputs in again.compute(wanted))
     assert (again.cost.computed, again.cost.cached, again.cost.outcome.steps) == (0, len(wanted), 0)
 

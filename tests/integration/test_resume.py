@@ -377,7 +377,7 @@ def test_references_are_cached_by_content(at_home: Path) -> None:
 
 def test_a_damaged_cache_is_computed_again(at_home: Path) -> None:
     rows = lifelong.run(small(), at_home / "a").tables["replay-none"].rows
-    files = sorted((at_home / "cache" / "references").glob("*.npz"))
+    files = sorted((at_home / "cache" / "references").glob("*.sealed"))
     whole = {f: f.read_bytes() for f in files}
     files[0].write_bytes(whole[files[0]][:100])
     files[1].write_bytes(b"")

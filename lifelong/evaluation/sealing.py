@@ -1,0 +1,58 @@
+"""Outputs in the shared cache, sealed: who no longer has the samples that they are about cannot read them.
+
+Predictions and features of a sample tell of it; the features of a linear model are the sample. So the key of the cipher
+is made of the samples themselves. Every run on the same data makes the same key and shares the cache; where the data is
+gone, what is left in the cache is noise. It does not hide a sample from who can guess it, and all others beside it, bit
+for bit. The cipher adds the stream of SHAKE-256 under a key of the file's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from streams.source import Source
+
+_MAGIC = b"sealed-1"
+_DIGEST_SIZE = 16
+
+
+def secret_of(source: Source, ids: np.ndarray) -> bytes:
+    """Return 32 bytes that depend on every bit of the rows `ids` of a source, and are told nowhere."""
+    h = hashlib.blake2b(digest_size=32, person=b"secret")
+    rows = torch.from_numpy(ids)
+    for column in (source.x, source.y, source.images):
+        if column is not None:
+            h.update(np.ascontiguousarray(column[rows].numpy()).data)
+    return h.digest()
+
+
+def seal(content: bytes, secret: bytes, name: str) -> bytes:
+    """Return what `unseal` opens with the same secret and name; under one name there must be one content only."""
+    key = _key(secret, name)
+    hidden = _added(content, key)
+    return _MAGIC + _check(hidden, key) + hidden
+
+
+def unseal(sealed: bytes, secret: bytes, name: str) -> bytes | None:
+    """Return the content, or None if it is damaged or was sealed with something else."""
+    key, start = _key(secret, name), len(_MAGIC) + _DIGEST_SIZE
+    hidden = sealed[start:]
+    if sealed[:start] != _MAGIC + _check(hidden, key):
+        return None
+    return _added(hidden, key)
+
+
+def _key(secret: bytes, name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), key=secret, digest_size=32).digest()
+
+
+def _check(hidden: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(hidden, key=key, digest_size=_DIGEST_SIZE).digest()
+
+
+def _added(content: bytes, key: bytes) -> bytes:
+    stream = np.frombuffer(hashlib.shake_256(key).digest(len(content)), dtype=np.uint8)
+    return (np.frombuffer(content, dtype=np.uint8) ^ stream).tobytes()

@@ -1,0 +1,199 @@
+"""What a run has left of its samples on disk: which files derive from one, and how to remove them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lifelong.execution.manifest import open_folder, read_json
+from lifelong.execution.process import lock, torch_settings
+from lifelong.files import cache_folder, write_atomically
+from lifelong.references.comparison import reference_files
+from lifelong.references.shadows import shadow_files
+from lifelong.results.integrity import check_finished, mark_of, sealed
+from lifelong.results.table import read_rows
+from lifelong.setup.instruments import Instruments, make_instruments
+from lifelong.setup.preparation import Prepared, prepare
+from strategies.step import ledger_after, restore
+from streams.errors import ConfigError
+from streams.events import DeletionRequest, Experience
+from streams.ledger import Ledger
+
+CACHED = ("references", "features", "tokenizers", "selections")
+"""Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A file that derives from a sample, and what of the sample is in it."""
+
+    file: Path
+    holds: str
+
+
+def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
+    """Return the files that derive from a sample: of a run, and those of the cache that the run shares.
+
+    Not among them are the data itself, and what was copied or sent elsewhere.
+
+    Args:
+        folder: of the run.
+        sample: its id, the row in the source.
+        trust: see `lifelong.resume`.
+
+    Raises:
+        ConfigError: there is no such sample.
+        CheckpointError: there is no run, or it was made by another version of the code.
+        TrustError: it names files that may not run.
+    """
+    folder = Path(folder).resolve()
+    p, instruments = _opened(folder, trust)
+    if not 0 <= sample < len(p.stream.source):
+        raise ConfigError(f"--sample {sample}: the source has the samples 0 to {len(p.stream.source) - 1}.")
+    evaluated = sample in p.plan.ids
+    learned = any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events)
+    found: list[Trace] = []
+    for name in p.config.strategies:
+        found += _of_life(p, name, folder / "strategies" / name, sample, evaluated, learned)
+    for file, event in _cached_lives(p, instruments).items():
+        if evaluated:
+            more = ", features and predicted distribution" if _in_detail(p, event, sample) else ""
+            found.append(Trace(file, f"score and loss{more} of a reference; sealed by the samples themselves"))
+    for file in _prepared_files(p):
+        found.append(Trace(file, "made of all samples of the source"))
+    return [trace for trace in found if trace.file.exists()]
+
+
+def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dry_run: bool = False) -> list[Path]:
+    """Remove details of a run, and what the cache holds for it.
+
+    Args:
+        folder: of the run; of strategies that are not done the details stay, since the run could not go on.
+        deleted: also blank the scores and losses of the samples that are deleted at the end (NaN in scores.bin and
+            losses.bin).
+        trust: see `lifelong.resume`.
+        dry_run: change nothing.
+
+    Returns:
+        The files that are removed or blanked.
+
+    Raises:
+        CheckpointError: there is no run, or it was made by another version of the code, or edited.
+        TrustError: it names files that may not run.
+    """
+    folder = Path(folder).resolve()
+    p, instruments = _opened(folder, trust)
+    changed: list[Path] = []
+    with lock(folder):
+        for name in p.config.strategies:
+            life = folder / "strategies" / name
+            if (life / "done.json").exists():
+                changed += _removed(sorted((life / "details").glob("*")), dry_run)
+                changed += _blanked(p, life, dry_run) if deleted else []
+    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p)], dry_run)
+
+
+def clean_cache(days: float, dry_run: bool = False) -> list[Path]:
+    """Remove what was made of data and written to the cache more than `days` ago; return the files."""
+    oldest = time.time() - days * 86_400
+    files = [f for name in CACHED for f in sorted((cache_folder() / name).glob("*")) if f.is_file()]
+    return _removed([f for f in files if f.stat().st_mtime < oldest], dry_run)
+
+
+def _opened(folder: Path, trust: bool) -> tuple[Prepared, Instruments]:
+    p = prepare(open_folder(folder, trust))
+    return p, make_instruments(p.config.evaluation, p.stream, p.plan, p.setting, p.config.device)
+
+
+def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, learned: bool) -> Iterator[Trace]:
+    for file in sorted((life / "checkpoints").glob("event-*.pt")):
+        if (why := _in_state(p, name, file, sample)) is not None:
+            yield Trace(file, why)
+    if evaluated:
+        for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
+            yield Trace(life / name_of_file, f"its {number} after every evaluation")
+        for file in sorted((life / "details").glob("event-*.npz")):
+            if _in_detail(p, int(file.stem.removeprefix("event-")), sample):
+                yield Trace(file, "its features and predicted distribution")
+    if evaluated or learned:
+        for table in ("results.jsonl", "columns.bin"):
+            yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")
+
+
+def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
+    """Return what a checkpoint has of a sample, or None if it has nothing of it."""
+    content = torch.load(file, weights_only=True)
+    events = p.stream.events[: content["event"] + 1]
+    if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
+        return None
+    ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), events)
+    if sample not in ledger.deleted_ids:
+        return "the state of a strategy that has learned it"
+    with torch_settings(p.config):
+        strategy = p.strategies.build(name)
+        restore(strategy, content["state"], ledger)
+    held = strategy.holds(np.array([sample]))
+    if held:
+        return f"deleted, but still in: {', '.join(held)}"
+    by_event = {i: e.name for i, e in enumerate(events) if isinstance(e, DeletionRequest) and sample in e.sample_ids}
+    request = by_event[max(by_event)]
+    rows = read_rows(file.parents[1] / "results.jsonl", ("exact",))
+    exact = any(r.value == 1.0 for r in rows if r.model == "run" and r.subject == request)
+    return None if exact else f"deleted by {request}, without a claim that this was exact"
+
+
+def _in_detail(p: Prepared, event: int, sample: int) -> bool:
+    return sample in p.plan.ids[p.plan.detailed(event)]
+
+
+def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
+    """Return where references and shadow lives of a run are kept, with the events of references; shadows have -1."""
+    files: dict[Path, int] = {}
+    for name in p.config.strategies:
+        files |= dict.fromkeys(shadow_files(p, name, instruments.evaluator), -1)
+        files |= reference_files(p, name, instruments)
+    return files
+
+
+def _prepared_files(p: Prepared) -> list[Path]:
+    """Return what was prepared of all data: frozen features of sources of that name, and tokenisers."""
+    files: list[Path] = []
+    if p.config.features is not None:
+        source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
+        files += sorted((cache_folder() / "features").glob(f"{source}-{p.config.features.name}-*.npz"))
+    if p.stream.source.text is not None:
+        files += sorted((cache_folder() / "tokenizers").glob("*.json"))
+    return files
+
+
+def _removed(files: list[Path], dry_run: bool) -> list[Path]:
+    there = [file for file in files if file.exists()]
+    if not dry_run:
+        for file in there:
+            file.unlink()
+    return there
+
+
+def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
+    """Put NaN where scores and losses of deleted samples were, and bring ``done.json`` up to date."""
+    summary = read_json(life / "done.json", "Delete it and resume the run to write it again.")
+    check_finished(life, summary)
+    ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), p.stream.events)
+    columns = np.flatnonzero(np.isin(p.plan.ids, ledger.deleted_ids))
+    files = [life / name for name in ("scores.bin", "losses.bin") if (life / name).exists() and len(columns)]
+    if dry_run or not files:
+        return files
+    marks = summary["files"]
+    for file in files:
+        values = np.fromfile(file, dtype="<f4").reshape(-1, len(p.plan.ids))
+        values[:, columns] = np.nan
+        write_atomically(file, values.tobytes())
+        marks[file.name] = mark_of(file)
+    rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
+    write_atomically(life / "done.json", sealed(rest, marks))
+    return files

@@ -1,0 +1,227 @@
+"""What is on disk of a sample after it was deleted: who looks for its bytes must not find them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_source
+
+import lifelong
+from cli.main import main
+from lifelong.evaluation.sealing import seal, secret_of, unseal
+from lifelong.execution.traces import clean_cache, clean_run, traces
+from lifelong.results.record import Record
+from streams.errors import ConfigError
+
+DELETED_CLASS = 1
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = draw.normal(size=(120, 6)).astype(np.float32)
+    np.savez("private.npz", x=x, y=y, test=np.arange(120) >= 90)
+    return tmp_path
+
+
+def config(**changes: Any) -> Any:
+    """A linear model: its penultimate features are its inputs. Class 1 is deleted and stays so, by two strategies."""
+    data = {
+        "name": "linear",
+        "source": {"name": "arrays", "path": "private.npz"},
+        "scenario": {"name": "class-incremental", "experiences": 3},
+        "schedule": {"name": "explicit", "requests": [{"after": 2, "scope": "class", "keys": [DELETED_CLASS]}]},
+        "model": {"name": "mlp", "hidden": []},
+        "training": {"epochs": 1, "batch_size": 16},
+        "strategies": {
+            "exact": {"learner": "naive", "unlearner": "retrain"},
+            "inexact": {"learner": "naive", "unlearner": "finetune"},
+        },
+        "references": {"kinds": ["retrained", "original", "no-op"]},
+    }
+    return lifelong.RunConfig.model_validate(data | changes)
+
+
+def deleted_ids() -> list[int]:
+    with np.load("private.npz") as data:
+        return [int(i) for i in np.flatnonzero((data["y"] == DELETED_CLASS) & ~data["test"])]
+
+
+def files_with(ids: list[int], folder: Path) -> set[str]:
+    """Files below a folder that hold the inputs of a sample, byte for byte."""
+    with np.load("private.npz") as data:
+        needles = [row.tobytes() for row in data["x"][ids]]
+    contents = {f.name: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    return {name for name, content in contents.items() if any(needle in content for needle in needles)}
+
+
+def test_no_deleted_input_is_left_on_disk(here: Path) -> None:
+    run = lifelong.run(config(), here / "runs")
+    assert run.tables["exact"].last("exact", "request-0").value == 1.0
+    assert files_with(deleted_ids(), here / "runs") == set()
+    assert files_with(deleted_ids(), here / "cache") == set()
+    assert list((here / "cache" / "references").glob("*.sealed"))
+    assert list(run.folder.rglob("details")) == []
+
+
+def test_who_asks_for_all_keeps_it_in_the_run_folder_alone(here: Path) -> None:
+    numbers = lifelong.run(config(), here / "runs")
+    shutil.rmtree(here / "cache")
+    everything = lifelong.run(config(recording={"keep": "all"}), here / "runs")
+    assert everything.tables["exact"].rows == numbers.tables["exact"].rows
+    assert everything.tables["inexact"].rows == numbers.tables["inexact"].rows
+    assert files_with(deleted_ids(), everything.folder) == {"event-000002.npz", "event-000003.npz"}
+    assert files_with(deleted_ids(), here / "cache") == set()
+
+
+def test_the_sealed_cache_is_shared_by_runs_on_the_same_data(here: Path) -> None:
+    def cost(**changes: Any) -> int:
+        summaries = lifelong.run(config(**changes), here / "runs").summaries
+        return sum(s["references"]["computed"] for s in summaries.values())
+
+    assert cost() > 0
+    assert cost(name="another", recording={"keep": "all"}) == 0
+
+
+def test_details_go_even_if_the_process_dies_before(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(record: Record) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "drop_details", crash)
+        with pytest.raises(Crash):
+            lifelong.run(config(), here / "runs")
+    assert files_with(deleted_ids(), here / "runs")
+    lifelong.run(config(), here / "runs")
+    assert files_with(deleted_ids(), here / "runs") == set()
+
+
+def test_a_seal_opens_with_the_same_samples_only() -> None:
+    source = make_source()
+    ids = source.train_ids[:10]
+    secret, content = secret_of(source, ids), bytes(range(256)) * 5
+    sealed = seal(content, secret, "life")
+    assert unseal(sealed, secret, "life") == content
+    assert content[:16] not in sealed
+    assert len(set(sealed[40:])) > 200
+    assert seal(content, secret, "another life")[24:] != sealed[24:]
+    assert unseal(sealed, secret, "another life") is None
+    assert unseal(sealed, secret_of(source, ids[1:]), "life") is None
+    for damaged in (sealed[:-1], sealed[:10], b"", sealed[:-1] + bytes([sealed[-1] ^ 1]), b"x" + sealed[1:]):
+        assert unseal(damaged, secret, "life") is None
+    before = source.x[ids[3]].clone()
+    source.x[ids[3]] += 1e-6
+    assert unseal(sealed, secret_of(source, ids), "life") is None
+    source.x[ids[3]] = before
+    assert unseal(sealed, secret_of(source, ids), "life") == content
+
+
+def found(folder: Path, sample: int) -> dict[str, str]:
+    return {t.file.relative_to(folder).as_posix(): t.holds for t in traces(folder, sample) if folder in t.file.parents}
+
+
+def test_traces_of_a_sample_are_listed(here: Path) -> None:
+    run = lifelong.run(config(recording={"keep": "all"}), here / "runs")
+    gone, others = deleted_ids()[0], set(range(90)) - set(deleted_ids())
+    listed = found(run.folder, gone)
+    details = "its features and predicted distribution"
+    assert listed["strategies/exact/details/event-000002.npz"] == details
+    assert listed["strategies/exact/losses.bin"] == "its loss after every evaluation"
+    assert "strategies/exact/checkpoints/event-000004.pt" not in listed
+    assert listed["strategies/inexact/checkpoints/event-000004.pt"] == "deleted, but still in: weights"
+    # all files of references hold a number of every evaluated sample, and only those of the request its features
+    cached = {t.file: t.holds for t in traces(run.folder, gone) if here / "cache" in t.file.parents}
+    assert set(cached) == set((here / "cache" / "references").glob("*.sealed"))
+    assert any("features" in holds for holds in cached.values())
+    kept = found(run.folder, min(others))
+    assert kept["strategies/exact/checkpoints/event-000004.pt"] == "the state of a strategy that has learned it"
+    assert "strategies/exact/details/event-000002.npz" not in kept
+    with pytest.raises(ConfigError, match="0 to 119"):
+        traces(run.folder, 120)
+
+
+def test_a_run_can_be_cleaned(here: Path) -> None:
+    references = {"kinds": ["retrained", "retrained-2", "withheld", "joint"], "shadows": 4}
+    other = lifelong.run(config(name="other", seed=1), here / "runs")
+    of_others = set((here / "cache" / "references").glob("*.sealed"))
+    requests = [{"after": 2, "scope": "sample", "count": 5}, {"after": 3, "scope": "class", "keys": [DELETED_CLASS]}]
+    schedule = {"name": "explicit", "requests": requests}
+    run = lifelong.run(config(recording={"keep": "all"}, references=references, schedule=schedule), here / "runs")
+    rows = {name: table.rows for name, table in run.tables.items()}
+    ours = set((here / "cache" / "references").glob("*.sealed")) - of_others
+    assert len(ours) > 20
+    would = clean_run(run.folder, dry_run=True)
+    assert ours <= set(would)
+    assert all(file.exists() for file in would)
+    assert set(clean_run(run.folder)) == set(would)
+    assert set((here / "cache" / "references").glob("*.sealed")) == of_others
+    assert files_with(deleted_ids(), run.folder) == set()
+    again = lifelong.run(run.config, here / "runs")
+    assert {name: table.rows for name, table in again.tables.items()} == rows
+    assert set((here / "cache" / "references").glob("*.sealed")) == of_others  # nothing was computed
+    assert lifelong.load_run(other.folder).done
+
+
+def test_scores_of_deleted_samples_can_be_blanked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lifelong.run(config(), here / "runs")
+    losses = run.folder / "strategies/exact/losses.bin"
+    before = losses.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["lifelong", "clean", str(run.folder), "--deleted"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    blank = np.isnan(np.frombuffer(losses.read_bytes(), "<f4"))
+    events = 5  # before the first, and after each of four
+    assert blank.sum() == events * len(deleted_ids())
+    assert np.array_equal(np.frombuffer(before, "<f4")[~blank], np.frombuffer(losses.read_bytes(), "<f4")[~blank])
+    assert lifelong.load_run(run.folder).tables["exact"].rows == run.tables["exact"].rows
+
+
+def test_the_cache_is_cleaned_by_age(here: Path) -> None:
+    lifelong.run(config(), here / "runs")
+    old, *rest = sorted((here / "cache" / "references").glob("*.sealed"))
+    week = time.time() - 8 * 86_400
+    os.utime(old, (week, week))
+    assert clean_cache(7, dry_run=True) == [old]
+    assert clean_cache(7) == [old]
+    assert not old.exists()
+    assert all(file.exists() for file in rest)
+
+
+def test_the_command_says_what_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lifelong.run(config(), here / "runs")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        sys.argv = ["lifelong", *arguments]
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, *capsys.readouterr()
+
+    before = sys.argv
+    try:
+        for arguments in (["clean"], ["clean", str(run.folder), "--older-than", "3"], ["clean", "--deleted"]):
+            code, _, errors = call(*arguments)
+            assert code == 2
+            assert "Name a run folder" in errors
+        code, out, _ = call("traces", str(run.folder), "--sample", str(deleted_ids()[0]), "--json")
+        assert code == 0
+        assert all(Path(trace["file"]).exists() for trace in json.loads(out))
+    finally:
+        sys.argv = before
