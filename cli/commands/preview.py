@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import OVERRIDABLE, Set, What, split
+from cli.arguments import OVERRIDABLE, Set, Trust, What, split
 from cli.output import Json, emit, emit_json, emit_table, terminal
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def preview(
     sets: Set = [],  # noqa: B006
     as_json: Json = False,
     questions: Questions = None,
+    trust: Trust = False,
 ) -> None:
     """Draw what a stream will do to each unit, event by event, and count what it takes to learn it."""
     name, overrides = split(what, context)
@@ -45,7 +46,7 @@ def preview(
     from lifelong.setup.preparation import check_device
     from streams.question_files import write
 
-    config = load_config(name, [*sets, *overrides])
+    config = load_config(name, [*sets, *overrides], trust)
     check_device(config.device)
     source = make_source(config)
     if questions is not None:

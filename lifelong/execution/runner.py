@@ -120,7 +120,7 @@ def load_run(folder: Path | str) -> Run:
         results = folder / "strategies" / name / "results.jsonl"
         done = results.with_name("done.json")
         if done.exists():
-            summaries[name] = read_json(done, "Delete it and resume the run to write it again.")
+            summaries[name] = read_json(done, "Run again with --fresh.")
             check_finished(done.parent, summaries[name])
         tables[name] = Table(read_rows(results) if results.exists() else [])
     return Run(folder, config, tables, summaries)

@@ -181,7 +181,7 @@ def _removed(files: list[Path], dry_run: bool) -> list[Path]:
 
 def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
     """Put NaN where scores and losses of deleted samples were, and bring ``done.json`` up to date."""
-    summary = read_json(life / "done.json", "Delete it and resume the run to write it again.")
+    summary = read_json(life / "done.json", "Run again with --fresh.")
     check_finished(life, summary)
     ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), p.stream.events)
     columns = np.flatnonzero(np.isin(p.plan.ids, ledger.deleted_ids))

@@ -132,7 +132,7 @@ def _read(job: Job, measure: str | None, asked_for: set[str]) -> Run:
         file = job.folder / "strategies" / name / "results.jsonl"
         done = file.with_name("done.json")
         if done.exists():
-            summaries[name] = read_json(done, "Delete it and run the study again to write it again.")
+            summaries[name] = read_json(done, "Delete the run folder and run the study again.")
             check_finished(file.parent, summaries[name], {*table_files(file.parent), "timings.jsonl"})
         tables[name] = Table(read_some(file, needed) if file.exists() else [])
     return Run(job.folder, parse(RunConfig, job.config), tables, summaries)

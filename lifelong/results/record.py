@@ -235,7 +235,9 @@ class Record:
         """Return what is wrong with the files that a checkpoint speaks of, or None."""
         problems = [self._files[name].differs(mark) for name, mark in content["files"].items()]
         if self._hash_details(content["event"]).hexdigest() != content["details"]:
-            problems.append(f"{self.folder / 'details'} is not what its checkpoint says: a file was damaged or edited")
+            problems.append(
+                f"{self.folder / 'details'} is not what its checkpoint says: a file was damaged, edited or removed"
+            )
         return next((p for p in problems if p is not None), None)
 
     def _cut(self, lengths: dict[str, int]) -> None:

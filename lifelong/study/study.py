@@ -289,7 +289,7 @@ def finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, str, Path]]:
             folder = job.folder / "strategies" / name
             done = folder / "done.json"
             if done.exists():
-                summary = read_json(done, "Delete it and run the study again to write it again.")
+                summary = read_json(done, "Delete the run folder and run the study again.")
                 check_finished(folder, summary, table_files(folder))
                 yield job, name, folder / "results.jsonl"
 

@@ -157,6 +157,7 @@ def test_strategies_that_share_a_beginning_and_one_that_goes_on_are_built_once(
     plugin.write_text(PLUGIN, encoding="utf-8")
     learners = [{"learner": str(plugin), "unlearner": unlearner} for unlearner in ("finetune", "none")]
     config |= {"strategies": dict(zip("ab", learners, strict=True)), "references": {"kinds": []}, "evaluation": {}}
+    config |= {"recording": {"keep": "all"}}  # without its details a finished run cannot be finished once more
     parsed = parse(lifelong.RunConfig, config)
     assert _builds(counted, lambda: lifelong.run(parsed, tmp_path / "runs")) == 2
     folder = lifelong.prepare(parsed).folder(tmp_path / "runs")
