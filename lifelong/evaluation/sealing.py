@@ -36,13 +36,17 @@ def seal(content: bytes, secret: bytes, name: str) -> bytes:
     return _MAGIC + _check(hidden, key) + hidden
 
 
+def is_sealed(sealed: bytes, secret: bytes, name: str) -> bool:
+    """Return whether `unseal` opens it; that takes less than opening it."""
+    start = len(_MAGIC) + _DIGEST_SIZE
+    return sealed[:start] == _MAGIC + _check(sealed[start:], _key(secret, name))
+
+
 def unseal(sealed: bytes, secret: bytes, name: str) -> bytes | None:
     """Return the content, or None if it is damaged or was sealed with something else."""
-    key, start = _key(secret, name), len(_MAGIC) + _DIGEST_SIZE
-    hidden = sealed[start:]
-    if sealed[:start] != _MAGIC + _check(hidden, key):
+    if not is_sealed(sealed, secret, name):
         return None
-    return _added(hidden, key)
+    return _added(sealed[len(_MAGIC) + _DIGEST_SIZE :], _key(secret, name))
 
 
 def _key(secret: bytes, name: str) -> bytes:

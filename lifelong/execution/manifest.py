@@ -160,10 +160,14 @@ def open_folder(folder: Path, trust: bool) -> RunConfig:
             f"{Path.cwd()}."
         )
     identity = content_hash([written, code_of(written)])
-    if not folder.name.endswith(f"-{identity}") or read_manifest(folder)["digests"].get("identity") != identity:
+    if not folder.name.endswith(f"-{identity}"):
         raise CheckpointError(
             f"{folder} was made by another version of the code (its name does not end in {identity}), and only "
             f"that one can go on with it or verify it. Start again: lifelong run {folder / 'config.yaml'}"
+        )
+    if (told := read_manifest(folder)["digests"].get("identity")) != identity:
+        raise CheckpointError(
+            f"{folder / 'manifest.json'}: the identity digest is {told}, now it is {identity}. Run again with --fresh."
         )
     require_trust(written, folder, trust)
     return read_run_config(folder)

@@ -23,7 +23,7 @@ import numpy as np
 from lifelong.config.parts import StrategyParts
 from lifelong.config.run import ReferenceKind, StrategyConfig, find_strategy
 from lifelong.evaluation.outputs import Outputs, with_stored
-from lifelong.evaluation.sealing import seal, unseal
+from lifelong.evaluation.sealing import is_sealed, seal, unseal
 from lifelong.files import write_atomically
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome
@@ -298,7 +298,10 @@ class References:
             return with_stored(arrays["scores"], arrays["losses"], stored)
 
     def _is_whole(self, file: Path) -> bool:
-        return self._read(file) is not None
+        try:
+            return is_sealed(file.read_bytes(), self._secret, file.stem)
+        except OSError:
+            return False
 
     def _must_read(self, file: Path) -> Outputs:
         outputs = self._read(file)

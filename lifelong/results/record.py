@@ -251,10 +251,10 @@ def _unsavable(state: object, path: str) -> str | None:
         return None
     items: list[tuple[str, object]] = []
     if isinstance(state, dict) and type(state) in (dict, OrderedDict):
-        for key, value in state.items():
-            items += [(f"the key {key!r} of {path}", key), (f"{path}[{key!r}]", value)]
-    elif isinstance(state, list | tuple) and type(state) in (list, tuple):
-        items += [(f"{path}[{i}]", value) for i, value in enumerate(state)]
+        items += [(f"the key {key!r} of {path}", key) for key in state if type(key) not in _PLAIN]
+        items += [(f"{path}[{key!r}]", value) for key, value in state.items() if type(value) not in _PLAIN]
+    elif isinstance(state, list | tuple | set) and type(state) in (list, tuple, set):
+        items += [(f"{path}[{i}]", value) for i, value in enumerate(state) if type(value) not in _PLAIN]
     else:
         return f"{path} is a {type(state).__module__}.{type(state).__qualname__}"
     return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)

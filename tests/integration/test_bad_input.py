@@ -325,8 +325,12 @@ def test_a_run_of_another_version_of_the_code(call: Call, folder: Path) -> None:
 
 def test_corrupt_results(call: Call, folder: Path) -> None:
     results = folder / "strategies" / "tuned" / "results.jsonl"
-    whole = results.read_text(encoding="utf-8")
-    results.write_text(whole + '{"event": 1, "mod', encoding="utf-8")  # killed while it was written
+    done, whole = results.with_name("done.json"), results.read_text(encoding="utf-8")
+    results.write_text(whole + '{"event": 1, "mod', encoding="utf-8")
+    code, _, err = call("compare", str(folder))
+    assert code == 2
+    assert "results.jsonl was cut or edited" in err
+    done.unlink()  # killed while it was written
     assert call("compare", str(folder))[0] == 0
     results.write_text("what\n" + whole, encoding="utf-8")
     code, _, err = call("compare", str(folder))
@@ -335,7 +339,7 @@ def test_corrupt_results(call: Call, folder: Path) -> None:
     results.write_bytes(b"\xff\xfe\n")
     assert call("compare", str(folder))[0] == 2
     results.write_text(whole, encoding="utf-8")
-    (results.parent / "done.json").write_text("{", encoding="utf-8")
+    done.write_text("{", encoding="utf-8")
     code, _, err = call("report", str(folder))
     assert code == 2
     assert "done.json is corrupt" in err
@@ -370,7 +374,7 @@ def test_a_runs_folder_that_is_read_only(call: Call, tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
-    def full(file: Path, content: bytes) -> None:
+    def full(file: Path, content: bytes, fsync: bool = False) -> None:
         nonlocal calls
         calls += 1
         if calls > 3:

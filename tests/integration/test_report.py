@@ -265,6 +265,7 @@ def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
     stream |= {"events": events, "units": [{"name": n, "classes": [0], "tests": 5} for n in names]}
     (tmp_path / "stream.json").write_text(json.dumps(stream), encoding="utf-8")
     shutil.copy(run.folder / "manifest.json", tmp_path)
+    shutil.copy(run.folder / "config.yaml", tmp_path)
     rows = []
     for e in range(num_events):
         for i, name in enumerate(names):
