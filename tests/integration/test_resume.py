@@ -40,7 +40,10 @@ CONFIG = {
     "model": {"name": "mlp", "hidden": [32]},
     "training": {"epochs": 1, "batch_size": 64, "lr": 0.05, "momentum": 0.5},
     "strategies": {
-        "replay-finetune": {"learner": {"name": "replay", "memory": 100}, "unlearner": {"name": "finetune", "epochs": 1}},
+        "replay-finetune": {
+            "learner": {"name": "replay", "memory": 100},
+            "unlearner": {"name": "finetune", "epochs": 1},
+        },
         "independent": {"isolated": "independent"},
     },
     "references": {"kinds": ["retrained"]},
