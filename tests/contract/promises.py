@@ -215,6 +215,8 @@ def predicting_changes_nothing(case: Case) -> None:
     second = case.life.strategy.predict(data.all())
     assert (first.shape[0], first.shape[-1]) == (len(data), case.world.setting.objective.num_outputs)
     assert torch.equal(first, second)
+    asked = case.life.strategy.predict(case.world.setting.objective.asked(data.all()))
+    assert torch.equal(first, asked), "who gave the samples and what they are labelled has no say in predictions"
     assert not first.requires_grad
     assert features is None or len(features) == len(data)
     assert digest(case.life.strategy.state_dict()) == case.life.digests[-1]
