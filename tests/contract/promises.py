@@ -75,6 +75,25 @@ def holds_own(moment: Moment) -> bool:
     return any(np.isin(moment.event.sample_ids, ids).any() for ids in moment.held.values())
 
 
+def undeclared(moment: Moment, other: dict[str, Any]) -> list[str]:
+    """Parts of the state that are others in `other`, and of which `holds` names none of what the request names.
+
+    Args:
+        moment: right after a request.
+        other: the state after the same life in which the request's samples hold something else.
+    """
+    parts = {"weights": "model", "optimizer": "optimizer", "guard": "guard"}
+    pairs = {name: (moment.state.get(key), other.get(key)) for name, key in parts.items()}
+    plugins = moment.state.get("plugins", {})
+    pairs |= {name: (plugins[name], other["plugins"][name]) for name in plugins}
+    named = {
+        component.partition(".")[0]
+        for component, ids in moment.held.items()
+        if np.isin(moment.event.sample_ids, ids).any()
+    }
+    return [name for name, (mine, its) in pairs.items() if digest(mine) != digest(its) and name not in named]
+
+
 def plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(k, str) and plain(v) for k, v in value.items())

@@ -56,7 +56,7 @@ class World:
 
     def altered(self, ids: np.ndarray) -> World:
         """The same life of the same ids, but what these rows hold is something else altogether."""
-        source, draw = self.stream.source, np.random.default_rng(7)
+        source, draw, ids = self.stream.source, np.random.default_rng(7), ids.copy()  # torch warns of what is read-only
         x, y = source.x.clone(), source.y.clone()
         if x.is_floating_point():
             x[ids] = torch.from_numpy(draw.normal(size=x[ids].shape).astype(np.float32))
