@@ -23,7 +23,6 @@ from lifelong.study.seeds import Seeds, all_seeds
 from streams.config import Config, parse
 from streams.errors import ConfigError, closest
 
-
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 MOST_RUNS = 10_000
 """Grid points times seeds that a study may have: laying out more takes minutes before anything is said of them."""

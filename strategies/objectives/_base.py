@@ -121,8 +121,8 @@ class Objective(ABC):
         """Return a batch as a strategy gets it to predict: ids are -1, and targets -1 or NaN.
 
         Losses and scores are computed outside of the strategy, on the batch itself. What a model needs as its input
-        stays: `x` (of text with its answer, which losses of tokens need), `task`, `extra`. An objective whose models are
-        told the target overrides this.
+        stays: `x` (of text with its answer, which losses of tokens need), `task`, `extra`. An objective whose models
+        are told the target overrides this.
         """
         unknown = float("nan") if batch.y.is_floating_point() else -1
         return replace(batch, ids=torch.full_like(batch.ids, -1), y=torch.full_like(batch.y, unknown))

@@ -124,7 +124,9 @@ def _named(column: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names in a column, and int64 ``[N]`` places in them; numbers count as numbers, also within text."""
     values, places = np.unique(column, return_inverse=True)
     names = [str(value) for value in values]
-    order = sorted(range(len(names)), key=lambda i: naturally(names[i])) if column.dtype.kind == "U" else range(len(names))
+    order = list(range(len(names)))
+    if column.dtype.kind == "U":
+        order.sort(key=lambda i: naturally(names[i]))
     return tuple(names[i] for i in order), np.argsort(order)[places].astype(np.int64)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contract.candidates import own_candidates
+from contract.promises import unnamed
+from contract.worlds import world_of
 
 from lifelong.config.run import RunConfig
 from lifelong.execution.runner import load_run, run
@@ -276,8 +279,57 @@ def test_a_strategy_that_changes_torch_is_named_and_changes_no_other(tmp_path: P
     honest = {"learner": "naive", "unlearner": "finetune"}
     alone = run(config_of(tmp_path, honest=honest), tmp_path / "runs")
     config = config_of(tmp_path, cheat=cheat(tmp_path, "threads"), honest=honest)
-    with pytest.raises(IntegrityError, match=r"Strategy 'cheat', event 0.*threads \(torch\.set_num_threads\): 1, now 2"):
+    with pytest.raises(
+        IntegrityError, match=r"Strategy 'cheat', event 0.*threads \(torch\.set_num_threads\): 1, now 2"
+    ):
         run(config, tmp_path / "runs")
     beside = load_run(next(f for f in (tmp_path / "runs").iterdir() if f != alone.folder))
     assert list(beside.summaries) == ["honest"]
     assert beside.tables["honest"].rows == alone.tables["honest"].rows
+
+
+HOARDER = '''"""Keeps samples where nobody looks for them: in half precision, and halved."""
+
+import torch
+
+from strategies.base import Outcome, Plugin
+from streams.config import Config as BaseConfig
+
+
+class Config(BaseConfig):
+    """Options."""
+
+    names: bool = False
+
+
+class Hoarder(Plugin):
+    """Keeps the first samples of every experience."""
+
+    def __init__(self, config, setting):
+        super().__init__(config, setting)
+        self._kept = [torch.zeros(0, dtype=torch.float16)]
+        self._ids = []
+
+    def end(self, lesson):
+        batch = lesson.data.all()
+        self._kept.append((batch.x / 2).half())
+        self._ids += batch.ids.tolist()
+        return Outcome()
+
+    def holds(self, ids):
+        return {"hoard": ids[[int(i) in self._ids for i in ids]]} if self.config.names else {}
+
+    def state_dict(self):
+        return {"kept": [k.clone() for k in self._kept]}
+
+    def load_state_dict(self, state):
+        self._kept = list(state["kept"])
+'''
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_the_contract_finds_samples_in_any_form(names: bool, tmp_path: Path) -> None:
+    file = tmp_path / "hoarder.py"
+    file.write_text(HOARDER.replace("names: bool = False", f"names: bool = {names}"), encoding="utf-8")
+    candidate = next(c for c in own_candidates(f"learners={file}") if c.name.endswith("+none"))
+    assert unnamed(world_of("class-incremental"), candidate) == (set() if names else {str(file)})

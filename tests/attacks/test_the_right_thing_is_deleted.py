@@ -1,7 +1,7 @@
 """Attacks on the promise that what a request names is what is deleted, and that data is read as it is.
 
-Numbers that mean one class in one schedule and another in the next; names that sort by text; files whose values are lost
-or made up while they are read; studies that run something else than was asked, or nothing.
+Numbers that mean one class in one schedule and another in the next; names that sort by text; files whose values are
+lost or made up while they are read; studies that run something else than was asked, or nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def test_a_number_is_the_label_in_both_schedules(label: int, tmp_path: Path) -> 
 
 def test_a_number_that_is_no_label_is_refused_where_labels_are_numbers(tmp_path: Path) -> None:
     plan = plan_of(data(tmp_path, [1, 2, 3, 4, 5, 6], ["a", "b"]))
-    with pytest.raises(ConfigError, match=r"requests\.0\.keys: there is no class called 0\..*There are 6, '1' to '6'\."):
+    with pytest.raises(
+        ConfigError, match=r"requests\.0\.keys: there is no class called 0\..*There are 6, '1' to '6'\."
+    ):
         listed(plan, "class", 0)
 
 

@@ -15,7 +15,7 @@ from contract.candidates import (
     picture_candidates,
     text_candidates,
 )
-from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of, state_after
+from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of
 from contract.worlds import World, world_of
 
 from strategies.base import Access
@@ -102,7 +102,6 @@ class Kit:
     begin = staticmethod(begin)
     go_on = staticmethod(go_on)
     end_of = staticmethod(end_of)
-    state_after = staticmethod(state_after)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 from contract import facts
 from contract.candidates import Candidate
-from contract.lived import Lived, Moment, generators
+from contract.lived import Lived, Moment, begin, generators, go_on, state_after
 from contract.worlds import World
 
 from strategies.composed import Composed
@@ -75,23 +75,24 @@ def holds_own(moment: Moment) -> bool:
     return any(np.isin(moment.event.sample_ids, ids).any() for ids in moment.held.values())
 
 
-def undeclared(moment: Moment, other: dict[str, Any]) -> list[str]:
-    """Parts of the state that are others in `other`, and of which `holds` names none of what the request names.
+def unnamed(moving: World, candidate: Candidate) -> set[str]:
+    """Parts of a state that took something from a request's samples, and of which `holds` names none of these.
 
-    Args:
-        moment: right after a request.
-        other: the state after the same life in which the request's samples hold something else.
+    Two lives are held against each other, in which these samples hold something else. Weights stand still, so that what
+    differs was taken from the samples themselves, and not from weights. Tensors of any type count, and plain values.
     """
-    parts = {"weights": "model", "optimizer": "optimizer", "guard": "guard"}
-    pairs = {name: (moment.state.get(key), other.get(key)) for name, key in parts.items()}
-    plugins = moment.state.get("plugins", {})
-    pairs |= {name: (plugins[name], other["plugins"][name]) for name in plugins}
-    named = {
-        component.partition(".")[0]
-        for component, ids in moment.held.items()
-        if np.isin(moment.event.sample_ids, ids).any()
-    }
-    return [name for name, (mine, its) in pairs.items() if digest(mine) != digest(its) and name not in named]
+    training = moving.setting.training.model_copy(update={"lr": 0.0})
+    world = replace(moving, setting=replace(moving.setting, training=training))
+    parts: set[str] = set()
+    for index, moment in go_on(begin(world, candidate), world.stream.events).requests():
+        other = world.altered(moment.event.sample_ids)
+        state = state_after(other, candidate, other.stream.events[: index + 1])
+        assert digest(state["model"]) == digest(moment.state["model"]), "weights moved"
+        plugins = moment.state.get("plugins", {})
+        differing = {name for name in plugins if digest(plugins[name]) != digest(state["plugins"][name])}
+        held = [c for c, ids in moment.held.items() if np.isin(moment.event.sample_ids, ids).any()]
+        parts |= {name for name in differing if not any(c.startswith(f"{name}.") for c in held)}
+    return parts
 
 
 def plain(value: Any) -> bool:

@@ -168,11 +168,16 @@ def test_deleted_data_interferes_exactly_if_not_claimed_otherwise(
     """Replace what is deleted by other data: an exact strategy ends in the same state, any other does not."""
     for index, moment in requests_of(life, every):
         other = world.altered(moment.event.sample_ids)
-        state = kit.state_after(other, candidate, other.stream.events[: index + 1])
-        same = digest(state) == moment.digest
-        if isinstance(life.strategy, Composed):
-            assert promises.undeclared(moment, state) == [], f"{moment.event.name}: holds does not name what is there"
+        same = kit.end_of(other, candidate, other.stream.events[: index + 1]) == moment.digest
         assert same == (exact_this_time(moment) or not promises.holds_own(moment)), moment.event.name
+
+
+def test_what_is_kept_of_samples_is_named(kit: Any, half: Any, place: str) -> None:
+    if half.config.isolated is not None or half.config.unlearner.name != "none":
+        pytest.skip("learners keep things; unlearners do not, and may take them away again")
+    if half.name == "refresh+none":
+        pytest.skip("it is refused where weights stand still")
+    assert promises.unnamed(kit.world(place), half) == set(), "holds does not name what is there"
 
 
 def exact_this_time(moment: Any) -> bool:
