@@ -42,8 +42,11 @@ def unchanged_torch() -> Iterator[None]:
         if after != before:
             put_settings(before)
     if after != before:
-        names = ("threads (torch.set_num_threads)", "determinism (torch.use_deterministic_algorithms)")
-        names += ("default type (torch.set_default_dtype)",)
+        names = (
+            "threads (torch.set_num_threads)",
+            "determinism (torch.use_deterministic_algorithms)",
+            "default type (torch.set_default_dtype)",
+        )
         changes = [f"{n}: {a}, now {b}" for n, a, b in zip(names, before, after, strict=True) if a != b]
         raise IntegrityError(
             f"The strategy changed settings of torch that all strategies of a run share: {'; '.join(changes)}. They "
