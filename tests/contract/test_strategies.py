@@ -69,14 +69,6 @@ def test_what_compares_outputs_of_classes_refuses_text(kit: Any) -> None:
     assert found == len(refused)
 
 
-def test_same_seed_same_bits(kit: Any, candidate: Any, world: Any, life: Any, thorough: bool) -> None:
-    np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
-    torch.manual_seed(3)
-    again = kit.go_on(kit.begin(world, candidate), world.stream.events)
-    assert again.start == life.start
-    assert again.digests == life.digests
-
-
 def test_another_seed_gives_other_bits(kit: Any, candidate: Any, home: str) -> None:
     world = kit.world(candidate.place(home))
     other = kit.go_on(kit.begin(world, candidate, seed=1), world.stream.events[:1])
@@ -100,7 +92,30 @@ def check_resume(world: Any, candidate: Any, life: Any, index: int) -> None:
     assert digest(state) == moment.digest, "loading a state must not tie the strategy to it"
 
 
-def test_resume_early_and_late_gives_the_same_bits(candidate: Any, world: Any, life: Any) -> None:
+def check_resume_again_and_again(world: Any, candidate: Any, life: Any) -> None:
+    """Live on in another strategy after every event, each restored from what the one before has left on disk."""
+    strategy, ledger, states = world.build(candidate), world.ledger(), []
+    assert digest(strategy.state_dict()) == life.start
+    for index, event in enumerate(world.stream.events):
+        step(strategy, event, ledger)
+        states.append(through_disk(strategy.state_dict()))
+        strategy, ledger = world.build(candidate), ledger_after(world.ledger(), world.stream.events[: index + 1])
+        restore(strategy, states[-1], ledger)
+        assert digest(strategy.state_dict()) == life.digests[index], f"resumed after every event up to {index}"
+    assert [digest(s) for s in states] == life.digests, "loading a state must not tie the strategy to it"
+
+
+def test_same_seed_and_resume_give_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any, every: bool) -> None:
+    """A second life is the first, whatever was drawn before; with `every` one that is resumed after every event."""
+    np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
+    torch.manual_seed(3)
+    if every and not facts.relives(life.strategy):
+        check_resume_again_and_again(world, candidate, life)
+        return
+    if every:  # each restore lives the whole life again
+        again = kit.go_on(kit.begin(world, candidate), world.stream.events)
+        assert again.start == life.start
+        assert again.digests == life.digests
     first_request, _ = next(life.requests())
     for index in (first_request, len(life.moments) - 2):
         check_resume(world, candidate, life, index)
@@ -111,20 +126,6 @@ def test_resume_at_every_event_gives_the_same_bits(candidate: Any, world: Any, l
     for index in range(len(life.moments)):
         if not facts.relives(life.strategy) or index % 4 == 3:  # each of their restores lives the whole life again
             check_resume(world, candidate, life, index)
-
-
-def test_resume_again_and_again_gives_the_same_bits(
-    kit: Any, candidate: Any, world: Any, life: Any, thorough: bool
-) -> None:
-    if facts.relives(life.strategy):
-        pytest.skip("each restore lives the whole life again")
-    strategy, ledger = world.build(candidate), world.ledger()
-    for index, event in enumerate(world.stream.events):
-        step(strategy, event, ledger)
-        state = through_disk(strategy.state_dict())
-        strategy = world.build(candidate)
-        restore(strategy, state, ledger)
-        assert digest(strategy.state_dict()) == life.digests[index]
 
 
 def test_promises(candidate: Any, world: Any, life: Any) -> None:
@@ -197,9 +198,8 @@ def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, 
         assert (without == moment.digest) == exact_this_time(moment), moment.event.name
 
 
-@pytest.mark.parametrize("name", ["everything", "everything-task-aware"])
-def test_everything_deleted_and_learned_again(name: str, kit: Any, candidate: Any, home: str) -> None:
-    world = kit.world(candidate.place(name))
+def test_everything_deleted_and_learned_again(kit: Any, candidate: Any, home: str, everything: str) -> None:
+    world = kit.world(candidate.place(everything))
     strategy = world.build(candidate)
     if isinstance(strategy, Composed) and strategy.unlearner.needs_retained:
         with pytest.raises(ConfigError, match=r"nothing is left to retain\. Those that can: .*retrain"):
