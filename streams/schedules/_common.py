@@ -77,7 +77,7 @@ def _place(key: int | str, scope: Scope, names: Sequence[str], where: str) -> in
     if places:
         meanings = " or ".join(repr(names[place]) for place in places[:3])
         raise ConfigError(f"{where}: {key!r} could mean the {scope} {meanings}. Write the name in full, as text.")
-    near = difflib.get_close_matches(str(key), names, n=1)
+    near = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
         f"{where}: there is no {scope} called {key!r}. {hint}There are {len(names)}, {names[0]!r} to {names[-1]!r}"
