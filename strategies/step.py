@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome
+from strategies.parts.training.torch_settings import unchanged_torch
 from streams.events import DeletionRequest, Event, Experience
-from streams.ledger import Access, Ledger
+from streams.ledger import Access, Door, Ledger
 
 _NOTHING = np.array([], dtype=np.int64)
 
@@ -33,28 +35,35 @@ def step(strategy: Strategy, event: Event, ledger: Ledger) -> Step:
     """Let `event` happen: record it, open the door, let the strategy act, close the door.
 
     Raises:
-        LedgerError, AccessError: the strategy reached for what it may not read.
+        LedgerError, AccessError: the strategy reached for what it may not read, or declares another access than before.
+        IntegrityError: it changed torch's threads, determinism or default type; they are put back.
     """
+    access = ledger.held_to(strategy.access)
+    kept = None if access.retained in (0, "full") else strategy.stored_ids()
     if isinstance(event, Experience):
-        admitted = ledger.admit(event)
-        if not len(admitted.sample_ids):
+        event = ledger.admit(event)
+        if not len(event.sample_ids):
             return Step(Outcome(), 0, skipped=True)
-        door = ledger.door(strategy.access, admitted.sample_ids)
-        outcome = strategy.consolidate(admitted, door) if event.consolidates else strategy.learn(admitted, door)
+        door = ledger.door(access, event.sample_ids, kept=kept)
     else:
         ledger.delete(event)
-        door = ledger.door(strategy.access, _NOTHING, event.sample_ids)
-        outcome = strategy.forget(event, door)
-    door.close()
+        door = ledger.door(access, _NOTHING, event.sample_ids, kept)
+    with contextlib.closing(door), unchanged_torch():
+        outcome = _served(strategy, event, door)
     return Step(outcome, door.num_read)
+
+
+def _served(strategy: Strategy, event: Event, door: Door) -> Outcome:
+    if isinstance(event, DeletionRequest):
+        return strategy.forget(event, door)
+    return strategy.consolidate(event, door) if event.consolidates else strategy.learn(event, door)
 
 
 def restore(strategy: Strategy, state: State, ledger: Ledger) -> None:
     """Put a saved state back into a strategy; `ledger` must stand where it stood when the state was saved."""
     strategy.load_state_dict(state)
-    door = ledger.door(Access(retained="full"), _NOTHING)
-    strategy.restore(door)
-    door.close()
+    with contextlib.closing(ledger.door(Access(retained="full"), _NOTHING)) as door:
+        strategy.restore(door)
 
 
 def ledger_after(ledger: Ledger, events: tuple[Event, ...]) -> Ledger:

@@ -86,9 +86,10 @@ class Data:
 
         Views that are made of other views close with any of them (`lent`).
         """
-        self.ids = ids
+        self.ids = ids.view()
+        self.ids.flags.writeable = False
         self._lent = lent
-        self._rows = torch.from_numpy(ids).to(x.device)
+        self._rows = torch.tensor(ids, device=x.device)  # a copy, as nobody may write to ids
         self._x, self._y, self._task, self._images = x, y, task, images
         self._open = True
 

@@ -14,6 +14,13 @@ Reason = Literal["erase", "correct", "suppress"]
 Retention = Literal["permanent", "temporary"]
 
 
+def read_only(ids: np.ndarray) -> np.ndarray:
+    """Return a view of ids that cannot be written: all strategies of a run share them."""
+    view = ids.view()
+    view.flags.writeable = False
+    return view
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
     """What accuracy is reported for: the test samples of a task, a domain or a class.
@@ -27,6 +34,9 @@ class Unit:
     name: str
     classes: tuple[int, ...]
     test_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test_ids", read_only(self.test_ids))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +64,9 @@ class Experience:
     retention: Retention | None = None
     consolidates: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_ids", read_only(self.sample_ids))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
@@ -72,6 +85,10 @@ class Request:
     sample_ids: np.ndarray
     barred_ids: np.ndarray
     received: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_ids", read_only(self.sample_ids))
+        object.__setattr__(self, "barred_ids", read_only(self.barred_ids))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,12 +114,12 @@ class DeletionRequest:
     @property
     def sample_ids(self) -> np.ndarray:
         """Union of what the requests name, ascending."""
-        return np.unique(np.concatenate([r.sample_ids for r in self.requests]))
+        return read_only(np.unique(np.concatenate([r.sample_ids for r in self.requests])))
 
     @property
     def barred_ids(self) -> np.ndarray:
         """Union of what must never be learned from now on, ascending."""
-        return np.unique(np.concatenate([r.barred_ids for r in self.requests]))
+        return read_only(np.unique(np.concatenate([r.barred_ids for r in self.requests])))
 
     def keys_of(self, scope: Scope) -> tuple[int, ...]:
         """Return all keys that were named with one scope, ascending."""

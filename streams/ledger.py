@@ -67,6 +67,7 @@ class Ledger:
         self.life = np.zeros(len(source), dtype=np.int8)
         self.incarnation = np.zeros(len(source), dtype=np.int16)
         self._events: list[Event] = []
+        self._access: Access | None = None
 
     @property
     def live_ids(self) -> np.ndarray:
@@ -113,15 +114,34 @@ class Ledger:
         """Return what was learned so far, in order, without what has been deleted since."""
         return surviving(self._events)
 
-    def door(self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None) -> Door:
+    def held_to(self, declared: Access) -> Access:
+        """Return the access that this life is held to: what its strategy declared first.
+
+        Raises:
+            AccessError: it declares something else now.
+        """
+        if self._access is None:
+            self._access = declared
+        if declared != self._access:
+            raise AccessError(
+                f"The strategy declared '{self._access.label()}' when its life began and declares "
+                f"'{declared.label()}' now. What may be read is fixed for a life: let `access` depend on options alone."
+            )
+        return self._access
+
+    def door(
+        self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None, kept: np.ndarray | None = None
+    ) -> Door:
         """Open the door for one event.
 
         Args:
             access: what the strategy declares.
             own: ids of the experience being learned (free to read); empty for a forget event.
             to_forget: ids of the request being served.
+            kept: ids in the strategy's buffer as the event begins: with access to a buffer no other earlier ones can
+                be read. None does not look.
         """
-        return Door(self, access, own, to_forget)
+        return Door(self, access, own, to_forget, kept)
 
     def lend(self, ids: np.ndarray) -> Data:
         """Return a view of rows without asking any question: for the door, and for evaluation outside of it."""
@@ -131,13 +151,25 @@ class Ledger:
 class Door:
     """What a strategy can read during one event. Everything it lends closes with the event."""
 
-    def __init__(self, ledger: Ledger, access: Access, own: np.ndarray, to_forget: np.ndarray | None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        access: Access,
+        own: np.ndarray,
+        to_forget: np.ndarray | None,
+        kept: np.ndarray | None = None,
+    ) -> None:
         """See `Ledger.door`."""
         self._ledger, self._access, self._to_forget = ledger, access, to_forget
         self._lent: list[Data] = []
         self._own = np.zeros(len(ledger.life), dtype=bool)
         self._own[own] = True
+        self._buffer: np.ndarray | None = None
+        if kept is not None and access.retained != "full":
+            self._buffer = np.zeros(len(ledger.life), dtype=bool)
+            self._buffer[kept] = True
         self._read = np.zeros(len(ledger.life), dtype=bool)
+        self._open = True
 
     @property
     def num_read(self) -> int:
@@ -148,20 +180,29 @@ class Door:
         """Lend learned samples.
 
         Raises:
-            LedgerError: one of them is deleted or was never learned.
-            AccessError: more earlier samples than the strategy declares to read.
+            LedgerError: one of them is deleted or was never learned, or the event is over.
+            AccessError: more earlier samples than the strategy declares to read, or some that are not in its buffer.
         """
+        self._check()
         dead = ids[self._ledger.life[ids] != Life.LEARNED]
         if len(dead):
             state = Life(self._ledger.life[dead[0]]).name.lower()
             raise LedgerError(f"Sample {dead[0]} is {state}; {len(dead)} of the {len(ids)} asked for cannot be read.")
         self._read[ids] = True
         if self._access.retained != "full":
-            earlier = int((self._read & ~self._own).sum())
-            if earlier > self._access.retained:
+            earlier = self._read & ~self._own
+            count = int(earlier.sum())
+            if count > self._access.retained:
                 raise AccessError(
-                    f"The strategy declares '{self._access.label()}' but reads {earlier} earlier samples. "
+                    f"The strategy declares '{self._access.label()}' but reads {count} earlier samples. "
                     f"Declare the access it needs, or read less."
+                )
+            if self._buffer is not None and bool((earlier & ~self._buffer).any()):
+                strange = np.flatnonzero(earlier & ~self._buffer)
+                raise AccessError(
+                    f"The strategy declares '{self._access.label()}' but reads {len(strange)} earlier samples that "
+                    f"were not in its buffer as the event began, such as sample {strange[0]}. Read what `stored_ids` "
+                    f"names, or declare full access."
                 )
         return self._lend(ids)
 
@@ -178,7 +219,9 @@ class Door:
 
         Raises:
             AccessError: the strategy does not declare it, or no request is being served.
+            LedgerError: the event is over.
         """
+        self._check()
         if self._to_forget is None or not self._access.forget_set:
             raise AccessError(
                 f"The forget set is not open: the strategy declares '{self._access.label()}'"
@@ -193,15 +236,22 @@ class Door:
 
         Raises:
             AccessError: the strategy does not declare full access.
+            LedgerError: the event is over.
         """
+        self._check()
         if self._access.retained != "full":
             raise AccessError(f"The strategy declares '{self._access.label()}'; learning again needs 'retain: full'.")
         return self._ledger.history()
 
     def close(self) -> None:
-        """End the event: every view that was lent stops working."""
+        """End the event: the door, and every view that was lent, stops working."""
+        self._open = False
         for data in self._lent:
             data.close()
+
+    def _check(self) -> None:
+        if not self._open:
+            raise LedgerError("This door was opened for one event, and the event is over. Read through the new door.")
 
     def _lend(self, ids: np.ndarray) -> Data:
         data = self._ledger.lend(ids)

@@ -11,7 +11,7 @@ import numpy as np
 from streams.errors import StreamError
 from streams.events import DeletionRequest, Event, Experience, Reason, Request, Retention, Scope, Unit
 from streams.ledger import Life
-from streams.names import names_of
+from streams.names import names_of, shown
 from streams.randomness import Key
 from streams.source import Source, copy_groups
 from streams.stream import Stream
@@ -290,12 +290,11 @@ def _request(line: _Timeline, spec: RequestSpec, key: Key) -> Request:
     if not len(live):
         state = "already deleted" if (line.life[members] == Life.DELETED).any() else "never learned"
         names = names_of(spec.scope, line.plan.source, line.plan.units)
-        plain = {f"{spec.scope}-{k}" for k in keys} | set(map(str, keys))
-        called = [f"{k} ({names[k]})" if 0 <= k < len(names) and names[k] not in plain else str(k) for k in keys]
+        called = [shown(spec.scope, k, names[k]) if 0 <= k < len(names) else str(k) for k in keys]
         raise StreamError(
             f"A request names {spec.scope} {', '.join(called)} after {line.num_learned} experiences: "
             f"its data is {state} at that moment. Place the request later, or name another {spec.scope} "
-            f"(there are 0 to {len(names) - 1})."
+            f"(there are {names[0]} to {names[-1]})."
         )
     return _covering(line, spec.scope, keys, line.num_learned)
 

@@ -57,7 +57,7 @@ class Readout(Audit):
     def _features(self, strategy: Strategy, model: FlatModel | None, batch: Batch) -> torch.Tensor | None:
         """Return the features ``[B, F]`` of the bare model, without a guard, or None where there is no single space."""
         if model is None:
-            return strategy.features(batch)
+            return strategy.features(self.setting.objective.asked(batch))
         model.train(False)
         return self.setting.objective.features(model, batch)
 

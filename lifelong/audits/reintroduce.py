@@ -124,7 +124,7 @@ class Reintroduce(TextAudit):
         hits, likely = [], []
         for part in x.split(self.samples.size):
             batch = self.made(part)
-            outputs = strategy.predict(batch)
+            outputs = strategy.predict(self.setting.objective.asked(batch))
             hits.append(self.setting.objective.scores(outputs, batch))
             likely.append(self.likely(outputs, batch))
         return float(torch.cat(hits).mean()), float(torch.cat(likely).mean())

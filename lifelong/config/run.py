@@ -167,7 +167,7 @@ class RunConfig(Config):
     """What stays on disk."""
     device: str = "cpu"
     """cpu, or cuda where there is one."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=256)
     """Torch threads; results are repeatable to the bit for a fixed number of threads."""
     deterministic: bool = True
     """Whether torch must use deterministic algorithms (needed for exact resume on a GPU)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from lifelong.formulas.membership import entropies, modified_entropies
 from strategies.base import Strategy
 from strategies.objectives._base import Objective
 from strategies.parts.training.out_of_memory import memory_errors
+from strategies.parts.training.torch_settings import unchanged_torch
 from streams.data import Batch
 from streams.source import Source
 
@@ -51,7 +53,8 @@ class Evaluator:
         """Return scores and losses of every sample, and details where `event` is one that is measured in detail."""
         detailed = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
         size, first = self._samples.size, self._batches[0]
-        with memory_errors("evaluation.batch_size", size, lambda n: strategy.predict(first.part(0, n))):
+        alone = memory_errors("evaluation.batch_size", size, lambda n: self._predict(strategy, first.part(0, n)))
+        with unchanged_torch(), alone:
             return self._evaluate(strategy, event if detailed else None)
 
     def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
@@ -59,7 +62,7 @@ class Evaluator:
         scores, losses = [], []
         certainties: list[tuple[torch.Tensor, ...]] = []
         for batch in self._batches:
-            outputs = strategy.predict(batch)
+            outputs = self._predict(strategy, batch)
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
@@ -76,17 +79,21 @@ class Evaluator:
             self._findings(strategy, event),
         )
 
+    def _predict(self, strategy: Strategy, batch: Batch) -> torch.Tensor:
+        """Return a strategy's outputs; it is told neither whose the inputs are nor what they should give."""
+        return strategy.predict(self._objective.asked(batch))
+
     def _records(self, strategy: Strategy, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the objective's measurements say of the samples at `positions`."""
         measurements = self._objective.measurements()
         if not measurements or not len(positions):
             return {}
-        batches = self._samples.batches(positions)
+        batches, predict = self._samples.batches(positions), partial(self._predict, strategy)
         records: dict[str, np.ndarray] = {}
         for measurement in measurements:
-            parts = [measurement.records(strategy.predict, batch) for batch in batches]
+            parts = [measurement.records(predict, batch) for batch in batches]
             records |= {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            held_out = measurement.held_out(strategy.predict, batches[0], self._samples.size)
+            held_out = measurement.held_out(predict, batches[0], self._samples.size)
             records |= {f"holdout_{name}": values for name, values in held_out.items()}
         if self._plan.tests_are_non_members:
             records["unseen"] = self._unseen[positions]
@@ -96,13 +103,13 @@ class Evaluator:
         """Return the distributions ``[len(positions), K]`` that a strategy predicts, or None where there are none."""
         batches = self._samples.batches(positions)
         with torch.inference_mode():
-            return _optional([self._objective.probabilities(strategy.predict(b), b) for b in batches])
+            return _optional([self._objective.probabilities(self._predict(strategy, b), b) for b in batches])
 
     def margins(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
         """Return the log odds of the labels ``[len(positions)]``, or None where no class is predicted."""
         batches = self._samples.batches(positions)
         with torch.inference_mode():
-            return _optional([self._objective.margins(strategy.predict(b), b) for b in batches])
+            return _optional([self._objective.margins(self._predict(strategy, b), b) for b in batches])
 
     def looks_at(self, event: int) -> bytes:
         """Return what decides, beside the strategy, the details of `event`: for the keys of caches."""
@@ -124,7 +131,8 @@ class Evaluator:
         self, strategy: Strategy, positions: np.ndarray, certainties: list[tuple[torch.Tensor, ...]]
     ) -> Details:
         with torch.inference_mode():
-            features = _optional([strategy.features(b) for b in self._samples.batches(positions)])
+            asked = [self._objective.asked(b) for b in self._samples.batches(positions)]
+            features = _optional([strategy.features(b) for b in asked])
         certainty = (
             Certainty(*(_array(list(parts)) for parts in zip(*certainties, strict=True))) if certainties else None
         )

@@ -86,7 +86,7 @@ class Life:
             self._watch.end()
 
     def _play(self) -> Access:
-        """Live through the events that are left; return what the strategy was allowed to read."""
+        """Live through the events that are left; return the access that the strategy was held to."""
         stream, plan = self._p.stream, self._p.plan
         objective = self._p.setting.objective
         measure = Measure(
@@ -99,6 +99,7 @@ class Life:
         )
         strategy = self._p.strategies.build(self._name)
         ledger = Ledger(stream.source, stream.task_of, self._p.config.device)
+        access = ledger.held_to(strategy.access)
         first = self._restore(strategy, ledger, measure)
         self._watch.begin(self._info, first)
         if self._prefix is not None and self._prefix.state is not None and not first:
@@ -130,7 +131,7 @@ class Life:
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             self._record.save(Checkpoint(index, state), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
-        return strategy.access
+        return access
 
     def _record_prefix(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""

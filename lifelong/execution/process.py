@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lifelong.config.run import RunConfig
+from strategies.parts.training.torch_settings import put_settings, shared_settings
 from streams.errors import BusyError
 
 
@@ -27,13 +28,10 @@ def lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_settings(config: RunConfig) -> Iterator[None]:
-    """Set threads and determinism for the run, and put them back."""
-    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(config.threads)
-    # The same as `use_deterministic_algorithms`, which as of torch 2.13 also imports the compiler, for a second.
-    torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
+    """Set threads, determinism and the type of new tensors for the run, and put them back."""
+    before = shared_settings()
+    put_settings((config.threads, 2 if config.deterministic else 0, torch.float32))
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(deterministic)
+        put_settings(before)

@@ -65,7 +65,8 @@ class Requester:
     def _sureness(self, strategy: Strategy, constituent: int, ids: np.ndarray) -> np.ndarray:
         objective, parts = self._setting.objective, []
         for batch in objective.batches(self._ledger.lend(ids), _BATCH):
-            losses = torch.stack([objective.losses(o, batch) for o in strategy.constituents(batch)])
+            outputs = strategy.constituents(objective.asked(batch))
+            losses = torch.stack([objective.losses(o, batch) for o in outputs])
             if constituent >= len(losses):
                 raise StreamError(
                     f"schedule.constituent: {constituent} is past the last of {len(losses)} that are published."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,10 @@ from lifelong.config.run import (
 from lifelong.study.seeds import Seeds, all_seeds
 from streams.config import Config, parse
 from streams.errors import ConfigError, closest
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+MOST_RUNS = 10_000
+"""Grid points times seeds that a study may have: laying out more takes minutes before anything is said of them."""
 
 
 class Quantity(Config):
@@ -140,7 +145,7 @@ class Size(Config):
     """Seeds; null takes the study's."""
     set: dict[str, Any] = {}
     """Values of configuration keys, on top of the study's."""
-    grid: dict[str, tuple[Any, ...]] | None = None
+    grid: dict[str, Values] | None = None
     """Another grid; null takes the study's."""
 
 
@@ -153,11 +158,11 @@ class StudyConfig(Config):
     """What the study is to show, in one or two sentences."""
     source: str = "ours"
     """Where the claim comes from."""
-    base: str | dict[str, Any] = "quickstart"
+    base: str | dict[str, Any]
     """A ready scenario, a file (relative to the study file), or a configuration written out."""
     set: dict[str, Any] = {}
     """Values of configuration keys that all runs have in common, as in {training.epochs: 5}."""
-    grid: dict[str, tuple[Any, ...]] = {}
+    grid: dict[str, Values] = {}
     """Values to try for configuration keys, every one with every other."""
     strategies: dict[str, StrategyConfig] | None = None
     """Strategies; null takes those of the base."""
@@ -244,9 +249,10 @@ def lay_out(study: StudyConfig) -> list[Cell]:
     """Return one cell for every combination of grid values and seeds.
 
     Raises:
-        ConfigError: a key does not exist, or two cells are the same run.
+        ConfigError: a key does not exist, two cells are the same run, or there are more than `MOST_RUNS`.
     """
     assert isinstance(study.base, dict)
+    _check_number(study)
     base = study.base | {"name": study.name}
     if study.strategies is not None:
         base["strategies"] = {
@@ -274,6 +280,18 @@ def lay_out(study: StudyConfig) -> list[Cell]:
             run_by_identity[identity] = run_name
             cells.append(Cell(values, seed, config, resolved))
     return cells
+
+
+def _check_number(study: StudyConfig) -> None:
+    """Count the cells before any is made."""
+    factors = {key: len(values) for key, values in study.grid.items()} | {"seeds": len(all_seeds(study.seeds))}
+    number = math.prod(factors.values())
+    if number > MOST_RUNS:
+        counted = ", ".join(f"{key}: {count:,}" for key, count in factors.items())
+        raise ConfigError(
+            f"study {study.name!r}: {number:,} runs are more than the {MOST_RUNS:,} that a study may have ({counted}). "
+            f"Take values out of the grid, or seeds, or make several studies of it."
+        )
 
 
 def _changed(data: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:

@@ -157,7 +157,8 @@ class AmnesiacHAT(Strategy):
     @property
     @override
     def access(self) -> Access:
-        return Access(retained=self._config.memory * max(1, len(self._setting.units), len(self._tasks)))
+        """The memories of as many tasks as there are units; where experiences are more, a part of each memory."""
+        return Access(retained=self._config.memory * max(1, len(self._setting.units)))
 
     @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
@@ -298,7 +299,8 @@ class AmnesiacHAT(Strategy):
 
     def draws(self, tasks: list[_Task], steps: int, key: Key, door: Door) -> Draws:
         """Return what to take from the memories of some tasks at each of `steps` steps."""
-        ids = np.unique(np.concatenate([t.memory for t in tasks]))
+        share = max(1, int(self.access.retained) // len(self._tasks))
+        ids = np.unique(np.concatenate([keep_uniform(t.memory, share, key / t.name / "share") for t in tasks]))
         size = min(self._setting.training.batch_size, len(ids))
         positions = torch.from_numpy(draw_positions(ids, size * steps, key)).view(steps, size)
         return Draws(door.fetch(ids), positions.to(self._model.parameters.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
@@ -34,6 +35,8 @@ class Rehearsal(Plugin):
         super().__init__(config, setting)
         self._memory = Exemplars(config.memory, config.policy, setting.key / self.name / "priority")
         self._draws: Draws | None = None
+        self._is_balanced = config.policy == "class-balanced"
+        self._counted = np.zeros(setting.num_samples, dtype=bool)  # whose class had a say in what else is kept
 
     @property
     @override
@@ -50,6 +53,8 @@ class Rehearsal(Plugin):
     def end(self, lesson: Lesson) -> Outcome:
         self._draws = None
         self._memory.compete(lesson.data)
+        if self._is_balanced:
+            self._counted[lesson.data.ids] = True
         return Outcome()
 
     @override
@@ -59,7 +64,7 @@ class Rehearsal(Plugin):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {"memory": self._memory.holds(ids)}
+        return {"memory": self._memory.holds(ids), "balance": ids[self._counted[ids]]}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -67,8 +72,11 @@ class Rehearsal(Plugin):
 
     @override
     def state_dict(self) -> State:
-        return self._memory.state_dict()
+        balance = {"counted": torch.from_numpy(self._counted.copy())} if self._is_balanced else {}
+        return self._memory.state_dict() | balance
 
     @override
     def load_state_dict(self, state: State) -> None:
         self._memory.load_state_dict(state)
+        if self._is_balanced:
+            self._counted = state["counted"].numpy().copy()

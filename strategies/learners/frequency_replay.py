@@ -75,6 +75,7 @@ class FrequencyReplay(Plugin):
         self._experiences = 0
         self._ids: list[np.ndarray] = [np.array([], dtype=np.int64)] * num_classes
         self._present = np.array([], dtype=np.int64)
+        self._counted = np.zeros(setting.num_samples, dtype=bool)  # whose class had a say in what is kept
         self._replayed: list[int] = []
 
     @property
@@ -102,6 +103,7 @@ class FrequencyReplay(Plugin):
         labels = lesson.data.targets().cpu().numpy().astype(np.int64)
         for c in self._present:
             self._renew(int(c), lesson.data.ids[labels == c], lesson.key / "frequency-replay" / int(c))
+        self._counted[lesson.data.ids] = True
         self._experiences += 1
         self._occurrences[self._present] += 1
         self._occurrences[self._replayed] += 1
@@ -118,7 +120,7 @@ class FrequencyReplay(Plugin):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {"memory": ids[np.isin(ids, self.stored_ids())]}
+        return {"memory": ids[np.isin(ids, self.stored_ids())], "counts": ids[self._counted[ids]]}
 
     @override
     def stored_ids(self) -> np.ndarray:
@@ -130,12 +132,14 @@ class FrequencyReplay(Plugin):
             "occurrences": torch.from_numpy(self._occurrences.copy()),
             "experiences": self._experiences,
             "ids": [torch.from_numpy(i.copy()) for i in self._ids],
+            "counted": torch.from_numpy(self._counted.copy()),
         }
 
     @override
     def load_state_dict(self, state: State) -> None:
         self._occurrences, self._experiences = state["occurrences"].numpy().copy(), state["experiences"]
         self._ids = [i.numpy().copy() for i in state["ids"]]
+        self._counted = state["counted"].numpy().copy()
 
     def _random_classes(self, key: Key) -> list[int]:
         candidates = [c for c, ids in enumerate(self._ids) if len(ids) and c not in self._present]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -116,6 +116,16 @@ class Objective(ABC):
             key: shuffles them and names what is drawn; None takes them in order, with the draws of evaluation.
         """
         return [self.drawn(batch, EVALUATION if key is None else key) for batch in data.batches(size, key)]
+
+    def asked(self, batch: Batch) -> Batch:
+        """Return a batch as a strategy gets it to predict: ids are -1, and targets -1 or NaN.
+
+        Losses and scores are computed outside of the strategy, on the batch itself. What a model needs as its input
+        stays: `x` (of text with its answer, which losses of tokens need), `task`, `extra`. An objective whose models
+        are told the target overrides this.
+        """
+        unknown = float("nan") if batch.y.is_floating_point() else -1
+        return replace(batch, ids=torch.full_like(batch.ids, -1), y=torch.full_like(batch.y, unknown))
 
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs ``[B, num_outputs]`` for a batch that was `drawn`."""

@@ -108,7 +108,7 @@ class Relabel(Hooks):
         device = candidates.device
         self._is_forget = members(forget_set.ids, num_samples, device)
         self._labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
-        self._rows = torch.from_numpy(forget_set.ids).to(device)
+        self._rows = torch.tensor(forget_set.ids).to(device)
         self._round = -1
         self.steps_per_epoch = 1
         self._step = 0

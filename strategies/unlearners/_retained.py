@@ -138,5 +138,5 @@ def live_classes(data: Data, num_classes: int) -> torch.Tensor:
 def members(ids: np.ndarray, num_samples: int, device: torch.device) -> torch.Tensor:
     """Return a bool column ``[N]``: whether a sample is one of `ids`."""
     is_member = torch.zeros(num_samples, dtype=torch.bool)
-    is_member[torch.from_numpy(ids)] = True
+    is_member[torch.tensor(ids)] = True
     return is_member.to(device)

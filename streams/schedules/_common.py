@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import Reason, Scope
-from streams.names import names_of
+from streams.names import names_of, number_in
 from streams.plan import Plan, RequestSpec
 
 
@@ -42,7 +42,10 @@ class DrawnConfig(BaseConfig):
 
 
 def numbered(plan: Plan, scope: Scope, keys: Sequence[int | str], where: str) -> tuple[int, ...]:
-    """Return keys as numbers; text among them is the name of a class, a task or a user.
+    """Return the places of the classes, tasks or users that keys name; samples are their own numbers.
+
+    Text is a name. A number is the one that stands in a name (`3`, `user-3`); only where a name has none it may also be
+    a place, from 0.
 
     Args:
         plan: what is learned.
@@ -51,20 +54,32 @@ def numbered(plan: Plan, scope: Scope, keys: Sequence[int | str], where: str) ->
         where: the key or line to name in an error.
 
     Raises:
-        ConfigError: nothing has that name, or a number is a name that is not written as text.
+        ConfigError: nothing is called so, or a key could mean two things.
     """
-    names = names_of(scope, plan.source, plan.units)
-    numbers = {name: number for number, name in enumerate(names)}
+    if scope != "sample":
+        names = names_of(scope, plan.source, plan.units)
+        return tuple(_place(key, scope, names, where) for key in keys)
     for key in keys:
-        if isinstance(key, int) and key >= len(names) and str(key) in numbers:
-            raise ConfigError(f"{where}: {key} is the name of a {scope}, not its number. Names are text: '{key}'.")
-        if isinstance(key, str) and key not in numbers:
-            if not names:
-                raise ConfigError(f"{where}: {key!r} is not valid: samples have no names. Give their numbers.")
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"{where}: there is no {scope} called {key!r}. {hint}There are {len(names)}, {names[0]!r} to "
-                f"{names[-1]!r}."
-            )
-    return tuple(numbers[key] if isinstance(key, str) else key for key in keys)
+        if isinstance(key, str):
+            raise ConfigError(f"{where}: {key!r} is not valid: samples have no names. Give their numbers.")
+    return tuple(int(key) for key in keys)
+
+
+def _place(key: int | str, scope: Scope, names: Sequence[str], where: str) -> int:
+    """Return the place among `names` that a key means."""
+    numbers = [number_in(name) for name in names]
+    places = [place for place, name in enumerate(names) if key in (name, numbers[place])]
+    by_place = isinstance(key, int) and None in numbers
+    if isinstance(key, int) and by_place and 0 <= key < len(names) and key not in places:
+        places.append(key)
+    if len(places) == 1:
+        return places[0]
+    if places:
+        meanings = " or ".join(repr(names[place]) for place in places[:3])
+        raise ConfigError(f"{where}: {key!r} could mean the {scope} {meanings}. Write the name in full, as text.")
+    near = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"{where}: there is no {scope} called {key!r}. {hint}There are {len(names)}, {names[0]!r} to {names[-1]!r}"
+        + (f"; by number 0 to {len(names) - 1}." if by_place else ".")
+    )

@@ -20,8 +20,9 @@ class ListedRequest(BaseConfig):
     scope: Scope
     """What the keys name."""
     keys: tuple[int | str, ...] | None = None
-    """Sample ids, class ids, task numbers or user ids, or, as text, names of classes, tasks or users; null draws
-    `count` of them from what is live."""
+    """Numbers of samples, or names of classes, tasks or users, as the data calls them: text, or the number that is in
+    a name (3 is the class `3`, 10 the user `user-10`). Where names have no numbers, a number is a place in their order,
+    from 0. Null draws `count` of them from what is live."""
     count: int = Field(1, ge=1)
     """How many to draw when `keys` is null."""
     reason: Reason = "erase"

@@ -8,12 +8,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from streams.errors import DataError, closest
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+_SIXTEEN_BITS = ("PNG", "PPM")  # what these formats open as whole numbers goes up to 65,535
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -101,6 +106,10 @@ def read_csv(path: Path) -> Table:
             raise DataError(f"{path}, line {line}: has {len(row)} values; the header has {len(header)} columns.")
     lines = np.array([line for line, _ in body])
     columns = {name: [row[i].strip() for _, row in body] for i, name in enumerate(header)}
+    for name in set(columns) & {"label", "target", "user", "split"}:
+        for line, cell in zip(lines, columns[name], strict=True):
+            if not cell:
+                raise DataError(f"{path}, line {line}, column {name!r}: is empty. Fill it in, or remove the line.")
     features = [name for name in header if name not in ("label", "target", "user", "split")]
     return Table(
         path,
@@ -179,15 +188,31 @@ def _class_files(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _image(path: Path, size: int, grayscale: bool) -> np.ndarray:
-    """Return uint8 ``[size, size, C]``."""
+    """Return uint8 ``[size, size, C]``, or float32 from 0 to 255 of an image with 16 bits."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
+                return _deep(image, size, 1 if grayscale else 3)
+            if image.mode in ("I", "F"):
+                raise DataError(
+                    f"{path}: its pixels are {'whole' if image.mode == 'I' else 'real'} numbers of 32 bits, of which "
+                    f"nobody says which is white. Save it with 8 or 16 bits, or use an .npz file."
+                )
             pixels = np.asarray(image.convert("L" if grayscale else "RGB").resize((size, size)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: is not an image that can be read ({error}). Replace or remove it.") from error
     return pixels[:, :, None] if grayscale else pixels
+
+
+def _deep(image: Picture, size: int, channels: int) -> np.ndarray:
+    """Return an image of 16 bits as float32 ``[size, size, channels]`` from 0 to 255: converted, it would be white."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float32) / 257.0
+    resized = np.asarray(Image.fromarray(values).resize((size, size))).clip(0, 255)
+    return np.repeat(resized[:, :, None], channels, axis=2)
 
 
 def _finite(path: Path, x: np.ndarray) -> torch.Tensor:

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, DataError
+from streams.names import naturally
 from streams.randomness import Key
 from streams.source import Source, dirichlet_users, split_by_hash
 from streams.sources._files import Table, read_csv, read_folder, read_npz
@@ -105,7 +106,7 @@ def _read(config: Config) -> Table:
 
 
 def _classes(table: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return class ids and names, in ascending order: of numbers as numbers, of text as text."""
+    """Return class ids and names, in ascending order; numbers in text count as numbers (`class-10` after `class-9`)."""
     y = table.y
     if y.dtype.kind == "f":
         whole = np.isfinite(y) & (y == np.floor(y))
@@ -113,10 +114,20 @@ def _classes(table: Table) -> tuple[np.ndarray, tuple[str, ...]]:
             wrong = int(np.flatnonzero(~whole)[0])
             raise DataError(f"{table.where(wrong)}: {y[wrong]} is no class. Did you mean `target: regression`?")
         y = y.astype(np.int64)
-    names, class_ids = np.unique(y, return_inverse=True)
+    names, class_ids = _named(y)
     if len(names) < 2:
         raise DataError(f"{table.path}: every sample is of class {names[0]}; there is nothing to tell apart.")
-    return class_ids.astype(np.int64), tuple(str(n) for n in names)
+    return class_ids, names
+
+
+def _named(column: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names in a column, and int64 ``[N]`` places in them; numbers count as numbers, also within text."""
+    values, places = np.unique(column, return_inverse=True)
+    names = [str(value) for value in values]
+    order = list(range(len(names)))
+    if column.dtype.kind == "U":
+        order.sort(key=lambda i: naturally(names[i]))
+    return tuple(names[i] for i in order), np.argsort(order)[places].astype(np.int64)
 
 
 def _strata(table: Table, strata: int) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...]]:
@@ -137,8 +148,8 @@ def _strata(table: Table, strata: int) -> tuple[torch.Tensor, np.ndarray, tuple[
 def _users(config: Config, table: Table, class_ids: np.ndarray, key: Key) -> tuple[np.ndarray, tuple[str, ...], str]:
     """Return user ids, user names and where they come from."""
     if table.user is not None:
-        names, ids = np.unique(table.user, return_inverse=True)
-        return ids.astype(np.int64), tuple(str(n) for n in names), "as given"
+        names, ids = _named(table.user)
+        return ids, names, "as given"
     ids = dirichlet_users(class_ids, config.users, config.alpha, key / "users")
     origin = f"assigned by a seeded Dirichlet({config.alpha:g}) over {config.users} users, per class"
     return ids, tuple(f"user-{u}" for u in range(config.users)), origin

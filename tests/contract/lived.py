@@ -74,12 +74,17 @@ def begin(world: World, candidate: Candidate, declared: Access | None = None, se
     return Lived(strategy, world.ledger(declared), digest(strategy.state_dict()))
 
 
-def end_of(world: World, candidate: Candidate, events: Iterable[Event]) -> str:
-    """Let events happen unwatched, and return the digest of the state that is left."""
+def state_after(world: World, candidate: Candidate, events: Iterable[Event]) -> State:
+    """Let events happen unwatched, and return the state that is left."""
     strategy, ledger = world.build(candidate), world.ledger()
     for event in events:
         step(strategy, event, ledger)
-    return digest(strategy.state_dict())
+    return strategy.state_dict()
+
+
+def end_of(world: World, candidate: Candidate, events: Iterable[Event]) -> str:
+    """The digest of the state that is left."""
+    return digest(state_after(world, candidate, events))
 
 
 _LIVES: dict[tuple[str, str], Lived] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 import torch
 from contract import facts
 from contract.candidates import Candidate
-from contract.lived import Lived, Moment, generators
+from contract.lived import Lived, Moment, begin, generators, go_on, state_after
 from contract.worlds import World
 
 from strategies.composed import Composed
@@ -73,6 +73,26 @@ def through_disk(state: Any) -> Any:
 def holds_own(moment: Moment) -> bool:
     """Whether the state still derives from any of what this request names."""
     return any(np.isin(moment.event.sample_ids, ids).any() for ids in moment.held.values())
+
+
+def unnamed(moving: World, candidate: Candidate) -> set[str]:
+    """Parts of a state that took something from a request's samples, and of which `holds` names none of these.
+
+    Two lives are held against each other, in which these samples hold something else. Weights stand still, so that what
+    differs was taken from the samples themselves, and not from weights. Tensors of any type count, and plain values.
+    """
+    training = moving.setting.training.model_copy(update={"lr": 0.0})
+    world = replace(moving, setting=replace(moving.setting, training=training))
+    parts: set[str] = set()
+    for index, moment in go_on(begin(world, candidate), world.stream.events).requests():
+        other = world.altered(moment.event.sample_ids)
+        state = state_after(other, candidate, other.stream.events[: index + 1])
+        assert digest(state["model"]) == digest(moment.state["model"]), "weights moved"
+        plugins = moment.state.get("plugins", {})
+        differing = {name for name in plugins if digest(plugins[name]) != digest(state["plugins"][name])}
+        held = [c for c, ids in moment.held.items() if np.isin(moment.event.sample_ids, ids).any()]
+        parts |= {name for name in differing if not any(c.startswith(f"{name}.") for c in held)}
+    return parts
 
 
 def plain(value: Any) -> bool:
@@ -215,6 +235,8 @@ def predicting_changes_nothing(case: Case) -> None:
     second = case.life.strategy.predict(data.all())
     assert (first.shape[0], first.shape[-1]) == (len(data), case.world.setting.objective.num_outputs)
     assert torch.equal(first, second)
+    asked = case.life.strategy.predict(case.world.setting.objective.asked(data.all()))
+    assert torch.equal(first, asked), "who gave the samples and what they are labelled has no say in predictions"
     assert not first.requires_grad
     assert features is None or len(features) == len(data)
     assert digest(case.life.strategy.state_dict()) == case.life.digests[-1]

@@ -173,6 +173,14 @@ def test_deleted_data_interferes_exactly_if_not_claimed_otherwise(
         assert same == (exact_this_time(moment) or not promises.holds_own(moment)), moment.event.name
 
 
+def test_what_is_kept_of_samples_is_named(kit: Any, half: Any, place: str) -> None:
+    if half.config.isolated is not None or half.config.unlearner.name != "none":
+        pytest.skip("learners keep things; unlearners do not, and may take them away again")
+    if half.name == "refresh+none":
+        pytest.skip("it is refused where weights stand still")
+    assert promises.unnamed(kit.world(place), half) == set(), "holds does not name what is there"
+
+
 def exact_this_time(moment: Any) -> bool:
     return moment.outcome.exactness == "bits"
 

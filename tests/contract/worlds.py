@@ -56,7 +56,7 @@ class World:
 
     def altered(self, ids: np.ndarray) -> World:
         """The same life of the same ids, but what these rows hold is something else altogether."""
-        source, draw = self.stream.source, np.random.default_rng(7)
+        source, draw, ids = self.stream.source, np.random.default_rng(7), ids.copy()  # torch warns of what is read-only
         x, y = source.x.clone(), source.y.clone()
         if x.is_floating_point():
             x[ids] = torch.from_numpy(draw.normal(size=x[ids].shape).astype(np.float32))
@@ -81,16 +81,25 @@ class SpyLedger(Ledger):
         self.declared = declared
         self.doors: list[SpyDoor] = []
 
-    def door(self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None) -> SpyDoor:
-        self.doors.append(SpyDoor(self, self.declared or access, own, to_forget))
+    def door(
+        self, access: Access, own: np.ndarray, to_forget: np.ndarray | None = None, kept: np.ndarray | None = None
+    ) -> SpyDoor:
+        self.doors.append(SpyDoor(self, self.declared or access, own, to_forget, kept))
         return self.doors[-1]
 
 
 class SpyDoor(Door):
     """A door that remembers what was lent, and in which state each sample was at that moment."""
 
-    def __init__(self, ledger: SpyLedger, access: Access, own: np.ndarray, to_forget: np.ndarray | None) -> None:
-        super().__init__(ledger, access, own, to_forget)
+    def __init__(
+        self,
+        ledger: SpyLedger,
+        access: Access,
+        own: np.ndarray,
+        to_forget: np.ndarray | None,
+        kept: np.ndarray | None,
+    ) -> None:
+        super().__init__(ledger, access, own, to_forget, kept)
         self.ledger, self.access, self.own = ledger, access, own
         self.lent: list[Data] = []
         self.fetched: list[np.ndarray] = []

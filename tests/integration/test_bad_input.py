@@ -106,9 +106,12 @@ def requests(*wanted: str) -> str:
             [requests("after: 2, scope: class, keys: [9]")],
             "names class 9 after 2 experiences: its data is never learned",
         ),
-        ([requests("after: 2, scope: class, keys: [99]")], "(there are 0 to 9)"),
+        ([requests("after: 2, scope: class, keys: [99]")], "there is no class called 99. There are 10, '0' to '9'."),
         ([requests("after: 1, scope: task, keys: [2]")], "names task 2 after 1 experiences: its data is never learned"),
-        ([requests("after: 1, scope: task, keys: [7]")], "A request names task 7; there are 0 to 2."),
+        (
+            [requests("after: 1, scope: task, keys: [7]")],
+            "there is no task called 7. There are 3, 'task-0' to 'task-2'.",
+        ),
         (
             [requests("after: 2, scope: class, keys: [1]", "after: 3, scope: class, keys: [1]")],
             "names class 1 after 3 experiences: its data is already deleted",

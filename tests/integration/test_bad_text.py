@@ -85,8 +85,8 @@ def test_rows_longer_than_the_context(call: Call) -> None:
 def test_a_person_who_does_not_exist(call: Call) -> None:
     schedule = "schedule={name: explicit, requests: [{after: 1, scope: user, keys: [7]}]}"
     message = refused(call, "people.yaml", schedule)
-    assert "A request names user 7 after 1 experiences" in message
-    assert "(there are 0 to 3)" in message
+    assert "schedule.requests.0.keys: there is no user called 7. There are " in message
+    assert "by number 0 to 3." in message
 
 
 def test_audits_of_text_without_text(call: Call) -> None:

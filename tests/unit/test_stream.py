@@ -78,7 +78,7 @@ def test_errors_say_what_is_wrong(tools: Any) -> None:
         ((one, RequestSpec("sample", (6,)), two), "sample 6, which is a test sample"),
         ((one, RequestSpec("sample", (99,)), two), "sample 99; 'toy' has samples 0 to 31"),
         ((one, RequestSpec("sample", (-1,)), two), "sample -1"),
-        ((one, RequestSpec("class", (2,)), two), r"class 2 \(c2\) after 1 experiences: its data is never learned"),
+        ((one, RequestSpec("class", (2,)), two), "class c2 after 1 experiences: its data is never learned"),
         ((one, RequestSpec("class", (0,)), RequestSpec("class", (0,)), two), "its data is already deleted"),
         ((one, RequestSpec("task", (2,)), two), "task 2; there are 0 to 1"),
         ((one, RequestSpec("user", (7,)), two), "user 7 after 1 experiences: its data is never learned"),

@@ -25,7 +25,7 @@ class Values:
 
     def __init__(self, ids: np.ndarray, values: torch.Tensor) -> None:
         """Keep ``values [n]`` of ascending ``ids [n]``."""
-        self._ids = torch.from_numpy(ids).to(values.device)
+        self._ids = torch.tensor(ids).to(values.device)
         self.values = values
 
     def of(self, batch: Batch) -> torch.Tensor:
