@@ -15,7 +15,7 @@ from contract.candidates import (
     picture_candidates,
     text_candidates,
 )
-from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of
+from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of, resumed, whole_of, wholes_of
 from contract.worlds import World, world_of
 
 from strategies.base import Access
@@ -102,6 +102,9 @@ class Kit:
     begin = staticmethod(begin)
     go_on = staticmethod(go_on)
     end_of = staticmethod(end_of)
+    wholes_of = staticmethod(wholes_of)
+    resumed = staticmethod(resumed)
+    whole_of = staticmethod(whole_of)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived
