@@ -23,6 +23,7 @@ from strategies.outcome import Exactness
 from strategies.parts.model import digest
 from streams.errors import CheckpointError, ConfigError, closest
 from streams.randomness import Key
+from streams.source import Source
 
 SUPPORTS = (
     "Independent: the whole state after the request, and what is answered about test samples and deleted ones (outputs "
@@ -185,12 +186,16 @@ def verify(
         raise ConfigError(f"{folder}: the stream has no deletion request, so there is nothing to verify.")
     verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
     controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
-    text = prepared.stream.source.text
-    not_shown = (*DOES_NOT_SUPPORT, *([VOCABULARY] if text is not None and text.tokenizer.of_rows else []))
-    file = folder / "certificate.json"
-    certificate = Certificate(_provenance(prepared, folder), verified, controlled, not_shown, file)
+    limits, file = not_shown(prepared.stream.source), folder / "certificate.json"
+    certificate = Certificate(_provenance(prepared, folder), verified, controlled, limits, file)
     write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
     return certificate
+
+
+def not_shown(source: Source) -> tuple[str, ...]:
+    """Return what a certificate on that data does not speak about."""
+    of_rows = source.text is not None and source.text.tokenizer.of_rows
+    return (*DOES_NOT_SUPPORT, VOCABULARY) if of_rows else DOES_NOT_SUPPORT
 
 
 def _check(folder: Path, p: Prepared) -> None:
