@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
-import io
 import os
 import pickle
 import signal
@@ -16,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar
 
 from streams.errors import LifelongError
 
@@ -119,11 +118,11 @@ def _answer(question: bytes) -> bytes:
         return pickle.dumps((None, RuntimeError(traceback.format_exc())))
 
 
-def _write(pipe: io.BufferedIOBase | BinaryIO, content: bytes) -> None:
+def _write(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(len(content).to_bytes(_LENGTH, "little"))
     pipe.write(content)
     pipe.flush()
 
 
-def _read(pipe: io.BufferedIOBase | BinaryIO) -> bytes:
+def _read(pipe: IO[bytes]) -> bytes:
     return pipe.read(int.from_bytes(pipe.read(_LENGTH), "little"))

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -135,8 +135,8 @@ class Looker(Protocol):
 
 MomentT = TypeVar("MomentT", bound=Moment)
 
-Missing = Mapping[Moment, tuple[tuple[Event, ...], Path]]
-"""What is not in the cache yet: for each point its chain of events, and the file that its outputs go to."""
+Missing = Mapping[Any, tuple[tuple[Event, ...], Path]]
+"""What is not in the cache yet: for each moment its chain of events, and the file that its outputs go to."""
 
 
 @dataclass(slots=True)
@@ -288,7 +288,7 @@ class References:
 
 def lines(missing: Missing) -> list[Missing]:
     """Split what is missing into single lives: what lies on the way to another point is one life with it."""
-    found: list[tuple[list[str], dict[Moment, tuple[tuple[Event, ...], Path]]]] = []
+    found: list[tuple[list[str], dict[Any, tuple[tuple[Event, ...], Path]]]] = []
     for point, (events, file) in sorted(missing.items(), key=lambda item: -len(item[1][0])):
         keys = [event_digest(e) for e in events]
         for longer, line in found:
