@@ -12,8 +12,9 @@ from lifelong.config.run import RunConfig, content_hash
 from lifelong.execution.life import Life
 from lifelong.execution.manifest import read_json, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
-from lifelong.execution.process import lock, torch_settings
+from lifelong.execution.process import lock
 from lifelong.files import code_of, disk_errors
+from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import Shared
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.instruments import make_instruments

@@ -12,8 +12,6 @@ from lifelong.config.parts import StrategyParts
 from lifelong.config.run import ReferenceKind, RunConfig, StrategyConfig, content_hash
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.execution.fresh import call
-from lifelong.execution.process import torch_settings
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
 from lifelong.metrics.detailed import Detailed, Known, pair_rows
@@ -23,6 +21,8 @@ from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
+from lifelong.processes.fresh import call
+from lifelong.processes.settings import torch_settings
 from lifelong.references.tree import Cost, Looker, Missing, Point, References, chain, points_of, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.execution.fresh import call
-from lifelong.execution.process import torch_settings
+from lifelong.processes.fresh import call
+from lifelong.processes.settings import torch_settings
 from lifelong.setup.build import make_settings, make_strategy
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lifelong
-from lifelong.execution import fresh
+from lifelong.processes import fresh
 from lifelong.references.tree import Point, lines
 from lifelong.verification.certificate import Verified, not_shown, verify, weakest
 from lifelong.verification.replay import Finding

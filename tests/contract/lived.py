@@ -12,7 +12,7 @@ import torch
 from contract.candidates import Candidate
 from contract.worlds import SpyDoor, SpyLedger, World
 
-from lifelong.execution.fresh import call
+from lifelong.processes.fresh import call
 from strategies.base import Access, Outcome, State, Strategy
 from strategies.parts.model import digest
 from strategies.step import ledger_after, restore, step

@@ -58,7 +58,7 @@ class _Server:
     """A process that forks a child for every call."""
 
     def __init__(self) -> None:
-        code = f"import sys; sys.path[:] = {sys.path!r}; from lifelong.execution.fresh import serve; serve()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from lifelong.processes.fresh import serve; serve()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
