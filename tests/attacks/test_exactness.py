@@ -44,7 +44,7 @@ def run_of(strategies: dict[str, Any], root: Path, references: list[str]) -> lif
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> lifelong.Run:
     """One life of each cheat, and of an honest strategy."""
-    names = ("two_models", "never_twice", "leaks_later")
+    names = ("two_models", "never_twice", "leaks_later", "listens")
     strategies = {name: {"isolated": str(CHEATS / f"{name}.py")} for name in names}
     strategies["only_claims"] = {"learner": "naive", "unlearner": str(CHEATS / "only_claims.py")}
     strategies["independent"] = {"isolated": "independent"}
@@ -82,6 +82,13 @@ def test_a_leak_at_the_next_request_is_seen(run: lifelong.Run) -> None:
     found = verified(run, "leaks_later")
     assert [f.upheld for f in found.findings] == [True, False]
     assert [f.independent for f in found.findings] == [True, False]
+
+
+def test_answers_that_depend_on_earlier_questions_are_refuted(run: lifelong.Run) -> None:
+    """A life without requests is asked at its end alone."""
+    found = verified(run, "listens")
+    assert not found.reproduced
+    assert [f.as_without for f in found.findings] == [True, False]
 
 
 def test_a_claim_alone_is_refuted(run: lifelong.Run) -> None:
