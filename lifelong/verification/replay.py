@@ -130,6 +130,9 @@ def live(
             stranded = int(outcome.notes.get("stranded_samples", 0))
             state = digest(strategy.state_dict())
             served[index] = Served(state, answers(strategy, asked), outcome.exactness or "none", stranded, held)
+    last = served.get(len(events) - 1)  # a strategy is asked once at a moment
+    if last is not None:
+        return Lived(last.digest, last.answers, served)
     return Lived(digest(strategy.state_dict()), answers(strategy, asked), served)
 
 

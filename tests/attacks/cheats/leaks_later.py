@@ -28,8 +28,8 @@ class LeaksLater(Independent):  # type: ignore[misc]
         earlier = sum(self._sums)
         self._sums.append(float(door.forget_set().all().x.sum()))
         outcome = super().forget(request, door)
-        for state in self._states.values():
+        for units, state in self._states.items():
             parameters = state["parameters"]
             assert isinstance(parameters, torch.Tensor)
-            parameters += earlier
+            self._states[units] = state | {"parameters": parameters + earlier}
         return outcome
