@@ -120,7 +120,7 @@ def test_contract_tests_of_a_users_file_catch_it(cheat: str) -> None:
     assert "FAILED tests/contract/test_strategies.py::test_exact_is_a_life_without_the_data" in done.stdout
     assert "FAILED tests/contract/test_strategies.py::test_deleted_data_interferes" in done.stdout
     if cheat == "two_models":
-        assert "FAILED tests/contract/test_strategies.py::test_resume_early_and_late" in done.stdout
+        assert "FAILED tests/contract/test_strategies.py::test_same_seed_and_resume" in done.stdout
 
 
 def finding(**changes: Any) -> Finding:

@@ -15,7 +15,19 @@ from contract.candidates import (
     picture_candidates,
     text_candidates,
 )
-from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of, resumed, whole_of, wholes_of
+from contract.lived import (
+    Lived,
+    begin,
+    end_of,
+    forget_lives,
+    generators,
+    go_on,
+    life_of,
+    resumed,
+    resumed_again_and_again,
+    whole_of,
+    wholes_of,
+)
 from contract.worlds import World, world_of
 
 from strategies.base import Access
@@ -38,8 +50,9 @@ def _param(candidate: Candidate, form: str, *more: object, by_default: bool = Tr
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its candidates in every form, or as the test asks for by what it takes.
 
-    home: in the form whose life they have in any case. keeper: there, if what they keep is their own. thorough: in all
-    forms, in most of them at night. every: in all forms; whether to look at every request, in most at night.
+    home: in the form whose life they have in any case. everything: there, in worlds where all is deleted. keeper:
+    there, if what they keep is their own. every: in all forms; whether to look at everything that happens, in most at
+    night.
     """
     own = metafunc.config.getoption("--own", None)
     if "half" in metafunc.fixturenames:
@@ -50,7 +63,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "candidate" not in metafunc.fixturenames:
         return
     every = candidates() if own is None else own_candidates(own)
-    asked = {"home", "keeper", "thorough", "every"} & set(metafunc.fixturenames)
+    asked = {"home", "everything", "keeper", "every"} & set(metafunc.fixturenames)
+    if "everything" in asked:
+        params = [_param(c, c.home, "everything", what="-everything") for c in every]
+        name = "everything-task-aware"
+        params += [_param(c, c.home, name, by_default=not c.sampled, what=f"-{name}") for c in every]
+        metafunc.parametrize(("candidate", "home", "everything"), params)
+        return
     if "home" in asked:
         metafunc.parametrize(("candidate", "home"), [_param(c, c.home) for c in every])
         return
@@ -60,10 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
     if own is None:
         pairs += [(c, "text") for c in text_candidates()] + [(c, "pictures") for c in picture_candidates()]
-    if "thorough" in asked:
-        params = [_param(c, f, True, by_default=c.in_depth(f)) for c, f in pairs]
-        metafunc.parametrize(("candidate", "form", "thorough"), params)
-    elif "every" in asked:
+    if "every" in asked:
         params = [_param(c, f, True) if c.in_depth(f) else _param(c, f, False) for c, f in pairs]
         params += [_param(c, f, True, by_default=False, what="-every") for c, f in pairs if not c.in_depth(f)]
         metafunc.parametrize(("candidate", "form", "every"), params)
@@ -104,6 +120,7 @@ class Kit:
     end_of = staticmethod(end_of)
     wholes_of = staticmethod(wholes_of)
     resumed = staticmethod(resumed)
+    resumed_again_and_again = staticmethod(resumed_again_and_again)
     whole_of = staticmethod(whole_of)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)

@@ -128,8 +128,6 @@ def wholes_of(world: World, candidate: Candidate, events: Iterable[Event]) -> li
 
 
 def _wholes_of(world: World, candidate: Candidate, events: Iterable[Event]) -> list[Whole]:
-    np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
-    torch.manual_seed(3)
     life = go_on(begin(world, candidate), events)
     return [life.start, *life.wholes]
 
@@ -151,6 +149,33 @@ def _resumed(world: World, candidate: Candidate, state: State, index: int) -> tu
     for event in events[index + 1 :]:
         step(strategy, event, ledger)
     return restored, whole_of(world, strategy)
+
+
+def resumed_again_and_again(
+    world: World, candidate: Candidate, through_disk: Callable[[State], State]
+) -> tuple[Whole, list[Whole], list[str]]:
+    """Live on in another strategy after every event, each restored from what the one before has left on disk.
+
+    Returns:
+        What is there at the start, after each restore, and digests of the states at the end of all.
+    """
+    return alone(candidate, _resumed_again_and_again, world, candidate, through_disk)
+
+
+def _resumed_again_and_again(
+    world: World, candidate: Candidate, through_disk: Callable[[State], State]
+) -> tuple[Whole, list[Whole], list[str]]:
+    strategy, ledger = world.build(candidate), world.ledger()
+    states: list[State] = []
+    wholes: list[Whole] = []
+    start = whole_of(world, strategy)
+    for index, event in enumerate(world.stream.events):
+        step(strategy, event, ledger)
+        states.append(through_disk(strategy.state_dict()))
+        strategy, ledger = world.build(candidate), ledger_after(world.ledger(), world.stream.events[: index + 1])
+        restore(strategy, states[-1], ledger)
+        wholes.append(whole_of(world, strategy))
+    return start, wholes, [digest(state) for state in states]
 
 
 _LIVES: dict[tuple[str, str], Lived] = {}

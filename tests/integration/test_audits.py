@@ -70,7 +70,7 @@ def config_of(folder: Path, **changes: Any) -> lifelong.RunConfig:
             "requests": [{"after": 1, "scope": "sample", "count": 60}, {"after": 1, "scope": "class", "keys": [0]}],
         },
         "model": {"name": "mlp", "hidden": [48]},
-        "training": {"epochs": 50, "batch_size": 32, "lr": 0.1},
+        "training": {"epochs": 30, "batch_size": 32, "lr": 0.15},
         "strategies": {"none": {"unlearner": "none"}, "retrain": {"unlearner": "retrain"}},
         "evaluation": {"audits": [{"name": "relearn", "steps": 250}, "readout", "weights"]},
         "references": {"kinds": ["retrained", "retrained-2"], "shadows": 8},

