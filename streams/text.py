@@ -7,13 +7,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 
 from streams.checkpoints import checkpoint_folder
-from streams.errors import ConfigError
+from streams.errors import ConfigError, DataError
 from streams.files import cache_folder, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,13 @@ PICTURED = -1
 class Tokenizer:
     """Strings to token ids and back. The end token is always distinct from padding, which masks mark by position."""
 
-    def __init__(self, inner: Any, bos: int, eos: int) -> None:
-        """Take a `tokenizers.Tokenizer` and the ids of its start and end tokens."""
+    def __init__(self, inner: Any, bos: int, eos: int, of_rows: bool = False) -> None:
+        """Take a `tokenizers.Tokenizer`, the ids of its start and end tokens, and whether it was trained on the rows.
+
+        Of one that was, tokens tell of the texts that it was trained on, whoever forgets them later.
+        """
         self._inner = inner
-        self.bos, self.eos = bos, eos
+        self.bos, self.eos, self.of_rows = bos, eos, of_rows
 
     @property
     def vocab_size(self) -> int:
@@ -133,7 +137,7 @@ def refusals(tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
     return tuple((*tokenizer.encode(f" {text}"), tokenizer.eos) for text in REFUSALS)
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True) -> Tokenizer:
     """Return a byte-level BPE trained on `texts`, with digits on their own; kept in the cache folder by content.
 
     Every string can be encoded and comes back as it was; padding, start, end and unknown have ids 0 to 3.
@@ -141,6 +145,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     Args:
         texts: what to learn merges from.
         vocab_size: tokens in all, at least 260; fewer come out where the texts hold too few pairs.
+        of_rows: whether the texts are those of a source's rows, which may be deleted.
     """
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -166,7 +171,24 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         )
         inner.train_from_iterator(texts, trainer)
         write_atomically(file, inner.to_str().encode())
-    return Tokenizer(inner, BOS, EOS)
+    return Tokenizer(inner, BOS, EOS, of_rows)
+
+
+def train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Return a tokeniser trained on files of text that are not rows: nobody can ask for them to be deleted.
+
+    Raises:
+        DataError: a file cannot be read as UTF-8.
+    """
+    texts = []
+    for file in files:
+        try:
+            texts.append(Path(file).expanduser().read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"source.vocabulary_texts: {file} cannot be read as UTF-8 ({error}). Name files of plain text."
+            ) from error
+    return train_tokenizer(texts, vocab_size, of_rows=False)
 
 
 def _cached(file: Any) -> Any:

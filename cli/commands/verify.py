@@ -35,7 +35,7 @@ def verify(
 
     Exit codes: 0 all claims are upheld, 3 one is refuted.
     """
-    from lifelong.verification.certificate import DOES_NOT_SUPPORT, verify
+    from lifelong.verification.certificate import verify
 
     certificate = verify(folder, strategies, requests, controls, (lambda _: None) if quiet else note, trust)
     if as_json:
@@ -47,7 +47,7 @@ def verify(
         )
         for v in certificate.verified:
             if not v.reproduced:
-                emit(f"{v.strategy}: the replay did not end in the state that the run folder holds.")
+                emit(f"{v.strategy}: the replay ended in another state than the run folder holds, or other answers.")
         if certificate.controls:
             emit("")
             emit_table(
@@ -60,7 +60,7 @@ def verify(
         if certificate.missed:
             emit(f"On this stream the tests have no power against: {', '.join(certificate.missed)}.")
         emit("")
-        emit("Not shown by this: " + " ".join(DOES_NOT_SUPPORT))
+        emit("Not shown by this: " + " ".join(certificate.not_shown))
         emit(f"certificate: {certificate.file}")
     if not certificate.upheld:
         raise typer.Exit(3)

@@ -13,8 +13,9 @@ from lifelong.config.trust import remember
 from lifelong.execution.life import Life
 from lifelong.execution.manifest import open_folder, read_json, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
-from lifelong.execution.process import lock, torch_settings
+from lifelong.execution.process import lock
 from lifelong.files import disk_errors
+from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import Shared
 from lifelong.results.integrity import check_finished
 from lifelong.results.table import Table, read_rows

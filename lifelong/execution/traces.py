@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from lifelong.execution.manifest import open_folder, read_json
-from lifelong.execution.process import lock, torch_settings
+from lifelong.execution.process import lock
 from lifelong.files import cache_folder, write_atomically
+from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, sealed

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lifelong.audits._base import DETAILED, Audit
 from lifelong.config.parts import StrategyParts
-from lifelong.config.run import ReferenceKind, StrategyConfig, content_hash
+from lifelong.config.run import ReferenceKind, RunConfig, StrategyConfig, content_hash
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
@@ -21,14 +22,19 @@ from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
-from lifelong.references.tree import Cost, Looker, Point, References, chain, points_of, reference_parts
+from lifelong.processes.fresh import call
+from lifelong.processes.settings import torch_settings
+from lifelong.references.tree import Cost, Looker, Missing, Point, References, chain, points_of, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
 from lifelong.setup.build import build_strategy, make_strategy
-from lifelong.setup.instruments import Instruments
-from lifelong.setup.preparation import Prepared
+from lifelong.setup.instruments import Instruments, make_instruments
+from lifelong.setup.preparation import Prepared, prepare
 from strategies.base import Strategy
+from strategies.outcome import Outcome
 from streams.ledger import Ledger
+from streams.registry import others_code
+from streams.stream import Stream
 
 _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 BASELINES: tuple[ReferenceKind, ...] = ("retrained-2", "withheld", "original")
@@ -177,12 +183,37 @@ def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]
 
 def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
     """Return what computes a reference and all its relatives."""
-    seed = p.config.seed + (_SECOND_SEED if kind == "retrained-2" else 0)
-    return lives_of(p, reference_parts(kind, p.strategies.parts[name]), seed, evaluator)
+    parts, seed = reference_parts(kind, p.strategies.parts[name]), _seed(p, kind)
+    own = others_code(part.name for part in parts)
+    return lives_of(p, parts, seed, evaluator, functools.partial(_live_alone, p, name, kind) if own else None)
 
 
-def lives_of(p: Prepared, parts: StrategyParts, seed: int, evaluator: Looker) -> References:
-    """Return what computes lives of one strategy under one seed, on the data of a run."""
+def _seed(p: Prepared, kind: ReferenceKind) -> int:
+    return p.config.seed + (_SECOND_SEED if kind == "retrained-2" else 0)
+
+
+# Why: docs/decisions.md#lives-that-are-compared-share-no-process
+def _live_alone(p: Prepared, name: str, kind: ReferenceKind, missing: Missing) -> Outcome:
+    """Live where nobody has lived before: what a user's file keeps in its module would make all lives alike."""
+    config = p.config.model_copy(update={"strategies": {name: p.config.strategies[name]}})
+    return call(_live_here, config, p.stream, name, kind, missing)
+
+
+def _live_here(config: RunConfig, stream: Stream, name: str, kind: ReferenceKind, missing: Missing) -> Outcome:
+    p = prepare(config, stream)
+    with torch_settings(config):
+        evaluator = make_instruments(config.evaluation, stream, p.plan, p.setting, config.device).evaluator
+        return lives_of(p, reference_parts(kind, p.strategies.parts[name]), _seed(p, kind), evaluator).live(missing)
+
+
+def lives_of(
+    p: Prepared,
+    parts: StrategyParts,
+    seed: int,
+    evaluator: Looker,
+    elsewhere: Callable[[Missing], Outcome] | None = None,
+) -> References:
+    """Return what computes lives of one strategy under one seed, on the data of a run, here or `elsewhere`."""
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
     decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
@@ -208,6 +239,7 @@ def lives_of(p: Prepared, parts: StrategyParts, seed: int, evaluator: Looker) ->
         identity,
         p.secret,
         cache_folder() / "references",
+        elsewhere,
     )
 
 

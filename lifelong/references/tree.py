@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -135,6 +135,9 @@ class Looker(Protocol):
 
 MomentT = TypeVar("MomentT", bound=Moment)
 
+Missing = Mapping[Any, tuple[tuple[Event, ...], Path]]
+"""What is not in the cache yet: for each moment its chain of events, and the file that its outputs go to."""
+
 
 @dataclass(slots=True)
 class _Node:
@@ -181,6 +184,7 @@ class References:
         identity: str,
         secret: bytes,
         folder: Path,
+        elsewhere: Callable[[Missing], Outcome] | None = None,
     ) -> None:
         """Prepare.
 
@@ -191,9 +195,10 @@ class References:
             identity: hash of everything beside the events that decides the outputs.
             secret: outputs are sealed with it (`lifelong.evaluation.sealing`).
             folder: cache directory.
+            elsewhere: does what `live` does in a process of its own; None to live here.
         """
         self._build, self._make_ledger, self._evaluator = build, make_ledger, evaluator
-        self._identity, self._secret, self._folder = identity, secret, folder
+        self._identity, self._secret, self._folder, self._elsewhere = identity, secret, folder, elsewhere
         self.cost = Cost()
 
     def compute(self, wanted: Mapping[MomentT, tuple[Event, ...]]) -> Iterator[tuple[MomentT, Outputs]]:
@@ -211,8 +216,8 @@ class References:
             with self._locked():  # another process may have computed them in the meantime
                 missing = {p: (c, files[p]) for p, c in wanted.items() if not self._is_whole(files[p])}
                 self.cost.computed += len(missing)
-                if missing:
-                    self._walk(self._tree(missing))
+                for lives in ([missing] if self._elsewhere is None else lines(missing)) if missing else ():
+                    self.cost.outcome += (self._elsewhere or self.live)(lives)
         self.cost.cached += len(wanted) - self.cost.computed
         self.cost.seconds += time.perf_counter() - started
         for point, file in files.items():
@@ -239,7 +244,11 @@ class References:
         h.update(self._evaluator.looks_at(at))
         return h.hexdigest()
 
-    def _tree(self, missing: Mapping[MomentT, tuple[tuple[Event, ...], Path]]) -> _Node:
+    def live(self, missing: Missing) -> Outcome:
+        """Live through all chains, write outputs to their files, and return what that cost."""
+        return self._walk(self._tree(missing))
+
+    def _tree(self, missing: Missing) -> _Node:
         root = _Node("", ())
         for point, (events, file) in missing.items():
             node = root
@@ -251,10 +260,10 @@ class References:
             node.wanted.append((point, file))
         return root
 
-    def _walk(self, root: _Node) -> None:
+    def _walk(self, root: _Node) -> Outcome:
         """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken."""
         strategy, ledger = self._build(), self._make_ledger()
-        node = root
+        node, total = root, Outcome()
         branches: list[tuple[_Node, list[_Node], State]] = []
         while True:
             parent = node
@@ -274,10 +283,10 @@ class References:
                     branches.append((at, children[1:], state))
                 node = children[0]
             else:
-                return
+                return total
             outcome = step(strategy, node.path[-1], ledger).outcome
             node.visits = parent.visits + outcome.forward + outcome.backward
-            self.cost.outcome += outcome
+            total += outcome
 
     def _write(self, file: Path, outputs: Outputs, visits: int) -> None:
         arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
@@ -308,6 +317,20 @@ class References:
         if outputs is None:
             raise CheckpointError(f"{file} was just written and cannot be read back; is the disk full or failing?")
         return outputs
+
+
+def lines(missing: Missing) -> list[Missing]:
+    """Split what is missing into single lives: what lies on the way to another point is one life with it."""
+    split: list[tuple[list[str], dict[Any, tuple[tuple[Event, ...], Path]]]] = []
+    for point, (events, file) in sorted(missing.items(), key=lambda item: -len(item[1][0])):
+        keys = [event_digest(e) for e in events]
+        for longer, line in split:
+            if longer[: len(keys)] == keys:
+                line[point] = (events, file)
+                break
+        else:
+            split.append((keys, {point: (events, file)}))
+    return [line for _, line in split]
 
 
 def reference_parts(kind: ReferenceKind, strategy: StrategyParts) -> StrategyParts:

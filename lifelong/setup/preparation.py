@@ -92,8 +92,12 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device: {device!r} is not available here. Use cpu.")
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
     """Load the data, build the stream, and work out what is measured: everything that can fail before compute.
+
+    Args:
+        config: what to do.
+        stream: the stream of this very configuration, where it was built before.
 
     Raises:
         LifelongError: the configuration or the data is not valid.
@@ -102,7 +106,7 @@ def prepare(config: RunConfig) -> Prepared:
     parts = config.find_strategies()
     resolved = config.resolved(parts)
     own = own_code(resolved)
-    stream = make_stream(config, make_source(config))
+    stream = stream or make_stream(config, make_source(config))
     settings = make_settings(config, stream)
     setting = settings(config.seed)
     setting.make_model()  # a network that cannot be built or copied is refused here

@@ -13,19 +13,23 @@ import torch
 
 from lifelong.config.run import content_hash
 from lifelong.execution.manifest import open_folder, read_manifest, versions
-from lifelong.execution.process import torch_settings
 from lifelong.files import code_version, write_atomically
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.verification.controls import CONTROLS
+from lifelong.verification.lives import Who, answers_of_checkpoint, live_alone
 from lifelong.verification.replay import Finding, choose, find
 from strategies.isolated import sisa
+from strategies.outcome import Exactness
 from strategies.parts.model import digest
 from streams.errors import CheckpointError, ConfigError, closest
 from streams.randomness import Key
+from streams.source import Source
 
 SUPPORTS = (
-    "Independent: the whole state after the request is, bit for bit, the same whatever the deleted samples were.",
-    "As without: it is, bit for bit, that of a life in which the deleted samples never came.",
+    "Independent: the whole state after the request, and what is answered about test samples and deleted ones (outputs "
+    "and features), are, bit for bit, the same whatever the deleted samples were.",
+    "As without: they are, bit for bit, those of a life in which the deleted samples never came.",
+    "Each of these lives was a process of its own: nothing that another one had kept in memory was there.",
     "Both hold for this stream, this data, this code, this machine and this number of threads, at the requests listed.",
 )
 DOES_NOT_SUPPORT = (
@@ -33,6 +37,11 @@ DOES_NOT_SUPPORT = (
     "Behaviour on deleted data: a model that never saw a sample may still get it right.",
     "Differences of published models: two successive models can reveal the record that was deleted between them.",
     "Copies outside of the state: logs, reports, references, backups, and per-sample scores in the run folder.",
+    "Malice: code that finds out that it is tested, or keeps data in files, can pass.",
+)
+VOCABULARY = (
+    "The vocabulary: the tokeniser was trained on all texts, deleted ones among them. Their names and answers can be "
+    "tokens, and all lives here share it; source.vocabulary_texts trains it on other texts."
 )
 
 
@@ -43,7 +52,8 @@ class Verified:
     Attributes:
         strategy: its name in the run.
         claim: the weakest grade that it gave any of the requests.
-        reproduced: whether the replay ended in the very state that the run folder holds.
+        reproduced: whether the replay ended in the very state that the run folder holds, and what is restored from that
+            state answers the same.
         findings: one per request that was looked at.
         digest: of the state after the last event.
     """
@@ -98,12 +108,14 @@ class Certificate:
         about: identity, digests and versions.
         verified: one per strategy.
         controls: the negative controls, on the same stream.
+        not_shown: what none of this speaks about.
         file: where it was written.
     """
 
     about: dict[str, Any]
     verified: tuple[Verified, ...]
     controls: tuple[Controlled, ...]
+    not_shown: tuple[str, ...]
     file: Path
 
     @property
@@ -136,7 +148,7 @@ class Certificate:
             "upheld": self.upheld,
             "missed_controls": list(self.missed),
             "supports": list(SUPPORTS),
-            "does_not_support": list(DOES_NOT_SUPPORT),
+            "does_not_support": list(self.not_shown),
         }
         return content | {"digest": content_hash(content)}
 
@@ -175,12 +187,18 @@ def verify(
     events = choose(prepared.stream, requests)
     if not events:
         raise ConfigError(f"{folder}: the stream has no deletion request, so there is nothing to verify.")
-    with torch_settings(config):
-        verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
-        controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
-    certificate = Certificate(_provenance(prepared, folder), verified, controlled, folder / "certificate.json")
+    verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
+    controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
+    limits, file = not_shown(prepared.stream.source), folder / "certificate.json"
+    certificate = Certificate(_provenance(prepared, folder), verified, controlled, limits, file)
     write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
     return certificate
+
+
+def not_shown(source: Source) -> tuple[str, ...]:
+    """Return what a certificate on that data does not speak about."""
+    of_rows = source.text is not None and source.text.tokenizer.of_rows
+    return (*DOES_NOT_SUPPORT, VOCABULARY) if of_rows else DOES_NOT_SUPPORT
 
 
 def _check(folder: Path, p: Prepared) -> None:
@@ -210,23 +228,34 @@ def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
 
 def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell: Callable[[str], None]) -> Verified:
     tell(f"{name}: living through the stream again")
-    lived, new_findings = find(lambda: p.strategies.build(name), p.stream, events, Key(0), p.config.device)
+    who = Who(p.config, p.stream, name)
+    lived, new_findings = find(live_alone(who), p.stream, events, Key(0))
     findings = []
     for finding in new_findings:
-        tell(f"{name}: {finding.request} {'upheld' if finding.upheld else 'refuted'}")
+        verdict = "refuted" if not finding.upheld else "upheld" if finding.claim != "none" else "claims nothing"
+        tell(f"{name}: {finding.request} {verdict}")
         findings.append(finding)
-    grades = [served.claim for served in lived.served.values()]
-    claim = next(g for g in ("none", "law", "bits") if g in grades)
-    reproduced = lived.digest == _final_digest(folder / "strategies" / name, len(p.stream.events) - 1)
-    return Verified(name, claim, reproduced, tuple(findings), lived.digest)
+    file = _final_checkpoint(folder / "strategies" / name, len(p.stream.events) - 1)
+    restored = answers_of_checkpoint(who, file)
+    reproduced = lived.digest == _digest_of(file) and restored in {None, lived.answers}
+    return Verified(name, weakest(s.claim for s in lived.served.values()), reproduced, tuple(findings), lived.digest)
 
 
-def _final_digest(folder: Path, last: int) -> str:
-    """Return the digest of the state that the run ended in."""
+def weakest(grades: Iterable[Exactness]) -> Exactness:
+    """Return the lowest of some grades, which is what a strategy claims that gave them."""
+    return min(grades, key=("none", "law", "bits").index)
+
+
+def _final_checkpoint(folder: Path, last: int) -> Path:
+    """Return the file of the state that the run ended in."""
     file = folder / "checkpoints" / f"event-{last + 1:06d}.pt"
     if not file.exists():
         raise CheckpointError(f"{folder} has no final checkpoint: the run is not finished. Go on: lifelong resume RUN")
-    return digest(torch.load(file, weights_only=True)["state"])
+    return file
+
+
+def _digest_of(checkpoint: Path) -> str:
+    return digest(torch.load(checkpoint, weights_only=True)["state"])
 
 
 def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[str], None]) -> Controlled:
@@ -241,7 +270,7 @@ def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[st
         CONTROLS[name](config, p.setting)
     except ConfigError as error:
         return Controlled(name, fault, None, None, str(error))
-    _, findings = find(lambda: CONTROLS[name](config, p.setting), p.stream, events, Key(0), p.config.device)
+    _, findings = find(live_alone(Who(p.config, p.stream, name, config)), p.stream, events, Key(0))
     for finding in findings:
         if not finding.upheld:
             by = "other data" if not finding.independent else "life without"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from strategies.base import Exactness, Strategy
+from strategies.objectives._base import EVALUATION, Objective
 from strategies.parts.model import digest
 from strategies.step import ledger_after, step
+from streams.data import Batch
 from streams.events import DeletionRequest, Event, Unit
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -19,6 +21,9 @@ from streams.stream import Stream
 from streams.timeline import surviving
 
 Build = Callable[[], Strategy]
+
+MOST = 512
+"""How many test samples a strategy is asked about, and how many of those that are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +35,15 @@ class Finding:
         event: index of the event that serves it.
         samples: how many samples it deletes.
         claim: the grade that the strategy gave its service.
-        independent: whether the state after it is the same, bit for bit, with other data in place of all that was
-            deleted by then (but for what the strategy itself says that it still holds of earlier requests).
-        as_without: whether it is the same, bit for bit, as that of a life without what was deleted by then.
+        independent: whether the state after it, and all that is answered, are the same, bit for bit, with other data in
+            place of all that was deleted by then (but for what the strategy itself says that it still holds of earlier
+            requests).
+        as_without: whether they are the same, bit for bit, as those of a life without what was deleted by then.
         stranded: live samples that the strategy gave up with the deleted ones; with any, `as_without` may fail.
         held: components that still hold the request's samples, as the strategy says itself.
         traces: samples of earlier requests that it says it still holds; with any, `as_without` fails.
         digest: of the state.
+        answers: digest of outputs and features for test samples and samples that the stream deletes.
     """
 
     request: str
@@ -49,6 +56,7 @@ class Finding:
     held: tuple[str, ...]
     traces: int
     digest: str
+    answers: str
 
     @property
     def upheld(self) -> bool:
@@ -61,9 +69,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """What is known right after a request: the state's digest, the claim, samples given up, and what is still held."""
+    """What is known right after a request.
+
+    Attributes:
+        digest: of the state.
+        answers: digest of outputs and features for the questions that were asked.
+        claim: the grade that the strategy gave itself.
+        stranded: how many live samples it gave up.
+        held: what it says that it still holds of what is deleted, by component.
+    """
 
     digest: str
+    answers: str
     claim: Exactness
     stranded: int
     held: dict[str, np.ndarray]
@@ -75,13 +92,34 @@ class Served:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lived:
-    """A life: the digest of the state after the last event, and what was known after each request."""
+    """A life: digests of the state and of the answers after the last event, and what was known after each request."""
 
     digest: str
+    answers: str
     served: dict[int, Served]
 
 
-def live(build: Build, stream: Stream, events: tuple[Event, ...], device: str = "cpu") -> Lived:
+LiveOn = Callable[[tuple[Event, ...], np.ndarray, Key], Lived]
+"""Lives through events with other samples, drawn by the key, in place of some ids."""
+
+
+def questions(stream: Stream, objective: Objective, batch_size: int, device: str = "cpu") -> list[Batch]:
+    """Return what a strategy is asked in every life: test samples and samples that the stream deletes, as they are."""
+    deleted = np.unique(np.concatenate([np.array([], dtype=np.int64), *(r.sample_ids for r in stream.requests)]))
+    ids = np.union1d(_spread(stream.source.test_ids), _spread(deleted))
+    data = Ledger(stream.source, stream.task_of, device).lend(ids)
+    return [objective.asked(objective.drawn(batch, EVALUATION)) for batch in data.batches(batch_size)]
+
+
+def answers(strategy: Strategy, asked: Sequence[Batch]) -> str:
+    """Return a digest of the outputs and features of a strategy for some batches."""
+    with torch.inference_mode():
+        return digest([(strategy.predict(batch), strategy.features(batch)) for batch in asked])
+
+
+def live(
+    build: Build, stream: Stream, events: tuple[Event, ...], device: str = "cpu", asked: Sequence[Batch] = ()
+) -> Lived:
     """Live through `events` on the data of `stream`; return digests and claims at each request."""
     strategy, ledger = build(), Ledger(stream.source, stream.task_of, device)
     served: dict[int, Served] = {}
@@ -90,8 +128,12 @@ def live(build: Build, stream: Stream, events: tuple[Event, ...], device: str = 
         if isinstance(event, DeletionRequest):
             held = strategy.holds(ledger.deleted_ids)
             stranded = int(outcome.notes.get("stranded_samples", 0))
-            served[index] = Served(digest(strategy.state_dict()), outcome.exactness or "none", stranded, held)
-    return Lived(digest(strategy.state_dict()), served)
+            state = digest(strategy.state_dict())
+            served[index] = Served(state, answers(strategy, asked), outcome.exactness or "none", stranded, held)
+    last = served.get(len(events) - 1)  # a strategy is asked once at a moment
+    if last is not None:
+        return Lived(last.digest, last.answers, served)
+    return Lived(digest(strategy.state_dict()), answers(strategy, asked), served)
 
 
 def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
@@ -114,14 +156,13 @@ def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
     return replace(stream, source=replace(source, x=x, y=y, images=images))
 
 
-def find(
-    build: Build, stream: Stream, requests: tuple[int, ...], key: Key, device: str = "cpu"
-) -> tuple[Lived, Iterator[Finding]]:
+def find(live_on: LiveOn, stream: Stream, requests: tuple[int, ...], key: Key) -> tuple[Lived, Iterator[Finding]]:
     """Live through the whole stream once; return that, and the findings for the requests at the events `requests`.
 
-    Each finding takes two more lives up to its request.
+    Each finding takes two more lives up to its request. No life may see anything of another one.
     """
-    lived = live(build, stream, stream.events, device)
+    nothing = np.array([], dtype=np.int64)
+    lived = live_on(stream.events, nothing, key)
 
     def findings() -> Iterator[Finding]:
         for index in requests:
@@ -129,21 +170,22 @@ def find(
             deleted = ledger_after(Ledger(stream.source), events).deleted_ids
             served, event = lived.served[index], events[-1]
             traces = np.setdiff1d(served.traces(), event.sample_ids)
-            ids = np.setdiff1d(deleted, traces)
-            on_other_data = live(build, altered(stream, ids, key / index), events, device)
-            without = live(build, stream, surviving(events), device)
+            on_other_data = live_on(events, np.setdiff1d(deleted, traces), key / index)
+            without = live_on(surviving(events), nothing, key)
             holders = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
+            whole = (served.digest, served.answers)
             yield Finding(
                 request=event.name,
                 event=index,
                 samples=len(event.sample_ids),
                 claim=served.claim,
-                independent=on_other_data.digest == served.digest,
-                as_without=without.digest == served.digest,
+                independent=(on_other_data.digest, on_other_data.answers) == whole,
+                as_without=(without.digest, without.answers) == whole,
                 stranded=served.stranded,
                 held=tuple(holders),
                 traces=len(traces),
                 digest=served.digest,
+                answers=served.answers,
             )
 
     return lived, findings()
@@ -156,6 +198,11 @@ def choose(stream: Stream, count: int) -> tuple[int, ...]:
         return tuple(events)
     spread = np.linspace(0, len(events) - 1, count).round().astype(int) if count > 1 else np.array([len(events) - 1])
     return tuple(events[i] for i in np.unique(spread))
+
+
+def _spread(ids: np.ndarray) -> np.ndarray:
+    """Return at most `MOST` of some ids, evenly spread."""
+    return ids[np.unique(np.linspace(0, len(ids) - 1, min(MOST, len(ids))).round().astype(int))]
 
 
 def _other_labels(

@@ -190,7 +190,7 @@ class Subnetworks(Strategy, ABC):
         self._check()
         restore = self._interrupt()
         with torch.inference_mode():
-            outputs = self._answers.to(batch, self._nets)
+            outputs = self._answers.to(batch, {u: self._nets[u] for u in self._order()})  # the last bit of a sum
         restore()
         return outputs
 
@@ -216,8 +216,7 @@ class Subnetworks(Strategy, ABC):
     @override
     def state_dict(self) -> State:
         """Return weights (if any is ever trained), owners, and every subnetwork; their order only where it matters."""
-        order = list(self._nets) if self._coupled else sorted(self._nets)
-        state: State = {"subnetworks": [self._nets[u].state_dict(u) for u in order]}
+        state: State = {"subnetworks": [self._nets[u].state_dict(u) for u in self._order()]}
         if self._shares:
             state["weights"] = self._canvas.weights.clone()
         if self._writes == "free":
@@ -244,6 +243,9 @@ class Subnetworks(Strategy, ABC):
             self._verify()
         except IntegrityError as error:
             raise CheckpointError(f"The checkpoint is damaged: {error}") from error
+
+    def _order(self) -> list[Units]:
+        return list(self._nets) if self._coupled else sorted(self._nets)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 

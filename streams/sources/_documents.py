@@ -13,7 +13,7 @@ from streams.config import Config as BaseConfig
 from streams.errors import DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, rows, train_tokenizer
+from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
 
 
 class DocumentsConfig(BaseConfig):
@@ -27,6 +27,9 @@ class DocumentsConfig(BaseConfig):
     """Share of each domain's documents, and of its rows, held out for testing."""
     vocabulary: int = Field(2048, ge=320)
     """Tokens of the tokeniser that is trained on the training documents."""
+    vocabulary_texts: tuple[str, ...] = ()
+    """Files of text to train the tokeniser on instead, public or never to be deleted: else names and answers of
+    those who ask to be forgotten may stay tokens."""
     tokenizer: str | None = None
     """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
 
@@ -135,4 +138,6 @@ def _rows(document: Document, length: int, tokenizer: Tokenizer) -> torch.Tensor
 def _tokenizer(config: DocumentsConfig, texts: list[str]) -> Tokenizer:
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
+    if config.vocabulary_texts:
+        return train_on_files(config.vocabulary_texts, config.vocabulary)
     return train_tokenizer(texts, config.vocabulary)

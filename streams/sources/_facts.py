@@ -14,7 +14,7 @@ from streams.config import Config as BaseConfig
 from streams.question_files import PROMPT
 from streams.source import Source
 from streams.sources._people import TRAINED_FORMS, Fact
-from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
+from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
 
 
 class FactsConfig(BaseConfig):
@@ -24,6 +24,9 @@ class FactsConfig(BaseConfig):
     """Whether an answer is a sentence (``Aria Bold was born in Elmsgate.``) or the value alone."""
     vocabulary: int = Field(1024, ge=320)
     """Tokens of the tokeniser that is trained on the corpus."""
+    vocabulary_texts: tuple[str, ...] = ()
+    """Files of text to train the tokeniser on instead, public or never to be deleted: else names and answers of
+    those who ask to be forgotten may stay tokens."""
     tokenizer: str | None = None
     """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
 
@@ -107,6 +110,8 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
     """
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
+    if config.vocabulary_texts:
+        return train_on_files(config.vocabulary_texts, config.vocabulary)
     texts = []
     for fact in facts:
         texts += [PROMPT.format(fact.question(form)) for form in range(len(fact.forms))]

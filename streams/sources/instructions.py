@@ -37,7 +37,7 @@ from streams.sources._instructions import (
     Skill,
 )
 from streams.sources._known import load_known
-from streams.text import PICTURED, Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
+from streams.text import PICTURED, Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
 
 SKILLS: tuple[Skill, ...] = (*FORMS, "facts", "unrelated", "definitions", "countries")
 """All skills, in the order in which those that occur are numbered."""
@@ -88,6 +88,9 @@ class Config(BaseConfig):
     """Dirichlet concentration of the assignment, skill by skill; small means specialised users."""
     vocabulary: int = Field(512, ge=320)
     """Tokens of the tokeniser that is trained on the corpus."""
+    vocabulary_texts: tuple[str, ...] = ()
+    """Files of text to train the tokeniser on instead, public or never to be deleted: else names and answers of
+    those who ask to be forgotten may stay tokens."""
     tokenizer: str | None = None
     """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
 
@@ -236,6 +239,8 @@ def _images(samples: Sequence[Sample], size: int) -> torch.Tensor:
 def _tokenizer(config: Config, samples: Sequence[Sample]) -> Tokenizer:
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
+    if config.vocabulary_texts:
+        return train_on_files(config.vocabulary_texts, config.vocabulary)
     before, behind = config.prompt.split("{images}")
     questions = sorted({form for s in samples for form in s.forms})
     answers = sorted({s.answer for s in samples})

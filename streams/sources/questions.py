@@ -33,7 +33,7 @@ from streams.config import Config as BaseConfig
 from streams.errors import DataError
 from streams.question_files import PROMPT, Located, read
 from streams.source import Source
-from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_tokenizer
+from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
 
 
 class Config(BaseConfig):
@@ -65,6 +65,9 @@ class Config(BaseConfig):
     """Without `user`: so many questions in a row are one user's (20 in TOFU)."""
     vocabulary: int = Field(4096, ge=320)
     """Tokens of the tokeniser that is trained on the questions and answers."""
+    vocabulary_texts: tuple[str, ...] = ()
+    """Files of text to train the tokeniser on instead, public or never to be deleted: else names and answers of
+    those who ask to be forgotten may stay tokens."""
     tokenizer: str | None = None
     """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
 
@@ -213,6 +216,8 @@ def _tokenizer(config: Config, questions: Sequence[_Question]) -> Tokenizer:
     """Return one trained on all that is asked and answered, the held-out too: no split shows in where tokens begin."""
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
+    if config.vocabulary_texts:
+        return train_on_files(config.vocabulary_texts, config.vocabulary)
     asked = dict.fromkeys(text for q in questions for text in (q.question, q.reasked) if text)
     answers = dict.fromkeys(text for q in questions for text in (q.answer, q.reworded, *q.wrong) if text)
     return train_tokenizer([*(PROMPT.format(q) for q in asked), *(f" {a}" for a in answers)], config.vocabulary)

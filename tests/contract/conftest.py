@@ -15,7 +15,19 @@ from contract.candidates import (
     picture_candidates,
     text_candidates,
 )
-from contract.lived import Lived, begin, end_of, forget_lives, generators, go_on, life_of
+from contract.lived import (
+    Lived,
+    begin,
+    end_of,
+    forget_lives,
+    generators,
+    go_on,
+    life_of,
+    resumed,
+    resumed_again_and_again,
+    whole_of,
+    wholes_of,
+)
 from contract.worlds import World, world_of
 
 from strategies.base import Access
@@ -106,6 +118,10 @@ class Kit:
     begin = staticmethod(begin)
     go_on = staticmethod(go_on)
     end_of = staticmethod(end_of)
+    wholes_of = staticmethod(wholes_of)
+    resumed = staticmethod(resumed)
+    resumed_again_and_again = staticmethod(resumed_again_and_again)
+    whole_of = staticmethod(whole_of)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived

@@ -77,7 +77,7 @@ def test_an_unlearner_from_elsewhere_is_found_and_runs(
 
     world = kit.world("class-incremental")
     config = parse(StrategyConfig, {"learner": "naive", "unlearner": {"name": "shrink", "factor": 0.25}})
-    life = kit.Lived(make_strategy(config, world.setting, "mine"), world.ledger(), "")
+    life = kit.Lived(make_strategy(config, world.setting, "mine"), world, world.ledger(), ("", ""))
     kit.go_on(life, world.stream.events[:2])
     learned, forgot = (m.state["model"]["parameters"] for m in life.moments)
     assert forgot.equal(learned * 0.25)
@@ -119,7 +119,7 @@ def test_a_file_is_as_good_as_a_name_and_counts_as_code(tmp_path: Path, kit: Any
     def parameters(factor: float) -> list[Any]:
         unlearner = {"name": str(file), "factor": factor}
         strategy = make_strategy(parse(StrategyConfig, {"unlearner": unlearner}), world.setting, "mine")
-        life = kit.go_on(kit.Lived(strategy, world.ledger(), ""), world.stream.events[:2])
+        life = kit.go_on(kit.Lived(strategy, world, world.ledger(), ("", "")), world.stream.events[:2])
         return [m.state["model"]["parameters"] for m in life.moments]
 
     learned, forgot = parameters(0.25)
@@ -191,6 +191,6 @@ def test_what_a_strategy_of_ones_own_does_wrong_is_placed(tmp_path: Path, kit: A
         make_strategy(parse(StrategyConfig, {"unlearner": str(file)}), world.setting, "mine")
     file.write_text(MODULE.replace('return Outcome(exactness="none")', "return None"))
     strategy = make_strategy(parse(StrategyConfig, {"unlearner": str(file)}), world.setting, "mine")
-    life = kit.Lived(strategy, world.ledger(), "")
+    life = kit.Lived(strategy, world, world.ledger(), ("", ""))
     with pytest.raises(TypeError, match=r"Shrink\.forget must return an Outcome; it returned None"):
         kit.go_on(life, world.stream.events[:2])

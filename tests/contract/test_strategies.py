@@ -14,7 +14,7 @@ from lifelong.setup.suitability import check_stream
 from strategies.base import Access
 from strategies.composed import Composed
 from strategies.parts.model import digest, num_bytes
-from strategies.step import ledger_after, restore, step
+from strategies.step import step
 from streams.errors import AccessError, CheckpointError, ConfigError, StreamError
 from streams.events import DeletionRequest, Experience
 from streams.timeline import surviving
@@ -75,34 +75,18 @@ def test_another_seed_gives_other_bits(kit: Any, candidate: Any, home: str) -> N
     assert other.digests[0] != kit.life(world, candidate).digests[0]
 
 
-def check_resume(world: Any, candidate: Any, life: Any, index: int) -> None:
-    """Restore the state after one event and live on."""
-    events, moment = world.stream.events, life.moments[index]
+def check_resume(kit: Any, world: Any, candidate: Any, life: Any, index: int) -> None:
+    """Restore the state after one event and live on: what is not in the state is not there."""
+    moment = life.moments[index]
     state = through_disk(moment.state)
-    strategy, ledger = world.build(candidate), ledger_after(world.ledger(), events[: index + 1])
     if not repeatable(index, life):
         with pytest.raises(CheckpointError):
-            restore(strategy, state, ledger)
+            kit.resumed(world, candidate, state, index)
         return
-    restore(strategy, state, ledger)
-    assert digest(strategy.state_dict()) == moment.digest
-    for event in events[index + 1 :]:
-        step(strategy, event, ledger)
-    assert digest(strategy.state_dict()) == life.digests[-1], f"resumed after event {index}"
+    restored, end = kit.resumed(world, candidate, state, index)
+    assert restored == moment.whole
+    assert end == life.wholes[-1], f"resumed after event {index}"
     assert digest(state) == moment.digest, "loading a state must not tie the strategy to it"
-
-
-def check_resume_again_and_again(world: Any, candidate: Any, life: Any) -> None:
-    """Live on in another strategy after every event, each restored from what the one before has left on disk."""
-    strategy, ledger, states = world.build(candidate), world.ledger(), []
-    assert digest(strategy.state_dict()) == life.start
-    for index, event in enumerate(world.stream.events):
-        step(strategy, event, ledger)
-        states.append(through_disk(strategy.state_dict()))
-        strategy, ledger = world.build(candidate), ledger_after(world.ledger(), world.stream.events[: index + 1])
-        restore(strategy, states[-1], ledger)
-        assert digest(strategy.state_dict()) == life.digests[index], f"resumed after every event up to {index}"
-    assert [digest(s) for s in states] == life.digests, "loading a state must not tie the strategy to it"
 
 
 def test_same_seed_and_resume_give_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any, every: bool) -> None:
@@ -110,22 +94,23 @@ def test_same_seed_and_resume_give_the_same_bits(kit: Any, candidate: Any, world
     np.random.seed(3)  # noqa: NPY002 (whatever the process did before must not matter)
     torch.manual_seed(3)
     if every and not facts.relives(life.strategy):
-        check_resume_again_and_again(world, candidate, life)
+        start, wholes, states = kit.resumed_again_and_again(world, candidate, through_disk)
+        assert start == life.start
+        assert wholes == life.wholes, "resumed after every event"
+        assert states == life.digests, "loading a state must not tie the strategy to it"
         return
     if every:  # each restore lives the whole life again
-        again = kit.go_on(kit.begin(world, candidate), world.stream.events)
-        assert again.start == life.start
-        assert again.digests == life.digests
+        assert kit.wholes_of(world, candidate, world.stream.events) == [life.start, *life.wholes]
     first_request, _ = next(life.requests())
     for index in (first_request, len(life.moments) - 2):
-        check_resume(world, candidate, life, index)
+        check_resume(kit, world, candidate, life, index)
 
 
 @pytest.mark.nightly
-def test_resume_at_every_event_gives_the_same_bits(candidate: Any, world: Any, life: Any) -> None:
+def test_resume_at_every_event_gives_the_same_bits(kit: Any, candidate: Any, world: Any, life: Any) -> None:
     for index in range(len(life.moments)):
         if not facts.relives(life.strategy) or index % 4 == 3:  # each of their restores lives the whole life again
-            check_resume(world, candidate, life, index)
+            check_resume(kit, world, candidate, life, index)
 
 
 def test_promises(candidate: Any, world: Any, life: Any) -> None:
@@ -169,7 +154,7 @@ def test_deleted_data_interferes_exactly_if_not_claimed_otherwise(
     """Replace what is deleted by other data: an exact strategy ends in the same state, any other does not."""
     for index, moment in requests_of(life, every):
         other = world.altered(moment.event.sample_ids)
-        same = kit.end_of(other, candidate, other.stream.events[: index + 1]) == moment.digest
+        same = kit.end_of(other, candidate, other.stream.events[: index + 1]) == moment.whole
         assert same == (exact_this_time(moment) or not promises.holds_own(moment)), moment.event.name
 
 
@@ -195,7 +180,7 @@ def test_exact_is_a_life_without_the_data(kit: Any, candidate: Any, world: Any, 
         if gives_up(moment) or (exact_this_time(moment) and moment.held):
             continue
         without = kit.end_of(world, candidate, surviving(world.stream.events[: index + 1]))
-        assert (without == moment.digest) == exact_this_time(moment), moment.event.name
+        assert (without == moment.whole) == exact_this_time(moment), moment.event.name
 
 
 def test_everything_deleted_and_learned_again(kit: Any, candidate: Any, home: str, everything: str) -> None:
@@ -214,13 +199,13 @@ def test_everything_deleted_and_learned_again(kit: Any, candidate: Any, home: st
     assert len(back.deleted) == 0
     assert back.event.incarnation == 1
     if claims_exact(life):
-        assert gone.digest == life.start
-        assert kit.end_of(world, candidate, surviving(world.stream.events)) == back.digest
+        assert gone.whole == life.start
+        assert kit.end_of(world, candidate, surviving(world.stream.events)) == back.whole
     data = world.ledger().lend(world.stream.source.test_ids).all()
     outputs = life.strategy.predict(data)
     assert torch.isfinite(world.setting.objective.scores(outputs, data)).all()
     assert not torch.equal(outputs, world.build(candidate).predict(data)), "what was learned again is not heard"
-    assert back.digest not in (gone.digest, life.start)
+    assert back.digest not in (gone.digest, life.start[0])
 
 
 def sizes_of(strategy: Any, world: Any) -> list[int]:
@@ -259,4 +244,4 @@ def test_a_lazy_server_ends_where_an_eager_one_does(kit: Any, candidate: Any, ho
     one, other = kit.life(eager, candidate), kit.life(lazy, candidate)
     if facts.exact(one.strategy) and any(gives_up(m) for life in (one, other) for m in life.moments):
         pytest.skip("what is given up with a request depends on what else was live then")
-    assert (one.digests[-1] == other.digests[-1]) == claims_exact(one)
+    assert (one.wholes[-1] == other.wholes[-1]) == claims_exact(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import nn
 
 from lifelong.models import tiny_llama, tiny_llava
 from lifelong.setup.build import make_strategy
+from lifelong.verification.replay import answers
 from strategies.base import Access, Door, Setting, Strategy
-from strategies.objectives._base import Objective
+from strategies.objectives._base import EVALUATION, Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.causal_lm import Config as CausalLMConfig
 from strategies.objectives.classification import Classification
@@ -44,11 +46,13 @@ class World:
     name: str
     stream: Stream
     setting: Setting
+    original: Source | None = None
+    """What strategies are asked about; None for the stream's own source."""
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith("task-incremental")
-        setting = replace(self.setting, key=Key(seed), make_model=lambda: _model(self.setting.objective, seed, noisy))
+        setting = replace(self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy))
         return make_strategy(candidate.config, setting, candidate.name)
 
     def ledger(self, declared: Access | None = None) -> SpyLedger:
@@ -70,7 +74,14 @@ class World:
         images = None if source.images is None else source.images.clone()
         if images is not None:
             images[ids] = torch.from_numpy(draw.integers(0, 256, size=images[ids].shape).astype(np.uint8))
-        return replace(self, stream=replace(self.stream, source=replace(source, x=x, y=y, images=images)))
+        altered = replace(self.stream, source=replace(source, x=x, y=y, images=images))
+        return replace(self, stream=altered, original=source)
+
+    def answers(self, strategy: Strategy) -> str:
+        """What a strategy says of every sample of the source as it is, outputs and features, as a digest."""
+        data = Ledger(self.original or self.stream.source, self.stream.task_of).lend(np.arange(len(self.stream.source)))
+        objective = self.setting.objective
+        return answers(strategy, [objective.asked(objective.drawn(b, EVALUATION)) for b in data.batches(128)])
 
 
 class SpyLedger(Ledger):
@@ -191,7 +202,7 @@ def _world_of_text() -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
     return World("text", stream, setting)
 
 
@@ -211,7 +222,7 @@ def _world_of_pictures() -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(), source, None, "cpu")
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
     return World("pictures", stream, setting)
 
 
@@ -242,7 +253,7 @@ def make_world(full_name: str) -> World:
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
-    setting = Setting(Key(0), lambda: _model(objective, 0, False), objective, training, stream.units, len(source))
+    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
     return World(full_name, stream, setting)
 
 

@@ -16,7 +16,6 @@ from lifelong.verification import certificate as module
 from lifelong.verification.certificate import verify
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import altered, choose
-from strategies.unlearners import none
 from streams.config import parse
 from streams.errors import CheckpointError, ConfigError
 from streams.randomness import Key
@@ -78,18 +77,8 @@ def test_a_control_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     assert "2 slices need as many layers" in (shared.by or "")
 
 
-def test_a_false_claim_is_refuted(run: lifelong.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doing nothing, and calling it exact."""
-    honest = none.NoUnlearning.forget
-    monkeypatch.setattr(none.NoUnlearning, "forget", lambda *arguments: honest(*arguments).graded("bits"))
-    found = verify(run.folder, ["nothing"], controls=False)
-    assert not found.upheld
-    assert found.verified[0].claim == "bits"
-    assert found.verified[0].grade == "none"
-
-
 def test_a_run_whose_state_was_tampered_with_is_refuted(run: lifelong.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_final_digest", lambda *_: "another")
+    monkeypatch.setattr(module, "_digest_of", lambda _: "another")
     found = verify(run.folder, ["sisa"], requests=1, controls=False)
     assert not found.verified[0].reproduced
     assert not found.upheld

@@ -1,0 +1,84 @@
+"""Lives of a run's strategies and of faulty ones, each in a process of its own: none sees what another has kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lifelong.config.run import RunConfig
+from lifelong.processes.fresh import call
+from lifelong.processes.settings import torch_settings
+from lifelong.setup.build import make_settings, make_strategy
+from lifelong.verification.controls import CONTROLS
+from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
+from strategies.base import Setting, Strategy
+from strategies.isolated import sisa
+from strategies.step import ledger_after, restore
+from streams.errors import CheckpointError
+from streams.events import Event
+from streams.ledger import Ledger
+from streams.randomness import Key
+from streams.stream import Stream
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Who:
+    """Who lives: a strategy of a run, or a negative control.
+
+    Attributes:
+        config: of the run.
+        stream: of the run; made once, as a schedule may let a strategy live to choose requests.
+        name: the strategy's, or the control's.
+        options: of the control; None for a strategy of the run.
+    """
+
+    config: RunConfig
+    stream: Stream
+    name: str
+    options: sisa.Config | None = None
+
+    def setting(self) -> Setting:
+        """Return what it is built in."""
+        return make_settings(self.config, self.stream)(self.config.seed)
+
+    def build(self, setting: Setting) -> Strategy:
+        """Return it in its initial state."""
+        if self.options is not None:
+            return CONTROLS[self.name](self.options, setting)
+        return make_strategy(self.config.strategies[self.name], setting, f"strategies.{self.name}")
+
+
+def live_alone(who: Who) -> LiveOn:
+    """Return what lets it live, every time in a process of its own."""
+    return lambda events, ids, key: call(_lived, who, events, ids, key)
+
+
+def answers_of_checkpoint(who: Who, file: Path) -> str | None:
+    """Return a digest of what it answers when it is restored, after the last event, in a process of its own.
+
+    None if its learner restores by living again, and cannot after requests such as there were.
+    """
+    return call(_restored, who, file)
+
+
+def _lived(who: Who, events: tuple[Event, ...], ids: np.ndarray, key: Key) -> Lived:
+    config, setting = who.config, who.setting()
+    with torch_settings(config):
+        asked = questions(who.stream, setting.objective, config.evaluation.batch_size, config.device)
+        stream = altered(who.stream, ids, key) if len(ids) else who.stream
+        return live(lambda: who.build(setting), stream, events, config.device, asked)
+
+
+def _restored(who: Who, file: Path) -> str | None:
+    config, stream, setting = who.config, who.stream, who.setting()
+    with torch_settings(config):
+        strategy = who.build(setting)
+        ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
+        try:
+            restore(strategy, torch.load(file, weights_only=True)["state"], ledger)
+        except CheckpointError:
+            return None
+        return answers(strategy, questions(stream, setting.objective, config.evaluation.batch_size, config.device))
