@@ -136,17 +136,17 @@ def _builds(counted: Path, run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "lives"), [([], 1), (["retrained"], 2), (["retrained", "original", "withheld"], 2), (["no-op"], 2)]
+    ("kinds", "processes"), [([], 0), (["retrained"], 1), (["retrained", "original", "withheld"], 2), (["no-op"], 1)]
 )
 def test_a_strategy_is_built_once_for_every_life(
-    config: dict[str, Any], tmp_path: Path, kinds: list[str], lives: int
+    config: dict[str, Any], tmp_path: Path, kinds: list[str], processes: int
 ) -> None:
+    """References of a file of one's own live in processes of their own, and each of these checks what it was given."""
     own, counted = tmp_path / "own.py", tmp_path / "own.txt"
     own.write_text(STRATEGY, encoding="utf-8")
     config |= {"strategies": {"own": {"isolated": str(own)}}, "references": {"kinds": kinds}, "evaluation": {}}
     parsed = parse(lifelong.RunConfig, config)
-    # References of one family are one life, whose branches go on from snapshots.
-    assert _builds(counted, lambda: lifelong.run(parsed, tmp_path / "runs")) == lives
+    assert _builds(counted, lambda: lifelong.run(parsed, tmp_path / "runs")) == 1 + 2 * processes
     assert _builds(counted, lambda: lifelong.run(parsed, tmp_path / "runs")) == 1, "to check a run that is done"
 
 
