@@ -171,7 +171,7 @@ def test_what_cannot_be_shared_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("lifelong.study.share.Server.start", lambda *_, **__: 1 / 0)
-    share(lifelong.Study({"name": "s", "claim": "c", "seeds": 1}, root=tmp_path))
+    share(lifelong.Study({"name": "s", "claim": "c", "base": "quickstart", "seeds": 1}, root=tmp_path))
     assert "could not be sent" in caplog.text
 
 

@@ -23,7 +23,13 @@ Values = dict[str, list[float | None]]
 
 
 def study(**changes: Any) -> StudyConfig:
-    data = {"name": "toy", "claim": "a is better", "strategies": {"a": {}, "b": {"unlearner": "none"}}, "seeds": 3}
+    data = {
+        "name": "toy",
+        "claim": "a is better",
+        "base": "quickstart",
+        "strategies": {"a": {}, "b": {"unlearner": "none"}},
+        "seeds": 3,
+    }
     return parse(StudyConfig, data | changes, "toy.yaml")
 
 
