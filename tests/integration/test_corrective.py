@@ -48,6 +48,7 @@ def at_end(run: lifelong.Run, strategy: str, metric: str, model: str = "run") ->
     return row.value
 
 
+@pytest.mark.nightly  # a study of five seconds
 def test_a_backdoor_survives_retraining_without_a_part_of_it(tmp_path: Path) -> None:
     half = play(tmp_path, "backdoor", 40, 0.5)
     for strategy in ("none", "retrain"):

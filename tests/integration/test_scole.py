@@ -179,6 +179,7 @@ def test_the_same_training_forgets_when_tasks_never_come_back() -> None:
         assert 0.1 <= lived.accuracy[-1].mean() <= 0.45
 
 
+@pytest.mark.nightly  # a study of five seconds
 def test_accumulation_shows_as_retention_that_grows() -> None:
     plain, masked = accumulate(), accumulate("batch")
     early, late = plain.retention(0, 37), plain.retention(74, 110)
@@ -194,6 +195,7 @@ def test_accumulation_shows_as_retention_that_grows() -> None:
 # -------------------------------------------------------------------------------------- phases, deletions (2, 11)
 
 
+@pytest.mark.nightly  # a study of four seconds
 def test_classes_that_stop_coming_decay_by_themselves() -> None:
     """Hence a deletion must be held against the life in which the class merely stopped (withheld)."""
     plan = recurring.build(digits_source(), recurring.Config(tasks=220, phases="forgetting"), 0)

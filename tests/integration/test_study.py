@@ -253,6 +253,7 @@ def test_dry_run(call: Call, tmp_path: Path) -> None:
     assert data["estimate"]["bytes"] == 0
 
 
+@pytest.mark.nightly  # twenty times the training of the other tests here
 def test_the_estimate_is_right_within_a_factor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds of this process alone, so that it does not matter who else is at work on the machine."""
     pytest.importorskip("sklearn.svm")  # so that its import is nobody's time

@@ -63,6 +63,7 @@ def test_offline_files_hold_the_rows_of_the_run(tmp_path: Path) -> None:
     assert ("", "*", "event") in metrics
 
 
+@pytest.mark.nightly  # runs that are killed are tested without W&B by default
 def test_a_killed_run_that_goes_on_is_complete(tmp_path: Path) -> None:
     """The killed process has rows that never reached the offline file; going on brings them."""
     script = tmp_path / "killed.py"
