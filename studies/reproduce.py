@@ -36,6 +36,9 @@ def collect(folders: Iterable[Path]) -> list[str]:
     messages = []
     for folder in folders:
         file = folder / "verdicts.json"
+        if not (folder / "study.json").exists():
+            messages.append(f"{folder}: left out, it is no study folder")
+            continue
         if not file.exists():
             messages.append(f"{folder}: left out, it has no verdicts yet")
             continue
@@ -219,8 +222,8 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"{PAGE} is not up to date. Run: python studies/reproduce.py\n")
             return 1
         return 0
-    folders = [Path(a) for a in arguments] or sorted(Path("runs").glob("study-*-*/"))
-    messages = collect(f for f in folders if (f / "study.json").exists())
+    kept = sorted(f.parent for f in Path("runs").glob("study-*-*/study.json"))
+    messages = collect([Path(a) for a in arguments] or kept)
     PAGE.write_text(page(), encoding="utf-8")
     sys.stderr.write("\n".join([*messages, f"wrote {PAGE}"]) + "\n")
     return 0

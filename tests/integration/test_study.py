@@ -477,6 +477,8 @@ def test_the_page_of_results_is_made_from_what_is_kept(
         (study.folder / "verdicts.json").write_text(json.dumps(outcome))
         assert reproduce.main([str(study.folder)]) == 0
         assert message in capsys.readouterr().err
+    assert reproduce.main([str(tmp_path)]) == 0
+    assert "left out, it is no study folder" in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()
     assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
     assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
