@@ -95,8 +95,12 @@ def serve() -> None:
     while question := _read(questions):
         child = os.fork()
         if not child:
-            _write(answers, _answer(question))
-            os._exit(0)
+            status = 1
+            try:
+                _write(answers, _answer(question))
+                status = 0
+            finally:  # whatever a user's file does, a call to exit too: the loop is the server's alone
+                os._exit(status)
         _, status = os.waitpid(child, 0)
         if status:
             _write(answers, b"")

@@ -15,9 +15,9 @@ from lifelong.setup.build import make_settings, make_strategy
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
 from strategies.base import Setting, Strategy
+from strategies.composed import Composed
 from strategies.isolated import sisa
 from strategies.step import ledger_after, restore
-from streams.errors import CheckpointError
 from streams.events import Event
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -59,7 +59,11 @@ def live_alone(who: Who) -> LiveOn:
 def answers_of_checkpoint(who: Who, file: Path) -> str | None:
     """Return a digest of what it answers when it is restored, after the last event, in a process of its own.
 
-    None if its learner restores by living again, and cannot after requests such as there were.
+    Returns:
+        None if its learner restores by learning all once more: that life was lived already.
+
+    Raises:
+        CheckpointError: it cannot be restored.
     """
     return call(_restored, who, file)
 
@@ -76,9 +80,8 @@ def _restored(who: Who, file: Path) -> str | None:
     config, stream, setting = who.config, who.stream, who.setting()
     with torch_settings(config):
         strategy = who.build(setting)
-        ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
-        try:
-            restore(strategy, torch.load(file, weights_only=True)["state"], ledger)
-        except CheckpointError:
+        if isinstance(strategy, Composed) and strategy.learner.restores_by_reliving:
             return None
+        ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
+        restore(strategy, torch.load(file, weights_only=True)["state"], ledger)
         return answers(strategy, questions(stream, setting.objective, config.evaluation.batch_size, config.device))

@@ -200,6 +200,8 @@ def fail():
     raise KeyError("nothing of that name")
 def die():
     os._exit(9)
+def leave():
+    raise SystemExit(0)
 """
 
 
@@ -216,6 +218,8 @@ def test_what_a_fresh_process_raises_is_raised_here(keeper: Any) -> None:
         fresh.call(keeper.fail)
     with pytest.raises(LifelongError, match="The process that called keeps_count.die died"):
         fresh.call(keeper.die)
+    with pytest.raises(LifelongError, match="The process that called keeps_count.leave died"):
+        fresh.call(keeper.leave)
     assert fresh.call(keeper.count) == 1, "and the next call is answered"
 
 
