@@ -152,7 +152,7 @@ def open_folder(folder: Path, trust: bool) -> RunConfig:
         CheckpointError: it is no run folder, or what it names is not what made it.
         TrustError: it names files that may not run.
     """
-    read_run_config(folder)
+    config = read_run_config(folder)
     written = read_config(folder / "config.yaml")  # as the run resolved it
     if missing := [file for file in others_code(names_in(written)) if not file.is_file()]:
         raise CheckpointError(
@@ -170,7 +170,7 @@ def open_folder(folder: Path, trust: bool) -> RunConfig:
             f"{folder / 'manifest.json'}: the identity digest is {told}, now it is {identity}. Run again with --fresh."
         )
     require_trust(written, folder, trust)
-    return read_run_config(folder)
+    return config
 
 
 def read_run_config(folder: Path) -> RunConfig:

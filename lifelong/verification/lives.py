@@ -11,7 +11,7 @@ import torch
 from lifelong.config.run import RunConfig
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
-from lifelong.setup.build import make_settings, make_strategy
+from lifelong.setup.build import make_setting, make_strategy
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
 from strategies.base import Setting, Strategy
@@ -42,7 +42,7 @@ class Who:
 
     def setting(self) -> Setting:
         """Return what it is built in."""
-        return make_settings(self.config, self.stream)(self.config.seed)
+        return make_setting(self.config, self.stream)
 
     def build(self, setting: Setting) -> Strategy:
         """Return it in its initial state."""
