@@ -12,6 +12,7 @@ from strategies.step import step
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")  # by Avalanche, which asks torch for a GPU
 def test_a_gpu_ends_in_the_bits_of_the_processor(
     kit: Any, candidate: Any, home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
