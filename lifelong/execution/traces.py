@@ -128,7 +128,7 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
 
 def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     """Return what a checkpoint has of a sample, or None if it has nothing of it."""
-    content = torch.load(file, weights_only=True)
+    content = torch.load(file, map_location=p.config.device, weights_only=True)
     events = p.stream.events[: content["event"] + 1]
     if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
         return None

@@ -91,8 +91,22 @@ def check_device(device: str) -> None:
     Raises:
         ConfigError: it has not.
     """
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ConfigError(f"device: {device!r} is not available here. Use cpu.")
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device: {device!r} is not a device. Use cpu, cuda, or one of several GPUs: cuda:0."
+        ) from error
+    if asked.type == "cpu":
+        return
+    if asked.type != "cuda":
+        raise ConfigError(
+            f"device: {device!r} is not supported. Noise is put back by torch's generators, which is done for cpu and "
+            f"cuda only; on another device results would depend on what ran before. Use cpu or cuda."
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (asked.index or 0) >= there:
+        raise ConfigError(f"device: {device!r} is not available here (GPUs that torch sees: {there}). Use cpu.")
 
 
 def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:

@@ -83,5 +83,5 @@ def _restored(who: Who, file: Path) -> str | None:
         if isinstance(strategy, Composed) and strategy.learner.restores_by_reliving:
             return None
         ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
-        restore(strategy, torch.load(file, weights_only=True)["state"], ledger)
+        restore(strategy, torch.load(file, map_location=config.device, weights_only=True)["state"], ledger)
         return answers(strategy, questions(stream, setting.objective, config.evaluation.batch_size, config.device))
