@@ -15,9 +15,10 @@ from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
-from lifelong.metrics.detailed import Detailed, Known, pair_rows
+from lifelong.metrics.detailed import Detailed, Known
 from lifelong.metrics.gaps import cost_row, distance_rows, floor_row, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.metrics.pairs import pair_rows
 from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
