@@ -31,42 +31,35 @@ def beside_retraining(facts: Facts) -> str:
     """
     if not any(s.subjects("average_gap", "retrained") for s in facts.series.values()):
         return ""
-    measure = facts.measure
-    forget, retain, test = f"forget_{measure}", f"retain_{measure}", f"sample_{measure}"
+    measure, columns = facts.measure, _columns(facts)
+    groups: dict[_Rows, list[str]] = {}
+    whys: dict[tuple[str, str], str | None] = {}
+    for name in facts.strategies:
+        yardstick = Yardstick(facts.run.config, name, facts.series, measure)
+        rows = [("retrained reference", _texts(value(name) for _, _, value, _ in _four(facts, "retrained")))]
+        for what, numbers in _held(yardstick):
+            quality = [value(numbers.strategy) for _, _, value, _ in _four(facts, numbers.model)]
+            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
+        groups.setdefault(tuple(rows), []).append(name)
+        whys |= {(head, name): why for head, why in _whys_grey(facts, yardstick).items()}
+    note = " Learners differ, and so do their references: each stands above the strategies it is for."
+    caption = (
+        "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
+        "reference the better, in UA and MIA too; no number means anything without it."
+    )
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
 
-    def mean(metric: str, model: str = "run", subject: str | None = None) -> Callable[[str], float | None]:
-        def value(strategy: str) -> float | None:
-            series = facts.series[strategy]
-            scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
-            values = [v for v in scores if v is not None]
-            return float(np.mean(values)) if values else None
 
-        return value
-
-    def unlearned(model: str) -> Callable[[str], float | None]:
-        def value(strategy: str) -> float | None:
-            known = mean(forget, model)(strategy)
-            return None if known is None else 1 - known
-
-        return value
+def _columns(facts: Facts) -> list[_Column]:
+    def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
+        return (head, meaning(metric), _mean(facts, metric, model), spec)
 
     def seconds(strategy: str) -> float | None:
         taken = [facts.seconds[strategy].get(r.event) for r in facts.requested]
         return float(np.mean([t for t in taken if t is not None])) if any(t is not None for t in taken) else None
 
-    def four(model: str) -> list[_Column]:
-        return [
-            ("UA", f"1 - {meaning(forget)}", unlearned(model), ".3f"),
-            ("RA", meaning(retain), mean(retain, model, "stream"), ".3f"),
-            ("TA", meaning(test), mean(test, model, "stream"), ".3f"),
-            ("MIA", meaning("mia_efficacy"), mean("mia_efficacy", model), ".3f"),
-        ]
-
-    def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
-        return (head, meaning(metric), mean(metric, model), spec)
-
-    columns: list[_Column] = [
-        *four("run"),
+    return [
+        *_four(facts, "run"),
         of("average gap", "average_gap"),
         of("ToW", "tow"),
         ("RTE in s", "Seconds that serving a request took (run-time efficiency), without evaluation.", seconds, ".3f"),
@@ -81,22 +74,35 @@ def beside_retraining(facts: Facts) -> str:
         of("RMIA before", "rmia_before_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]
-    groups: dict[_Rows, list[str]] = {}
-    whys: dict[tuple[str, str], str | None] = {}
-    for name in facts.strategies:
-        yardstick = Yardstick(facts.run.config, name, facts.series, measure)
-        rows = [("retrained reference", _texts(value(name) for _, _, value, _ in four("retrained")))]
-        for what, numbers in _held(yardstick):
-            quality = [value(numbers.strategy) for _, _, value, _ in four(numbers.model)]
-            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
-        groups.setdefault(tuple(rows), []).append(name)
-        whys |= {(head, name): why for head, why in _whys_grey(facts, yardstick).items()}
-    note = " Learners differ, and so do their references: each stands above the strategies it is for."
-    caption = (
-        "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
-        "reference the better, in UA and MIA too; no number means anything without it."
-    )
-    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
+
+
+def _four(facts: Facts, model: str) -> list[_Column]:
+    """Return the columns of the average gap, which a reference has as well."""
+    forget, retain, test = f"forget_{facts.measure}", f"retain_{facts.measure}", f"sample_{facts.measure}"
+    forget_score = _mean(facts, forget, model)
+
+    def unlearned(strategy: str) -> float | None:
+        score = forget_score(strategy)
+        return None if score is None else 1 - score
+
+    return [
+        ("UA", f"1 - {meaning(forget)}", unlearned, ".3f"),
+        ("RA", meaning(retain), _mean(facts, retain, model, "stream"), ".3f"),
+        ("TA", meaning(test), _mean(facts, test, model, "stream"), ".3f"),
+        ("MIA", meaning("mia_efficacy"), _mean(facts, "mia_efficacy", model), ".3f"),
+    ]
+
+
+def _mean(facts: Facts, metric: str, model: str, subject: str | None = None) -> Callable[[str], float | None]:
+    """Return what gives the mean of a strategy over requests, of each or of another subject, right after it."""
+
+    def value(strategy: str) -> float | None:
+        series = facts.series[strategy]
+        scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
+        values = [v for v in scores if v is not None]
+        return float(np.mean(values)) if values else None
+
+    return value
 
 
 def _whys_grey(facts: Facts, yardstick: Yardstick) -> dict[str, str | None]:
