@@ -172,7 +172,7 @@ class Study:
             if self.pending:
                 self.check(elsewhere=on == "ray")
             self._declare()
-            remember(own_code([c.resolved for c in self.cells]))
+            remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
             while (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)

@@ -15,6 +15,7 @@ import yaml
 import lifelong
 from cli.main import main
 from lifelong.config.run import content_hash
+from lifelong.config.trust import remember, require_trust
 from lifelong.execution.manifest import stream_from_manifest
 from lifelong.files import code_of
 from lifelong.study.jobs import execute
@@ -158,6 +159,35 @@ def test_a_stream_of_a_received_folder_runs_no_code(received: Path) -> None:
     with pytest.raises(TrustError, match=r"source\.py"):
         stream_from_manifest(file)
     assert not Path("PWNED").exists()
+
+
+def calling(command: str) -> dict[str, Any]:
+    return {"source": {"name": "avalanche", "benchmark": "subprocess.getoutput", "options": {"cmd": command}}}
+
+
+@pytest.mark.parametrize("command", ["run", "preview"])
+def test_a_received_folder_calls_nothing_that_is_installed(command: str, here: Path, call: Call) -> None:
+    Path("manifest.json").write_text("{}")
+    Path("config.yaml").write_text(yaml.safe_dump(config("none") | calling("touch PWNED")))
+    code, errors = call(command, "config.yaml")
+    assert code == 2
+    assert "subprocess.getoutput" in errors
+    assert "--trust" in errors
+    assert not Path("PWNED").exists()
+
+
+def test_a_call_is_remembered_with_its_arguments(here: Path) -> None:
+    remember({}, calling("true"))
+    require_trust(calling("true"), here, trust=False)
+    for other in (
+        calling("touch PWNED"),
+        {"grid": {"source.benchmark": ["subprocess.getoutput"]}},
+        {"learner": [{"name": "avalanche", "plugins": [{"plugin": "subprocess.Popen", "options": {"args": "true"}}]}]},
+        {"source": {"name": "avalanche", "benchmark": "lifelong.files.write_atomically"}},
+    ):
+        with pytest.raises(TrustError, match=r"subprocess|lifelong\.files"):
+            require_trust(other, here, trust=False)
+    require_trust({"levels": ["strategies.salun.unlearning_seed"], "file": "digits.csv"}, here, trust=False)
 
 
 def test_ones_own_runs_ask_for_nothing(here: Path, call: Call) -> None:
