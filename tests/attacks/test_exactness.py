@@ -111,7 +111,8 @@ def test_the_reference_of_a_users_file_does_not_find_what_the_run_kept(
     assert distance > 0.0
 
 
-@pytest.mark.parametrize("cheat", [pytest.param("two_models", marks=pytest.mark.nightly), "never_twice"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("cheat", ["two_models", "never_twice"])
 def test_contract_tests_of_a_users_file_catch_it(cheat: str) -> None:
     line = [sys.executable, "-m", "pytest", "tests/contract/test_strategies.py", "-n", "0", "-p", "no:cacheprovider"]
     line += ["--own", f"isolated={CHEATS / cheat}.py", "-k", "class-incremental and (interferes or exact_is or resume)"]

@@ -130,7 +130,7 @@ def test_a_flipped_bit_anywhere_changes_no_result(
     folder = stop_after(3)
     shutil.copytree(folder, tmp_path / "kept")
     size = checkpoints(folder)[-1].stat().st_size
-    for part in range(12):
+    for part in range(0, 12, 3):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept", folder)
         flip(checkpoints(folder)[-1], (2 * part + 1) * size // 24, part % 8)
@@ -290,7 +290,7 @@ def test_a_signal_leaves_a_run_that_goes_on(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "runs").glob(f"*/{LIFE}/checkpoints/event-*.pt")) and time.monotonic() < deadline:
+        while not list((tmp_path / "runs").glob(f"*/{LIFE}/checkpoints/event-*[1-9].pt")) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)

@@ -157,6 +157,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
         Study(TINY | {"seeds": 1}, root=tmp_path).run("ray")
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_of_its_own_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
