@@ -290,7 +290,9 @@ def test_a_signal_leaves_a_run_that_goes_on(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not list((tmp_path / "runs").glob(f"*/{LIFE}/checkpoints/event-*[1-9].pt")) and time.monotonic() < deadline:
+        while (
+            not list((tmp_path / "runs").glob(f"*/{LIFE}/checkpoints/event-*[1-9].pt")) and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
