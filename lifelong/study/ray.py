@@ -72,7 +72,9 @@ def run_ray(
     write_atomically(token, b"")
     try:
         with _cluster(ray, address):
-            share: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus} | ({"memory": int(memory * 1e9)} if memory else {})
+            share: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus} | (
+                {"memory": int(memory * 1e9)} if memory else {}
+            )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
             running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
             while running:
