@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 from mutations.run import ROOT, Bug, load, summary
 
 BUGS = load()

@@ -1,0 +1,3 @@
+"""ARCANE."""
+def test_nothing() -> None:
+    pass
