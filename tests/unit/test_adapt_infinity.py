@@ -306,6 +306,28 @@ def test_context_grounding_compares_with_the_bare_answer() -> None:
     )
 
 
+def test_a_survey_is_in_evaluation_mode() -> None:
+    """Without noise of dropout, by batch norm's running statistics, and every buffer and mode as it was."""
+    with seeded_globals(Key(1)):
+        norm = nn.BatchNorm1d(9)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(144, 9), norm, nn.ReLU(), nn.Dropout(0.5))
+        model, (objective, batch) = flat(body, 9), images()
+    norm.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+    model.train(False)
+    outputs, features = model(batch.x).detach(), model.features(batch.x).detach()
+    model.train(True)
+    before, noise = digest(model.state_dict()), torch.random.get_rng_state()
+    data = Data(np.arange(len(batch)), batch.x, batch.y, None)
+    surveyed = survey(model, objective, data, Look(("perplexity", "entropy"), embeddings=True, batch_size=3))
+    np.testing.assert_allclose(
+        surveyed.scores["perplexity"], nn.functional.cross_entropy(outputs, batch.y, reduction="none"), rtol=1e-5
+    )
+    torch.testing.assert_close(surveyed.embeddings, features)
+    assert digest(model.state_dict()) == before
+    assert torch.equal(torch.random.get_rng_state(), noise)
+    assert norm.training
+
+
 def test_without_images_grounding_is_perplexity_again() -> None:
     """Check 9, for classifiers: against one null image, IG = const_y / PPL ranks a class as -PPL does."""
     outputs, null = torch.randn(60, 4), torch.randn(1, 4).expand(60, -1)
@@ -495,6 +517,10 @@ def test_how_many_clusters() -> None:
     assert sorted(np.bincount(clusters(points, 2, KEY))) == [20, 20]
     assert np.array_equal(clusters(points, 2, KEY), clusters(points, 2, KEY))
     assert sorted(np.bincount(clusters(points, 2, KEY, "mini-batch"))) == [20, 20]
+    cloud = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    for algorithm in ("k-means", "mini-batch"):
+        found = {tuple(clusters(cloud, 5, KEY / n, algorithm)) for n in range(4)}  # type: ignore[arg-type]
+        assert len(found) == 4, "the key names the start"
 
 
 @pytest.mark.parametrize("memory", [1, 4 * 40 * 7, 1 << 30])

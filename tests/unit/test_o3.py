@@ -172,6 +172,19 @@ def test_an_adapter_is_scaled_before_what_follows() -> None:
     assert torch.equal(none, torch.zeros(5, 4))
 
 
+def test_positions_of_a_row_share_its_gates() -> None:
+    """Some maps see a batch as rows, others as one long list of positions, those of a row one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 6, generator=generator), torch.randn(5, 4, generator=generator)
+    x, gates = torch.randn(3, 2, 6, generator=generator), torch.rand(3, 2, generator=generator)
+    expected = torch.zeros(3, 2, 5)
+    for row in range(3):
+        for n, rank in enumerate((slice(0, 2), slice(2, 4))):
+            expected[row] += gates[row, n] * 0.5 * (x[row] @ down[rank].T @ up[:, rank].T)
+    assert torch.allclose(gated_change(x, down, up, gates, 0.5), expected, atol=1e-6)
+    assert torch.allclose(gated_change(x.view(6, 6), down, up, gates, 0.5), expected.view(6, 5), atol=1e-6)
+
+
 def test_a_gate_of_zero_is_the_base_and_of_one_the_adapted_model() -> None:
     model, x = small_network(), torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
     adapters = Adapters(model, rank=2, alpha=4.0, dropout=0.0)
