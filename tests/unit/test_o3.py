@@ -487,6 +487,21 @@ def test_more_requests_never_close_a_gate(mode: str, source: Source) -> None:
     assert digest(life.guard.state_dict()["bundles"]) == digest(alone["bundles"])
 
 
+def test_a_resumed_adapter_acts_by_the_widest_gate(source: Source) -> None:
+    """As strongly as any request asks for, and not as the last one does."""
+    life = live(source, adapters="resume", epochs=1, encoder={"epochs": 0})
+    for user in (0, 1):
+        life.forget(user, f"request-{user}")
+    batch, gates = life.rows(2), {}
+    for name, opened in (("shut", [0.0, 0.0]), ("first", [1.0, 0.0]), ("last", [0.0, 1.0]), ("both", [1.0, 1.0])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(O3, "gates", lambda self, batch, row=opened: torch.tensor([row] * len(batch)))
+            gates[name] = life.strategy.predict(batch)
+    assert torch.equal(gates["first"], gates["last"])
+    assert torch.equal(gates["both"], gates["last"])
+    assert not torch.equal(gates["shut"], gates["last"])
+
+
 def test_more_orthogonality_is_less_overlap(source: Source) -> None:
     ratios = []
     for strength in (0.0, 10.0):

@@ -760,9 +760,7 @@ def test_a_step_equals_avalanches_agem(plan: Plan, tools: Any) -> None:
     ],
     ids=["der-plus-plus", "er-ace", "agem"],
 )
-def test_resuming_in_the_middle_of_a_life_gives_the_same_memory(
-    kind: Any, config: Any, plan: Plan, tools: Any
-) -> None:
+def test_resuming_in_the_middle_of_a_life_gives_the_same_memory(kind: Any, config: Any, plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
 
     def make() -> SGDLearner:
