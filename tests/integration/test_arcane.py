@@ -108,3 +108,17 @@ def test_it_learns_digits(tools: Any, digits: Source) -> None:
     step(strategy, Experience("all", (), digits.train_ids), ledger)
     tests = ledger.lend(np.flatnonzero(digits.is_test)).all()
     assert float((strategy.predict(tests).argmax(1) == tests.y).float().mean()) > 0.8
+
+
+def test_a_share_of_each_class_is_kept_by_name(tools: Any, source: Source) -> None:
+    """Deleting what was left out costs nothing and changes nothing."""
+    ids = of_classes(source, 0, 1, 2)
+    kept = ids[(Key(0) / "arcane" / "keep").uniform(ids) < 0.5]
+    left_out = np.setdiff1d(ids, kept)
+    assert 20 < len(kept) < 50
+    before, _ = live(tools, source, everything(source), keep=0.5)
+    derived = np.concatenate(list(before.holds(ids).values()))
+    assert np.sort(derived).tolist() == kept.tolist()
+    after, outcomes = live(tools, source, everything(source), request(left_out), keep=0.5)
+    assert (outcomes[1].steps, outcomes[1].exactness) == (0, "bits")
+    assert digest(after.state_dict()) == digest(before.state_dict())

@@ -157,8 +157,12 @@ def test_replay_counts_and_keeps_permanent_tasks(life: Life) -> None:
     assert steps[3].outcome.backward == 2 * samples + steps[3].outcome.steps * 32
 
 
-def test_a_step_beside_permanent_tasks_by_hand(tools: Any) -> None:
-    """Loss of the new task, plus the mean over permanent ones of alpha MSE + beta CE; memories smaller than a draw."""
+@pytest.mark.parametrize("consolidates", [False, True])
+def test_a_step_beside_permanent_tasks_by_hand(consolidates: bool, tools: Any) -> None:
+    """Loss of the new task, plus the mean over permanent ones of alpha MSE + beta CE; memories smaller than a draw.
+
+    A task that becomes permanent is learned from its memory alone, by alpha MSE + beta CE as well.
+    """
     source = tools.source(num_classes=6, per_class=10)
     plan = task_incremental.build(source, task_incremental.Config(experiences=3), 0)
     setting = tools.setting(source, plan, epochs=1, batch_size=100, lr=0.5)
@@ -166,7 +170,11 @@ def test_a_step_beside_permanent_tasks_by_hand(tools: Any) -> None:
     ledger = Ledger(source, plan.task_of)
     for experience in plan.experiences[:2]:
         step(strategy, experience, ledger)
-    model, tasks = setting.make_model(), strategy._permanent
+    last = plan.experiences[2]
+    if consolidates:
+        step(strategy, replace(last, name="before", retention="temporary"), ledger)
+        last = replace(last, consolidates=True)
+    model, tasks = setting.make_model(), list(strategy._permanent)
     model.load_state_dict(strategy._main.state_dict())
     x, own = source.x, plan.experiences[2].sample_ids
 
@@ -174,15 +182,31 @@ def test_a_step_beside_permanent_tasks_by_hand(tools: Any) -> None:
         classes = list(plan.units[task].classes)
         return F.cross_entropy(model(x[ids])[:, classes], source.y[ids] - classes[0])
 
-    loss, replayed = cross_entropy(own, 2), torch.zeros(())
-    for number, task in enumerate(tasks):
+    def dark(task: Any, number: int) -> torch.Tensor:
         assert len(task.memory) == 6
         columns = list(plan.units[number].classes)
         squared = F.mse_loss(model(x[task.memory])[:, columns], task.outputs[:, columns])
-        replayed = replayed + 0.3 * squared + 0.7 * cross_entropy(task.memory, number)
-    (loss + replayed / 2).backward()
-    step(strategy, plan.experiences[2], ledger)
+        return 0.3 * squared + 0.7 * cross_entropy(task.memory, number)
+
+    new = dark(strategy._temporary[0], 2) if consolidates else cross_entropy(own, 2)
+    (new + (dark(tasks[0], 0) + dark(tasks[1], 1)) / 2).backward()
+    step(strategy, last, ledger)
     assert torch.allclose(strategy._main.parameters, model.parameters - 0.5 * model.gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("pretrain", [True, False])
+def test_where_the_model_of_a_temporary_task_starts(pretrain: bool, tools: Any) -> None:
+    """As a copy of the permanent one, or afresh; with a tiny learning rate it stays there."""
+    source = tools.source(num_classes=4, per_class=10)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan, lr=1e-9)
+    strategy, ledger = ClpuDer(Config(pretrain=pretrain), setting), Ledger(source, plan.task_of)
+    strategy._main.parameters.mul_(2)
+    step(strategy, plan.experiences[0], ledger)
+    model = strategy._temporary[0].model
+    assert model is not None
+    expected = setting.make_model().parameters * (2 if pretrain else 1)
+    assert torch.allclose(model.parameters, expected, atol=1e-6)
 
 
 def test_a_resume_at_any_event_goes_on_to_the_same_bits(life: Life) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lives import TaskLife
 from torch import nn
+from torch.nn import functional as F
 
 from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
@@ -172,6 +173,28 @@ def test_stored_outputs_stay_with_their_samples_when_memories_shrink(tools: Any)
     assert sizes == [[12], [12, 12], [8, 8, 8]]
     kept_ids = [set(task.memory.tolist()) for task in strategy._tasks]
     assert kept_ids[0] != set(sorted(i for i in shown if i in first)[:8]), "not simply the first ones"
+
+
+def test_what_a_repair_minimises_by_hand(tools: Any) -> None:
+    """The mean over tasks of alpha MSE to the stored outputs + beta CE, each through the weights of its mask."""
+    source = tools.source(num_classes=4, per_class=16)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan)
+    strategy, ledger = Pall(Config(sparsity=0.5, memory=16, alpha=0.3, beta=0.7), setting), Ledger(source, plan.task_of)
+    for experience in plan.experiences:
+        step(strategy, experience, ledger)
+    strategy._model.parameters.mul_(1.5)  # so that outputs are no longer those that are stored
+    expected, model = [], setting.make_model()
+    for number, task in enumerate(strategy._tasks):
+        model.load_state_dict(strategy._model.state_dict())
+        model.parameters[strategy._body & ~task.mask] = 0.0
+        columns, ids = list(plan.units[number].classes), task.memory
+        outputs = model(source.x[ids])[:, columns]
+        squared = F.mse_loss(outputs, task.outputs[:, columns])
+        expected.append(0.3 * squared + 0.7 * F.cross_entropy(outputs, source.y[ids] - columns[0]))
+        assert float(squared.detach()) > 0.01
+    found = strategy._rehearsed([ledger.lend(task.memory).all() for task in strategy._tasks])
+    torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
 def test_weight_decay_shrinks_the_weights_that_are_trained(tools: Any) -> None:

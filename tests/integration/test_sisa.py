@@ -271,5 +271,15 @@ def test_votes() -> None:
     torch.testing.assert_close(mean_probability(p.log()).exp(), torch.tensor([[0.4, 0.6]]))
 
 
+@pytest.mark.parametrize(("aggregate", "said"), [("vote", vote), ("mean", mean_probability)])
+def test_shards_answer_as_is_asked_for(aggregate: Any, said: Any, tools: Any, source: Any) -> None:
+    config = Config(shards=SHARDS, slices=1, aggregate=aggregate)
+    strategy, ledger, _ = live(tools, source, [everything(source)], config)
+    data = ledger.lend(np.flatnonzero(source.is_test)).all()
+    shards = strategy.constituents(data)
+    assert len(shards) == SHARDS
+    assert torch.equal(strategy.predict(data), said(torch.stack(shards)))
+
+
 def test_epoch_rule() -> None:
     assert [stage_epochs(10, slices) for slices in (1, 3, 4, 9)] == [10, 5, 4, 2]

@@ -139,13 +139,14 @@ class _Trial:
     process: BaseProcess
     log: Path
     began: float
+    ends: float
 
 
 def _judged(trial: _Trial, in_time: bool) -> str:
     """Return what became of a trial: noticed, survived, or why it says nothing."""
     status = trial.process.exitcode
-    if not in_time:
-        return "noticed (too slow)"
+    if not in_time:  # that may be a bug that is noticed, or a machine that is busy
+        return "broken (its tests took too long)"
     if status == _PASSED:
         return "survived"
     return "noticed" if status == _FAILED else f"broken (pytest ended with {status}, see below)"
@@ -178,12 +179,13 @@ def run(bugs: Sequence[Bug], jobs: int, limit: float) -> dict[str, str]:
             log = base / f"{copy.folder.name}.log"
             process = fork.Process(target=_run_tests, args=(copy.folder, tests, log))
             process.start()
-            running.append(_Trial(bug, copy, process, log, time.monotonic()))
+            now = time.monotonic()
+            running.append(_Trial(bug, copy, process, log, now, now + limit * (1 if bug else len(tests))))
 
         def finish() -> None:
-            oldest = min(t.began for t in running)
-            wait([t.process.sentinel for t in running], timeout=max(0.0, oldest + limit - time.monotonic()))
-            for trial in [t for t in running if not t.process.is_alive() or time.monotonic() - t.began > limit]:
+            first = min(t.ends for t in running)
+            wait([t.process.sentinel for t in running], timeout=max(0.0, first - time.monotonic()))
+            for trial in [t for t in running if not t.process.is_alive() or time.monotonic() > t.ends]:
                 in_time = not trial.process.is_alive()
                 _end(trial.process)
                 running.remove(trial)

@@ -16,6 +16,7 @@ from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.setup.build import make_strategy
 from strategies.base import Access, Setting
 from strategies.composed import Composed
+from strategies.guards import o3
 from strategies.guards._detector import (
     contrastive_entropy,
     fit_detector,
@@ -609,6 +610,21 @@ def test_wrong_answers_are_wrong_unless_all_are_asked_for(source: Source) -> Non
     # Five wrong ones and the true one: one in six, over 600 draws.
     share = np.mean([own(WrongAnswers(objective, Key(0), true_too=True), step) for step in range(10)])
     assert share == pytest.approx(1 / 6, abs=3 * math.sqrt(5 / 36 / 600))
+
+
+@pytest.mark.parametrize("relabel", ["wrong", "any"])
+def test_the_true_answer_is_among_any_and_not_among_wrong_ones(
+    relabel: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def noted(objective: CausalLM, key: Key, true_too: bool) -> WrongAnswers:
+        asked.append(true_too)
+        return WrongAnswers(objective, key, true_too)
+
+    monkeypatch.setattr(o3, "WrongAnswers", noted)
+    live(source, relabel=relabel, epochs=1, encoder={"epochs": 0}).forget(0, "request-0")
+    assert asked == [relabel == "any"]
 
 
 def test_it_is_for_text(tools: Any) -> None:
