@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -124,12 +124,6 @@ def _run_tests(folder: Path, tests: Sequence[str], log: Path) -> None:
     sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", *tests])))
 
 
-def _end(process: BaseProcess) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    process.join()
-
-
 @dataclass(slots=True)
 class _Trial:
     """A process that runs the tests of a bug, or of no bug."""
@@ -141,15 +135,80 @@ class _Trial:
     began: float
     ends: float
 
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return time.monotonic() - self.began
 
-def _judged(trial: _Trial, in_time: bool) -> str:
-    """Return what became of a trial: noticed, survived, or why it says nothing."""
-    status = trial.process.exitcode
-    if not in_time:  # that may be a bug that is noticed, or a machine that is busy
-        return "broken (its tests took too long)"
-    if status == _PASSED:
-        return "survived"
-    return "noticed" if status == _FAILED else f"broken (pytest ended with {status}, see below)"
+    def over(self) -> bool:
+        """Return whether it has ended or should."""
+        return not self.process.is_alive() or time.monotonic() > self.ends
+
+    def judged(self) -> str:
+        """End it with all that it has started; return what became of it: noticed, survived, or why it says nothing."""
+        in_time, status = not self.process.is_alive(), self.process.exitcode
+        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join()
+        if not in_time:  # that may be a bug that is noticed, or a machine that is busy
+            return "broken (its tests took too long)"
+        if status == _PASSED:
+            return "survived"
+        return "noticed" if status == _FAILED else f"broken (pytest ended with {status})"
+
+
+class Trials:
+    """Runs tests in copies of the tree, as many at once as there are copies."""
+
+    def __init__(self, folder: Path, jobs: int, limit: float) -> None:
+        """Make the copies.
+
+        Args:
+            folder: where they, and the output of the tests, are written.
+            jobs: how many.
+            limit: seconds after which the tests of a bug are ended.
+        """
+        for module in _PREPARED:
+            importlib.import_module(module)
+        self._fork = multiprocessing.get_context("fork")
+        self._folder, self._limit = folder, limit
+        self._free = [Copy(folder / f"tree-{n}") for n in range(jobs)]
+        self._running: list[_Trial] = []
+
+    def outcomes(self, planted: Iterable[tuple[Bug | None, Sequence[str]]]) -> Iterator[tuple[Bug | None, str, str]]:
+        """Yield every bug (None: there is none) with what became of it and the output of its tests, as they end."""
+        waiting = list(planted)[::-1]
+        try:
+            while waiting or self._running:
+                while waiting and self._free:
+                    self._start(*waiting.pop())
+                first = min(t.ends for t in self._running)
+                wait([t.process.sentinel for t in self._running], timeout=max(0.0, first - time.monotonic()))
+                for trial in [t for t in self._running if t.over()]:
+                    yield self._finished(trial)
+        finally:
+            for trial in self._running:
+                trial.judged()
+
+    def _start(self, bug: Bug | None, tests: Sequence[str]) -> None:
+        copy, now = self._free.pop(), time.monotonic()
+        if bug is not None:
+            copy.plant(bug)
+        log = self._folder / f"{copy.folder.name}.log"
+        process = self._fork.Process(target=_run_tests, args=(copy.folder, tests, log))
+        process.start()
+        limit = self._limit if bug is not None else self._limit * len(tests)
+        self._running.append(_Trial(bug, copy, process, log, now, now + limit))
+
+    def _finished(self, trial: _Trial) -> tuple[Bug | None, str, str]:
+        outcome = trial.judged()
+        self._running.remove(trial)
+        if trial.bug is not None:
+            trial.copy.repair(trial.bug)
+            print(f"{trial.bug.area:14} {trial.bug.name:48} {trial.seconds:6.1f} s  {outcome}", flush=True)
+        self._free.append(trial.copy)
+        return trial.bug, outcome, trial.log.read_text(errors="replace")
 
 
 def run(bugs: Sequence[Bug], jobs: int, limit: float) -> dict[str, str]:
@@ -163,63 +222,19 @@ def run(bugs: Sequence[Bug], jobs: int, limit: float) -> dict[str, str]:
     Raises:
         ValueError: the tests fail without any bug.
     """
-    for module in _PREPARED:
-        importlib.import_module(module)
-    fork = multiprocessing.get_context("fork")
     outcomes: dict[str, str] = {}
+    tests = sorted({test for bug in bugs for test in bug.tests})
     with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
-        base = Path(temporary).resolve()
-        free = [Copy(base / f"tree-{n}") for n in range(jobs)]
-        running: list[_Trial] = []
-
-        def start(bug: Bug | None, tests: Sequence[str]) -> None:
-            copy = free.pop()
-            if bug is not None:
-                copy.plant(bug)
-            log = base / f"{copy.folder.name}.log"
-            process = fork.Process(target=_run_tests, args=(copy.folder, tests, log))
-            process.start()
-            now = time.monotonic()
-            running.append(_Trial(bug, copy, process, log, now, now + limit * (1 if bug else len(tests))))
-
-        def finish() -> None:
-            first = min(t.ends for t in running)
-            wait([t.process.sentinel for t in running], timeout=max(0.0, first - time.monotonic()))
-            for trial in [t for t in running if not t.process.is_alive() or time.monotonic() > t.ends]:
-                in_time = not trial.process.is_alive()
-                _end(trial.process)
-                running.remove(trial)
-                free.append(trial.copy)
-                outcome = _judged(trial, in_time)
-                log = trial.log.read_text(errors="replace")
-                if trial.bug is None:
-                    if outcome != "survived":
-                        raise ValueError(f"the tests do not pass without any bug:\n{log}")
-                    continue
-                trial.copy.repair(trial.bug)
-                outcomes[trial.bug.name] = outcome
-                seconds = time.monotonic() - trial.began
-                print(f"{trial.bug.area:14} {trial.bug.name:48} {seconds:6.1f} s  {outcome}", flush=True)
-                if outcome.startswith("broken"):
-                    print(log)
-
-        try:
-            # Shared out evenly, since one failure tells nothing of what was noticed by that test.
-            tests = sorted({test for bug in bugs for test in bug.tests})
-            for n in range(min(jobs, len(tests))):
-                start(None, tests[n::jobs])
-            while running:
-                finish()
-            print(f"{len(tests)} files or tests pass without any bug.", flush=True)
-            waiting = list(bugs)
-            while waiting or running:
-                while waiting and free:
-                    bug = waiting.pop(0)
-                    start(bug, bug.tests)
-                finish()
-        finally:
-            for trial in running:
-                _end(trial.process)
+        trials = Trials(Path(temporary).resolve(), jobs, limit)
+        for _, outcome, log in trials.outcomes((None, tests[n::jobs]) for n in range(min(jobs, len(tests)))):
+            if outcome != "survived":
+                raise ValueError(f"{log}\nThe tests do not pass without any bug: {outcome}.")
+        print(f"{len(tests)} files or tests pass without any bug.", flush=True)
+        for bug, outcome, log in trials.outcomes((bug, bug.tests) for bug in bugs):
+            assert bug is not None
+            outcomes[bug.name] = outcome
+            if outcome.startswith("broken"):
+                print(log)
     return outcomes
 
 
