@@ -86,25 +86,30 @@ def load(areas: Iterable[str] = (), names: Iterable[str] = ()) -> list[Bug]:
 
 
 class Copy:
-    """A copy of the tree in a folder of its own, with at most one bug in it."""
+    """A copy of the tree in a folder of its own, with at most one bug in it. The tree itself may change meanwhile."""
 
     def __init__(self, folder: Path) -> None:
         """Copy the tree into `folder`, which does not exist."""
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         self._writes = 0
+        self._right: tuple[Path, str] | None = None
 
     def plant(self, bug: Bug) -> None:
         """Put the bug in."""
-        self._write(bug.file, bug.planted((ROOT / bug.file).read_text(encoding="utf-8")))
+        path = self.folder / bug.file
+        text = path.read_text(encoding="utf-8")
+        self._right = path, text
+        self._write(path, bug.planted(text))
 
-    def repair(self, bug: Bug) -> None:
-        """Take the bug out."""
-        self._write(bug.file, (ROOT / bug.file).read_text(encoding="utf-8"))
+    def repair(self) -> None:
+        """Take the bug out, if there is one."""
+        if self._right is not None:
+            self._write(*self._right)
+            self._right = None
 
-    def _write(self, file: str, text: str) -> None:
+    def _write(self, path: Path, text: str) -> None:
         """Write a file at a time of its own: Python knows by time and size whether its compiled form is stale."""
-        path = self.folder / file
         path.write_text(text, encoding="utf-8")
         self._writes += 1
         os.utime(path, (self._writes, self._writes))
@@ -204,8 +209,8 @@ class Trials:
     def _finished(self, trial: _Trial) -> tuple[Bug | None, str, str]:
         outcome = trial.judged()
         self._running.remove(trial)
+        trial.copy.repair()
         if trial.bug is not None:
-            trial.copy.repair(trial.bug)
             print(f"{trial.bug.area:14} {trial.bug.name:48} {trial.seconds:6.1f} s  {outcome}", flush=True)
         self._free.append(trial.copy)
         return trial.bug, outcome, trial.log.read_text(errors="replace")
