@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from lifelong.files import digest_of
 from streams.errors import TrustError
 from streams.files import cache_folder, write_atomically
 from streams.registry import is_file
@@ -27,11 +28,11 @@ def require_trust(configuration: object, folder: Path, trust: bool) -> None:
     Raises:
         TrustError: it names such code; the files are listed.
     """
-    unknown = [file for file in _files_in(configuration) if not _mark(file, _digest(file)).exists()]
+    unknown = [file for file in _files_in(configuration) if not _mark(file, digest_of(file)).exists()]
     if not unknown:
         return
     if trust:
-        remember({file: _digest(file) for file in unknown})
+        remember({file: digest_of(file) for file in unknown})
         return
     inside = "came with it" if all(f.is_relative_to(folder.resolve()) for f in unknown) else "it names"
     raise TrustError(
@@ -63,10 +64,6 @@ def _texts(data: object) -> Iterator[str]:
     elif isinstance(data, Iterable):
         for part in data:
             yield from _texts(part)
-
-
-def _digest(file: Path) -> bytes:
-    return hashlib.blake2b(file.read_bytes()).digest()
 
 
 def _mark(file: Path, digest: bytes) -> Path:

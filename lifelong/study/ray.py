@@ -25,7 +25,14 @@ _RESULTS = (
     *("config.yaml", "manifest.json", "stream.json"),
     *("results.jsonl", "columns.bin", "timings.jsonl", "scores.bin", "done.json"),
 )
-_PASSED_ON = ("LIFELONG_CACHE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY")
+_PASSED_ON = (
+    "LIFELONG_CACHE",
+    "WANDB_MODE",
+    "WANDB_BASE_URL",
+    "WANDB_PROJECT",
+    "WANDB_ENTITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 _CONNECT_S, _ANSWER_S = 5.0, 15.0
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

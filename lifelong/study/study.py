@@ -26,7 +26,7 @@ from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
 from lifelong.study.declaration import added, declaration, earlier_looks, read_mapping
 from lifelong.study.inference import Rule, prospect
-from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
+from lifelong.study.jobs import Job, JobResult, execute, is_done, make_jobs
 from lifelong.study.judging import Difference, Verdict
 from lifelong.study.local import run_local
 from lifelong.study.seeds import Looks, all_seeds, rule_of
@@ -189,13 +189,41 @@ class Study:
                     if watch is not None:
                         watch(result)
                 self._reached = None
-            failed = [r for r in results if r.error]
-            commands = {r.job.label: self._command_alone(r.job) for r in failed}
-            outcome = self.outcome() | {
-                "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
-            }
-            write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
+            self._conclude([r for r in results if r.error])
         return results
+
+    def run_one(self, number: int, wandb: bool = False) -> JobResult:
+        """Run one job here, beside others that run elsewhere on the same disk: a task of a job array.
+
+        Args:
+            number: its place in `all_jobs`.
+            wandb: also send everything to Weights & Biases.
+
+        Raises:
+            ConfigError: there is no job of that number.
+        """
+        if not 0 <= number < len(self.all_jobs):
+            raise ConfigError(f"--job {number}: the study has jobs 0 to {len(self.all_jobs) - 1} (--list-jobs).")
+        with disk_errors(self.folder):
+            with _locked(self.folder):
+                self._declare()
+            job = self.all_jobs[number]
+            if is_done(job):
+                return JobResult(job, 0.0)
+            return execute(replace(job, group=self.folder.name) if wandb else job)
+
+    def collect(self) -> None:
+        """Write verdicts on what is finished; nothing is computed."""
+        with disk_errors(self.folder), _locked(self.folder):
+            self._declare()
+            self._conclude([])
+
+    def _conclude(self, failed: Sequence[JobResult]) -> None:
+        commands = {r.job.label: self._command_alone(r.job) for r in failed}
+        outcome = self.outcome() | {
+            "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
+        }
+        write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
 
     def runs(self) -> list[tuple[Cell, Run]]:
         """Return every run folder that exists, with the cell it belongs to."""

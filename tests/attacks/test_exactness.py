@@ -189,6 +189,8 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 KEEPER = """
 import os
+import signal
+import time
 from streams.errors import ConfigError
 calls = []
 def count():
@@ -202,6 +204,11 @@ def die():
     os._exit(9)
 def leave():
     raise SystemExit(0)
+def end_the_server():
+    server = os.getppid()
+    os.kill(server, signal.SIGKILL)
+    while os.getppid() == server:
+        time.sleep(0.001)
 """
 
 
@@ -220,6 +227,7 @@ def test_what_a_fresh_process_raises_is_raised_here(keeper: Any) -> None:
         fresh.call(keeper.die)
     with pytest.raises(LifelongError, match="The process that called keeps_count.leave died"):
         fresh.call(keeper.leave)
+    fresh.call(keeper.end_the_server)
     assert fresh.call(keeper.count) == 1, "and the next call is answered"
 
 

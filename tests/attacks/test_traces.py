@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from conftest import make_source
 import lifelong
 from cli.main import main
 from lifelong.evaluation.sealing import seal, secret_of, unseal
-from lifelong.execution.traces import clean_cache, clean_run, traces
+from lifelong.execution.traces import _prepared_files, clean_cache, clean_run, traces
 from lifelong.results.record import Record
 from streams.errors import ConfigError
+from streams.sources import people
+from streams.text import train_tokenizer
 
 DELETED_CLASS = 1
 
@@ -225,3 +228,18 @@ def test_the_command_says_what_is_missing(here: Path, capsys: pytest.CaptureFixt
         assert all(Path(trace["file"]).exists() for trace in json.loads(out))
     finally:
         sys.argv = before
+
+
+def test_of_tokenisers_only_that_of_the_rows_derives_from_them(here: Path) -> None:
+    (here / "public.txt").write_text("words that nobody asks to be deleted")
+    train_tokenizer(["texts of somebody else"], 320)
+    (other,) = (here / "cache" / "tokenizers").iterdir()
+
+    def listed(texts: tuple[str, ...]) -> list[Path]:
+        source = people.load(people.Config(people=2, groups=1, holdout=1, vocabulary=320, vocabulary_texts=texts))
+        prepared: Any = SimpleNamespace(config=config(), stream=SimpleNamespace(source=source))
+        return _prepared_files(prepared)
+
+    (rows,) = listed(())
+    assert rows != other
+    assert listed(("public.txt",)) == []

@@ -405,3 +405,4 @@ def test_an_attack_that_found_nothing_before_the_request_is_grey(run: Run) -> No
         assert (re.search('<td class="grey"[^>]*>0.512</td>', page) is not None) == grey
         assert ("<td>0.512</td>" in page) == (not grey)
         assert "<td>0.700</td>" in page, "the control itself"
+        assert ("in grey italics" in page) == ('class="grey"' in page), "what has no number is not grey"
