@@ -13,6 +13,7 @@ import importlib
 import io
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -150,7 +151,7 @@ class _Trial:
         return not self.process.is_alive() or time.monotonic() > self.ends
 
     def judged(self) -> str:
-        """End it with all that it has started; return what became of it: noticed, survived, or why it says nothing."""
+        """End it with all that it has started; return who noticed, that it survived, or why it says nothing."""
         in_time, status = not self.process.is_alive(), self.process.exitcode
         self.process.kill()
         with contextlib.suppress(ProcessLookupError):
@@ -160,7 +161,10 @@ class _Trial:
             return "broken (its tests took too long)"
         if status == _PASSED:
             return "survived"
-        return "noticed" if status == _FAILED else f"broken (pytest ended with {status})"
+        if status != _FAILED:
+            return f"broken (pytest ended with {status})"
+        failed = re.search(r"(?m)^(?:FAILED|ERROR) (\S+)", self.log.read_text(errors="replace"))
+        return f"noticed by {failed[1] if failed else 'a test that cannot begin'}"
 
 
 class Trials:
