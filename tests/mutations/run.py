@@ -30,8 +30,16 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-_PREPARED = ("numpy", "torch", "scipy.stats", "sklearn.cluster", "pydantic", "pytest")
-"""What a process for tests needs of others' packages: imported once, then every process is a fork."""
+_PREPARED = (
+    "numpy",
+    "torch",
+    "scipy.stats",
+    "sklearn.cluster",
+    "transformers.models.llama.modeling_llama",
+    "pydantic",
+    "pytest",
+)
+"""What a process for tests needs of others' packages: imported once, which takes seconds; every process is a fork."""
 _LEFT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info", "__pycache__", "build", "dist", "runs", "wandb")
 _PASSED, _FAILED = 0, 1
 
