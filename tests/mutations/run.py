@@ -36,6 +36,7 @@ _PREPARED = (
     "scipy.stats",
     "sklearn.cluster",
     "transformers.models.llama.modeling_llama",
+    "hypothesis",
     "pydantic",
     "pytest",
 )
@@ -135,7 +136,8 @@ def _run_tests(folder: Path, tests: Sequence[str], log: Path) -> None:
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
     sys.path.insert(0, str(folder))
-    sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", *tests])))
+    prepared = "ignore::pytest.PytestAssertRewriteWarning"  # plugins that are imported already; they assert nothing
+    sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "-W", prepared, *tests])))
 
 
 @dataclass(slots=True)
@@ -169,10 +171,10 @@ class _Trial:
             return "broken (its tests took too long)"
         if status == _PASSED:
             return "survived"
-        if status != _FAILED:
-            return f"broken (pytest ended with {status})"
         failed = re.search(r"(?m)^(?:FAILED|ERROR) (\S+)", self.log.read_text(errors="replace"))
-        return f"noticed by {failed[1] if failed else 'a test that cannot begin'}"
+        if status != _FAILED or failed is None:
+            return f"broken (pytest ended with {status})"
+        return f"noticed by {failed[1]}"
 
 
 class Trials:
