@@ -193,6 +193,7 @@ def test_importing_the_public_face_does_not_wait_for_torch(what: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.nightly
 def test_running_imports_nothing_that_only_some_need() -> None:
     ours = "lifelong.execution.runner, lifelong.report, lifelong.trackers"
     code = f"import sys, {ours}; print(sorted(set({LATE!r}) & set(sys.modules)))"
