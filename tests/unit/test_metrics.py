@@ -283,6 +283,17 @@ def small_plan(tools: Any, scheduled: list[Scheduled], service: Service = Servic
     return stream, plan_evaluation(stream, EvaluationConfig(probe=0))
 
 
+def test_a_unit_without_test_samples_is_held_from_when_it_is_learned(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=6)
+    tests = (source.test_ids[source.class_ids[source.test_ids] == 0], np.array([], dtype=np.int64))
+    units = tuple(Unit(f"u{c}", (c,), tests[c]) for c in range(2))
+    taught = [source.train_ids[source.class_ids[source.train_ids] == c] for c in range(2)]
+    experiences = tuple(Experience(f"e{c}", (c,), ids) for c, ids in enumerate(taught))
+    stream = assemble(Plan(source, units, experiences), [Learn(0), Learn(1)], Service(), Key(0))
+    plan = plan_evaluation(stream, EvaluationConfig(probe=0))
+    assert plan.since.tolist() == [[0, -1], [0, 1]]
+
+
 def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 0.0) -> Outputs:
     """Ten test samples per unit with that accuracy; training samples of forget sets with accuracy `forget`."""
     scores = np.zeros(len(plan.ids), dtype=np.float32)
