@@ -172,6 +172,16 @@ def test_without_training_again_the_prior_is_served(tools: Any, source: Any) -> 
     assert torch.isfinite(strategy._setting.objective.losses(outputs, data)).all()
 
 
+def test_an_experience_is_exhausted_once(tools: Any, source: Any) -> None:
+    """A later request that does not touch it does not count it again."""
+    early, late = np.array_split(source.train_ids, 2)
+    experiences = Experience("early", (0,), early), Experience("late", (1,), late)
+    strategy = build(tools, source, config(shards=1, slices=1, sequences=1, retrain_when="never"))
+    hits = [request(int(early[0])), request(int(late[0]), number=1)]
+    _, outcomes = live(strategy, source, *experiences, hits[0], hits[1])
+    assert [o.notes["exhausted"] for o in outcomes[2:]] == [1.0, 1.0]
+
+
 def test_the_longest_prefix_serves_and_the_rest_is_stranded(tools: Any, source: Any) -> None:
     orders = rotations(L, B)
     strategy = build(tools, source, config())

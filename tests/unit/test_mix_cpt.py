@@ -438,14 +438,28 @@ def test_alignment_happens_as_often_as_asked(world: World, watched: Any) -> None
 
 
 def test_the_reference_of_preference_is_the_tuned_model(world: World, watched: Any) -> None:
-    life = Life(world, dpo_lr=1e-9)
+    mixture = {"instructions": 0.3, "preferences": 0.2, "preference_part": 0.5, "align_least": 1}
+    life = Life(world, dpo_lr=1e-9, **mixture)
     life.learn(0)
     life.learn(1)
-    hook = watched[1][2][0]
+    _, preferred, (hook,) = watched[1]
+    assert len(preferred) == 1
     difference = (hook._reference.parameters - life.model.parameters).abs().max()
     assert float(difference) < 1e-6
+    # It stays there while the model moves on, so that the model comes to prefer what it should more than it did.
+    moving = Life(world, dpo_lr=1.0, dpo_epochs=4, beta=0.7, **mixture)
+    moving.learn(0)
+    outcome = moving.learn(1)
+    later = watched[-1][2][0]
+    assert torch.equal(later._reference.parameters, hook._reference.parameters)
+    assert float((later._reference.parameters - moving.model.parameters).abs().max()) > 1e-3
+    assert len(later.margins) == 4
+    assert outcome.notes["preference_margin"] == pytest.approx(float(later.margins[-1]))
+    for loss, margin in zip(later.losses_seen, later.margins, strict=True):  # of a single sample
+        assert float(loss) == pytest.approx(np.log1p(np.exp(-0.7 * float(margin))), rel=1e-5)
+    assert outcome.notes["preference_margin"] > 0.1
     # Tuning can be distilled as well.
-    other = Life(world, dpo_lr=1e-9, distil_tuning=True)
+    other = Life(world, dpo_lr=1e-9, distil_tuning=True, **mixture)
     other.learn(0)
     other.learn(1)
     assert not torch.equal(other.model.parameters, life.model.parameters)

@@ -17,13 +17,14 @@ from torch import nn
 
 from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
-from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
+from strategies.isolated import _answers, _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
 from strategies.isolated._supermasks import (
     WeightStep,
     binary,
     choose,
     entropy,
+    initial_scores,
     one_shot,
     pack,
     positions_of,
@@ -36,6 +37,7 @@ from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.step import step
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import DeletionRequest, Event, Experience, Request
@@ -679,6 +681,47 @@ def test_slopes_answer_sample_by_sample(digits: Source, tools: Any) -> None:
         assert torch.equal(finite, alone.isfinite())
         assert finite.sum() == 12, "each sample has the outputs of one task"
         torch.testing.assert_close(together[finite], alone[finite])
+
+
+@pytest.mark.parametrize(("how", "looks"), [("one-shot", 1), ("binary", 3)])
+def test_how_often_a_mask_is_looked_for(
+    how: str, looks: int, digits: Source, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five masks, in one look at the slopes, or by halves in three."""
+    world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=1, batch=200)
+    strategy, count = life(world, supsup, tools, world.plan.experiences, inference=how), 0
+
+    def counted(*args: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return slopes_of(*args)
+
+    monkeypatch.setattr(_answers, "slopes_of", counted)
+    strategy.predict(world.held_out_of(0).part(0, 2))
+    assert count == 2 * looks
+
+
+def test_each_stage_has_epochs_and_a_rate_of_its_own(world: World, tools: Any) -> None:
+    """Scores that hardly move choose what they chose at first; weights that hardly move stay."""
+    samples = len(world.plan.experiences[0].sample_ids)
+    per_epoch = -(-samples // 32)
+    start = world.strategy(exssnet)
+    first_choice = initial_scores(
+        start._canvas.layers, Key(0) / "fit" / world.plan.experiences[0].name / 0 / "scores", start._canvas.device
+    )
+    first_mask = choose(first_choice, start._canvas.spans_of(world.plan.experiences[0].units))
+    masks, weights = [], []
+    for options in ({"mask_lr": 1e-12, "weight_epochs": 3}, {"weight_lr": 1e-12, "mask_epochs": 4}):
+        strategy, ledger = world.strategy(exssnet, **options), world.ledger()
+        outcome = step(strategy, world.plan.experiences[0], ledger).outcome
+        assert outcome.steps == per_epoch * (options.get("mask_epochs", 2) + options.get("weight_epochs", 2))
+        masks.append(strategy._canvas.mask_of(strategy._nets[world.plan.experiences[0].units]))
+        weights.append(strategy._canvas.weights.clone())
+    assert torch.equal(masks[0], first_mask)
+    assert not torch.equal(masks[1], first_mask)
+    initial = start._canvas.weights
+    assert float((weights[0] - initial).abs().max()) > 1e-3
+    assert float((weights[1] - initial).abs().max()) < 1e-9
 
 
 def test_looking_on_changes_nothing(world: World, tools: Any) -> None:
