@@ -27,7 +27,7 @@ CANDIDATES = [
 
 
 class Witness(nn.Module):
-    """Batch norm of four channels, then dropout; it counts the passes in training mode that no gradient is wanted of."""
+    """Batch norm of four channels, then dropout; it counts passes in training mode that no gradient is wanted of."""
 
     without_gradient = 0
 

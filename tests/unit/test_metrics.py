@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-import lifelong.metrics
-import streams
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
@@ -648,22 +643,7 @@ def test_mean_exposure_of_a_lazy_server_under_poisson_requests(tools: Any) -> No
     assert exposures / count == pytest.approx((wait_for - 1) / (2 * rate), rel=0.05)
 
 
-# --- examples in the documentation ----------------------------------------------------------------------------------
-
-
-def modules(package: Any) -> list[str]:
-    return [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
-
-
-@pytest.mark.parametrize("name", [*modules(streams), *modules(lifelong.metrics)])
-def test_examples_in_docstrings(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
-
-
-def test_there_are_examples() -> None:
-    finder = doctest.DocTestFinder()
-    found = [e for m in modules(lifelong.metrics) for t in finder.find(importlib.import_module(m)) for e in t.examples]
-    assert len(found) >= 6
+# --- events that are not evaluated ----------------------------------------------------------------------------------
 
 
 def test_events_that_are_not_evaluated_are_left_out() -> None:

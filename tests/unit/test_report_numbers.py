@@ -181,10 +181,12 @@ def test_requests_of_a_study_are_means_of_their_own_numbers(facts: Facts) -> Non
     keys += ("steps", "seconds", "latency", "exposure")
 
     def numbers(seed: int) -> dict[str, np.ndarray]:
-        return {k: np.array([0.01 * i + 0.2 * request + 0.05 * seed for request in range(2)]) for i, k in enumerate(keys)}
+        return {
+            k: np.array([0.01 * i + 0.2 * request + 0.05 * seed for request in range(2)]) for i, k in enumerate(keys)
+        }
 
     point = Point({}, ("one",), facts, access={"one": "retain: full"})
-    point.requested = {seed: facts.requested for seed in range(2)}
+    point.requested = dict.fromkeys(range(2), facts.requested)
     point.lives = {"one": {s: Life(EVENTS, True, {}, numbers(s), {}, life(0.0, True).line) for s in range(2)}}
     grid = study_tables.requests(point)
     heads = [head for head, _ in grid.heads]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from strategies.base import Setting, Unlearner
+from strategies.base import Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners import importance_log, naive
@@ -176,6 +176,23 @@ def test_scrub_takes_its_moments_over_a_decay(plan: Plan, tools: Any, monkeypatc
     assert any(bool((m != 0).any()) for m in fits.moments[1])
 
 
+def test_scrub_rewinds_to_where_the_forget_set_is_as_wrong_as_what_was_held_out(
+    plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, torch.Tensor]] = []
+    errors = iter([0.9, 0.4, 0.6, 0.1, 0.45])  # of the forget set after four epochs, and of what was held out
+
+    def error(self: scrub.SCRUB, model: FlatModel, data: Data) -> float:
+        seen.append((next(errors), model.parameters.clone()))
+        return seen[-1][0]
+
+    monkeypatch.setattr(scrub.SCRUB, "_error", error)
+    options = {"epochs": 4, "max_epochs": 4, "lr": 0.05, "rewind": 0.3, "decay_epochs": ()}
+    life = Learned(plan, tools, scrub.SCRUB, scrub.Config.model_validate(options))
+    life.serve("sample", 0, 1, 2)
+    assert [torch.equal(life.model.parameters, at) for _, at in seen[:4]] == [False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("bound", "limits", "levels", "label"),
     [
@@ -193,9 +210,7 @@ def test_boundary_shrink_keeps_inputs_what_pixels_are(bound: float, limits: Any,
     assert boundary_shrink.nearest_labels(model, Classification(2), data, config).tolist() == [label]
 
 
-def test_bad_teacher_takes_a_share_of_the_retained(
-    plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_teacher_takes_a_share_of_the_retained(plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = Fits(bad_teacher, monkeypatch)
     life = Learned(plan, tools, bad_teacher.BadTeacher, bad_teacher.Config(subset=0.4))
     life.serve("class", 0)
