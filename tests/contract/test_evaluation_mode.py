@@ -42,14 +42,14 @@ class Witness(nn.Module):
         return out
 
 
-def _model(objective: Objective, affine: bool) -> FlatModel:
+def noisy_model(objective: Objective, affine: bool) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
             sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
             network = tiny_llama.build(sizes, (2, 64), objective.num_outputs)
             network.body.inner.norm = Witness()
             return FlatModel(network)
-        body = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), Witness(affine))
+        body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), Witness(affine))
         return FlatModel(Network(body, nn.Linear(12, objective.num_outputs)))
 
 
@@ -64,7 +64,7 @@ def test_an_evaluation_draws_no_noise(kit: Any, strategy_of: Any, form: str) -> 
     """A pass in training mode has a gradient taken of it, and draws from its training's own generator."""
     world = kit.world(strategy_of.place(form))
     affine = "amnesiac-hat" not in strategy_of.name  # it takes no norms with weights
-    setting = replace(world.setting, make_model=lambda: _model(world.setting.objective, affine))
+    setting = replace(world.setting, make_model=lambda: noisy_model(world.setting.objective, affine))
     strategy, ledger = make_strategy(strategy_of.config, setting, "it"), world.ledger()
     Witness.without_gradient = 0
     for event in _until_served(world.stream.events):
