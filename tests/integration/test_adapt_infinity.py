@@ -505,6 +505,7 @@ def test_it_is_the_plugin_of_that_name() -> None:
     assert len(plugin_of(capped).pool) == 30
 
 
+@pytest.mark.nightly
 def test_grounding_of_text_with_images() -> None:
     """A tiny LLaVA: what zeroed and dropped images mean, and who has none."""
     source = instructions.load(instructions.Config(distributors=("numbers", "knowledge"), samples=40, test=2))

@@ -64,7 +64,7 @@ def test_weights_are_the_start_plus_the_changes() -> None:
     assert torch.equal(strategy._model.parameters[: strategy._chain.size], total)
 
 
-@pytest.mark.parametrize("architecture", ["hat", "adahat"])
+@pytest.mark.parametrize("architecture", ["hat", pytest.param("adahat", marks=pytest.mark.nightly)])
 def test_forgetting_the_last_task_is_exact_and_costs_nothing(architecture: str) -> None:
     life = life_of((3, 2), architecture=architecture, repair="joint")
     before, _ = life.until(2)
@@ -94,6 +94,7 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     assert without.digest != digest(strategy.state_dict())
 
 
+@pytest.mark.nightly
 def test_shared_weights_come_from_the_backup_and_no_others() -> None:
     life, plain = life_of((3, 0)), life_of((3, 0), compensate="none")
     before, _ = life.until(3)

@@ -84,7 +84,10 @@ def test_what_is_left_never_saw_the_slice(tools: Any, source: Any, position: int
     assert stage_digests(whole, 1) == stage_digests(without, 1)
 
 
-@pytest.mark.parametrize("retrain_when", ["all-dead", "shard-dead", "never"])
+@pytest.mark.parametrize(
+    "retrain_when",
+    ["shard-dead", *(pytest.param(when, marks=pytest.mark.nightly) for when in ("all-dead", "never"))],
+)
 def test_the_state_does_not_depend_on_what_was_deleted(tools: Any, source: Any, retrain_when: Any) -> None:
     """Other data in place of the deleted, through switching off, exhaustion and training again."""
     chosen = [int(cell(source, k, s)[0]) for s in range(L) for k in range(M)]

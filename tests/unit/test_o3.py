@@ -539,6 +539,7 @@ def domains(source: Source) -> Source:
     )
 
 
+@pytest.mark.nightly
 def test_later_requests_leave_the_first_where_it_was_unless_one_adapter_is_resumed(domains: Source) -> None:
     options = {"gate": "hard", "passes": 0.6, "epochs": 15, "lr": 0.01, "min_samples": 50, "encoder": {"epochs": 0}}
     start, drifts = live(domains, 25).strategy.state_dict(), {}

@@ -419,6 +419,7 @@ def test_after_a_deletion_a_new_task_leaves_the_others_alone(options: dict[str, 
     assert world.accuracy(strategy, 1) > 0.8
 
 
+@pytest.mark.nightly
 def test_what_is_not_erased_stays_and_is_said_to_stay(world: World, tools: Any) -> None:
     """Only the mask is dropped: others compute as they did, to the bit, with what the deleted task has trained."""
     strategy, ledger = world.strategy(exssnet, repair="none", erase=False), world.ledger()
@@ -500,8 +501,14 @@ def mentions(state: Any, units: list[int]) -> bool:
     return isinstance(state, list) and (state == units or any(mentions(v, units) for v in state))
 
 
-@pytest.mark.parametrize("module", [supsup, ssnet, exssnet], ids=lambda m: m.__name__.rpartition(".")[2])
-@pytest.mark.parametrize("repair", ["none", "cascade"])
+@pytest.mark.parametrize(
+    ("module", "repair"),
+    [
+        (exssnet, "cascade"),
+        *(pytest.param(m, "cascade", marks=pytest.mark.nightly) for m in (supsup, ssnet)),
+        *(pytest.param(m, "none", marks=pytest.mark.nightly) for m in (supsup, ssnet, exssnet)),
+    ],
+)
 def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, world: World, tools: Any) -> None:
     """Masks, scores, records, what the model wears, and all tensors that are reachable: nobody keeps them."""
     strategy, ledger = world.strategy(module, repair=repair, kkt="best"), world.ledger()
@@ -530,6 +537,7 @@ def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, worl
         assert torch.equal(weights[mask & ~others], initial[mask & ~others])
 
 
+@pytest.mark.nightly
 def test_some_samples_of_a_task(world: World, tools: Any) -> None:
     """The task is learned again on the rest, and so is what came later; a life without them ends in the same bits."""
     ids = world.plan.experiences[1].sample_ids[::3]
@@ -542,6 +550,7 @@ def test_some_samples_of_a_task(world: World, tools: Any) -> None:
         assert digest(deleted.state_dict()) == digest(life(world, module, tools, rest).state_dict()), module.__name__
 
 
+@pytest.mark.nightly
 def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
     request = world.request(3)
     strategy, ledger = world.strategy(ssnet, repair="none"), world.ledger()
@@ -553,6 +562,7 @@ def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
     assert digest(deleted.state_dict()) == digest(clean.state_dict())
 
 
+@pytest.mark.nightly
 def test_kkt_repairs_descendants_only(digits: Source, tools: Any) -> None:
     world = World(noisy_copy(digits))
     options = {"kkt": "best", "kkt_share": 1.0}
@@ -602,6 +612,7 @@ def tensor_bytes() -> int:
     return sum({s.data_ptr(): s.nbytes() for s in found}.values())
 
 
+@pytest.mark.nightly
 def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
     world = World(five_tasks(digits), hidden=(600, 300), epochs=1)
     strategy, plain = life(world, exssnet, tools, world.plan.experiences[:3]), world.setting.make_model()
@@ -757,7 +768,7 @@ def image_world(build: Any, digits: Source, size: int, repeat: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("kind", ["lenet", "resnet-18", "vit-tiny"])
+@pytest.mark.parametrize("kind", ["lenet", pytest.param("resnet-18", marks=pytest.mark.nightly), "vit-tiny"])
 def test_any_model_of_linear_and_convolution_layers(kind: str, digits: Source, tools: Any) -> None:
     builds = {
         "lenet": (lambda s, n: lenet.build(lenet.Config(), s, n), 24, 3),
