@@ -13,6 +13,7 @@ import importlib
 import io
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,8 +30,17 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-_PREPARED = ("numpy", "torch", "scipy.stats", "sklearn.cluster", "pydantic", "pytest")
-"""What a process for tests needs of others' packages: imported once, then every process is a fork."""
+_PREPARED = (
+    "numpy",
+    "torch",
+    "scipy.stats",
+    "sklearn.cluster",
+    "transformers.models.llama.modeling_llama",
+    "hypothesis",
+    "pydantic",
+    "pytest",
+)
+"""What a process for tests needs of others' packages: imported once, which takes seconds; every process is a fork."""
 _LEFT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "*.egg-info", "__pycache__", "build", "dist", "runs", "wandb")
 _PASSED, _FAILED = 0, 1
 
@@ -86,25 +96,30 @@ def load(areas: Iterable[str] = (), names: Iterable[str] = ()) -> list[Bug]:
 
 
 class Copy:
-    """A copy of the tree in a folder of its own, with at most one bug in it."""
+    """A copy of the tree in a folder of its own, with at most one bug in it. The tree itself may change meanwhile."""
 
     def __init__(self, folder: Path) -> None:
         """Copy the tree into `folder`, which does not exist."""
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         self._writes = 0
+        self._right: tuple[Path, str] | None = None
 
     def plant(self, bug: Bug) -> None:
         """Put the bug in."""
-        self._write(bug.file, bug.planted((ROOT / bug.file).read_text(encoding="utf-8")))
+        path = self.folder / bug.file
+        text = path.read_text(encoding="utf-8")
+        self._right = path, text
+        self._write(path, bug.planted(text))
 
-    def repair(self, bug: Bug) -> None:
-        """Take the bug out."""
-        self._write(bug.file, (ROOT / bug.file).read_text(encoding="utf-8"))
+    def repair(self) -> None:
+        """Take the bug out, if there is one."""
+        if self._right is not None:
+            self._write(*self._right)
+            self._right = None
 
-    def _write(self, file: str, text: str) -> None:
+    def _write(self, path: Path, text: str) -> None:
         """Write a file at a time of its own: Python knows by time and size whether its compiled form is stale."""
-        path = self.folder / file
         path.write_text(text, encoding="utf-8")
         self._writes += 1
         os.utime(path, (self._writes, self._writes))
@@ -121,7 +136,8 @@ def _run_tests(folder: Path, tests: Sequence[str], log: Path) -> None:
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
     sys.path.insert(0, str(folder))
-    sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", *tests])))
+    prepared = "ignore::pytest.PytestAssertRewriteWarning"  # plugins that are imported already; they assert nothing
+    sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "-W", prepared, *tests])))
 
 
 @dataclass(slots=True)
@@ -145,7 +161,7 @@ class _Trial:
         return not self.process.is_alive() or time.monotonic() > self.ends
 
     def judged(self) -> str:
-        """End it with all that it has started; return what became of it: noticed, survived, or why it says nothing."""
+        """End it with all that it has started; return who noticed, that it survived, or why it says nothing."""
         in_time, status = not self.process.is_alive(), self.process.exitcode
         self.process.kill()
         with contextlib.suppress(ProcessLookupError):
@@ -155,7 +171,10 @@ class _Trial:
             return "broken (its tests took too long)"
         if status == _PASSED:
             return "survived"
-        return "noticed" if status == _FAILED else f"broken (pytest ended with {status})"
+        failed = re.search(r"(?m)^(?:FAILED|ERROR) (\S+)", self.log.read_text(errors="replace"))
+        if status != _FAILED or failed is None:
+            return f"broken (pytest ended with {status})"
+        return f"noticed by {failed[1]}"
 
 
 class Trials:
@@ -204,8 +223,8 @@ class Trials:
     def _finished(self, trial: _Trial) -> tuple[Bug | None, str, str]:
         outcome = trial.judged()
         self._running.remove(trial)
+        trial.copy.repair()
         if trial.bug is not None:
-            trial.copy.repair(trial.bug)
             print(f"{trial.bug.area:14} {trial.bug.name:48} {trial.seconds:6.1f} s  {outcome}", flush=True)
         self._free.append(trial.copy)
         return trial.bug, outcome, trial.log.read_text(errors="replace")

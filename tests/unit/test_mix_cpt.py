@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -523,6 +523,25 @@ def test_who_reverts(world: World) -> None:
     life.forget(world.domain(0)[:2], "request-1")
     assert torch.equal(original.model.parameters, life.model.parameters)  # guilty: the unlearned model replaces it
     assert len(life.strategy.holds(world.domain(1)[:2])["mix-cpt.original"]) == 2
+
+
+def test_instruction_tuning_learns_the_answers_of_what_asks_something(world: World) -> None:
+    """One step by hand: the mean loss of answers, behind prompts in the template, and no row of plain text."""
+    training = Training(epochs=1, batch_size=500, lr=0.5)
+    setting = replace(world.setting, training=training)
+    parts = {"learner": {"name": "instruction-tuning", "general": 0, "template": ["[Q] ", "[A] "]}, "unlearner": "none"}
+    strategy, ledger = make_strategy(parse(StrategyConfig, parts), setting, "mine"), Ledger(world.source)
+    assert isinstance(strategy, Composed)
+    ids = world.domain(0)
+    asking = ids[with_prompt(world.data(ids))]
+    assert 0 < len(asking) < len(ids)
+    model = setting.make_model()
+    batch = templated(world.data(asking).all(), template(("[Q] ", "[A] "), world.text.tokenizer))
+    world.answers.losses(world.answers.outputs(model, batch), batch).mean().backward()
+    experience = ledger.admit(Experience("general", (), ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    expected = model.parameters - 0.5 * model.gradient
+    torch.testing.assert_close(strategy.learner.model.parameters, expected, atol=1e-5, rtol=1e-4)
 
 
 # -- bad input

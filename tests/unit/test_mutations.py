@@ -19,7 +19,7 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize("area", sorted({bug.area for bug in BUGS}))
 def test_every_bug_can_be_planted(area: str) -> None:
     """Its old text is there once, the new text differs, the file still parses, and its tests exist."""
-    for bug in load([area]):
+    for bug in (b for b in BUGS if b.area == area):
         planted = bug.planted((ROOT / bug.file).read_text(encoding="utf-8"))
         assert bug.new != bug.old, bug.name
         ast.parse(planted)

@@ -488,6 +488,25 @@ def test_more_requests_never_close_a_gate(mode: str, source: Source) -> None:
     assert digest(life.guard.state_dict()["bundles"]) == digest(alone["bundles"])
 
 
+@pytest.mark.parametrize("mode", ["stack", "resume"])
+def test_what_an_adapter_was_derived_from(mode: str, source: Source) -> None:
+    """One that is resumed derives from the requests before, too; nothing is left of an encoder without requests."""
+    life = live(source, adapters=mode, epochs=1, encoder={"epochs": 0})
+    for user in (0, 1):
+        life.forget(user, f"request-{user}")
+    first = life.rows(0).ids.numpy()
+    held = life.guard.holds(first)
+    assert len(held["request-0.adapter"]) == 16
+    assert len(held["request-1.adapter"]) == (16 if mode == "resume" else 0)
+    assert len(held["encoder"]) == 20
+    start = digest(life.guard._encoder.model.state_dict())
+    life.learn(np.flatnonzero((source.user_ids < 2) & ~source.is_test), "again", incarnation=1)
+    assert {name: len(ids) for name, ids in life.guard.holds(first).items()} == {"encoder": 0}
+    life.forget(0, "request-2")
+    now = digest(life.guard._encoder.model.state_dict())
+    assert now == digest(life.strategy.learner.model.state_dict()) != start, "the next request takes a new one"
+
+
 def test_a_resumed_adapter_acts_by_the_widest_gate(source: Source) -> None:
     """As strongly as any request asks for, and not as the last one does."""
     life = live(source, adapters="resume", epochs=1, encoder={"epochs": 0})

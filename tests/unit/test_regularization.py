@@ -417,6 +417,19 @@ def test_si_importance_of_an_experience(climbing: bool, negative: Any, plan: Pla
     assert torch.allclose(plugin.state_dict()["tie"]["weight"], expected, rtol=1e-4, atol=1e-7)
 
 
+def test_si_s_importance_is_a_sum_over_experiences_each_with_a_path_of_its_own(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan, lr=0.1)
+    plugin, expected = si.SI(si.Config(damping=0.01, strength=0.0), setting), 0.0
+    for index in (0, 1, 2):
+        lesson, watch = lesson_of(setting, plan, index), _Drop(len(setting.make_model().parameters))
+        start = lesson.model.parameters.clone()
+        plugin.begin(lesson)
+        fit(lesson.model, setting.objective, lesson.data, setting.training, KEY, [watch, plugin])
+        plugin.end(lesson)
+        expected = expected + (watch.omega / ((lesson.model.parameters - start).square() + 0.01)).clamp(min=0)
+    assert torch.allclose(plugin.state_dict()["tie"]["weight"], expected, rtol=1e-4, atol=1e-7)
+
+
 def test_si_is_not_misled_by_other_penalties_or_their_order(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, lr=0.05)
     found = []
