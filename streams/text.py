@@ -170,7 +170,9 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True)
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
-        write_atomically(file, inner.to_str().encode())
+        text = inner.to_str()
+        kept = {"digest": _digest(text), "tokenizer": text}
+        write_atomically(file, json.dumps(kept, ensure_ascii=False).encode())
     return Tokenizer(inner, BOS, EOS, of_rows)
 
 
@@ -196,12 +198,19 @@ def _cached(file: Any) -> Any:
     from tokenizers import Tokenizer as Inner
 
     try:
-        return Inner.from_str(file.read_text(encoding="utf-8"))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["digest"] == _digest(kept["tokenizer"]):
+            return Inner.from_str(kept["tokenizer"])
     except FileNotFoundError:
         return None
-    except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception)
-        logger.warning("%s is damaged (%s); training the tokeniser again", file, error)
-        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read: %r", file, error)
+    logger.warning("%s is damaged; training the tokeniser again", file)
+    return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def load_tokenizer(name: str, where: str) -> Tokenizer:

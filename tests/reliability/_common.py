@@ -1,8 +1,8 @@
 """What the scripts share: plain arguments, and a result that every call adds to.
 
-Every script draws its trials by name from a seed. With ``--json FILE`` it goes on behind the trials that the file counts
-already, adds its own after each, and so can be stopped and called again. It exits with 1 if the file, or what it has
-just found, holds a single failure.
+Every script draws its trials by name from a seed. With ``--json FILE`` it goes on behind the trials that the file
+counts already, adds its own after each, and so can be stopped and called again. It exits with 1 if the file, or what it
+has just found, holds a single failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: children are forked, and threads do not follow
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: children are forked, and threads do not follow
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"

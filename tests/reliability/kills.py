@@ -58,7 +58,15 @@ RUN = DIGITS | {
 }
 TEXT: dict[str, Any] = {
     "name": "killed-text",
-    "source": {"name": "people", "people": 2, "groups": 2, "holdout": 2, "world": False, "answers": "short", "vocabulary": 320},
+    "source": {
+        "name": "people",
+        "people": 2,
+        "groups": 2,
+        "holdout": 2,
+        "world": False,
+        "answers": "short",
+        "vocabulary": 320,
+    },
     "scenario": {"name": "domain-incremental", "kind": "natural"},
     "schedule": {
         "name": "explicit",
@@ -68,7 +76,10 @@ TEXT: dict[str, Any] = {
     "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 1, "heads": 2},
     "training": {"epochs": 1, "batch_size": 16, "optimizer": "adam", "lr": 0.002},
     "strategies": {
-        "replay-npo": {"learner": {"name": "replay", "memory": 10, "batch": 4}, "unlearner": {"name": "npo", "epochs": 1}},
+        "replay-npo": {
+            "learner": {"name": "replay", "memory": 10, "batch": 4},
+            "unlearner": {"name": "npo", "epochs": 1},
+        },
         "naive-retrain": {"learner": "naive", "unlearner": "retrain"},
     },
     "references": {"kinds": ["retrained"]},
@@ -87,7 +98,11 @@ STUDY: dict[str, Any] = {
     "seeds": 2,
     "comparisons": [{"metric": "average_accuracy", "of": ["replay-retrain"], "minus": "replay-finetune"}],
 }
-SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {"run": ("run", RUN), "text": ("run", TEXT), "study": ("study", STUDY)}
+SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "run": ("run", RUN),
+    "text": ("run", TEXT),
+    "study": ("study", STUDY),
+}
 """The command, and what is in the file that it is given."""
 
 MOST_KILLS, MOST_SECONDS = 8, 300.0
