@@ -189,6 +189,7 @@ def command(kind: str, file: Path, root: Path, target: Target | None, notes: Pat
 
         import cli.commands.run
         import cli.commands.study
+        import lifelong.study.forkserver
         import lifelong.study.local
         from cli.main import main
 
@@ -196,7 +197,8 @@ def command(kind: str, file: Path, root: Path, target: Target | None, notes: Pat
         cli.commands.run.show_run = lambda run, as_json: run.folder  # type: ignore[assignment]
         cli.commands.study._report = lambda study: None
         # Workers are forked from here, where all is imported, and not from a process that has to import it first.
-        lifelong.study.local.start_forkserver = lambda: multiprocessing.get_context("fork")
+        for module in (lifelong.study.local, lifelong.study.forkserver):
+            module.start_forkserver = lambda: multiprocessing.get_context("fork")  # type: ignore[assignment]
         os.setpgid(0, 0)
         os.environ["LIFELONG_CACHE"] = str(root / "cache")
         watch(target, notes)

@@ -1,4 +1,4 @@
-"""Traces: after `lifelong clean RUN --deleted` no file holds an input, a text, a feature or a prediction of the deleted.
+"""Traces: after `lifelong clean RUN --deleted` no file holds an input, text, feature or prediction of the deleted.
 
     python tests/reliability/traces.py --json tests/reliability/results/traces.json
 
@@ -126,7 +126,10 @@ def pieces(rows: np.ndarray) -> Iterator[bytes]:
 
 def hits(roots: list[Path], wanted: dict[str, set[bytes]]) -> dict[str, set[str]]:
     """Files that hold a piece, by what it is a piece of."""
-    begins = {what: np.array([int.from_bytes(piece[:8], "little") for piece in some], np.uint64) for what, some in wanted.items()}
+    begins = {
+        what: np.array([int.from_bytes(piece[:8], "little") for piece in some], np.uint64)
+        for what, some in wanted.items()
+    }
     found: dict[str, set[str]] = {}
     for file in [f for root in roots for f in sorted(root.rglob("*")) if f.is_file()]:
         content = file.read_bytes()
@@ -201,7 +204,7 @@ def main() -> int:
     options = parser.parse_args()
     counts = Counts(options.json, options.minutes)
 
-    import cli.main
+    import cli.main  # noqa: F401
     import lifelong.report.html
     import lifelong.setup.preparation  # noqa: F401  (once, for all children)
 
