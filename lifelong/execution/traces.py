@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,17 +165,34 @@ def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
 
 def _prepared_files(p: Prepared) -> list[Path]:
     """Return what was prepared of all data: frozen features of sources of that name, and tokenisers."""
-    files: list[Path] = []
+    places: list[tuple[Path, str]] = []
     if p.config.features is not None:
         source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
-        files += sorted((cache_folder() / "features").glob(f"{source}-{p.config.features.name}-*.npz"))
+        places.append((cache_folder() / "features", f"{source}-{p.config.features.name}-*.npz"))
     if p.stream.source.text is not None:
-        files += sorted((cache_folder() / "tokenizers").glob("*.json"))
-    return files
+        places.append((cache_folder() / "tokenizers", "*.json"))
+    return [file for folder, pattern in places for file in (*sorted(folder.glob(pattern)), *_halves(folder, pattern))]
+
+
+def _halves(folder: Path, pattern: str) -> list[Path]:
+    """Return what is left of files that processes were writing when they were killed."""
+    return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _removed(files: list[Path], dry_run: bool) -> list[Path]:
-    there = [file for file in files if file.exists()]
+    """Remove files, and what processes left of them that were killed while they wrote them; return what there was."""
+    halves = [half for file in files for half in _halves(file.parent, glob.escape(file.name))]
+    there = [file for file in dict.fromkeys([*files, *halves]) if file.exists()]
     if not dry_run:
         for file in there:
             file.unlink()

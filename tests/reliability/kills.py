@@ -5,7 +5,7 @@
 Everything is imported once; every attempt is the command line in a process of its own, forked from there. One half of
 the kills come at a random instant of the life, the others a random moment after some write, lesson, request, look or
 reference has begun. A quarter of them are SIGTERM, which the program handles; the others SIGKILL, which it cannot. In a
-study the victim is the study or one of its workers. A life is killed up to eight times and then left alone. Compared
+study the victim is the study or one of its workers. A life is killed up to sixteen times and then left alone. Compared
 are all files of the run folders and of the cache, but for seconds and dates: tables and outputs as bytes, states by
 digest.
 """
@@ -105,16 +105,21 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The command, and what is in the file that it is given."""
 
-MOST_KILLS, MOST_SECONDS = 8, 300.0
+MOST_KILLS, MOST_SECONDS = 16, 300.0
 PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing")
 _PHASE = mmap.mmap(-1, 1)  # shared with all children: what the one that writes is doing
 
 
 class Target:
-    """When an attempt is to be hit: at an instant of CPU time, or a moment after the n-th beginning of a phase."""
+    """When an attempt is to be hit: at an instant of CPU time, or a moment after the n-th beginning of a phase.
 
-    def __init__(self, instant: float | None, phase: str = "", entry: int = 0, delay: float = 0.0) -> None:
-        self.instant, self.phase, self.entry, self.delay = instant, phase, entry, delay
+    The clock of instants starts with the process, or when it has read everything and goes on with a life.
+    """
+
+    def __init__(
+        self, instant: float | None, at_once: bool = False, phase: str = "", entry: int = 0, delay: float = 0.0
+    ) -> None:
+        self.instant, self.at_once, self.phase, self.entry, self.delay = instant, at_once, phase, entry, delay
         self.reader, self.writer = os.pipe()
 
     def close(self) -> None:
@@ -229,7 +234,8 @@ def hit(child: int, target: Target, number: signal.Signals, dice: random.Random)
 
     The phase is empty if it came to its end before.
     """
-    began = time.monotonic()
+    began, clock = time.monotonic(), 0.0 if target.at_once else None
+    _PHASE[0] = 0
     os.set_blocking(target.reader, False)
     while (status := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
         if target.instant is None:
@@ -238,7 +244,10 @@ def hit(child: int, target: Target, number: signal.Signals, dice: random.Random)
                 time.sleep(target.delay)
                 break
             time.sleep(0.0002)
-        elif cpu_seconds(tree(child)) >= target.instant:
+        elif clock is None:
+            clock = cpu_seconds(tree(child)) if _PHASE[0] else None
+            time.sleep(0.001)
+        elif cpu_seconds(tree(child)) >= clock + target.instant:
             break
         else:
             time.sleep(0.001)
@@ -338,11 +347,12 @@ class Subject:
         (root / "cache").mkdir()
 
     def draw(self, dice: random.Random) -> Target:
+        """Draw a moment in the first third of what a life takes: an attempt goes on where the last was hit."""
         if dice.random() < 0.5:
-            return Target(dice.uniform(0, self.seconds))
+            return Target(dice.uniform(0, self.seconds / 3), dice.random() < 0.15)
         phase = dice.choice(sorted(self.entries))
         delay = dice.choice([0.0, dice.uniform(0, 0.002), dice.uniform(0, 0.02)])
-        return Target(None, phase, dice.randint(1, self.entries[phase]), delay)
+        return Target(None, False, phase, dice.randint(1, -(-self.entries[phase] // 3)), delay)
 
     def live(self, dice: random.Random, counts: Counts, most: int) -> None:
         """Live once, killed at most so often, and compare."""
@@ -350,7 +360,7 @@ class Subject:
         shutil.rmtree(root, ignore_errors=True)
         self._prepare(root)
         code, killed = 1, 0
-        for _ in range(min(dice.randint(1, MOST_KILLS), most)):
+        for _ in range(min(dice.randint(MOST_KILLS // 4, MOST_KILLS), most)):
             number = signal.SIGTERM if dice.random() < 0.25 else signal.SIGKILL
             target = self.draw(dice)
             child = in_child(command(self.kind, self.file, root, target), self.folder / "log")
