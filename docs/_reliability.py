@@ -104,7 +104,7 @@ def _streams(counts: Counts | None) -> tuple[str, str, str]:
     rows.append(["all", *sums.values()])
     faulty = _table(
         ["faulty strategy", "streams", "refuted on"],
-        [[name, found["streams"], found["refuted"]] for name, found in sorted(counts["faulty"].items())],
+        [[name, found["streams"], found["refuted"]] for name, found in sorted(counts.get("faulty", {}).items())],
     )
     told = (
         f"{counts['streams']} streams ({scenarios}), {counts['requests']} requests; scenario, data, users, "
