@@ -170,10 +170,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True)
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
-        text = inner.to_str()
-        kept = {"digest": _digest(text), "tokenizer": text}
-        write_atomically(file, json.dumps(kept, ensure_ascii=False).encode())
+        write_atomically(file, kept_form(Tokenizer(inner, BOS, EOS, of_rows)))
     return Tokenizer(inner, BOS, EOS, of_rows)
+
+
+def kept_form(tokenizer: Tokenizer) -> bytes:
+    """Return the content of the file in which a trained tokeniser is kept: what it is, with a digest."""
+    text = tokenizer.to_json()
+    return json.dumps({"digest": _digest(text), "tokenizer": text}, ensure_ascii=False).encode()
 
 
 def train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:

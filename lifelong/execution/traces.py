@@ -26,6 +26,7 @@ from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
+from streams.text import kept_form
 
 CACHED = ("references", "features", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
@@ -130,7 +131,7 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
 
 def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     """Return what a checkpoint has of a sample, or None if it has nothing of it."""
-    content = torch.load(file, weights_only=True)
+    content = torch.load(file, map_location=p.config.device, weights_only=True)
     events = p.stream.events[: content["event"] + 1]
     if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
         return None
@@ -164,14 +165,18 @@ def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
 
 
 def _prepared_files(p: Prepared) -> list[Path]:
-    """Return what was prepared of all data: frozen features of sources of that name, and tokenisers."""
-    places: list[tuple[Path, str]] = []
+    """Return what was prepared of all data: frozen features of sources of that name, and the tokeniser of the rows."""
+    files: list[Path] = []
     if p.config.features is not None:
-        source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
-        places.append((cache_folder() / "features", f"{source}-{p.config.features.name}-*.npz"))
-    if p.stream.source.text is not None:
-        places.append((cache_folder() / "tokenizers", "*.json"))
-    return [file for folder, pattern in places for file in (*sorted(folder.glob(pattern)), *_halves(folder, pattern))]
+        source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
+        pattern = f"{source}-{p.config.features.name}-*.npz"
+        files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+    text, folder = p.stream.source.text, cache_folder() / "tokenizers"
+    if text is not None and text.tokenizer.of_rows:
+        content = kept_form(text.tokenizer)
+        files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
+        files += _halves(folder, "*.json")
+    return files
 
 
 def _halves(folder: Path, pattern: str) -> list[Path]:

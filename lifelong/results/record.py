@@ -164,7 +164,7 @@ class Record:
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - now
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, device: str) -> Checkpoint | None:
         """Return the newest intact checkpoint and cut all files back to it, or None if there is none.
 
         Where the newest is damaged, or does not fit the files beside it, the one before it is taken, with a warning.
@@ -177,7 +177,7 @@ class Record:
         files = sorted((self.folder / "checkpoints").glob("event-*.pt"), reverse=True)
         broken: dict[Path, str] = {}
         for file in files:
-            content = _load(file)
+            content = _load(file, device)
             if content is not None and content["identity"] != self._identity:
                 raise CheckpointError(
                     f"{file} was written by another configuration or another version of the code. "
@@ -260,7 +260,7 @@ def _unsavable(state: object, path: str) -> str | None:
     return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)
 
 
-def _load(file: Path) -> dict[str, Any] | None:
+def _load(file: Path, device: str) -> dict[str, Any] | None:
     """Return a checkpoint's content, or None if the file is not a whole checkpoint of this format.
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
@@ -268,7 +268,7 @@ def _load(file: Path) -> dict[str, Any] | None:
     if not is_sound_zip(file):
         return None
     try:
-        content = torch.load(file, weights_only=True)
+        content = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         return None
     whole = isinstance(content, dict) and content.get("format") == _FORMAT
