@@ -8,6 +8,8 @@ has just found, holds a single failure.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import sys
@@ -41,10 +43,15 @@ class Counts:
     """Numbers by name, and every failure in words; kept in a file where one is named."""
 
     def __init__(self, file: Path | None, minutes: float) -> None:
-        self._file, self._until = file, time.monotonic() + 60 * minutes
+        self._file = file
+        self.begin(minutes)
         self.data: dict[str, Any] = {"failures": []}
         if file is not None and file.exists():
             self.data = json.loads(file.read_text(encoding="utf-8"))
+
+    def begin(self, minutes: float) -> None:
+        """Let the time start now."""
+        self._until = time.monotonic() + 60 * minutes
 
     @property
     def time_left(self) -> bool:
@@ -112,6 +119,26 @@ def in_child(work: Callable[[], object], log: Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def import_what_is_imported(work: Callable[[], object], log: Path) -> int:
+    """Do `work` in a child, and import here what it has imported, so that later ones need not; return its exit code.
+
+    What a child computes is never computed here: each computes it as the first.
+    """
+    names = log.with_name("modules.json")
+
+    def noting() -> None:
+        try:
+            work()
+        finally:
+            names.write_text(json.dumps(list(sys.modules)))
+
+    code = ended(in_child(noting, log))
+    for name in json.loads(names.read_text()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    return code
 
 
 def ended(child: int) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _common import Counts, arguments, ended, in_child
+from _common import Counts, arguments, ended, import_what_is_imported, in_child
 from kills import DIGITS, TEXT, TWO, contents
 
 NOTICED, SAME, DIFFERS, CRASHED = 2, 0, 3, 4
@@ -169,7 +169,7 @@ def places(folder: Path) -> list[Place]:
     def lived(name: str, config: dict[str, Any], stop_after: int | None = None) -> Path:
         root = folder / name
         (root / "runs").mkdir(parents=True)
-        if code := ended(in_child(run(root, config, stop_after), folder / "log")):
+        if code := import_what_is_imported(run(root, config, stop_after), folder / "log"):
             raise RuntimeError(f"{name}: {code}\n{(folder / 'log').read_text()}")
         return root
 
@@ -224,6 +224,7 @@ def main() -> int:
 
     folder = Path(tempfile.mkdtemp(prefix="flips-"))
     there = places(folder)
+    counts.begin(options.minutes)
     while (number := counts.get("flips")) < options.flips and counts.time_left:
         dice = random.Random(f"{options.seed}/flip-{number}")
         place = dice.choice(there)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import mmap
 import os
@@ -28,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _common import Counts, arguments, ended, in_child
+from _common import Counts, arguments, ended, import_what_is_imported, in_child
 
 DIGITS: dict[str, Any] = {
     "scenario": {"name": "class-incremental", "experiences": 4},
@@ -145,8 +144,8 @@ class Watched:
             _PHASE[0] = before
 
     def dump(self, file: Path) -> None:
-        """Write how often each phase was entered, and what was imported."""
-        file.write_text(json.dumps({"entries": self._entries, "modules": list(sys.modules)}))
+        """Write how often each phase was entered."""
+        file.write_text(json.dumps(self._entries))
 
 
 def watch(target: Target | None, file: Path | None) -> None:
@@ -321,16 +320,16 @@ class Subject:
         self.kind, data = SUBJECTS[name]
         self.file = folder / f"{data['name']}.yaml"
         self.file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        self.expected, _, noted = self._undisturbed()
-        for module in noted["modules"]:  # so that no attempt spends its time on imports
-            with contextlib.suppress(ImportError):
-                importlib.import_module(module)
-        again, self.seconds, noted = self._undisturbed()
-        self.entries: dict[str, int] = {phase: count for phase, count in noted["entries"].items() if count}
+        self._prepare(folder / "warm")
+        if import_what_is_imported(command(self.kind, self.file, folder / "warm", None), folder / "log"):
+            raise RuntimeError((folder / "log").read_text())
+        self.expected = contents(folder / "warm")
+        again, self.seconds, entries = self._undisturbed()
+        self.entries = {phase: count for phase, count in entries.items() if count}
         if again != self.expected:
             raise RuntimeError(f"{name}: two lives that nobody disturbs differ")
 
-    def _undisturbed(self) -> tuple[dict[str, str], float, dict[str, Any]]:
+    def _undisturbed(self) -> tuple[dict[str, str], float, dict[str, int]]:
         """Live once; return what is left, the CPU seconds of it and its workers, and what they noted down."""
         root, notes = self.folder / "whole", self.folder / "notes.json"
         self._prepare(root)
@@ -412,6 +411,7 @@ def main() -> int:
     def missing() -> int:
         return options.kills - sum(sum(by.values()) for by in counts.data.get("kills", {}).values())
 
+    counts.begin(options.minutes)
     turn = 0
     while (left := missing()) > 0 and counts.time_left:
         subject = subjects[turn % len(subjects)]

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import Counts, arguments, ended, in_child
+from _common import Counts, arguments, import_what_is_imported
 from contract.candidates import Candidate, candidates, text_candidates
 
 DELETED_CLASS, DELETED_USER = 1, "zorblyn"
@@ -217,7 +217,7 @@ def main() -> int:
             break
         where = f"{candidate.name} ({kind})"
         root = Path(tempfile.mkdtemp(prefix="traces-"))
-        code = ended(in_child(lambda k=kind, c=candidate, r=root: look(k, c, r), root / "log"))
+        code = import_what_is_imported(lambda k=kind, c=candidate, r=root: look(k, c, r), root / "log")
         counts.add(1, "lives")
         if code == REFUSED:
             counts.add(1, "kinds", kind, "refused")
