@@ -190,9 +190,13 @@ def _events(counts: Counts | None) -> tuple[str, str, str]:
 
 
 def _cheats() -> str:
-    """Return the table of cheats; every test that it names must exist."""
+    """Return the table of cheats; every test that it names must exist, and every cheat that is a file be named."""
     rows: list[list[object]] = []
-    for entry in yaml.safe_load((TESTS / "reliability" / "cheats.yaml").read_text(encoding="utf-8")):
+    entries = yaml.safe_load((TESTS / "reliability" / "cheats.yaml").read_text(encoding="utf-8"))
+    files = {f"attacks/cheats/{file.name}" for file in (TESTS / "attacks" / "cheats").glob("*.py")}
+    if missing := files - {entry.get("file") for entry in entries}:
+        raise SystemExit(f"tests/reliability/cheats.yaml does not name {', '.join(sorted(missing))}")
+    for entry in entries:
         if "test" not in entry:
             rows.append([entry["cheat"], f"**{entry['caught']}**", ""])
             continue
