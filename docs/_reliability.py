@@ -173,19 +173,20 @@ def _events(counts: Counts | None) -> tuple[str, str, str]:
     rows: list[list[object]] = []
     for lives in counts["lives"].values():
         for name, found in lives.items():
-            times = [f"{1000 * found[key][i]:.1f}" for key in ("learn_s", "forget_s") for i in (1, -1)]
+            keys = ("learn_act_s", "forget_act_s", "learn_event_s", "forget_event_s")
+            times = [f"{1000 * found[key][1]:.1f}, {1000 * found[key][-1]:.1f}" for key in keys]
             memory = (found["resident"][-1] - found["resident"][1]) / 2**20
-            disk = [found["checkpoint"][i] / 1000 for i in (1, -1)]
-            rows.append(
-                [name, found["events"], found["requests"], *times, f"{memory:.1f}", *(f"{d:.0f}" for d in disk)]
-            )
+            disk = ", ".join(f"{found['checkpoint'][i] / 1000:.0f}" for i in (1, -1))
+            rows.append([name, found["events"], found["requests"], *times, f"{memory:.1f}", disk])
     told = (
-        "Two classes of digits come again and again; every tenth event is a request. Medians of the second "
-        "and the last tenth of a life: CPU milliseconds of an event with evaluation and recording, growth of "
-        "the process in between, and size of the newest checkpoint.\n\n"
+        "Two classes of digits come again and again; every tenth event is a request. Medians of the second and "
+        "of the last tenth of a life: CPU milliseconds of what the strategy does and of the whole event, with "
+        "evaluation and records; growth of the process in between; and size of the newest checkpoint. What the "
+        "strategy does, memory and disk must not grow. The whole event does: every earlier request is followed "
+        "after every event.\n\n"
     )
-    heads = ["strategy", "events", "requests", "learn early, ms", "late", "forget early, ms", "late"]
-    heads += ["grows by, MiB", "checkpoint early, kB", "late"]
+    heads = ["strategy", "events", "requests", "learning, ms", "forgetting, ms", "whole event: learning", "forgetting"]
+    heads += ["process grows by, MiB", "checkpoint, kB"]
     return title, command, f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
 
 
