@@ -75,7 +75,7 @@ def _kills(counts: Counts | None) -> tuple[str, str, str]:
     ]
     phases = ", ".join(f"{phase} {count}" for phase, count in sorted(counts["phases"].items(), key=lambda p: -p[1]))
     told = (
-        f"{total} kills of real processes, up to sixteen in a life, by the command line, at random instants and "
+        f"{total} kills so far, of real processes, up to sixteen in a life, by the command line, at random instants and "
         "just after random writes, lessons, requests and looks have begun; in a study of the study or of a "
         "worker. Every life was then finished, and all its files (of run folders, studies and cache) compared "
         "with a life that nobody had disturbed: rows, outputs, details and references byte for byte, states "
@@ -107,7 +107,7 @@ def _streams(counts: Counts | None) -> tuple[str, str, str]:
         [[name, found["streams"], found["refuted"]] for name, found in sorted(counts.get("faulty", {}).items())],
     )
     told = (
-        f"{counts['streams']} streams ({scenarios}), {counts['requests']} requests; scenario, data, users, "
+        f"{counts['streams']} streams so far ({scenarios}), {counts['requests']} requests; scenario, data, users, "
         "copies, requests, learning again, service, model and training are drawn. On each, every strategy "
         "that may claim exactness is tested at one request, as `lifelong verify` does it: bits of state and "
         "answers with other data in the place of the deleted, and in a life without it. Strategies that gave "
@@ -138,7 +138,7 @@ def _flips(counts: Counts | None) -> tuple[str, str, str]:
         for kind, found in sorted(kinds.items())
     ]
     told = (
-        f"{counts['flips']} single bits, each in a random byte of a random file. *Refused*: an error names the "
+        f"{counts['flips']} single bits so far, each in a random byte of a random file. *Refused*: an error names the "
         "file. *Same result*: what comes out is the same, byte for byte; in a stopped run since the "
         "checkpoint before it was taken or since the bit says nothing (a date in the header of an archive), "
         "in the cache since it was computed again.\n\n"
@@ -156,7 +156,7 @@ def _traces(counts: Counts | None) -> tuple[str, str, str]:
         [name, *(found.get(key, 0) for key in keys)] for name, found in sorted(counts["kinds"].items())
     ]
     told = (
-        f"{counts['lives']} runs, each of one strategy, with everything kept, a report and references. After "
+        f"{counts['lives']} runs so far, each of one strategy, with everything kept, a report and references. After "
         "`lifelong clean RUN --deleted` run folder and cache are searched for inputs of the deleted samples "
         "(as numbers of five types), their tokens and words, and features and distributions that were "
         "measured of them; and their scores and losses must be blank. What is found *before* cleaning shows "
