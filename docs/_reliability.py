@@ -75,8 +75,8 @@ def _kills(counts: Counts | None) -> tuple[str, str, str]:
     ]
     phases = ", ".join(f"{phase} {count}" for phase, count in sorted(counts["phases"].items(), key=lambda p: -p[1]))
     told = (
-        f"{total} kills so far, of real processes, up to sixteen in a life, by the command line, at random instants and "
-        "just after random writes, lessons, requests and looks have begun; in a study of the study or of a "
+        f"{total} kills so far, of real processes, up to sixteen in a life, by the command line, at random instants "
+        "and just after random writes, lessons, requests and looks have begun; in a study of the study or of a "
         "worker. Every life was then finished, and all its files (of run folders, studies and cache) compared "
         "with a life that nobody had disturbed: rows, outputs, details and references byte for byte, states "
         "by digest. Left out are seconds, dates and reports, which are made of the rows.\n\n"
