@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lifelong.evaluation.changes import Changes
 from streams.events import DeletionRequest
 from streams.positions import positions_in
 
@@ -47,6 +48,8 @@ class RequestPlan:
 
     def at(self, event: int) -> RequestPlan:
         """Return what is left of the request after `event`: without what has been learned again by then."""
+        if self.forget_until.min() > event:
+            return self
         parts: dict[str, np.ndarray] = {}
         for name in ("forget", "forget_test", "non_members"):
             positions, until = getattr(self, name), getattr(self, f"{name}_until")
@@ -65,12 +68,12 @@ class Damage:
 
     Attributes:
         samples: the manipulated training samples.
-        live: bool ``[E, len(samples)]``: learned and not deleted by then.
+        live: after every event, bool ``[len(samples)]``: learned and not deleted by then.
         affected, unaffected, attack: test rows; see `streams.source.Corruption`.
     """
 
     samples: np.ndarray
-    live: np.ndarray
+    live: Changes
     affected: np.ndarray
     unaffected: np.ndarray
     attack: np.ndarray
@@ -86,17 +89,17 @@ class EvaluationPlan:
         unit_of: int64 ``[M]``, position_of: int64 ``[M]``: the pairs (unit, position) that make up the units' test
             sets; a sample may count for several units.
         num_units: number of units.
-        alive: bool ``[E, N]``: whether a test sample still counts after event e, because neither its class nor its
+        alive: after every event, bool ``[N]``: whether a test sample still counts, because neither its class nor its
             task is deleted at that time.
-        since: int64 ``[E, U]``: event at which the present incarnation of the unit was first learned, -1 if the unit
-            is not learned, or deleted as a whole.
-        seen: bool ``[E, U]``: whether the unit was learned at all by then.
+        since: after every event, int64 ``[U]``: event at which the present incarnation of the unit was first learned,
+            -1 if the unit is not learned, or deleted as a whole.
+        seen: after every event, bool ``[U]``: whether the unit was learned at all by then.
         probe: positions of the training samples that measure retained accuracy.
-        probe_live: bool ``[E, len(probe)]``: learned and not deleted by then.
+        probe_live: after every event, bool ``[len(probe)]``: learned and not deleted by then.
         requests: what each request is measured on.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
-        classes_held: bool ``[E, C]``: classes of the units that are held after event e.
+        classes_held: after every event, bool ``[C]``: classes of the units that are held.
         damage: where manipulated data shows, or None if there is none.
         retained: positions of a few samples of the probe that are measured in detail, where measurements want that.
         averaged: records of measurements that are averaged over the forget sets of requests, and why there may be no
@@ -113,15 +116,15 @@ class EvaluationPlan:
     unit_of: np.ndarray
     position_of: np.ndarray
     num_units: int
-    alive: np.ndarray
-    since: np.ndarray
-    seen: np.ndarray
+    alive: Changes
+    since: Changes
+    seen: Changes
     probe: np.ndarray
-    probe_live: np.ndarray
+    probe_live: Changes
     requests: tuple[RequestPlan, ...]
     measured: np.ndarray
     watched: np.ndarray
-    classes_held: np.ndarray
+    classes_held: Changes
     retained: np.ndarray
     averaged: dict[str, str]
     follows_requests: bool
