@@ -22,6 +22,8 @@ from streams.errors import ConfigError, closest
 
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
+Follow = Annotated[int, Field(ge=1)] | Literal["all", "geometric"]
+
 
 def _as_list(value: object) -> object:
     if not isinstance(value, str | dict | Named | list | tuple):
@@ -79,6 +81,11 @@ class EvaluationConfig(Config):
 
     every: int = Field(1, ge=1)
     """Evaluate after every that many events; and always after a request, before it, and after the last event."""
+    follow: Follow = "all"
+    """Which earlier requests are measured at an evaluation. all: every one, so that rows grow with the square of
+    requests. A number: that many latest ones. geometric: a request after 1, 2, 4, 8 ... more events. In any case a
+    request is measured when it is served and after the last event; and with a number or `geometric`, samples that are
+    in no test set, no probe and no request that is measured are left out of an evaluation."""
     dense_every: int | None = Field(None, ge=1)
     """Evaluate within an experience too, after every that many steps, for the stability gap; null never does."""
     batch_size: int = Field(256, ge=1)

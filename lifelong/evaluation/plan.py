@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +109,9 @@ class EvaluationPlan:
         follows_requests: whether a measurement follows every request on, and the model from before the first.
         again: bool ``[E]``: whether every earlier request is measured in detail again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
+        numbers: by event that is evaluated, the numbers of the requests measured there; None: of all until then.
+        always: positions that are looked at in every evaluation, ascending.
+        extra: by event that is evaluated, the positions that are looked at beside those; None: all there are.
         seed: of what attacks draw.
         tests_are_non_members: whether attacks by records hold a request against test samples, for want of others.
     """
@@ -130,6 +135,9 @@ class EvaluationPlan:
     follows_requests: bool
     again: np.ndarray
     audited: np.ndarray
+    numbers: dict[int, tuple[int, ...]] | None
+    always: np.ndarray
+    extra: dict[int, np.ndarray] | None
     seed: int = 0
     tests_are_non_members: bool = False
     damage: Damage | None = None
@@ -138,12 +146,37 @@ class EvaluationPlan:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
         return 1 + int(self.measured[: event + 1].sum())
 
-    def followed(self, event: int) -> dict[int, RequestPlan]:
+    def looked_at(self, event: int | None) -> np.ndarray | None:
+        """Return the positions that are looked at after `event` (None: in the initial model), or None for all."""
+        if self.extra is None:
+            return None
+        return self.always if event is None else np.concatenate([self.always, self.extra[event]])
+
+    def looked_at_each(self) -> Iterator[np.ndarray | None]:
+        """Yield the same for every evaluation, that of the initial model being the first."""
+        yield self.looked_at(None)
+        for event in np.flatnonzero(self.measured).tolist():
+            yield self.looked_at(event)
+
+    def served_at(self, event: int) -> RequestPlan | None:
+        """Return the request that `event` serves, or None."""
+        place = bisect_left(self.requests, event, key=lambda request: request.event)
+        return self.requests[place] if place < len(self.requests) and self.requests[place].event == event else None
+
+    def deleted(self, event: int) -> dict[int, RequestPlan]:
         """Return by number what is left of every request that was served by `event` and of which anything is deleted.
 
         A sample that has been learned again is out of the request that deleted it, and the others stay in.
         """
-        return {n: r.at(event) for n, r in enumerate(self.requests) if r.event <= event < r.until}
+        return self._left(range(len(self.requests)), event)
+
+    def followed(self, event: int) -> dict[int, RequestPlan]:
+        """Return those of them that are measured after `event`, which is one that is evaluated."""
+        return self.deleted(event) if self.numbers is None else self._left(self.numbers[event], event)
+
+    def _left(self, numbers: Iterable[int], event: int) -> dict[int, RequestPlan]:
+        requests = ((n, self.requests[n]) for n in numbers)
+        return {n: r.at(event) for n, r in requests if r.event <= event < r.until}
 
     def due(self, event: int) -> tuple[RequestPlan, ...]:
         """Return what is measured in detail after `event`: the request it serves, and those measured `again`.
@@ -184,5 +217,5 @@ class EvaluationPlan:
 
     def kept_questions(self, event: int) -> np.ndarray:
         """Return positions of test samples, of units that are held, about nobody whose data is deleted."""
-        gone = [r.forget_test for r in self.followed(event).values()]
+        gone = [r.forget_test for r in self.deleted(event).values()]
         return np.setdiff1d(self.counting_tests(event), np.concatenate([*gone, self.position_of[:0]]))

@@ -8,6 +8,7 @@ import numpy as np
 
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.changes import Changes
+from lifelong.evaluation.following import extra_positions, numbers_followed
 from lifelong.evaluation.plan import Damage, EvaluationPlan
 from lifelong.evaluation.requests import plan_requests
 from strategies.measurement import Measurement
@@ -40,6 +41,11 @@ def plan_evaluation(
     again, audited = _again_and_audited(stream, config, follows_requests)
     measured |= again
     retained = max((m.retained for m in measurements), default=0)
+    damage = None if bad is None else _damage(stream, bad, ids)
+    requests = plan_requests(stream, ids)
+    numbers = numbers_followed(requests, measured, config.follow)
+    shown = [] if damage is None else [damage.samples, damage.affected, damage.unaffected, damage.attack]
+    always = np.unique(np.concatenate([position_of, probe, *shown]))
     return EvaluationPlan(
         ids=ids,
         classes=stream.source.class_ids[ids],
@@ -51,16 +57,19 @@ def plan_evaluation(
         seen=seen,
         probe=probe,
         probe_live=Changes(_live_by_event(stream, ids[probe])),
-        requests=plan_requests(stream, ids),
+        requests=requests,
         measured=measured,
         watched=watched,
         classes_held=Changes(_classes_held(stream, since)),
-        damage=None if bad is None else _damage(stream, bad, ids),
+        damage=damage,
         retained=positions_in(ids, np.sort(probe_ids[:retained])),
         averaged={name: m.undefined for m in measurements for name in m.averaged},
         follows_requests=follows_requests,
         again=again,
         audited=audited,
+        numbers=numbers,
+        always=always,
+        extra=None if numbers is None else extra_positions(requests, numbers, always),
         seed=config.seed,
         tests_are_non_members=any(m.tests_are_non_members(stream.source) for m in measurements),
     )

@@ -62,9 +62,7 @@ class Life:
         self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
         recording = prepared.config.recording
-        self._record = Record(
-            folder, prepared.identity, len(prepared.plan.ids), recording.keep == "all", recording.fsync
-        )
+        self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
         self._last = len(prepared.stream.events) - 1
         self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
 
@@ -104,6 +102,7 @@ class Life:
         self._watch.begin(self._info, first)
         if self._prefix is not None and self._prefix.state is not None and not first:
             first = self._record_prefix(self._prefix, strategy, ledger, measure)
+        learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:first])
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
             with timed_parts() as spent:
@@ -115,7 +114,8 @@ class Life:
             rows = [] if outputs is None else measure.update(index, outputs)
             if plan.watched[index]:
                 rows += measure.within(index, looks.scores)
-            rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
+            rows += cost_rows(index, stream, plan, done, state, len(strategy.stored_ids()), learned)
+            learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
             if outputs is not None and outputs.stored():
                 self._record.write_details(index, outputs)
@@ -178,10 +178,10 @@ class Life:
             self._record.write([], outputs)
             self._record.save(Checkpoint(-1, strategy.state_dict()), must=True)
             return 0
-        scores, losses = self._record.read_outputs(self._p.plan.num_outputs(checkpoint.event))
-        measure.start(Outputs(scores[0], losses[0]))
+        stored = self._record.stored(self._p.plan.num_outputs(checkpoint.event))
+        measure.start(stored[0])
         for number, index in enumerate(np.flatnonzero(self._p.plan.measured[: checkpoint.event + 1]), 1):
-            measure.update(int(index), Outputs(scores[number], losses[number]))
+            measure.update(int(index), stored[number])
         ledger_after(ledger, self._p.stream.events[: checkpoint.event + 1])
         restore(strategy, checkpoint.state, ledger)
         return checkpoint.event + 1

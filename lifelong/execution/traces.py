@@ -17,6 +17,7 @@ from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, sealed
+from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
 from lifelong.setup.preparation import Prepared, prepare
@@ -186,14 +187,12 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
     check_finished(life, summary)
     ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), p.stream.events)
     columns = np.flatnonzero(np.isin(p.plan.ids, ledger.deleted_ids))
-    files = [life / name for name in ("scores.bin", "losses.bin") if (life / name).exists() and len(columns)]
+    files = [life / name for name in FILES if (life / name).exists() and len(columns)]
     if dry_run or not files:
         return files
     marks = summary["files"]
     for file in files:
-        values = np.fromfile(file, dtype="<f4").reshape(-1, len(p.plan.ids))
-        values[:, columns] = np.nan
-        write_atomically(file, values.tobytes())
+        write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
     write_atomically(life / "done.json", sealed(rest, marks))

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 
 from lifelong.evaluation.outputs import Outputs, with_stored
+from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.integrity import Appended, Mark, mark_of, sealed
+from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.errors import CheckpointError
@@ -51,20 +53,20 @@ class Record:
     """The folder of one strategy of one run."""
 
     def __init__(
-        self, folder: Path, identity: str, num_samples: int, keep_details: bool = False, fsync: bool = False
+        self, folder: Path, identity: str, plan: EvaluationPlan, keep_details: bool = False, fsync: bool = False
     ) -> None:
         """Open or create the folder.
 
         Args:
             folder: where everything goes.
             identity: hash of configuration and code; a checkpoint of anything else is refused.
-            num_samples: evaluated samples per event.
+            plan: what is evaluated.
             keep_details: whether details stay when all numbers have been made of them.
             fsync: wait for the disk at every checkpoint.
         """
         self.folder = folder
         self._identity = identity
-        self._num_samples = num_samples
+        self._plan = plan
         self._keep_details, self._fsync = keep_details, fsync
         self._cost, self._saved_at = 0.0, 0.0
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -81,8 +83,8 @@ class Record:
         if rows:
             self._files["results.jsonl"].write("".join(r.to_json() + "\n" for r in rows).encode())
         if outputs is not None:
-            self._files["scores.bin"].write(outputs.scores.astype("<f4").tobytes())
-            self._files["losses.bin"].write(outputs.losses.astype("<f4").tobytes())
+            self._files["scores.bin"].write(packed(outputs.scores, outputs.at))
+            self._files["losses.bin"].write(packed(outputs.losses, outputs.at))
 
     def write_timing(self, timing: dict[str, float | int | str]) -> None:
         """Append what differs from machine to machine: seconds."""
@@ -95,27 +97,22 @@ class Record:
         self._details.update(buffer.getbuffer())
         write_atomically(self._detail(event), buffer.getbuffer(), fsync=self._fsync)
 
-    def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
+    def read_details(self, event: int, outputs: Outputs) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
         file = self._detail(event)
         if not file.exists():
-            return Outputs(scores, losses)
+            return outputs
         with np.load(file) as arrays:
-            return with_stored(scores, losses, arrays)
+            return with_stored(outputs.scores, outputs.losses, arrays)
 
-    def read_outputs(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""
+    def stored(self, count: int) -> Stored:
+        """Return scores and losses of the initial model and of the evaluations since, `count` in all.
+
+        Raises:
+            CheckpointError: there are fewer.
+        """
         self.flush()
-        shape = (count, self._num_samples)
-        arrays = []
-        for name in ("scores.bin", "losses.bin"):
-            values = np.fromfile(self.folder / name, dtype="<f4", count=count * self._num_samples)
-            if values.size != count * self._num_samples:
-                raise CheckpointError(
-                    f"{self.folder / name} is shorter than its checkpoint says; delete {self.folder}."
-                )
-            arrays.append(values.reshape(shape))
-        return arrays[0], arrays[1]
+        return Stored(self.folder, self._plan, count)
 
     def flush(self) -> None:
         """Hand everything to the operating system; after that, killing the process loses nothing."""
