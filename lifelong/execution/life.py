@@ -15,6 +15,7 @@ from lifelong.execution.prefix import Prefix
 from lifelong.metrics.cost import cost_rows
 from lifelong.metrics.measure import Measure
 from lifelong.references.comparison import Shared, compare
+from lifelong.references.points import requests_with_references, wanted_points
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
@@ -64,6 +65,9 @@ class Life:
         recording = prepared.config.recording
         self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
         self._last = len(prepared.stream.events) - 1
+        # Details are for being held against references.
+        beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
+        self._detailed = range(self._last + 1) if recording.keep == "all" else beside
         self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
 
     def live(self) -> None:
@@ -117,7 +121,7 @@ class Life:
             rows += cost_rows(index, stream, plan, done, state, len(strategy.stored_ids()), learned)
             learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
-            if outputs is not None and outputs.stored():
+            if outputs is not None and index in self._detailed and outputs.stored():
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,
@@ -187,13 +191,13 @@ class Life:
         return checkpoint.event + 1
 
     def _summary(self, access: Access, cost: Cost) -> dict[str, Any]:
-        return {
-            "access": access.label(),
-            "events": self._last + 1,
-            "references": {
-                "computed": cost.computed,
-                "cached": cost.cached,
-                "steps": cost.outcome.steps,
-                "seconds": round(cost.seconds, 3),
-            },
+        stream, config = self._p.stream, self._p.config.references
+        references: dict[str, Any] = {
+            "computed": cost.computed,
+            "cached": cost.cached,
+            "steps": cost.outcome.steps,
+            "seconds": round(cost.seconds, 3),
         }
+        if config.num_beside(len(stream.requests)) < len(stream.requests):
+            references["beside"] = [stream.requests[n].name for n in requests_with_references(stream, config)]
+        return {"access": access.label(), "events": self._last + 1, "references": references}

@@ -24,7 +24,8 @@ from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
-from lifelong.references.tree import Cost, Looker, Missing, Point, References, chain, points_of, reference_parts
+from lifelong.references.points import Point, chain, wanted_points
+from lifelong.references.tree import Cost, Looker, Missing, References, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
 from lifelong.setup.build import build_strategy, make_strategy
@@ -40,7 +41,12 @@ _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 BASELINES: tuple[ReferenceKind, ...] = ("retrained-2", "withheld", "original")
 """What is held against the retrained reference beside the run: a second retraining, and what doing nothing gets."""
 # References of one family are built alike, so their chains of events can share prefixes.
-_FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
+_FAMILIES: tuple[tuple[ReferenceKind, ...], ...] = (
+    ("retrained", "original", "withheld", "fresh", "clean"),
+    ("retrained-2",),
+    ("no-op",),
+    ("joint",),
+)
 
 
 class Shared:
@@ -81,7 +87,7 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
     relapse, relapses = Relapse("retrained", "relapse"), []
     cost = Cost()
     for kinds in _FAMILIES:
-        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        points = wanted_points(p.stream, p.config.references, kinds)
         if points:
             family = _family(p, name, points[0].kind, evaluator)
             wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
@@ -155,7 +161,7 @@ def reference_files(p: Prepared, name: str, instruments: Instruments) -> dict[Pa
     """Return where the references of strategy `name` are kept, each with the event that it stands beside."""
     files: dict[Path, int] = {}
     for kinds in _FAMILIES:
-        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        points = wanted_points(p.stream, p.config.references, kinds)
         if points:
             family = _family(p, name, points[0].kind, instruments.evaluator)
             for q in points:
@@ -170,7 +176,9 @@ def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]
     for kind in (k for k in BASELINES if k in kinds and "retrained" in kinds):
         # both have just been computed, and stand beside the same events
         both = [
-            _family(p, name, of, evaluator).compute({q: chain(p.stream, q) for q in points_of(p.stream, (of,))})
+            _family(p, name, of, evaluator).compute(
+                {q: chain(p.stream, q) for q in wanted_points(p.stream, p.config.references, (of,))}
+            )
             for of in (kind, "retrained")
         ]
         for (point, other), (_, retrained) in zip(*both, strict=True):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lifelong.config.run import RunConfig
+from lifelong.references.size import size_of
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger, Life
 from streams.stream import Stream
@@ -48,7 +49,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     ledger = Ledger(stream.source)
     marks = np.full((len(stream.units), len(stream.events)), "", dtype=object)
     is_held = np.zeros(len(stream.units), dtype=bool)
-    taught: dict[int, list[np.ndarray]] = {}
+    taught: dict[int, np.ndarray] = {}
     records, learned, skipped, visits, steps = [], 0, 0, 0, 0
     for index, (event, record) in enumerate(zip(stream.events, stream.describe(), strict=True)):
         marks[is_held, index] = "held"
@@ -63,7 +64,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             classes = stream.source.class_ids[event.sample_ids]
             for unit in event.units:
                 unit_ids = event.sample_ids[np.isin(classes, stream.units[unit].classes)]
-                taught.setdefault(unit, []).append(unit_ids)
+                taught[unit] = np.union1d(taught.get(unit, unit_ids), unit_ids)
             is_held[list(event.units)] |= count > 0
             marks[list(event.units), index] = ("again" if event.incarnation else "learn") if count else "held"
         else:
@@ -75,6 +76,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             latency = [learned - r.received for r in event.requests]
             record = record | {"units": sorted(all_deleted), "latency": latency}
         records.append(record)
+    size = size_of(stream, config.references, config.service.copies)
     counts = {
         "events": len(stream.events),
         "experiences": len(stream.experiences),
@@ -87,19 +89,19 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
         "strategies": len(config.strategies),
         "sample_visits_to_learn": visits,
         "steps_to_learn": steps,
+        "references": size.references,
+        "sample_visits_of_references": size.samples * config.training.epochs,
     }
     names = tuple(u.name for u in stream.units)
     return Preview(names, tuple(tuple(row) for row in marks), tuple(records), counts, stream.digest())
 
 
-def _touched(taught: dict[int, list[np.ndarray]], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
+def _touched(taught: dict[int, np.ndarray], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
     """Return the units that the request takes data from, and whether nothing of the unit is left."""
     deleted = np.zeros(len(ledger.life), dtype=bool)
     deleted[request.sample_ids] = True
     return {
-        unit: not any((ledger.life[ids] == Life.LEARNED).any() for ids in parts)
-        for unit, parts in sorted(taught.items())
-        if any(deleted[ids].any() for ids in parts)
+        unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in sorted(taught.items()) if deleted[ids].any()
     }
 
 
