@@ -27,17 +27,19 @@ from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.integrity import Appended, Mark, mark_of, sealed
+from lifelong.results.pieces import Pieces, joined
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.errors import CheckpointError
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 # Why: docs/decisions.md#checkpoints-are-put-off-when-they-would-cost-more-than-they-save
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
 _APPENDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
+_FIELDS = {"identity", "event", "alone", "files", "details", "state", "pieces"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -72,6 +74,8 @@ class Record:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._files = {name: Appended(folder / name) for name in _APPENDED}
         self._details = hashlib.blake2b(digest_size=16)  # of all details that were written
+        self._pieces = Pieces(folder / "checkpoints" / "pieces", fsync)
+        self._pieces_of: dict[Path, set[str]] = {}  # by checkpoint of this process
 
     @property
     def done(self) -> bool:
@@ -124,13 +128,14 @@ class Record:
         for file in self._files.values():
             file.close()
 
-    def save(self, checkpoint: Checkpoint, must: bool) -> None:
+    def save(self, checkpoint: Checkpoint, must: bool, whole: bool = False) -> None:
         """Write a checkpoint, unless the last one is so recent that writing would cost more than it saves.
 
         Args:
             checkpoint: what to save.
             must: write in any case. After a deletion this is so, and then no older checkpoint is kept: it would
                 still derive from the deleted data.
+            whole: write all into one file; else what the state shares with the one before it lies beside.
 
         Raises:
             CheckpointError: the state holds what no checkpoint can hold.
@@ -144,6 +149,7 @@ class Record:
                 f"lists and tuples of these: torch.from_numpy(array) for an array, .item() for a number of numpy."
             )
         self.flush()
+        state, pieces = (checkpoint.state, {}) if whole else self._pieces.split(checkpoint.state)
         content = {
             "format": _FORMAT,
             "identity": self._identity,
@@ -151,13 +157,16 @@ class Record:
             "alone": must,
             "files": {name: file.mark() for name, file in self._files.items()},
             "details": self._details.hexdigest(),
-            "state": checkpoint.state,
+            "state": state,
+            "pieces": pieces,
         }
         new = self.folder / "checkpoints" / f"event-{checkpoint.event + 1:06d}.pt"
         write_atomically(new, lambda handle: torch.save(content, handle), fsync=self._fsync)
         older = [f for f in sorted(new.parent.glob("event-*.pt")) if f != new]
         for file in older if must else older[:-1]:
             file.unlink()
+        self._pieces_of[new] = set(pieces.values())
+        self._drop_pieces([new] if must else [new, *older[-1:]])
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - now
 
@@ -192,6 +201,7 @@ class Record:
             older = [f for f in files if f < file] if content["alone"] else []
             for stale in (*broken, *older):
                 stale.unlink()
+            self._drop_pieces([f for f in files if f.exists()])
             return Checkpoint(content["event"], content["state"])
         if broken:
             raise CheckpointError(
@@ -216,6 +226,15 @@ class Record:
         """Remove details, unless they are to be kept: features and probabilities of samples that were deleted."""
         if not self._keep_details:
             shutil.rmtree(self.folder / "details", ignore_errors=True)
+
+    def _drop_pieces(self, checkpoints: list[Path]) -> None:
+        """Remove the files beside checkpoints that none of `checkpoints` speaks of."""
+        for file in checkpoints:
+            if file not in self._pieces_of:
+                content = _load(file)
+                self._pieces_of[file] = set() if content is None else set(content["pieces"].values())
+        self._pieces_of = {file: self._pieces_of[file] for file in checkpoints}
+        self._pieces.keep_only(set().union(*self._pieces_of.values()))
 
     def _detail(self, event: int) -> Path:
         return self.folder / "details" / f"event-{event:06d}.npz"
@@ -257,8 +276,20 @@ def _unsavable(state: object, path: str) -> str | None:
     return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)
 
 
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Return what a file holds, with what lies beside it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    content = _load(file)
+    if content is None:
+        raise CheckpointError(f"{file} is corrupt, or one of the files in {file.parent / 'pieces'} is.")
+    return Checkpoint(content["event"], content["state"])
+
+
 def _load(file: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if the file is not a whole checkpoint of this format.
+    """Return a checkpoint's content with its whole state, or None if it is no whole checkpoint of this format.
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
     """
@@ -269,5 +300,7 @@ def _load(file: Path) -> dict[str, Any] | None:
         content = torch.load(file, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         return None
-    whole = isinstance(content, dict) and content.get("format") == _FORMAT
-    return content if whole and {"identity", "event", "alone", "files", "details", "state"} <= content.keys() else None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not content.keys() >= _FIELDS:
+        return None
+    state = joined(content["state"], content["pieces"], file.parent / "pieces")
+    return None if state is None else content | {"state": state}

@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +38,8 @@ LIVES: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", "memory": 200},
         "unlearner": {"name": "finetune", "epochs": 1, "retained": "memory"},
     },
-    "sisa": {"isolated": {"name": "sisa", "shards": 5, "slices": 4}},
-    "s3t": {"isolated": {"name": "s3t", "shards": 5, "slices": 4, "sequences": 4, "rank": 4}},
+    "sisa": {"isolated": {"name": "sisa", "shards": 20, "slices": 2}},
+    "s3t": {"isolated": {"name": "s3t", "shards": 20, "slices": 2, "sequences": 2, "rank": 4}},
 }
 PARTS = {"learners": ("naive", "replay, finetune"), "isolated": ("sisa", "s3t")}
 
@@ -66,6 +65,7 @@ def config_of(name: str, classes: int, requests: int) -> dict[str, Any]:
         "source": {"name": "glyphs", "pool": 2179, "classes": classes, "split": "pairs", "test_fraction": 0.1},
         "scenario": {"name": "class-incremental", "experiences": 1},
         "schedule": {"name": "burst", **asked, "after": 1, "requests": requests},
+        "model": {"name": "mlp", "hidden": [32, 32]},
         "references": {"kinds": []},
     }
 
