@@ -133,7 +133,7 @@ class Life:
             if self._prefix is not None:
                 self._prefix.add(index, rows, outputs, timing, state)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
-            self._record.save(Checkpoint(index, state), must, whole=index == self._last)
+            self._record.save(Checkpoint(index, state, whole=index == self._last), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
         return access
 

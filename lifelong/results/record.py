@@ -45,10 +45,17 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A saved moment: the event it follows (-1 before the first) and the strategy's state."""
+    """A saved moment.
+
+    Attributes:
+        event: which it follows; -1 is before the first.
+        state: of the strategy.
+        whole: whether all of it goes into one file; else what it shares with the state before it lies beside.
+    """
 
     event: int
     state: State
+    whole: bool = False
 
 
 class Record:
@@ -128,14 +135,13 @@ class Record:
         for file in self._files.values():
             file.close()
 
-    def save(self, checkpoint: Checkpoint, must: bool, whole: bool = False) -> None:
+    def save(self, checkpoint: Checkpoint, must: bool) -> None:
         """Write a checkpoint, unless the last one is so recent that writing would cost more than it saves.
 
         Args:
             checkpoint: what to save.
             must: write in any case. After a deletion this is so, and then no older checkpoint is kept: it would
                 still derive from the deleted data.
-            whole: write all into one file; else what the state shares with the one before it lies beside.
 
         Raises:
             CheckpointError: the state holds what no checkpoint can hold.
@@ -149,7 +155,7 @@ class Record:
                 f"lists and tuples of these: torch.from_numpy(array) for an array, .item() for a number of numpy."
             )
         self.flush()
-        state, pieces = (checkpoint.state, {}) if whole else self._pieces.split(checkpoint.state)
+        state, pieces = (checkpoint.state, {}) if checkpoint.whole else self._pieces.split(checkpoint.state)
         content = {
             "format": _FORMAT,
             "identity": self._identity,

@@ -38,8 +38,8 @@ LIVES: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", "memory": 200},
         "unlearner": {"name": "finetune", "epochs": 1, "retained": "memory"},
     },
-    "sisa": {"isolated": {"name": "sisa", "shards": 20, "slices": 2}},
-    "s3t": {"isolated": {"name": "s3t", "shards": 20, "slices": 2, "sequences": 2, "rank": 4}},
+    "sisa": {"isolated": {"name": "sisa", "shards": 5, "slices": 2}},
+    "s3t": {"isolated": {"name": "s3t", "shards": 5, "slices": 2, "sequences": 2, "rank": 4}},
 }
 PARTS = {"learners": ("naive", "replay, finetune"), "isolated": ("sisa", "s3t")}
 
@@ -65,7 +65,7 @@ def config_of(name: str, classes: int, requests: int) -> dict[str, Any]:
         "source": {"name": "glyphs", "pool": 2179, "classes": classes, "split": "pairs", "test_fraction": 0.1},
         "scenario": {"name": "class-incremental", "experiences": 1},
         "schedule": {"name": "burst", **asked, "after": 1, "requests": requests},
-        "model": {"name": "mlp", "hidden": [32, 32]},
+        "model": {"name": "mlp", "hidden": [16, 16]},
         "references": {"kinds": []},
     }
 

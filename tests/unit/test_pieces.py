@@ -98,7 +98,7 @@ def test_pieces_go_with_the_checkpoints_that_speak_of_them(open_record: Any, tmp
     assert list(tmp_path.glob("checkpoints/pieces/*")) == []
     again.save(Checkpoint(4, latest.state), must=True)
     assert len(list(tmp_path.glob("checkpoints/pieces/*"))) == 2
-    again.save(Checkpoint(5, latest.state), must=True, whole=True)
+    again.save(Checkpoint(5, latest.state, whole=True), must=True)
     assert list(tmp_path.glob("checkpoints/pieces/*")) == []
 
 
