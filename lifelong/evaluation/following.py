@@ -10,6 +10,7 @@ from lifelong.config.run import Follow
 from lifelong.evaluation.plan import RequestPlan
 
 
+# Why: docs/decisions.md#a-request-may-be-looked-at-ever-more-rarely
 def numbers_followed(
     requests: Sequence[RequestPlan], measured: np.ndarray, follow: Follow
 ) -> dict[int, tuple[int, ...]] | None:

@@ -99,6 +99,7 @@ def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...], requests: Sequen
     return points
 
 
+# Why: docs/decisions.md#a-budget-of-references-is-drawn-by-number
 def requests_with_references(stream: Stream, config: ReferencesConfig) -> tuple[int, ...]:
     """Return the numbers, ascending, of the requests that get references.
 

@@ -31,6 +31,11 @@ class Size:
     retrained: int
     is_exact: bool
 
+    def counts(self, epochs: int) -> dict[str, int]:
+        """Return what a preview shows: references, and the samples that training visits for them."""
+        about = "" if self.is_exact else "_about"
+        return {"references": self.references, f"sample_visits_of_references{about}": self.samples * epochs}
+
 
 def size_of(stream: Stream, config: ReferencesConfig, copies: bool = False) -> Size:
     """Count what the references live through that a configuration asks for.

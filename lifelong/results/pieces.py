@@ -34,6 +34,7 @@ class _Seen:
         return self.tensor() is tensor and self.version == tensor._version
 
 
+# Why: docs/decisions.md#what-a-state-shares-with-the-one-before-it-is-written-once
 class Pieces:
     """The files beside the checkpoints of one strategy."""
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from lifelong.config.run import RunConfig
-from lifelong.references.size import size_of
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger, Life
 from streams.stream import Stream
@@ -76,7 +75,6 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             latency = [learned - r.received for r in event.requests]
             record = record | {"units": sorted(all_deleted), "latency": latency}
         records.append(record)
-    size = size_of(stream, config.references, config.service.copies)
     counts = {
         "events": len(stream.events),
         "experiences": len(stream.experiences),
@@ -89,8 +87,6 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
         "strategies": len(config.strategies),
         "sample_visits_to_learn": visits,
         "steps_to_learn": steps,
-        "references": size.references,
-        "sample_visits_of_references": size.samples * config.training.epochs,
     }
     names = tuple(u.name for u in stream.units)
     return Preview(names, tuple(tuple(row) for row in marks), tuple(records), counts, stream.digest())
