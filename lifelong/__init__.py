@@ -31,7 +31,12 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# cuBLAS adds in a fixed order only with a workspace of fixed size, and reads this when it first multiplies: without it
+# `deterministic: true` raises at the first matrix product on a GPU. Processes that are started inherit it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _PUBLIC = {
     "RunConfig": "lifelong.config.run",

@@ -18,6 +18,7 @@ __all__ = [
     "cache_folder",
     "code_of",
     "code_version",
+    "digest_of",
     "disk_errors",
     "names_in",
     "own_code",
@@ -67,16 +68,17 @@ def code_of(configuration: object, own: Mapping[Path, bytes] | None = None) -> s
         return code_version()
     h = hashlib.blake2b(code_version().encode(), digest_size=8)
     for file in files:
-        h.update(known[file] if file in known else _digest(file))
+        h.update(known[file] if file in known else digest_of(file))
     return h.hexdigest()
 
 
 def own_code(configuration: object) -> dict[Path, bytes]:
     """Return the digests of all code that a configuration names and that is not part of this project."""
-    return {file: _digest(file) for file in others_code(names_in(configuration))}
+    return {file: digest_of(file) for file in others_code(names_in(configuration))}
 
 
-def _digest(file: Path) -> bytes:
+def digest_of(file: Path) -> bytes:
+    """Return the digest of the content of a file with code, 64 bytes."""
     return hashlib.blake2b(file.read_bytes()).digest()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from streams.errors import LedgerError
+from streams.events import read_only
 from streams.randomness import Key
 
 
@@ -86,8 +87,7 @@ class Data:
 
         Views that are made of other views close with any of them (`lent`).
         """
-        self.ids = ids.view()
-        self.ids.flags.writeable = False
+        self.ids = read_only(ids)
         self._lent = lent
         self._rows = torch.tensor(ids, device=x.device)  # a copy, as nobody may write to ids
         self._x, self._y, self._task, self._images = x, y, task, images

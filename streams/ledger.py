@@ -58,11 +58,11 @@ class Ledger:
         Args:
             source: the data.
             task_of: int64 ``[N]`` task label of every row, or None when the model is not task-aware.
-            device: where batches are needed; the columns move there once.
+            device: where batches are needed; the columns move there once for all ledgers of the source.
         """
         self._source = source
-        self._x, self._y = source.x.to(device), source.y.to(device)
-        self._images = None if source.images is None else source.images.to(device)
+        columns = source.on(device)
+        self._x, self._y, self._images = columns.x, columns.y, columns.images
         self._task = None if task_of is None else torch.from_numpy(task_of).to(device)
         self.life = np.zeros(len(source), dtype=np.int8)
         self.incarnation = np.zeros(len(source), dtype=np.int16)

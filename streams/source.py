@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ class Corruption:
     unaffected: np.ndarray
     attack: np.ndarray
     extra: np.ndarray
+
+
+class Columns(NamedTuple):
+    """What batches are made of: inputs, targets and images of every row, on one device."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    images: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,13 +81,14 @@ class Source:
     text: Text | None = None
     images: torch.Tensor | None = None
     domain_names: tuple[str, ...] = ()
+    _moved: dict[torch.device, Columns] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.x)
-        for field in ("y", "class_ids", "user_ids", "is_test", "domain_ids", "images"):
-            value = getattr(self, field)
+        for name in ("y", "class_ids", "user_ids", "is_test", "domain_ids", "images"):
+            value = getattr(self, name)
             if value is not None and len(value) != n:
-                raise DataError(f"Source {self.name!r}: {field} has {len(value)} rows, x has {n}.")
+                raise DataError(f"Source {self.name!r}: {name} has {len(value)} rows, x has {n}.")
         if not (~self.is_test).any():
             raise DataError(f"Source {self.name!r} has no training samples.")
         if self.class_ids.min() < 0 or self.class_ids.max() >= len(self.class_names):
@@ -114,6 +124,16 @@ class Source:
     def test_ids(self) -> np.ndarray:
         """Ids held out for evaluation, ascending."""
         return np.flatnonzero(self.is_test)
+
+    def on(self, device: str | torch.device) -> Columns:
+        """Return inputs, targets and images on a device; they are moved there once in a process."""
+        device = torch.device(device)
+        if device.type == "cpu":
+            return Columns(self.x, self.y, self.images)
+        if device not in self._moved:
+            images = None if self.images is None else self.images.to(device)
+            self._moved[device] = Columns(self.x.to(device), self.y.to(device), images)
+        return self._moved[device]
 
     def digest(self) -> str:
         """Return a hash of everything a model or a stream can see (hex, 32 characters)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from cli.output import Json, emit, emit_json, emit_table
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lifelong.capacity.sizing import Sized
+    from lifelong.capacity.sizing import Measured, Sized
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,7 @@ def capacity(
     trust: Trust = False,
 ) -> None:
     """Size a sharded system: requests until an outage, cost per request, storage; closed forms beside a simulation."""
-    from lifelong.capacity.figure import label, write_figure
+    from lifelong.capacity.figure import write_figure
     from lifelong.capacity.simulate import System
     from lifelong.capacity.sizing import Load, measured, size, systems
     from streams.config import parse
@@ -78,36 +79,26 @@ def capacity(
     }
     start = parse(System, base | {key: values[0] for key, values in grid.items()})
     sized = [size(system, Load(rate, throughput, checkpoint)) for system in systems(start, grid)]
-    real = measured(run, trust) if run is not None else []
+    of_run = measured(run, trust) if run is not None else []
     if as_json:
-        runs = [
-            {"strategy": r.strategy, "requests": r.requests, "visits": r.visits, "expected": r.expected} for r in real
-        ]
-        emit_json({"systems": [s.to_json() for s in sized], "run": runs})
+        emit_json({"systems": [s.to_json() for s in sized], "run": [asdict(m) for m in of_run]})
     else:
-        emit_table(
-            ["system", *_HEADS], [[label(s), *_cells(s)] for s in sized], "closed form / simulated", numbers=True
-        )
-        if real:
-            emit("")
-            emit_table(
-                ["strategy of the run", "requests", "sample visits", "closed form", "ratio"],
-                [
-                    [
-                        r.strategy,
-                        str(r.requests),
-                        f"{r.visits:,.0f}",
-                        f"{r.expected:,.0f}",
-                        f"{r.visits / r.expected:.3f}",
-                    ]
-                    for r in real
-                ],
-                numbers=True,
-            )
+        _show(sized, of_run)
     if plot is not None:
-        write_figure(sized, plot, real)
+        write_figure(sized, plot, of_run)
         if not as_json:
             emit(f"figure: {plot}")
+
+
+def _show(sized: Sequence[Sized], of_run: Sequence[Measured]) -> None:
+    """Print the systems, and below them what the strategies of a run have cost."""
+    from lifelong.capacity.figure import label
+
+    emit_table(["system", *_HEADS], [[label(s), *_cells(s)] for s in sized], "closed form / simulated", numbers=True)
+    if of_run:
+        emit("")
+        heads = ["strategy of the run", "requests", "sample visits", "closed form", "ratio"]
+        emit_table(heads, [_cells_of_run(m) for m in of_run], numbers=True)
 
 
 _HEADS = ("requests/outage", "visits/request", "cheaper than retraining", "trainer busy", "outage", "live", "storage")
@@ -123,6 +114,10 @@ def _cells(s: Sized) -> list[str]:
         f"{1 - s.simulated.idle:.1%}",
         f"{s.storage / 1e9:,.2f} GB",
     ]
+
+
+def _cells_of_run(m: Measured) -> list[str]:
+    return [m.strategy, str(m.requests), f"{m.visits:,.0f}", f"{m.expected:,.0f}", f"{m.visits / m.expected:.3f}"]
 
 
 def _number(value: float | None) -> str:

@@ -51,9 +51,18 @@ def study(
     ] = None,
     cpus: Annotated[float, typer.Option(min=0, help="CPUs that a run takes on Ray.")] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs that a run takes on Ray; 0.25 lets four share one.")] = 0.0,
+    memory: Annotated[float, typer.Option(min=0, help="GB of memory that a run takes on Ray; 0: not counted.")] = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be computed, with an estimate of time and disk.")
     ] = False,
+    list_jobs: Annotated[
+        bool, typer.Option("--list-jobs", help="Only number the runs, for the job array of a cluster.")
+    ] = False,
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|slurm", help="Only run that one of --list-jobs; slurm: $SLURM_ARRAY_TASK_ID."),
+    ] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only judge what is finished.")] = False,
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
@@ -64,7 +73,9 @@ def study(
 
     Exit codes: 0 nothing is contradicted, 1 a run failed, 3 a criterion is contradicted (corrected for their number).
     """
-    if on is Place.LOCAL and not dry_run:
+    if dry_run + list_jobs + collect + (job is not None) > 1:
+        raise ConfigError("--dry-run, --list-jobs, --job and --collect each do one thing: give one of them.")
+    if on is Place.LOCAL and not (dry_run or list_jobs or collect or job is not None):
         from lifelong.study.forkserver import start_forkserver
 
         start_forkserver()  # its imports go on beside our own
@@ -72,7 +83,15 @@ def study(
     if dry_run:
         _forecast(opened_study, workers, as_json)
         return
-    results = _run(opened_study, on, address, workers, cpus, gpus, quiet, wandb)
+    if list_jobs:
+        _list(opened_study, as_json)
+        return
+    if job is not None:
+        _run_one(opened_study, _number(job), wandb)
+        return
+    if collect:
+        opened_study.collect()
+    results = [] if collect else _run(opened_study, on, address, workers, cpus, gpus, memory, quiet, wandb)
     failed = [r for r in results if r.error]
     outcome = opened_study.outcome()
     report = _report(opened_study)
@@ -104,6 +123,40 @@ def _open(path: Path, size: str | None, runs: Path, trust: bool) -> Study:
     return resume_study(path, trust)
 
 
+def _list(study: Study, as_json: bool) -> None:
+    """Print the number of every run, all that may be needed."""
+    from lifelong.study.jobs import is_done
+
+    if as_json:
+        emit_json([{"job": n, "run": j.label, "done": is_done(j)} for n, j in enumerate(study.all_jobs)])
+        return
+    rows = [[str(n), "done" if is_done(j) else "to do", j.label] for n, j in enumerate(study.all_jobs)]
+    emit_table(["job", "", "run"], rows)
+
+
+def _number(job: str) -> int:
+    """Return the number of the job that this process is to run."""
+    import os
+
+    text = os.environ.get("SLURM_ARRAY_TASK_ID") if job == "slurm" else job
+    if text is None:
+        raise ConfigError(
+            "--job slurm: $SLURM_ARRAY_TASK_ID is not set, so this is no task of an array. Name a number."
+        )
+    if not text.isdecimal():
+        raise ConfigError(f"--job {text}: a number from 0 on, as --list-jobs shows them, or slurm.")
+    return int(text)
+
+
+def _run_one(study: Study, number: int, wandb: bool) -> None:
+    """Run one job; what went wrong is its traceback."""
+    result = study.run_one(number, wandb)
+    if result.error:
+        note(f"FAILED: {result.job.label}\n{result.error.rstrip()}")
+        raise typer.Exit(1)
+    note(f"{result.job.label}: finished, {result.seconds:.0f} s. When all are, judge them: --collect")
+
+
 def _run(
     study: Study,
     on: Place,
@@ -111,6 +164,7 @@ def _run(
     workers: int | None,
     cpus: float,
     gpus: float,
+    memory: float,
     quiet: bool,
     wandb: bool,
 ) -> list[JobResult]:
@@ -129,7 +183,7 @@ def _run(
             note(study.prospect())
     try:
         with Progress(study.jobs, silent=quiet) as progress:
-            return study.run(on.value, workers, address, cpus, gpus, progress.result, wandb, progress.expect)
+            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, progress.expect)
     except KeyboardInterrupt:
         done = len(study.jobs) - len(study.pending)
         note(

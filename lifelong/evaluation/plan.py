@@ -184,7 +184,8 @@ class EvaluationPlan:
         What has been learned again by then is left out.
         """
         again = self.again[event]
-        return tuple(r for r in self.followed(event).values() if r.event == event or again)
+        chosen = (r for r in self.requests if r.event == event or (again and r.event < event < r.until))
+        return tuple(r.at(event) for r in chosen)
 
     def starts_requests(self, event: int) -> bool:
         """Return whether the first request comes right after `event`, and a measurement follows requests from there."""

@@ -175,7 +175,7 @@ class Life:
 
     def _restore(self, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Bring everything to where the last checkpoint left it; return the next event."""
-        checkpoint = self._record.latest()
+        checkpoint = self._record.latest(self._p.config.device)
         if checkpoint is None:
             outputs = self._evaluator.evaluate(strategy)
             measure.start(outputs)

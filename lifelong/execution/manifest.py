@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lifelong.config.run import RunConfig, content_hash, read_config
@@ -23,7 +24,7 @@ from streams.registry import others_code
 from streams.stream import Stream
 
 _STREAM_KEYS = ("source", "scenario", "schedule", "service")
-_ARITHMETIC = ("torch", "numpy", "scipy", "scikit-learn")
+_ARITHMETIC = ("torch", "numpy", "scipy", "scikit-learn", "gpu", "cuda", "cudnn", "tf32")
 _MODEL_KEYS = ("objective", "features", "model", "trained", "training", "strategies", "device")
 """What decides a stream, and what decides one whose requests depend on a strategy's models as well."""
 
@@ -56,7 +57,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
     manifest = {
         "digests": digests,
         "code": code_version(),
-        "versions": versions(),
+        "versions": versions(p.config.device),
         "platform": platform.platform(),
         "metrics": own_metrics(p.catalogue).to_json(),
         "device": p.config.device,
@@ -71,8 +72,12 @@ def _check_versions(p: Prepared, folder: Path) -> None:
     """Refuse to go on where arithmetic comes from other libraries: a half of the results would be of each."""
     if all((folder / "strategies" / name / "done.json").exists() for name in p.config.strategies):
         return
-    began, now = read_manifest(folder).get("versions", {}), versions()
-    changed = [f"{lib} {began[lib]}, now {now[lib]}" for lib in _ARITHMETIC if lib in began and began[lib] != now[lib]]
+    began, now = read_manifest(folder).get("versions", {}), versions(p.config.device)
+    changed = [
+        f"{name} {began[name]}, now {now.get(name, 'none')}"
+        for name in _ARITHMETIC
+        if name in began and began[name] != now.get(name)
+    ]
     if changed:
         raise CheckpointError(
             f"{folder / 'manifest.json'}: the run began with {'; '.join(changed)}. It cannot go on to the same bits. "
@@ -130,15 +135,33 @@ def stream_from_manifest(file: Path, trust: bool = False) -> Stream:
     return stream
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what results may depend on."""
+def versions(device: str = "cpu") -> dict[str, str]:
+    """Return the versions of what results may depend on; on a GPU the card and how it multiplies are among it."""
     by_package = {"python": platform.python_version()}
     for package in ("lifelong-simulator", "torch", "numpy", "scikit-learn", "scipy"):
         try:
             by_package[package] = version(package)
         except PackageNotFoundError:
             by_package[package] = "not installed"
-    return by_package
+    return by_package | (_gpu(device) if device.startswith("cuda") else {})
+
+
+def _gpu(device: str) -> dict[str, str]:
+    """Return the card, and what decides the last bits of its products."""
+    short = [
+        name
+        for name, allowed in (
+            ("matrix products", torch.backends.cuda.matmul.allow_tf32),
+            ("convolutions", torch.backends.cudnn.allow_tf32),
+        )
+        if allowed
+    ]
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "tf32": ", ".join(short) or "none",
+    }
 
 
 def open_folder(folder: Path, trust: bool) -> RunConfig:
@@ -152,7 +175,7 @@ def open_folder(folder: Path, trust: bool) -> RunConfig:
         CheckpointError: it is no run folder, or what it names is not what made it.
         TrustError: it names files that may not run.
     """
-    read_run_config(folder)
+    config = read_run_config(folder)
     written = read_config(folder / "config.yaml")  # as the run resolved it
     if missing := [file for file in others_code(names_in(written)) if not file.is_file()]:
         raise CheckpointError(
@@ -170,7 +193,7 @@ def open_folder(folder: Path, trust: bool) -> RunConfig:
             f"{folder / 'manifest.json'}: the identity digest is {told}, now it is {identity}. Run again with --fresh."
         )
     require_trust(written, folder, trust)
-    return read_run_config(folder)
+    return config
 
 
 def read_run_config(folder: Path) -> RunConfig:

@@ -73,7 +73,7 @@ def run_prepared(
             for part in ("strategies", "manifest.json"):
                 _remove(folder / part)
         write_manifest(prepared, folder)
-        remember(prepared.own_code)
+        remember(prepared.own_code, prepared.resolved)
         watch = Watch(trackers)
         p = prepared
         instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)

@@ -130,7 +130,7 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
 
 def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     """Return what a checkpoint has of a sample, or None if it has nothing of it."""
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(file, p.config.device)
     events = p.stream.events[: checkpoint.event + 1]
     if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
         return None
@@ -164,13 +164,15 @@ def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
 
 
 def _prepared_files(p: Prepared) -> list[Path]:
-    """Return what was prepared of all data: frozen features of sources of that name, and tokenisers."""
+    """Return what was prepared of all data: frozen features of sources of that name, and the tokeniser of the rows."""
     files: list[Path] = []
     if p.config.features is not None:
         source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
         files += sorted((cache_folder() / "features").glob(f"{source}-{p.config.features.name}-*.npz"))
-    if p.stream.source.text is not None:
-        files += sorted((cache_folder() / "tokenizers").glob("*.json"))
+    text = p.stream.source.text
+    if text is not None and text.tokenizer.of_rows:
+        kept, content = sorted((cache_folder() / "tokenizers").glob("*.json")), text.tokenizer.to_json().encode()
+        files += [file for file in kept if file.read_bytes() == content]
     return files
 
 

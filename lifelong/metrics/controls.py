@@ -12,22 +12,8 @@ from statistics import median
 LEVEL = 0.05
 """A control whose p-value is above this is at chance."""
 
-_U_LIRA = ("auc", "low", "high", "p", "accuracy", "tpr_1", "tpr_01")
-_RMIA = ("auc", "low", "high", "p", "tpr_1")
-CONTROLS: dict[str, str] = {
-    **{f"ulira_{part}": "lira_p" for part in _U_LIRA},
-    **{f"rmia_{part}": "rmia_before_p" for part in _RMIA},
-}
+CONTROLS = {"ulira_auc": "lira_p", "rmia_auc": "rmia_before_p"}
 """For what an attack finds, the p-value of its control, which stands at the event of the request."""
-
-
-def control_of(metric: str) -> str | None:
-    """Return the p-value of the control of an attack, or None: it has no control, or is no attack.
-
-    >>> control_of("ulira_auc"), control_of("final_rmia_auc"), control_of("js")
-    ('lira_p', 'rmia_before_p', None)
-    """
-    return CONTROLS.get(metric.removeprefix("immediate_").removeprefix("final_"))
 
 
 def is_at_chance(p_values: Iterable[float | None]) -> bool:

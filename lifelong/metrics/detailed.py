@@ -1,4 +1,4 @@
-"""One request measured in detail, when it is served and at the end: attacks, and the run beside a reference."""
+"""One request measured in detail on one model, when it is served and at the end: attacks, and calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.calibration import expected_calibration_error
-from lifelong.formulas.distance import activation_distance, zero_retrain_forgetting
+from lifelong.formulas.distance import zero_retrain_forgetting
 from lifelong.formulas.membership import (
     MOST_PER_SIDE,
     cross_validated_accuracy,
@@ -21,15 +21,15 @@ from lifelong.formulas.membership import (
     membership_ks,
     membership_p,
 )
-from lifelong.formulas.quality import Quality, agreement, average_gap, tow_factors
+from lifelong.formulas.quality import Quality
 from lifelong.results.table import Row, row
 from strategies.metric import Better, Metric
 from streams.positions import positions_in
 from streams.randomness import Key
 
-_NO_CLASS = "the objective predicts no class"
-_NO_TEST = "a class of the forget set has no test samples"
-_NO_SIDES = "there is no live training sample of the probe, or no test sample that counts"
+NO_CLASS = "the objective predicts no class"
+NO_TEST = "a class of the forget set has no test samples"
+NO_SIDES = "there is no live training sample of the probe, or no test sample that counts"
 
 
 _ECE = "Expected calibration error on {}: mean distance between confidence and accuracy over 15 bins."
@@ -79,46 +79,6 @@ METRICS: dict[str, Metric] = {
         "probability",
         "neither",
     ),
-    "calibrated_loss_auc": Metric(
-        "How well the run's loss, minus the reference's loss on the same sample, tells the forget set from unseen "
-        "samples of its classes; above 0.5 it is still known, below it is pushed away.",
-        "AUC",
-        "neither",
-        0.5,
-    ),
-    "calibrated_confidence_auc": Metric(
-        "As calibrated_loss_auc, by the confidence in the label.", "AUC", "neither", 0.5
-    ),
-    "calibrated_entropy_auc": Metric(
-        "As calibrated_loss_auc, by the entropy of the prediction.", "AUC", "neither", 0.5
-    ),
-    "streisand": Metric(
-        "Absolute difference of membership_auc to the reference's: the forget set stands out more, or less, than in a "
-        "model that never saw it.",
-        "AUC",
-        "lower",
-        0.0,
-    ),
-    "average_gap": Metric(
-        "Mean of the absolute differences to the reference in UA (1 - accuracy on the forget set), RA (on retained "
-        "training data), TA (on test data that counts) and MIA (mia_efficacy).",
-        "share",
-        "lower",
-        0.0,
-    ),
-    "tow": Metric(
-        "Tug of war: product over forget set, retained data and test data of 1 - absolute difference in accuracy to "
-        "the reference.",
-        "0 to 1",
-        "higher",
-        1.0,
-    ),
-    "tow_mia": Metric(
-        "Tug of war with the difference in mia_efficacy in place of that on the forget set.", "0 to 1", "higher", 1.0
-    ),
-    "tow_forget": Metric("Factor of the tug of war on the forget set.", "0 to 1", "higher", 1.0),
-    "tow_retain": Metric("Factor of the tug of war on retained training data.", "0 to 1", "higher", 1.0),
-    "tow_test": Metric("Factor of the tug of war on test data that counts.", "0 to 1", "higher", 1.0),
     **{
         f"{subset}_ece": Metric(_ECE.format(meaning), "0 to 1", better, 0.0 if better == "lower" else None)
         for subset, meaning, better in _ECE_OF
@@ -127,15 +87,6 @@ METRICS: dict[str, Metric] = {
         "1 - Jensen-Shannon divergence in bits between the predictions on the forget set and an untrained network's.",
         "0 to 1",
         "reference",
-    ),
-    "activation_distance": Metric(
-        "Mean L1 distance between the predictions of run and reference on the forget set.", "0 to 2", "lower", 0.0
-    ),
-    "agreement": Metric(
-        "Share of the forget set for which run and reference predict the same class (completeness).",
-        "share",
-        "higher",
-        1.0,
     ),
 }
 
@@ -202,7 +153,7 @@ class Detailed:
     def _p_value(self, request: RequestPlan) -> Row:
         losses, classes, forget, unseen = self.outputs.losses, self._plan.classes, request.forget, request.non_members
         p = membership_p(losses[forget], classes[forget], losses[unseen], classes[unseen])
-        return row(self.event, self._model, request.name, "membership_p", p, len(forget), _NO_TEST)
+        return row(self.event, self._model, request.name, "membership_p", p, len(forget), NO_TEST)
 
     def _measure(self, request: RequestPlan) -> list[Row]:
         name, n = request.name, len(request.forget)
@@ -211,7 +162,7 @@ class Detailed:
         if (p := self.outputs.details.probabilities) is not None:
             at = positions_in(self.detailed, request.forget)
             zrf = zero_retrain_forgetting(p[at], self._random[at])
-        rows.append(row(self.event, self._model, name, "zrf", zrf, n, _NO_CLASS))
+        rows.append(row(self.event, self._model, name, "zrf", zrf, n, NO_CLASS))
         rows.append(self._calibration(name, "forget_ece", request.forget, ""))
         no_test = "no test data belongs to the request"
         return [*rows, self._calibration(name, "forget_test_ece", request.forget_test, no_test)]
@@ -227,7 +178,7 @@ class Detailed:
         certainty, error = self.outputs.details.certainty, None
         if certainty is not None and len(positions):
             error = expected_calibration_error(certainty.confidences[positions], self.outputs.scores[positions])
-        why = nothing if certainty is not None else _NO_CLASS
+        why = nothing if certainty is not None else NO_CLASS
         return row(self.event, self._model, subject, metric, error, len(positions), why)
 
     def quality(self, request: RequestPlan) -> Quality | None:
@@ -246,7 +197,7 @@ class Detailed:
         if certainty is None:
             names = ["mia_efficacy", "entropy_member_rate", "attack_accuracy"]
             names += ["entropy_auc", "modified_entropy_auc", "membership_ks"]
-            return [row(event, model, name, metric, None, n, _NO_CLASS) for metric in names]
+            return [row(event, model, name, metric, None, n, NO_CLASS) for metric in names]
         forget, non_members = request.forget, request.non_members
         rate = None if self._by_entropy is None else self._by_entropy(certainty.entropies[forget])
         accuracy = None
@@ -255,18 +206,18 @@ class Detailed:
             splits = (Key(self._plan.seed) / "splits" / event).number() % 2**32
             accuracy = cross_validated_accuracy(losses[unseen[0]], losses[unseen[1]], splits)
         values: list[tuple[str, float | None, str]] = [
-            ("mia_efficacy", self._efficacy(request), _NO_SIDES),
-            ("entropy_member_rate", rate, _NO_SIDES),
+            ("mia_efficacy", self._efficacy(request), NO_SIDES),
+            ("entropy_member_rate", rate, NO_SIDES),
             ("attack_accuracy", accuracy, "it takes ten samples to forget and as many unseen ones of their classes"),
         ]
         attacked = {"entropy_auc": certainty.entropies, "modified_entropy_auc": certainty.modified_entropies}
         for metric, v in attacked.items():
             values.append(
-                (metric, membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
+                (metric, membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]), NO_TEST)
             )
         v = certainty.margins
         values.append(
-            ("membership_ks", membership_ks(v[forget], classes[forget], v[non_members], classes[non_members]), _NO_TEST)
+            ("membership_ks", membership_ks(v[forget], classes[forget], v[non_members], classes[non_members]), NO_TEST)
         )
         return [row(event, model, name, metric, value, n, why) for metric, value, why in values]
 
@@ -315,62 +266,3 @@ def matched(request: RequestPlan, plan: EvaluationPlan) -> tuple[np.ndarray, np.
         pairs.append([side[key.order(ids[side])[:count]] for side in sides])
     forget, unseen = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return (forget, unseen) if len(forget) else None
-
-
-def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detailed, plan: EvaluationPlan) -> list[Row]:
-    """Return what only run and reference together tell about one request."""
-    event, name, n = run.event, request.name, len(request.forget)
-    rows = []
-    if is_private(request):
-        run_quality, reference_quality = run.quality(request), reference.quality(request)
-        values: list[float | None] = [None] * 6
-        if run_quality is not None and reference_quality is not None:
-            factors = tow_factors(run_quality, reference_quality)
-            confidence = 1 - abs(run_quality.mia - reference_quality.mia)
-            tow_mia = confidence * factors[1] * factors[2]
-            values = [average_gap(run_quality, reference_quality), float(np.prod(factors)), tow_mia, *factors]
-        names = ("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test")
-        why = _NO_CLASS if run.outputs.details.certainty is None else _NO_SIDES
-        rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]
-        rows += _calibrated(event, kind, request, run.outputs, reference.outputs, plan)
-    p, q = run.outputs.details.probabilities, reference.outputs.details.probabilities
-    at = positions_in(run.detailed, request.forget)
-    distance = None if p is None or q is None else activation_distance(p[at], q[at])
-    same = None if p is None or q is None else agreement(p[at], q[at])
-    rows.append(row(event, kind, name, "activation_distance", distance, n, _NO_CLASS))
-    rows.append(row(event, kind, name, "agreement", same, n, _NO_CLASS))
-    return rows
-
-
-def _calibrated(
-    event: int, kind: str, request: RequestPlan, run: Outputs, reference: Outputs, plan: EvaluationPlan
-) -> list[Row]:
-    """Return attacks on how far the run moves every sample from where the reference has it; 0.5 if it never does.
-
-    What is hard or easy for every model cancels (difficulty calibration, Watson et al. 2022).
-    """
-    name, classes, forget, non_members = request.name, plan.classes, request.forget, request.non_members
-    moves: dict[str, np.ndarray | None] = {"loss": _moved(run.losses, reference.losses)}
-    sure, reference_sure = run.details.certainty, reference.details.certainty
-    if sure is not None and reference_sure is not None:
-        moves["confidence"] = np.exp(-reference.losses) - np.exp(-run.losses)
-        moves["entropy"] = _moved(sure.entropies, reference_sure.entropies)
-    else:
-        moves |= {"confidence": None, "entropy": None}
-    rows, aucs = [], []
-    for key, v in moves.items():
-        auc = None if v is None else membership_auc(v[forget], classes[forget], v[non_members], classes[non_members])
-        why = _NO_CLASS if v is None else _NO_TEST
-        rows.append(row(event, kind, name, f"calibrated_{key}_auc", auc, len(forget), why))
-    for outputs in (run, reference):
-        v = outputs.losses
-        aucs.append(membership_auc(v[forget], classes[forget], v[non_members], classes[non_members]))
-    apart = None if aucs[0] is None or aucs[1] is None else abs(aucs[0] - aucs[1])
-    rows.append(row(event, kind, name, "streisand", apart, len(forget), _NO_TEST))
-    return rows
-
-
-def _moved(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the difference; 0 where both are infinite (an output that neither model may use)."""
-    with np.errstate(invalid="ignore"):
-        return np.where(values == reference, 0.0, values - reference)

@@ -23,8 +23,8 @@ METRICS: dict[str, Metric] = {
         0.0,
     ),
     "js_to_retrained": Metric(
-        "The same between another reference and the retrained one: of retrained-2 the noise floor of js, of withheld "
-        "and original what doing nothing gets.",
+        "Jensen-Shannon divergence between the predictions of another reference and the retrained one: of retrained-2 "
+        "the noise floor of js, of withheld and original what doing nothing gets.",
         "bits",
         "neither",
     ),

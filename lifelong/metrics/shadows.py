@@ -9,7 +9,7 @@ import numpy as np
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.forgetting_score import epsilon_bound, forgetting_score
 from lifelong.formulas.klom import klom
-from lifelong.formulas.per_sample import Attack, attack, attack_p, rmia, rmia_p
+from lifelong.formulas.per_sample import attack, attack_p, rmia, rmia_p
 from lifelong.results.table import Row, row
 from strategies.metric import Metric
 
@@ -112,20 +112,20 @@ def _row(event: int, request: RequestPlan, metric: str, value: float | None, n: 
 
 def lira_rows(event: int, request: RequestPlan, phi: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
     """Yield what LiRA tells of lives just before the request; see `lifelong.formulas.per_sample.attack`."""
-    found = attack(phi, inside)
-    yield _row(event, request, "lira_auc", *(found.auc, found.n) if found else (None, 0))
-    if found is not None:
-        yield _row(event, request, "lira_p", attack_p(phi, inside), found.n)
+    attacked = attack(phi, inside)
+    yield _row(event, request, "lira_auc", *(attacked.auc, attacked.n) if attacked else (None, 0))
+    if attacked is not None:
+        yield _row(event, request, "lira_p", attack_p(phi, inside), attacked.n)
 
 
 def ulira_rows(event: int, request: RequestPlan, phi: np.ndarray, inside: np.ndarray) -> Iterator[Row]:
     """Yield what U-LiRA tells of lives after the request; see `lifelong.formulas.per_sample.attack`."""
-    found: Attack | None = attack(phi, inside)
-    yield _row(event, request, "ulira_auc", *(found.auc, found.n) if found else (None, 0))
-    if found is not None:
+    attacked = attack(phi, inside)
+    yield _row(event, request, "ulira_auc", *(attacked.auc, attacked.n) if attacked else (None, 0))
+    if attacked is not None:
         for metric in ("low", "high", "accuracy", "tpr_1", "tpr_01"):
-            yield _row(event, request, f"ulira_{metric}", getattr(found, metric), found.n)
-        yield _row(event, request, "ulira_p", attack_p(phi, inside), found.n)
+            yield _row(event, request, f"ulira_{metric}", getattr(attacked, metric), attacked.n)
+        yield _row(event, request, "ulira_p", attack_p(phi, inside), attacked.n)
 
 
 def rmia_rows(
@@ -144,12 +144,12 @@ def rmia_rows(
         phi, population, inside, gamma: of the attack.
         prefix: ``rmia``, or ``rmia_before`` for lives just before the request.
     """
-    found = rmia(phi, population, inside, gamma)
+    attacked = rmia(phi, population, inside, gamma)
     for metric in ("auc", "low", "high", "tpr_1"):
-        value, n = (None, 0) if found is None else (getattr(found, metric), found.n)
+        value, n = (None, 0) if attacked is None else (getattr(attacked, metric), attacked.n)
         yield _row(event, request, f"{prefix}_{metric}", value, n, f"{_TOO_FEW}, or no unseen samples")
-    if found is not None:
-        yield _row(event, request, f"{prefix}_p", rmia_p(phi, population, inside, gamma), found.n)
+    if attacked is not None:
+        yield _row(event, request, f"{prefix}_p", rmia_p(phi, population, inside, gamma), attacked.n)
 
 
 def score_rows(

@@ -86,7 +86,7 @@ def base_weights(model: str, options: dict[str, Any], input_shape: tuple[int, ..
             f"model.pretrained: the base session for these sizes has not been run here. Run it once (minutes): "
             f"lifelong pretrain {model} {flags}"
         )
-    return torch.load(file, weights_only=True)["body"]
+    return torch.load(file, map_location="cpu", weights_only=True)["body"]
 
 
 def pretrain(model: str, options: dict[str, Any], session: BaseSession) -> Session:
@@ -104,7 +104,7 @@ def pretrain(model: str, options: dict[str, Any], session: BaseSession) -> Sessi
     config = parse(module.Config, {**options, "pretrained": "none"}, "model")
     file = weights_file(model, config.model_dump(mode="json"), (1, 28, 28), session)
     if file.is_file():
-        return Session(file, torch.load(file, weights_only=True)["accuracy"], cached=True)
+        return Session(file, torch.load(file, map_location="cpu", weights_only=True)["accuracy"], cached=True)
     source, key = glyphs.load(glyphs.Config(pool=673)), Key(session.seed) / "pretrain"
     first = source.num_classes - session.classes
     ids = np.flatnonzero(~source.is_test & (source.class_ids >= first))

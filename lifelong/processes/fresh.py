@@ -37,6 +37,9 @@ def call(function: Callable[..., T], *arguments: object) -> T:
         LifelongError: the process died.
     """
     server = _server(os.getpid())
+    if server.is_dead:
+        _server.cache_clear()
+        server = _server(os.getpid())
     surroundings = (sys.path, os.getcwd(), dict(os.environ))
     try:
         answer = server.ask(pickle.dumps((surroundings, pickle.dumps((function, arguments)))))
@@ -64,6 +67,11 @@ class _Server:
         )
         atexit.register(self.kill)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended, as when the system had no memory left."""
+        return self._process.poll() is not None
+
     def ask(self, question: bytes) -> bytes:
         """Return the answer to a call; empty if the process died."""
         assert self._process.stdin is not None
@@ -73,7 +81,7 @@ class _Server:
 
     def kill(self) -> None:
         """End it and its child."""
-        if self._process.poll() is None:
+        if not self.is_dead:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
         atexit.unregister(self.kill)

@@ -15,9 +15,10 @@ from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
 from lifelong.metrics import answers
-from lifelong.metrics.detailed import Detailed, Known, pair_rows
+from lifelong.metrics.detailed import Detailed, Known
 from lifelong.metrics.gaps import cost_row, distance_rows, floor_row, gap_rows, request_gap_rows, stream_gap_rows
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
+from lifelong.metrics.pairs import pair_rows
 from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import RequestScores, attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
@@ -57,11 +58,11 @@ class Shared:
         self._p, self._evaluator = p, evaluator
         self._strategy: Strategy | None = None
         self._probabilities: dict[int, np.ndarray] = {}
-        self._known: dict[tuple[str, str], Known] = {}
+        self._known: dict[tuple[ReferenceKind, int, str], Known] = {}
 
-    def known(self, kind: ReferenceKind, name: str) -> Known:
-        """Return what is known of a reference, by its kind and its name in the cache; others may add to it."""
-        return self._known.setdefault((kind, name), Known())
+    def known(self, point: Point, name: str) -> Known:
+        """Return what is known of a reference at its event, by its name in the cache; others may add to it."""
+        return self._known.setdefault((point.kind, point.event, name), Known())
 
     def probabilities(self, event: int) -> np.ndarray:
         """Return what an untrained network predicts, of a seed that no model here has, at the positions of an event.
@@ -137,7 +138,7 @@ class _Lived:
         if first:
             self._run_detailed[event] = Detailed("run", event, self.outputs(event), plan, random)
         run = self._run_detailed[event]
-        reference_details = Detailed(kind, event, reference, plan, random, self._shared.known(kind, reference_name))
+        reference_details = Detailed(kind, event, reference, plan, random, self._shared.known(point, reference_name))
         if first:
             rows += run.calibration()
             for request in plan.due(event):

@@ -145,20 +145,22 @@ def results(point: Point) -> Grid:
     """
     heads = columns(point.measure)
     rows_by_access: dict[str, list[tuple[str, ...]]] = {}
-    lines: dict[str, list[list[Line]]] = {}
+    lines_by_seed: dict[str, dict[int, list[Line]]] = {}
     for _, name in point.begun:
-        lives = list(point.lives[name].values())
-        finished = [life for life in lives if life.done]
-        of_seeds = [life.line for life in finished or lives]
+        lives = point.lives[name]
+        finished = {seed: life for seed, life in lives.items() if life.done}
+        counted = finished or lives
+        of_seeds = [life.line for life in counted.values()]
         seeds = str(len(lives)) if len(finished) == len(lives) else f"{len(finished)} of {len(lives)} finished"
         access = point.access.get(name, UNFINISHED)
         numbers = _all_over_seeds([line.cells for line in of_seeds], heads)
         rows_by_access.setdefault(access, []).append((name, seeds, _remarks(of_seeds), *numbers))
-        lines.setdefault(access, []).append(of_seeds)
-    for access, of_lines in lines.items():
+        for seed, life in counted.items():
+            lines_by_seed.setdefault(access, {}).setdefault(seed, []).append(life.line)
+    for access, by_seed in lines_by_seed.items():
         references: dict[str, list[tuple[Cell, ...]]] = {}
-        for seed in range(max(map(len, of_lines))):
-            for what, cells in beside([of_seeds[seed] for of_seeds in of_lines if seed < len(of_seeds)]):
+        for lines in by_seed.values():
+            for what, cells in beside(lines):
                 references.setdefault(what, []).append(cells)
         rows_by_access[access] += [
             (what, str(len(c)), "", *_all_over_seeds(c, heads)) for what, c in references.items()

@@ -133,7 +133,7 @@ def _learner(run: Run, name: str) -> str:
 def unheld(groups: Sequence[Group]) -> str:
     """Say which references are missing without which the distances to retraining cannot be judged; mostly nothing."""
     lines = [line for group in groups for line in group.lines]
-    at = [place for place, head in enumerate(columns("")) if head.of]
+    at = [place for place, head in enumerate(columns("")) if head.of and head.kind == "distance"]
     compared = [line for line in lines if any(line.cells[place].value is not None for place in at)]
     missing = []
     if any(line.second is None for line in compared):

@@ -9,7 +9,6 @@ import numpy as np
 
 from lifelong.formulas.quality import Quality, average_gap, tow_factors
 from lifelong.metrics.controls import CONTROLS, is_at_chance
-from lifelong.report.columns import GREY
 from lifelong.report.facts import Facts
 from lifelong.report.markup import cell, table
 from lifelong.report.tables import meaning
@@ -20,6 +19,7 @@ _Column = tuple[str, str, Callable[[str], float | None], str]
 """Head, what it means, the value of a strategy, and how it is written."""
 _Rows = tuple[tuple[str, tuple[str, ...]], ...]
 """Rows of references: what each is, and its first cells."""
+_GREY = "A number in grey italics says nothing; point at it for the reason."
 _POWERLESS = "The attack found nothing before the requests either, when there was all to be found."
 
 
@@ -31,46 +31,35 @@ def beside_retraining(facts: Facts) -> str:
     """
     if not any(s.subjects("average_gap", "retrained") for s in facts.series.values()):
         return ""
-    measure = facts.measure
-    forget, retain, test = f"forget_{measure}", f"retain_{measure}", f"sample_{measure}"
+    measure, columns = facts.measure, _columns(facts)
+    groups: dict[_Rows, list[str]] = {}
+    whys: dict[tuple[str, str], str | None] = {}
+    for name in facts.strategies:
+        yardstick = Yardstick(facts.run.config, name, facts.series, measure)
+        rows = [("retrained reference", _texts(value(name) for _, _, value, _ in _four(facts, "retrained")))]
+        for what, numbers in _held(yardstick):
+            quality = [value(numbers.strategy) for _, _, value, _ in _four(facts, numbers.model)]
+            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
+        groups.setdefault(tuple(rows), []).append(name)
+        whys |= {(head, name): why for head, why in _whys_grey(facts, yardstick).items()}
+    note = " Learners differ, and so do their references: each stands above the strategies it is for."
+    caption = (
+        "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
+        "reference the better, in UA and MIA too; no number means anything without it."
+    )
+    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
 
-    def mean(metric: str, model: str = "run", subject: str | None = None) -> Callable[[str], float | None]:
-        def value(strategy: str) -> float | None:
-            series = facts.series[strategy]
-            scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
-            values = [v for v in scores if v is not None]
-            return float(np.mean(values)) if values else None
 
-        return value
-
-    def unlearned(model: str) -> Callable[[str], float | None]:
-        def value(strategy: str) -> float | None:
-            known = mean(forget, model)(strategy)
-            return None if known is None else 1 - known
-
-        return value
+def _columns(facts: Facts) -> list[_Column]:
+    def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
+        return (head, meaning(metric), _mean(facts, metric, model), spec)
 
     def seconds(strategy: str) -> float | None:
         taken = [facts.seconds[strategy].get(r.event) for r in facts.requested]
         return float(np.mean([t for t in taken if t is not None])) if any(t is not None for t in taken) else None
 
-    def four(model: str) -> list[_Column]:
-        return [
-            ("UA", f"1 - {meaning(forget)}", unlearned(model), ".3f"),
-            ("RA", meaning(retain), mean(retain, model, "stream"), ".3f"),
-            ("TA", meaning(test), mean(test, model, "stream"), ".3f"),
-            ("MIA", meaning("mia_efficacy"), mean("mia_efficacy", model), ".3f"),
-        ]
-
-    def of(head: str, metric: str, spec: str = ".3f", model: str = "retrained") -> _Column:
-        return (head, meaning(metric), mean(metric, model), spec)
-
-    def why_powerless(strategy: str, metric: str) -> str | None:
-        p_values = [facts.series[strategy].value(CONTROLS[metric], r.name, r.event) for r in facts.requested]
-        return _POWERLESS if is_at_chance(p_values) else None
-
-    columns: list[_Column] = [
-        *four("run"),
+    return [
+        *_four(facts, "run"),
         of("average gap", "average_gap"),
         of("ToW", "tow"),
         ("RTE in s", "Seconds that serving a request took (run-time efficiency), without evaluation.", seconds, ".3f"),
@@ -85,27 +74,57 @@ def beside_retraining(facts: Facts) -> str:
         of("RMIA before", "rmia_before_auc", ".3f", "run"),
         of("forgetting score / null", "forgetting_score_ratio", ".2f", "run"),
     ]
-    groups: dict[_Rows, list[str]] = {}
-    whys: dict[tuple[str, str], str | None] = {}
-    for name in facts.strategies:
-        yardstick = Yardstick(facts.run.config, name, facts.series, measure)
-        rows = [("retrained reference", _texts(value(name) for _, _, value, _ in four("retrained")))]
-        for what, numbers in _held(yardstick):
-            quality = [value(numbers.strategy) for _, _, value, _ in four(numbers.model)]
-            rows.append((what, _texts([*quality, *_quality_beside(yardstick, numbers, measure)])))
-        groups.setdefault(tuple(rows), []).append(name)
-        whys |= {(head, name): yardstick.why_grey(of) for head, of in (("UA", forget), ("MIA", "mia_efficacy"))}
-        whys |= {(head, name): why_powerless(name, of) for head, of in (("U-LiRA", "ulira_auc"), ("RMIA", "rmia_auc"))}
-        nothing, second = (_quality_beside(yardstick, n, measure) for n in (yardstick.nothing, yardstick.second))
-        if None not in (*nothing, *second) and tells_nothing(nothing[0], second[0]):
-            whys |= {("average gap", name): GREY, ("ToW", name): GREY}
-    note = " Learners differ, and so do their references: each stands above the strategies it is for."
-    caption = (
-        "Requests beside retraining: means over requests, right after each was served. The nearer to the retrained "
-        "reference the better, in UA and MIA too; no number means anything without it."
-    )
-    caption += f" {GREY}" if any(whys.values()) else ""
-    return _table(facts, caption + (note if len(groups) > 1 else ""), columns, groups, whys)
+
+
+def _four(facts: Facts, model: str) -> list[_Column]:
+    """Return the columns of the average gap, which a reference has as well."""
+    forget, retain, test = f"forget_{facts.measure}", f"retain_{facts.measure}", f"sample_{facts.measure}"
+    forget_score = _mean(facts, forget, model)
+
+    def unlearned(strategy: str) -> float | None:
+        score = forget_score(strategy)
+        return None if score is None else 1 - score
+
+    return [
+        ("UA", f"1 - {meaning(forget)}", unlearned, ".3f"),
+        ("RA", meaning(retain), _mean(facts, retain, model, "stream"), ".3f"),
+        ("TA", meaning(test), _mean(facts, test, model, "stream"), ".3f"),
+        ("MIA", meaning("mia_efficacy"), _mean(facts, "mia_efficacy", model), ".3f"),
+    ]
+
+
+def _mean(facts: Facts, metric: str, model: str, subject: str | None = None) -> Callable[[str], float | None]:
+    """Return what gives the mean of a strategy over requests, of each or of another subject, right after it."""
+
+    def value(strategy: str) -> float | None:
+        series = facts.series[strategy]
+        scores = [series.value(metric, subject or r.name, r.event, model) for r in facts.requested]
+        values = [v for v in scores if v is not None]
+        return float(np.mean(values)) if values else None
+
+    return value
+
+
+def _whys_grey(facts: Facts, yardstick: Yardstick) -> dict[str, str | None]:
+    """Return, by head of a column, why the number of a strategy says nothing, or None where it does."""
+    series, measure = yardstick.run.series, facts.measure
+
+    def why_powerless(attack: str) -> str | None:
+        p_values = [series.value(CONTROLS[attack], r.name, r.event) for r in facts.requested]
+        return _POWERLESS if is_at_chance(p_values) else None
+
+    (nothing, _), (second, _) = (_quality_beside(yardstick, n, measure) for n in (yardstick.nothing, yardstick.second))
+    why_gap = None
+    if nothing is not None and second is not None and tells_nothing(nothing, second):
+        why_gap = f"Says nothing here: the gap of doing nothing is {nothing:.3f}, of a second retraining {second:.3f}."
+    return {
+        "UA": yardstick.why_grey(f"forget_{measure}"),
+        "MIA": yardstick.why_grey("mia_efficacy"),
+        "average gap": why_gap,
+        "ToW": why_gap,
+        "U-LiRA": why_powerless("ulira_auc"),
+        "RMIA": why_powerless("rmia_auc"),
+    }
 
 
 def _held(yardstick: Yardstick) -> list[tuple[str, Numbers]]:
@@ -189,7 +208,7 @@ def _table(
     def row(head: str, cells: Sequence[str], kind: str = "") -> str:
         return f'<tr{kind}><th scope="row">{escape(head)}</th>{"".join(cells)}</tr>'
 
-    bodies = []
+    bodies, any_grey = [], False
     for above, names in groups.items():
         rows = []
         for number, (what, texts) in enumerate(above):
@@ -200,8 +219,9 @@ def _table(
             for head, _, _, spec in shown_columns:
                 value, why = values[head, name], whys.get((head, name))
                 grey = value is not None and why is not None
+                any_grey |= grey
                 cells.append(cell("-" if value is None else format(value, spec), why or "", grey))
             rows.append(row(name, cells))
         bodies.append(f'<tbody class="{"beside" if above else ""}">{"".join(rows)}</tbody>')
     heads = [("strategy", ""), *((head, why) for head, why, *_ in shown_columns)]
-    return table(caption, heads, bodies)
+    return table(f"{caption} {_GREY}" if any_grey else caption, heads, bodies)

@@ -83,7 +83,7 @@ class Pieces:
         return name
 
 
-def joined(state: State, names: Mapping[int, str], folder: Path) -> State | None:
+def joined(state: State, names: Mapping[int, str], folder: Path, device: str = "cpu") -> State | None:
     """Return the state that was split, or None if a file in `folder` is missing or damaged."""
     pieces: dict[int, torch.Tensor] = {}
     for number, name in names.items():
@@ -93,7 +93,7 @@ def joined(state: State, names: Mapping[int, str], folder: Path) -> State | None
             return None
         if hashlib.blake2b(content, digest_size=16).hexdigest() != name:
             return None
-        pieces[number] = torch.load(io.BytesIO(content), weights_only=True)
+        pieces[number] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     count = 0
 
     def get(tensor: torch.Tensor) -> torch.Tensor:

@@ -176,7 +176,7 @@ class Record:
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - now
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, device: str) -> Checkpoint | None:
         """Return the newest intact checkpoint and cut all files back to it, or None if there is none.
 
         Where the newest is damaged, or does not fit the files beside it, the one before it is taken, with a warning.
@@ -189,7 +189,7 @@ class Record:
         files = sorted((self.folder / "checkpoints").glob("event-*.pt"), reverse=True)
         broken: dict[Path, str] = {}
         for file in files:
-            content = _load(file)
+            content = _load(file, device)
             if content is not None and content["identity"] != self._identity:
                 raise CheckpointError(
                     f"{file} was written by another configuration or another version of the code. "
@@ -237,7 +237,7 @@ class Record:
         """Remove the files beside checkpoints that none of `checkpoints` speaks of."""
         for file in checkpoints:
             if file not in self._pieces_of:
-                content = _load(file)
+                content = _load(file, "cpu")
                 self._pieces_of[file] = set() if content is None else set(content["pieces"].values())
         self._pieces_of = {file: self._pieces_of[file] for file in checkpoints}
         self._pieces.keep_only(set().union(*self._pieces_of.values()))
@@ -282,19 +282,19 @@ def _unsavable(state: object, path: str) -> str | None:
     return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)
 
 
-def read_checkpoint(file: Path) -> Checkpoint:
-    """Return what a file holds, with what lies beside it.
+def read_checkpoint(file: Path, device: str) -> Checkpoint:
+    """Return what a file holds, with what lies beside it, on a device.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    content = _load(file)
+    content = _load(file, device)
     if content is None:
         raise CheckpointError(f"{file} is corrupt, or one of the files in {file.parent / 'pieces'} is.")
     return Checkpoint(content["event"], content["state"])
 
 
-def _load(file: Path) -> dict[str, Any] | None:
+def _load(file: Path, device: str) -> dict[str, Any] | None:
     """Return a checkpoint's content with its whole state, or None if it is no whole checkpoint of this format.
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
@@ -303,10 +303,10 @@ def _load(file: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(file) as archive:
             if archive.testzip() is not None:
                 return None
-        content = torch.load(file, weights_only=True)
+        content = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         return None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not content.keys() >= _FIELDS:
         return None
-    state = joined(content["state"], content["pieces"], file.parent / "pieces")
+    state = joined(content["state"], content["pieces"], file.parent / "pieces", device)
     return None if state is None else content | {"state": state}

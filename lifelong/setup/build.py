@@ -100,13 +100,13 @@ def make_objective(config: RunConfig, stream: Stream) -> Objective:
     return objective.for_data(options, stream.source, stream.task_classes, config.device)
 
 
-def make_setting(config: RunConfig, stream: Stream, seed: int | None = None) -> Setting:
-    """Return what strategies are built in; another `seed` gives other initial weights and orders on the same stream."""
-    return make_settings(config, stream)(config.seed if seed is None else seed)
+def make_setting(config: RunConfig, stream: Stream) -> Setting:
+    """Return what strategies are built in."""
+    return make_settings(config, stream)(config.seed)
 
 
 def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]:
-    """Return what gives the setting of a seed.
+    """Return what gives the setting of a seed; another one gives other initial weights and orders on the same stream.
 
     Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
 

@@ -63,9 +63,26 @@ def _device() -> Iterator[Check]:
     yield Check("processor", f"{cores} cores; a run uses `threads` of them (1 unless set)")
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Check("gpu", f"{names}: set device: cuda")
+        yield _product(names)
     else:
         yield Check("gpu", "none that torch can use; runs are on the processor")
+
+
+def _product(names: str) -> Check:
+    """Multiply on the GPU as a run with `deterministic: true` does."""
+    import torch
+
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    try:
+        ones = torch.ones(8, 8, device="cuda")
+        good = float((ones @ ones).sum()) == 512.0
+    except RuntimeError as error:
+        problem = str(error).partition("\n")[0]
+        return Check("gpu", f"{names}, but a deterministic product fails: {problem}", good=False)
+    finally:
+        torch.set_deterministic_debug_mode(before)
+    return Check("gpu", f"{names}: set device: cuda" if good else f"{names}, but it multiplies wrongly", good)
 
 
 def _folder(name: str, folder: Path, remedy: str, measure: bool = False) -> Check:

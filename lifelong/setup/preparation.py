@@ -28,22 +28,25 @@ from streams.stream import Stream
 class Strategies:
     """The strategies of a run: what they are built from, and those that were built to be checked."""
 
-    def __init__(self, parts: Mapping[str, StrategyParts], setting: Setting, stream: Stream) -> None:
+    def __init__(self, parts: Mapping[str, StrategyParts], setting: Setting) -> None:
+        """Build none yet."""
+        self.parts = parts
+        self._setting = setting
+        self._untouched: dict[str, Strategy] = {}
+
+    def check(self, stream: Stream) -> None:
         """Build each once, and refuse what cannot live through the stream.
 
         Raises:
             ConfigError: names the strategy, and what is wrong.
         """
-        self.parts = parts
-        self._setting = setting
-        self._untouched: dict[str, Strategy] = {}
-        for name, one in parts.items():
-            self._untouched[name] = build_strategy(one, setting)
+        for name, one in self.parts.items():
+            self._untouched[name] = build_strategy(one, self._setting)
             check_stream(self._untouched[name], stream, one.where)
 
     # Why: docs/decisions.md#a-strategy-is-built-once-for-every-life
     def build(self, name: str) -> Strategy:
-        """Return a strategy in its initial state: the one that was built to be checked, and a new one ever after."""
+        """Return a strategy in its initial state: the one that was built to be checked, if any; then new ones."""
         untouched = self._untouched.pop(name, None)
         return build_strategy(self.parts[name], self._setting) if untouched is None else untouched
 
@@ -88,8 +91,22 @@ def check_device(device: str) -> None:
     Raises:
         ConfigError: it has not.
     """
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ConfigError(f"device: {device!r} is not available here. Use cpu.")
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device: {device!r} is not a device. Use cpu, cuda, or one of several GPUs: cuda:0."
+        ) from error
+    if asked.type == "cpu":
+        return
+    if asked.type != "cuda":
+        raise ConfigError(
+            f"device: {device!r} is not supported. Noise is put back by torch's generators, which is done for cpu and "
+            f"cuda only; on another device results would depend on what ran before. Use cpu or cuda."
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (asked.index or 0) >= there:
+        raise ConfigError(f"device: {device!r} is not available here (GPUs that torch sees: {there}). Use cpu.")
 
 
 def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
@@ -97,7 +114,8 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
 
     Args:
         config: what to do.
-        stream: the stream of this very configuration, where it was built before.
+        stream: the stream of this very configuration, where another process has prepared it: strategies are not built
+            to be checked once more.
 
     Raises:
         LifelongError: the configuration or the data is not valid.
@@ -106,7 +124,9 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
     parts = config.find_strategies()
     resolved = config.resolved(parts)
     own = own_code(resolved)
-    stream = stream or make_stream(config, make_source(config))
+    is_checked = stream is not None
+    if stream is None:
+        stream = make_stream(config, make_source(config))
     settings = make_settings(config, stream)
     setting = settings(config.seed)
     setting.make_model()  # a network that cannot be built or copied is refused here
@@ -114,6 +134,9 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
     plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
+    strategies = Strategies(parts, setting)
+    if not is_checked:
+        strategies.check(stream)
     return Prepared(
         config=config,
         resolved=resolved,
@@ -121,7 +144,7 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
         setting=setting,
         setting_of=lambda seed: setting if seed == config.seed else settings(seed),
         plan=plan,
-        strategies=Strategies(parts, setting, stream),
+        strategies=strategies,
         catalogue=catalogue_of(config, parts),
         identity=content_hash([resolved, code_of(resolved, own)]),
         own_code=own,

@@ -26,7 +26,7 @@ from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
 from lifelong.study.declaration import added, declaration, earlier_looks, read_mapping
 from lifelong.study.inference import Rule, prospect
-from lifelong.study.jobs import Job, JobResult, is_done, make_jobs
+from lifelong.study.jobs import Job, JobResult, execute, is_done, make_jobs
 from lifelong.study.judging import Difference, Verdict
 from lifelong.study.local import run_local
 from lifelong.study.seeds import Looks, all_seeds, rule_of
@@ -144,6 +144,7 @@ class Study:
         address: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        memory: float = 0.0,
         watch: Callable[[JobResult], None] | None = None,
         wandb: bool = False,
         begin: Callable[[list[Job]], None] | None = None,
@@ -156,7 +157,7 @@ class Study:
             on: a pool of processes here, or Ray.
             workers: processes for local; None takes one per core.
             address: of a Ray cluster; None starts a local one.
-            cpus, gpus: resources of one job on Ray.
+            cpus, gpus, memory: resources of one job on Ray; memory in GB.
             watch: is told of every result as it comes in.
             wandb: also send everything to Weights & Biases.
             begin: is told of the jobs of every look before they start.
@@ -172,7 +173,7 @@ class Study:
             if self.pending:
                 self.check(elsewhere=on == "ray")
             self._declare()
-            remember(own_code([c.resolved for c in self.cells]))
+            remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
             while (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
@@ -181,7 +182,7 @@ class Study:
                 if on == "ray":
                     from lifelong.study.ray import run_ray
 
-                    coming = run_ray(jobs, address, cpus, gpus)
+                    coming = run_ray(jobs, address, cpus, gpus, memory)
                 else:
                     coming = run_local(jobs, workers)
                 for result in coming:
@@ -189,13 +190,41 @@ class Study:
                     if watch is not None:
                         watch(result)
                 self._reached = None
-            failed = [r for r in results if r.error]
-            commands = {r.job.label: self._command_alone(r.job) for r in failed}
-            outcome = self.outcome() | {
-                "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
-            }
-            write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
+            self._conclude([r for r in results if r.error])
         return results
+
+    def run_one(self, number: int, wandb: bool = False) -> JobResult:
+        """Run one job here, beside others that run elsewhere on the same disk: a task of a job array.
+
+        Args:
+            number: its place in `all_jobs`.
+            wandb: also send everything to Weights & Biases.
+
+        Raises:
+            ConfigError: there is no job of that number.
+        """
+        if not 0 <= number < len(self.all_jobs):
+            raise ConfigError(f"--job {number}: the study has jobs 0 to {len(self.all_jobs) - 1} (--list-jobs).")
+        with disk_errors(self.folder):
+            with _locked(self.folder):
+                self._declare()
+            job = self.all_jobs[number]
+            if is_done(job):
+                return JobResult(job, 0.0)
+            return execute(replace(job, group=self.folder.name) if wandb else job)
+
+    def collect(self) -> None:
+        """Write verdicts on what is finished; nothing is computed."""
+        with disk_errors(self.folder), _locked(self.folder):
+            self._declare()
+            self._conclude([])
+
+    def _conclude(self, failed: Sequence[JobResult]) -> None:
+        commands = {r.job.label: self._command_alone(r.job) for r in failed}
+        outcome = self.outcome() | {
+            "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
+        }
+        write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
 
     def runs(self) -> list[tuple[Cell, Run]]:
         """Return every run folder that exists, with the cell it belongs to."""

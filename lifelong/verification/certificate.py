@@ -219,7 +219,7 @@ def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
         "code": code_version(),
         "stream": p.stream.digest(),
         "data": p.data_digest,
-        "versions": versions(),
+        "versions": versions(p.config.device),
         "device": p.config.device,
         "threads": p.config.threads,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -255,7 +255,7 @@ def _final_checkpoint(folder: Path, last: int) -> Path:
 
 
 def _digest_of(checkpoint: Path) -> str:
-    return digest(torch.load(checkpoint, weights_only=True)["state"])
+    return digest(torch.load(checkpoint, map_location="cpu", weights_only=True)["state"])
 
 
 def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[str], None]) -> Controlled:

@@ -11,7 +11,7 @@ import torch
 from lifelong.config.run import RunConfig
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
-from lifelong.setup.build import make_settings, make_strategy
+from lifelong.setup.build import make_setting, make_strategy
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
 from strategies.base import Setting, Strategy
@@ -42,7 +42,7 @@ class Who:
 
     def setting(self) -> Setting:
         """Return what it is built in."""
-        return make_settings(self.config, self.stream)(self.config.seed)
+        return make_setting(self.config, self.stream)
 
     def build(self, setting: Setting) -> Strategy:
         """Return it in its initial state."""
@@ -83,5 +83,5 @@ def _restored(who: Who, file: Path) -> str | None:
         if isinstance(strategy, Composed) and strategy.learner.restores_by_reliving:
             return None
         ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
-        restore(strategy, torch.load(file, weights_only=True)["state"], ledger)
+        restore(strategy, torch.load(file, map_location=config.device, weights_only=True)["state"], ledger)
         return answers(strategy, questions(stream, setting.objective, config.evaluation.batch_size, config.device))

@@ -47,7 +47,8 @@ class SubnetworkConfig(BaseConfig):
     mask_epochs: int | None = Field(None, ge=1)
     """Passes over an experience while its mask is learned; null takes `training.epochs`."""
     mask_lr: float | None = Field(None, gt=0)
-    """Learning rate of the scores; null takes `training.lr`, which is too high where others step by sgd with it."""
+    """Learning rate of the scores; null takes `training.lr`. Set it where that is chosen for SGD: it is too high for
+    Adam."""
     schedule: Schedule = "cosine"
     """Learning rate over the epochs of a stage: falling by a cosine, or constant."""
     outputs: int | None = Field(None, ge=1)
@@ -190,7 +191,8 @@ class Subnetworks(Strategy, ABC):
         self._check()
         restore = self._interrupt()
         with torch.inference_mode():
-            outputs = self._answers.to(batch, {u: self._nets[u] for u in self._order()})  # the last bit of a sum
+            # In the order of a checkpoint: on it rests the last bit of a sum over subnetworks.
+            outputs = self._answers.to(batch, {u: self._nets[u] for u in self._order()})
         restore()
         return outputs
 

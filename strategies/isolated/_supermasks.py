@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, Optimizer, OptimizerConfig
+from strategies.parts.weights.ranks import kth_smallest
 from streams.errors import ConfigError
 from streams.randomness import Key, seeded_torch
 
@@ -171,7 +172,7 @@ def smallest(size: torch.Tensor, k: int, guess: float | None = None) -> float:
     (2.0, 2.0)
     """
     if size.is_cuda:
-        return float(size.sort().values[k - 1])
+        return float(kth_smallest(size, k))
     values = size.numpy()
     if guess is not None:
         above = values > guess * (1 + _WINDOW)

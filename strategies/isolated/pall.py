@@ -21,6 +21,7 @@ from strategies.parts.memory.exemplars import Draws
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.weights.ranks import kth_smallest
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience
@@ -96,7 +97,7 @@ def kept(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     [False, True, True, False, True]
     """
     k = 1 + round(sparsity * (scores.numel() - 1))
-    return scores.abs() >= scores.abs().flatten().kthvalue(k).values
+    return scores.abs() >= kth_smallest(scores.abs().flatten(), k)
 
 
 @final

@@ -274,7 +274,7 @@ class Uncle(Strategy):
         training = self._setting.training
         config = FitConfig(optimizer="adam", lr=self._config.lr, clip_norm=training.clip_norm, bn_mode=training.bn_mode)
         optimizer = make_optimizer(config, self._hyper.parameters)
-        taken, loss = Passes(self._shell, config), torch.zeros(())
+        passed, loss = Passes(self._shell, config), torch.zeros(())
         for step in range(steps):
             generator = (self._names / request / step).torch()
             loss = self._config.preserve * self._change(preserved, before, self._chunks)
@@ -284,9 +284,9 @@ class Uncle(Strategy):
                 loss = loss + self._config.unlearn * (weights - noise).square().sum(1).mean() / len(named)
             self._hyper.gradient.zero_()
             loss.backward()
-            optimizer.step(self._hyper.parameters, taken.clip(self._hyper.gradient))
-            taken.done(loss)
-        return taken.outcome(self._hyper.parameters, losses={"unlearn": float(loss.detach())})
+            optimizer.step(self._hyper.parameters, passed.clip(self._hyper.gradient))
+            passed.done(loss)
+        return passed.outcome(self._hyper.parameters, losses={"unlearn": float(loss.detach())})
 
     def _change(self, tasks: list[_Task], before: list[dict[str, torch.Tensor]], chunks: torch.Tensor) -> torch.Tensor:
         """Return the mean over tasks of the squared norm of the change of their weights; 0 for no task."""

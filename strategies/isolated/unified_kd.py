@@ -285,8 +285,9 @@ class _Keep(Hooks):
         if float((self._key / "teacher").uniform(np.array([self._step]))[0]) < s.config.chance:
             rate = teacher_rate(s.steps, s.config.decay)
             s.teacher.parameters.mul_(rate).add_(s.student.parameters, alpha=1 - rate)
-            for teacher_buffer, its in zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True):
-                teacher_buffer.copy_(its)
+            buffers = zip(s.teacher.network.buffers(), s.student.network.buffers(), strict=True)
+            for teacher_buffer, student_buffer in buffers:
+                teacher_buffer.copy_(student_buffer)
 
     def _rehearsed(self, drawn: Batch, features: torch.Tensor) -> torch.Tensor:
         """Return the loss on a draw of the memory, and what the teacher makes of it."""

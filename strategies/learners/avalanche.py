@@ -361,11 +361,13 @@ def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
         raise ConfigError(
             f"learner.options: {', '.join(reserved)} come from the run (training, plugins); leave them out."
         )
+    from avalanche.core import BasePlugin
     from avalanche.logging import BaseLogger
     from avalanche.training.plugins import EvaluationPlugin
+    from avalanche.training.templates.base import BaseTemplate
 
     plugins = [
-        _call(_import(p.plugin, f"learner.plugins.{i}.plugin"), p.options, f"learner.plugins.{i}.options")
+        _call(_import(p.plugin, BasePlugin, f"learner.plugins.{i}.plugin"), p.options, f"learner.plugins.{i}.options")
         for i, p in enumerate(config.plugins)
     ]
     options_of_run = {
@@ -379,7 +381,8 @@ def _build(config: Config, setting: Setting, root: torch.nn.Module) -> Any:
         # An evaluation plugin without any logger warns; the base class is one that writes nothing.
         "evaluator": EvaluationPlugin(loggers=[BaseLogger()], collect_all=False),
     }
-    return _call(_import(config.strategy, "learner.strategy"), config.options | options_of_run, "learner.options")
+    strategy = _import(config.strategy, BaseTemplate, "learner.strategy")
+    return _call(strategy, config.options | options_of_run, "learner.options")
 
 
 def make_torch_optimizer(training: Training, root: torch.nn.Module) -> torch.optim.Optimizer:
@@ -397,10 +400,10 @@ def make_torch_optimizer(training: Training, root: torch.nn.Module) -> torch.opt
     )
 
 
-def _import(path: str, where: str) -> Callable[..., Any]:
+def _import(path: str, base: type, where: str) -> Callable[..., Any]:
     imported = import_by_path(path, where)
-    if not isinstance(imported, type):
-        raise ConfigError(f"{where}: {path!r} is not a class.")
+    if not isinstance(imported, type) or not issubclass(imported, base):
+        raise ConfigError(f"{where}: {path!r} is not a class that derives from Avalanche's {base.__name__}.")
     return imported
 
 

@@ -31,8 +31,8 @@ Holding = Literal["none", "descent", "kl"]
 Positions = Literal["answer", "all"]
 
 
-class PairedConfig(FitConfig):
-    """How the forget set is worked on; every step has a batch of it and, if wanted, one of retained data."""
+class PairsConfig(FitConfig):
+    """Options of steps on a batch of the forget set and, if wanted, one of retained data."""
 
     epochs: int = Field(10, ge=1)
     """Passes over the forget set."""
@@ -46,13 +46,6 @@ class PairedConfig(FitConfig):
     """Decay rates of `adam`'s moments."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Scale a gradient down to that norm if it is longer; null leaves it."""
-    retain: Holding = "descent"
-    """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered (GD, RT). kl: the
-    model is held to what it said before the request, KL(before || now)."""
-    kl_positions: Positions = "answer"
-    """Where in text `retain: kl` compares. answer: at the tokens that are unlearned on (`objective.forget_on`), reduced
-    as `objective.reduction` says. all: as published (TOFU, NPO, OpenUnlearning), at every position of the batch,
-    prompts, the last one and padding too; the sum over positions is divided by rows times the longest row."""
     forget_weight: float = Field(1.0, ge=0)
     """gamma, the weight of the forget loss."""
     retain_weight: float = Field(1.0, ge=0)
@@ -61,12 +54,28 @@ class PairedConfig(FitConfig):
     """Hold on to all live data, to what the learner's plugins keep (a replay memory), or to what its selection drew
     last."""
 
+
+class PairedConfig(PairsConfig):
+    """How the forget set is worked on, and what is done with retained data."""
+
+    retain: Holding = "descent"
+    """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered (GD, RT). kl: the
+    model is held to what it said before the request, KL(before || now)."""
+    kl_positions: Positions = "answer"
+    """Where in text `retain: kl` compares. answer: at the tokens that are unlearned on (`objective.forget_on`), reduced
+    as `objective.reduction` says. all: as published (TOFU, NPO, OpenUnlearning), at every position of the batch,
+    prompts, the last one and padding too; the sum over positions is divided by rows times the longest row."""
+
     @model_validator(mode="after")
     def _positions_are_used(self) -> Self:
-        if self.kl_positions == "all" and self.retain != "kl":
+        return self.only_with_kl("kl_positions", "all")
+
+    def only_with_kl(self, option: str, value: str) -> Self:
+        """Refuse a value of an option that says how `retain: kl` works where `retain` is another."""
+        if getattr(self, option) == value and self.retain != "kl":
             raise ValueError(
-                f"kl_positions: all is about retain: kl, and retain is {self.retain}; set retain: kl, or leave "
-                f"kl_positions out"
+                f"{option}: {value} is about retain: kl, and retain is {self.retain}; set retain: kl, or leave "
+                f"{option} out"
             )
         return self
 

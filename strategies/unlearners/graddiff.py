@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Self, final
 
 import torch
 from pydantic import Field, model_validator
@@ -27,13 +27,8 @@ class Config(ReferencedConfig):
     """Learning rate. On a memorised forget set the gradient is near zero at first, and then grows without bound."""
 
     @model_validator(mode="after")
-    def _reference_is_used(self) -> Config:
-        if self.reference == "first" and self.retain != "kl":
-            raise ValueError(
-                f"reference: first is what retain: kl holds the model to, and retain is {self.retain}; set retain: kl, "
-                f"or leave reference out"
-            )
-        return self
+    def _reference_is_used(self) -> Self:
+        return self.only_with_kl("reference", "first")
 
 
 @final

@@ -21,7 +21,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
-from strategies.unlearners._paired import ForgetLoss, Pair, PairedConfig
+from strategies.unlearners._paired import ForgetLoss, Pair, PairsConfig
 from strategies.unlearners._retained import endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -35,7 +35,7 @@ _BLOCK = re.compile(r"\.(?:layers|h)\.(\d+)\.")
 """Path of a block's weights in transformers."""
 
 
-class Config(PairedConfig):
+class Config(PairsConfig):
     """Options of `lat` (Sheshadri et al. 2024, arXiv 2407.15549), targeted latent adversarial training.
 
     `forget_weight` weighs both terms of the defence, `retain_weight` the loss of retained data (sft).
@@ -48,8 +48,6 @@ class Config(PairedConfig):
     retain: Literal["none", "descent"] = "descent"
     """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered, without any
     adversary."""
-    kl_positions: Literal["answer"] = "answer"
-    """Without effect: retained data is held to no distribution."""
     block: int = Field(0, ge=0)
     """Block whose output the adversary perturbs, from 0. Published: 12 of 32, or 7."""
     weights: Literal["all", "above"] = "all"

@@ -13,6 +13,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import loss_gradient
+from strategies.parts.weights.ranks import kth_smallest
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import RetainUnlearner
 from streams.data import Data
@@ -56,7 +57,7 @@ def pull_back(parameters: torch.Tensor, start: torch.Tensor, share: float) -> to
     if not count:
         return parameters
     change = parameters - start
-    threshold = change.abs().kthvalue(count).values
+    threshold = kth_smallest(change.abs(), count)
     return start + change.sign() * (change.abs() - threshold).clamp(min=0)
 
 

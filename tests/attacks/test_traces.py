@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_source
 
 import lifelong
-from cli.main import main
 from lifelong.evaluation.sealing import seal, secret_of, unseal
-from lifelong.execution.traces import clean_cache, clean_run, traces
+from lifelong.execution.traces import _prepared_files, clean_cache, clean_run, traces
 from lifelong.results.record import Record
 from streams.errors import ConfigError
+from streams.sources import people
+from streams.text import train_tokenizer
 
 DELETED_CLASS = 1
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -110,8 +112,8 @@ def test_details_go_even_if_the_process_dies_before(here: Path, monkeypatch: pyt
     assert files_with(deleted_ids(), here / "runs") == set()
 
 
-def test_a_seal_opens_with_the_same_samples_only() -> None:
-    source = make_source()
+def test_a_seal_opens_with_the_same_samples_only(tools: Any) -> None:
+    source = tools.source()
     ids = source.train_ids[:10]
     secret, content = secret_of(source, ids), bytes(range(256)) * 5
     sealed = seal(content, secret, "life")
@@ -176,13 +178,11 @@ def test_a_run_can_be_cleaned(here: Path) -> None:
     assert lifelong.load_run(other.folder).done
 
 
-def test_scores_of_deleted_samples_can_be_blanked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_deleted_samples_can_be_blanked(here: Path, call: Call) -> None:
     run = lifelong.run(config(), here / "runs")
     losses = run.folder / "strategies/exact/losses.bin"
     before = losses.read_bytes()
-    monkeypatch.setattr(sys, "argv", ["lifelong", "clean", str(run.folder), "--deleted"])
-    with pytest.raises(SystemExit, match="0"):
-        main()
+    assert call("clean", str(run.folder), "--deleted")[0] == 0
     blank = np.isnan(np.frombuffer(losses.read_bytes(), "<f4"))
     events = 5  # before the first, and after each of four
     assert blank.sum() == events * len(deleted_ids())
@@ -201,27 +201,27 @@ def test_the_cache_is_cleaned_by_age(here: Path) -> None:
     assert all(file.exists() for file in rest)
 
 
-def test_the_command_says_what_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_is_missing(here: Path, call: Call) -> None:
     run = lifelong.run(config(), here / "runs")
+    for arguments in (["clean"], ["clean", str(run.folder), "--older-than", "3"], ["clean", "--deleted"]):
+        code, _, errors = call(*arguments)
+        assert code == 2
+        assert "Name a run folder" in errors
+    code, out, _ = call("traces", str(run.folder), "--sample", str(deleted_ids()[0]), "--json")
+    assert code == 0
+    assert all(Path(trace["file"]).exists() for trace in json.loads(out))
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        sys.argv = ["lifelong", *arguments]
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        return code, *capsys.readouterr()
 
-    before = sys.argv
-    try:
-        for arguments in (["clean"], ["clean", str(run.folder), "--older-than", "3"], ["clean", "--deleted"]):
-            code, _, errors = call(*arguments)
-            assert code == 2
-            assert "Name a run folder" in errors
-        code, out, _ = call("traces", str(run.folder), "--sample", str(deleted_ids()[0]), "--json")
-        assert code == 0
-        assert all(Path(trace["file"]).exists() for trace in json.loads(out))
-    finally:
-        sys.argv = before
+def test_of_tokenisers_only_that_of_the_rows_derives_from_them(here: Path) -> None:
+    (here / "public.txt").write_text("words that nobody asks to be deleted")
+    train_tokenizer(["texts of somebody else"], 320)
+    (other,) = (here / "cache" / "tokenizers").iterdir()
+
+    def listed(texts: tuple[str, ...]) -> list[Path]:
+        source = people.load(people.Config(people=2, groups=1, holdout=1, vocabulary=320, vocabulary_texts=texts))
+        prepared: Any = SimpleNamespace(config=config(), stream=SimpleNamespace(source=source))
+        return _prepared_files(prepared)
+
+    (rows,) = listed(())
+    assert rows != other
+    assert listed(("public.txt",)) == []

@@ -80,7 +80,8 @@ def growing(prepared: Prepared) -> Prepared:
     stream = Stream(source, tuple(units), events)
     plan = plan_evaluation(stream, prepared.config.evaluation)
     setting = make_setting(prepared.config, stream)
-    strategies = Strategies(prepared.strategies.parts, setting, stream)
+    strategies = Strategies(prepared.strategies.parts, setting)
+    strategies.check(stream)
     return replace(prepared, stream=stream, plan=plan, setting=setting, strategies=strategies)
 
 

@@ -57,7 +57,7 @@ def config_of(name: str, classes: int, requests: int) -> dict[str, Any]:
     asked = {"scope": "sample", "samples": 1}
     if name in PARTS["learners"]:
         return common | {
-            "source": {"name": "glyphs", "classes": classes},
+            "source": {"name": "glyphs", "classes": classes, "split": "pairs", "test_fraction": 0.1},
             "scenario": {"name": "online", "chunk": 1},
             "schedule": {"name": "periodic", **asked, "start": 20, "every": 2, "limit": requests},
         }
@@ -163,7 +163,7 @@ def main() -> int:
     share = 10 if options.quick else 1
     results: list[Result] = []
     for name in options.only:
-        classes, requests = (583, 3_000) if name in PARTS["learners"] else (1_000, 10_000)
+        classes, requests = (486, 3_000) if name in PARTS["learners"] else (1_000, 10_000)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             results += results_of(name, pool.apply(live, (name, classes // share, requests // share)))
     return report(results, options.json)

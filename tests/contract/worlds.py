@@ -48,15 +48,18 @@ class World:
     setting: Setting
     original: Source | None = None
     """What strategies are asked about; None for the stream's own source."""
+    device: str = "cpu"
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith("task-incremental")
-        setting = replace(self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy))
+        setting = replace(
+            self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy, self.device)
+        )
         return make_strategy(candidate.config, setting, candidate.name)
 
     def ledger(self, declared: Access | None = None) -> SpyLedger:
-        return SpyLedger(self.stream.source, self.stream.task_of, declared)
+        return SpyLedger(self.stream.source, self.stream.task_of, declared, self.device)
 
     def altered(self, ids: np.ndarray) -> World:
         """The same life of the same ids, but what these rows hold is something else altogether."""
@@ -78,9 +81,13 @@ class World:
         return replace(self, stream=altered, original=source)
 
     def answers(self, strategy: Strategy) -> str:
-        """What a strategy says of every fifth sample of the source as it is, outputs and features, as a digest."""
-        rows = np.arange(0, len(self.stream.source), 5)
-        data = Ledger(self.original or self.stream.source, self.stream.task_of).lend(rows)
+        """What a strategy says of the source as it is, outputs and features, as a digest.
+
+        It is asked about every fifth sample, and about some that each request of this world deletes.
+        """
+        deleted = [request.sample_ids[:4] for request in self.stream.requests]
+        rows = np.unique(np.concatenate([np.arange(0, len(self.stream.source), 5), *deleted]))
+        data = Ledger(self.original or self.stream.source, self.stream.task_of, self.device).lend(rows)
         objective = self.setting.objective
         return answers(strategy, [objective.asked(objective.drawn(b, EVALUATION)) for b in data.batches(128)])
 
@@ -88,8 +95,10 @@ class World:
 class SpyLedger(Ledger):
     """A ledger whose doors write down everything they lend."""
 
-    def __init__(self, source: Source, task_of: np.ndarray | None, declared: Access | None = None) -> None:
-        super().__init__(source, task_of)
+    def __init__(
+        self, source: Source, task_of: np.ndarray | None, declared: Access | None = None, device: str = "cpu"
+    ) -> None:
+        super().__init__(source, task_of, device)
         self.declared = declared
         self.doors: list[SpyDoor] = []
 
@@ -149,18 +158,22 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
-            small = tiny_llava.Config(
-                width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
-            )
-            return FlatModel(tiny_llava.build(small, (2, 64, 2, 1, 16, 16), objective.num_outputs))
-        if isinstance(objective, CausalLM):
-            sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
-            return FlatModel(tiny_llama.build(sizes, (2, 64), objective.num_outputs))
-        layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
-        return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
+        return FlatModel(_network(objective, noisy).to(device))
+
+
+def _network(objective: Objective, noisy: bool) -> nn.Module:
+    if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
+        small = tiny_llava.Config(
+            width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
+        )
+        return tiny_llava.build(small, (2, 64, 2, 1, 16, 16), objective.num_outputs)
+    if isinstance(objective, CausalLM):
+        sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
+        return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
+    layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
 def _source() -> Source:
@@ -188,7 +201,7 @@ CLASS_REQUESTS = [
 ]
 
 
-def _world_of_text() -> World:
+def _world_of_text(device: str) -> World:
     """Two people, ten facts each, in short answers."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("LIFELONG_CACHE", folder)
@@ -201,13 +214,15 @@ def _world_of_text() -> World:
     plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
-    objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, "cpu")
+    objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
-    return World("text", stream, setting)
+    setting = Setting(
+        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+    )
+    return World("text", stream, setting, device=device)
 
 
-def _world_of_pictures() -> World:
+def _world_of_pictures(device: str) -> World:
     """Four skills in two experiences: instructions with pictures of digits."""
     options = {"distributors": ["numbers"], "samples": 60, "test": 4, "characters": 3, "size": 16}
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
@@ -221,24 +236,26 @@ def _world_of_pictures() -> World:
     plan = class_incremental.build(source, class_incremental.Config(experiences=2), 0)
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
-    objective = CausalLM.for_data(CausalLMConfig(), source, None, "cpu")
+    objective = CausalLM.for_data(CausalLMConfig(), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
-    return World("pictures", stream, setting)
+    setting = Setting(
+        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+    )
+    return World("pictures", stream, setting, device=device)
 
 
-def make_world(full_name: str) -> World:
+def make_world(full_name: str, device: str = "cpu") -> World:
     if full_name == "pictures":
-        return _world_of_pictures()
+        return _world_of_pictures(device)
     if full_name == "text":
-        return _world_of_text()
+        return _world_of_text(device)
     name = full_name.removesuffix(" by class")
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
     if name in ("task-incremental", "everything-task-aware"):
         scenario = task_incremental
-        objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)))
+        objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
@@ -254,8 +271,10 @@ def make_world(full_name: str) -> World:
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
-    setting = Setting(Key(0), partial(_model, objective, 0, False), objective, training, stream.units, len(source))
-    return World(full_name, stream, setting)
+    setting = Setting(
+        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+    )
+    return World(full_name, stream, setting, device=device)
 
 
 @functools.cache

@@ -324,6 +324,7 @@ def test_attacks_on_single_samples(run: lifelong.Run) -> None:
     assert scores[0] <= scores[1]
 
 
+@pytest.mark.nightly
 def test_a_perfect_method_gets_the_nulls_of_divergence_and_score(tmp_path: Path) -> None:
     """With the seeds of the retrained lives, lives that retrain had half of their divergence and 1.6 of their score."""
     changes: dict[str, Any] = {

@@ -391,7 +391,9 @@ def test_task_labels_mask_the_outputs(name: str, tools: Any) -> None:
     [
         ({"strategy": "avalanche.training.Naiv"}, "learner.strategy: avalanche.training has no 'Naiv'"),
         ({"strategy": "Naive"}, "cannot be imported"),
-        ({"strategy": "avalanche.training.plugins"}, "is not a class"),
+        ({"strategy": "avalanche.training.plugins"}, "is not a class that derives from Avalanche's BaseTemplate"),
+        ({"strategy": "subprocess.Popen", "options": {"args": "true"}}, "derives from Avalanche's BaseTemplate"),
+        ({"plugins": [{"plugin": "subprocess.Popen"}]}, "derives from Avalanche's BasePlugin"),
         (
             {"strategy": "avalanche.training.Replay", "options": {"memory": 3}},
             r"learner.options: Replay does not accept",

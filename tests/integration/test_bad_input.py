@@ -99,7 +99,7 @@ def requests(*wanted: str) -> str:
         (["scenario=class-incremntal"], "Did you mean 'class-incremental'?"),
         (["scenario.experiences=0"], "scenario.experiences: 0 is not valid: it must be 1 or more."),
         (["scenario.experiences=11"], "scenario.experiences: 11 is more than the 10 classes of 'digits'."),
-        (["device=tpu"], "device: 'tpu' is not available here. Use cpu."),
+        (["device=tpu"], "device: 'tpu' is not a device. Use cpu"),
         (["source={name: arrays, path: nowhere.npz}"], "'nowhere.npz' does not exist"),
         (["source={name: fashion-mnist, root: /nowhere}"], "'/nowhere' is not a folder. Install it with"),
         (
@@ -136,7 +136,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(call: Call, arguments: l
     ("arguments", "message"),
     [
         (["run", "quickstrt"], "Did you mean 'quickstart'?"),
-        (["preview", "tiny.yaml", "--device=cuda:99x"], "device: 'cuda:99x' is not available here. Use cpu."),
+        (["preview", "tiny.yaml", "--device=cuda:99x"], "device: 'cuda:99x' is not a device. Use cpu"),
         (["run", "tiny.yaml", "--seed=[0, 1]"], "a run has one seed, an integer. Several are a study"),
         (["run", "tiny.yaml", "--seed=99999999999"], "it must be less than 2147483648."),
         (["run", "tiny.yaml", "--references.shadows=3"], "shadows: 3 is not valid: it must be a multiple of 4."),
@@ -448,7 +448,7 @@ def test_a_class_deleted_entirely(call: Call) -> None:
     assert lines["alone"]["exact"]["value"] == 1
 
 
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_everything_deleted(call: Call, after: int) -> None:
     """At the end nothing is held: scores are undefined with a reason, and exact strategies are as good as new.
 

@@ -180,7 +180,13 @@ def same(a: Outputs, b: Outputs) -> bool:
     return all((x is None and y is None) or np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", ["replay-retrain", "ewc-retrain", "independent", "replay-none"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "replay-retrain",
+        *(pytest.param(n, marks=pytest.mark.nightly) for n in ("ewc-retrain", "independent", "replay-none")),
+    ],
+)
 def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
     config = config_of()
     setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
@@ -260,6 +266,7 @@ def test_learning_again_takes_samples_out_of_a_request_and_no_others(tmp_path: P
     assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
 
 
+@pytest.mark.nightly
 def test_lazy_service_keeps_its_promises(tmp_path: Path) -> None:
     requests = [{k: v for k, v in r.items() if k != "again_after"} for r in REQUESTS]
     changes = {"schedule": {"name": "explicit", "requests": requests}}

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.study import local
 from lifelong.study.forecast import forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
@@ -483,3 +485,55 @@ def test_the_page_of_results_is_made_from_what_is_kept(
     assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
     assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page
+
+
+def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    worker = local._Worker
+    monkeypatch.setattr(local, "_Worker", lambda share: shares.append(share) or worker(share))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 2")
+    jobs = Study(TINY, root=tmp_path).jobs[:3]
+    results = run_local([replace(job, config=job.config | {"device": "cuda"}, code="other") for job in jobs], 3)
+    assert all("has version" in str(result.error) for result in results)  # what they run does not matter here
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "2", "0"]
+    shares.clear()
+    list(run_local([replace(jobs[0], code="other")], 1))
+    assert shares == [{}]
+
+
+def test_a_job_array_needs_no_process_that_waits(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"seeds": 2, "criteria": TINY["criteria"][:1]}))
+    study = ["study", str(file), "--runs", str(tmp_path / "runs")]
+    code, out, _ = call(*study, "--list-jobs", "--json")
+    jobs = json.loads(out)
+    assert code == 0
+    assert [(j["job"], j["done"]) for j in jobs] == [(n, False) for n in range(4)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert call(*study, "--job", "slurm")[0] == 0
+    assert call(*study, "--job", "0")[0] == 0
+    code, out, _ = call(*study, "--collect", "--json")
+    assert (code, json.loads(out)["runs_done"]) == (0, 2)
+    for number in ("1", "2", "2"):  # the last finds that there is nothing to do
+        assert call(*study, "--job", number)[0] == 0
+    code, out, _ = call(*study, "--collect", "--json")
+    collected = json.loads(out)
+    assert (code, collected["runs_done"], collected["verdicts"][0]["estimate"]["n"]) == (0, 4, 2)
+    assert Path(collected["report"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--job", "9"], "--job 9: the study has jobs 0 to 5 (--list-jobs)."),
+        (["--job", "first"], "--job first: a number from 0 on"),
+        (["--job", "slurm"], "--job slurm: $SLURM_ARRAY_TASK_ID is not set"),
+        (["--job", "1", "--collect"], "--dry-run, --list-jobs, --job and --collect each do one thing"),
+    ],
+)
+def test_a_task_that_is_not_there(arguments: list[str], message: str, tmp_path: Path, call: Any) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    code, _, err = call("study", str(file), "--runs", str(tmp_path / "runs"), *arguments)
+    assert code == 2
+    assert message in err

@@ -22,9 +22,11 @@ import lifelong
 from cli.main import main
 from lifelong.execution.runner import Run
 from lifelong.report import latex
+from lifelong.report.columns import Cell
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
 from lifelong.report.latex import study_latex
+from lifelong.report.lives import Life
 from lifelong.report.spread import spread
 from lifelong.report.study import render, write_study_report
 from lifelong.report.study_tables import Grid, comparisons, results, verdicts
@@ -118,6 +120,21 @@ def test_the_accumulation_curve_is_the_mean_of_the_tables(page: str, tables: Tab
         band = numbers(drawn["customdata"])
         assert np.allclose(band[:, 0], each.min(axis=0))
         assert np.allclose(band[:, 1], each.max(axis=0))
+
+
+def test_a_reference_counts_once_for_every_seed(tiny_study: Study) -> None:
+    """Also where one strategy has not finished a seed that another has."""
+    (point, *_) = gather_lives(tiny_study).points
+    life = next(iter(point.lives["replay"].values()))
+
+    def lived(score: float, done: bool) -> Life:
+        second = (Cell(score),) * len(life.line.cells)
+        return replace(life, done=done, line=replace(life.line, learner="replay", idle=None, second=second))
+
+    lives = {"a": {0: lived(0.0, False), 1: lived(1.0, True)}, "b": {0: lived(0.0, True), 1: lived(1.0, True)}}
+    point = replace(point, order=("a", "b"), access={"a": "all", "b": "all"}, lives=lives)
+    ((_, rows),) = results(point).groups
+    assert rows[-1][:4] == ("second retraining: replay", "2", "", "0.500 [0.000, 1.000]")
 
 
 def test_requests_stand_beside_their_references(page: str, tables: Tables) -> None:

@@ -611,6 +611,7 @@ def test_a_deadline_bounds_the_wait(tools: Any) -> None:
     assert waits == {None: 2.0, 0: 0.0, 1: 1.0, 2: 2.0}
 
 
+@pytest.mark.nightly
 def test_mean_exposure_of_a_lazy_server_under_poisson_requests(tools: Any) -> None:
     """A server that waits for K requests at rate L exposes each for (K - 1) / (2 L) learn events on average."""
     rate, wait_for, learned = 0.5, 4, 20_000

@@ -91,7 +91,7 @@ def test_pieces_go_with_the_checkpoints_that_speak_of_them(open_record: Any, tmp
         assert [f.name for f in tmp_path.glob("checkpoints/event-*")] == [f"event-{event + 1:06d}.pt"]
         assert len(list(tmp_path.glob("checkpoints/pieces/*"))) == (0, 2, 1)[event]
     again = open_record()
-    latest = again.latest()
+    latest = again.latest("cpu")
     assert latest is not None
     assert same(latest.state, {"a": one, "b": large(3.0)})
     again.save(Checkpoint(3, latest.state), must=True)
@@ -108,4 +108,4 @@ def test_a_checkpoint_without_its_piece_is_corrupt(open_record: Any, tmp_path: P
     record.save(Checkpoint(1, state), must=True)
     next(tmp_path.glob("checkpoints/pieces/*")).unlink()
     with pytest.raises(CheckpointError, match="corrupt"):
-        open_record().latest()
+        open_record().latest("cpu")

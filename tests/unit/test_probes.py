@@ -21,7 +21,7 @@ from lifelong.metrics.answers import attack_auc, true_positives
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.models._language import Decoder
-from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
+from lifelong.setup.build import make_setting, make_settings, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import check_instruments, make_instruments
 from strategies.objectives._answers import Answers
 from strategies.parts.model import FlatModel, digest
@@ -359,6 +359,7 @@ def hooks_of(strategy: Any) -> list[int]:
 ALL = ["muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 
 
+@pytest.mark.nightly
 def test_looking_changes_nothing_and_sees_every_change() -> None:
     """State, noise and the next lesson are those of a life that nobody looked at; other weights give other numbers."""
     looks = {"audits": [{"name": "relearn", "steps": 3}, *ALL]}
@@ -428,7 +429,7 @@ def test_sharded_retraining_keeps_utility_and_leaks_no_more_than_retraining_does
     assert holdout is not None
 
     def built(name: str, seed: int) -> Any:
-        return make_strategy(world.config.strategies[name], make_setting(world.config, world.stream, seed), name)
+        return make_strategy(world.config.strategies[name], make_settings(world.config, world.stream)(seed), name)
 
     def retrained(name: str, seed: int) -> Any:
         strategy, event = built(name, seed), world.stream.events[0]

@@ -314,6 +314,8 @@ def test_it_is_said_which_references_are_missing(tmp_path: Path) -> None:
     assert "add withheld" in missing
     assert unheld(summarize(run_of(tmp_path, a=life((0.8, 0.3), 0.2)))) == ""
     assert unheld(summarize(run_of(tmp_path, a=[r for r in rows if r.event < 1]))) == ""
+    alone = unheld(summarize(run_of(tmp_path, a=[r for r in rows if r.model == "run"])))
+    assert alone == "", "without a retrained reference there is no distance to it"
 
 
 def test_learners_of_one_name_are_told_apart(tmp_path: Path) -> None:

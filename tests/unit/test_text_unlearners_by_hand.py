@@ -272,9 +272,13 @@ def test_kl_at_all_positions_by_hand(source: Source) -> None:
     assert answer.item() != pytest.approx(expected.item(), rel=1e-2)
 
 
-def test_kl_positions_are_about_retain_kl_and_text(source: Source, tools: Any) -> None:
-    with pytest.raises(ConfigError, match="set retain: kl"):
+def test_what_says_how_kl_works_needs_retain_kl_and_text(source: Source, tools: Any) -> None:
+    with pytest.raises(ConfigError, match=r"kl_positions: all .* set retain: kl"):
         live(source, "npo", kl_positions="all")
+    with pytest.raises(ConfigError, match=r"reference: first .* set retain: kl"):
+        live(source, "graddiff", reference="first")
+    with pytest.raises(ConfigError, match="kl_positions"):
+        live(source, "lat", kl_positions="all")  # it holds retained data to no distribution
     with pytest.raises(ConfigError, match="TextObjective"):
         npo_unlearner.NPO(npo_unlearner.Config(retain="kl", kl_positions="all"), tools.setting(tools.source()))
 

@@ -24,7 +24,7 @@ METRICS: dict[str, Metric] = {
         1.0,
     ),
     "soft_informedness": Metric(
-        "The same by the probability of the label: at most 0 where outputs are constant, whatever they are.",
+        "Informedness by the probability of the label: at most 0 where outputs are constant, whatever they are.",
         "at most 1",
         "higher",
         1.0,
@@ -47,7 +47,7 @@ def rows(snapshot: Snapshot, config: Config) -> list[Row]:
         return [retained]
     classes, tasks = snapshot.plan.classes[live], snapshot.stream.task_of
     groups = np.zeros(len(live)) if tasks is None else tasks[snapshot.plan.ids[live]]
-    hard, soft = (snapshot.outputs.scores[live], np.exp(-snapshot.outputs.losses[live].astype(np.float64)))
+    hard, soft = snapshot.outputs.scores[live], np.exp(-snapshot.outputs.losses[live].astype(np.float64))
     few = "fewer than two classes are live"
     return [
         retained,

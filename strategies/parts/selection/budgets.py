@@ -86,8 +86,8 @@ def handed_on_shares(sizes: np.ndarray, weights: np.ndarray, total: int) -> np.n
         if int(exact[k] + 1e-9) > sizes[k] and len(larger):
             exact[larger] += (exact[k] - sizes[k]) / len(larger)
             exact[k] = sizes[k]
-    given = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
-    return given + equal_shares(sizes - given, total - int(given.sum()))
+    shares = np.minimum(np.floor(exact + 1e-9).astype(np.int64), sizes)
+    return shares + equal_shares(sizes - shares, total - int(shares.sum()))
 
 
 def spreads(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
