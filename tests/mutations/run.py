@@ -137,7 +137,7 @@ def _run_tests(folder: Path, tests: Sequence[str], log: Path) -> None:
     os.environ["PYTHONPATH"] = str(folder)
     sys.path.insert(0, str(folder))
     prepared = "ignore::pytest.PytestAssertRewriteWarning"  # plugins that are imported already; they assert nothing
-    sys.exit(int(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "-W", prepared, *tests])))
+    sys.exit(int(pytest.main(["-x", "-n", "0", "-m", "", "-p", "no:cacheprovider", "-W", prepared, *tests])))
 
 
 @dataclass(slots=True)
