@@ -88,7 +88,7 @@ def _head(facts: Facts) -> str:
         ("Units", str(len(facts.units))),
         ("Model", str(config.model.name)),
         ("Strategies", ", ".join(config.strategies)),
-        ("References", ", ".join(config.references.kinds) or "none"),
+        ("References", config.references.in_words(len(facts.requested))),
         ("Seed", str(config.seed)),
         ("Stream digest", str(facts.manifest["digests"]["stream"])),
     ]
