@@ -25,7 +25,7 @@ from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 
-CACHED = ("references", "features", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -162,8 +162,8 @@ def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
 
 
 def _prepared_files(p: Prepared) -> list[Path]:
-    """Return what was prepared of all data: frozen features of sources of that name, and the tokeniser of the rows."""
-    files: list[Path] = []
+    """Return what was made of all data: decoded images, features of sources of that name, the tokeniser of the rows."""
+    files = [] if p.stream.source.cached is None else [p.stream.source.cached]
     if p.config.features is not None:
         source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
         files += sorted((cache_folder() / "features").glob(f"{source}-{p.config.features.name}-*.npz"))
