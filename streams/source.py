@@ -37,7 +37,7 @@ class Corruption:
 
 
 class Columns(NamedTuple):
-    """What batches are made of: inputs, targets and images of every row, on one device; `scale` makes floats of bytes."""
+    """What batches are made of: inputs with their scale, targets and images of every row, on one device."""
 
     x: torch.Tensor
     y: torch.Tensor

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.few_tests import with_few_tests
 from lifelong.evaluation.plan import Damage, EvaluationPlan, RequestPlan
 from strategies.measurement import Measurement
 from streams.events import DeletionRequest, Experience
@@ -21,6 +22,7 @@ def plan_evaluation(
     stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = ()
 ) -> EvaluationPlan:
     """Work out, before anything is computed, what every event of `stream` is measured on."""
+    stream = with_few_tests(stream, config.tests)
     units = stream.units
     learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
     # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.

@@ -84,6 +84,33 @@ def test_which_events_are_evaluated() -> None:
     assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
 
 
+def test_fewer_tests_are_some_of_all_and_the_same_ones_in_a_larger_limit() -> None:
+    stream = prepare(RunConfig.model_validate(CONFIG)).stream
+    plans = [plan_evaluation(stream, EvaluationConfig(tests=most, probe=0)) for most in (3, 10, None)]
+    tests = [plan.ids[np.unique(plan.position_of)] for plan in plans]
+    assert np.bincount(plans[0].unit_of).tolist() == [3] * len(stream.units)
+    assert set(tests[0]) < set(tests[1]) < set(tests[2])
+    assert np.array_equal(plans[0].since, plans[2].since), "a unit is held as long"
+    forget = [[plan.ids[r.forget].tolist() for r in plan.requests] for plan in plans]
+    assert forget[0] == forget[2], "every forget set is measured in whole"
+
+
+def test_few_tests_and_top_classes_change_only_what_they_are_about(run: Callable[..., lifelong.Run]) -> None:
+    whole, few = run(), run(tests=5, top_classes=4)
+    for name in CONFIG["strategies"]:
+        one, other = whole.tables[name], few.tables[name]
+        subjects = [[(r.event, r.model, r.subject, r.metric) for r in table.rows] for table in (one, other)]
+        assert subjects[0] == subjects[1]
+        for metric in ("steps", "forget_accuracy", "forget_loss", "retain_accuracy", "agreement"):
+            for model in ("run", "retrained"):
+                assert values(one, metric, model) == values(other, metric, model)
+        near = [values(t, "activation_distance", "retrained") for t in (one, other)]
+        assert near[0] != near[1]
+        assert list(near[0].values()) == pytest.approx(list(near[1].values()), abs=0.05)
+        assert {r.n % 5 for r in other.select("sample_accuracy")} == {0}
+        assert max(r.n for r in other.select("sample_accuracy")) <= 5 * 10
+
+
 def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run]) -> None:
     often, seldom = run(), run(every=4)
     for name in CONFIG["strategies"]:

@@ -88,8 +88,6 @@ def test_classes_are_what_all_vendors_show(root: Path) -> None:
     assert source.licence.startswith("Twemoji 1.0.0 (Somebody, MIT); Noto 1.0.0")
     hat = source.x[3 * NAMES.index("hat") + 1]
     assert hat.amax((1, 2)).tolist() == hat.amin((1, 2)).tolist() == [0, 255, 0], "green all over"
-        "green all over"
-    )
     cat = source.x[3 * NAMES.index("cat")]
     assert cat[:, 2].tolist() == [[255] * 16, [0] * 16, [0] * 16]
     assert (cat[:, 6:] == 255).all(), "white below"
