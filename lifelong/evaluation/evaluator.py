@@ -106,7 +106,7 @@ class Evaluator:
         return records
 
     def distributions(self, strategy: Strategy, positions: np.ndarray) -> Distributions | None:
-        """Return the distributions that a strategy predicts of the samples at `positions`, or None where it does not."""
+        """Return the distributions that a strategy predicts of the samples at `positions`, or None if it does none."""
         batches = self._samples.batches(positions)
         with torch.inference_mode():
             predicted = (self._objective.probabilities(self._predict(strategy, b), b) for b in batches)

@@ -105,7 +105,7 @@ def test_few_tests_and_top_classes_change_only_what_they_are_about(run: Callable
             for model in ("run", "retrained"):
                 assert values(one, metric, model) == values(other, metric, model)
         near = [values(t, "activation_distance", "retrained") for t in (one, other)]
-        assert near[0] != near[1]
+        assert near[0] != near[1] or not any(near[0].values()), "an exact deletion is at no distance"
         assert list(near[0].values()) == pytest.approx(list(near[1].values()), abs=0.05)
         assert {r.n % 5 for r in other.select("sample_accuracy")} == {0}
         assert max(r.n for r in other.select("sample_accuracy")) <= 5 * 10
