@@ -176,8 +176,8 @@ class Source:
 
 
 def _parts(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield some rows after the other, of about 16 MB as floats: so that no copy of everything is made."""
-    yield from x.split(max(1, (1 << 22) // max(1, x[0].numel())))
+    """Yield some rows after the other, of about 4 MB as floats: so that no copy of everything is made."""
+    yield from x.split(max(1, (1 << 20) // max(1, x[0].numel())))
 
 
 def copy_groups(source: Source) -> np.ndarray:

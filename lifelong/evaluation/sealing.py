@@ -17,7 +17,7 @@ from streams.source import Source
 
 _MAGIC = b"sealed-1"
 _DIGEST_SIZE = 16
-_ROWS = 4096  # read at once
+_VALUES = 1 << 20  # of rows, read at once
 
 
 def secret_of(source: Source, ids: np.ndarray) -> bytes:
@@ -25,7 +25,7 @@ def secret_of(source: Source, ids: np.ndarray) -> bytes:
     h = hashlib.blake2b(digest_size=32, person=b"secret")
     for column in (source.x, source.y, source.images):
         if column is not None:
-            for rows in torch.from_numpy(ids).split(_ROWS):
+            for rows in torch.from_numpy(ids).split(max(1, _VALUES // max(1, column[0].numel()))):
                 h.update(np.ascontiguousarray(column[rows].numpy()).data)
     return h.digest()
 

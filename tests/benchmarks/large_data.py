@@ -107,13 +107,15 @@ def live(kind: str, path: str, folder: str, turn: str) -> dict[str, float]:
     return costs | {"own": memory.own, "files": memory.files, "seconds": time.process_time() - started}
 
 
-def empty() -> float:
-    """Return the memory of a process that has only imported what the others use."""
-    import lifelong.execution.runner
-    import lifelong.setup.preparation  # noqa: F401
+def empty(folder: str) -> float:
+    """Return the memory of a process that has prepared something small."""
+    from lifelong.config.run import RunConfig
+    from lifelong.setup.preparation import prepare
 
+    os.environ["LIFELONG_CACHE"] = folder
     memory = Memory()
     with memory.watched():
+        prepare(RunConfig())
         time.sleep(0.05)
     return memory.own
 
@@ -133,8 +135,8 @@ def lived(kind: str, count: int) -> list[dict[str, float]]:
 def measured(kind: str, share: float) -> list[Result]:
     """Live at two sizes, and return what follows."""
     count, whole = round(WHOLE[kind] * share), WHOLE[kind]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        bare = pool.apply(empty)
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(1) as pool:
+        bare = pool.apply(empty, (folder,))
     few, (first, *again) = lived(kind, count // 2)[0], lived(kind, count)
     slope = max(0.0, first["own"] - few["own"]) / (count - count // 2)
     mapped = 1.0 if kind == "images" else 0.0  # of the array, in pages of a file
