@@ -95,6 +95,7 @@ def test_fewer_tests_are_some_of_all_and_the_same_ones_in_a_larger_limit() -> No
     assert forget[0] == forget[2], "every forget set is measured in whole"
 
 
+@pytest.mark.nightly
 def test_few_tests_and_top_classes_change_only_what_they_are_about(run: Callable[..., lifelong.Run]) -> None:
     whole, few = run(), run(tests=5, top_classes=4)
     for name in CONFIG["strategies"]:
@@ -111,6 +112,7 @@ def test_few_tests_and_top_classes_change_only_what_they_are_about(run: Callable
         assert max(r.n for r in other.select("sample_accuracy")) <= 5 * 10
 
 
+@pytest.mark.nightly
 def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run]) -> None:
     often, seldom = run(), run(every=4)
     for name in CONFIG["strategies"]:
@@ -141,7 +143,7 @@ def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.
     assert describe("stability_gap").better == "lower"
 
 
-@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 2}])
+@pytest.mark.parametrize("evaluation", [{"every": 4}, pytest.param({"dense_every": 2}, marks=pytest.mark.nightly)])
 def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
     evaluation: dict[str, int], run: Callable[..., lifelong.Run], tmp_path: Path
 ) -> None:
@@ -213,6 +215,7 @@ OWN_STEPS: dict[str, Any] = {
 }
 
 
+@pytest.mark.nightly
 def test_strategies_that_take_their_own_steps_are_looked_at_within_experiences_too(tmp_path: Path) -> None:
     def lived(every: int | None) -> lifelong.Run:
         config = RunConfig.model_validate(OWN_STEPS | {"evaluation": {"dense_every": every}})
