@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lifelong
 from lifelong.config.run import EvaluationConfig, RunConfig
 from lifelong.evaluation.planning import plan_evaluation
+from lifelong.evaluation.samples import Samples
 from lifelong.metrics.catalogue import describe
 from lifelong.references.tree import Point, chain
 from lifelong.results.table import Table
 from lifelong.setup.preparation import prepare
+from streams.data import Batch
 from streams.timeline import surviving
 
 CONFIG: dict[str, Any] = {
@@ -93,6 +96,20 @@ def test_fewer_tests_are_some_of_all_and_the_same_ones_in_a_larger_limit() -> No
     assert np.array_equal(plans[0].since, plans[2].since), "a unit is held as long"
     forget = [[plan.ids[r.forget].tolist() for r in plan.requests] for plan in plans]
     assert forget[0] == forget[2], "every forget set is measured in whole"
+
+
+def test_batches_that_are_made_anew_are_those_that_would_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = prepare(RunConfig.model_validate(CONFIG))
+
+    def batches() -> Sequence[Batch]:
+        return Samples(p.stream, p.plan, p.setting.objective, 64, "cpu").all()
+
+    kept = batches()
+    monkeypatch.setattr("lifelong.evaluation.samples._KEPT", 0)
+    anew = batches()
+    assert (isinstance(kept, list), isinstance(anew, list)) == (True, False)
+    assert all(torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids) for a, b in zip(kept, anew, strict=True))
+    assert torch.equal(torch.cat([b.ids for b in anew]), torch.from_numpy(p.plan.ids))
 
 
 @pytest.mark.nightly
