@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ def preview(
     """Draw what a stream will do to each unit, event by event, and count what it takes to learn it."""
     name, overrides = split(what, context)
     from lifelong.config.run import load_config
+    from lifelong.references.size import size_of
     from lifelong.setup import preview as previews
     from lifelong.setup.build import make_source, make_stream
     from lifelong.setup.preparation import check_device
@@ -51,7 +53,10 @@ def preview(
     source = make_source(config)
     if questions is not None:
         write(source, questions)
-    stream_preview = previews.preview(config, make_stream(config, source))
+    stream = make_stream(config, source)
+    size = size_of(stream, config.references, config.service.copies)
+    stream_preview = previews.preview(config, stream)
+    stream_preview = replace(stream_preview, counts=stream_preview.counts | size.counts(config.training.epochs))
     if as_json:
         emit_json(stream_preview.to_json())
         return

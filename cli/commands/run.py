@@ -88,7 +88,7 @@ def _finish(run: Run, as_json: bool, wandb: bool) -> None:
 
 def _announce(prepared: Prepared, folder: Path) -> None:
     stream, config = prepared.stream, prepared.config
-    references = ", ".join(config.references.kinds) or "none"
+    references = config.references.in_words(len(stream.requests))
     note(
         f"stream {stream.digest()}: {len(stream.events)} events on {stream.source.name} "
         f"({len(stream.experiences)} to learn, {len(stream.requests)} to forget)\n"

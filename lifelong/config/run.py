@@ -22,6 +22,8 @@ from streams.errors import ConfigError, closest
 
 ReferenceKind = Literal["retrained", "retrained-2", "original", "withheld", "no-op", "fresh", "joint", "clean"]
 
+Follow = Annotated[int, Field(ge=1)] | Literal["all", "geometric"]
+
 
 def _as_list(value: object) -> object:
     if not isinstance(value, str | dict | Named | list | tuple):
@@ -79,6 +81,11 @@ class EvaluationConfig(Config):
 
     every: int = Field(1, ge=1)
     """Evaluate after every that many events; and always after a request, before it, and after the last event."""
+    follow: Follow = "all"
+    """Which earlier requests are measured at an evaluation. all: every one, so that rows grow with the square of
+    requests. A number: that many latest ones. geometric: a request after 1, 2, 4, 8 ... more events. In any case a
+    request is measured when it is served and after the last event; and with a number or `geometric`, samples that are
+    in no test set, no probe and no request that is measured are left out of an evaluation."""
     dense_every: int | None = Field(None, ge=1)
     """Evaluate within an experience too, after every that many steps, for the stability gap; null never does."""
     batch_size: int = Field(256, ge=1)
@@ -119,6 +126,12 @@ class ReferencesConfig(Config):
     skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
     sample visits as the stream had. clean: the retrained life without any manipulated sample, named or not (needs a
     `corrupted` source)."""
+    every: int = Field(1, ge=1)
+    """References stand beside every that many requests (3: the third, the sixth ...), and always after the last event.
+    """
+    most: int | None = Field(None, ge=0)
+    """References stand beside at most that many requests, drawn by name, and after the last event. null sets no limit:
+    what they cost then grows with requests times events."""
     shadows: int = Field(0, ge=0, multiple_of=4)
     """Lives of other seeds, in each of which a random half of all forgotten data never occurs: for attacks on single
     samples (LiRA, U-LiRA, RMIA, the challenge's forgetting score, KLoM). As many retrained ones are lived beside them.
@@ -127,6 +140,21 @@ class ReferencesConfig(Config):
     """How many times as much as an unseen sample a forgotten one must have gained in probability, beside other
     models, for RMIA to count it as known. 1 is that of the authors' code; with 2 it finds nothing in models that are
     sure of everything."""
+
+    def num_beside(self, num_requests: int) -> int:
+        """Return how many of so many requests have references."""
+        count = num_requests // self.every
+        return count if self.most is None else min(count, self.most)
+
+    def in_words(self, num_requests: int) -> str:
+        """Return which references there are, and beside how many requests if those are not all.
+
+        >>> ReferencesConfig(most=10).in_words(3000), ReferencesConfig(kinds=()).in_words(5)
+        ('retrained, beside 10 of 3,000 requests', 'none')
+        """
+        beside = self.num_beside(num_requests)
+        few = f", beside {beside:,} of {num_requests:,} requests" if self.kinds and beside < num_requests else ""
+        return (", ".join(self.kinds) or "none") + few
 
 
 class RecordingConfig(Config):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -52,38 +53,61 @@ class Evaluator:
         """
         self._top_classes = top_classes
         self._plan, self._objective, self._samples, self._audits = plan, objective, samples, audits
-        self._batches = samples.all()
+        self._batches = samples.all() if plan.extra is None else samples.batches(plan.always)
         self._unseen = source.is_test[plan.ids].astype(np.float32)
 
     def evaluate(self, strategy: Strategy, event: int | None = None) -> Outputs:
-        """Return scores and losses of every sample, and details where `event` is one that is measured in detail."""
+        """Return scores and losses of what is looked at, and details where `event` is one that is measured in detail.
+
+        Args:
+            strategy: to be measured.
+            event: after which it stands; None looks at what is looked at in every evaluation.
+        """
         detailed = event is not None and (bool(self._plan.due(event)) or self._plan.starts_requests(event))
         size, first = self._samples.size, self._batches[0]
         alone = memory_errors("evaluation.batch_size", size, lambda n: self._predict(strategy, first.part(0, n)))
         with unchanged_torch(), alone:
-            return self._evaluate(strategy, event if detailed else None)
+            return self._evaluate(strategy, event, detailed)
 
-    def _evaluate(self, strategy: Strategy, event: int | None) -> Outputs:
+    def _evaluate(self, strategy: Strategy, event: int | None, detailed: bool) -> Outputs:
         objective = self._objective
         scores, losses = [], []
         certainties: list[tuple[torch.Tensor, ...]] = []
-        for batch in self._batches:
+        for batch in self._batches_at(event):
             outputs = self._predict(strategy, batch)
             with torch.inference_mode():
                 scores.append(objective.scores(outputs, batch))
                 losses.append(objective.losses(outputs, batch))
-                if event is not None and (certainty := self._certainty(outputs, batch)) is not None:
+                if detailed and (certainty := self._certainty(outputs, batch)) is not None:
                     certainties.append(certainty)
-        if event is None:
-            return Outputs(_array(scores), _array(losses))
+        at = self._plan.looked_at(event)
+        score_and_loss = self._spread(_array(scores), at), self._spread(_array(losses), at)
+        if event is None or not detailed:
+            return Outputs(*score_and_loss, at=at)
         positions = self._plan.detailed(event)
+        certainty_parts = [self._spread(_array(list(parts)), at) for parts in zip(*certainties, strict=True)]
         return Outputs(
-            _array(scores),
-            _array(losses),
-            self._details(strategy, positions, certainties),
+            *score_and_loss,
+            self._details(strategy, positions, Certainty(*certainty_parts) if certainties else None),
             self._records(strategy, positions),
             self._findings(strategy, event),
+            at,
         )
+
+    def _batches_at(self, event: int | None) -> Iterable[Batch]:
+        """Return what is looked at after `event`, in the order of `EvaluationPlan.looked_at`."""
+        extra = None if self._plan.extra is None or event is None else self._plan.extra[event]
+        if extra is None or not len(extra):
+            return self._batches
+        return itertools.chain(self._batches, self._samples.batches(extra))
+
+    def _spread(self, values: np.ndarray, at: np.ndarray | None) -> np.ndarray:
+        """Return values ``[N]`` of all samples, NaN where nothing was looked at."""
+        if at is None:
+            return values
+        whole = np.full(len(self._plan.ids), np.nan, dtype=np.float32)
+        whole[at] = values
+        return whole
 
     def _predict(self, strategy: Strategy, batch: Batch) -> torch.Tensor:
         """Return a strategy's outputs; it is told neither whose the inputs are nor what they should give."""
@@ -121,6 +145,8 @@ class Evaluator:
     def looks_at(self, event: int) -> bytes:
         """Return what decides, beside the strategy, the details of `event`: for the keys of caches."""
         parts = [self._plan.detailed(event)]
+        if (at := self._plan.looked_at(event)) is not None:
+            parts.append(at)
         if self._audits and self._plan.audited[event]:
             parts.append(self._plan.live(event))
             parts += [part for r in self._plan.due(event) for part in (r.forget, r.forget_test)]
@@ -134,15 +160,10 @@ class Evaluator:
             return None
         return margins, p.amax(1), entropies(p), modified_entropies(p, batch.y)
 
-    def _details(
-        self, strategy: Strategy, positions: np.ndarray, certainties: list[tuple[torch.Tensor, ...]]
-    ) -> Details:
+    def _details(self, strategy: Strategy, positions: np.ndarray, certainty: Certainty | None) -> Details:
         with torch.inference_mode():
             asked = [self._objective.asked(b) for b in self._samples.batches(positions)]
             features = _optional([strategy.features(b) for b in asked])
-        certainty = (
-            Certainty(*(_array(list(parts)) for parts in zip(*certainties, strict=True))) if certainties else None
-        )
         predicted = self.distributions(strategy, positions)
         if predicted is None or predicted.top_classes is None:
             return Details(None if predicted is None else predicted.probabilities, features, certainty)

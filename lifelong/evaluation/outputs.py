@@ -102,6 +102,7 @@ class Outputs:
         records: of the objective's measurements (`strategies.measurement`): ``[D]`` by name, and ``holdout_*`` ``[S]``
             of samples that are in no stream. ``unseen`` ``[D]`` marks test samples where those stand in for them.
         audits: what each audit that was made found, by its name.
+        at: positions that were looked at, where those are not all; scores, losses and certainty are NaN elsewhere.
     """
 
     scores: np.ndarray
@@ -109,6 +110,7 @@ class Outputs:
     details: Details = field(default_factory=Details)
     records: Arrays = field(default_factory=dict)
     audits: Mapping[str, Findings] = field(default_factory=dict)
+    at: np.ndarray | None = None
 
     def stored(self) -> Arrays:
         """Return all but scores and losses by names that can stand in one file; `with_stored` reads them."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from lifelong.evaluation.changes import Changes
 from streams.events import DeletionRequest
 from streams.positions import positions_in
 
@@ -47,6 +50,8 @@ class RequestPlan:
 
     def at(self, event: int) -> RequestPlan:
         """Return what is left of the request after `event`: without what has been learned again by then."""
+        if self.forget_until.min() > event:
+            return self
         parts: dict[str, np.ndarray] = {}
         for name in ("forget", "forget_test", "non_members"):
             positions, until = getattr(self, name), getattr(self, f"{name}_until")
@@ -65,12 +70,12 @@ class Damage:
 
     Attributes:
         samples: the manipulated training samples.
-        live: bool ``[E, len(samples)]``: learned and not deleted by then.
+        live: after every event, bool ``[len(samples)]``: learned and not deleted by then.
         affected, unaffected, attack: test rows; see `streams.source.Corruption`.
     """
 
     samples: np.ndarray
-    live: np.ndarray
+    live: Changes
     affected: np.ndarray
     unaffected: np.ndarray
     attack: np.ndarray
@@ -86,17 +91,17 @@ class EvaluationPlan:
         unit_of: int64 ``[M]``, position_of: int64 ``[M]``: the pairs (unit, position) that make up the units' test
             sets; a sample may count for several units.
         num_units: number of units.
-        alive: bool ``[E, N]``: whether a test sample still counts after event e, because neither its class nor its
+        alive: after every event, bool ``[N]``: whether a test sample still counts, because neither its class nor its
             task is deleted at that time.
-        since: int64 ``[E, U]``: event at which the present incarnation of the unit was first learned, -1 if the unit
-            is not learned, or deleted as a whole.
-        seen: bool ``[E, U]``: whether the unit was learned at all by then.
+        since: after every event, int64 ``[U]``: event at which the present incarnation of the unit was first learned,
+            -1 if the unit is not learned, or deleted as a whole.
+        seen: after every event, bool ``[U]``: whether the unit was learned at all by then.
         probe: positions of the training samples that measure retained accuracy.
-        probe_live: bool ``[E, len(probe)]``: learned and not deleted by then.
+        probe_live: after every event, bool ``[len(probe)]``: learned and not deleted by then.
         requests: what each request is measured on.
         measured: bool ``[E]``: whether there is an evaluation after event e.
         watched: bool ``[E]``: whether there are evaluations within event e, too.
-        classes_held: bool ``[E, C]``: classes of the units that are held after event e.
+        classes_held: after every event, bool ``[C]``: classes of the units that are held.
         damage: where manipulated data shows, or None if there is none.
         retained: positions of a few samples of the probe that are measured in detail, where measurements want that.
         averaged: records of measurements that are averaged over the forget sets of requests, and why there may be no
@@ -104,6 +109,9 @@ class EvaluationPlan:
         follows_requests: whether a measurement follows every request on, and the model from before the first.
         again: bool ``[E]``: whether every earlier request is measured in detail again after event e.
         audited: bool ``[E]``: whether audits are made where requests are looked at after event e.
+        numbers: by event that is evaluated, the numbers of the requests measured there; None: of all until then.
+        always: positions that are looked at in every evaluation, ascending.
+        extra: by event that is evaluated, the positions that are looked at beside those; None: all there are.
         seed: of what attacks draw.
         tests_are_non_members: whether attacks by records hold a request against test samples, for want of others.
     """
@@ -113,20 +121,23 @@ class EvaluationPlan:
     unit_of: np.ndarray
     position_of: np.ndarray
     num_units: int
-    alive: np.ndarray
-    since: np.ndarray
-    seen: np.ndarray
+    alive: Changes
+    since: Changes
+    seen: Changes
     probe: np.ndarray
-    probe_live: np.ndarray
+    probe_live: Changes
     requests: tuple[RequestPlan, ...]
     measured: np.ndarray
     watched: np.ndarray
-    classes_held: np.ndarray
+    classes_held: Changes
     retained: np.ndarray
     averaged: dict[str, str]
     follows_requests: bool
     again: np.ndarray
     audited: np.ndarray
+    numbers: dict[int, tuple[int, ...]] | None
+    always: np.ndarray
+    extra: dict[int, np.ndarray] | None
     seed: int = 0
     tests_are_non_members: bool = False
     damage: Damage | None = None
@@ -135,12 +146,37 @@ class EvaluationPlan:
         """Return how many evaluations there are up to and with `event`, that of the initial model being the first."""
         return 1 + int(self.measured[: event + 1].sum())
 
-    def followed(self, event: int) -> dict[int, RequestPlan]:
+    def looked_at(self, event: int | None) -> np.ndarray | None:
+        """Return the positions that are looked at after `event` (None: in the initial model), or None for all."""
+        if self.extra is None:
+            return None
+        return self.always if event is None else np.concatenate([self.always, self.extra[event]])
+
+    def looked_at_each(self) -> Iterator[np.ndarray | None]:
+        """Yield the same for every evaluation, that of the initial model being the first."""
+        yield self.looked_at(None)
+        for event in np.flatnonzero(self.measured).tolist():
+            yield self.looked_at(event)
+
+    def served_at(self, event: int) -> RequestPlan | None:
+        """Return the request that `event` serves, or None."""
+        place = bisect_left(self.requests, event, key=lambda request: request.event)
+        return self.requests[place] if place < len(self.requests) and self.requests[place].event == event else None
+
+    def deleted(self, event: int) -> dict[int, RequestPlan]:
         """Return by number what is left of every request that was served by `event` and of which anything is deleted.
 
         A sample that has been learned again is out of the request that deleted it, and the others stay in.
         """
-        return {n: r.at(event) for n, r in enumerate(self.requests) if r.event <= event < r.until}
+        return self._left(range(len(self.requests)), event)
+
+    def followed(self, event: int) -> dict[int, RequestPlan]:
+        """Return those of them that are measured after `event`, which is one that is evaluated."""
+        return self.deleted(event) if self.numbers is None else self._left(self.numbers[event], event)
+
+    def _left(self, numbers: Iterable[int], event: int) -> dict[int, RequestPlan]:
+        requests = ((n, self.requests[n]) for n in numbers)
+        return {n: r.at(event) for n, r in requests if r.event <= event < r.until}
 
     def due(self, event: int) -> tuple[RequestPlan, ...]:
         """Return what is measured in detail after `event`: the request it serves, and those measured `again`.
@@ -182,5 +218,5 @@ class EvaluationPlan:
 
     def kept_questions(self, event: int) -> np.ndarray:
         """Return positions of test samples, of units that are held, about nobody whose data is deleted."""
-        gone = [r.forget_test for r in self.followed(event).values()]
+        gone = [r.forget_test for r in self.deleted(event).values()]
         return np.setdiff1d(self.counting_tests(event), np.concatenate([*gone, self.position_of[:0]]))

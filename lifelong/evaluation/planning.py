@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from lifelong.config.run import EvaluationConfig
+from lifelong.evaluation.changes import Changes
 from lifelong.evaluation.few_tests import with_few_tests
-from lifelong.evaluation.plan import Damage, EvaluationPlan, RequestPlan
+from lifelong.evaluation.following import extra_positions, numbers_followed
+from lifelong.evaluation.plan import Damage, EvaluationPlan
+from lifelong.evaluation.requests import plan_requests
 from strategies.measurement import Measurement
-from streams.events import DeletionRequest, Experience
-from streams.ledger import Ledger
+from streams.events import DeletionRequest
+from streams.ledger import Ledger, Life
 from streams.positions import positions_in
 from streams.randomness import Key
 from streams.source import Corruption
@@ -40,6 +43,11 @@ def plan_evaluation(
     again, audited = _again_and_audited(stream, config, follows_requests)
     measured |= again
     retained = max((m.retained for m in measurements), default=0)
+    damage = None if bad is None else _damage(stream, bad, ids)
+    requests = plan_requests(stream, ids)
+    numbers = numbers_followed(requests, measured, config.follow)
+    shown = [] if damage is None else [damage.samples, damage.affected, damage.unaffected, damage.attack]
+    always = np.unique(np.concatenate([position_of, probe, *shown]))
     return EvaluationPlan(
         ids=ids,
         classes=stream.source.class_ids[ids],
@@ -50,17 +58,20 @@ def plan_evaluation(
         since=since,
         seen=seen,
         probe=probe,
-        probe_live=_live_by_event(stream, ids[probe]),
-        requests=_requests(stream, ids),
+        probe_live=Changes(_live_by_event(stream, ids[probe])),
+        requests=requests,
         measured=measured,
         watched=watched,
-        classes_held=_classes_held(stream, since),
-        damage=None if bad is None else _damage(stream, bad, ids),
+        classes_held=Changes(_classes_held(stream, since)),
+        damage=damage,
         retained=positions_in(ids, np.sort(probe_ids[:retained])),
         averaged={name: m.undefined for m in measurements for name in m.averaged},
         follows_requests=follows_requests,
         again=again,
         audited=audited,
+        numbers=numbers,
+        always=always,
+        extra=None if numbers is None else extra_positions(requests, numbers, always),
         seed=config.seed,
         tests_are_non_members=any(m.tests_are_non_members(stream.source) for m in measurements),
     )
@@ -85,16 +96,19 @@ def _again_and_audited(
     return again, audited
 
 
-def _classes_held(stream: Stream, since: np.ndarray) -> np.ndarray:
-    held = np.zeros((len(since), stream.source.num_classes), dtype=bool)
-    for number, unit in enumerate(stream.units):
-        held[np.ix_(since[:, number] >= 0, np.array(unit.classes, dtype=np.int64))] = True
-    return held
+def _classes_held(stream: Stream, since: Changes) -> Iterator[np.ndarray]:
+    """Yield after every event, bool ``[C]``, the classes of the units that are held."""
+    class_of = np.concatenate([np.array(u.classes, dtype=np.int64) for u in stream.units])
+    unit_of = np.repeat(np.arange(len(stream.units)), [len(u.classes) for u in stream.units])
+    for event in range(len(since)):
+        held = np.zeros(stream.source.num_classes, dtype=bool)
+        held[class_of[since[event][unit_of] >= 0]] = True
+        yield held
 
 
 def _damage(stream: Stream, bad: Corruption, ids: np.ndarray) -> Damage:
     parts = (positions_in(ids, part) for part in (bad.affected, bad.unaffected, bad.attack))
-    return Damage(positions_in(ids, bad.samples), _live_by_event(stream, bad.samples), *parts)
+    return Damage(positions_in(ids, bad.samples), Changes(_live_by_event(stream, bad.samples)), *parts)
 
 
 def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -115,97 +129,68 @@ def _moments(stream: Stream, config: EvaluationConfig) -> tuple[np.ndarray, np.n
 # Why: docs/decisions.md#a-units-accuracy-counts-live-test-samples-only
 def _lives(
     stream: Stream, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Changes, Changes, Changes]:
     """Return `alive`, `since` and `seen` (see `EvaluationPlan`)."""
-    num_events, num_units = len(stream.events), len(stream.units)
-    alive = np.ones((num_events, len(ids)), dtype=bool)
-    since = np.full((num_events, num_units), -1)
-    seen = np.zeros((num_events, num_units), dtype=bool)
-    now_alive, now_since, now_seen = alive[0].copy(), since[0].copy(), seen[0].copy()
-    dead_because: dict[str, np.ndarray] = {}
+    num_units = len(stream.units)
+    has_test = np.bincount(unit_of, minlength=num_units) > 0
+    deletions = np.zeros(len(ids), dtype=np.int32)  # how many requests have retired each sample
+    retired_by: dict[str, np.ndarray] = {}
+    alive, since, seen = np.ones(len(ids), dtype=bool), np.full(num_units, -1), np.zeros(num_units, dtype=bool)
+    lives: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    left = has_test
     for index, event in enumerate(stream.events):
+        changed: list[np.ndarray] = []
         if isinstance(event, DeletionRequest):
-            dead_because[event.name] = _retired(stream, event, ids, unit_of, position_of)
+            retired = _retired(stream, event, ids, unit_of, position_of)
+            if len(retired):
+                retired_by[event.name] = retired
+                deletions[retired] += 1
+                changed.append(retired)
         else:
-            now_seen[list(event.units)] = True
+            if not seen[list(event.units)].all():
+                seen = seen.copy()
+                seen[list(event.units)] = True
             if event.incarnation:
-                returned = _revived_by(stream, event.sample_ids)
-                dead_because = {name: dead for name, dead in dead_because.items() if name not in returned}
-        now_alive = ~np.logical_or.reduce([np.zeros(len(ids), dtype=bool), *dead_because.values()])
-        left = np.bincount(unit_of, weights=now_alive[position_of], minlength=num_units) > 0
-        has_test = np.bincount(unit_of, minlength=num_units) > 0
-        held = now_seen & (left | ~has_test)
-        now_since = np.where(held, np.where(now_since < 0, index, now_since), -1)
-        alive[index], since[index], seen[index] = now_alive, now_since, now_seen
-    return alive, since, seen
+                for name in _revived_by(stream, retired_by, event.sample_ids):
+                    changed.append(retired_by.pop(name))
+                    deletions[changed[-1]] -= 1
+        if changed:
+            alive = deletions == 0
+            left = np.bincount(unit_of, weights=alive[position_of], minlength=num_units) > 0
+        held = seen & (left | ~has_test)
+        if not np.array_equal(held, since >= 0):
+            since = np.where(held, np.where(since < 0, index, since), -1)
+        lives.append((alive, since, seen))
+    alive_after, since_after, seen_after = zip(*lives, strict=True)
+    return Changes(alive_after), Changes(since_after), Changes(seen_after)
 
 
 # Why: docs/decisions.md#test-samples-of-a-deleted-user-keep-counting
 def _retired(
     stream: Stream, request: DeletionRequest, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
 ) -> np.ndarray:
-    """Return which samples stop counting as retained test data: those of deleted classes and tasks."""
-    dead = np.isin(stream.source.class_ids[ids], request.keys_of("class"))
-    dead[position_of[np.isin(unit_of, request.keys_of("task"))]] = True
-    return dead
+    """Return positions of what stops counting as retained test data: samples of deleted classes and tasks."""
+    classes, tasks = request.keys_of("class"), request.keys_of("task")
+    if not classes and not tasks:
+        return np.array([], dtype=np.int64)
+    dead = np.isin(stream.source.class_ids[ids], classes)
+    dead[position_of[np.isin(unit_of, tasks)]] = True
+    return np.flatnonzero(dead)
 
 
-def _revived_by(stream: Stream, sample_ids: np.ndarray) -> set[str]:
-    return {r.name for r in stream.requests if np.isin(r.sample_ids, sample_ids).any()}
+def _revived_by(stream: Stream, names: Collection[str], sample_ids: np.ndarray) -> list[str]:
+    """Return which of the named requests have deleted any of `sample_ids`."""
+    if not names:
+        return []
+    return [r.name for r in stream.requests if r.name in names and np.isin(r.sample_ids, sample_ids).any()]
 
 
-def _live_by_event(stream: Stream, ids: np.ndarray) -> np.ndarray:
+def _live_by_event(stream: Stream, ids: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield after every event which of `ids` are learned and not deleted."""
     ledger = Ledger(stream.source)
-    lives = np.zeros((len(stream.events), len(ids)), dtype=bool)
-    for index, event in enumerate(stream.events):
+    for event in stream.events:
         if isinstance(event, DeletionRequest):
             ledger.delete(event)
         else:
             ledger.admit(event)
-        lives[index] = ledger.life[ids] == 1
-    return lives
-
-
-def _requests(stream: Stream, ids: np.ndarray) -> tuple[RequestPlan, ...]:
-    source = stream.source
-    tests = np.zeros(len(ids), dtype=bool)
-    tests[positions_in(ids, np.unique(np.concatenate([u.test_ids for u in stream.units])))] = True
-    plans = []
-    for index, event in enumerate(stream.events):
-        if not isinstance(event, DeletionRequest):
-            continue
-        named = np.isin(source.class_ids[ids], event.keys_of("class"))
-        named |= np.isin(source.user_ids[ids], event.keys_of("user"))
-        for unit in event.keys_of("task"):
-            named |= np.isin(ids, stream.units[unit].test_ids)
-        forget, forget_until = positions_in(ids, event.sample_ids), _until(stream, index, event.sample_ids)
-        classes = source.class_ids[ids]
-        forget_test = np.flatnonzero(named & tests)
-        non_members = np.flatnonzero(tests & np.isin(classes, classes[forget]))
-        first = np.full(source.num_classes, len(stream.events))
-        np.minimum.at(first, classes[forget], forget_until)
-        last = np.zeros(source.num_classes, dtype=np.int64)
-        np.maximum.at(last, classes[forget], forget_until)
-        plans.append(
-            RequestPlan(
-                deletion=event,
-                event=index,
-                forget=forget,
-                forget_test=forget_test,
-                non_members=non_members,
-                forget_until=forget_until,
-                forget_test_until=first[classes[forget_test]],
-                non_members_until=last[classes[non_members]],
-            )
-        )
-    return tuple(plans)
-
-
-def _until(stream: Stream, served: int, sample_ids: np.ndarray) -> np.ndarray:
-    """Return for every one of `sample_ids` the first event after `served` that learns it again, or their number."""
-    until = np.full(len(sample_ids), len(stream.events))
-    for index in reversed(range(served + 1, len(stream.events))):
-        event = stream.events[index]
-        if isinstance(event, Experience) and event.incarnation:
-            until[np.isin(sample_ids, event.sample_ids)] = index
-    return until
+        yield ledger.life[ids] == Life.LEARNED

@@ -15,6 +15,7 @@ from lifelong.execution.prefix import Prefix
 from lifelong.metrics.cost import cost_rows
 from lifelong.metrics.measure import Measure
 from lifelong.references.comparison import Shared, compare
+from lifelong.references.points import requests_with_references, wanted_points
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
@@ -62,10 +63,11 @@ class Life:
         self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
         recording = prepared.config.recording
-        self._record = Record(
-            folder, prepared.identity, len(prepared.plan.ids), recording.keep == "all", recording.fsync
-        )
+        self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
         self._last = len(prepared.stream.events) - 1
+        # Details are for being held against references.
+        beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
+        self._detailed = range(self._last + 1) if recording.keep == "all" else beside
         self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
 
     def live(self) -> None:
@@ -104,6 +106,7 @@ class Life:
         self._watch.begin(self._info, first)
         if self._prefix is not None and self._prefix.state is not None and not first:
             first = self._record_prefix(self._prefix, strategy, ledger, measure)
+        learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:first])
         for index in range(first, len(stream.events)):
             started = time.perf_counter()
             with timed_parts() as spent:
@@ -115,9 +118,10 @@ class Life:
             rows = [] if outputs is None else measure.update(index, outputs)
             if plan.watched[index]:
                 rows += measure.within(index, looks.scores)
-            rows += cost_rows(index, stream, self._p.plan, done, state, len(strategy.stored_ids()))
+            rows += cost_rows(index, stream, plan, done, state, len(strategy.stored_ids()), learned)
+            learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
-            if outputs is not None and outputs.stored():
+            if outputs is not None and index in self._detailed and outputs.stored():
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
                 "event": index,
@@ -129,7 +133,7 @@ class Life:
             if self._prefix is not None:
                 self._prefix.add(index, rows, outputs, timing, state)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
-            self._record.save(Checkpoint(index, state), must)
+            self._record.save(Checkpoint(index, state, whole=index == self._last), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
         return access
 
@@ -178,22 +182,22 @@ class Life:
             self._record.write([], outputs)
             self._record.save(Checkpoint(-1, strategy.state_dict()), must=True)
             return 0
-        scores, losses = self._record.read_outputs(self._p.plan.num_outputs(checkpoint.event))
-        measure.start(Outputs(scores[0], losses[0]))
+        stored = self._record.stored(self._p.plan.num_outputs(checkpoint.event))
+        measure.start(stored[0])
         for number, index in enumerate(np.flatnonzero(self._p.plan.measured[: checkpoint.event + 1]), 1):
-            measure.update(int(index), Outputs(scores[number], losses[number]))
+            measure.update(int(index), stored[number])
         ledger_after(ledger, self._p.stream.events[: checkpoint.event + 1])
         restore(strategy, checkpoint.state, ledger)
         return checkpoint.event + 1
 
     def _summary(self, access: Access, cost: Cost) -> dict[str, Any]:
-        return {
-            "access": access.label(),
-            "events": self._last + 1,
-            "references": {
-                "computed": cost.computed,
-                "cached": cost.cached,
-                "steps": cost.outcome.steps,
-                "seconds": round(cost.seconds, 3),
-            },
+        stream, config = self._p.stream, self._p.config.references
+        references: dict[str, Any] = {
+            "computed": cost.computed,
+            "cached": cost.cached,
+            "steps": cost.outcome.steps,
+            "seconds": round(cost.seconds, 3),
         }
+        if config.num_beside(len(stream.requests)) < len(stream.requests):
+            references["beside"] = [stream.requests[n].name for n in requests_with_references(stream, config)]
+        return {"access": access.label(), "events": self._last + 1, "references": references}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lifelong.execution.manifest import open_folder, read_json
 from lifelong.execution.process import lock
@@ -17,6 +16,8 @@ from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, sealed
+from lifelong.results.record import read_checkpoint
+from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
 from lifelong.setup.preparation import Prepared, prepare
@@ -114,7 +115,8 @@ def _opened(folder: Path, trust: bool) -> tuple[Prepared, Instruments]:
 def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, learned: bool) -> Iterator[Trace]:
     for file in sorted((life / "checkpoints").glob("event-*.pt")):
         if (why := _in_state(p, name, file, sample)) is not None:
-            yield Trace(file, why)
+            for part in (file, *sorted((file.parent / "pieces").glob("*.pt"))):
+                yield Trace(part, why)
     if evaluated:
         for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
             yield Trace(life / name_of_file, f"its {number} after every evaluation")
@@ -128,8 +130,8 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
 
 def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     """Return what a checkpoint has of a sample, or None if it has nothing of it."""
-    content = torch.load(file, map_location=p.config.device, weights_only=True)
-    events = p.stream.events[: content["event"] + 1]
+    checkpoint = read_checkpoint(file, p.config.device)
+    events = p.stream.events[: checkpoint.event + 1]
     if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
         return None
     ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), events)
@@ -137,7 +139,7 @@ def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
         return "the state of a strategy that has learned it"
     with torch_settings(p.config):
         strategy = p.strategies.build(name)
-        restore(strategy, content["state"], ledger)
+        restore(strategy, checkpoint.state, ledger)
     held = strategy.holds(np.array([sample]))
     if held:
         return f"deleted, but still in: {', '.join(held)}"
@@ -188,14 +190,12 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
     check_finished(life, summary)
     ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), p.stream.events)
     columns = np.flatnonzero(np.isin(p.plan.ids, ledger.deleted_ids))
-    files = [life / name for name in ("scores.bin", "losses.bin") if (life / name).exists() and len(columns)]
+    files = [life / name for name in FILES if (life / name).exists() and len(columns)]
     if dry_run or not files:
         return files
     marks = summary["files"]
     for file in files:
-        values = np.fromfile(file, dtype="<f4").reshape(-1, len(p.plan.ids))
-        values[:, columns] = np.nan
-        write_atomically(file, values.tobytes())
+        write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
     write_atomically(life / "done.json", sealed(rest, marks))

@@ -212,15 +212,45 @@ def membership_auc(
     >>> membership_auc(np.array([0.1, 0.2]), np.array([0, 0]), np.array([0.3, 0.15]), np.array([0, 0]))
     0.75
     """
-    weights = _class_weights(member_classes, other_classes)
-    if weights is None:
-        return None
-    order = np.argsort(other_losses, kind="stable")
-    sorted_losses, cumulative = other_losses[order], np.concatenate([[0.0], np.cumsum(weights[order])])
-    below = cumulative[np.searchsorted(sorted_losses, member_losses, side="left")]
-    below_or_equal = cumulative[np.searchsorted(sorted_losses, member_losses, side="right")]
-    # P(other > member) + P(equal) / 2
-    return float(1 - np.mean((below + below_or_equal) / 2) / cumulative[-1])
+    everything = np.concatenate([member_losses, other_losses])
+    attack = MembershipAttack(everything, np.concatenate([member_classes, other_classes]))
+    members = np.arange(len(member_losses))
+    return attack.auc(members, np.arange(len(member_losses), len(everything)))
+
+
+class MembershipAttack:
+    """`membership_auc` of many forget sets under one model: unseen samples that they share are sorted once."""
+
+    def __init__(self, losses: np.ndarray, classes: np.ndarray) -> None:
+        """Take the losses and classes ``[N]`` of all samples."""
+        self._losses, self._classes = losses, classes
+        self._sorted: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+    def auc(self, members: np.ndarray, others: np.ndarray) -> float | None:
+        """Return the AUC of "lower loss means member", or None if a class of the members has no unseen sample.
+
+        Args:
+            members: positions of the forget set.
+            others: positions of unseen samples.
+        """
+        weights = _class_weights(self._classes[members], self._classes[others])
+        if weights is None:
+            return None
+        order, sorted_losses = self._in_order(others)
+        cumulative = np.concatenate([[0.0], np.cumsum(weights[order])])
+        below = cumulative[np.searchsorted(sorted_losses, self._losses[members], side="left")]
+        below_or_equal = cumulative[np.searchsorted(sorted_losses, self._losses[members], side="right")]
+        # P(other > member) + P(equal) / 2
+        return float(1 - np.mean((below + below_or_equal) / 2) / cumulative[-1])
+
+    def _in_order(self, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how unseen samples are sorted by their losses, and these."""
+        name = others.tobytes()
+        if name not in self._sorted:
+            losses = self._losses[others]
+            order = np.argsort(losses, kind="stable")
+            self._sorted[name] = order, losses[order]
+        return self._sorted[name]
 
 
 def membership_p(

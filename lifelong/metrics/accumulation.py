@@ -102,7 +102,8 @@ class Accumulation:
         self, unit_of: np.ndarray, position_of: np.ndarray, num_units: int, unit_names: list[str], measure: str
     ) -> None:
         """Start before the first event."""
-        self._unit_of, self._position_of, self._num_units = unit_of, position_of, num_units
+        self._tests, self._position_of = np.unique(position_of, return_inverse=True)  # kept is only what they score
+        self._unit_of, self._num_units = unit_of, num_units
         self._names, self._measure = unit_names, measure
         self._events: list[int] = []
         self._scores: list[np.ndarray] = []
@@ -118,7 +119,7 @@ class Accumulation:
 
     def start(self, scores: np.ndarray) -> None:
         """Record the scores of the initial model."""
-        self._start = scores
+        self._start = scores[self._tests]
 
     def update(
         self, event: int, scores: np.ndarray, alive: np.ndarray, since: np.ndarray, seen: np.ndarray
@@ -127,6 +128,7 @@ class Accumulation:
 
         Events that are not evaluated are left out; a unit learned in one of them counts from the next evaluation on.
         """
+        scores, alive = scores[self._tests], alive[self._tests]
         last = self._events[-1] if self._events else -1
         self._events.append(event)
         self._scores.append(scores)
@@ -146,11 +148,11 @@ class Accumulation:
         index = bisect_left(self._events, event)
         scores = self._scores[index - 1] if index else self._start
         assert scores is not None
-        return self._means(scores, alive)[0]
+        return self._means(scores, alive[self._tests])[0]
 
     def accuracy_at(self, event: int, keep: np.ndarray) -> np.ndarray:
         """Return unit accuracies ``[U]`` after `event`, on the samples `keep`."""
-        return self._means(self._scores[bisect_left(self._events, event)], keep)[0]
+        return self._means(self._scores[bisect_left(self._events, event)], keep[self._tests])[0]
 
     def _means(self, scores: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return unit_means(scores, self._unit_of, self._position_of, self._num_units, keep)

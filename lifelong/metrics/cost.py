@@ -10,7 +10,6 @@ from strategies.base import State
 from strategies.metric import Metric
 from strategies.parts.model import num_bytes
 from strategies.step import Step
-from streams.events import DeletionRequest
 from streams.stream import Stream
 
 METRICS: dict[str, Metric] = {
@@ -23,7 +22,9 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int) -> list[Row]:
+def cost_rows(
+    event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int, learned: int
+) -> list[Row]:
     """Return what an event cost (work, data read, the size of what is kept), and what the strategy tells of itself.
 
     Args:
@@ -32,6 +33,7 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
         step: what happened.
         state: the strategy's state afterwards.
         stored: raw samples it keeps.
+        learned: learn events before it.
     """
     outcome = step.outcome
     values = {
@@ -47,9 +49,6 @@ def cost_rows(event: int, stream: Stream, plan: EvaluationPlan, step: Step, stat
     rows += [row(event, "run", s, name, v, 1) for s, traits in outcome.traits.items() for name, v in traits.items()]
     if outcome.draw is not None:
         rows += selection_rows(event, outcome.draw, stream.source)
-    happened = stream.events[event]
-    if isinstance(happened, DeletionRequest):
-        request = next(r for r in plan.requests if r.event == event)
-        learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:event])
+    if (request := plan.served_at(event)) is not None:
         rows += service_rows(event, request, outcome, learned)
     return rows

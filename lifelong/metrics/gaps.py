@@ -9,7 +9,7 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
 from lifelong.metrics.accumulation import unit_means
-from lifelong.metrics.requests import scores_of
+from lifelong.metrics.requests import RequestScores
 from lifelong.results.table import Row, row
 from strategies.metric import Better, Metric
 from streams.positions import positions_in
@@ -99,15 +99,13 @@ def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def request_gap_rows(
-    event: int, kind: str, request: RequestPlan, run: Outputs, reference: Outputs, plan: EvaluationPlan, measure: str
-) -> list[Row]:
+def request_gap_rows(kind: str, request: RequestPlan, run: RequestScores, reference: RequestScores) -> list[Row]:
     """Return what the reference scores on one request's data, and the run minus the reference.
 
     A gap of 0 is ideal against the retrained reference; a negative gap in score is over-unlearning.
     """
-    reference_rows = scores_of(kind, event, request, reference, plan, measure)
-    return [*reference_rows, *gap_rows(kind, scores_of("run", event, request, run, plan, measure), reference_rows)]
+    reference_rows = reference.rows(request)
+    return [*reference_rows, *gap_rows(kind, run.rows(request), reference_rows)]
 
 
 def gap_rows(kind: str, run: list[Row], reference: list[Row]) -> list[Row]:

@@ -14,7 +14,7 @@ from lifelong.metrics.answers import record_rows, request_rows, utility_rows
 from lifelong.metrics.knowledge import Knowledge, stability
 from lifelong.metrics.perplexity import Perplexity
 from lifelong.metrics.relapse import Relapse
-from lifelong.metrics.requests import collateral_rows, mean_rows, scores_of
+from lifelong.metrics.requests import RequestScores, collateral_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric, built_in
 from lifelong.results.table import Row, row
 from streams.stream import Stream
@@ -85,10 +85,9 @@ class Measure:
 
     def _audit_rows(self, event: int, outputs: Outputs) -> list[Row]:
         rows: list[Row] = []
-        for request in self._plan.requests:
-            if request.event == event:
-                assert self._losses is not None
-                self._losses_before[request.name] = self._losses
+        if self._audits and (request := self._plan.served_at(event)) is not None:
+            assert self._losses is not None
+            self._losses_before[request.name] = self._losses
         self._losses = outputs.losses
         for audit in self._audits:
             if audit.name in outputs.audits:
@@ -125,8 +124,9 @@ class Measure:
 
     def _request_rows(self, event: int, outputs: Outputs) -> list[Row]:
         rows: list[Row] = []
+        scores = RequestScores("run", event, outputs, self._plan, self._measure)
         for request in self._plan.followed(event).values():
-            rows += scores_of("run", event, request, outputs, self._plan, self._measure)
+            rows += scores.rows(request)
             rows += self._relapse.update(event, request, outputs.scores)
             if event == request.event:
                 before = self._accumulation.accuracy_before(event, self._counting(event))

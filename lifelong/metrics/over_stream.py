@@ -80,15 +80,14 @@ def over_stream_rows(stream: Stream, rows: list[Row], work: dict[tuple[int, str]
 
 def _amplification(stream: Stream, work: dict[tuple[int, str], float]) -> list[Row]:
     rows: list[Row] = []
-    learned: list[float] = []
+    learned, num_learned = 0.0, 0
     for index, event in enumerate(stream.events):
         steps = work.get((index, "steps"), 0.0)
         if isinstance(event, DeletionRequest):
-            mean = float(np.mean(learned)) if any(learned) else None
-            share = None if mean is None else steps / mean
-            rows.append(row(index, "run", event.name, "amplification", share, len(learned), "no step was ever taken"))
+            share = steps / (learned / num_learned) if learned else None
+            rows.append(row(index, "run", event.name, "amplification", share, num_learned, "no step was ever taken"))
         else:
-            learned.append(steps)
+            learned, num_learned = learned + steps, num_learned + 1
     return rows
 
 
@@ -129,7 +128,7 @@ def _debt(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
 
 
 def _capacity(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
-    """Walk along the requests until a limit is passed."""
+    """Walk along the requests until a limit is seen to be passed: beside the n requests that have a reference."""
     last = len(stream.events) - 1
     values: dict[tuple[int, str], list[float]] = {}
     for r in rows:
@@ -148,7 +147,8 @@ def _capacity(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
         retained = min(values.get((index, f"gap_retain_{measure}"), [0.0])) >= -SURVIVED_LOSS
         stands = stands and forgotten and retained
         survived += stands
-    n = len(stream.requests)
+    beside = {r.event for r in rows}
+    n = sum(index in beside for index, event in enumerate(stream.events) if isinstance(event, DeletionRequest))
     return [
         row(last, "retrained", "stream", "deletion_capacity", deleted, n),
         row(last, "retrained", "stream", "requests_survived", survived, n),

@@ -64,7 +64,8 @@ class Perplexity:
             unit_of, position_of: int ``[M]``, the pairs (unit, position of a row).
             unit_names: of the U units.
         """
-        self._unit_of, self._position_of, self._names = unit_of, position_of, unit_names
+        self._tests, self._position_of = np.unique(position_of, return_inverse=True)  # kept are only their losses
+        self._unit_of, self._names = unit_of, unit_names
         self._events: list[int] = []
         self._losses: list[np.ndarray] = []
 
@@ -77,6 +78,7 @@ class Perplexity:
             alive: bool ``[N]``: whether it still counts.
             since: int ``[U]``: event at which each unit was learned, -1 if it is not held.
         """
+        losses, alive = losses[self._tests], alive[self._tests]
         last = self._events[-1] if self._events else -1
         self._events.append(event)
         self._losses.append(losses)

@@ -14,6 +14,7 @@ from lifelong.evaluation.plan import RequestPlan
 from lifelong.metrics.requests import mean_rows
 from lifelong.results.table import Row, row
 from strategies.metric import Metric
+from streams.positions import positions_in
 
 METRICS: dict[str, Metric] = {
     "relapse": Metric(
@@ -37,6 +38,9 @@ METRICS: dict[str, Metric] = {
     "raw_relapse_test_max": Metric("Highest raw relapse on test data so far.", "as the score", "neither"),
 }
 
+_Sides = tuple[np.ndarray, ...]
+"""Scores of the run, and of a reference if there is one."""
+
 
 class Relapse:
     """Follows how scores on deleted data move after each request: a run's, or the run's minus a reference's."""
@@ -44,7 +48,7 @@ class Relapse:
     def __init__(self, model: str, metric: str) -> None:
         """Start before the first request; `model` and `metric` are for the rows."""
         self._model, self._metric = model, metric
-        self._served: dict[str, tuple[np.ndarray, ...]] = {}
+        self._served: dict[tuple[str, str], tuple[np.ndarray, _Sides]] = {}
         self._highest: dict[tuple[str, str], float] = {}
 
     def update(
@@ -61,14 +65,17 @@ class Relapse:
             scores: ``[N]``, of all samples of the plan.
             reference: ``[N]``, those of the reference.
         """
-        sides = (scores,) if reference is None else (scores, reference)
-        if event == request.event:
-            self._served[request.name] = sides
-        if event == request.event or request.name not in self._served:
-            return []
+        whole = (scores,) if reference is None else (scores, reference)
         result = []
         for suffix, positions in (("", request.forget), ("_test", request.forget_test)):
-            change = _score(sides, positions) - _score(self._served[request.name], positions)
+            sides, key = tuple(side[positions] for side in whole), (request.name, suffix)
+            if event == request.event:
+                self._served[key] = positions, sides
+            if event == request.event or key not in self._served:
+                continue
+            served_positions, served_sides = self._served[key]
+            left = positions_in(served_positions, positions)
+            change = _mean(sides) - _mean(tuple(side[left] for side in served_sides))
             if not np.isfinite(change):
                 continue
             metric, n = f"{self._metric}{suffix}", len(positions)
@@ -79,11 +86,11 @@ class Relapse:
         return result
 
 
-def _score(sides: tuple[np.ndarray, ...], positions: np.ndarray) -> float:
-    """Return the mean score at the positions, minus that of the reference if there is one; NaN where nothing is."""
-    if not len(positions):
+def _mean(sides: _Sides) -> float:
+    """Return the mean score, minus that of the reference if there is one; NaN where nothing is."""
+    if not len(sides[0]):
         return float("nan")
-    means = [float(side[positions].mean()) for side in sides]
+    means = [float(side.mean()) for side in sides]
     return means[0] if len(means) == 1 else means[0] - means[1]
 
 

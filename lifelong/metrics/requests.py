@@ -8,7 +8,7 @@ import numpy as np
 
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
-from lifelong.formulas.membership import membership_auc
+from lifelong.formulas.membership import MembershipAttack
 from lifelong.results.table import Row, row
 from strategies.metric import Better, Metric
 from strategies.outcome import Outcome
@@ -73,24 +73,30 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
 """The same of the score, by prefixes to its name."""
 
 
-def scores_of(
-    model: str, event: int, request: RequestPlan, outputs: Outputs, plan: EvaluationPlan, measure: str
-) -> list[Row]:
-    """Return how `model` scores on one request's data after `event`: forget set, test data of it, membership."""
-    name = request.name
-    forget, test, non_members = request.forget, request.forget_test, request.non_members
-    losses, classes = outputs.losses, plan.classes
-    auc, why = None, "membership says nothing about data that is to be corrected"
-    if request.deletion.reason != "correct":
-        auc = membership_auc(losses[forget], classes[forget], losses[non_members], classes[non_members])
-        why = "a class of the forget set has no test samples"
-    test_score = float(outputs.scores[test].mean()) if len(test) else None
-    return [
-        row(event, model, name, f"forget_{measure}", float(outputs.scores[forget].mean()), len(forget)),
-        row(event, model, name, "forget_loss", float(losses[forget].mean()), len(forget)),
-        row(event, model, name, f"forget_test_{measure}", test_score, len(test), "no test data belongs to the request"),
-        row(event, model, name, "membership_auc", auc, len(forget), why),
-    ]
+class RequestScores:
+    """How one model scores on the data of requests after one event."""
+
+    def __init__(self, model: str, event: int, outputs: Outputs, plan: EvaluationPlan, measure: str) -> None:
+        """Take its outputs; `model` and `event` are for the rows, and `measure` names the score."""
+        self._model, self._event, self._outputs, self._measure = model, event, outputs, measure
+        self._attack = MembershipAttack(outputs.losses, plan.classes)
+
+    def rows(self, request: RequestPlan) -> list[Row]:
+        """Return the rows of one request: forget set, test data of it, membership."""
+        model, event, outputs, name, measure = self._model, self._event, self._outputs, request.name, self._measure
+        forget, test = request.forget, request.forget_test
+        auc, why = None, "membership says nothing about data that is to be corrected"
+        if request.deletion.reason != "correct":
+            auc = self._attack.auc(forget, request.non_members)
+            why = "a class of the forget set has no test samples"
+        test_score = float(outputs.scores[test].mean()) if len(test) else None
+        no_test = "no test data belongs to the request"
+        return [
+            row(event, model, name, f"forget_{measure}", float(outputs.scores[forget].mean()), len(forget)),
+            row(event, model, name, "forget_loss", float(outputs.losses[forget].mean()), len(forget)),
+            row(event, model, name, f"forget_test_{measure}", test_score, len(test), no_test),
+            row(event, model, name, "membership_auc", auc, len(forget), why),
+        ]
 
 
 def collateral(before: np.ndarray, after: np.ndarray, others: np.ndarray) -> tuple[float, float, float] | None:

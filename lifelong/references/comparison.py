@@ -21,12 +21,13 @@ from lifelong.metrics.gaps import cost_row, distance_rows, floor_row, gap_rows, 
 from lifelong.metrics.over_stream import UTILITY, over_stream_rows
 from lifelong.metrics.pairs import pair_rows
 from lifelong.metrics.relapse import Relapse, mean_relapse
-from lifelong.metrics.requests import attribution_rows, mean_rows
+from lifelong.metrics.requests import RequestScores, attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
-from lifelong.references.tree import Cost, Looker, Missing, Point, References, chain, points_of, reference_parts
+from lifelong.references.points import Point, chain, wanted_points
+from lifelong.references.tree import Cost, Looker, Missing, References, reference_parts
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
 from lifelong.setup.build import build_strategy, make_strategy
@@ -42,7 +43,12 @@ _SECOND_SEED, _RANDOM_SEED = 1_000_003, 1_000_033
 BASELINES: tuple[ReferenceKind, ...] = ("retrained-2", "withheld", "original")
 """What is held against the retrained reference beside the run: a second retraining, and what doing nothing gets."""
 # References of one family are built alike, so their chains of events can share prefixes.
-_FAMILIES = (("retrained", "original", "withheld", "fresh", "clean"), ("retrained-2",), ("no-op",), ("joint",))
+_FAMILIES: tuple[tuple[ReferenceKind, ...], ...] = (
+    ("retrained", "original", "withheld", "fresh", "clean"),
+    ("retrained-2",),
+    ("no-op",),
+    ("joint",),
+)
 
 
 class Shared:
@@ -73,12 +79,12 @@ class Shared:
 def compare(p: Prepared, name: str, record: Record, instruments: Instruments, shared: Shared) -> tuple[list[Row], Cost]:
     """Return the rows that hold strategy `name` against every reference that is asked for, and what that cost."""
     evaluator, measure = instruments.evaluator, p.setting.objective.measure
-    lived = _Lived(p, record, shared)
+    lived = _Lived(p, record, shared, instruments.audits)
     rows: list[Row] = []
     relapse, relapses = Relapse("retrained", "relapse"), []
     cost = Cost()
     for kinds in _FAMILIES:
-        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        points = wanted_points(p.stream, p.config.references, kinds)
         if points:
             family = _family(p, name, points[0].kind, evaluator)
             wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
@@ -103,19 +109,18 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
 class _Lived:
     """What the strategy left behind, for being looked at beside references."""
 
-    def __init__(self, p: Prepared, record: Record, shared: Shared) -> None:
+    def __init__(self, p: Prepared, record: Record, shared: Shared, audits: Sequence[Audit]) -> None:
         self._p, self._record, self._shared = p, record, shared
-        self._scores, self._losses = record.read_outputs(p.plan.num_outputs(len(p.stream.events) - 1))
+        self._stored = record.stored(p.plan.num_outputs(len(p.stream.events) - 1))
         rows = read_rows(record.folder / "results.jsonl", ("steps", "forward", "backward", UTILITY))
         self.work = {(r.event, r.metric): r.value for r in rows if r.model == "run" and r.value is not None}
-        before = {r.name: p.plan.num_outputs(r.event - 1) - 1 for r in p.plan.requests}
-        self.losses_before = {name: self._losses[index] for name, index in before.items()}
+        before = {r.name: p.plan.num_outputs(r.event - 1) - 1 for r in p.plan.requests} if audits else {}
+        self.losses_before = {name: self._stored[number].losses for name, number in before.items()}
         self._run_detailed: dict[int, Detailed] = {}
 
     def outputs(self, event: int) -> Outputs:
         """Return the outputs after `event` with all details."""
-        index = self._p.plan.num_outputs(event) - 1
-        return self._record.read_details(event, self._scores[index], self._losses[index])
+        return self._record.read_details(event, self._stored[self._p.plan.num_outputs(event) - 1])
 
     def rows_beside(self, point: Point, reference: Outputs, reference_name: str) -> list[Row]:
         """Return what attacks say of the reference, of the run beside it, and once of the run itself."""
@@ -153,7 +158,7 @@ def reference_files(p: Prepared, name: str, instruments: Instruments) -> dict[Pa
     """Return where the references of strategy `name` are kept, each with the event that it stands beside."""
     files: dict[Path, int] = {}
     for kinds in _FAMILIES:
-        points = points_of(p.stream, tuple(k for k in p.config.references.kinds if k in kinds))
+        points = wanted_points(p.stream, p.config.references, kinds)
         if points:
             family = _family(p, name, points[0].kind, instruments.evaluator)
             for q in points:
@@ -168,7 +173,9 @@ def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]
     for kind in (k for k in BASELINES if k in kinds and "retrained" in kinds):
         # both have just been computed, and stand beside the same events
         both = [
-            _family(p, name, of, evaluator).compute({q: chain(p.stream, q) for q in points_of(p.stream, (of,))})
+            _family(p, name, of, evaluator).compute(
+                {q: chain(p.stream, q) for q in wanted_points(p.stream, p.config.references, (of,))}
+            )
             for of in (kind, "retrained")
         ]
         for (point, other), (_, retrained) in zip(*both, strict=True):
@@ -252,11 +259,12 @@ def _gaps(p: Prepared, point: Point, run: Outputs, reference: Outputs, metrics: 
         rows += answers.utility_rows(event, kind, plan, p.stream.source, reference)
         if kind in ("retrained", "retrained-2"):  # the others have seen it
             rows += answers.joint_rows(event, kind, due, detailed, run, reference)
+    scores = [RequestScores(model, event, o, plan, measure) for model, o in (("run", run), (kind, reference))]
     for number, request in plan.followed(event).items():
         if point.request not in {None, number}:
             continue
         # A request has a curve of gaps: every later reference is held against it, too.
-        rows += request_gap_rows(event, kind, request, run, reference, plan, measure)
+        rows += request_gap_rows(kind, request, *scores)
         if request.name in due_names:
             rows += distance_rows(event, kind, request, detailed, run, reference)
             rows += answers.gap_rows(event, kind, request, detailed, run, reference, plan.averaged)

@@ -25,93 +25,14 @@ from lifelong.config.run import ReferenceKind, StrategyConfig, find_strategy
 from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.evaluation.sealing import is_sealed, seal, unseal
 from lifelong.files import write_atomically
-from strategies.base import State, Strategy
+from lifelong.references.snapshot import Snapshot
+from strategies.base import Strategy
 from strategies.outcome import Outcome
 from strategies.step import ledger_after, restore, step
 from streams.errors import CheckpointError
-from streams.events import DeletionRequest, Event, Experience
+from streams.events import Event
 from streams.ledger import Ledger
-from streams.skipping import without_request
-from streams.stream import Stream, event_digest
-from streams.timeline import admitted, surviving, with_ids
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One reference at one moment.
-
-    Attributes:
-        kind: which reference.
-        event: the event of the main run it stands beside.
-        request: for no-op, the number of the request that is skipped.
-    """
-
-    kind: ReferenceKind
-    event: int
-    request: int | None = None
-
-
-def chain(stream: Stream, point: Point, copies: bool = False) -> tuple[Event, ...]:
-    """Return the events that the reference at `point` lives through.
-
-    Args:
-        stream: of the run.
-        point: which reference, and where.
-        copies: whether requests of the stream cover copies of what they name.
-    """
-    events = stream.events[: point.event + 1]
-    match point.kind:
-        case "retrained" | "retrained-2":
-            return surviving(events)
-        case "original":
-            return tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
-        case "withheld":
-            return tuple(e for e in admitted(events) if isinstance(e, Experience))
-        case "no-op":
-            return without_request(stream, len(events), stream.requests[point.request or 0].name, copies)
-        case "clean":
-            return _clean(stream, surviving(events))
-        case "fresh":
-            return ()
-        case "joint":
-            return _at_once(surviving(events))
-
-
-def _clean(stream: Stream, experiences: tuple[Experience, ...]) -> tuple[Experience, ...]:
-    """Return the experiences without any manipulated sample, named or not."""
-    bad = np.array([], dtype=np.int64) if stream.source.corruption is None else stream.source.corruption.samples
-    kept = [with_ids(e, e.sample_ids[~np.isin(e.sample_ids, bad)]) for e in experiences]
-    return tuple(e for e in kept if len(e.sample_ids))
-
-
-def _at_once(experiences: tuple[Experience, ...]) -> tuple[Event, ...]:
-    """Return passes over everything that was learned, of about as many samples in all."""
-    if not experiences:
-        return ()
-    experiences = tuple(e for e in experiences if not e.consolidates)
-    ids = np.unique(np.concatenate([e.sample_ids for e in experiences]))
-    units = tuple(sorted({u for e in experiences for u in e.units}))
-    passes = max(1, round(sum(len(e.sample_ids) for e in experiences) / len(ids)))
-    return tuple(Experience(f"joint-{i}", units, ids) for i in range(passes))
-
-
-def points_of(stream: Stream, kinds: tuple[ReferenceKind, ...]) -> list[Point]:
-    """Return every reference that is wanted: at each request's event, and after the last event.
-
-    No-op is about a request, so a stream without any has none.
-    """
-    positions = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
-    last = len(stream.events) - 1
-    points = []
-    for kind in kinds:
-        if kind == "no-op":
-            for number, position in enumerate(positions):
-                points += [Point(kind, event, number) for event in dict.fromkeys([position, last])]
-        elif kind == "joint":
-            points.append(Point(kind, last))
-        else:
-            points += [Point(kind, event) for event in dict.fromkeys([*positions, last])]
-    return points
+from streams.stream import event_digest
 
 
 class Moment(Protocol):
@@ -143,8 +64,8 @@ Missing = Mapping[Any, tuple[tuple[Event, ...], Path]]
 class _Node:
     """A state that some references pass through; `visits` are the samples passed forward and backward until then."""
 
-    key: str
-    path: tuple[Event, ...]
+    events: tuple[Event, ...]  # of one of those references
+    length: int  # how many of them lead here
     children: dict[str, _Node] = field(default_factory=dict)
     wanted: list[tuple[Moment, Path]] = field(default_factory=list)
     visits: int = 0
@@ -249,13 +170,13 @@ class References:
         return self._walk(self._tree(missing))
 
     def _tree(self, missing: Missing) -> _Node:
-        root = _Node("", ())
+        root = _Node((), 0)
         for point, (events, file) in missing.items():
             node = root
             for index, event in enumerate(events):
                 key = event_digest(event)
                 if key not in node.children:
-                    node.children[key] = _Node(key, events[: index + 1])
+                    node.children[key] = _Node(events, index + 1)
                 node = node.children[key]
             node.wanted.append((point, file))
         return root
@@ -264,27 +185,27 @@ class References:
         """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken."""
         strategy, ledger = self._build(), self._make_ledger()
         node, total = root, Outcome()
-        branches: list[tuple[_Node, list[_Node], State]] = []
+        branches: list[tuple[_Node, list[_Node], Snapshot]] = []
         while True:
             parent = node
             for point, file in node.wanted:
                 self._write(file, self._evaluator.evaluate(strategy, point.event), node.visits)
             following = node.pending()
             if len(following) > 1:
-                branches.append((node, following[1:], strategy.state_dict()))
+                branches.append((node, following[1:], Snapshot(strategy.state_dict())))
             if following:
                 node = following[0]
             elif branches:
-                at, children, state = branches.pop()
+                at, children, snapshot = branches.pop()
                 parent = at
-                ledger = ledger_after(self._make_ledger(), at.path)
-                restore(strategy, state, ledger)
+                ledger = ledger_after(self._make_ledger(), at.events[: at.length])
+                restore(strategy, snapshot.state(), ledger)
                 if len(children) > 1:
-                    branches.append((at, children[1:], state))
+                    branches.append((at, children[1:], snapshot))
                 node = children[0]
             else:
                 return total
-            outcome = step(strategy, node.path[-1], ledger).outcome
+            outcome = step(strategy, node.events[node.length - 1], ledger).outcome
             node.visits = parent.visits + outcome.forward + outcome.backward
             total += outcome
 

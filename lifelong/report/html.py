@@ -89,7 +89,7 @@ def _head(facts: Facts) -> str:
         ("Units", str(len(facts.units))),
         ("Model", str(config.model.name)),
         ("Strategies", ", ".join(config.strategies)),
-        ("References", ", ".join(config.references.kinds) or "none"),
+        ("References", config.references.in_words(len(facts.requested))),
         ("Test samples", "all" if most is None else f"at most {most:,} of each unit, drawn by name"),
         ("Seed", str(config.seed)),
         ("Stream digest", str(facts.manifest["digests"]["stream"])),

@@ -23,53 +23,66 @@ import numpy as np
 import torch
 
 from lifelong.evaluation.outputs import Outputs, with_stored
+from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.integrity import Appended, Mark, mark_of, sealed
+from lifelong.results.pieces import Pieces, joined
+from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.errors import CheckpointError
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 # Why: docs/decisions.md#checkpoints-are-put-off-when-they-would-cost-more-than-they-save
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
 _APPENDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
+_FIELDS = {"identity", "event", "alone", "files", "details", "state", "pieces"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A saved moment: the event it follows (-1 before the first) and the strategy's state."""
+    """A saved moment.
+
+    Attributes:
+        event: which it follows; -1 is before the first.
+        state: of the strategy.
+        whole: whether all of it goes into one file; else what it shares with the state before it lies beside.
+    """
 
     event: int
     state: State
+    whole: bool = False
 
 
 class Record:
     """The folder of one strategy of one run."""
 
     def __init__(
-        self, folder: Path, identity: str, num_samples: int, keep_details: bool = False, fsync: bool = False
+        self, folder: Path, identity: str, plan: EvaluationPlan, keep_details: bool = False, fsync: bool = False
     ) -> None:
         """Open or create the folder.
 
         Args:
             folder: where everything goes.
             identity: hash of configuration and code; a checkpoint of anything else is refused.
-            num_samples: evaluated samples per event.
+            plan: what is evaluated.
             keep_details: whether details stay when all numbers have been made of them.
             fsync: wait for the disk at every checkpoint.
         """
         self.folder = folder
         self._identity = identity
-        self._num_samples = num_samples
+        self._plan = plan
         self._keep_details, self._fsync = keep_details, fsync
         self._cost, self._saved_at = 0.0, 0.0
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._files = {name: Appended(folder / name) for name in _APPENDED}
         self._details = hashlib.blake2b(digest_size=16)  # of all details that were written
+        self._pieces = Pieces(folder / "checkpoints" / "pieces", fsync)
+        self._pieces_of: dict[Path, set[str]] = {}  # by checkpoint of this process
 
     @property
     def done(self) -> bool:
@@ -81,8 +94,8 @@ class Record:
         if rows:
             self._files["results.jsonl"].write("".join(r.to_json() + "\n" for r in rows).encode())
         if outputs is not None:
-            self._files["scores.bin"].write(outputs.scores.astype("<f4").tobytes())
-            self._files["losses.bin"].write(outputs.losses.astype("<f4").tobytes())
+            self._files["scores.bin"].write(packed(outputs.scores, outputs.at))
+            self._files["losses.bin"].write(packed(outputs.losses, outputs.at))
 
     def write_timing(self, timing: dict[str, float | int | str]) -> None:
         """Append what differs from machine to machine: seconds."""
@@ -95,27 +108,22 @@ class Record:
         self._details.update(buffer.getbuffer())
         write_atomically(self._detail(event), buffer.getbuffer(), fsync=self._fsync)
 
-    def read_details(self, event: int, scores: np.ndarray, losses: np.ndarray) -> Outputs:
+    def read_details(self, event: int, outputs: Outputs) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
         file = self._detail(event)
         if not file.exists():
-            return Outputs(scores, losses)
+            return outputs
         with np.load(file) as arrays:
-            return with_stored(scores, losses, arrays)
+            return with_stored(outputs.scores, outputs.losses, arrays)
 
-    def read_outputs(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and losses, float32 ``[count, N]``, of the initial model and the events so far."""
+    def stored(self, count: int) -> Stored:
+        """Return scores and losses of the initial model and of the evaluations since, `count` in all.
+
+        Raises:
+            CheckpointError: there are fewer.
+        """
         self.flush()
-        shape = (count, self._num_samples)
-        arrays = []
-        for name in ("scores.bin", "losses.bin"):
-            values = np.fromfile(self.folder / name, dtype="<f4", count=count * self._num_samples)
-            if values.size != count * self._num_samples:
-                raise CheckpointError(
-                    f"{self.folder / name} is shorter than its checkpoint says; delete {self.folder}."
-                )
-            arrays.append(values.reshape(shape))
-        return arrays[0], arrays[1]
+        return Stored(self.folder, self._plan, count)
 
     def flush(self) -> None:
         """Hand everything to the operating system; after that, killing the process loses nothing."""
@@ -147,6 +155,7 @@ class Record:
                 f"lists and tuples of these: torch.from_numpy(array) for an array, .item() for a number of numpy."
             )
         self.flush()
+        state, pieces = (checkpoint.state, {}) if checkpoint.whole else self._pieces.split(checkpoint.state)
         content = {
             "format": _FORMAT,
             "identity": self._identity,
@@ -154,13 +163,16 @@ class Record:
             "alone": must,
             "files": {name: file.mark() for name, file in self._files.items()},
             "details": self._details.hexdigest(),
-            "state": checkpoint.state,
+            "state": state,
+            "pieces": pieces,
         }
         new = self.folder / "checkpoints" / f"event-{checkpoint.event + 1:06d}.pt"
         write_atomically(new, lambda handle: torch.save(content, handle), fsync=self._fsync)
         older = [f for f in sorted(new.parent.glob("event-*.pt")) if f != new]
         for file in older if must else older[:-1]:
             file.unlink()
+        self._pieces_of[new] = set(pieces.values())
+        self._drop_pieces([new] if must else [new, *older[-1:]])
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - now
 
@@ -195,6 +207,7 @@ class Record:
             older = [f for f in files if f < file] if content["alone"] else []
             for stale in (*broken, *older):
                 stale.unlink()
+            self._drop_pieces([f for f in files if f.exists()])
             return Checkpoint(content["event"], content["state"])
         if broken:
             raise CheckpointError(
@@ -219,6 +232,15 @@ class Record:
         """Remove details, unless they are to be kept: features and probabilities of samples that were deleted."""
         if not self._keep_details:
             shutil.rmtree(self.folder / "details", ignore_errors=True)
+
+    def _drop_pieces(self, checkpoints: list[Path]) -> None:
+        """Remove the files beside checkpoints that none of `checkpoints` speaks of."""
+        for file in checkpoints:
+            if file not in self._pieces_of:
+                content = _load(file, "cpu")
+                self._pieces_of[file] = set() if content is None else set(content["pieces"].values())
+        self._pieces_of = {file: self._pieces_of[file] for file in checkpoints}
+        self._pieces.keep_only(set().union(*self._pieces_of.values()))
 
     def _detail(self, event: int) -> Path:
         return self.folder / "details" / f"event-{event:06d}.npz"
@@ -260,8 +282,20 @@ def _unsavable(state: object, path: str) -> str | None:
     return next((problem for where, value in items if (problem := _unsavable(value, where)) is not None), None)
 
 
+def read_checkpoint(file: Path, device: str) -> Checkpoint:
+    """Return what a file holds, with what lies beside it, on a device.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    content = _load(file, device)
+    if content is None:
+        raise CheckpointError(f"{file} is corrupt, or one of the files in {file.parent / 'pieces'} is.")
+    return Checkpoint(content["event"], content["state"])
+
+
 def _load(file: Path, device: str) -> dict[str, Any] | None:
-    """Return a checkpoint's content, or None if the file is not a whole checkpoint of this format.
+    """Return a checkpoint's content with its whole state, or None if it is no whole checkpoint of this format.
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
     """
@@ -272,5 +306,7 @@ def _load(file: Path, device: str) -> dict[str, Any] | None:
         content = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         return None
-    whole = isinstance(content, dict) and content.get("format") == _FORMAT
-    return content if whole and {"identity", "event", "alone", "files", "details", "state"} <= content.keys() else None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not content.keys() >= _FIELDS:
+        return None
+    state = joined(content["state"], content["pieces"], file.parent / "pieces", device)
+    return None if state is None else content | {"state": state}

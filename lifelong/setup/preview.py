@@ -48,7 +48,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     ledger = Ledger(stream.source)
     marks = np.full((len(stream.units), len(stream.events)), "", dtype=object)
     is_held = np.zeros(len(stream.units), dtype=bool)
-    taught: dict[int, list[np.ndarray]] = {}
+    taught: dict[int, np.ndarray] = {}
     records, learned, skipped, visits, steps = [], 0, 0, 0, 0
     for index, (event, record) in enumerate(zip(stream.events, stream.describe(), strict=True)):
         marks[is_held, index] = "held"
@@ -63,7 +63,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             classes = stream.source.class_ids[event.sample_ids]
             for unit in event.units:
                 unit_ids = event.sample_ids[np.isin(classes, stream.units[unit].classes)]
-                taught.setdefault(unit, []).append(unit_ids)
+                taught[unit] = np.union1d(taught.get(unit, unit_ids), unit_ids)
             is_held[list(event.units)] |= count > 0
             marks[list(event.units), index] = ("again" if event.incarnation else "learn") if count else "held"
         else:
@@ -92,14 +92,12 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     return Preview(names, tuple(tuple(row) for row in marks), tuple(records), counts, stream.digest())
 
 
-def _touched(taught: dict[int, list[np.ndarray]], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
+def _touched(taught: dict[int, np.ndarray], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
     """Return the units that the request takes data from, and whether nothing of the unit is left."""
     deleted = np.zeros(len(ledger.life), dtype=bool)
     deleted[request.sample_ids] = True
     return {
-        unit: not any((ledger.life[ids] == Life.LEARNED).any() for ids in parts)
-        for unit, parts in sorted(taught.items())
-        if any(deleted[ids].any() for ids in parts)
+        unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in sorted(taught.items()) if deleted[ids].any()
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lifelong.config.run import RunConfig
 from lifelong.execution.runner import run_prepared
-from lifelong.references.tree import chain, points_of
+from lifelong.references.size import size_of
 from lifelong.results.table import Row
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.config import Cell
@@ -20,7 +20,6 @@ from lifelong.study.jobs import Job
 from lifelong.trackers._base import RunInfo
 from streams.config import parse
 from streams.events import DeletionRequest, Event
-from streams.stream import event_digest
 
 _MOST_POINTS, _MOST_S, _ENOUGH_LEARNED = 8, 20.0, 3
 
@@ -161,16 +160,8 @@ def _seconds(trial: _Trial, rate: float, retrains: bool) -> list[float]:
 
 def _references(prepared: Prepared, rate: float) -> Forecast:
     """Return what the references take: every event of the tree of their lives once."""
-    stream = prepared.stream
-    points = points_of(stream, prepared.config.references.kinds)
-    nodes: dict[tuple[str, str], int] = {}
-    for point in points:
-        family = point.kind if point.kind in {"retrained-2", "no-op"} else "shared"
-        path = ""
-        for event in chain(stream, point) if stream.requests or point.kind != "no-op" else ():
-            path += event_digest(event)
-            nodes[family, path] = len(event.sample_ids)
+    config, stream = prepared.config, prepared.stream
+    size = size_of(stream, config.references, config.service.copies)
     # Beside every shadow a retrained life of its own seed.
-    retrained = sum(n for (family, _), n in nodes.items() if family == "shared") if stream.requests else 0
-    samples = sum(nodes.values()) + prepared.config.references.shadows * retrained
-    return Forecast(rate * samples, 8.0 * len(prepared.plan.ids) * len(points))
+    beside_shadows = config.references.shadows * size.retrained if stream.requests else 0
+    return Forecast(rate * (size.samples + beside_shadows), 8.0 * len(prepared.plan.ids) * size.references)

@@ -41,45 +41,67 @@ class DrawnConfig(BaseConfig):
         return RequestSpec(scope, None, self.samples if scope == "sample" else self.count, age, self.reason, self.exact)
 
 
-def numbered(plan: Plan, scope: Scope, keys: Sequence[int | str], where: str) -> tuple[int, ...]:
-    """Return the places of the classes, tasks or users that keys name; samples are their own numbers.
+class Keys:
+    """What keys in a configuration mean, of classes, tasks and users: their places. Samples are their own numbers.
 
     Text is a name. A number is the one that stands in a name (`3`, `user-3`); only where a name has none it may also be
     a place, from 0.
-
-    Args:
-        plan: what is learned.
-        scope: what the keys name.
-        keys: numbers and names.
-        where: the key or line to name in an error.
-
-    Raises:
-        ConfigError: nothing is called so, or a key could mean two things.
     """
-    if scope != "sample":
-        names = names_of(scope, plan.source, plan.units)
-        return tuple(_place(key, scope, names, where) for key in keys)
-    for key in keys:
-        if isinstance(key, str):
-            raise ConfigError(f"{where}: {key!r} is not valid: samples have no names. Give their numbers.")
-    return tuple(int(key) for key in keys)
+
+    def __init__(self, plan: Plan) -> None:
+        """Take what is learned."""
+        self._plan = plan
+        self._names: dict[Scope, _Names] = {}
+
+    def places(self, scope: Scope, keys: Sequence[int | str], where: str) -> tuple[int, ...]:
+        """Return the places that `keys` mean.
+
+        Args:
+            scope: what the keys name.
+            keys: numbers and names.
+            where: the key or line to name in an error.
+
+        Raises:
+            ConfigError: nothing is called so, or a key could mean two things.
+        """
+        if scope != "sample":
+            if scope not in self._names:
+                self._names[scope] = _Names(names_of(scope, self._plan.source, self._plan.units))
+            return tuple(self._names[scope].place(key, scope, where) for key in keys)
+        for key in keys:
+            if isinstance(key, str):
+                raise ConfigError(f"{where}: {key!r} is not valid: samples have no names. Give their numbers.")
+        return tuple(int(key) for key in keys)
 
 
-def _place(key: int | str, scope: Scope, names: Sequence[str], where: str) -> int:
-    """Return the place among `names` that a key means."""
-    numbers = [number_in(name) for name in names]
-    places = [place for place, name in enumerate(names) if key in (name, numbers[place])]
-    by_place = isinstance(key, int) and None in numbers
-    if isinstance(key, int) and by_place and 0 <= key < len(names) and key not in places:
-        places.append(key)
-    if len(places) == 1:
-        return places[0]
-    if places:
-        meanings = " or ".join(repr(names[place]) for place in places[:3])
-        raise ConfigError(f"{where}: {key!r} could mean the {scope} {meanings}. Write the name in full, as text.")
-    near = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        f"{where}: there is no {scope} called {key!r}. {hint}There are {len(names)}, {names[0]!r} to {names[-1]!r}"
-        + (f"; by number 0 to {len(names) - 1}." if by_place else ".")
-    )
+class _Names:
+    """The names of one scope, and where each name and each number in a name is."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._places: dict[int | str, list[int]] = {}
+        self._some_without_number = False
+        for place, name in enumerate(names):
+            self._places.setdefault(name, []).append(place)
+            if (number := number_in(name)) is None:
+                self._some_without_number = True
+            else:
+                self._places.setdefault(number, []).append(place)
+
+    def place(self, key: int | str, scope: Scope, where: str) -> int:
+        """Return the place that a key means."""
+        names, places = self._names, list(self._places.get(key, ()))
+        by_place = isinstance(key, int) and self._some_without_number
+        if isinstance(key, int) and by_place and 0 <= key < len(names) and key not in places:
+            places.append(key)
+        if len(places) == 1:
+            return places[0]
+        if places:
+            meanings = " or ".join(repr(names[place]) for place in places[:3])
+            raise ConfigError(f"{where}: {key!r} could mean the {scope} {meanings}. Write the name in full, as text.")
+        near = difflib.get_close_matches(key, names, n=1) if isinstance(key, str) else []
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{where}: there is no {scope} called {key!r}. {hint}There are {len(names)}, {names[0]!r} to {names[-1]!r}"
+            + (f"; by number 0 to {len(names) - 1}." if by_place else ".")
+        )

@@ -9,7 +9,7 @@ from streams.errors import ConfigError
 from streams.events import Reason, Scope
 from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
-from streams.schedules._common import numbered
+from streams.schedules._common import Keys
 
 
 class ListedRequest(BaseConfig):
@@ -53,14 +53,17 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
     last = max([0, *(max(r.after, r.again_after or 0) for r in config.requests)])
     if last > len(plan.experiences):
         raise ConfigError(f"schedule.requests: {last} is past the last of {len(plan.experiences)} experiences.")
-    ordered = sorted(config.requests, key=lambda r: r.after)
+    ordered = sorted(enumerate(config.requests), key=lambda numbered: numbered[1].after)
+    names = Keys(plan)
+    asked: dict[int, list[RequestSpec]] = {}
+    again: dict[int, list[Again]] = {}
+    for n, (number, r) in enumerate(ordered):
+        where = f"schedule.requests.{number}.keys"
+        keys = None if r.keys is None else names.places(r.scope, r.keys, where)
+        asked.setdefault(r.after, []).append(RequestSpec(r.scope, keys, r.count, 0, r.reason, r.exact))
+        if r.again_after is not None:
+            again.setdefault(r.again_after, []).append(Again(n))
     scheduled: list[Scheduled] = []
-    for index in range(len(plan.experiences)):
-        scheduled.append(Learn(index))
-        for r in ordered:
-            if r.after == index + 1:
-                where = f"schedule.requests.{config.requests.index(r)}.keys"
-                keys = None if r.keys is None else numbered(plan, r.scope, r.keys, where)
-                scheduled.append(RequestSpec(r.scope, keys, r.count, 0, r.reason, r.exact))
-        scheduled.extend(Again(n) for n, r in enumerate(ordered) if r.again_after == index + 1)
+    for learned in range(1, len(plan.experiences) + 1):
+        scheduled += [Learn(learned - 1), *asked.get(learned, ()), *again.get(learned, ())]
     return scheduled

@@ -13,7 +13,7 @@ from streams.errors import ConfigError, DataError
 from streams.events import Reason, Scope
 from streams.plan import Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
-from streams.schedules._common import numbered
+from streams.schedules._common import Keys
 
 
 class Config(BaseConfig):
@@ -46,6 +46,7 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
             f"experiences needs one, in order: when it is learned."
         )
     specs: list[tuple[datetime.date | int, int, RequestSpec]] = []
+    names = Keys(plan)
     for number, owner, when in lines:
         where = f"{path}, line {number}"
         moment = _moment(where, clock, when)
@@ -56,13 +57,15 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
                 f"{where}: {clock} {when} is after {after} experiences; a request must come after 1 to {count} of them"
                 f"{first}. Remove the line, or correct it."
             )
-        keys = numbered(plan, scope, [int(owner) if scope == "sample" and owner.isdigit() else owner], where)
+        keys = names.places(scope, [int(owner) if scope == "sample" and owner.isdigit() else owner], where)
         specs.append((moment, after, RequestSpec(scope, keys, reason=config.reason)))
     specs.sort(key=lambda s: (s[1], s[0]))
+    asked: dict[int, list[RequestSpec]] = {}
+    for _, after, spec in specs:
+        asked.setdefault(after, []).append(spec)
     scheduled: list[Scheduled] = []
     for index in range(count):
-        scheduled.append(Learn(index))
-        scheduled += [spec for _, after, spec in specs if after == index + 1]
+        scheduled += [Learn(index), *asked.get(index + 1, ())]
     return scheduled
 
 

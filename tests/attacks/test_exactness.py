@@ -17,7 +17,8 @@ import pytest
 import lifelong
 from lifelong.processes import fresh
 from lifelong.references import shadows as shadow_lives
-from lifelong.references.tree import Point, lines
+from lifelong.references.points import Point
+from lifelong.references.tree import lines
 from lifelong.verification.certificate import Verified, not_shown, verify, weakest
 from lifelong.verification.replay import Finding
 from streams.config import parse

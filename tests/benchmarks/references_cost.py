@@ -21,7 +21,8 @@ from _common import Result, arguments, cpu_seconds, interleave, ratio, report
 
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.outputs import Outputs
-from lifelong.references.tree import Point, References, chain, points_of
+from lifelong.references.points import Point, chain, points_of
+from lifelong.references.tree import References
 from lifelong.setup.build import make_strategy
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare

@@ -16,7 +16,7 @@ from lifelong.config.run import EvaluationConfig, RunConfig
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.evaluation.samples import Samples
 from lifelong.metrics.catalogue import describe
-from lifelong.references.tree import Point, chain
+from lifelong.references.points import Point, chain
 from lifelong.results.table import Table
 from lifelong.setup.preparation import prepare
 from streams.data import Batch
@@ -142,6 +142,28 @@ def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run
         assert values(one, "steps") == values(other, "steps"), "what events cost is always told"
         for metric in ("gap_average_accuracy", "js", "gap_forget_accuracy"):
             assert values(one, metric, "retrained") == values(other, metric, "retrained")
+
+
+@pytest.mark.parametrize("follow", [1, "geometric"])
+def test_following_fewer_requests_leaves_out_rows_and_changes_none(
+    run: Callable[..., lifelong.Run], follow: Any
+) -> None:
+    whole, fewer = run(probe=100), run(probe=100, follow=follow)
+    for name in CONFIG["strategies"]:
+        expected = {(r.event, r.model, r.subject, r.metric): r for r in whole.tables[name].rows}
+        rows = {(r.event, r.model, r.subject, r.metric): r for r in fewer.tables[name].rows}
+        assert rows.keys() < expected.keys()
+        lasting = {k: r for k, r in rows.items() if k[2] != "requests" and not k[3].endswith("_max")}
+        for key, r in lasting.items():
+            assert (r.value, r.n, r.reason) == (
+                pytest.approx(expected[key].value),
+                expected[key].n,
+                expected[key].reason,
+            )
+        last = {k for k in expected if k[0] == 13}
+        assert last <= rows.keys(), "after the last event all is measured"
+        sizes = [(r.folder / "strategies" / name / "scores.bin").stat().st_size for r in (whole, fewer)]
+        assert sizes[1] < sizes[0]
 
 
 def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.Run]) -> None:

@@ -11,7 +11,8 @@ import pytest
 import lifelong
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.planning import plan_evaluation
-from lifelong.references.tree import Point, References, chain, points_of
+from lifelong.references.points import Point, chain, points_of
+from lifelong.references.tree import References
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments
 from strategies.step import step

@@ -13,7 +13,7 @@ import torch
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.metrics.snapshots.corrective import recovery
-from lifelong.references.tree import Point, chain
+from lifelong.references.points import Point, chain
 from lifelong.setup.build import make_strategy
 from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest

@@ -22,6 +22,7 @@ from lifelong.metrics.gaps import distance_rows, request_gap_rows, stream_gap_ro
 from lifelong.metrics.measure import Measure
 from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import (
+    RequestScores,
     attribution,
     attribution_rows,
     collateral,
@@ -569,7 +570,8 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     nothing = stream_gap_rows(3, "joint", ours, outputs_with(plan, [0.5, 0.0, 0.4], 0.0), plan, "accuracy")
     relative = next(r for r in nothing if r.metric == "relative_accuracy")
     assert (relative.value, relative.n) == (pytest.approx(2.0), 1)  # a unit that joint scores 0 on has no share
-    rows = {r.metric: r for r in request_gap_rows(3, "retrained", audit, ours, theirs, plan, "accuracy")}
+    both = [RequestScores(m, 3, o, plan, "accuracy") for m, o in (("run", ours), ("retrained", theirs))]
+    rows = {r.metric: r for r in request_gap_rows("retrained", audit, *both)}
     assert rows["gap_forget_accuracy"].value == 0.5
     assert rows["gap_forget_test_accuracy"].value == pytest.approx(0.2)
     assert rows["forget_accuracy"].value == 0.0

@@ -32,7 +32,8 @@ class Stage:
     Attributes:
         experience, incarnation, part: what it learned: which part of which experience.
         ids: samples that it brought, ascending.
-        delta: its checkpoint, relative to the one before.
+        delta: its checkpoint, relative to the one before; never changed, so that states may share it.
+        derived: `ids` as states hold them, never changed either.
     """
 
     experience: str
@@ -40,6 +41,16 @@ class Stage:
     part: int
     ids: np.ndarray
     delta: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    derived: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "derived", torch.tensor(self.ids))
+
+
+def _without(stage: Stage, deleted: np.ndarray) -> Stage:
+    """Return a stage as if it had not brought the deleted samples; the same one if it brought none of them."""
+    left = stage.ids[~np.isin(stage.ids, deleted)]
+    return stage if len(left) == len(stage.ids) else replace(stage, ids=left)
 
 
 def partition(ids: np.ndarray, parts: int, key: Key) -> np.ndarray:
@@ -100,8 +111,8 @@ class Chain:
         if not hits:
             return Outcome()
         first = min(self._restart(hits[0]), len(self.stages))
-        later = [replace(s, ids=s.ids[~np.isin(s.ids, deleted)]) for s in self.stages[first:]]
-        self.stages = [replace(s, ids=s.ids[~np.isin(s.ids, deleted)]) for s in self.stages[:first]]
+        later = [_without(s, deleted) for s in self.stages[first:]]
+        self.stages = [_without(s, deleted) for s in self.stages[:first]]
         self.state = self._unroll(first)
         outcome, trained = Outcome(), 0
         for stage in later:
@@ -121,8 +132,8 @@ class Chain:
                 "experience": s.experience,
                 "incarnation": s.incarnation,
                 "part": s.part,
-                "derived": torch.from_numpy(s.ids.copy()),
-                "delta": s.delta.clone(),
+                "derived": s.derived,
+                "delta": s.delta,
             }
             for s in self.stages
         ]
