@@ -104,13 +104,13 @@ def from_benchmark(
 
 
 def _dataset(stream: Stream) -> AvalancheDataset:
-    """Return every row of the source as one dataset, to take subsets of: the tensors are not copied."""
+    """Return every row of the source as one dataset, to take subsets of: tensors of floats are not copied."""
     from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 
     source = stream.source
     task = np.zeros(len(source), dtype=np.int64) if stream.task_of is None else stream.task_of
     return AvalancheDataset(
-        [TensorDataset(source.x, source.y)],
+        [TensorDataset(source.inputs(), source.y)],
         data_attributes=[
             DataAttribute(source.y.tolist(), "targets"),
             DataAttribute(list(range(len(source))), "sample_ids", use_in_getitem=False),

@@ -10,6 +10,7 @@ import torch
 
 from streams.errors import LedgerError
 from streams.events import read_only
+from streams.inputs import Scale, inputs_of
 from streams.randomness import Key
 
 
@@ -82,15 +83,17 @@ class Data:
         task: torch.Tensor | None,
         lent: tuple[Data, ...] = (),
         images: torch.Tensor | None = None,
+        scale: Scale | None = None,
     ) -> None:
         """Keep references to whole columns `x`, `y`, `task`, `images` (``[N]``) and the `ids` (rows) that may be read.
 
-        Views that are made of other views close with any of them (`lent`).
+        `scale` makes floats of `x` where that is bytes. Views that are made of other views close with any of them
+        (`lent`).
         """
         self.ids = read_only(ids)
         self._lent = lent
         self._rows = torch.tensor(ids, device=x.device)  # a copy, as nobody may write to ids
-        self._x, self._y, self._task, self._images = x, y, task, images
+        self._x, self._y, self._task, self._images, self._scale = x, y, task, images, scale
         self._open = True
 
     def __len__(self) -> int:
@@ -127,7 +130,7 @@ class Data:
         self._check()
         y = self._y.clone()
         y[self._rows] = targets.to(y)
-        return Data(self.ids, self._x, y, self._task, (self,), self._images)
+        return Data(self.ids, self._x, y, self._task, (self,), self._images, self._scale)
 
     def joined(self, other: Data) -> Data:
         """Return the rows of both; `other` must be a view of the same source, and share no row with this one."""
@@ -137,12 +140,12 @@ class Data:
             y = y.clone()
             y[other._rows] = other.targets()
         ids = np.sort(np.concatenate([self.ids, other.ids]))
-        return Data(ids, self._x, y, self._task, (self, other), self._images)
+        return Data(ids, self._x, y, self._task, (self, other), self._images, self._scale)
 
     def part(self, positions: np.ndarray) -> Data:
         """Return the rows at some positions (ascending)."""
         self._check()
-        return Data(self.ids[positions], self._x, self._y, self._task, (self,), self._images)
+        return Data(self.ids[positions], self._x, self._y, self._task, (self,), self._images, self._scale)
 
     def close(self) -> None:
         """Refuse every read from now on."""
@@ -152,7 +155,8 @@ class Data:
         self._check()
         task = None if self._task is None else self._task.index_select(0, rows)
         images = None if self._images is None else self._images.index_select(0, rows)
-        return Batch(rows, self._x.index_select(0, rows), self._y.index_select(0, rows), task, images)
+        x = inputs_of(self._x.index_select(0, rows), self._scale)
+        return Batch(rows, x, self._y.index_select(0, rows), task, images)
 
     def _check(self) -> None:
         for data in self._lent:

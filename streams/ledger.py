@@ -61,8 +61,7 @@ class Ledger:
             device: where batches are needed; the columns move there once for all ledgers of the source.
         """
         self._source = source
-        columns = source.on(device)
-        self._x, self._y, self._images = columns.x, columns.y, columns.images
+        self._columns = source.on(device)
         self._task = None if task_of is None else torch.from_numpy(task_of).to(device)
         self.life = np.zeros(len(source), dtype=np.int8)
         self.incarnation = np.zeros(len(source), dtype=np.int16)
@@ -145,7 +144,8 @@ class Ledger:
 
     def lend(self, ids: np.ndarray) -> Data:
         """Return a view of rows without asking any question: for the door, and for evaluation outside of it."""
-        return Data(ids, self._x, self._y, self._task, images=self._images)
+        columns = self._columns
+        return Data(ids, columns.x, columns.y, self._task, images=columns.images, scale=columns.scale)
 
 
 class Door:

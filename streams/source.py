@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from streams.errors import DataError
+from streams.inputs import Scale, inputs_of
 from streams.randomness import Key
 from streams.text import Text
 
@@ -34,22 +37,24 @@ class Corruption:
 
 
 class Columns(NamedTuple):
-    """What batches are made of: inputs, targets and images of every row, on one device."""
+    """What batches are made of: inputs with their scale, targets and images of every row, on one device."""
 
     x: torch.Tensor
     y: torch.Tensor
     images: torch.Tensor | None
+    scale: Scale | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A data set held in memory once. A sample's id is its row, for good: nothing ever re-numbers rows.
+    """A data set held once, in memory or in a mapped file. A sample's id is its row, for good: nothing re-numbers rows.
 
     Attributes:
         name: the registered name it was loaded by.
         licence: one line: under which terms the data may be used, and where it comes from.
-        x: float32 inputs, ``[N, ...]``, normalised by constants that do not depend on the data chosen; of text, int32
-            ``[N, 2, L]``, tokens and what each is (see `streams.text.rows`).
+        x: inputs, ``[N, ...]``: float32, normalised by constants that do not depend on the data chosen; uint8, of which
+            `scale` makes such floats; of text, int32 ``[N, 2, L]``, tokens and what each is (see `streams.text.rows`).
+            `inputs` gives what models take.
         y: targets, ``[N]``: int64 class ids for classification, float32 for regression.
         class_ids: int64 ``[N]``; for regression a stratum that class-scoped requests can name.
         user_ids: int64 ``[N]``: whose sample it is.
@@ -63,6 +68,8 @@ class Source:
         images: uint8 ``[N, M, C, H, W]`` or None: the images that rows of text speak of, in the order in which their
             places come in the row; what a row has fewer than M is black.
         domain_names: what the domain ids mean, in order; empty where they have no names.
+        scale: what makes float32 inputs of `x` where that is kept as bytes, and only there.
+        cached: the file of the cache with all rows that `x` is mapped from, or None.
     """
 
     name: str
@@ -81,6 +88,8 @@ class Source:
     text: Text | None = None
     images: torch.Tensor | None = None
     domain_names: tuple[str, ...] = ()
+    scale: Scale | None = None
+    cached: Path | None = None
     _moved: dict[torch.device, Columns] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +102,9 @@ class Source:
             raise DataError(f"Source {self.name!r} has no training samples.")
         if self.class_ids.min() < 0 or self.class_ids.max() >= len(self.class_names):
             raise DataError(f"Source {self.name!r}: class ids must lie in 0..{len(self.class_names) - 1}.")
-        if not torch.isfinite(self.x).all():
+        if (self.x.dtype == torch.uint8) != (self.scale is not None):
+            raise DataError(f"Source {self.name!r}: x is {self.x.dtype}; bytes, and nothing else, need a scale.")
+        if not all(bool(torch.isfinite(part).all()) for part in _parts(self.x)):
             raise DataError(f"Source {self.name!r}: x holds values that are not finite.")
 
     def __len__(self) -> int:
@@ -106,9 +117,10 @@ class Source:
 
     @property
     def sample_bytes(self) -> int:
-        """Size of a sample's inputs in memory."""
-        columns = (self.x,) if self.images is None else (self.x, self.images)
-        return sum(c[0].numel() * c.element_size() for c in columns)
+        """Size of a sample's inputs as models take them."""
+        one = self.inputs(np.array([0]))
+        columns = (one,) if self.images is None else (one, self.images[:1])
+        return sum(c.numel() * c.element_size() for c in columns)
 
     @property
     def num_classes(self) -> int:
@@ -129,16 +141,30 @@ class Source:
         """Return inputs, targets and images on a device; they are moved there once in a process."""
         device = torch.device(device)
         if device.type == "cpu":
-            return Columns(self.x, self.y, self.images)
+            return Columns(self.x, self.y, self.images, self.scale)
         if device not in self._moved:
             images = None if self.images is None else self.images.to(device)
-            self._moved[device] = Columns(self.x.to(device), self.y.to(device), images)
+            scale = None if self.scale is None else self.scale.on(device)
+            self._moved[device] = Columns(self.x.to(device), self.y.to(device), images, scale)
         return self._moved[device]
+
+    def inputs(self, ids: np.ndarray | None = None) -> torch.Tensor:
+        """Return the inputs of some rows, or of all, as models take them; not to be written to: it may be no copy."""
+        return inputs_of(self.x if ids is None else self.x[torch.from_numpy(ids)], self.scale)
+
+    def unpacked(self) -> Source:
+        """Return the source with its inputs as models take them all in memory: for whoever changes them."""
+        return self if self.scale is None else replace(self, x=self.inputs(), scale=None)
 
     def digest(self) -> str:
         """Return a hash of everything a model or a stream can see (hex, 32 characters)."""
         h = hashlib.blake2b(digest_size=16)
-        for value in (self.x.numpy(), self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
+        # Bytes are hashed as the floats that they stand for: how a source is kept is not what it is.
+        dtype = self.inputs(np.array([0])).numpy().dtype
+        h.update(str((dtype, tuple(self.x.shape))).encode())
+        for part in _parts(self.x):
+            h.update(np.ascontiguousarray(inputs_of(part, self.scale).numpy()).data)
+        for value in (self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
             h.update(str((value.dtype, value.shape)).encode())
             h.update(np.ascontiguousarray(value).data)
         if self.text is not None:
@@ -147,6 +173,11 @@ class Source:
             h.update(str(tuple(self.images.shape)).encode())
             h.update(np.ascontiguousarray(self.images.numpy()).data)
         return h.hexdigest()
+
+
+def _parts(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield some rows after the other, of about 4 MB as floats: so that no copy of everything is made."""
+    yield from x.split(max(1, (1 << 20) // max(1, x[0].numel())))
 
 
 def copy_groups(source: Source) -> np.ndarray:

@@ -90,6 +90,15 @@ class EvaluationConfig(Config):
     """Evaluate within an experience too, after every that many steps, for the stability gap; null never does."""
     batch_size: int = Field(256, ge=1)
     """Samples per evaluation pass."""
+    tests: int | None = Field(None, ge=1)
+    """At most so many test samples of each unit, drawn by name: the same ones for all seeds. null takes all, which is a
+    pass over a quarter of the data at every evaluation where sources hold out that much. Fewer make shares of them less
+    certain, and leave classes of units that have many without any. Test rows that show what a corrupted source did are
+    all measured."""
+    top_classes: int | None = Field(None, ge=1)
+    """Of predicted distributions keep so many classes of each sample, the most likely ones, in details and cached
+    references; js, zrf and activation_distance then take all others to be equally likely. null keeps all: a sample
+    takes 4 bytes times the number of classes (40 kB with 10,000)."""
     probe: int = Field(1000, ge=0)
     """Training samples, drawn by name, on which the accuracy on retained data is measured."""
     audits: Annotated[tuple[NameOrOptions, ...], BeforeValidator(_as_list)] = ()

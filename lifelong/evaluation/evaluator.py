@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lifelong.evaluation.distributions import Distributions, gathered
 from lifelong.evaluation.outputs import Certainty, Details, Findings, Outputs
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.evaluation.samples import Samples
@@ -44,8 +45,13 @@ class Evaluator:
         objective: Objective,
         samples: Samples,
         audits: Sequence[Auditor] = (),
+        top_classes: int | None = None,
     ) -> None:
-        """Take what is measured (`samples` are those of `plan`), by which objective, and which audits are made."""
+        """Take what is measured (`samples` are those of `plan`), by which objective, and which audits are made.
+
+        Of predicted distributions `top_classes` are kept, or all.
+        """
+        self._top_classes = top_classes
         self._plan, self._objective, self._samples, self._audits = plan, objective, samples, audits
         self._batches = samples.all() if plan.extra is None else samples.batches(plan.always)
         self._unseen = source.is_test[plan.ids].astype(np.float32)
@@ -123,11 +129,12 @@ class Evaluator:
             records["unseen"] = self._unseen[positions]
         return records
 
-    def probabilities(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
-        """Return the distributions ``[len(positions), K]`` that a strategy predicts, or None where there are none."""
+    def distributions(self, strategy: Strategy, positions: np.ndarray) -> Distributions | None:
+        """Return the distributions that a strategy predicts of the samples at `positions`, or None if it does none."""
         batches = self._samples.batches(positions)
         with torch.inference_mode():
-            return _optional([self._objective.probabilities(self._predict(strategy, b), b) for b in batches])
+            predicted = (self._objective.probabilities(self._predict(strategy, b), b) for b in batches)
+            return gathered(predicted, self._top_classes)
 
     def margins(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
         """Return the log odds of the labels ``[len(positions)]``, or None where no class is predicted."""
@@ -157,7 +164,16 @@ class Evaluator:
         with torch.inference_mode():
             asked = [self._objective.asked(b) for b in self._samples.batches(positions)]
             features = _optional([strategy.features(b) for b in asked])
-        return Details(self.probabilities(strategy, positions), features, certainty)
+        predicted = self.distributions(strategy, positions)
+        if predicted is None or predicted.top_classes is None:
+            return Details(None if predicted is None else predicted.probabilities, features, certainty)
+        return Details(
+            predicted.probabilities,
+            features,
+            certainty,
+            top_classes=predicted.top_classes,
+            num_classes=np.array([predicted.num_classes]),
+        )
 
     def _findings(self, strategy: Strategy, event: int) -> dict[str, Findings]:
         """Let every audit take a copy of the model apart where that is due."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from lifelong.evaluation.distributions import Distributions
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -44,12 +46,14 @@ class Details:
     """What is there only where something is measured in detail; D are the detailed positions.
 
     Attributes:
-        probabilities: float32 ``[D, K]``, predicted distributions.
+        probabilities: float32 ``[D, K]``, predicted distributions; with ``evaluation.top_classes`` ``[D, k]``.
         features: float32 ``[D, F]``, penultimate.
         certainty: of all samples, where classes are predicted.
         visits: of a reference: what a life from the start up to there takes, in samples passed forward and backward.
         shadow_margins: of a shadow life: float32 ``[T + Z]``, log odds of the forgotten and of unseen samples.
         shadow_kept: of a shadow life: float32 ``[2]``, mean scores on live and on test data.
+        top_classes: int32 ``[D, k]``, of which classes the probabilities are, where those are not all.
+        num_classes: int64 ``[1]``, how many there are then.
     """
 
     probabilities: np.ndarray | None = None
@@ -58,6 +62,16 @@ class Details:
     visits: np.ndarray | None = None
     shadow_margins: np.ndarray | None = None
     shadow_kept: np.ndarray | None = None
+    top_classes: np.ndarray | None = None
+    num_classes: np.ndarray | None = None
+
+    @property
+    def distributions(self) -> Distributions | None:
+        """The predicted distributions, or None where there are none."""
+        if self.probabilities is None:
+            return None
+        count = self.probabilities.shape[1] if self.num_classes is None else int(self.num_classes[0])
+        return Distributions(self.probabilities, self.top_classes, count)
 
     def arrays(self) -> Arrays:
         """Return what there is by name; `details_of` reads it."""

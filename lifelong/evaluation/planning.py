@@ -8,6 +8,7 @@ import numpy as np
 
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.changes import Changes
+from lifelong.evaluation.few_tests import with_few_tests
 from lifelong.evaluation.following import extra_positions, numbers_followed
 from lifelong.evaluation.plan import Damage, EvaluationPlan
 from lifelong.evaluation.requests import plan_requests
@@ -24,6 +25,7 @@ def plan_evaluation(
     stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = ()
 ) -> EvaluationPlan:
     """Work out, before anything is computed, what every event of `stream` is measured on."""
+    stream = with_few_tests(stream, config.tests)
     units = stream.units
     learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
     # Keyed by 0, not by the run's seed: runs with other seeds are measured on the same samples.

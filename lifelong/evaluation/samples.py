@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import overload
+
 import numpy as np
 import torch
+from typing_extensions import override
 
 from lifelong.evaluation.plan import EvaluationPlan
 from strategies.objectives._base import EVALUATION, Objective
 from streams.data import Batch
 from streams.ledger import Ledger
 from streams.stream import Stream
+
+_KEPT = 1 << 28
+"""Bytes of inputs in batches that are kept from one evaluation to the next; larger ones are made again each time."""
 
 
 class Samples:
@@ -28,23 +35,47 @@ class Samples:
             device: where they are kept.
         """
         self.size, self._objective = batch_size, objective
+        self._device, self._sample_bytes = device, stream.source.sample_bytes
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
 
-    def all(self) -> list[Batch]:
+    def all(self) -> Sequence[Batch]:
         """Return every sample, in the order of the plan."""
-        return [self._drawn(batch) for batch in self._data.batches(self.size)]
+        return self._batches(np.arange(len(self._data))) if len(self._data) else []
 
-    def batches(self, positions: np.ndarray) -> list[Batch]:
+    def batches(self, positions: np.ndarray) -> Sequence[Batch]:
         """Return the samples at `positions` of the plan, in batches of one pass each."""
-        return [self._drawn(self._data.batch(p)) for p in self._at(positions).split(self.size)]
+        return self._batches(positions)
 
     def batch(self, positions: np.ndarray) -> Batch:
         """Return the samples at `positions` of the plan as one batch."""
-        return self._drawn(self._data.batch(self._at(positions)))
+        return self._drawn(self._data.batch(torch.from_numpy(positions).to(self._device)))
 
-    def _at(self, positions: np.ndarray) -> torch.Tensor:
-        return self._data.positions()[torch.from_numpy(positions)]
+    def _batches(self, positions: np.ndarray) -> Sequence[Batch]:
+        parts = [part.numpy() for part in torch.from_numpy(positions).split(self.size)]
+        batches = _Batches(self, parts)
+        return list(batches) if len(positions) * self._sample_bytes <= _KEPT else batches
 
     def _drawn(self, batch: Batch) -> Batch:
         """Return a batch with what its losses draw by chance: the same for every model."""
         return self._objective.drawn(batch, EVALUATION)
+
+
+class _Batches(Sequence[Batch]):
+    """Batches that are made when they are asked for, so that one of them is in memory at a time."""
+
+    def __init__(self, samples: Samples, parts: list[np.ndarray]) -> None:
+        self._samples, self._parts = samples, parts
+
+    @override
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._samples.batch(part) for part in self._parts[index]]
+        return self._samples.batch(self._parts[index])

@@ -17,15 +17,16 @@ from streams.source import Source
 
 _MAGIC = b"sealed-1"
 _DIGEST_SIZE = 16
+_VALUES = 1 << 20  # of rows, read at once
 
 
 def secret_of(source: Source, ids: np.ndarray) -> bytes:
     """Return 32 bytes that depend on every bit of the rows `ids` of a source, and are told nowhere."""
     h = hashlib.blake2b(digest_size=32, person=b"secret")
-    rows = torch.from_numpy(ids)
     for column in (source.x, source.y, source.images):
         if column is not None:
-            h.update(np.ascontiguousarray(column[rows].numpy()).data)
+            for rows in torch.from_numpy(ids).split(max(1, _VALUES // max(1, column[0].numel()))):
+                h.update(np.ascontiguousarray(column[rows].numpy()).data)
     return h.digest()
 
 

@@ -29,7 +29,7 @@ from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -167,8 +167,8 @@ def _cached_lives(p: Prepared, instruments: Instruments) -> dict[Path, int]:
 
 
 def _prepared_files(p: Prepared) -> list[Path]:
-    """Return what was prepared of all data: frozen features of sources of that name, and the tokeniser of the rows."""
-    files: list[Path] = []
+    """Return what was made of all data: decoded images, features of sources of that name, the tokeniser of the rows."""
+    files = [] if p.stream.source.cached is None else [p.stream.source.cached]
     if p.config.features is not None:
         source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
         pattern = f"{source}-{p.config.features.name}-*.npz"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lifelong.evaluation.distributions import Distributions, mean_over
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.calibration import expected_calibration_error
@@ -118,7 +119,7 @@ class Detailed:
         event: int,
         outputs: Outputs,
         plan: EvaluationPlan,
-        random: np.ndarray,
+        random: Distributions | None,
         known: Known | None = None,
     ) -> None:
         """Take the outputs of `model` after `event`.
@@ -128,7 +129,7 @@ class Detailed:
             event: one at which some request is due.
             outputs: with details.
             plan: what they were measured on.
-            random: distributions of an untrained network at the event's detailed positions.
+            random: what an untrained network predicts at the event's detailed positions, or None.
             known: what has been told of these outputs before, which is not worked out again.
         """
         self.outputs, self.event, self._model, self._plan, self._random = outputs, event, model, plan, random
@@ -159,9 +160,11 @@ class Detailed:
         name, n = request.name, len(request.forget)
         rows = self._attacks(request) if is_private(request) else []
         zrf = None
-        if (p := self.outputs.details.probabilities) is not None:
-            at = positions_in(self.detailed, request.forget)
-            zrf = zero_retrain_forgetting(p[at], self._random[at])
+        predicted = self.outputs.details.distributions
+        if predicted is not None and self._random is not None:
+            zrf = mean_over(
+                zero_retrain_forgetting, predicted, self._random, positions_in(self.detailed, request.forget)
+            )
         rows.append(row(self.event, self._model, name, "zrf", zrf, n, NO_CLASS))
         rows.append(self._calibration(name, "forget_ece", request.forget, ""))
         no_test = "no test data belongs to the request"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lifelong.evaluation.distributions import mean_over
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.distance import cka_distance, cosine, euclidean, jensen_shannon
@@ -159,6 +160,5 @@ def _chosen(request: RequestPlan) -> np.ndarray:
 
 
 def _divergence(at: np.ndarray, one: Outputs, other: Outputs) -> float | None:
-    if one.details.probabilities is None or other.details.probabilities is None:
-        return None
-    return jensen_shannon(one.details.probabilities[at], other.details.probabilities[at])
+    p, q = one.details.distributions, other.details.distributions
+    return None if p is None or q is None else mean_over(jensen_shannon, p, q, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lifelong.evaluation.distributions import mean_over
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.distance import activation_distance
@@ -83,10 +84,10 @@ def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detaile
         why = NO_CLASS if run.outputs.details.certainty is None else NO_SIDES
         rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]
         rows += _calibrated(event, kind, request, run.outputs, reference.outputs, plan)
-    p, q = run.outputs.details.probabilities, reference.outputs.details.probabilities
+    p, q = run.outputs.details.distributions, reference.outputs.details.distributions
     at = positions_in(run.detailed, request.forget)
-    distance = None if p is None or q is None else activation_distance(p[at], q[at])
-    same = None if p is None or q is None else agreement(p[at], q[at])
+    distance = None if p is None or q is None else mean_over(activation_distance, p, q, at)
+    same = None if p is None or q is None else mean_over(agreement, p, q, at)
     rows.append(row(event, kind, name, "activation_distance", distance, n, NO_CLASS))
     rows.append(row(event, kind, name, "agreement", same, n, NO_CLASS))
     return rows

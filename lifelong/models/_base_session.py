@@ -106,7 +106,7 @@ def pretrain(model: str, options: dict[str, Any], session: BaseSession) -> Sessi
     file = weights_file(model, config.model_dump(mode="json"), (1, 28, 28), session)
     if is_sound_zip(file):
         return Session(file, torch.load(file, map_location="cpu", weights_only=True)["accuracy"], cached=True)
-    source, key = glyphs.load(glyphs.Config(pool=673)), Key(session.seed) / "pretrain"
+    source, key = glyphs.load(glyphs.Config(pool=673)).unpacked(), Key(session.seed) / "pretrain"
     first = source.num_classes - session.classes
     ids = np.flatnonzero(~source.is_test & (source.class_ids >= first))
     test = np.flatnonzero(source.is_test & (source.class_ids >= first))

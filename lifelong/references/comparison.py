@@ -11,6 +11,7 @@ import numpy as np
 from lifelong.audits._base import DETAILED, Audit
 from lifelong.config.parts import StrategyParts
 from lifelong.config.run import ReferenceKind, RunConfig, StrategyConfig, content_hash
+from lifelong.evaluation.distributions import Distributions
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
 from lifelong.files import cache_folder, code_of
@@ -57,27 +58,22 @@ class Shared:
         """Build nothing until it is asked."""
         self._p, self._evaluator = p, evaluator
         self._strategy: Strategy | None = None
-        self._probabilities: dict[int, np.ndarray] = {}
+        self._distributions: dict[int, Distributions | None] = {}
         self._known: dict[tuple[ReferenceKind, int, str], Known] = {}
 
     def known(self, point: Point, name: str) -> Known:
         """Return what is known of a reference at its event, by its name in the cache; others may add to it."""
         return self._known.setdefault((point.kind, point.event, name), Known())
 
-    def probabilities(self, event: int) -> np.ndarray:
-        """Return what an untrained network predicts, of a seed that no model here has, at the positions of an event.
-
-        Returns:
-            Distributions ``[D, K]``, empty where there are none.
-        """
+    def distributions(self, event: int) -> Distributions | None:
+        """Return what an untrained network predicts, of a seed that no model here has, at the positions of an event."""
         p = self._p
         if self._strategy is None:
             seed = p.config.seed + _RANDOM_SEED * (1 + p.plan.seed)
             self._strategy = make_strategy(StrategyConfig(), p.setting_of(seed), "references")
-        if event not in self._probabilities:
-            distributions = self._evaluator.probabilities(self._strategy, p.plan.detailed(event))
-            self._probabilities[event] = np.zeros((0, 0)) if distributions is None else distributions
-        return self._probabilities[event]
+        if event not in self._distributions:
+            self._distributions[event] = self._evaluator.distributions(self._strategy, p.plan.detailed(event))
+        return self._distributions[event]
 
 
 def compare(p: Prepared, name: str, record: Record, instruments: Instruments, shared: Shared) -> tuple[list[Row], Cost]:
@@ -134,7 +130,7 @@ class _Lived:
             return []
         rows: list[Row] = []
         first = event not in self._run_detailed
-        random = self._shared.probabilities(event)
+        random = self._shared.distributions(event)
         if first:
             self._run_detailed[event] = Detailed("run", event, self.outputs(event), plan, random)
         run = self._run_detailed[event]

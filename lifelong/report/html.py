@@ -78,6 +78,7 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
 
 
 def _head(facts: Facts) -> str:
+    most = facts.run.config.evaluation.tests
     config, again = facts.run.config, sum(e.incarnation > 0 for e in facts.learned)
     life = f"{len(facts.learned)} learned" + (f" ({again} of them again)" if again else "")
     items = [
@@ -89,6 +90,7 @@ def _head(facts: Facts) -> str:
         ("Model", str(config.model.name)),
         ("Strategies", ", ".join(config.strategies)),
         ("References", config.references.in_words(len(facts.requested))),
+        ("Test samples", "all" if most is None else f"at most {most:,} of each unit, drawn by name"),
         ("Seed", str(config.seed)),
         ("Stream digest", str(facts.manifest["digests"]["stream"])),
     ]

@@ -165,7 +165,7 @@ def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
     """
     model, objective, source = setting.make_model(), setting.objective, stream.source
     data = Ledger(source, stream.task_of, config.device).lend(source.train_ids[:2])
-    data_shape = f"{str(source.x.dtype).removeprefix('torch.')} {[len(data), *source.input_shape]}"
+    data_shape = f"{str(data.all().x.dtype).removeprefix('torch.')} {[len(data), *source.input_shape]}"
     name = config.model.name
     if is_file(config.objective.name):
         data_shape, name = f"{data_shape} by {config.objective.name}", f"{name} under {config.objective.name}"

@@ -15,6 +15,7 @@ from lifelong.files import cache_folder, write_atomically
 from strategies.parts.model import Network, digest
 from streams.config import Named, resolve
 from streams.files import is_sound_zip
+from streams.inputs import inputs_of
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
@@ -42,18 +43,19 @@ def embedded(source: Source, model: Named, device: str = "cpu") -> Source:
     x = _read(file, len(source))
     if x is None:
         logger.info("computing features of %d samples with %s", len(source), model.name)
-        x = _compute(network, source.x, device)
+        x = _compute(network, source, device)
         content = io.BytesIO()
         np.savez(content, x=x.numpy())
         write_atomically(file, content.getvalue())
     notes = (*source.notes, f"inputs: frozen features of {model.name} ({x.shape[1]})")
-    return replace(source, name=f"{source.name}@{model.name}", x=x, notes=notes)
+    return replace(source, name=f"{source.name}@{model.name}", x=x, notes=notes, scale=None)
 
 
 @torch.inference_mode()
-def _compute(network: Network, x: torch.Tensor, device: str) -> torch.Tensor:
+def _compute(network: Network, source: Source, device: str) -> torch.Tensor:
     body = network.body.to(device).eval()
-    return torch.cat([body(part.to(device)).float().cpu() for part in x.split(BATCH)]).clone()
+    parts = (inputs_of(part, source.scale) for part in source.x.split(BATCH))
+    return torch.cat([body(part.to(device)).float().cpu() for part in parts]).clone()
 
 
 def _read(file: Path, rows: int) -> torch.Tensor | None:

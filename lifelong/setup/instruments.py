@@ -51,7 +51,7 @@ def make_instruments(
         module, options = resolve("audits", named, f"evaluation.audits.{named.name}")
         make = cast("Callable[[str, Config, Context], Audit]", class_of(module, Audit))
         audits.append(make(named.name, options, context))
-    evaluator = Evaluator(stream.source, plan, setting.objective, samples, audits)
+    evaluator = Evaluator(stream.source, plan, setting.objective, samples, audits, config.top_classes)
     return Instruments(evaluator, tuple(audits), all_metrics(config.metrics))
 
 

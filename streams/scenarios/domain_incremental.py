@@ -56,7 +56,8 @@ def build(source: Source, config: Config, seed: int) -> Plan:
     else:
         count = config.domains or 5
         names = [f"{config.kind}-{d}" for d in range(count)]
-        with_domains, domain_of = _spread(source, count, config.overlap, Key(seed) / "domain-of")
+        kept = source.unpacked() if config.kind == "rotated" else source  # between pixels there are no bytes
+        with_domains, domain_of = _spread(kept, count, config.overlap, Key(seed) / "domain-of")
         x = with_domains.x.clone()
         for d in range(1, count):
             rows = torch.from_numpy(np.flatnonzero(domain_of == d))

@@ -126,7 +126,7 @@ def _glyphs(size: int, characters: int) -> Album:
         "glyphs",
         "character",
         source.licence,
-        scaled(np.stack([framed(i) for i in (source.x[rows, 0].numpy() * 255).round().astype(np.uint8)]), size),
+        scaled(np.stack([framed(i) for i in source.x[rows, 0].numpy()]), size),
         np.searchsorted(chosen, source.class_ids[rows]),
         source.is_test[rows],
         tuple(chr(points[c]) for c in chosen),
@@ -159,12 +159,11 @@ def _digits(size: int) -> Album:
 
 def _clothes(size: int) -> Album:
     source = fashion_mnist.load(fashion_mnist.Config(train_limit=_PER_CLASS, test_limit=_PER_CLASS))
-    images = (source.x[:, 0].numpy() * fashion_mnist.STD[0] + fashion_mnist.MEAN[0]) * 255
     return Album(
         "clothes",
         "garment",
         source.licence,
-        scaled(images.round().astype(np.uint8), size),
+        scaled(source.x[:, 0].numpy(), size),
         source.class_ids,
         source.is_test,
         CLOTHES,
@@ -181,7 +180,7 @@ def _emoji(size: int, count: int, root: str) -> Album:
         "emoji",
         "emoji",
         source.licence,
-        (source.x.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8),
+        source.x.permute(0, 2, 3, 1).numpy(),
         source.class_ids,
         source.is_test,
         tuple(name.replace("-", " ") for name in source.class_names),

@@ -1,4 +1,4 @@
-"""Read tables from .npz files, .csv files and folders of images, for the source `arrays`."""
+"""Read tables from .npz and .csv files, for the source `arrays`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from streams.errors import DataError, closest
+from streams.inputs import Scale, scale
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-_SIXTEEN_BITS = ("PNG", "PPM")  # what these formats open as whole numbers goes up to 65,535
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_CHECKED = 65_536  # rows at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +24,14 @@ class Table:
 
     Attributes:
         path: where they come from.
-        x: float32 ``[N, ...]``, finite.
+        x: float32 ``[N, ...]``, finite; or uint8, where there is a scale.
         y: ``[N]`` numbers or text.
         user: ``[N]`` numbers or text, or None.
         test: bool ``[N]``, or None.
         lines: int64 ``[N]`` line of each row in a text file, or None.
         notes: what a manifest must say.
+        scale: see `streams.source.Source`.
+        cached: likewise.
     """
 
     path: Path
@@ -43,6 +41,8 @@ class Table:
     test: np.ndarray | None = None
     lines: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    scale: Scale | None = None
+    cached: Path | None = None
 
     def where(self, row: int) -> str:
         """Return how a message names a row."""
@@ -80,9 +80,14 @@ def read_npz(path: Path) -> Table:
     test = arrays.get("test")
     if test is not None and not np.isin(test, (0, 1)).all():
         raise DataError(f"{path}: test is {test.dtype} with other values than true and false.")
-    values = x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x.astype(np.float32)
+    is_bytes = x.dtype == np.uint8
     return Table(
-        path, _finite(path, values), arrays["y"], arrays.get("user"), None if test is None else test.astype(bool)
+        path,
+        torch.from_numpy(x) if is_bytes else _finite(path, x.astype(np.float32, copy=False)),
+        arrays["y"],
+        arrays.get("user"),
+        None if test is None else test.astype(bool),
+        scale=scale() if is_bytes else None,
     )
 
 
@@ -135,88 +140,10 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
     return header
 
 
-def read_folder(path: Path, size: int, grayscale: bool) -> Table:
-    """Read images resized to ``[C, size, size]``; see `streams.sources.arrays` for the layout.
-
-    Raises:
-        DataError: no classes, a class without images, or an image that cannot be read.
-    """
-    parts = _parts(path)
-    files: list[tuple[Path, str]] = []
-    counts = []
-    for part in parts:
-        part_files = _class_files(part)
-        files += part_files
-        counts.append(len(part_files))
-    x = np.stack([_image(file, size, grayscale) for file, _ in files])
-    has_test = len(parts) == 2
-    return Table(
-        path,
-        torch.from_numpy(x).permute(0, 3, 1, 2).float().div_(255.0).contiguous(),
-        np.array([name for _, name in files]),
-        test=np.repeat([False, True], counts) if has_test else None,
-        notes=(f"images: resized to {size}x{size}, {'gray' if grayscale else 'RGB'}, scaled to [0, 1]",),
-    )
-
-
-def _parts(folder: Path) -> list[Path]:
-    """Return the folders that hold classes: train and test only if there is nothing else (a class may be a train)."""
-    match sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        case ["test", "train"]:
-            return [folder / "train", folder / "test"]
-        case ["train"]:
-            return [folder / "train"]
-        case ["test"]:
-            raise DataError(f"{folder}: has a folder test but none called train. Add it.")
-    return [folder]
-
-
-def _class_files(folder: Path) -> list[tuple[Path, str]]:
-    """Return images and their class, ordered by class and then by path: by code point, the same everywhere."""
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise DataError(f"{folder}: has no sub-folders. Put the images of each class in a folder named after it.")
-    labelled_files = []
-    for name in classes:
-        class_files = sorted(
-            p.as_posix() for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGES and p.is_file()
-        )
-        if not class_files:
-            raise DataError(f"{folder / name}: holds no image ({', '.join(IMAGES)}). Add some or remove the folder.")
-        labelled_files += [(Path(p), name) for p in class_files]
-    return labelled_files
-
-
-def _image(path: Path, size: int, grayscale: bool) -> np.ndarray:
-    """Return uint8 ``[size, size, C]``, or float32 from 0 to 255 of an image with 16 bits."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
-                return _deep(image, size, 1 if grayscale else 3)
-            if image.mode in ("I", "F"):
-                raise DataError(
-                    f"{path}: its pixels are {'whole' if image.mode == 'I' else 'real'} numbers of 32 bits, of which "
-                    f"nobody says which is white. Save it with 8 or 16 bits, or use an .npz file."
-                )
-            pixels = np.asarray(image.convert("L" if grayscale else "RGB").resize((size, size)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: is not an image that can be read ({error}). Replace or remove it.") from error
-    return pixels[:, :, None] if grayscale else pixels
-
-
-def _deep(image: Picture, size: int, channels: int) -> np.ndarray:
-    """Return an image of 16 bits as float32 ``[size, size, channels]`` from 0 to 255: converted, it would be white."""
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float32) / 257.0
-    resized = np.asarray(Image.fromarray(values).resize((size, size))).clip(0, 255)
-    return np.repeat(resized[:, :, None], channels, axis=2)
-
-
 def _finite(path: Path, x: np.ndarray) -> torch.Tensor:
-    wrong = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
+    parts = range(0, len(x), _CHECKED)
+    finite = [np.isfinite(x[start : start + _CHECKED]).reshape(-1, x[0].size).all(1) for start in parts]
+    wrong = np.flatnonzero(~np.concatenate(finite))
     if len(wrong):
         raise DataError(f"{path}, row {wrong[0]}: x is not finite ({len(wrong)} rows). Remove them or fill them in.")
     return torch.from_numpy(np.ascontiguousarray(x))

@@ -67,16 +67,7 @@ def limit_per_class(class_ids: np.ndarray, limit: int | None, key: Key) -> np.nd
     return np.sort(np.concatenate(kept_ids)) if kept_ids else rows
 
 
-def normalised(images: Sequence[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Return uint8 images as one float32 ``[N, C, H, W]``, scaled to [0, 1], less `mean`, over `std` (per channel).
-
-    Args:
-        images: uint8 ``[N, H, W]`` or ``[N, C, H, W]`` parts, joined in order.
-        mean: public constants of the data set; never computed from the rows chosen.
-        std: likewise.
-    """
-    x = torch.from_numpy(np.concatenate(images)).float().div_(255.0)
-    if x.ndim == 3:
-        x = x.unsqueeze(1)
-    shape = (1, -1, 1, 1)
-    return x.sub_(torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
+def joined(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return parts of uint8 images, ``[N, H, W]`` or ``[N, C, H, W]``, joined in order: uint8 ``[N, C, H, W]``."""
+    x = torch.from_numpy(np.concatenate(images))
+    return x.unsqueeze(1) if x.ndim == 3 else x

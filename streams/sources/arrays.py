@@ -2,13 +2,14 @@
 
 npz
     ``x`` ``[N, ...]`` and ``y`` ``[N]``; optional ``user`` ``[N]`` (numbers or text) and ``test`` ``[N]`` (booleans).
-    Images of uint8 are divided by 255; other numbers are taken as they are, so normalise them by constants.
+    Images of uint8 are kept as bytes and divided by 255; other numbers are taken as they are, so normalise them by
+    constants.
 csv
     A header; the target is the column ``label`` or ``target``; optional columns ``user`` and ``split`` (``train`` or
     ``test``); every other column is a feature, and a number.
 folder
     ``class/image.png``, or ``train/class/image.png`` and ``test/class/image.png``. Images are resized and scaled to
-    [0, 1].
+    [0, 1]. They are decoded once: the bytes are kept in ``$LIFELONG_CACHE/images``, and runs share them from there.
 
 A sample's id is its row in the file; in a folder its place in the order of paths, training images first.
 For a regression target a class is a stratum: the targets are cut at their quantiles into as many groups of equal
@@ -29,7 +30,8 @@ from streams.errors import ConfigError, DataError
 from streams.names import naturally
 from streams.randomness import Key
 from streams.source import Source, dirichlet_users, split_by_hash
-from streams.sources._files import Table, read_csv, read_folder, read_npz
+from streams.sources._files import Table, read_csv, read_npz
+from streams.sources._folders import read_folder
 
 
 class Config(BaseConfig):
@@ -54,7 +56,7 @@ class Config(BaseConfig):
 
 
 def load(config: Config) -> Source:
-    """Return the data at `path`; float32 inputs of the shape that the file gives them.
+    """Return the data at `path`; inputs of the shape that the file gives them.
 
     Raises:
         ConfigError: the kind of file is not known, or images are to be regressed.
@@ -79,6 +81,8 @@ def load(config: Config) -> Source:
         name="arrays",
         licence=f"the user's own data: {Path(config.path).name}",
         x=table.x,
+        scale=table.scale,
+        cached=table.cached,
         y=y,
         class_ids=class_ids,
         user_ids=users,

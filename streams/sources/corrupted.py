@@ -62,6 +62,8 @@ def load(config: Config) -> Source:
             f"source.of: {clean.name!r} is text, and triggers and swapped labels are for inputs with a class. Use a "
             f"source of images or vectors (digits, glyphs)."
         )
+    if clean.x.ndim == 2:  # the trigger of vectors is a number of its own, not one of their bytes
+        clean = clean.unpacked()
     if clean.y.is_floating_point():
         raise ConfigError(f"source.of: {clean.name!r} has real-valued targets; only labels can be manipulated.")
     named = (config.target,) if config.manipulation == "backdoor" else config.classes

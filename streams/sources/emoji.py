@@ -28,6 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, DataError
 from streams.files import cache_folder
+from streams.inputs import scale
 from streams.randomness import Key
 from streams.source import Source
 from streams.sources._drawn import Arrays, kept
@@ -99,7 +100,7 @@ class Config(BaseConfig):
 
 
 def load(config: Config) -> Source:
-    """Return the pictures as float32 ``[classes * vendors, 3, size, size]`` in [0, 1], on white.
+    """Return the pictures as bytes ``[classes * vendors, 3, size, size]``, scaled to [0, 1], on white.
 
     A row is class * vendors + vendor; classes are in alphabetical order.
 
@@ -128,7 +129,8 @@ def load(config: Config) -> Source:
     return Source(
         name="emoji",
         licence="; ".join(drawn.licences),
-        x=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float().div_(255.0),
+        x=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        scale=scale(),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
         user_ids=vendor_ids,

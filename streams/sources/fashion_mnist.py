@@ -14,9 +14,10 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import DataError
+from streams.inputs import scale
 from streams.randomness import Key
 from streams.source import Source, dirichlet_users
-from streams.sources._images import limit_per_class, normalised, read_idx
+from streams.sources._images import joined, limit_per_class, read_idx
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (
@@ -56,7 +57,7 @@ class Config(BaseConfig):
 
 
 def load(config: Config) -> Source:
-    """Return the pictures as float32 ``[N, 1, 28, 28]``, normalised.
+    """Return the pictures ``[N, 1, 28, 28]``, bytes with the scale that normalises them.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -72,7 +73,8 @@ def load(config: Config) -> Source:
     return Source(
         name="fashion-mnist",
         licence="Fashion-MNIST (Zalando SE, MIT licence)",
-        x=normalised([images for images, _ in parts], MEAN, STD),
+        x=joined([images for images, _ in parts]),
+        scale=scale(mean=MEAN, std=STD),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
         user_ids=dirichlet_users(class_ids, config.users, config.alpha, key / "users"),

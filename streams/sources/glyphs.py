@@ -20,6 +20,7 @@ from pydantic import Field
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, DataError
 from streams.files import cache_folder
+from streams.inputs import scale
 from streams.randomness import Key
 from streams.source import Source, split_by_hash
 from streams.sources._drawn import Arrays, kept
@@ -72,7 +73,7 @@ class Config(BaseConfig):
 
 
 def load(config: Config) -> Source:
-    """Return the glyphs as float32 ``[classes * faces, 1, 28, 28]`` in [0, 1]; row = class * faces + face.
+    """Return the glyphs as bytes ``[classes * faces, 1, 28, 28]``, scaled to [0, 1]; row = class * faces + face.
 
     Raises:
         ConfigError: more classes are asked for than the pool has.
@@ -95,7 +96,8 @@ def load(config: Config) -> Source:
     return Source(
         name="glyphs",
         licence="DejaVu (Bitstream Vera licence) and STIX (STIX Font License) fonts, as shipped by matplotlib",
-        x=torch.from_numpy(images.reshape(-1, 1, _SIZE, _SIZE).astype(np.float32) / 255.0),
+        x=torch.from_numpy(images.reshape(-1, 1, _SIZE, _SIZE)),
+        scale=scale(),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
         user_ids=face_ids,

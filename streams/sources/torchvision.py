@@ -18,9 +18,10 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import DataError
+from streams.inputs import scale
 from streams.randomness import Key
 from streams.source import Source, dirichlet_users
-from streams.sources._images import limit_per_class, normalised
+from streams.sources._images import joined, limit_per_class
 
 Name = Literal["MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100", "SVHN"]
 
@@ -107,7 +108,7 @@ class Config(BaseConfig):
 
 
 def load(config: Config) -> Source:
-    """Return the images as float32 ``[N, C, H, W]``, normalised by the data set's public constants.
+    """Return the images ``[N, C, H, W]``, bytes with the scale that normalises them by public constants.
 
     Raises:
         DataError: the files are missing or damaged.
@@ -130,7 +131,8 @@ def load(config: Config) -> Source:
     return Source(
         name="torchvision",
         licence=facts.licence,
-        x=normalised([images for images, _ in parts], facts.mean, facts.std),
+        x=joined([images for images, _ in parts]),
+        scale=scale(mean=facts.mean, std=facts.std),
         y=torch.from_numpy(class_ids),
         class_ids=class_ids,
         user_ids=dirichlet_users(class_ids, config.users, config.alpha, key / "users"),

@@ -123,7 +123,10 @@ def images(folder: Path, mode: str, suffix: str, values: Sequence[float]) -> Pat
 
 
 @pytest.mark.parametrize(("grayscale", "suffix"), [(True, ".png"), (False, ".png"), (True, ".tif")])
-def test_images_of_16_bits_keep_their_values(grayscale: bool, suffix: str, tmp_path: Path) -> None:
+def test_images_of_16_bits_keep_their_values(
+    grayscale: bool, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     values = [1_000 + 4_000 * i for i in range(16)]
     folder = images(tmp_path / "deep", "I;16", suffix, values)
     source = arrays.load(arrays.Config(path=str(folder), image_size=4, grayscale=grayscale))
@@ -134,7 +137,8 @@ def test_images_of_16_bits_keep_their_values(grayscale: bool, suffix: str, tmp_p
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_images_without_a_white_are_refused(mode: str, tmp_path: Path) -> None:
+def test_images_without_a_white_are_refused(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     folder = images(tmp_path / "deep", mode, ".tif", [1_000.0, 70_000.0, 2_000.0, 60_000.0])
     with pytest.raises(DataError, match=r"\.tif: its pixels are .* numbers of 32 bits.*Save it with 8 or 16 bits"):
         arrays.load(arrays.Config(path=str(folder), image_size=4))

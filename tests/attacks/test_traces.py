@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import lifelong
 from lifelong.evaluation.sealing import seal, secret_of, unseal
 from lifelong.execution.traces import _prepared_files, clean_cache, clean_run, traces
 from lifelong.results.record import Record
 from streams.errors import ConfigError
-from streams.sources import people
+from streams.sources import arrays, people
 from streams.text import train_tokenizer
 
 DELETED_CLASS = 1
@@ -237,3 +238,19 @@ def test_of_tokenisers_only_that_of_the_rows_derives_from_them(here: Path) -> No
     (rows,) = listed(())
     assert rows != other
     assert listed(("public.txt",)) == []
+
+
+def test_decoded_images_are_named_and_go_when_an_image_is_removed(here: Path) -> None:
+    for number in range(8):
+        place = here / "pictures" / f"class-{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 20 * number).save(place / f"{number}.png")
+    options = arrays.Config(path="pictures", image_size=4, grayscale=True)
+    p: Any = SimpleNamespace(config=config(), stream=SimpleNamespace(source=arrays.load(options)))
+    named = _prepared_files(p)
+    assert named == list((here / "cache" / "images").iterdir())
+    private = bytes([140] * 16)
+    assert private in named[0].read_bytes()
+    (here / "pictures" / "class-1" / "7.png").unlink()
+    arrays.load(options)
+    assert not any(private in file.read_bytes() for file in (here / "cache").rglob("*") if file.is_file())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fixtures.fake_cuda import DeviceError, fake_cuda
@@ -17,6 +18,9 @@ from lifelong.config.run import RunConfig
 from lifelong.setup.preparation import check_device
 from streams.config import parse
 from streams.errors import ConfigError
+from streams.inputs import scale
+from streams.ledger import Ledger
+from streams.source import Source
 
 FEW: dict[str, dict[str, Any]] = {
     "replay-retrain": {"learner": "replay", "unlearner": "retrain"},
@@ -55,6 +59,17 @@ def test_a_gpu_gives_the_rows_of_the_processor(tmp_path: Path, monkeypatch: pyte
     expected = rows_of(tmp_path / "cpu", FEW, "cpu")
     with fake_cuda(monkeypatch):
         assert rows_of(tmp_path / "gpu", FEW, "cuda") == expected
+
+
+def test_inputs_that_are_kept_as_bytes_become_floats_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.arange(5 * 3 * 4 * 4).to(torch.uint8).view(5, 3, 4, 4)
+    ids = np.arange(5)
+    parts = (torch.zeros(5, dtype=torch.long), ids * 0, ids * 0, ids > 3, ("a",), ("b",))
+    source = Source("s", "own", images, *parts, scale=scale(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
+    with fake_cuda(monkeypatch):
+        batch = Ledger(source, device="cuda").lend(ids).all()
+        assert batch.x.device.type == "cuda"
+        assert torch.equal(batch.x.cpu(), source.inputs())
 
 
 def test_the_gpu_that_is_not_there_refuses_what_cuda_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lifelong
 from lifelong.config.run import EvaluationConfig, RunConfig
 from lifelong.evaluation.planning import plan_evaluation
+from lifelong.evaluation.samples import Samples
 from lifelong.metrics.catalogue import describe
 from lifelong.references.points import Point, chain
 from lifelong.results.table import Table
 from lifelong.setup.preparation import prepare
+from streams.data import Batch
 from streams.timeline import surviving
 
 CONFIG: dict[str, Any] = {
@@ -82,6 +85,48 @@ def test_which_events_are_evaluated() -> None:
     assert third.num_outputs(1) == 1
     dense = plan_evaluation(stream, EvaluationConfig(dense_every=2))
     assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
+
+
+def test_fewer_tests_are_some_of_all_and_the_same_ones_in_a_larger_limit() -> None:
+    stream = prepare(RunConfig.model_validate(CONFIG)).stream
+    plans = [plan_evaluation(stream, EvaluationConfig(tests=most, probe=0)) for most in (3, 10, None)]
+    tests = [plan.ids[np.unique(plan.position_of)] for plan in plans]
+    assert np.bincount(plans[0].unit_of).tolist() == [3] * len(stream.units)
+    assert set(tests[0]) < set(tests[1]) < set(tests[2])
+    assert np.array_equal(plans[0].since, plans[2].since), "a unit is held as long"
+    forget = [[plan.ids[r.forget].tolist() for r in plan.requests] for plan in plans]
+    assert forget[0] == forget[2], "every forget set is measured in whole"
+
+
+def test_batches_that_are_made_anew_are_those_that_would_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = prepare(RunConfig.model_validate(CONFIG))
+
+    def batches() -> Sequence[Batch]:
+        return Samples(p.stream, p.plan, p.setting.objective, 64, "cpu").all()
+
+    kept = batches()
+    monkeypatch.setattr("lifelong.evaluation.samples._KEPT", 0)
+    anew = batches()
+    assert (isinstance(kept, list), isinstance(anew, list)) == (True, False)
+    assert all(torch.equal(a.x, b.x) and torch.equal(a.ids, b.ids) for a, b in zip(kept, anew, strict=True))
+    assert torch.equal(torch.cat([b.ids for b in anew]), torch.from_numpy(p.plan.ids))
+
+
+@pytest.mark.nightly
+def test_few_tests_and_top_classes_change_only_what_they_are_about(run: Callable[..., lifelong.Run]) -> None:
+    whole, few = run(), run(tests=5, top_classes=4)
+    for name in CONFIG["strategies"]:
+        one, other = whole.tables[name], few.tables[name]
+        subjects = [[(r.event, r.model, r.subject, r.metric) for r in table.rows] for table in (one, other)]
+        assert subjects[0] == subjects[1]
+        for metric in ("steps", "forget_accuracy", "forget_loss", "retain_accuracy", "agreement"):
+            for model in ("run", "retrained"):
+                assert values(one, metric, model) == values(other, metric, model)
+        near = [values(t, "activation_distance", "retrained") for t in (one, other)]
+        assert near[0] != near[1] or not any(near[0].values()), "an exact deletion is at no distance"
+        assert list(near[0].values()) == pytest.approx(list(near[1].values()), abs=0.05)
+        assert {r.n % 5 for r in other.select("sample_accuracy")} == {0}
+        assert max(r.n for r in other.select("sample_accuracy")) <= 5 * 10
 
 
 @pytest.mark.nightly

@@ -15,11 +15,18 @@ from sklearn.datasets import load_digits
 
 from streams.config import parse
 from streams.errors import ConfigError, DataError
+from streams.inputs import scale
+from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources import arrays, digits, fashion_mnist, glyphs, torchvision
+from streams.sources import _folders, arrays, digits, fashion_mnist, glyphs, torchvision
 from streams.sources._glyph_list import distinct
-from streams.sources._images import limit_per_class, normalised, read_idx
+from streams.sources._images import joined, limit_per_class, read_idx
+
+
+@pytest.fixture(autouse=True)
+def outside_home(tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -40,11 +47,11 @@ def write_mnist(folder: Path, prefixes: tuple[str, str] = ("train", "t10k"), ext
 
 def rows_of(source: Source, mean: float, std: float) -> np.ndarray:
     """What `write_mnist` put into the first pixel."""
-    return (source.x[:, 0, 0, 0].numpy() * std + mean) * 255
+    return (source.inputs()[:, 0, 0, 0].numpy() * std + mean) * 255
 
 
 def check_source(source: Source) -> None:
-    assert source.x.dtype == torch.float32
+    assert source.inputs().dtype == torch.float32
     assert source.class_ids.dtype == source.user_ids.dtype == np.int64
     assert source.user_ids.min() >= 0
     assert source.user_ids.max() < len(source.user_names)
@@ -65,9 +72,32 @@ def test_limit_per_class_is_nested_and_within_the_limit():
 
 def test_normalised_uses_each_channel_s_own_constants():
     images = np.array([[[[255]], [[0]]], [[[51]], [[255]]]], dtype=np.uint8)
-    x = normalised([images[:1], images[1:]], (0.5, 0.0), (0.5, 2.0))
+    x = scale(mean=(0.5, 0.0), std=(0.5, 2.0))(joined([images[:1], images[1:]]))
     torch.testing.assert_close(x[:, :, 0, 0], torch.tensor([[1.0, 0.0], [-0.6, 0.5]]))
-    assert normalised([np.zeros((3, 4, 5), dtype=np.uint8)], (0.0,), (1.0,)).shape == (3, 1, 4, 5)
+    assert joined([np.zeros((3, 4, 5), dtype=np.uint8)]).shape == (3, 1, 4, 5)
+
+
+def test_bytes_and_the_floats_that_they_stand_for_are_one_source():
+    """The same digest, batches and sizes, bit for bit, as with float32 made at once: by another way of computing it."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 5, 4), dtype=np.uint8)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    floats = images.astype(np.float32) / np.float32(255)
+    floats = (floats - np.array(mean, np.float32).reshape(3, 1, 1)) / np.array(std, np.float32).reshape(3, 1, 1)
+    y, none = np.arange(30) % 3, np.zeros(30, dtype=np.int64)
+    parts = (torch.from_numpy(y), y, none, none > 0, ("a", "b", "c"), ("one",))
+    packed = Source("s", "own", torch.from_numpy(images), *parts, scale=scale(mean=mean, std=std))
+    whole = Source("s", "own", torch.from_numpy(floats), *parts)
+    assert packed.digest() == whole.digest() == packed.unpacked().digest()
+    assert packed.sample_bytes == whole.sample_bytes == 4 * 60
+    data, same = (Ledger(s).lend(np.arange(30)) for s in (packed, whole))
+    for views in ((data, same), (data.part(np.arange(5, 9)), same.part(np.arange(5, 9)))):
+        for one, other in zip(*(v.batches(7, Key(1)) for v in views), strict=True):
+            assert torch.equal(one.x, other.x)
+    targets = data.targets() * 0
+    both = (d.part(np.arange(4)).relabelled(targets[:4]).joined(d.part(np.arange(6, 9))).all() for d in (data, same))
+    assert torch.equal(*(b.x for b in both))
+    with pytest.raises(DataError, match="need a scale"):
+        Source("s", "own", torch.from_numpy(images), *parts)
 
 
 @pytest.mark.parametrize("name", ["labels", "labels.gz"])
@@ -129,8 +159,9 @@ def test_glyph_rows_are_class_times_face(small_glyphs):
     source = small_glyphs
     check_source(source)
     assert source.x.shape == (800, 1, 28, 28)
-    assert source.x.min() == 0
-    assert 0.9 < source.x.max() <= 1
+    assert source.x.dtype == torch.uint8
+    assert source.inputs().min() == 0
+    assert 0.9 < source.inputs().max() <= 1
     assert (source.class_ids == np.arange(800) // 16).all()
     assert (source.domain_ids == np.arange(800) % 16).all()
     assert (source.user_ids == source.domain_ids).all()
@@ -161,7 +192,7 @@ def test_glyph_split_by_pairs_tests_every_face_and_every_class(cache):
 
 
 def test_glyphs_can_be_learned(small_glyphs):
-    x, y = small_glyphs.x.flatten(1).numpy(), small_glyphs.class_ids
+    x, y = small_glyphs.inputs().flatten(1).numpy(), small_glyphs.class_ids
     train, test = small_glyphs.train_ids, small_glyphs.test_ids
     means = np.stack([x[train][y[train] == c].mean(0) for c in range(50)])
     nearest = ((x[test][:, None] - means) ** 2).sum(2).argmin(1)
@@ -280,8 +311,8 @@ def test_fashion_mnist_of_debian_is_the_real_one():
     source = fashion_mnist.load(fashion_mnist.Config())
     assert (np.bincount(source.class_ids[source.train_ids]) == 6000).all()
     assert (np.bincount(source.class_ids[source.test_ids]) == 1000).all()
-    assert abs(float(source.x[:60000].mean())) < 2e-3
-    assert abs(float(source.x[:60000].std()) - 1) < 2e-3
+    assert abs(float(source.inputs()[:60000].mean())) < 2e-3
+    assert abs(float(source.inputs()[:60000].std()) - 1) < 2e-3
     assert source.digest() == "4c38e9edd7fac6aa269e328859a6d772"
 
 
@@ -308,8 +339,8 @@ def test_torchvision_turns_emnist_upright_and_counts_letters_from_zero(tmp_path)
     assert source.class_names[:3] == ("a", "b", "c")
     assert source.num_classes == 26
     assert source.class_ids[:3].tolist() == [0, 1, 2]
-    assert (source.x[:, 0, 0, 5] > 1).all()
-    assert (source.x[:, 0, 5, 0] < 0).all()
+    assert (source.inputs()[:, 0, 0, 5] > 1).all()
+    assert (source.inputs()[:, 0, 5, 0] < 0).all()
 
 
 def write_cifar(root: Path, fine: list[str] | None = None) -> None:
@@ -341,7 +372,7 @@ def test_torchvision_reads_cifar10(tmp_path, unchecked):
     expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor([0.4914, 0.4822, 0.4465])) / torch.tensor(
         [0.2470, 0.2435, 0.2616]
     )
-    torch.testing.assert_close(source.x[7, :, 3, 4], expected)
+    torch.testing.assert_close(source.inputs()[7, :, 3, 4], expected)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"\x80\x04garbage")
     with pytest.raises(DataError, match="CIFAR10 in .*train set.*download: true"):
         torchvision.load(torchvision.Config(dataset="CIFAR10", root=str(tmp_path)))
@@ -427,7 +458,7 @@ def test_npz_without_them_gets_a_stable_split_per_class_and_users(tmp_path):
     images = np.full((40, 1, 4, 4), 255, dtype=np.uint8)
     np.savez(tmp_path / "d.npz", x=images, y=np.repeat([0.0, 1.0], 20))
     source = load_arrays(tmp_path / "d.npz", users=3)
-    assert source.x.max() == 1
+    assert source.inputs().max() == 1
     assert np.bincount(source.class_ids[source.is_test]).tolist() == [5, 5]
     assert len(source.user_names) == 3
     assert load_arrays(tmp_path / "d.npz", users=3).digest() == source.digest()
@@ -554,10 +585,41 @@ def test_image_folder_is_read_in_the_order_of_paths(tmp_path):
     check_source(source)
     assert source.x.shape == (8, 3, 8, 8)
     assert source.class_names == ("ant", "bee")
-    assert (source.x[:, 1, 0, 0] * 255).round().tolist() == [0, 20, 40, 60, 0, 20, 40, 60]
-    assert (source.x[:, 0, 0, 0] * 255).round().tolist() == [0] * 4 + [100] * 4
+    assert source.x[:, 1, 0, 0].tolist() == [0, 20, 40, 60, 0, 20, 40, 60]
+    assert source.x[:, 0, 0, 0].tolist() == [0] * 4 + [100] * 4
     assert np.bincount(source.class_ids[source.is_test]).tolist() == [1, 1]
     assert load_arrays(tmp_path, image_size=8, grayscale=True).x.shape == (8, 1, 8, 8)
+
+
+def test_a_folder_is_decoded_once_and_again_when_an_image_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "data", ("ant", "bee"), 3)
+    first = load_arrays(tmp_path / "data", image_size=4)
+    assert first.x.dtype == torch.uint8
+    assert first.cached is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(_folders, "_image", lambda *_: pytest.fail("decoded again"))
+        again = load_arrays(tmp_path / "data", image_size=4)
+    assert torch.equal(first.x, again.x)
+    again.x[0] = 77  # whoever writes changes a copy of their own
+    assert not (np.load(first.cached) == 77).any()
+    changed = tmp_path / "data" / "bee" / "2.png"
+    Image.new("RGB", (9, 6), (7, 7, 7)).save(changed)
+    other = load_arrays(tmp_path / "data", image_size=4)
+    assert other.x[5].unique().tolist() == [7]
+    assert list((tmp_path / "cache" / "images").iterdir()) == [other.cached], "no copy of the older image is left"
+    pixels, cut = other.x.clone(), other.cached.read_bytes()[:-9]
+    other.cached.write_bytes(cut)
+    assert torch.equal(load_arrays(tmp_path / "data", image_size=4).x, pixels), "what is damaged is made again"
+
+
+def test_a_folder_is_read_without_a_cache(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file, where a folder should be")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "data", ("ant", "bee"), 3)
+    source = load_arrays(tmp_path / "data", image_size=4)
+    assert source.cached is None
+    assert source.x[:, 1, 0, 0].tolist() == [0, 20, 40, 0, 20, 40]
 
 
 def test_image_folder_with_its_own_split(tmp_path):
