@@ -14,7 +14,7 @@ import torch
 from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, num_bytes
 from strategies.parts.training.optimizers import Optimizer
 from strategies.predicts import EVERYTHING, Predicts
 from streams.config import Config, NameOrOptions
@@ -137,6 +137,10 @@ class Strategy(ABC):
     def state_dict(self) -> State:
         """Return everything that later behaviour depends on, copied."""
 
+    def state_bytes(self) -> int:
+        """Return the size of the state (`num_bytes`); overridden by who can tell without copying it."""
+        return num_bytes(self.state_dict())
+
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
         """Put a state back."""
@@ -200,6 +204,10 @@ class Learner(ABC):
     @abstractmethod
     def state_dict(self) -> State:
         """See `Strategy.state_dict`."""
+
+    def state_bytes(self) -> int:
+        """See `Strategy.state_bytes`."""
+        return num_bytes(self.state_dict())
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:

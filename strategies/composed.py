@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, State, Strategy, Unlearner
 from strategies.outcome import weaker
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, num_bytes
 from streams.data import Batch
 from streams.errors import LifelongError, TrainingError
 from streams.events import DeletionRequest, Experience
@@ -139,6 +139,10 @@ class Composed(Strategy):
     def state_dict(self) -> State:
         """Return the learner's state, and the guard's from its first request on."""
         return self.learner.state_dict() | self._guard_state()
+
+    @override
+    def state_bytes(self) -> int:
+        return self.learner.state_bytes() + num_bytes(self._guard_state())
 
     @override
     def load_state_dict(self, state: State) -> None:
