@@ -58,7 +58,8 @@ class Setting:
 
     Attributes:
         key: root of all the run's randomness; extend it by name, never by position.
-        make_model: returns a freshly initialised model; every call returns the same weights.
+        make_model: returns a freshly initialised model; every call returns the same weights. Frozen ones are shared by
+            all models: who changes them in place gives the model its own (`FlatModel.own_frozen`).
         objective: the kind of task.
         training: how one experience is trained.
         units: what accuracy is reported for, with the classes of each.

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from lifelong.config.parts import Part, StrategyParts
 from lifelong.config.run import RunConfig, StrategyConfig, find_strategy
@@ -21,7 +22,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network
+from strategies.parts.model import FlatModel, Network, freeze, frozen
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -108,7 +109,8 @@ def make_setting(config: RunConfig, stream: Stream) -> Setting:
 def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]:
     """Return what gives the setting of a seed; another one gives other initial weights and orders on the same stream.
 
-    Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+    Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it,
+    and share its frozen weights.
 
     Raises:
         ConfigError: the objective does not fit the targets.
@@ -122,6 +124,7 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
 
         @functools.cache
         def original() -> Network:
+            """Return the network that is copied: frozen weights lie on the device, the others on the CPU."""
             with seeded_globals(key / "init"):
                 network: Network = module.build(options, shape, objective.num_outputs)
             if not isinstance(network, Network):
@@ -130,10 +133,13 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
+            freeze(network, config.trained)
+            for parameter in frozen(network):
+                parameter.data = parameter.data.to(config.device)
             return network
 
         def make_model() -> FlatModel:
-            return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
+            return FlatModel(_copied(original(), config.model.name).to(config.device))
 
         return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 
@@ -141,18 +147,23 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
 
 
 def _copied(network: Network, name: str) -> Network:
-    """Return a copy of a network that shares nothing with it.
+    """Return a copy of a network that shares its frozen weights, and nothing else.
 
     Raises:
         ConfigError: it has a part that cannot be copied.
     """
     try:
-        return copy.deepcopy(network)
+        return copy.deepcopy(network, {id(p): _shared(p) for p in frozen(network) if type(p) is nn.Parameter})
     except (TypeError, RuntimeError) as error:
         raise ConfigError(
             f"model: the network of {name} cannot be copied: {error}. Every strategy gets a copy of it; keep what "
             f"`copy.deepcopy` refuses (locks, open files, tensors with a history) out of its modules."
         ) from error
+
+
+def _shared(parameter: nn.Parameter) -> nn.Parameter:
+    """Return another frozen parameter over the same memory: who replaces or thaws one does so for itself."""
+    return nn.Parameter(parameter.detach(), requires_grad=False)
 
 
 def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
