@@ -102,12 +102,13 @@ class EWC(Plugin):
     def end(self, lesson: Lesson) -> Outcome:
         theta = lesson.model.parameters
         ended_with = self.config.strength / 2 * self._tie.penalty(theta)
+        clamped = 0.0 if self._pull is None else self._pull.clamped
+        self._pull = None
         fisher, cost = self._estimate(lesson.model, lesson.data, lesson.key / "fisher")
         self._tie.add(fisher, theta)
         if self.config.on_deletion != "keep":
             name = f"{lesson.experience.name}/{lesson.experience.incarnation}"
             self._shares[name] = Share(lesson.data.ids.copy(), fisher, theta.clone())
-        clamped = 0.0 if self._pull is None else self._pull.clamped
         self._experiences += 1
         self._in_fisher[lesson.data.ids] = self._in_anchors[lesson.data.ids] = True
         return self._recomputed + cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": clamped})
