@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from lifelong.config.parts import Part, StrategyParts
 from lifelong.config.run import RunConfig, StrategyConfig, find_strategy
@@ -22,7 +20,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network, freeze, frozen
+from strategies.parts.model import FlatModel, Network, frozen
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -123,8 +121,8 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
         key = Key(seed)
 
         @functools.cache
-        def original() -> Network:
-            """Return the network that is copied: frozen weights lie on the device, the others on the CPU."""
+        def original() -> FlatModel:
+            """Return the model that is copied: frozen weights lie on the device, the others on the CPU."""
             with seeded_globals(key / "init"):
                 network: Network = module.build(options, shape, objective.num_outputs)
             if not isinstance(network, Network):
@@ -133,37 +131,32 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
-            freeze(network, config.trained)
+            model = FlatModel(network, config.trained)
             for parameter in frozen(network):
                 parameter.data = parameter.data.to(config.device)
-            return network
+            return model
 
         def make_model() -> FlatModel:
-            return FlatModel(_copied(original(), config.model.name).to(config.device))
+            return _copied(original(), config.model.name, config.device)
 
         return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 
     return setting
 
 
-def _copied(network: Network, name: str) -> Network:
-    """Return a copy of a network that shares its frozen weights, and nothing else.
+def _copied(model: FlatModel, name: str, device: str) -> FlatModel:
+    """Return a copy of a model that shares its frozen weights, and nothing else.
 
     Raises:
         ConfigError: it has a part that cannot be copied.
     """
     try:
-        return copy.deepcopy(network, {id(p): _shared(p) for p in frozen(network) if type(p) is nn.Parameter})
+        return model.copied(device)
     except (TypeError, RuntimeError) as error:
         raise ConfigError(
             f"model: the network of {name} cannot be copied: {error}. Every strategy gets a copy of it; keep what "
             f"`copy.deepcopy` refuses (locks, open files, tensors with a history) out of its modules."
         ) from error
-
-
-def _shared(parameter: nn.Parameter) -> nn.Parameter:
-    """Return another frozen parameter over the same memory: who replaces or thaws one does so for itself."""
-    return nn.Parameter(parameter.detach(), requires_grad=False)
 
 
 def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -49,8 +50,13 @@ class FlatModel:
     models (`own_frozen`); a parameter that several modules share (tied weights) is there once.
     """
 
-    def __init__(self, network: Network, trained: Trained = "all") -> None:
+    def __init__(self, network: Network, trained: Trained = "all", parameters: torch.Tensor | None = None) -> None:
         """Freeze what is not `trained` and move all other parameters into one vector.
+
+        Args:
+            network: what it is made of, and changes from now on.
+            trained: which parts are trained, if they are not frozen.
+            parameters: the vector ``[P]`` to use, whose values replace the network's; one is made if it is None.
 
         Raises:
             ConfigError: nothing is left to train.
@@ -69,11 +75,13 @@ class FlatModel:
         for name, parameter in named:
             self.slices[name] = slice(start, start + parameter.numel())
             start += parameter.numel()
-        self.parameters = torch.empty(start, dtype=named[0][1].dtype, device=named[0][1].device)
+        like = named[0][1]
+        self.parameters = torch.empty(start, dtype=like.dtype, device=like.device) if parameters is None else parameters
         self._gradient: torch.Tensor | None = None
         self._trained = [(parameter, self.slices[name]) for name, parameter in named]
         for parameter, part in self._trained:
-            self.parameters[part] = parameter.detach().reshape(-1)
+            if parameters is None:
+                self.parameters[part] = parameter.detach().reshape(-1)
             parameter.data = self.parameters[part].view_as(parameter)
             parameter.grad = None
 
@@ -179,6 +187,17 @@ class FlatModel:
         self.parameters.copy_(parameters)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
+
+    def copied(self, device: torch.device | str) -> FlatModel:
+        """Return a model of its own on a device; frozen parameters, if they are there already, are shared.
+
+        A shared one is another object over the same memory: who replaces or thaws it does so for that model.
+        """
+        parameters = self.parameters.to(device, copy=True)
+        moved = [(p, parameters[part].view_as(p)) for p, part in self._trained]
+        moved += [(p, p.detach()) for p in frozen(self.network)]
+        ours = {id(p): nn.Parameter(v, p.requires_grad) for p, v in moved if type(p) is nn.Parameter}
+        return FlatModel(copy.deepcopy(self.network, dict(ours)).to(device), parameters=parameters)
 
     def take_over(self, other: FlatModel) -> None:
         """Copy parameters and buffers of another model of the same network; views stay valid."""

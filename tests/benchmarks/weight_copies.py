@@ -2,8 +2,8 @@
 
 The model is a perceptron with 25 million weights (100 MB), so that nothing else weighs much: each strategy learns two
 experiences of digits and serves one request, in a process of its own. Counted is what the process holds above what it
-held before the model was built (Linux's high-water mark of resident memory), in sizes of the weights; one copy is the
-weights themselves.
+held before the model was built (Linux's high-water mark of resident memory), in sizes of the weights: one copy is the
+weights themselves, one their initial values.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-from _common import arguments, report, value
+from _common import arguments, begin_anew, report, resident, value
 
 from lifelong.config.run import RunConfig
 from lifelong.execution.runner import run_prepared
@@ -65,15 +64,15 @@ def copies(name: str) -> dict[str, float]:
     """Return the peaks while a run is prepared and while it is lived, in sizes of the weights."""
     _live(_prepared(name, width=8))  # imports, thread pools and the data are there before anything counts
     gc.collect()
-    before = _resident("VmRSS")
-    _begin_anew()
+    before = resident("VmRSS")
+    begin_anew()
     prepared = _prepared(name, WIDTH)
     weights = prepared.setting.make_model().num_bytes()
     gc.collect()
-    built = _resident("VmHWM")
-    _begin_anew()
+    built = resident("VmHWM")
+    begin_anew()
     _live(prepared)
-    return {"prepare": (built - before) / weights, "run": (_resident("VmHWM") - before) / weights}
+    return {"prepare": (built - before) / weights, "run": (resident("VmHWM") - before) / weights}
 
 
 def _prepared(name: str, width: int) -> Prepared:
@@ -91,17 +90,6 @@ def _prepared(name: str, width: int) -> Prepared:
 def _live(prepared: Prepared) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_prepared(prepared, folder)
-
-
-def _resident(field: str) -> int:
-    """Return a field of this process's memory, in bytes: VmRSS, what it holds, or VmHWM, the most it held."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def _begin_anew() -> None:
-    """Let the high-water mark start again from what the process holds now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def encode(new: np.ndarray, old: np.ndarray) -> torch.Tensor:
     np.bitwise_xor(new, old, out=changed[: len(new)])
     planes = np.ascontiguousarray(changed.reshape(-1, _WORD).T)
     del changed
-    return torch.frombuffer(bytearray(zlib.compress(planes, 1)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(zlib.compress(planes.data, 1)), dtype=torch.uint8)
 
 
 def decode(delta: torch.Tensor, old: np.ndarray) -> np.ndarray:
     """Return the `new`, uint8 ``[N]``, of which `delta` is the encoding."""
-    planes = np.frombuffer(zlib.decompress(delta.numpy()), dtype=np.uint8).reshape(_WORD, -1)
+    planes = np.frombuffer(zlib.decompress(delta.numpy().data), dtype=np.uint8).reshape(_WORD, -1)
     new = planes.T.flatten()[: len(old)]  # a copy, to be written to
     return np.bitwise_xor(new, old, out=new)
