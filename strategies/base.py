@@ -88,6 +88,8 @@ class Strategy(ABC):
     """Whether the earlier samples that it may read are those of permanent experiences alone."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """Options with which it is small enough for tests; what is not named keeps its default."""
+    inert: ClassVar[Mapping[str, str]] = {}
+    """Own options that change neither what it becomes nor what it answers, with the reason."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -172,6 +174,8 @@ class Learner(ABC):
     request that changed the weights in another way it cannot be restored."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """See `Strategy.test_options`."""
+    inert: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.inert`."""
 
     @property
     @abstractmethod
@@ -259,6 +263,8 @@ class Plugin(Hooks):
     """See `Strategy.state_grows`."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """See `Strategy.test_options`."""
+    inert: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.inert`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -344,6 +350,8 @@ class Unlearner(ABC):
     """See `Strategy.exact`."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """See `Strategy.test_options`."""
+    inert: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.inert`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
@@ -396,6 +404,8 @@ class Guard(ABC):
     """See `Strategy.state_grows`."""
     test_options: ClassVar[Mapping[str, Any]] = {}
     """See `Strategy.test_options`."""
+    inert: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.inert`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

@@ -51,6 +51,7 @@ def study(
     ] = None,
     cpus: Annotated[float, typer.Option(min=0, help="CPUs that a run takes on Ray.")] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs that a run takes on Ray; 0.25 lets four share one.")] = 0.0,
+    memory: Annotated[float, typer.Option(min=0, help="GB of memory that a run takes on Ray; 0: not counted.")] = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be computed, with an estimate of time and disk.")
     ] = False,
@@ -90,7 +91,7 @@ def study(
         return
     if collect:
         opened_study.collect()
-    results = [] if collect else _run(opened_study, on, address, workers, cpus, gpus, quiet, wandb)
+    results = [] if collect else _run(opened_study, on, address, workers, cpus, gpus, memory, quiet, wandb)
     failed = [r for r in results if r.error]
     outcome = opened_study.outcome()
     report = _report(opened_study)
@@ -163,6 +164,7 @@ def _run(
     workers: int | None,
     cpus: float,
     gpus: float,
+    memory: float,
     quiet: bool,
     wandb: bool,
 ) -> list[JobResult]:
@@ -181,7 +183,7 @@ def _run(
             note(study.prospect())
     try:
         with Progress(study.jobs, silent=quiet) as progress:
-            return study.run(on.value, workers, address, cpus, gpus, progress.result, wandb, progress.expect)
+            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, progress.expect)
     except KeyboardInterrupt:
         done = len(study.jobs) - len(study.pending)
         note(

@@ -10,6 +10,7 @@ models of several lives are trained at once.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +18,27 @@ from pathlib import Path
 
 import numpy as np
 
+from lifelong.config.run import RunConfig
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.metrics.detailed import is_private
 from lifelong.metrics.requests import mean_rows
 from lifelong.metrics.shadows import lira_rows, rmia_rows, score_rows, ulira_rows
+from lifelong.processes.fresh import call
+from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import lives_of
-from lifelong.references.tree import Cost, References, reference_parts
+from lifelong.references.tree import Cost, Missing, References, reference_parts
 from lifelong.results.table import Row, row
-from lifelong.setup.preparation import Prepared
-from strategies.base import Strategy
+from lifelong.setup.instruments import make_instruments
+from lifelong.setup.preparation import Prepared, prepare
+from strategies.base import Outcome, Strategy
 from strategies.parts.together import together
 from streams.events import Event, Experience, Request
 from streams.positions import positions_in
 from streams.randomness import Key
+from streams.registry import others_code
+from streams.stream import Stream
 from streams.timeline import surviving, with_ids
 
 STACKED = 16
@@ -110,13 +117,12 @@ def _without_samples(request: Request, excluded: np.ndarray) -> Request:
 # Why: docs/decisions.md#a-shadow-life-is-the-whole-stream-under-another-seed
 def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row], Cost]:
     """Return what attacks on single samples find in strategy `name`, and what the lives cost."""
-    requests = [r for r in p.plan.requests if is_private(r)]
+    requests, targets = _private(p)
     count, last = p.config.references.shadows, len(p.stream.events) - 1
     if not count or not requests:
         return [], Cost()
-    targets = np.unique(np.concatenate([r.forget for r in requests]))
     ids = p.plan.ids[targets]
-    lives, retrained = _both(p, name, evaluator, requests, targets)
+    lives, retrained = _both(p, name, evaluator)
     for start in range(0, count, STACKED):
         group = range(start, min(start + STACKED, count))
         lives.add(group)
@@ -146,27 +152,44 @@ def shadow_rows(p: Prepared, name: str, evaluator: Evaluator) -> tuple[list[Row]
 
 def shadow_files(p: Prepared, name: str, evaluator: Evaluator) -> list[Path]:
     """Return where the shadow lives of strategy `name` are kept."""
-    requests = [r for r in p.plan.requests if is_private(r)]
-    if not p.config.references.shadows or not requests:
+    if not p.config.references.shadows or not _private(p)[0]:
         return []
-    targets = np.unique(np.concatenate([r.forget for r in requests]))
     files: list[Path] = []
-    for lives in _both(p, name, evaluator, requests, targets):
+    for lives in _both(p, name, evaluator):
         for life in range(p.config.references.shadows):
             files += lives.files(life)
     return files
 
 
-def _both(
-    p: Prepared, name: str, evaluator: Evaluator, requests: list[RequestPlan], targets: np.ndarray
-) -> tuple[_Lives, _Lives]:
+def _both(p: Prepared, name: str, evaluator: Evaluator) -> tuple[_Lives, _Lives]:
     """Return the lives that unlearn, and the retrained ones."""
+    requests, targets = _private(p)
     onlooker, ids, last = _Onlooker(p, evaluator, targets), p.plan.ids[targets], len(p.stream.events) - 1
     after = {e for r in requests for e in (r.event, last)}
     return (
         _Lives(p, name, onlooker, ids, sorted(after | {r.event - 1 for r in requests}), retrained=False),
         _Lives(p, name, onlooker, ids, sorted(after), retrained=True),
     )
+
+
+# Why: docs/decisions.md#lives-that-are-compared-share-no-process
+def _live_alone(p: Prepared, name: str, retrained: bool, life: int, missing: Missing) -> Outcome:
+    """Live where nobody has lived before, as references of users' files do."""
+    config = p.config.model_copy(update={"strategies": {name: p.config.strategies[name]}})
+    return call(_live_here, config, p.stream, name, retrained, life, missing)
+
+
+def _live_here(config: RunConfig, stream: Stream, name: str, retrained: bool, life: int, missing: Missing) -> Outcome:
+    p = prepare(config, stream)
+    with torch_settings(config):
+        evaluator = make_instruments(config.evaluation, stream, p.plan, p.setting, config.device).evaluator
+        return _both(p, name, evaluator)[retrained].live(life, missing)
+
+
+def _private(p: Prepared) -> tuple[list[RequestPlan], np.ndarray]:
+    """Return the requests that attacks on single samples can judge, and the positions of all their samples."""
+    requests = [r for r in p.plan.requests if is_private(r)]
+    return requests, np.unique(np.concatenate([r.forget for r in requests] or [np.zeros(0, dtype=np.int64)]))
 
 
 def _means(requests: list[RequestPlan], rows: list[Row], last: int) -> list[Row]:
@@ -195,6 +218,8 @@ class _Lives:
     ) -> None:
         self._p, self._name, self._onlooker, self._ids, self._moments = p, name, onlooker, ids, moments
         self._retrained = retrained
+        self._parts = reference_parts("retrained", p.strategies.parts[name]) if retrained else p.strategies.parts[name]
+        self._own = bool(others_code(part.name for part in self._parts))
         self._margins: dict[int, list[np.ndarray]] = {e: [] for e in moments}
         self._kept: dict[int, list[np.ndarray]] = {e: [] for e in moments}
         self.cost = Cost()
@@ -211,7 +236,8 @@ class _Lives:
     def add(self, group: Sequence[int]) -> None:
         """Live some at once, or find them in the cache."""
         started = time.perf_counter()
-        for points, cost in together([lambda life=life: self._live_once(life) for life in group]):  # type: ignore[misc]
+        lives = [functools.partial(self._live_once, life) for life in group]
+        for points, cost in [live() for live in lives] if self._own else together(lives):
             for point, outputs in points:
                 margins, kept = outputs.details.shadow_margins, outputs.details.shadow_kept
                 assert kept is not None
@@ -226,17 +252,20 @@ class _Lives:
         family, events_at = self._course(life)
         return [family.file_of(events, moment.event) for moment, events in events_at.items()]
 
+    def live(self, life: int, missing: Missing) -> Outcome:
+        """Live what is missing of a life, here."""
+        return self._course(life)[0].live(missing)
+
     def _live_once(self, life: int) -> tuple[list[tuple[_Moment, Outputs]], Cost]:
         family, events_at = self._course(life)
         return list(family.compute(events_at)), family.cost
 
     def _course(self, life: int) -> tuple[References, dict[_Moment, tuple[Event, ...]]]:
         """Return what computes a life, and its events up to every moment."""
-        p, parts, retrained = self._p, self._p.strategies.parts[self._name], self._retrained
+        p, retrained = self._p, self._retrained
         seed = (p.config.seed + 1) * _SEEDS + life + (_RETRAINED_SEEDS if retrained else 0)
-        if retrained:
-            parts = reference_parts("retrained", parts)
-        family = lives_of(p, parts, seed, self._onlooker)
+        alone = functools.partial(_live_alone, p, self._name, retrained, life) if self._own else None
+        family = lives_of(p, self._parts, seed, self._onlooker, alone)
         excluded = self._ids[~is_inside(life, self._ids)]
         events_at = {}
         for moment in self._moments:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 
 from lifelong.study.forkserver import start_forkserver
@@ -22,10 +23,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use, as ``$CUDA_VISIBLE_DEVICES`` takes them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    A worker that dies takes only its own job along, which goes on from its last checkpoint in a new worker.
+    A worker that dies takes only its own job along, which goes on from its last checkpoint in a new worker. Where jobs
+    ask for a GPU and there are several, workers take one each in turn; their jobs know it as ``cuda``.
 
     Args:
         jobs: what to run.
@@ -33,12 +45,14 @@ def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2
         attempts: how often a job is started whose worker dies (killed, out of memory).
     """
     waiting = deque((job, attempts) for job in jobs)
+    gpus = visible_gpus() if any(job.config.get("device") == "cuda" for job in jobs) else []
+    shares = itertools.cycle([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}])
     idle: list[_Worker] = []
     busy: dict[_Worker, tuple[Job, int]] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < (workers or num_cores()):
-                worker = idle.pop() if idle else _Worker()
+                worker = idle.pop() if idle else _Worker(next(shares))
                 busy[worker] = waiting.popleft()
                 worker.give(busy[worker][0])
             ready = wait([worker.pipe for worker in busy])
@@ -62,10 +76,10 @@ def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2
 class _Worker:
     """A process that runs one job after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Mapping[str, str]) -> None:
         context = start_forkserver()
         self.pipe, child_pipe = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child_pipe, dict(os.environ)), daemon=True)
+        self._process = context.Process(target=_serve, args=(child_pipe, {**os.environ, **share}), daemon=True)
         self._process.start()
         child_pipe.close()
 

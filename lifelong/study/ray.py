@@ -20,11 +20,6 @@ from lifelong.files import cache_folder, write_atomically
 from lifelong.study.jobs import Job, JobResult, execute
 from streams.errors import ConfigError
 
-# What a run leaves that is needed elsewhere; checkpoints stay where they were written.
-_RESULTS = (
-    *("config.yaml", "manifest.json", "stream.json"),
-    *("results.jsonl", "columns.bin", "timings.jsonl", "scores.bin", "done.json"),
-)
 _PASSED_ON = (
     "LIFELONG_CACHE",
     "WANDB_MODE",
@@ -43,7 +38,12 @@ _PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 
 def run_ray(
-    jobs: Sequence[Job], address: str | None = None, cpus: float = 1.0, gpus: float = 0.0, retries: int = 3
+    jobs: Sequence[Job],
+    address: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    memory: float = 0.0,
+    retries: int = 3,
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
@@ -55,6 +55,7 @@ def run_ray(
         jobs: what to run.
         address: of a running cluster; None takes ``$RAY_ADDRESS``, or else starts one on this machine.
         cpus, gpus: resources of one job (fractions share a GPU).
+        memory: GB of memory that Ray sets aside for one job on its node; 0 lets it not count.
         retries: how often a job is started again whose worker or node was lost.
 
     Raises:
@@ -71,9 +72,10 @@ def run_ray(
     write_atomically(token, b"")
     try:
         with _cluster(ray, address):
-            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(
-                _run_on_worker
+            share: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus} | (
+                {"memory": int(memory * 1e9)} if memory else {}
             )
+            remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
             running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
             while running:
                 done, _ = ray.wait(list(running), num_returns=1)
@@ -140,8 +142,10 @@ def _check(address: str) -> None:
     try:
         done = subprocess.run(probe, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
         problem = (done.stderr.strip().splitlines() or ["it exited"])[-1] if done.returncode else None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
+        told = (error.stderr or b"").decode(errors="replace").strip().splitlines()
         problem = f"what is there did not answer as Ray within {_ANSWER_S:.0f} s"
+        problem += f"; Ray says: {told[-1]}" if told else ""
     if problem is not None:
         raise ConfigError(f"--address {address}: no Ray cluster answers there ({problem}). {remedy}")
 
@@ -162,12 +166,18 @@ def _run_on_worker(job: Job, token: str) -> JobResult:
         return execute(job)
     worker_job = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
     result = execute(worker_job)
-    files = {
-        f.relative_to(worker_job.folder).as_posix(): f.read_bytes()
-        for f in sorted(worker_job.folder.rglob("*"))
-        if f.is_file() and f.name in _RESULTS
-    }
+    files = {f.relative_to(worker_job.folder).as_posix(): f.read_bytes() for f in _left_by(worker_job.folder)}
     return replace(result, files=files)
+
+
+def _left_by(folder: Path) -> list[Path]:
+    """Return the files of a run that make it whole elsewhere: all but locks and what newer checkpoints replace."""
+    newest = {max(life.glob("event-*.pt"), default=None) for life in folder.glob("strategies/*/checkpoints")}
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name[0] != "." and (file.parent.name != "checkpoints" or file in newest)
+    ]
 
 
 def _write_files(job: Job, files: dict[str, bytes]) -> None:

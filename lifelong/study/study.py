@@ -144,6 +144,7 @@ class Study:
         address: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        memory: float = 0.0,
         watch: Callable[[JobResult], None] | None = None,
         wandb: bool = False,
         begin: Callable[[list[Job]], None] | None = None,
@@ -156,7 +157,7 @@ class Study:
             on: a pool of processes here, or Ray.
             workers: processes for local; None takes one per core.
             address: of a Ray cluster; None starts a local one.
-            cpus, gpus: resources of one job on Ray.
+            cpus, gpus, memory: resources of one job on Ray; memory in GB.
             watch: is told of every result as it comes in.
             wandb: also send everything to Weights & Biases.
             begin: is told of the jobs of every look before they start.
@@ -181,7 +182,7 @@ class Study:
                 if on == "ray":
                     from lifelong.study.ray import run_ray
 
-                    coming = run_ray(jobs, address, cpus, gpus)
+                    coming = run_ray(jobs, address, cpus, gpus, memory)
                 else:
                     coming = run_local(jobs, workers)
                 for result in coming:

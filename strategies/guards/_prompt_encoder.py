@@ -18,6 +18,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.lowrank.gated import Adapters, Lesson
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
+from strategies.parts.weights.fisher import evaluating
 from streams.data import Batch, Data
 from streams.randomness import Key
 from streams.text import GIVEN
@@ -147,7 +148,7 @@ class _Contrast(Hooks):
         assert self._whole is not None
         unmasked = self._whole
         masked = _means(self._listeners, unmasked.x)
-        with torch.no_grad(), self._lesson.resting():
+        with torch.no_grad(), self._lesson.resting(), evaluating(model):
             model.network.body(*unmasked.inputs)
         key = _means(self._listeners, unmasked.x)
         total = torch.stack([contrastive_entropy(z, k) for z, k in zip(masked, key, strict=True)]).sum()

@@ -19,7 +19,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.teachers.teacher import frozen_copy
-from strategies.parts.training.optimizers import Optimizer
+from strategies.parts.training.optimizers import Beta, Optimizer
 from strategies.parts.training.ragged import rows_together
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch, Data
@@ -42,7 +42,7 @@ class PairsConfig(FitConfig):
     """Update rule."""
     lr: float = Field(1e-4, gt=0)
     """Learning rate. For models of a million weights; published for 7 billion: 1e-5."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     """Decay rates of `adam`'s moments."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Scale a gradient down to that norm if it is longer; null leaves it."""

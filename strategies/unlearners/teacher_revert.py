@@ -15,6 +15,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
+from strategies.parts.training.optimizers import Beta
 from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -31,7 +32,7 @@ class Config(FitConfig):
     """Update rule."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate. For models of a million weights."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     """Decay rates of `adam`'s moments."""
     clip_norm: float | None = Field(1.0, gt=0)
     """Scale a gradient down to that norm if it is longer; null leaves it."""

@@ -28,6 +28,8 @@ from streams.events import DeletionRequest, Event, Experience, Request, Unit
 from streams.ledger import Door, Ledger
 from streams.source import Source
 
+CHEATS = Path(__file__).parent / "cheats"
+
 
 class Idle(Strategy):
     """Learns nothing and forgets nothing; attacks derive from it."""
@@ -184,70 +186,7 @@ def test_what_all_strategies_share_is_put_back(change: Any, tools: Any) -> None:
     assert before == (torch.get_num_threads(), torch.get_default_dtype(), torch.get_deterministic_debug_mode())
 
 
-CHEATS = '''"""Attacks in a file, as a user would name it."""
-
-from typing import Literal
-
-import numpy as np
-import torch
-
-from strategies.base import Access, Outcome, Strategy
-from streams.config import Config as BaseConfig
-
-
-class Config(BaseConfig):
-    """Options."""
-
-    attack: Literal["hoard", "oracle", "threads"]
-
-
-class Cheat(Strategy):
-    """Learns nothing, and looks at what it is shown."""
-
-    def __init__(self, config, setting):
-        self.attack, self.width = config.attack, setting.objective.num_outputs
-
-    @property
-    def access(self):
-        return Access()
-
-    def learn(self, experience, door):
-        if self.attack == "threads":
-            torch.set_num_threads(2)
-        return Outcome(steps=1)
-
-    def forget(self, request, door):
-        return Outcome(exactness="none")
-
-    def _look(self, batch):
-        if self.attack == "hoard" and (bool((batch.ids >= 0).any()) or bool((batch.y >= 0).any())):
-            raise AssertionError("shown whose the samples are, or what they are")
-
-    def predict(self, batch):
-        self._look(batch)
-        labels = batch.y.clamp(min=0) if self.attack == "oracle" else torch.zeros_like(batch.y)
-        return 9.0 * torch.nn.functional.one_hot(labels, self.width)
-
-    def features(self, batch):
-        self._look(batch)
-        return batch.x.flatten(1)[:, :2]
-
-    def holds(self, ids):
-        return {}
-
-    def stored_ids(self):
-        return np.array([], dtype=np.int64)
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-'''
-
-
-def config_of(folder: Path, **strategies: Any) -> RunConfig:
-    (folder / "cheat.py").write_text(CHEATS, encoding="utf-8")
+def config_of(**strategies: Any) -> RunConfig:
     options = {
         "name": "attack",
         "source": "digits",
@@ -261,8 +200,8 @@ def config_of(folder: Path, **strategies: Any) -> RunConfig:
     return parse(RunConfig, options)
 
 
-def cheat(folder: Path, attack: str) -> dict[str, Any]:
-    return {"isolated": {"name": str(folder / "cheat.py"), "attack": attack}}
+def cheat(attack: str) -> dict[str, Any]:
+    return {"isolated": {"name": str(CHEATS / "looks.py"), "attack": attack}}
 
 
 def accuracy(table: Table) -> float:
@@ -270,15 +209,15 @@ def accuracy(table: Table) -> float:
 
 
 def test_evaluation_shows_neither_labels_nor_whose_samples_they_are(tmp_path: Path) -> None:
-    config = config_of(tmp_path, hoarder=cheat(tmp_path, "hoard"), oracle=cheat(tmp_path, "oracle"))
+    config = config_of(hoarder=cheat("hoard"), oracle=cheat("oracle"))
     tables = run(config, tmp_path / "runs").tables
     assert accuracy(tables["hoarder"]) == accuracy(tables["oracle"]) < 0.3
 
 
 def test_a_strategy_that_changes_torch_is_named_and_changes_no_other(tmp_path: Path) -> None:
     honest = {"learner": "naive", "unlearner": "finetune"}
-    alone = run(config_of(tmp_path, honest=honest), tmp_path / "runs")
-    config = config_of(tmp_path, cheat=cheat(tmp_path, "threads"), honest=honest)
+    alone = run(config_of(honest=honest), tmp_path / "runs")
+    config = config_of(cheat=cheat("threads"), honest=honest)
     with pytest.raises(
         IntegrityError, match=r"Strategy 'cheat', event 0.*threads \(torch\.set_num_threads\): 1, now 2"
     ):
@@ -288,48 +227,10 @@ def test_a_strategy_that_changes_torch_is_named_and_changes_no_other(tmp_path: P
     assert beside.tables["honest"].rows == alone.tables["honest"].rows
 
 
-HOARDER = '''"""Keeps samples where nobody looks for them: in half precision, and halved."""
-
-import torch
-
-from strategies.base import Outcome, Plugin
-from streams.config import Config as BaseConfig
-
-
-class Config(BaseConfig):
-    """Options."""
-
-    names: bool = False
-
-
-class Hoarder(Plugin):
-    """Keeps the first samples of every experience."""
-
-    def __init__(self, config, setting):
-        super().__init__(config, setting)
-        self._kept = [torch.zeros(0, dtype=torch.float16)]
-        self._ids = []
-
-    def end(self, lesson):
-        batch = lesson.data.all()
-        self._kept.append((batch.x / 2).half())
-        self._ids += batch.ids.tolist()
-        return Outcome()
-
-    def holds(self, ids):
-        return {"hoard": ids[[int(i) in self._ids for i in ids]]} if self.config.names else {}
-
-    def state_dict(self):
-        return {"kept": [k.clone() for k in self._kept]}
-
-    def load_state_dict(self, state):
-        self._kept = list(state["kept"])
-'''
-
-
 @pytest.mark.parametrize("names", [False, True])
 def test_the_contract_finds_samples_in_any_form(names: bool, tmp_path: Path) -> None:
-    file = tmp_path / "hoarder.py"
-    file.write_text(HOARDER.replace("names: bool = False", f"names: bool = {names}"), encoding="utf-8")
+    file = tmp_path / "hoards.py"
+    hoards = (CHEATS / "hoards.py").read_text(encoding="utf-8")
+    file.write_text(hoards.replace("names: bool = False", f"names: bool = {names}"), encoding="utf-8")
     candidate = next(c for c in own_candidates(f"learners={file}") if c.name.endswith("+none"))
     assert unnamed(world_of("class-incremental"), candidate) == (set() if names else {str(file)})

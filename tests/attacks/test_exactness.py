@@ -16,6 +16,7 @@ import pytest
 
 import lifelong
 from lifelong.processes import fresh
+from lifelong.references import shadows as shadow_lives
 from lifelong.references.tree import Point, lines
 from lifelong.verification.certificate import Verified, not_shown, verify, weakest
 from lifelong.verification.replay import Finding
@@ -28,14 +29,14 @@ ROOT, CHEATS = Path(__file__).parents[2], Path(__file__).parent / "cheats"
 REQUESTS = [{"after": 1, "scope": "sample", "count": 40}, {"after": 2, "scope": "class", "keys": [6]}]
 
 
-def run_of(strategies: dict[str, Any], root: Path, references: list[str]) -> lifelong.Run:
+def run_of(strategies: dict[str, Any], root: Path, references: list[str], shadows: int = 0) -> lifelong.Run:
     config = {
         "name": "attack",
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "explicit", "requests": REQUESTS},
         "model": {"name": "mlp", "hidden": [8]},
         "training": {"epochs": 1, "lr": 0.05},
-        "references": {"kinds": references},
+        "references": {"kinds": references, "shadows": shadows},
         "strategies": strategies,
     }
     return lifelong.run(parse(lifelong.RunConfig, config), root / "runs")
@@ -111,7 +112,23 @@ def test_the_reference_of_a_users_file_does_not_find_what_the_run_kept(
     assert distance > 0.0
 
 
-@pytest.mark.parametrize("cheat", [pytest.param("two_models", marks=pytest.mark.nightly), "never_twice"])
+@pytest.mark.nightly
+def test_the_shadow_lives_of_a_users_file_are_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them has kept in the module would let all later ones answer as it did."""
+    asked: list[str] = []
+    real = shadow_lives.call
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        shadow_lives, "call", lambda function, *a: asked.append(function.__name__) or real(function, *a)
+    )
+    strategies = {"never_twice": {"isolated": str(CHEATS / "never_twice.py")}}
+    run = run_of(strategies, tmp_path, [], shadows=4)
+    assert asked == ["_live_here"] * 8, "four that unlearn and four that are retrained"
+    assert run.tables["never_twice"].select("ulira_auc")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("cheat", ["two_models", "never_twice"])
 def test_contract_tests_of_a_users_file_catch_it(cheat: str) -> None:
     line = [sys.executable, "-m", "pytest", "tests/contract/test_strategies.py", "-n", "0", "-p", "no:cacheprovider"]
     line += ["--own", f"isolated={CHEATS / cheat}.py", "-k", "class-incremental and (interferes or exact_is or resume)"]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_source
 
 import lifelong
-from cli.main import main
 from lifelong.evaluation.sealing import seal, secret_of, unseal
 from lifelong.execution.traces import _prepared_files, clean_cache, clean_run, traces
 from lifelong.results.record import Record
@@ -25,6 +23,7 @@ from streams.sources import people
 from streams.text import train_tokenizer
 
 DELETED_CLASS = 1
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -113,8 +112,8 @@ def test_details_go_even_if_the_process_dies_before(here: Path, monkeypatch: pyt
     assert files_with(deleted_ids(), here / "runs") == set()
 
 
-def test_a_seal_opens_with_the_same_samples_only() -> None:
-    source = make_source()
+def test_a_seal_opens_with_the_same_samples_only(tools: Any) -> None:
+    source = tools.source()
     ids = source.train_ids[:10]
     secret, content = secret_of(source, ids), bytes(range(256)) * 5
     sealed = seal(content, secret, "life")
@@ -179,13 +178,11 @@ def test_a_run_can_be_cleaned(here: Path) -> None:
     assert lifelong.load_run(other.folder).done
 
 
-def test_scores_of_deleted_samples_can_be_blanked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_deleted_samples_can_be_blanked(here: Path, call: Call) -> None:
     run = lifelong.run(config(), here / "runs")
     losses = run.folder / "strategies/exact/losses.bin"
     before = losses.read_bytes()
-    monkeypatch.setattr(sys, "argv", ["lifelong", "clean", str(run.folder), "--deleted"])
-    with pytest.raises(SystemExit, match="0"):
-        main()
+    assert call("clean", str(run.folder), "--deleted")[0] == 0
     blank = np.isnan(np.frombuffer(losses.read_bytes(), "<f4"))
     events = 5  # before the first, and after each of four
     assert blank.sum() == events * len(deleted_ids())
@@ -204,30 +201,15 @@ def test_the_cache_is_cleaned_by_age(here: Path) -> None:
     assert all(file.exists() for file in rest)
 
 
-def test_the_command_says_what_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_is_missing(here: Path, call: Call) -> None:
     run = lifelong.run(config(), here / "runs")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        sys.argv = ["lifelong", *arguments]
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        return code, *capsys.readouterr()
-
-    before = sys.argv
-    try:
-        for arguments in (["clean"], ["clean", str(run.folder), "--older-than", "3"], ["clean", "--deleted"]):
-            code, _, errors = call(*arguments)
-            assert code == 2
-            assert "Name a run folder" in errors
-        code, out, _ = call("traces", str(run.folder), "--sample", str(deleted_ids()[0]), "--json")
-        assert code == 0
-        assert all(Path(trace["file"]).exists() for trace in json.loads(out))
-    finally:
-        sys.argv = before
+    for arguments in (["clean"], ["clean", str(run.folder), "--older-than", "3"], ["clean", "--deleted"]):
+        code, _, errors = call(*arguments)
+        assert code == 2
+        assert "Name a run folder" in errors
+    code, out, _ = call("traces", str(run.folder), "--sample", str(deleted_ids()[0]), "--json")
+    assert code == 0
+    assert all(Path(trace["file"]).exists() for trace in json.loads(out))
 
 
 def test_of_tokenisers_only_that_of_the_rows_derives_from_them(here: Path) -> None:

@@ -80,7 +80,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if own is None:
         pairs += [(c, "text") for c in text_candidates()] + [(c, "pictures") for c in picture_candidates()]
     if "every" in asked:
-        params = [_param(c, f, True) if c.in_depth(f) else _param(c, f, False) for c, f in pairs]
+        params = [_param(c, f, c.in_depth(f)) for c, f in pairs]
         params += [_param(c, f, True, by_default=False, what="-every") for c, f in pairs if not c.in_depth(f)]
         metafunc.parametrize(("candidate", "form", "every"), params)
     else:

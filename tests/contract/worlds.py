@@ -81,8 +81,12 @@ class World:
         return replace(self, stream=altered, original=source)
 
     def answers(self, strategy: Strategy) -> str:
-        """What a strategy says of every fifth sample of the source as it is, outputs and features, as a digest."""
-        rows = np.arange(0, len(self.stream.source), 5)
+        """What a strategy says of the source as it is, outputs and features, as a digest.
+
+        It is asked about every fifth sample, and about some that each request of this world deletes.
+        """
+        deleted = [request.sample_ids[:4] for request in self.stream.requests]
+        rows = np.unique(np.concatenate([np.arange(0, len(self.stream.source), 5), *deleted]))
         data = Ledger(self.original or self.stream.source, self.stream.task_of, self.device).lend(rows)
         objective = self.setting.objective
         return answers(strategy, [objective.asked(objective.drawn(b, EVALUATION)) for b in data.batches(128)])

@@ -1,14 +1,11 @@
-"""What several modules use: the command line in this process, and a tiny study to look at."""
+"""What several modules use: a tiny study to look at."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cli.main import main
 from lifelong.study.jobs import execute
 from lifelong.study.study import Study
 
@@ -37,24 +34,6 @@ TINY_STUDY: dict[str, Any] = {
         {"name": "doing nothing is exact", "of": "naive", "below": 1e-9, **JS},
     ],
 }
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *arguments])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -274,6 +274,20 @@ def test_nothing_deleted_is_kept_or_drawn_again(readmit: bool) -> None:
             assert len(plugin.pool) <= len(before)
 
 
+def test_what_was_pruned_and_is_taught_again_is_in_the_pool_alone() -> None:
+    stream = stream_of(skills((40, 40, 40, 40)))
+    learner = {"name": "adapt-infinity", "share": 0.5, "pool": 50, "clusters": 4}
+    strategy, _, ledger = play(learner, replace(stream, events=stream.events[:2]), epochs=1)
+    plugin = plugin_of(strategy)
+    again = plugin.state_dict()["pruned"]["ids"].sort().values.numpy()
+    assert len(again) == 30
+    step(strategy, Experience("again", (), again), ledger)
+    noted = plugin.state_dict()["pruned"]["ids"].numpy()
+    assert len(plugin.pool) == 50
+    assert not np.isin(noted, plugin.pool).any()
+    assert np.array_equal(np.sort(np.concatenate([noted, plugin.pool])), np.sort(ledger.live_ids)), "each once"
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_unlearner_can_retain_by_the_last_draw(wrapped: bool) -> None:
     """The draw is spread over clusters and small; an unlearner repairs on what of it is live and not pruned."""
@@ -491,6 +505,7 @@ def test_it_is_the_plugin_of_that_name() -> None:
     assert len(plugin_of(capped).pool) == 30
 
 
+@pytest.mark.nightly
 def test_grounding_of_text_with_images() -> None:
     """A tiny LLaVA: what zeroed and dropped images mean, and who has none."""
     source = instructions.load(instructions.Config(distributors=("numbers", "knowledge"), samples=40, test=2))

@@ -23,6 +23,7 @@ from streams.errors import ConfigError, RequestError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
 from streams.randomness import Key
+from streams.scenarios import task_incremental
 from streams.timeline import surviving
 
 
@@ -63,7 +64,7 @@ def test_weights_are_the_start_plus_the_changes() -> None:
     assert torch.equal(strategy._model.parameters[: strategy._chain.size], total)
 
 
-@pytest.mark.parametrize("architecture", ["hat", "adahat"])
+@pytest.mark.parametrize("architecture", ["hat", pytest.param("adahat", marks=pytest.mark.nightly)])
 def test_forgetting_the_last_task_is_exact_and_costs_nothing(architecture: str) -> None:
     life = life_of((3, 2), architecture=architecture, repair="joint")
     before, _ = life.until(2)
@@ -93,6 +94,7 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     assert without.digest != digest(strategy.state_dict())
 
 
+@pytest.mark.nightly
 def test_shared_weights_come_from_the_backup_and_no_others() -> None:
     life, plain = life_of((3, 0)), life_of((3, 0), compensate="none")
     before, _ = life.until(3)
@@ -184,8 +186,68 @@ def test_replay_reads_the_memories_of_earlier_tasks() -> None:
     sizes = [len(e.sample_ids) for e in life.stream.experiences]
     assert [s.samples_read for s in steps] == [sizes[0], sizes[1] + 20, sizes[2] + 40]
     assert steps[1].outcome.backward == 5 * sizes[1] + steps[1].outcome.steps * 20
-    _, silent = life_of(window=0, alpha=0, beta=0).until(2)
+    bare, silent = life_of(window=0, alpha=0, beta=0).until(2)
     assert silent[1].samples_read == sizes[1]
+    assert torch.equal(bare._tasks[0].update, strategy._tasks[0].update)
+    assert not torch.allclose(bare._tasks[1].update, strategy._tasks[1].update, atol=1e-3), "it is trained on"
+
+
+def test_what_replay_minimises_by_hand() -> None:
+    """The mean over samples of alpha MSE to the stored outputs + beta CE, each through its task's units and head."""
+    life = life_of(window=0, alpha=0.3, beta=0.7)
+    strategy, _ = life.until(2)
+    ledger, source = Ledger(life.stream.source, life.stream.task_of), life.stream.source
+    for event in life.stream.events[:2]:
+        ledger.admit(event)
+    strategy._mount()
+    strategy._model.parameters.mul_(1.2)  # so that outputs are no longer those that are stored
+    terms = []
+    for number, task in enumerate(strategy._tasks):
+        columns = list(life.stream.units[number].classes)
+        outputs = strategy.answer(task, source.x[task.memory])[:, columns]
+        squared = (outputs - task.outputs[:, columns]).square().mean(1)
+        labels = torch.searchsorted(torch.tensor(columns), source.y[task.memory])
+        terms.append(0.3 * squared + 0.7 * nn.functional.cross_entropy(outputs, labels, reduction="none"))
+    memories = np.sort(np.concatenate([t.memory for t in strategy._tasks]))
+    found = strategy.dark(ledger.lend(memories).all(), strategy._tasks)
+    torch.testing.assert_close(found, torch.cat(terms).mean())
+
+
+def test_gates_harden_in_every_epoch(monkeypatch: pytest.MonkeyPatch, tools: Any) -> None:
+    from strategies.isolated import amnesiac_hat
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(amnesiac_hat, "annealed", lambda *a: asked.append(a[:2]) or annealed(*a))
+    source = tools.source(num_classes=4, per_class=12)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan, epochs=3, batch_size=8)
+    step(AmnesiacHAT(Config(), setting), plan.experiences[0], Ledger(source, plan.task_of))
+    assert asked == [(0, 3), (1, 3), (2, 3)] * 3
+
+
+def test_weight_decay_shrinks_weights(tools: Any) -> None:
+    """One step with and without: the difference is lr x decay x what the weights were."""
+    source = tools.source(num_classes=4, per_class=12)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    ends = []
+    for decay in (0.0, 0.25):
+        setting = tools.setting(source, plan, epochs=1, batch_size=100, lr=0.1, weight_decay=decay)
+        strategy = AmnesiacHAT(Config(), setting)
+        step(strategy, plan.experiences[0], Ledger(source, plan.task_of))
+        ends.append(strategy._tasks[0].update)
+    start = setting.make_model().parameters[: strategy._chain.size]
+    assert torch.allclose(ends[1] - ends[0], -0.1 * 0.25 * start, atol=1e-6)
+
+
+def test_sparsity_closes_gates(tools: Any) -> None:
+    source = tools.source(num_classes=4, per_class=12)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    opened = []
+    for sparsity in (0.0, 2.0):
+        strategy = AmnesiacHAT(Config(sparsity=sparsity), tools.setting(source, plan, epochs=20, hidden=32))
+        step(strategy, plan.experiences[0], Ledger(source, plan.task_of))
+        opened.append(float(strategy._tasks[0].mask.mean()))
+    assert 0 < opened[1] < 0.7 * opened[0]
 
 
 def test_what_does_not_fit_is_refused() -> None:

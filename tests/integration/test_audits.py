@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import lifelong
 from lifelong.formulas.membership import efficacy_attack
 from lifelong.metrics import detailed
 from lifelong.metrics.catalogue import describe
-from lifelong.references.shadows import is_inside, shadow_events
+from lifelong.references.shadows import is_inside, shadow_events, shadow_files
 from lifelong.results.table import Table
 from lifelong.setup.build import make_strategy
 from lifelong.setup.instruments import make_instruments
@@ -324,6 +325,7 @@ def test_attacks_on_single_samples(run: lifelong.Run) -> None:
     assert scores[0] <= scores[1]
 
 
+@pytest.mark.nightly
 def test_a_perfect_method_gets_the_nulls_of_divergence_and_score(tmp_path: Path) -> None:
     """With the seeds of the retrained lives, lives that retrain had half of their divergence and 1.6 of their score."""
     changes: dict[str, Any] = {
@@ -375,6 +377,20 @@ def test_shadow_lives_lack_half_of_what_is_forgotten(tmp_path: Path) -> None:
         assert isinstance(event, Experience) or not set(event.keys_of("sample")) & set(excluded.tolist())
     gone = shadow_events(stream.events, stream.requests[0].sample_ids)
     assert [e.name for e in gone] == ["joint", "request-1"], "who is asked for nothing is not asked"
+
+
+def test_shadow_lives_are_those_of_the_seed_of_their_run(tmp_path: Path) -> None:
+    def seeds(seed: int) -> set[Path]:
+        prepared = prepare(config_of(tmp_path))
+        prepared = replace(prepared, config=prepared.config.model_copy(update={"seed": seed}))
+        evaluator = make_instruments(
+            prepared.config.evaluation, prepared.stream, prepared.plan, prepared.setting, "cpu"
+        ).evaluator
+        return set(shadow_files(prepared, "none", evaluator))
+
+    zero, one = seeds(0), seeds(1)
+    assert len(zero) == len(one) == 8 * (3 + 2)
+    assert zero.isdisjoint(one)
 
 
 def test_measuring_in_detail_changes_nothing(tmp_path: Path) -> None:

@@ -448,7 +448,7 @@ def test_a_class_deleted_entirely(call: Call) -> None:
     assert lines["alone"]["exact"]["value"] == 1
 
 
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_everything_deleted(call: Call, after: int) -> None:
     """At the end nothing is held: scores are undefined with a reason, and exact strategies are as good as new.
 

@@ -151,7 +151,10 @@ class Hungry(nn.Module):
 CPU = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
 
-@pytest.mark.parametrize(("room", "message"), [(5, None), (16, CPU), (0, None)])
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [(5, None), *(pytest.param(*case, marks=pytest.mark.nightly) for case in ((16, CPU), (0, None)))],
+)
 def test_running_out_of_memory_says_what_would_fit(room: int, message: str | None) -> None:
     source = people.load(people.Config(people=4, groups=2, holdout=0, world=False, vocabulary=400))
     assert source.text is not None

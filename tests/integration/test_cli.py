@@ -316,6 +316,7 @@ def test_version(call: Call) -> None:
     assert out.strip()
 
 
+@pytest.mark.nightly
 def test_ctrl_c_in_the_middle_leaves_a_run_that_goes_on_exactly(call: Call, tmp_path: Path) -> None:
     slow = ["tiny.yaml", "--set", "scenario={name: online, chunk: 10}", "--set", "training.epochs=30"]
     started = process("run", *slow)
@@ -342,7 +343,10 @@ def test_ctrl_c_in_the_middle_leaves_a_run_that_goes_on_exactly(call: Call, tmp_
     assert finish(resumed)[0] == 130
 
 
-@pytest.mark.parametrize("becomes", [None, RuntimeError("unexpected pos 1088 vs 982")])
+@pytest.mark.parametrize(
+    "becomes",
+    [None, pytest.param(RuntimeError("unexpected pos 1088 vs 982"), marks=pytest.mark.nightly)],
+)
 def test_ctrl_c_stops_even_where_a_library_swallows_it(
     becomes: Exception | None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

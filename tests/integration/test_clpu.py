@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
@@ -15,11 +16,12 @@ from lifelong.verification.replay import altered, live
 from strategies.isolated.clpu_der import ClpuDer, Config
 from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import digest, num_bytes
-from strategies.step import step
+from strategies.step import ledger_after, restore, step
 from streams.config import parse
 from streams.errors import ConfigError, RequestError
 from streams.ledger import Ledger
 from streams.randomness import Key
+from streams.scenarios import task_incremental
 from streams.timeline import surviving
 
 RUN: dict[str, Any] = {
@@ -153,6 +155,72 @@ def test_replay_counts_and_keeps_permanent_tasks(life: Life) -> None:
     assert steps[1].samples_read == len(life.stream.events[1].sample_ids), "temporary tasks are learned without replay"
     samples = len(life.stream.events[3].sample_ids)
     assert steps[3].outcome.backward == 2 * samples + steps[3].outcome.steps * 32
+
+
+@pytest.mark.parametrize("consolidates", [False, True])
+def test_a_step_beside_permanent_tasks_by_hand(consolidates: bool, tools: Any) -> None:
+    """Loss of the new task, plus the mean over permanent ones of alpha MSE + beta CE; memories smaller than a draw.
+
+    A task that becomes permanent is learned from its memory alone, by alpha MSE + beta CE as well.
+    """
+    source = tools.source(num_classes=6, per_class=10)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=3), 0)
+    setting = tools.setting(source, plan, epochs=1, batch_size=100, lr=0.5)
+    strategy = ClpuDer(Config(memory=6, alpha=0.3, beta=0.7, undeclared="permanent"), setting)
+    ledger = Ledger(source, plan.task_of)
+    for experience in plan.experiences[:2]:
+        step(strategy, experience, ledger)
+    last = plan.experiences[2]
+    if consolidates:
+        step(strategy, replace(last, name="before", retention="temporary"), ledger)
+        last = replace(last, consolidates=True)
+    model, tasks = setting.make_model(), list(strategy._permanent)
+    model.load_state_dict(strategy._main.state_dict())
+    x, own = source.x, plan.experiences[2].sample_ids
+
+    def cross_entropy(ids: np.ndarray, task: int) -> torch.Tensor:
+        classes = list(plan.units[task].classes)
+        return F.cross_entropy(model(x[ids])[:, classes], source.y[ids] - classes[0])
+
+    def dark(task: Any, number: int) -> torch.Tensor:
+        assert len(task.memory) == 6
+        columns = list(plan.units[number].classes)
+        squared = F.mse_loss(model(x[task.memory])[:, columns], task.outputs[:, columns])
+        return 0.3 * squared + 0.7 * cross_entropy(task.memory, number)
+
+    new = dark(strategy._temporary[0], 2) if consolidates else cross_entropy(own, 2)
+    (new + (dark(tasks[0], 0) + dark(tasks[1], 1)) / 2).backward()
+    step(strategy, last, ledger)
+    assert torch.allclose(strategy._main.parameters, model.parameters - 0.5 * model.gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("pretrain", [True, False])
+def test_where_the_model_of_a_temporary_task_starts(pretrain: bool, tools: Any) -> None:
+    """As a copy of the permanent one, or afresh; with a tiny learning rate it stays there."""
+    source = tools.source(num_classes=4, per_class=10)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan, lr=1e-9)
+    strategy, ledger = ClpuDer(Config(pretrain=pretrain), setting), Ledger(source, plan.task_of)
+    strategy._main.parameters.mul_(2)
+    step(strategy, plan.experiences[0], ledger)
+    model = strategy._temporary[0].model
+    assert model is not None
+    expected = setting.make_model().parameters * (2 if pretrain else 1)
+    assert torch.allclose(model.parameters, expected, atol=1e-6)
+
+
+def test_a_resume_at_any_event_goes_on_to_the_same_bits(life: Life) -> None:
+    """Also before a consolidation, which takes as many steps as the last permanent task did."""
+    events, source, task_of = life.stream.events, life.stream.source, life.stream.task_of
+    whole, ledger, states = life.build(), Ledger(source, task_of), []
+    for event in events:
+        step(whole, event, ledger)
+        states.append(whole.state_dict())
+    for count in range(1, len(events)):
+        resumed, ledger = life.build(), ledger_after(Ledger(source, task_of), events[:count])
+        restore(resumed, states[count - 1], ledger)
+        step(resumed, events[count], ledger)
+        assert digest(resumed.state_dict()) == digest(states[count]), count
 
 
 def test_permanent_tasks_cannot_be_forgotten(life: Life) -> None:

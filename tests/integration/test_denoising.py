@@ -87,6 +87,7 @@ def naive() -> Life:
     return Life(NAIVE)
 
 
+@pytest.mark.nightly
 def test_it_learns_and_forgets_what_is_not_replayed(naive: Life) -> None:
     assert naive.loss(*NEW) < 0.55 * naive.mean_image_loss(*NEW)
     assert naive.loss(*OLD) > 1.6 * naive.loss(*NEW)
@@ -166,6 +167,7 @@ def forgotten(unlearner: Any, request: dict[str, Any] = CLASS_1, **more: Any) ->
     return Life({"learner": {"name": "replay", "memory": 100}, "unlearner": unlearner}, request, **more)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("retain", ["descent", "kl"])
 def test_gradient_difference_breaks_what_goes_and_holds_the_rest(retain: str, served: Life) -> None:
     options = {"epochs": 5, "lr": 2e-4, "batch_size": 32, "retain": retain}
@@ -174,6 +176,7 @@ def test_gradient_difference_breaks_what_goes_and_holds_the_rest(retain: str, se
     assert life.loss(*OLD[2:], *NEW) < 1.25 * served.loss(*OLD[2:], *NEW)
 
 
+@pytest.mark.nightly
 def test_salun_teaches_other_labels_in_salient_weights_alone(served: Life) -> None:
     options = {"epochs": 10, "lr": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 64, "share": 0.5}
     before, life = served, forgotten({"name": "salun", **options})
@@ -201,7 +204,9 @@ def apart(life: Life, images: Batch) -> float:
     return float((asked_for(1) - others).square().mean())
 
 
-@pytest.mark.parametrize("request_", [CLASS_1, SAMPLES], ids=["class", "samples"])
+@pytest.mark.parametrize(
+    "request_", [CLASS_1, pytest.param(SAMPLES, marks=pytest.mark.nightly)], ids=["class", "samples"]
+)
 def test_retraining_has_the_bits_of_a_life_without_the_data(request_: dict[str, Any]) -> None:
     life = forgotten("retrain", request_, epochs=3)
     events = life.prepared.stream.events
@@ -248,6 +253,7 @@ def test_what_cannot_serve_images_is_refused_and_what_is_advised_works(kind: str
     assert not found & set(names)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["o3", "in-context"])
 def test_where_no_other_can_serve_images_the_refusal_says_so(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"guard: {name} is for models that predict tokens.*None of the guards can"):

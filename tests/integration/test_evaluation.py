@@ -84,6 +84,7 @@ def test_which_events_are_evaluated() -> None:
     assert np.flatnonzero(dense.watched).tolist() == [i for i in range(14) if i not in requests]
 
 
+@pytest.mark.nightly
 def test_evaluating_less_often_changes_no_number(run: Callable[..., lifelong.Run]) -> None:
     often, seldom = run(), run(every=4)
     for name in CONFIG["strategies"]:
@@ -114,7 +115,7 @@ def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.
     assert describe("stability_gap").better == "lower"
 
 
-@pytest.mark.parametrize("evaluation", [{"every": 4}, {"dense_every": 2}])
+@pytest.mark.parametrize("evaluation", [{"every": 4}, pytest.param({"dense_every": 2}, marks=pytest.mark.nightly)])
 def test_a_run_that_was_interrupted_goes_on_as_if_nothing_had_happened(
     evaluation: dict[str, int], run: Callable[..., lifelong.Run], tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ OWN_STEPS: dict[str, Any] = {
 }
 
 
+@pytest.mark.nightly
 def test_strategies_that_take_their_own_steps_are_looked_at_within_experiences_too(tmp_path: Path) -> None:
     def lived(every: int | None) -> lifelong.Run:
         config = RunConfig.model_validate(OWN_STEPS | {"evaluation": {"dense_every": every}})

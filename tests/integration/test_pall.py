@@ -10,15 +10,17 @@ import pytest
 import torch
 from lives import TaskLife
 from torch import nn
+from torch.nn import functional as F
 
 from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
 from strategies.parts.model import digest
 from strategies.step import step
 from streams.errors import RequestError
-from streams.events import DeletionRequest
+from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.randomness import Key
+from streams.scenarios import task_incremental
 from streams.timeline import surviving
 
 SPARSITY = 0.6
@@ -149,6 +151,67 @@ def test_scores_get_the_gradient_of_their_mask() -> None:
     assert scores.grad is not None
     assert scores.grad.tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert int(kept(torch.arange(1.0, 102.0), 0.8).sum()) == 21
+
+
+def test_stored_outputs_stay_with_their_samples_when_memories_shrink(tools: Any) -> None:
+    """Where more tasks come than there are units, each keeps a smaller share of what it kept."""
+    source = tools.source(num_classes=4, per_class=16)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan, batch_size=16)
+    strategy, ledger = Pall(Config(sparsity=0.5, memory=24), setting), Ledger(source, plan.task_of)
+    first, again = plan.experiences[0].sample_ids[::2], plan.experiences[0].sample_ids[1::2]
+    shown: dict[int, torch.Tensor] = {}
+    sizes = []
+    for name, ids, units in [("a", first, (0,)), ("b", plan.experiences[1].sample_ids, (1,)), ("c", again, (0,))]:
+        step(strategy, Experience(name, units, ids), ledger)
+        newest = strategy._tasks[-1]
+        shown |= dict(zip(newest.memory.tolist(), newest.outputs, strict=True))
+        sizes.append([len(task.memory) for task in strategy._tasks])
+        for task in strategy._tasks:
+            for i, outputs in zip(task.memory.tolist(), task.outputs, strict=True):
+                assert torch.equal(outputs, shown[i])
+    assert sizes == [[12], [12, 12], [8, 8, 8]]
+    kept_ids = [set(task.memory.tolist()) for task in strategy._tasks]
+    assert kept_ids[0] != set(sorted(i for i in shown if i in first)[:8]), "not simply the first ones"
+
+
+def test_what_a_repair_minimises_by_hand(tools: Any) -> None:
+    """The mean over tasks of alpha MSE to the stored outputs + beta CE, each through the weights of its mask."""
+    source = tools.source(num_classes=4, per_class=16)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    setting = tools.setting(source, plan)
+    strategy, ledger = Pall(Config(sparsity=0.5, memory=16, alpha=0.3, beta=0.7), setting), Ledger(source, plan.task_of)
+    for experience in plan.experiences:
+        step(strategy, experience, ledger)
+    strategy._model.parameters.mul_(1.5)  # so that outputs are no longer those that are stored
+    expected, model = [], setting.make_model()
+    for number, task in enumerate(strategy._tasks):
+        model.load_state_dict(strategy._model.state_dict())
+        model.parameters[strategy._body & ~task.mask] = 0.0
+        columns, ids = list(plan.units[number].classes), task.memory
+        outputs = model(source.x[ids])[:, columns]
+        squared = F.mse_loss(outputs, task.outputs[:, columns])
+        expected.append(0.3 * squared + 0.7 * F.cross_entropy(outputs, source.y[ids] - columns[0]))
+        assert float(squared.detach()) > 1e-3
+    found = strategy._rehearsed([ledger.lend(task.memory).all() for task in strategy._tasks])
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+def test_weight_decay_shrinks_the_weights_that_are_trained(tools: Any) -> None:
+    """One step with and without: the difference is lr x decay x what the weights were."""
+    source = tools.source(num_classes=4, per_class=16)
+    plan = task_incremental.build(source, task_incremental.Config(experiences=2), 0)
+    ends = []
+    for decay in (0.0, 0.25):
+        setting = tools.setting(source, plan, epochs=1, batch_size=100, lr=0.1, weight_decay=decay)
+        strategy = Pall(Config(sparsity=0.5), setting)
+        start = strategy._model.parameters.clone()
+        step(strategy, plan.experiences[0], Ledger(source, plan.task_of))
+        ends.append(strategy._model.parameters.clone())
+    (task,) = strategy._tasks
+    trained = task.mask | strategy._rows((0,))
+    assert torch.allclose((ends[1] - ends[0])[trained], -0.1 * 0.25 * start[trained], atol=1e-6)
+    assert int(trained.sum()) > 20
 
 
 def test_norms_keep_no_running_statistics(tools: Any) -> None:

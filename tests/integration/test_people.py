@@ -80,6 +80,7 @@ def test_a_life_of_text_has_its_rows_and_repeats(whole: list[Row], tmp_path: Pat
     assert found("exact_match", "domain-0").keys() >= {0, 1, 2, 3}
 
 
+@pytest.mark.nightly
 def test_a_stopped_life_of_text_goes_on_to_the_same_rows(
     whole: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +214,7 @@ def test_forty_steps_forget_a_tenth_of_the_people() -> None:
     assert found["graddiff"][1] < 0.1, found
 
 
+@pytest.mark.nightly
 def test_models_of_their_own_answer_together(tmp_path: Path) -> None:
     """Without a task to go by, all models say together what they make of every token; no output is a class."""
     changes = {

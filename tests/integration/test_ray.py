@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.results.integrity import check_finished
 from lifelong.results.table import read_rows
 from lifelong.study import ray as on_ray
 from lifelong.study.jobs import Job, JobResult
@@ -109,9 +111,12 @@ def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> No
     result = on_ray._run_on_worker(job, str(tmp_path / "not here"))
     assert result.error is None
     assert not job.folder.exists()
-    assert not any("checkpoints" in name for name in result.files)
     on_ray._write_files(job, result.files)
     assert study.pending == []
+    for life in (job.folder / "strategies").iterdir():
+        assert len(list((life / "checkpoints").iterdir())) == 1
+        check_finished(life, json.loads((life / "done.json").read_text()))
+    assert lifelong.resume(job.folder).done
     assert lifelong.load_run(job.folder).done
     shared = tmp_path / "token"
     shared.touch()
@@ -152,6 +157,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
         Study(TINY | {"seeds": 1}, root=tmp_path).run("ray")
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_of_its_own_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)

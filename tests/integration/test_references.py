@@ -160,6 +160,17 @@ def test_without_a_request_copies_of_what_later_ones_name_go_as_well(tools: Any)
         assert chain(stream, Point("no-op", 3, 0), copies)[-1].sample_ids.tolist() == covered
 
 
+@pytest.mark.parametrize(("second", "passes"), [(1, 1), (4, 1), (6, 2), (10, 2)])
+def test_joint_passes_are_the_visits_of_the_stream_to_the_nearest_pass(second: int, passes: int, tools: Any) -> None:
+    """Ten samples, of which some come a second time."""
+    source = tools.source(num_classes=2, per_class=5)
+    ids = source.train_ids
+    unit = Unit("all", (0, 1), source.test_ids)
+    stream = Stream(source, (unit,), (Experience("one", (0,), ids), Experience("two", (0,), ids[:second])))
+    events = chain(stream, Point("joint", 1))
+    assert [e.sample_ids.tolist() for e in events] == [ids.tolist()] * passes
+
+
 def test_fresh_has_lived_through_nothing(stream: Stream) -> None:
     assert chain(stream, Point("fresh", 9)) == ()
 
@@ -179,7 +190,13 @@ def same(a: Outputs, b: Outputs) -> bool:
     return all((x is None and y is None) or np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", ["replay-retrain", "ewc-retrain", "independent", "replay-none"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "replay-retrain",
+        *(pytest.param(n, marks=pytest.mark.nightly) for n in ("ewc-retrain", "independent", "replay-none")),
+    ],
+)
 def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Stream, tmp_path: Path) -> None:
     config = config_of()
     setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
@@ -198,11 +215,14 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
     assert references.cost.computed == len(wanted) == len(found)
     steps = 0
     for point, events in wanted.items():
-        strategy, ledger = build(), make_ledger()
+        strategy, ledger, visits = build(), make_ledger(), 0
         for event in events:
-            steps += step(strategy, event, ledger).outcome.steps
+            outcome = step(strategy, event, ledger).outcome
+            steps += outcome.steps
+            visits += outcome.forward + outcome.backward
             plays += 1
         assert same(found[point], evaluator.evaluate(strategy, point.event)), point
+        assert found[point].details.visits == visits, "what the whole life takes, shared or not"
     assert references.cost.outcome.steps <= 0.6 * steps, "prefixes are shared"
     again = References(build, make_ledger, evaluator, name, b"secret", tmp_path)
     assert all(same(found[p], outputs) for p, outputs in again.compute(wanted))
@@ -259,6 +279,7 @@ def test_learning_again_takes_samples_out_of_a_request_and_no_others(tmp_path: P
     assert table.select("accuracy", "task-0")[-1].n > table.select("accuracy", "task-0")[4].n
 
 
+@pytest.mark.nightly
 def test_lazy_service_keeps_its_promises(tmp_path: Path) -> None:
     requests = [{k: v for k, v in r.items() if k != "again_after"} for r in REQUESTS]
     changes = {"schedule": {"name": "explicit", "requests": requests}}

@@ -104,6 +104,7 @@ def lives(digits: Any, tools: Any) -> Any:
     return mean
 
 
+@pytest.mark.nightly
 @pytest.mark.nightly  # a study of six seconds
 def test_sigmoids_make_prediction_distillation_work(lives: Any) -> None:
     softmax = lives(class_incremental, ADAM, lwf.Config())

@@ -249,6 +249,7 @@ def test_names_are_escaped(run: Run, tmp_path: Path) -> None:
     assert not page.has("b")
 
 
+@pytest.mark.nightly
 def test_a_long_run_stays_small(run: Run, tmp_path: Path) -> None:
     """1000 events, 100 units, 100 requests, four strategies."""
     num_events, num_units = 1000, 100
@@ -354,7 +355,7 @@ def test_a_last_line_without_end_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_chromium_draws_it_without_complaint(page: Page, run: Run, tmp_path: Path, scheme: str) -> None:
     file = run.folder / "report.html"
     shown = tmp_path / "shown.html"

@@ -219,6 +219,7 @@ def test_a_crash_at_every_write(
     assert crashed > 12
 
 
+@pytest.mark.nightly
 def test_interrupted_after_every_event(at_home: Path) -> None:
     class Stop:
         def __init__(self, at: int) -> None:
@@ -286,6 +287,7 @@ def stopped(config: Any, root: Path, monkeypatch: pytest.MonkeyPatch, after: int
 # Events of the stream: 0, 1 learn, 2 forgets samples, 3 learns, 4 forgets a class, 5 learns, 6 forgets a user.
 
 
+@pytest.mark.nightly
 def test_a_corrupt_newest_checkpoint_gives_way_to_the_older_one(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = result_of(lifelong.run(small(), at_home / "whole").folder)
     for damage in (lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK" + b[2:][::-1]):
@@ -375,6 +377,7 @@ def test_references_are_cached_by_content(at_home: Path) -> None:
     assert cost("f", seed=1)["computed"] == 4
 
 
+@pytest.mark.nightly
 def test_a_damaged_cache_is_computed_again(at_home: Path) -> None:
     rows = lifelong.run(small(), at_home / "a").tables["replay-none"].rows
     files = sorted((at_home / "cache" / "references").glob("*.sealed"))

@@ -84,7 +84,10 @@ def test_what_is_left_never_saw_the_slice(tools: Any, source: Any, position: int
     assert stage_digests(whole, 1) == stage_digests(without, 1)
 
 
-@pytest.mark.parametrize("retrain_when", ["all-dead", "shard-dead", "never"])
+@pytest.mark.parametrize(
+    "retrain_when",
+    ["shard-dead", *(pytest.param(when, marks=pytest.mark.nightly) for when in ("all-dead", "never"))],
+)
 def test_the_state_does_not_depend_on_what_was_deleted(tools: Any, source: Any, retrain_when: Any) -> None:
     """Other data in place of the deleted, through switching off, exhaustion and training again."""
     chosen = [int(cell(source, k, s)[0]) for s in range(L) for k in range(M)]
@@ -170,6 +173,16 @@ def test_without_training_again_the_prior_is_served(tools: Any, source: Any) -> 
     outputs = strategy.predict(data)
     assert torch.equal(outputs, torch.zeros_like(outputs))
     assert torch.isfinite(strategy._setting.objective.losses(outputs, data)).all()
+
+
+def test_an_experience_is_exhausted_once(tools: Any, source: Any) -> None:
+    """A later request that does not touch it does not count it again."""
+    early, late = np.array_split(source.train_ids, 2)
+    experiences = Experience("early", (0,), early), Experience("late", (1,), late)
+    strategy = build(tools, source, config(shards=1, slices=1, sequences=1, retrain_when="never"))
+    hits = [request(int(early[0])), request(int(late[0]), number=1)]
+    _, outcomes = live(strategy, source, *experiences, hits[0], hits[1])
+    assert [o.notes["exhausted"] for o in outcomes[2:]] == [1.0, 1.0]
 
 
 def test_the_longest_prefix_serves_and_the_rest_is_stranded(tools: Any, source: Any) -> None:

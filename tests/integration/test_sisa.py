@@ -123,6 +123,19 @@ def test_a_generator_per_stage_is_no_fault(tools: Any, source: Any) -> None:
     assert states[0] == states[1]
 
 
+def test_every_stage_has_randomness_of_its_own(tools: Any, source: Any) -> None:
+    """No two stages of any shard are named alike: otherwise all shards would meet the same noise."""
+    keys: list[Key] = []
+
+    def noted(model: Any, setting: Any, data: Any, training: Any, key: Key) -> Any:
+        keys.append(key)
+        return fit(model, setting.objective, data, training, key)
+
+    strategy = Sisa(Config(shards=SHARDS, slices=SLICES), tools.setting(source), Recipe(partition, fit=noted))
+    step(strategy, everything(source), Ledger(source))
+    assert len({key.path for key in keys}) == len(keys) == SHARDS * SLICES
+
+
 def test_order_and_batching_make_no_difference(tools: Any, source: Any) -> None:
     x, y = (int(i) for i in source.train_ids[[3, 50]])
     lives = [
@@ -256,6 +269,16 @@ def test_votes() -> None:
         assert torch.equal(together(logits)[:, 2], together(logits[:, :, 2]))
     p = torch.tensor([[[0.7, 0.3]], [[0.1, 0.9]]])
     torch.testing.assert_close(mean_probability(p.log()).exp(), torch.tensor([[0.4, 0.6]]))
+
+
+@pytest.mark.parametrize(("aggregate", "said"), [("vote", vote), ("mean", mean_probability)])
+def test_shards_answer_as_is_asked_for(aggregate: Any, said: Any, tools: Any, source: Any) -> None:
+    config = Config(shards=SHARDS, slices=1, aggregate=aggregate)
+    strategy, ledger, _ = live(tools, source, [everything(source)], config)
+    data = ledger.lend(np.flatnonzero(source.is_test)).all()
+    shards = strategy.constituents(data)
+    assert len(shards) == SHARDS
+    assert torch.equal(strategy.predict(data), said(torch.stack(shards)))
 
 
 def test_epoch_rule() -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.study import local
 from lifelong.study.forecast import forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
@@ -483,6 +485,20 @@ def test_the_page_of_results_is_made_from_what_is_kept(
     assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
     assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page
+
+
+def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    worker = local._Worker
+    monkeypatch.setattr(local, "_Worker", lambda share: shares.append(share) or worker(share))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 2")
+    jobs = Study(TINY, root=tmp_path).jobs[:3]
+    results = run_local([replace(job, config=job.config | {"device": "cuda"}, code="other") for job in jobs], 3)
+    assert all("has version" in str(result.error) for result in results)  # what they run does not matter here
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["0", "2", "0"]
+    shares.clear()
+    list(run_local([replace(jobs[0], code="other")], 1))
+    assert shares == [{}]
 
 
 def test_a_job_array_needs_no_process_that_waits(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,30 @@ def test_parts_of_tasks_are_refused() -> None:
     some = DeletionRequest("request-0", (type(request)("sample", (), request.sample_ids[:4], request.barred_ids, 1),))
     with pytest.raises(RequestError, match="4 of the"):
         step(life.strategy, some, life.ledger)
+
+
+def test_a_request_for_two_tasks_is_their_mean() -> None:
+    """The loss before the first step: gamma times the mean squared distance to noise, over draws and tasks."""
+    life = Life(tasks=3, steps=1, floor=1, draws=3, unlearn=0.02, training={"epochs": 1})
+    asked = [
+        replace(life.stream.requests[0].requests[0], keys=(n,), sample_ids=life.stream.events[n].sample_ids)
+        for n in (0, 1)
+    ]
+    generator = (life.strategy._names / "both" / 0).torch()
+    distances = []
+    for number in (0, 1):
+        weights = life.weights(number)
+        noise = torch.randn(3, len(weights), generator=generator)
+        distances.append(float((weights - noise).square().sum(1).mean()))
+    outcome = step(life.strategy, DeletionRequest("both", tuple(asked)), life.ledger).outcome
+    assert outcome.losses["unlearn"] == pytest.approx(0.02 * float(np.mean(distances)), rel=1e-4)
+
+
+def test_a_resume_goes_on_counting_requests() -> None:
+    life = Life(steps=10, floor=2, training={"epochs": 1})
+    assert life.forget().outcome.steps == 10
+    resumed = Uncle(life.options, life.setting)
+    resumed.load_state_dict(life.strategy.state_dict())
+    (request,) = life.stream.requests[0].requests
+    second = replace(request, keys=(1,), sample_ids=life.stream.events[1].sample_ids)
+    assert step(resumed, DeletionRequest("second", (second,)), life.ledger).outcome.steps == 9

@@ -24,6 +24,7 @@ from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.ledger import Ledger
+from streams.randomness import Key, seeded_globals
 
 
 class Life:
@@ -95,6 +96,7 @@ def test_a_teacher_that_is_kept_still_knows() -> None:
         life = Life(teacher=teacher)
         life.until(life.stream.events.index(life.stream.requests[0]) + 1)
         known[teacher] = life.confidence([0], life.strategy.teacher)
+        assert (life.strategy.steps == 0) == (teacher == "clear"), "one that starts again follows quickly"
         assert life.confidence([0]) < 0.4
     assert known["clear"] < 0.4
     assert known["keep"] > known["clear"] + 0.2, known
@@ -163,6 +165,40 @@ def test_one_step_is_the_loss_that_is_written_down() -> None:
     loss.backward()
     torch.testing.assert_close(moved, model.gradient, rtol=1e-3, atol=2e-5)
     assert config.rotations is None
+
+
+def test_one_step_of_a_request_by_hand() -> None:
+    """(1 - gamma) KL to the random network + gamma times the loss on a draw; that network has no noise of its own."""
+
+    def make_model() -> FlatModel:
+        with seeded_globals(Key(1)):
+            body = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+            return FlatModel(Network(body, nn.Linear(16, 10)))
+
+    off = {"distil": 0.0, "contrast": 0.0, "supervised": 0.0, "rotate": 0.0}
+    life = Life(gamma=0.2, batch=16, **off)
+    training = life.setting.training.model_copy(update={"epochs": 1, "batch_size": 500})
+    life.setting = replace(life.setting, make_model=make_model, training=training)
+    life.strategy = UnifiedKD(life.options, life.setting)
+    request = life.stream.requests[0]
+    life.until(life.stream.events.index(request))
+    reference = UnifiedKD(life.options, life.setting)
+    reference.load_state_dict(life.strategy.state_dict())
+    step(life.strategy, request, life.ledger)
+    moved = (reference.student.parameters - life.strategy.student.parameters) / training.lr
+
+    key = reference.names / request.name
+    memory = np.setdiff1d(reference.memory, life.gone)
+    source, model = life.stream.source, reference.student
+    drawn = np.sort(memory[(key / "memory" / 0).order(memory)[:16]])
+    bad = redraw(life.setting.make_model(), reference.names / "unlearning-teacher")
+    bad.train(False)
+    model.train(True)
+    with torch.no_grad():
+        taught = bad(source.x[life.gone]).log_softmax(1)
+    divergence = F.kl_div(model(source.x[life.gone]).log_softmax(1), taught, reduction="batchmean", log_target=True)
+    (0.8 * divergence + 0.2 * F.cross_entropy(model(source.x[drawn]), source.y[drawn])).backward()
+    torch.testing.assert_close(moved, model.gradient, rtol=1e-3, atol=2e-5)
 
 
 def test_contrastive_terms_against_loops() -> None:

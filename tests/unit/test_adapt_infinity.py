@@ -12,9 +12,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from lifelong.models import lenet, tiny_gpt2, tiny_llama
+from strategies.learners import adapt_infinity
+from strategies.learners.semdedup import redundancy
 from strategies.objectives._base import Scored
 from strategies.objectives.causal_lm import CausalLM, scored
 from strategies.objectives.classification import Classification
+from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.selection.budgets import densities, equal_shares, handed_on_shares, spreads, weighted_shares
 from strategies.parts.selection.clustering import clusters, default_clusters
@@ -29,7 +32,7 @@ from strategies.parts.selection.selectors import (
     histogram_entropy,
     log_perplexities,
 )
-from strategies.parts.selection.survey import Look, available, survey
+from strategies.parts.selection.survey import Look, Surveyed, available, survey
 from strategies.parts.weights.fisher import gradient_of
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -306,6 +309,28 @@ def test_context_grounding_compares_with_the_bare_answer() -> None:
     )
 
 
+def test_a_survey_is_in_evaluation_mode() -> None:
+    """Without noise of dropout, by batch norm's running statistics, and every buffer and mode as it was."""
+    with seeded_globals(Key(1)):
+        norm = nn.BatchNorm1d(9)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(144, 9), norm, nn.ReLU(), nn.Dropout(0.5))
+        model, (objective, batch) = flat(body, 9), images()
+    norm.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+    model.train(False)
+    outputs, features = model(batch.x).detach(), model.features(batch.x).detach()
+    model.train(True)
+    before, noise = digest(model.state_dict()), torch.random.get_rng_state()
+    data = Data(np.arange(len(batch)), batch.x, batch.y, None)
+    surveyed = survey(model, objective, data, Look(("perplexity", "entropy"), embeddings=True, batch_size=3))
+    np.testing.assert_allclose(
+        surveyed.scores["perplexity"], nn.functional.cross_entropy(outputs, batch.y, reduction="none"), rtol=1e-5
+    )
+    torch.testing.assert_close(surveyed.embeddings, features)
+    assert digest(model.state_dict()) == before
+    assert torch.equal(torch.random.get_rng_state(), noise)
+    assert norm.training
+
+
 def test_without_images_grounding_is_perplexity_again() -> None:
     """Check 9, for classifiers: against one null image, IG = const_y / PPL ranks a class as -PPL does."""
     outputs, null = torch.randn(60, 4), torch.randn(1, 4).expand(60, -1)
@@ -419,6 +444,30 @@ def test_coverage_refills_from_the_tails_nearest_the_middle() -> None:
     assert left == [0, 1, 2, 97, 98, 99]
 
 
+def test_bands_and_strata_of_a_cluster_are_chosen() -> None:
+    """Two clusters of 100: with tails of 40 % only the middle is drawn; four of four strata give one sample each."""
+    values, labels, ids = np.tile(np.arange(100.0), 2), np.repeat([0, 1], 100), np.arange(200)
+    scores = dict.fromkeys(("perplexity", "el2n"), values)
+    surveyed = Surveyed(scores, torch.zeros(200, 0), torch.zeros(200, 0), 0.0, Outcome())  # type: ignore[arg-type]
+    allowed = np.ones(200, dtype=bool)
+    drawn, _, outside = adapt_infinity.draw(surveyed, labels, allowed, ids, 20, KEY, adapt_infinity.Config(tails=40.0))
+    assert (int(drawn.sum()), outside) == (20, 0)
+    assert 39 < values[drawn].min() < values[drawn].max() <= 60
+    for n in range(5):
+        config = adapt_infinity.Config(tails=0.0, strata=4)
+        drawn, _, _ = adapt_infinity.draw(surveyed, labels, allowed, ids, 8, KEY / n, config)
+        assert np.sort(np.maximum(values[drawn] - 1e-9, 0) // 24.75).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_which_of_near_copies_stays() -> None:
+    """Of three at 0, 1 and 10 degrees, the centroid is at 3.7: the farthest from it is at 10, the nearest at 1."""
+    degrees = torch.deg2rad(torch.tensor([0.0, 1.0, 10.0]))
+    embeddings = torch.stack([degrees.cos(), degrees.sin()], 1)
+    for keep, stays in (("hard", 2), ("easy", 1)):
+        similarity = redundancy(embeddings, np.zeros(3, dtype=np.int64), keep, 1 << 20)
+        assert np.flatnonzero(similarity == 0).tolist() == [stays]
+
+
 def test_coverage_does_not_depend_on_order() -> None:
     """Check 10."""
     values, ids = np.random.default_rng(1).normal(size=300), np.arange(300)
@@ -495,6 +544,10 @@ def test_how_many_clusters() -> None:
     assert sorted(np.bincount(clusters(points, 2, KEY))) == [20, 20]
     assert np.array_equal(clusters(points, 2, KEY), clusters(points, 2, KEY))
     assert sorted(np.bincount(clusters(points, 2, KEY, "mini-batch"))) == [20, 20]
+    cloud = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    for algorithm in ("k-means", "mini-batch"):
+        found = {tuple(clusters(cloud, 5, KEY / n, algorithm)) for n in range(4)}  # type: ignore[arg-type]
+        assert len(found) == 4, "the key names the start"
 
 
 @pytest.mark.parametrize("memory", [1, 4 * 40 * 7, 1 << 30])

@@ -45,7 +45,7 @@ def setting_of(tools: Any, plan: Plan, config: Any = None, **training: Any) -> S
     return setting
 
 
-def replaced(setting: Setting, **changes: Any) -> Setting:
+def replaced(setting: Any, **changes: Any) -> Any:
     import dataclasses
 
     return dataclasses.replace(setting, **changes)
@@ -155,8 +155,12 @@ def test_the_first_step_distils_nothing_and_the_unseen_get_nothing(config: Any, 
     assert float(watch.gradients[0].abs().max()) > 1e-4
 
 
-def test_bce_shares_one_mean_over_old_and_new_outputs(plan: Plan, tools: Any) -> None:
-    """The whole loss against Smith et al.'s: targets s(teacher) on old outputs, one-hot on new ones, one mean."""
+@pytest.mark.parametrize("again", [False, True], ids=["new", "a-known-class-too"])
+def test_bce_shares_one_mean_over_old_and_new_outputs(again: bool, plan: Plan, tools: Any) -> None:
+    """The whole loss against Smith et al.'s: targets s(teacher) on old outputs, one-hot on new ones, one mean.
+
+    A class that is known and taught again has its labels alone.
+    """
     config = lwf.Config(distance="bce")
     setting = setting_of(tools, plan, config, epochs=1, batch_size=20, lr=0.5)
     learner = learner_of(setting, config)
@@ -173,12 +177,16 @@ def test_bce_shares_one_mean_over_old_and_new_outputs(plan: Plan, tools: Any) ->
     learner.model.parameters += 0.1
     student = setting.make_model()
     student.parameters.copy_(learner.model.parameters)
-    teach(learner, plan, [2], ledger)
+    rows = plan.experiences[2].sample_ids
+    if again:
+        rows = np.union1d(rows[5:], plan.experiences[0].sample_ids[:5])
+    last = replaced(plan.experiences[2], sample_ids=rows)
+    teach(learner, replaced(plan, experiences=(*plan.experiences[:2], last)), [2], ledger)
     old_model = setting.make_model()
     old_model.parameters.copy_(teacher)  # type: ignore[arg-type]
-    rows = plan.experiences[2].sample_ids
     x, y = plan.source.x[rows], plan.source.y[rows]
     new = np.unique(y.numpy())
+    assert len(new) == (3 if again else 2)
     targets = old_model(x).detach().sigmoid()
     targets[:, new] = F.one_hot(y, 6).float()[:, new]
     loss = F.binary_cross_entropy_with_logits(student(x), targets)

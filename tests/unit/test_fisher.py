@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from strategies.objectives._base import FisherEstimator
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.weights import fisher as fisher_module
-from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
 from streams.data import Data
 from streams.randomness import Key, seeded_globals
 
@@ -224,6 +225,24 @@ def test_masked_outputs_get_no_importance(estimator: FisherEstimator) -> None:
     head = found[model.slices["head.weight"]].view(3, 5)
     assert float(head[2].abs().max()) == 0
     assert float(head[:2].abs().max()) > 0
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_the_gradient_of_the_loss_is_that_of_training(loss: Any) -> None:
+    """Summed over samples, with training's loss and its mask: no class that the data lacks is pushed down."""
+    model, objective = made(mlp), Classification(3, loss=loss, mask="experience")
+    x = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 2, 2, 0, 2, 0, 0])
+    found = loss_gradient(model, objective, data_of(x, y), batch_size=3)
+    logits = model(x)[:, [0, 2]]
+    if loss == "ce":
+        total = F.cross_entropy(logits, y // 2, reduction="sum")
+    else:
+        total = F.binary_cross_entropy_with_logits(logits, F.one_hot(y // 2).float(), reduction="none").mean(1).sum()
+    total.backward()
+    torch.testing.assert_close(found, model.gradient, rtol=1e-4, atol=1e-6)
+    assert not found[model.slices["head.bias"]][1]
+    assert bool(found[model.slices["head.bias"]][[0, 2]].all())
 
 
 @pytest.mark.parametrize("frozen", ["body.0.weight", "body.0", "body"])

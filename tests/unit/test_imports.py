@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
@@ -193,6 +195,7 @@ def test_importing_the_public_face_does_not_wait_for_torch(what: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.nightly
 def test_running_imports_nothing_that_only_some_need() -> None:
     ours = "lifelong.execution.runner, lifelong.report, lifelong.trackers"
     code = f"import sys, {ours}; print(sorted(set({LATE!r}) & set(sys.modules)))"
@@ -205,3 +208,15 @@ def test_every_package_is_installed_and_tests_are_not() -> None:
     there = {name_of(f) for floor in FLOORS for f in files(floor) if f.stem == "__init__"}
     assert listed == there
     assert not any(f.stem == "__init__" for f in files("tests"))
+
+
+def test_a_container_installs_what_is_promised() -> None:
+    """The versions of constraints.txt are allowed by pyproject.toml, and nothing that it asks for is missing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    extras = [part for extra in ("lora", "datasets", "ray") for part in project["optional-dependencies"][extra]]
+    for text in [*project["dependencies"], *extras]:
+        asked = Requirement(text)
+        if asked.marker is None or asked.marker.evaluate({"python_version": "3.11"}):
+            assert asked.specifier.contains(pinned[canonicalize_name(asked.name)]), text

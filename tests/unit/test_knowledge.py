@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from lifelong.metrics import knowledge
 from lifelong.metrics.knowledge import LAGS, Knowledge, moving_average, rank_correlation, slope, stability
 from lifelong.results.table import Row
 from streams.events import Event, Experience
 
 NOTHING = np.array([], dtype=np.int64)
-
-
-def test_doctests() -> None:
-    assert doctest.testmod(knowledge).failed == 0
 
 
 def learn(*units: int) -> Experience:

@@ -147,6 +147,15 @@ def test_the_forget_set_opens_only_for_its_request_and_only_if_declared(ledger: 
         door.fetch(ids(1))  # not through the other door
 
 
+def test_the_forget_set_does_not_count_against_the_buffer(ledger: Ledger) -> None:
+    ledger.admit(experience("a", 0, 1, 2, 3, 4))
+    ledger.delete(request("r", 0, 1, 2))
+    door = ledger.door(Access(forget_set=True, retained=2), NONE, ids(0, 1, 2))
+    assert len(door.forget_set()) == 3
+    door.fetch(ids(3, 4))
+    assert door.num_read == 5
+
+
 def test_views_close_with_the_event(ledger: Ledger) -> None:
     ledger.admit(experience("a", 0, 1, 2))
     ledger.delete(request("r", 1))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-import lifelong.metrics
-import streams
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.outputs import Details, Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
@@ -281,6 +276,17 @@ def small_plan(tools: Any, scheduled: list[Scheduled], service: Service = Servic
         experiences.append(Experience(f"e{c}", (c,), np.flatnonzero(mine & ~source.is_test)))
     stream = assemble(Plan(source, tuple(units), tuple(experiences)), scheduled, service, Key(0))
     return stream, plan_evaluation(stream, EvaluationConfig(probe=0))
+
+
+def test_a_unit_without_test_samples_is_held_from_when_it_is_learned(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=6)
+    tests = (source.test_ids[source.class_ids[source.test_ids] == 0], np.array([], dtype=np.int64))
+    units = tuple(Unit(f"u{c}", (c,), tests[c]) for c in range(2))
+    taught = [source.train_ids[source.class_ids[source.train_ids] == c] for c in range(2)]
+    experiences = tuple(Experience(f"e{c}", (c,), ids) for c, ids in enumerate(taught))
+    stream = assemble(Plan(source, units, experiences), [Learn(0), Learn(1)], Service(), Key(0))
+    plan = plan_evaluation(stream, EvaluationConfig(probe=0))
+    assert plan.since.tolist() == [[0, -1], [0, 1]]
 
 
 def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 0.0) -> Outputs:
@@ -609,6 +615,7 @@ def test_a_deadline_bounds_the_wait(tools: Any) -> None:
     assert waits == {None: 2.0, 0: 0.0, 1: 1.0, 2: 2.0}
 
 
+@pytest.mark.nightly
 def test_mean_exposure_of_a_lazy_server_under_poisson_requests(tools: Any) -> None:
     """A server that waits for K requests at rate L exposes each for (K - 1) / (2 L) learn events on average."""
     rate, wait_for, learned = 0.5, 4, 20_000
@@ -637,22 +644,7 @@ def test_mean_exposure_of_a_lazy_server_under_poisson_requests(tools: Any) -> No
     assert exposures / count == pytest.approx((wait_for - 1) / (2 * rate), rel=0.05)
 
 
-# --- examples in the documentation ----------------------------------------------------------------------------------
-
-
-def modules(package: Any) -> list[str]:
-    return [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
-
-
-@pytest.mark.parametrize("name", [*modules(streams), *modules(lifelong.metrics)])
-def test_examples_in_docstrings(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
-
-
-def test_there_are_examples() -> None:
-    finder = doctest.DocTestFinder()
-    found = [e for m in modules(lifelong.metrics) for t in finder.find(importlib.import_module(m)) for e in t.examples]
-    assert len(found) >= 6
+# --- events that are not evaluated ----------------------------------------------------------------------------------
 
 
 def test_events_that_are_not_evaluated_are_left_out() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -438,14 +438,28 @@ def test_alignment_happens_as_often_as_asked(world: World, watched: Any) -> None
 
 
 def test_the_reference_of_preference_is_the_tuned_model(world: World, watched: Any) -> None:
-    life = Life(world, dpo_lr=1e-9)
+    mixture = {"instructions": 0.3, "preferences": 0.2, "preference_part": 0.5, "align_least": 1}
+    life = Life(world, dpo_lr=1e-9, **mixture)
     life.learn(0)
     life.learn(1)
-    hook = watched[1][2][0]
+    _, preferred, (hook,) = watched[1]
+    assert len(preferred) == 1
     difference = (hook._reference.parameters - life.model.parameters).abs().max()
     assert float(difference) < 1e-6
+    # It stays there while the model moves on, so that the model comes to prefer what it should more than it did.
+    moving = Life(world, dpo_lr=1.0, dpo_epochs=4, beta=0.7, **mixture)
+    moving.learn(0)
+    outcome = moving.learn(1)
+    later = watched[-1][2][0]
+    assert torch.equal(later._reference.parameters, hook._reference.parameters)
+    assert float((later._reference.parameters - moving.model.parameters).abs().max()) > 1e-3
+    assert len(later.margins) == 4
+    assert outcome.notes["preference_margin"] == pytest.approx(float(later.margins[-1]))
+    for loss, margin in zip(later.losses_seen, later.margins, strict=True):  # of a single sample
+        assert float(loss) == pytest.approx(np.log1p(np.exp(-0.7 * float(margin))), rel=1e-5)
+    assert outcome.notes["preference_margin"] > 0.1
     # Tuning can be distilled as well.
-    other = Life(world, dpo_lr=1e-9, distil_tuning=True)
+    other = Life(world, dpo_lr=1e-9, distil_tuning=True, **mixture)
     other.learn(0)
     other.learn(1)
     assert not torch.equal(other.model.parameters, life.model.parameters)
@@ -509,6 +523,25 @@ def test_who_reverts(world: World) -> None:
     life.forget(world.domain(0)[:2], "request-1")
     assert torch.equal(original.model.parameters, life.model.parameters)  # guilty: the unlearned model replaces it
     assert len(life.strategy.holds(world.domain(1)[:2])["mix-cpt.original"]) == 2
+
+
+def test_instruction_tuning_learns_the_answers_of_what_asks_something(world: World) -> None:
+    """One step by hand: the mean loss of answers, behind prompts in the template, and no row of plain text."""
+    training = Training(epochs=1, batch_size=500, lr=0.5)
+    setting = replace(world.setting, training=training)
+    parts = {"learner": {"name": "instruction-tuning", "general": 0, "template": ["[Q] ", "[A] "]}, "unlearner": "none"}
+    strategy, ledger = make_strategy(parse(StrategyConfig, parts), setting, "mine"), Ledger(world.source)
+    assert isinstance(strategy, Composed)
+    ids = world.domain(0)
+    asking = ids[with_prompt(world.data(ids))]
+    assert 0 < len(asking) < len(ids)
+    model = setting.make_model()
+    batch = templated(world.data(asking).all(), template(("[Q] ", "[A] "), world.text.tokenizer))
+    world.answers.losses(world.answers.outputs(model, batch), batch).mean().backward()
+    experience = ledger.admit(Experience("general", (), ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    expected = model.parameters - 0.5 * model.gradient
+    torch.testing.assert_close(strategy.learner.model.parameters, expected, atol=1e-5, rtol=1e-4)
 
 
 # -- bad input

@@ -16,6 +16,7 @@ from lifelong.models import tiny_gpt2, tiny_llama
 from lifelong.setup.build import make_strategy
 from strategies.base import Access, Setting
 from strategies.composed import Composed
+from strategies.guards import o3
 from strategies.guards._detector import (
     contrastive_entropy,
     fit_detector,
@@ -170,6 +171,19 @@ def test_an_adapter_is_scaled_before_what_follows() -> None:
     assert torch.allclose(whole, 3.0 * x @ down.T @ up.T, atol=1e-6)
     assert torch.allclose(half, whole / 2, atol=1e-6)
     assert torch.equal(none, torch.zeros(5, 4))
+
+
+def test_positions_of_a_row_share_its_gates() -> None:
+    """Some maps see a batch as rows, others as one long list of positions, those of a row one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 6, generator=generator), torch.randn(5, 4, generator=generator)
+    x, gates = torch.randn(3, 2, 6, generator=generator), torch.rand(3, 2, generator=generator)
+    expected = torch.zeros(3, 2, 5)
+    for row in range(3):
+        for n, rank in enumerate((slice(0, 2), slice(2, 4))):
+            expected[row] += gates[row, n] * 0.5 * (x[row] @ down[rank].T @ up[:, rank].T)
+    assert torch.allclose(gated_change(x, down, up, gates, 0.5), expected, atol=1e-6)
+    assert torch.allclose(gated_change(x.view(6, 6), down, up, gates, 0.5), expected.view(6, 5), atol=1e-6)
 
 
 def test_a_gate_of_zero_is_the_base_and_of_one_the_adapted_model() -> None:
@@ -474,6 +488,40 @@ def test_more_requests_never_close_a_gate(mode: str, source: Source) -> None:
     assert digest(life.guard.state_dict()["bundles"]) == digest(alone["bundles"])
 
 
+@pytest.mark.parametrize("mode", ["stack", "resume"])
+def test_what_an_adapter_was_derived_from(mode: str, source: Source) -> None:
+    """One that is resumed derives from the requests before, too; nothing is left of an encoder without requests."""
+    life = live(source, adapters=mode, epochs=1, encoder={"epochs": 0})
+    for user in (0, 1):
+        life.forget(user, f"request-{user}")
+    first = life.rows(0).ids.numpy()
+    held = life.guard.holds(first)
+    assert len(held["request-0.adapter"]) == 16
+    assert len(held["request-1.adapter"]) == (16 if mode == "resume" else 0)
+    assert len(held["encoder"]) == 20
+    start = digest(life.guard._encoder.model.state_dict())
+    life.learn(np.flatnonzero((source.user_ids < 2) & ~source.is_test), "again", incarnation=1)
+    assert {name: len(ids) for name, ids in life.guard.holds(first).items()} == {"encoder": 0}
+    life.forget(0, "request-2")
+    now = digest(life.guard._encoder.model.state_dict())
+    assert now == digest(life.strategy.learner.model.state_dict()) != start, "the next request takes a new one"
+
+
+def test_a_resumed_adapter_acts_by_the_widest_gate(source: Source) -> None:
+    """As strongly as any request asks for, and not as the last one does."""
+    life = live(source, adapters="resume", epochs=1, encoder={"epochs": 0})
+    for user in (0, 1):
+        life.forget(user, f"request-{user}")
+    batch, gates = life.rows(2), {}
+    for name, opened in (("shut", [0.0, 0.0]), ("first", [1.0, 0.0]), ("last", [0.0, 1.0]), ("both", [1.0, 1.0])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(O3, "gates", lambda self, batch, row=opened: torch.tensor([row] * len(batch)))
+            gates[name] = life.strategy.predict(batch)
+    assert torch.equal(gates["first"], gates["last"])
+    assert torch.equal(gates["both"], gates["last"])
+    assert not torch.equal(gates["shut"], gates["last"])
+
+
 def test_more_orthogonality_is_less_overlap(source: Source) -> None:
     ratios = []
     for strength in (0.0, 10.0):
@@ -510,6 +558,7 @@ def domains(source: Source) -> Source:
     )
 
 
+@pytest.mark.nightly
 def test_later_requests_leave_the_first_where_it_was_unless_one_adapter_is_resumed(domains: Source) -> None:
     options = {"gate": "hard", "passes": 0.6, "epochs": 15, "lr": 0.01, "min_samples": 50, "encoder": {"epochs": 0}}
     start, drifts = live(domains, 25).strategy.state_dict(), {}
@@ -581,6 +630,21 @@ def test_wrong_answers_are_wrong_unless_all_are_asked_for(source: Source) -> Non
     # Five wrong ones and the true one: one in six, over 600 draws.
     share = np.mean([own(WrongAnswers(objective, Key(0), true_too=True), step) for step in range(10)])
     assert share == pytest.approx(1 / 6, abs=3 * math.sqrt(5 / 36 / 600))
+
+
+@pytest.mark.parametrize("relabel", ["wrong", "any"])
+def test_the_true_answer_is_among_any_and_not_among_wrong_ones(
+    relabel: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def noted(objective: CausalLM, key: Key, true_too: bool) -> WrongAnswers:
+        asked.append(true_too)
+        return WrongAnswers(objective, key, true_too)
+
+    monkeypatch.setattr(o3, "WrongAnswers", noted)
+    live(source, relabel=relabel, epochs=1, encoder={"epochs": 0}).forget(0, "request-0")
+    assert asked == [relabel == "any"]
 
 
 def test_it_is_for_text(tools: Any) -> None:

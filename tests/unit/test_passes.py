@@ -118,7 +118,7 @@ def test_running_out_of_memory_says_what_would_fit(
         step(strategy, stream.events[0], ledger)
 
 
-@pytest.mark.parametrize("name", ["pall", "amnesiac-hat"])
+@pytest.mark.parametrize("name", ["pall", pytest.param("amnesiac-hat", marks=pytest.mark.nightly)])
 def test_so_does_a_repair(name: str, stream: Stream, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     strategy, ledger = strategy_of(name, setting_of(stream, tools)), Ledger(stream.source, stream.task_of)
     for event in stream.events[:3]:

@@ -359,6 +359,7 @@ def hooks_of(strategy: Any) -> list[int]:
 ALL = ["muse", "relearn-rest", "quantise", "reintroduce", "probe"]
 
 
+@pytest.mark.nightly
 def test_looking_changes_nothing_and_sees_every_change() -> None:
     """State, noise and the next lesson are those of a life that nobody looked at; other weights give other numbers."""
     looks = {"audits": [{"name": "relearn", "steps": 3}, *ALL]}

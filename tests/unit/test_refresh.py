@@ -22,6 +22,7 @@ from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.unlearners import none
 from streams.data import Batch
 from streams.errors import ConfigError
+from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key, seeded_globals
@@ -384,6 +385,18 @@ def test_a_request_takes_its_fisher_away_and_is_not_served(plan: Plan, tools: An
     assert torch.equal(before, strategy.learner.model.parameters)
     assert set(strategy.holds(request.sample_ids)) == {"weights"}
     assert not bool(strategy.learner.plugins["refresh"]._fisher.any())
+
+
+def test_a_request_that_names_other_data_too_takes_the_fisher_away(plan: Plan, tools: Any) -> None:
+    """With decay 0 the Fisher is the last experience's alone; the request names one of its samples and many others."""
+    setting = tools.setting(plan.source, plan)
+    learner = learner_of(setting, ("naive",), Config(gamma=0.02, decay=0.0))
+    teach(learner, plan)
+    refresh = learner.plugins["refresh"]
+    ids = np.append(plan.experiences[0].sample_ids, plan.experiences[2].sample_ids[0])
+    learner.purge(DeletionRequest("r", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 0),)))
+    assert not bool(refresh._fisher.any())
+    assert not len(refresh.holds(plan.experiences[2].sample_ids)["fisher"])
 
 
 def test_a_request_for_other_data_leaves_the_fisher(plan: Plan, tools: Any) -> None:

@@ -299,6 +299,31 @@ def test_ewc_takes_the_fisher_of_a_touched_experience_out(mode: Any, plan: Plan,
     assert other.holds(left)["ewc.fisher"].tolist() == left.tolist()
 
 
+@pytest.mark.parametrize("mode", ["drop", "recompute"])
+def test_every_anchor_moves_to_the_unlearned_weights(mode: Any, plan: Plan, tools: Any) -> None:
+    """Also of experiences that no request has named, whose anchors are added up anew later."""
+    setting = tools.setting(plan.source, plan, lr=0.05)
+    learner = learner_of(setting, ewc.Config(strength=5.0, fisher="exact", on_deletion=mode))
+    ledger = teach(learner, plan, [0, 1, 2])
+    delete(learner, ledger, plan.experiences[0].sample_ids[:3])
+    learner.model.parameters += 0.3
+    learner.settle()
+    plugin, theta = learner.plugins["ewc"], learner.model.parameters.clone()
+    assert isinstance(plugin, ewc.EWC)
+    experience = plan.experiences[0]
+    door = ledger.door(plugin.access, experience.sample_ids[:0])
+    lesson = Lesson(experience, ledger.lend(experience.sample_ids[3:]), door, learner.model, Key(0), 1)
+    plugin.begin(lesson)  # recompute estimates the touched Fisher, and adds everything up anew
+    assert not plugin.gradient(torch.zeros_like(theta), theta).any()
+    shares = plugin.state_dict()["shares"]
+    assert len(shares) == (2 if mode == "drop" else 3)
+    assert all(torch.equal(share["anchor"], theta) for share in shares.values())
+    delete(learner, ledger, plan.experiences[1].sample_ids[:3])
+    plugin.begin(lesson)
+    assert not plugin.gradient(torch.zeros_like(theta), theta).any(), "nor does the next request bring them back"
+    assert plugin.gradient(torch.zeros_like(theta), theta + 1).any()
+
+
 def test_recomputing_reads_through_the_door_and_is_paid_for(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     learner = learner_of(setting, ewc.Config(on_deletion="recompute"))
@@ -389,6 +414,19 @@ def test_si_importance_of_an_experience(climbing: bool, negative: Any, plan: Pla
     assert (float(expected.sum()) < 0) == climbing
     if negative == "clamp":
         expected = expected.clamp(min=0)
+    assert torch.allclose(plugin.state_dict()["tie"]["weight"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_si_s_importance_is_a_sum_over_experiences_each_with_a_path_of_its_own(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan, lr=0.1)
+    plugin, expected = si.SI(si.Config(damping=0.01, strength=0.0), setting), 0.0
+    for index in (0, 1, 2):
+        lesson, watch = lesson_of(setting, plan, index), _Drop(len(setting.make_model().parameters))
+        start = lesson.model.parameters.clone()
+        plugin.begin(lesson)
+        fit(lesson.model, setting.objective, lesson.data, setting.training, KEY, [watch, plugin])
+        plugin.end(lesson)
+        expected = expected + (watch.omega / ((lesson.model.parameters - start).square() + 0.01)).clamp(min=0)
     assert torch.allclose(plugin.state_dict()["tie"]["weight"], expected, rtol=1e-4, atol=1e-7)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from strategies.base import Plugin, Setting
+from strategies.base import Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import agem, cpr, der, der_plus_plus, er_ace, frequency_replay, naive
 from strategies.learners._dark import DarkMemory, distillation
@@ -19,7 +19,7 @@ from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
-from strategies.parts.memory.buffers import keep_uniform
+from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.model import FlatModel, Network, digest
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
@@ -169,6 +169,30 @@ def test_stored_outputs_are_those_of_the_training_step(plan: Plan, tools: Any) -
     assert len(epochs) > 1, "in which epoch a sample shows its outputs is drawn"
 
 
+def test_samples_enter_the_memory_in_the_epoch_that_is_drawn_for_them(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan, epochs=3)
+    plugin = der.DER(der.Config(memory=60, batch=3), setting)
+    learner = learner_of(setting, plugin)
+    inside: list[np.ndarray] = []
+    visits: list[np.ndarray] = []
+
+    class Look(naive.Naive):
+        def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+            inside.append(plugin.stored_ids())
+            visits.append(plugin._visit.copy())
+            return loss
+
+    learner.plugins["look"] = Look(naive.Config(), setting)
+    own = plan.experiences[0].sample_ids
+    teach(learner, plan.experiences[:1], Ledger(plan.source))
+    assert len(inside) == 15
+    for epoch in (1, 2):  # before the first step of each: what was to come in the epochs before
+        due = own[visits[0][own] < epoch]
+        assert inside[5 * epoch].tolist() == due.tolist()
+        assert 0 < len(due) < 20
+    assert plugin.stored_ids().tolist() == own.tolist()
+
+
 def test_samples_are_replayed_while_their_experience_lasts(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, epochs=2)
     plugin = der.DER(der.Config(memory=8, batch=3), setting)
@@ -232,6 +256,22 @@ class Normed(nn.Module):
 def normed() -> FlatModel:
     with seeded_globals(Key(3) / "init"):
         return FlatModel(Network(Normed(), nn.Linear(8, 6)))
+
+
+class Noisy(nn.Module):
+    """A linear map, a batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.dropout = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(F.relu(self.norm(self.linear(x))))
+
+
+def noisy() -> FlatModel:
+    with seeded_globals(Key(3) / "init"):
+        return FlatModel(Network(Noisy(), nn.Linear(8, 6)))
 
 
 class Draws(naive.Naive):
@@ -382,6 +422,46 @@ def test_stored_outputs_follow_an_unlearner(choice: Any, plan: Plan, tools: Any)
     assert all(torch.allclose(after[i], o, atol=1e-6) for i, o in kept)
 
 
+def test_outputs_are_computed_anew_in_evaluation_mode(plan: Plan, tools: Any) -> None:
+    """Without noise, and without moving the statistics of batch norms."""
+    setting = replace(tools.setting(plan.source, plan), make_model=noisy)
+    plugin = der.DER(der.Config(memory=8, alpha=0.0, stored="final"), setting)
+    learner, ledger = learner_of(setting, plugin), Ledger(plan.source)
+    teach(learner, plan.experiences[:1], ledger)
+    for scale in (1.0, 0.5):  # those of the finished model, and after a request those of the unlearned one
+        learner.model.parameters.mul_(scale)
+        model = noisy()
+        model.load_state_dict(learner.model.state_dict())
+        model.train(False)
+        learner.settle()
+        experience, before = plan.experiences[0], digest(learner.model.state_dict())
+        door = ledger.door(learner.access, experience.sample_ids)
+        plugin.begin(Lesson(experience, ledger.lend(experience.sample_ids), door, learner.model, Key(0), 10))
+        door.close()
+        state = plugin.state_dict()
+        assert torch.allclose(state["outputs"], model(plan.source.x[state["ids"]]).detach(), atol=1e-6)
+        assert digest(learner.model.state_dict()) == before
+
+
+def test_a_resume_after_a_request_computes_outputs_anew(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan)
+    whole, resumed = (
+        learner_of(setting, der_plus_plus.DERPlusPlus(der_plus_plus.Config(memory=10, batch=3), setting))
+        for _ in range(2)
+    )
+    ledger = Ledger(plan.source)
+    teach(whole, plan.experiences[:2], ledger)
+    whole.model.parameters.mul_(0.5)
+    whole.settle()
+    resumed.load_state_dict(whole.state_dict())
+    ends = []
+    for learner in (whole, resumed):
+        experience = ledger.admit(replace(plan.experiences[2], incarnation=0))
+        learner.learn(experience, ledger.door(learner.access, experience.sample_ids))
+        ends.append(digest(learner.state_dict()))
+    assert ends[0] == ends[1]
+
+
 def test_what_stored_outputs_derive_from_is_reported(plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
     plugin = der.DER(der.Config(memory=20), setting)
@@ -414,6 +494,19 @@ def test_er_ace_by_hand(plan: Plan, tools: Any) -> None:
     loss.backward()
     teach(learner, plan.experiences[1:2], ledger)
     assert torch.allclose(learner.model.parameters, model.parameters - 0.05 * model.gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_er_ace_masks_nothing_in_the_first_experience(batch_size: int, plan: Plan, tools: Any) -> None:
+    """Not even where a batch lacks classes of the experience; afterwards that makes a difference."""
+    setting = tools.setting(plan.source, plan, epochs=1, batch_size=batch_size)
+    plain, learner = learner_of(setting), learner_of(setting, er_ace.ERACE(er_ace.Config(strength=0.0), setting))
+    ledgers = [Ledger(plan.source) for _ in range(2)]
+    for after in (0, 1):
+        for one, ledger in zip((plain, learner), ledgers, strict=True):
+            teach(one, plan.experiences[after : after + 1], ledger)
+        same = torch.equal(plain.model.parameters, learner.model.parameters)
+        assert same == (after == 0)
 
 
 def test_what_new_samples_compete_with() -> None:
@@ -453,6 +546,40 @@ def test_agem_never_steps_against_its_memory(plan: Plan, tools: Any) -> None:
     step = learner.model.parameters - start
     assert abs(float(step.dot(reference))) < 1e-4 * float(step.norm() * reference.norm())
     assert torch.allclose(step, -0.1 * project(model.gradient, reference), atol=1e-6)
+
+
+def test_agem_s_steps_by_hand_have_a_draw_each(plan: Plan, tools: Any) -> None:
+    """Seven steps with a memory of 12 and draws of 3: every one is projected on a batch of its own."""
+    setting = tools.setting(plan.source, plan, epochs=1, batch_size=3)
+    plugin = agem.AGEM(agem.Config(memory=12, batch=3), setting)
+    learner, ledger = learner_of(setting, plugin), Ledger(plan.source)
+    teach(learner, plan.experiences[:1], ledger)
+    memory, model = plugin.stored_ids(), setting.make_model()
+    model.load_state_dict(learner.model.state_dict())
+    steps: list[torch.Tensor] = []
+
+    class Look(naive.Naive):
+        def extend(self, batch: Batch, step: int) -> Batch:
+            steps.append(batch.ids)
+            return batch
+
+    learner.plugins["look"] = Look(naive.Config(), setting)
+    teach(learner, plan.experiences[1:2], ledger)
+    key = setting.key / "fit" / plan.experiences[1].name / 0 / "agem"
+    drawn = torch.from_numpy(memory[draw_positions(memory, 3 * 7, key)]).view(7, 3)
+    assert len(steps) == 7
+    assert sorted(drawn[:4].flatten().tolist()) == memory.tolist(), "everything once before anything twice"
+    x, y, turned = plan.source.x, plan.source.y, 0
+    for own, reference_ids in zip(steps, drawn, strict=True):
+        gradients = []
+        for ids in (reference_ids, own):
+            model.gradient.zero_()
+            F.cross_entropy(model(x[ids]), y[ids]).backward()
+            gradients.append(model.gradient.clone())
+        turned += bool(gradients[0].dot(gradients[1]) < 0)
+        model.parameters -= 0.1 * project(gradients[1], gradients[0])
+    assert turned > 1
+    assert torch.allclose(learner.model.parameters, model.parameters, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------------------------- CPR
@@ -540,11 +667,12 @@ def assemble_request(source: Any, ids: np.ndarray) -> DeletionRequest:
     return DeletionRequest("r", (Request("class", (0,), ids, ids[:0], 0),))
 
 
-def test_random_replay_is_named_and_leaves_the_experience_out(tools: Any) -> None:
+@pytest.mark.parametrize("probability", [1.0, 0.5, 0.0])
+def test_random_replay_is_named_and_leaves_the_experience_out(probability: float, tools: Any) -> None:
     source = tools.source(num_classes=6, per_class=10)
     plan = class_incremental.build(source, class_incremental.Config(experiences=6), 0)
     setting = tools.setting(source, plan, epochs=1)
-    config = frequency_replay.Config(choice="random", probability=1.0, per_class=4)
+    config = frequency_replay.Config(choice="random", probability=probability, per_class=4)
     plugin = frequency_replay.FrequencyReplay(config, setting)
     learner, ledger = learner_of(setting, plugin), Ledger(source)
     read = []
@@ -553,7 +681,12 @@ def test_random_replay_is_named_and_leaves_the_experience_out(tools: Any) -> Non
         learner.learn(ledger.admit(experience), door)
         read.append(door.num_read)
         door.close()
-    assert read == [10, 14, 14, 14, 14, 14]
+    assert read[0] == 10, "there is nothing to replay yet"
+    assert set(read) <= {10, 14}
+    if probability == 0.5:
+        assert 1 <= sum(n == 14 for n in read) <= 4
+    else:
+        assert read[1:] == [14 if probability else 10] * 5
 
 
 # ---------------------------------------------------------------------------------------------- parity with Avalanche
@@ -624,12 +757,20 @@ def test_a_step_equals_avalanches_agem(plan: Plan, tools: Any) -> None:
     assert torch.allclose(learner.model.parameters, moved, atol=1e-6)
 
 
-def test_resuming_in_the_middle_of_a_life_gives_the_same_memory(plan: Plan, tools: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (der_plus_plus.DERPlusPlus, der_plus_plus.Config(memory=10, batch=3)),
+        (er_ace.ERACE, er_ace.Config(memory=10, batch=3)),
+        (agem.AGEM, agem.Config(memory=10, batch=3)),
+    ],
+    ids=["der-plus-plus", "er-ace", "agem"],
+)
+def test_resuming_in_the_middle_of_a_life_gives_the_same_memory(kind: Any, config: Any, plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan)
 
     def make() -> SGDLearner:
-        config = der_plus_plus.Config(memory=10, batch=3)
-        return SGDLearner(setting, lambda: [("der", der_plus_plus.DERPlusPlus(config, setting))])
+        return SGDLearner(setting, lambda: [("it", kind(config, setting))])
 
     whole, ledger = make(), Ledger(plan.source)
     teach(whole, plan.experiences[:2], ledger)

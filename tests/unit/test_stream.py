@@ -157,6 +157,13 @@ def test_again_teaches_exactly_what_was_deleted(tools: Any) -> None:
     assert (last.name, last.incarnation) == ("wish-1-again", 2)
 
 
+def test_what_others_asked_for_in_the_same_request_is_not_taught_again(tools: Any) -> None:
+    scheduled = [Learn(0), RequestSpec("sample", (0, 1, 2)), RequestSpec("sample", (2, 3)), Again(0), Learn(1)]
+    stream = play(make_plan(tools), *scheduled, service=Service(wait_for=2))
+    assert stream.requests[0].sample_ids.tolist() == [0, 1, 2, 3]
+    assert stream.events[2].sample_ids.tolist() == [0, 1]
+
+
 def test_surviving_takes_out_every_forgotten_incarnation(tools: Any) -> None:
     stream = play(
         make_plan(tools), Learn(0), RequestSpec("class", (1,)), Learn(1), Again(0), RequestSpec("sample", (8,))

@@ -17,13 +17,14 @@ from torch import nn
 
 from lifelong.models import lenet, resnet_18, vit_tiny
 from strategies.base import Setting, Strategy
-from strategies.isolated import _subnetworks, exssnet, ssnet, supsup
+from strategies.isolated import _answers, _subnetworks, exssnet, ssnet, supsup
 from strategies.isolated._subnetworks import Subnetworks
 from strategies.isolated._supermasks import (
     WeightStep,
     binary,
     choose,
     entropy,
+    initial_scores,
     one_shot,
     pack,
     positions_of,
@@ -36,6 +37,7 @@ from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training, observed
 from strategies.parts.model import FlatModel, Network, digest, num_bytes
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
+from strategies.step import step
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, IntegrityError
 from streams.events import DeletionRequest, Event, Experience, Request
@@ -417,6 +419,7 @@ def test_after_a_deletion_a_new_task_leaves_the_others_alone(options: dict[str, 
     assert world.accuracy(strategy, 1) > 0.8
 
 
+@pytest.mark.nightly
 def test_what_is_not_erased_stays_and_is_said_to_stay(world: World, tools: Any) -> None:
     """Only the mask is dropped: others compute as they did, to the bit, with what the deleted task has trained."""
     strategy, ledger = world.strategy(exssnet, repair="none", erase=False), world.ledger()
@@ -498,8 +501,14 @@ def mentions(state: Any, units: list[int]) -> bool:
     return isinstance(state, list) and (state == units or any(mentions(v, units) for v in state))
 
 
-@pytest.mark.parametrize("module", [supsup, ssnet, exssnet], ids=lambda m: m.__name__.rpartition(".")[2])
-@pytest.mark.parametrize("repair", ["none", "cascade"])
+@pytest.mark.parametrize(
+    ("module", "repair"),
+    [
+        (exssnet, "cascade"),
+        *(pytest.param(m, "cascade", marks=pytest.mark.nightly) for m in (supsup, ssnet)),
+        *(pytest.param(m, "none", marks=pytest.mark.nightly) for m in (supsup, ssnet, exssnet)),
+    ],
+)
 def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, world: World, tools: Any) -> None:
     """Masks, scores, records, what the model wears, and all tensors that are reachable: nobody keeps them."""
     strategy, ledger = world.strategy(module, repair=repair, kkt="best"), world.ledger()
@@ -528,6 +537,7 @@ def test_nothing_of_a_deleted_task_is_left(module: ModuleType, repair: str, worl
         assert torch.equal(weights[mask & ~others], initial[mask & ~others])
 
 
+@pytest.mark.nightly
 def test_some_samples_of_a_task(world: World, tools: Any) -> None:
     """The task is learned again on the rest, and so is what came later; a life without them ends in the same bits."""
     ids = world.plan.experiences[1].sample_ids[::3]
@@ -540,6 +550,7 @@ def test_some_samples_of_a_task(world: World, tools: Any) -> None:
         assert digest(deleted.state_dict()) == digest(life(world, module, tools, rest).state_dict()), module.__name__
 
 
+@pytest.mark.nightly
 def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
     request = world.request(3)
     strategy, ledger = world.strategy(ssnet, repair="none"), world.ledger()
@@ -551,6 +562,7 @@ def test_ssnet_is_exact_only_from_the_start(world: World, tools: Any) -> None:
     assert digest(deleted.state_dict()) == digest(clean.state_dict())
 
 
+@pytest.mark.nightly
 def test_kkt_repairs_descendants_only(digits: Source, tools: Any) -> None:
     world = World(noisy_copy(digits))
     options = {"kkt": "best", "kkt_share": 1.0}
@@ -600,6 +612,7 @@ def tensor_bytes() -> int:
     return sum({s.data_ptr(): s.nbytes() for s in found}.values())
 
 
+@pytest.mark.nightly
 def test_switching_tasks_copies_no_weights(digits: Source, tools: Any) -> None:
     world = World(five_tasks(digits), hidden=(600, 300), epochs=1)
     strategy, plain = life(world, exssnet, tools, world.plan.experiences[:3]), world.setting.make_model()
@@ -681,6 +694,47 @@ def test_slopes_answer_sample_by_sample(digits: Source, tools: Any) -> None:
         torch.testing.assert_close(together[finite], alone[finite])
 
 
+@pytest.mark.parametrize(("how", "looks"), [("one-shot", 1), ("binary", 3)])
+def test_how_often_a_mask_is_looked_for(
+    how: str, looks: int, digits: Source, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five masks, in one look at the slopes, or by halves in three."""
+    world = World(class_incremental.build(digits, class_incremental.Config(experiences=5), 0), epochs=1, batch=200)
+    strategy, count = life(world, supsup, tools, world.plan.experiences, inference=how), 0
+
+    def counted(*args: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return slopes_of(*args)
+
+    monkeypatch.setattr(_answers, "slopes_of", counted)
+    strategy.predict(world.held_out_of(0).part(0, 2))
+    assert count == 2 * looks
+
+
+def test_each_stage_has_epochs_and_a_rate_of_its_own(world: World, tools: Any) -> None:
+    """Scores that hardly move choose what they chose at first; weights that hardly move stay."""
+    samples = len(world.plan.experiences[0].sample_ids)
+    per_epoch = -(-samples // 32)
+    start = world.strategy(exssnet)
+    first_choice = initial_scores(
+        start._canvas.layers, Key(0) / "fit" / world.plan.experiences[0].name / 0 / "scores", start._canvas.device
+    )
+    first_mask = choose(first_choice, start._canvas.spans_of(world.plan.experiences[0].units))
+    masks, weights = [], []
+    for options in ({"mask_lr": 1e-12, "weight_epochs": 3}, {"weight_lr": 1e-12, "mask_epochs": 4}):
+        strategy, ledger = world.strategy(exssnet, **options), world.ledger()
+        outcome = step(strategy, world.plan.experiences[0], ledger).outcome
+        assert outcome.steps == per_epoch * (options.get("mask_epochs", 2) + options.get("weight_epochs", 2))
+        masks.append(strategy._canvas.mask_of(strategy._nets[world.plan.experiences[0].units]))
+        weights.append(strategy._canvas.weights.clone())
+    assert torch.equal(masks[0], first_mask)
+    assert not torch.equal(masks[1], first_mask)
+    initial = start._canvas.weights
+    assert float((weights[0] - initial).abs().max()) > 1e-3
+    assert float((weights[1] - initial).abs().max()) < 1e-9
+
+
 def test_looking_on_changes_nothing(world: World, tools: Any) -> None:
     for module in (supsup, exssnet):
         quiet = life(world, module, tools, world.plan.experiences[:3])
@@ -714,7 +768,7 @@ def image_world(build: Any, digits: Source, size: int, repeat: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("kind", ["lenet", "resnet-18", "vit-tiny"])
+@pytest.mark.parametrize("kind", ["lenet", pytest.param("resnet-18", marks=pytest.mark.nightly), "vit-tiny"])
 def test_any_model_of_linear_and_convolution_layers(kind: str, digits: Source, tools: Any) -> None:
     builds = {
         "lenet": (lambda s, n: lenet.build(lenet.Config(), s, n), 24, 3),

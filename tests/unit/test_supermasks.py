@@ -88,6 +88,8 @@ def test_scores_are_kaiming_uniform_and_named() -> None:
         assert 0.9 / math.sqrt(layer.fan_in) < part.max() <= 1 / math.sqrt(layer.fan_in)
     assert torch.equal(scores, initial_scores(layers, Key(1), torch.device("cpu")))
     assert not torch.equal(scores, initial_scores(layers, Key(2), torch.device("cpu")))
+    one, two = (scores[la.start : la.start + 36] * math.sqrt(la.fan_in) for la in layers[:2])
+    assert not torch.allclose(one, two, atol=0.1), "each layer draws by its own name"
 
 
 def test_weights_are_signed_constants_without_bias() -> None:
@@ -356,6 +358,13 @@ def test_a_probe_knows_useful_features() -> None:
     noisy = draw(90, 3, seed=4) + 0.3 * y.unsqueeze(1)
     judge = KNeighborsClassifier(7, algorithm="brute").fit(noisy[:59].numpy(), y[:59].numpy())
     assert kkt.probe(noisy, y, 7) == pytest.approx(judge.score(noisy[59:].numpy(), y[59:].numpy()))
+
+
+def test_few_samples_have_few_neighbours() -> None:
+    """Of six that are fitted three vote at most: two near ones outvote a far one, and not four far ones two near."""
+    features = torch.tensor([0.0, 0.0, 9.0, 9.0, 9.0, 9.0, 0.0, 0.0, 0.0, 0.0]).unsqueeze(1)
+    targets = torch.tensor([0, 0, 1, 1, 1, 1, 0, 0, 0, 0])
+    assert kkt.probe(features, targets, 200) == 1.0
 
 
 def test_who_is_worth_starting_from() -> None:

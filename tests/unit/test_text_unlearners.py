@@ -240,7 +240,7 @@ def test_they_forget_and_do_not_change_what_they_should_not(name: str, source: S
     assert life.strategy.state_dict().keys() == {"model", "plugins", "derived"}
 
 
-@pytest.mark.parametrize("name", [*PAIRED, "rmu", "lat", "whp"])
+@pytest.mark.parametrize("name", [*PAIRED, "rmu", pytest.param("lat", marks=pytest.mark.nightly), "whp"])
 def test_nothing_is_left_to_hold_on_to(name: str, source: Source) -> None:
     life = live(source, name, epochs=1)
     before = digest(life.strategy.state_dict())
@@ -263,7 +263,7 @@ def test_they_lower_the_likelihood_of_what_is_forgotten(name: str, source: Sourc
     assert level() > before + 0.05
 
 
-@pytest.mark.parametrize("name", ["idk", "dpo", "flat", "lat"])
+@pytest.mark.parametrize("name", ["idk", "dpo", "flat", pytest.param("lat", marks=pytest.mark.nightly)])
 def test_they_raise_the_likelihood_of_refusals(name: str, source: Source) -> None:
     life = live(source, name, epochs=5, lr=1e-3)
     objective = life.setting.objective

@@ -73,6 +73,8 @@ def verdict(values: Values, **what: Any) -> Any:
         ([0.68, 0.7, 0.72], {"below": 0.8}, "reproduced"),
         ([0.68, 0.7, 0.72], {"below": 0.6}, "contradicted"),
         ([0.68, 0.7, 0.72], {"below": 0.7}, "undecided"),
+        ([0.4, 0.7, 0.9], {"above": 0.6}, "undecided"),  # the mean is beyond the bar, and may be so by chance
+        ([0.4, 0.7, 0.9], {"below": 0.75}, "undecided"),
         ([0.6, 0.7, 0.8], {"above": 0.5}, "undecided"),  # all three are above, which chance does in one case of eight
         ([0.0, 0.0, 0.0], {"below": 0.0}, "contradicted"),  # equal to the bar is not beyond it
         ([0.0, 0.0, 0.0], {"below": 0.1}, "reproduced"),

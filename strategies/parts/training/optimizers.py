@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from pydantic import Field
 from typing_extensions import override
 
 from streams.config import Config
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of a running mean."""
 
 
 class OptimizerConfig(Config):
@@ -23,7 +26,7 @@ class OptimizerConfig(Config):
     """Momentum of `sgd`."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty added to the gradient."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay rates of `adam`'s moments."""
     eps: float = Field(1e-8, gt=0)
     """Term added to `adam`'s denominator."""

@@ -1,0 +1,308 @@
+"""No option is dead: another value of it ends in another state or in other answers, or the class says that none does.
+
+What an option does may depend on others. So it is changed alone first, then beside every other value of one other
+option, then of two switches, until it tells.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+import pytest
+from contract.candidates import Candidate, candidates, class_named, text_candidates
+from contract.lived import Whole, whole_of
+from contract.test_evaluation_mode import noisy_model
+from contract.worlds import World, world_of
+from pydantic import BaseModel
+
+from lifelong.config.run import StrategyConfig
+from lifelong.setup.build import make_strategy
+from strategies.base import State, Strategy
+from strategies.parts.fit import Training
+from strategies.step import ledger_after, restore, step
+from streams.config import Config, Named, parse
+from streams.errors import LifelongError
+from streams.events import DeletionRequest, Event, Experience, Request
+from streams.ledger import Ledger
+from streams.registry import load
+from streams.source import Source
+
+SAMPLES = 24
+FEW = 3
+"""Parts of so many options are tried by default, the others at night."""
+KEYS = {"learners": "learner", "unlearners": "unlearner", "guards": "guard", "isolated": "isolated"}
+Options = Mapping[str, Any]
+Path = tuple[str, ...]
+Change = tuple[Path, Any]
+
+
+@dataclass(frozen=True)
+class Half:
+    """A part whose options are changed, and the candidate that it lives in."""
+
+    kind: str
+    name: str
+    candidate: Candidate
+    form: str
+
+    @functools.cached_property
+    def place(self) -> int | None:
+        """Where it stands among the learner's plugins."""
+        names = [plugin.name for plugin in self.candidate.config.learner]
+        return names.index(self.name) if self.kind == "learners" else None
+
+    @functools.cached_property
+    def config(self) -> type[Config]:
+        return load(self.kind, self.name).Config  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """The small options that it is tested with, and some steps instead of one."""
+        config = self.candidate.config
+        part: Any = config.learner[self.place] if self.place is not None else getattr(config, KEYS[self.kind])
+        several = {"batch_size": 8, "epochs": 2}
+        return part.options | {name: value for name, value in several.items() if name in self.config.model_fields}
+
+    def changed(self, options: Options) -> StrategyConfig:
+        """Return what the strategy is made of with other options of the part."""
+        part, config = {"name": self.name, **options}, self.candidate.config
+        if self.place is None:
+            value: Any = part
+        else:
+            value = [part if i == self.place else p.model_dump() for i, p in enumerate(config.learner)]
+        given = {key: getattr(config, key) for key in config.model_fields_set}
+        return parse(StrategyConfig, {**given, KEYS[self.kind]: value})
+
+
+@functools.cache
+def halves() -> list[Half]:
+    """Everything that has options: learners and isolated strategies, unlearners and guards on a learner."""
+    found: dict[tuple[str, str], Half] = {}
+    for candidate, form in [*((c, c.home) for c in candidates()), *((c, "text") for c in text_candidates())]:
+        kind, name = candidate.parts[-1]
+        if candidate.config.guard is not None:
+            kind, name = "guards", candidate.config.guard.name
+        elif (kind, name) == ("unlearners", "none"):
+            kind, name = candidate.parts[0]
+        found.setdefault((kind, name), Half(kind, name, candidate, form))
+    return [half for half in found.values() if half.config.model_fields]
+
+
+@functools.cache
+def _world(place: str) -> World:
+    """A world whose digits are images, with a copy of a sample in each experience."""
+    world = world_of(place)
+    if place == "text":
+        return world
+    source = world.stream.source
+    x = source.x.clone()
+    for experience in _taught(place):
+        ids = experience.sample_ids
+        alike = ids[source.class_ids[ids] == source.class_ids[ids[0]]]
+        x[alike[1]] = x[alike[0]]
+    source = replace(source, x=x.view(-1, 1, 8, 8))
+    return replace(world, stream=replace(world.stream, source=source))
+
+
+def _taught(place: str) -> list[Experience]:
+    """The first three experiences, with some of their samples."""
+    taught = [e for e in world_of(place).stream.events if isinstance(e, Experience) and not e.incarnation][:3]
+    return [replace(e, sample_ids=e.sample_ids[_spread(len(e.sample_ids))]) for e in taught]
+
+
+@functools.cache
+def _events(place: str) -> tuple[Event, ...]:
+    """Three small experiences, a request for some of the first, and one for a class of the second."""
+    source, taught = _world(place).stream.source, _taught(place)
+    requests = [
+        _of_class(source, e.sample_ids, n) if n or "by class" in place else _of_samples(e.sample_ids)
+        for n, e in enumerate(taught[:2])
+    ]
+    return (*taught[:2], requests[0], *taught[2:], requests[1])
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, SAMPLES).astype(int))
+
+
+def _of_samples(ids: np.ndarray) -> DeletionRequest:
+    chosen = ids[:: SAMPLES // 6]
+    return DeletionRequest("request-0", (Request("sample", tuple(chosen.tolist()), chosen, chosen[:0], 1),))
+
+
+def _of_class(source: Source, ids: np.ndarray, number: int) -> DeletionRequest:
+    label = int(source.class_ids[ids[0]])
+    named = ids[source.class_ids[ids] == label]
+    others = np.setdiff1d(np.flatnonzero((source.class_ids == label) & ~source.is_test), named)
+    return DeletionRequest(f"request-{number}", (Request("class", (label,), named, others, number + 1),))
+
+
+class Lives:
+    """Ends of short lives, each lived once."""
+
+    def __init__(self, half: Half) -> None:
+        self._half, self._world = half, _world(half.candidate.place(half.form))
+        affine = half.name != "amnesiac-hat"  # it takes no norms with weights
+        self._setting = replace(
+            self._world.setting,
+            make_model=lambda: noisy_model(self._world.setting.objective, affine),
+            training=Training(epochs=1, lr=0.05, batch_size=10),
+        )
+        self._ends: dict[str, Whole | None] = {}
+        self._learned: dict[str, State] = {}
+
+    def end(self, options: Options) -> Whole | None:
+        """Return what is there in the end with these options, or None if they cannot be set."""
+        key = repr(sorted(options.items()))
+        if key not in self._ends:
+            try:
+                config = self._half.changed(options)
+                strategy = make_strategy(config, self._setting, "it")
+            except LifelongError:
+                self._ends[key] = None
+                return None
+            try:
+                self._ends[key] = self._live(config, strategy)
+            except LifelongError as error:  # that a request is refused is an end, too
+                self._ends[key] = type(error).__name__, "refused"
+        return self._ends[key]
+
+    def _live(self, config: StrategyConfig, strategy: Strategy) -> Whole:
+        ledger = self._ledger()
+        events = _events(self._world.name)
+        if self._half.kind in ("unlearners", "guards"):
+            learned = [e for e in events if isinstance(e, Experience)][:2]
+            restore(strategy, self._state(config, learned), ledger_after(ledger, learned))
+            events = tuple(e for e in events if isinstance(e, DeletionRequest))
+        for event in events:
+            step(strategy, event, ledger)
+        return whole_of(self._world, strategy)
+
+    def _state(self, config: StrategyConfig, learned: list[Experience]) -> State:
+        """Return what is there before the first request: the same whatever the unlearner's options."""
+        key = repr(config.learner)
+        if key not in self._learned:
+            strategy, ledger = make_strategy(config, self._setting, "it"), self._ledger()
+            for event in learned:
+                step(strategy, event, ledger)
+            self._learned[key] = strategy.state_dict()
+        return self._learned[key]
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self._world.stream.source, self._world.stream.task_of)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _is_switch(annotation: Any) -> bool:
+    """Whether an option says how rather than how much."""
+    return any(k in (bool, types.NoneType) or get_origin(k) is Literal for k in _kinds(annotation))
+
+
+def _others(annotation: Any, value: Any, default: Any) -> list[Any]:
+    """Return other values of an option; some may be out of its range."""
+    found = [default, *itertools.chain.from_iterable(_of_kind(kind, value) for kind in _kinds(annotation))]
+    return [v for i, v in enumerate(found) if v != value and v not in found[:i]]
+
+
+def _of_kind(kind: Any, value: Any) -> Iterator[Any]:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 1
+    if kind is types.NoneType:
+        yield None
+    elif kind is bool:
+        yield from (True, False)
+    elif get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif kind is int:
+        yield from (2, int(number) // 2, 2 * int(number), int(number) + 1, 4, 12)
+    elif kind is float:
+        yield from (number / 3, 3 * number, number + 0.3, 0.01, 0.9, 0.0, 100.0)
+    elif isinstance(kind, type) and issubclass(kind, Config):
+        yield {}  # with its defaults
+    elif get_origin(kind) is tuple:
+        inner = get_args(kind)
+        if inner[-1] is Ellipsis:
+            yield from ((v,) for v in _of_kind(inner[0], None))
+        elif value:
+            yield from (tuple(v * factor if isinstance(v, float) else v for v in value) for factor in (0.5, 0.9))
+
+
+def _options(config: type[BaseModel], before: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
+    """Yield path, type and default of every option, those of nested options too."""
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from _options(kind, (*before, name))
+        elif not (isinstance(kind, type) and issubclass(kind, Named)):
+            yield (*before, name), kind, field.default
+
+
+def _value(config: Any, path: Path) -> Any:
+    return functools.reduce(getattr, path, config)
+
+
+def _with(options: Options, path: Path, value: Any) -> dict[str, Any]:
+    first, *rest = path
+    inner = options.get(first, {})
+    return {**options, first: value if not rest else _with(inner, tuple(rest), value)}
+
+
+def _contexts(half: Half) -> list[dict[str, Any]]:
+    """Return what the other options are while one is changed: the likeliest to matter first."""
+    config = parse(half.config, half.options)
+    switches: list[Change] = []
+    numbers: list[Change] = []
+    for path, annotation, default in _options(half.config):
+        values = _others(annotation, _value(config, path), default)
+        chosen, most = (switches, 4) if _is_switch(annotation) else (numbers, 2)
+        chosen += [(path, value) for value in values[:most]]
+    pairs = [(a, b) for a, b in itertools.combinations(switches, 2) if a[0] != b[0]]
+    alone = [_with(half.options, *change) for change in [*switches, *numbers]]
+    divergent = [{**half.options, "lr": 1e38}] if "lr" in half.config.model_fields else []
+    return [half.options, *alone, *divergent, *(_with(_with(half.options, *a), *b) for a, b in pairs)]
+
+
+def _tells(lives: Lives, half: Half, option: tuple[Path, Any, Any], context: Options, most: int) -> bool:
+    """Return whether one of some values of an option ends otherwise, with these values of the others."""
+    path, annotation, default = option
+    before = lives.end(context)
+    if before is None:
+        return False
+    tried = 0
+    for value in _others(annotation, _value(parse(half.config, dict(context)), path), default):
+        after = lives.end(_with(context, path, value))
+        tried += after is not None
+        if after not in (None, before):
+            return True
+        if tried == most:
+            break
+    return False
+
+
+def dead_options(half: Half) -> set[str]:
+    """Return the options of which no value ends otherwise."""
+    lives, contexts = Lives(half), _contexts(half)
+    return {
+        ".".join(option[0])
+        for option in _options(half.config)
+        if not any(_tells(lives, half, option, context, 9 if context is half.options else 1) for context in contexts)
+    }
+
+
+def _param(half: Half) -> Any:
+    marks = [] if len(list(_options(half.config))) <= FEW and half.form != "text" else [pytest.mark.nightly]
+    return pytest.param(half, id=f"{half.kind}-{half.name}", marks=marks)
+
+
+@pytest.mark.parametrize("part", [_param(half) for half in halves()])
+def test_an_option_tells_or_is_declared_inert(part: Half) -> None:
+    assert dead_options(part) == set(class_named(part.kind, part.name).inert)
