@@ -194,7 +194,7 @@ class FlatModel:
         A shared one is another object over the same memory: who replaces or thaws it does so for that model.
         """
         parameters = self.parameters.to(device, copy=True)
-        moved = [(p, parameters[part].view_as(p)) for p, part in self._trained]
+        moved = [(p, parameters[part].view(p.shape)) for p, part in self._trained]
         moved += [(p, p.detach()) for p in frozen(self.network)]
         ours = {id(p): nn.Parameter(v, p.requires_grad) for p, v in moved if type(p) is nn.Parameter}
         return FlatModel(copy.deepcopy(self.network, dict(ours)).to(device), parameters=parameters)
