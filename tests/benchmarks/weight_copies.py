@@ -24,10 +24,10 @@ from streams.config import parse
 STRATEGIES: dict[str, tuple[dict[str, object], float]] = {
     "naive": ({"learner": "naive", "unlearner": "none"}, 4.0),
     "retrain": ({"learner": "replay", "unlearner": "retrain"}, 5.0),
-    "scrub": ({"learner": "naive", "unlearner": "scrub"}, 7.0),
-    "salun": ({"learner": "naive", "unlearner": "salun"}, 9.0),
-    "ewc": ({"learner": "ewc", "unlearner": "none"}, 10.0),
-    "sisa": ({"isolated": {"name": "sisa", "shards": 2, "slices": 2}}, 11.0),
+    "scrub": ({"learner": "naive", "unlearner": "scrub"}, 10.0),
+    "salun": ({"learner": "naive", "unlearner": "salun"}, 11.5),
+    "ewc": ({"learner": "ewc", "unlearner": "none"}, 11.0),
+    "sisa": ({"isolated": {"name": "sisa", "shards": 2, "slices": 2}}, 13.0),
 }
 """What is measured, and how many copies it may hold at the most."""
 
