@@ -185,7 +185,7 @@ def relabel(
     left_out = 1 - float(possible.float().mean())
     forget_set = forget_set.part(np.flatnonzero(possible.cpu().numpy()))
     labels = Relabel(forget_set, candidates[possible], setting.num_samples, config, key)
-    labels.steps_per_epoch = _steps_per_epoch(forget_set, retained, config)
+    labels.steps_per_epoch = steps_per_epoch(forget_set, retained, config)
     change = Redirect(objective.training_on(forget_set), labels) if makes_images else labels
     outcome = _pass_through(learner, objective, forget_set, retained, config, key, [change, *hooks])
     return outcome + Outcome(losses={"left_out": left_out}) + finish(config, learner, retained)
@@ -202,13 +202,14 @@ def _relabel_text(
 ) -> Outcome:
     """Do the same with answers in place of labels: those that the source has, wrong ones and perhaps the true one."""
     options = WrongAnswers(objective, key / "labels", true_too=not config.exclude_true)
-    per_epoch = _steps_per_epoch(forget_set, retained, config)
+    per_epoch = steps_per_epoch(forget_set, retained, config)
     answers = Answer(forget_set, options, learner.setting.num_samples, config.redraw, per_epoch)
     outcome = _pass_through(learner, objective, forget_set, retained, config, key, [answers, *hooks])
     return outcome + finish(config, learner, retained)
 
 
-def _steps_per_epoch(forget_set: Data, retained: Data, config: RelabelConfig) -> int:
+def steps_per_epoch(forget_set: Data, retained: Data, config: RelabelConfig) -> int:
+    """Return how many steps an epoch takes: over both together, or over one after the other."""
     if config.order == "mixed":
         return math.ceil((len(forget_set) + len(retained)) / config.batch_size)
     return sum(math.ceil(len(data) / config.batch_size) for data in (forget_set, retained))

@@ -14,7 +14,7 @@ from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.parts.weights.ranks import kth_smallest
-from strategies.unlearners._relabel import RelabelConfig, relabel
+from strategies.unlearners._relabel import RelabelConfig, relabel, steps_per_epoch
 from strategies.unlearners._retained import RetainUnlearner
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -106,7 +106,7 @@ class SalUn(RetainUnlearner):
         config, model = self.config, learner.model
         forget_set = door.forget_set()
         if config.form == "soft":
-            steps = config.num_steps(len(forget_set) + len(retained))
+            steps = config.epochs * steps_per_epoch(forget_set, retained, config)
             soften = Soften(model.parameters, 1 - config.share, steps)
             return relabel(learner, forget_set, retained, config, key, [soften])
         mask = saliency_mask(saliency(model, self.setting.objective, forget_set), config.share)

@@ -267,7 +267,7 @@ def _contexts(half: Half) -> list[dict[str, Any]]:
         chosen += [(path, value) for value in values[:most]]
     pairs = [(a, b) for a, b in itertools.combinations(switches, 2) if a[0] != b[0]]
     alone = [_with(half.options, *change) for change in [*switches, *numbers]]
-    divergent = [{**half.options, "lr": 1e38}] if "lr" in half.config.model_fields else []
+    divergent = [{**half.options, "lr": 1e30}] if "lr" in half.config.model_fields else []
     return [half.options, *alone, *divergent, *(_with(_with(half.options, *a), *b) for a, b in pairs)]
 
 

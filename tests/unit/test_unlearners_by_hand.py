@@ -115,7 +115,10 @@ def test_salun_soft_pulls_towards_where_it_began_by_a_share_that_falls() -> None
     assert back == [8, 6, 4, 2]
 
 
-def test_salun_soft_leaves_to_move_what_share_says(plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", ["mixed", "forget-first"])
+def test_salun_soft_leaves_to_move_what_share_says(
+    order: Any, plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shares = []
     made = salun.Soften.__init__
 
@@ -124,7 +127,7 @@ def test_salun_soft_leaves_to_move_what_share_says(plan: Plan, tools: Any, monke
         made(self, start, share, steps)
 
     monkeypatch.setattr(salun.Soften, "__init__", noted)
-    config = salun.Config(form="soft", share=0.7, epochs=3, batch_size=10)
+    config = salun.Config(form="soft", share=0.7, epochs=3, batch_size=10, order=order)
     outcome = Learned(plan, tools, salun.SalUn, config).serve("sample", 0, 1, 2)
     assert shares == [(pytest.approx(0.3), outcome.steps)]
 
