@@ -1,4 +1,4 @@
-"""Write configuration.md and metrics.md, and the numbers in choosing.md, from code and results; ``--check`` compares.
+"""Write configuration.md, metrics.md, reliability.md and the numbers in choosing.md; ``--check`` compares.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
+
+from _reliability import reliability
 
 from lifelong.config.annotate import Option, options
 from lifelong.config.run import RunConfig
@@ -202,8 +204,8 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Write all pages, or compare them with what would be written."""
     stale = []
-    pages = (("configuration.md", configuration()), ("metrics.md", metrics()), ("choosing.md", choosing()))
-    for name, text in pages:
+    pages = {"configuration.md": configuration(), "metrics.md": metrics(), "choosing.md": choosing()}
+    for name, text in (pages | {"reliability.md": reliability()}).items():
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -71,6 +75,20 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def is_sound_zip(file: Path) -> bool:
+    """Return whether a file is there, and all in it is as it was written: what numpy and torch save is such a file.
+
+    `torch.load` takes flipped bits for content, and `numpy.load` stumbles over them in many ways.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, struct.error, zipfile.BadZipFile):
+        return False
+    except (zlib.error, lzma.LZMAError):  # a flipped bit says that it is compressed
+        return False
 
 
 def cache_folder() -> Path:

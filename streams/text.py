@@ -170,8 +170,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True)
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
-        write_atomically(file, inner.to_str().encode())
+        write_atomically(file, kept_form(Tokenizer(inner, BOS, EOS, of_rows)))
     return Tokenizer(inner, BOS, EOS, of_rows)
+
+
+def kept_form(tokenizer: Tokenizer) -> bytes:
+    """Return the content of the file in which a trained tokeniser is kept: what it is, with a digest."""
+    text = tokenizer.to_json()
+    return json.dumps({"digest": _digest(text), "tokenizer": text}, ensure_ascii=False).encode()
 
 
 def train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -196,12 +202,19 @@ def _cached(file: Any) -> Any:
     from tokenizers import Tokenizer as Inner
 
     try:
-        return Inner.from_str(file.read_text(encoding="utf-8"))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["digest"] == _digest(kept["tokenizer"]):
+            return Inner.from_str(kept["tokenizer"])
     except FileNotFoundError:
         return None
-    except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception)
-        logger.warning("%s is damaged (%s); training the tokeniser again", file, error)
-        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read: %r", file, error)
+    logger.warning("%s is damaged; training the tokeniser again", file)
+    return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def load_tokenizer(name: str, where: str) -> Tokenizer:

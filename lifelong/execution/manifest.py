@@ -16,6 +16,7 @@ from lifelong.config.run import RunConfig, content_hash, read_config
 from lifelong.config.trust import require_trust
 from lifelong.files import code_of, code_version, names_in, write_atomically
 from lifelong.metrics.catalogue import own_metrics
+from lifelong.results.integrity import mark_of
 from lifelong.setup.build import make_source, make_stream
 from lifelong.setup.preparation import Prepared
 from streams.config import parse
@@ -24,6 +25,8 @@ from streams.registry import others_code
 from streams.stream import Stream
 
 _STREAM_KEYS = ("source", "scenario", "schedule", "service")
+_WRITTEN_FIRST = ("config.yaml", "stream.json")
+_RESTORE = "Restore it from a copy, or run again with --fresh."
 _ARITHMETIC = ("torch", "numpy", "scipy", "scikit-learn", "gpu", "cuda", "cudnn", "tf32")
 _MODEL_KEYS = ("objective", "features", "model", "trained", "training", "strategies", "device")
 """What decides a stream, and what decides one whose requests depend on a strategy's models as well."""
@@ -64,8 +67,9 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         "threads": p.config.threads,
         "source": {"name": p.stream.source.name, "licence": p.stream.source.licence, "notes": p.stream.source.notes},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "files": {name: mark_of(folder / name) for name in _WRITTEN_FIRST},
     }
-    write_atomically(file, json.dumps(manifest, indent=1).encode())
+    write_atomically(file, json.dumps(manifest | {"digest": content_hash(manifest)}, indent=1).encode())
 
 
 def _check_versions(p: Prepared, folder: Path) -> None:
@@ -89,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a run's manifest.
 
     Raises:
-        CheckpointError: it is missing or corrupt.
+        CheckpointError: it is missing, corrupt or edited.
     """
     file = folder / "manifest.json"
     if not file.exists():
@@ -97,7 +101,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     data = read_json(file, "Run again with --fresh to start over.")
     if not isinstance(data.get("digests"), dict):
         raise CheckpointError(f"{file} is corrupt (it has no digests). Run again with --fresh to start over.")
+    if "digest" in data and content_hash({k: v for k, v in data.items() if k != "digest"}) != data["digest"]:
+        raise CheckpointError(f"{file} was damaged or edited after the run had begun. {_RESTORE}")
     return data
+
+
+def check_begun(folder: Path) -> None:
+    """Check what a run wrote of itself when it began: its configuration, its stream and its manifest.
+
+    Raises:
+        CheckpointError: one of them was edited or removed.
+    """
+    for name, mark in read_manifest(folder).get("files", {}).items():
+        file = folder / name
+        if not file.exists():
+            raise CheckpointError(f"{file} is gone. {_RESTORE}")
+        if mark_of(file) != mark:
+            raise CheckpointError(f"{file} was damaged or edited after the run had begun. {_RESTORE}")
 
 
 def _stream_manifest(p: Prepared) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from lifelong.config.run import RunConfig
 from lifelong.config.trust import remember
 from lifelong.execution.life import Life
-from lifelong.execution.manifest import open_folder, read_json, read_run_config, write_manifest
+from lifelong.execution.manifest import check_begun, open_folder, read_json, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock
 from lifelong.files import disk_errors
@@ -112,10 +112,13 @@ def load_run(folder: Path | str) -> Run:
     """Read a run folder, finished or not.
 
     Raises:
-        CheckpointError: it is not a run folder, or a file of a strategy that is done was cut or edited.
+        CheckpointError: it is not a run folder, or its configuration, its stream or a file of a strategy that is done
+            was cut or edited.
     """
     folder = Path(folder)
     config = read_run_config(folder)
+    if (folder / "manifest.json").exists():  # otherwise the run was killed before its first event
+        check_begun(folder)
     tables, summaries = {}, {}
     for name in config.strategies:
         results = folder / "strategies" / name / "results.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
+from streams.text import kept_form
 
 CACHED = ("references", "features", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
@@ -165,17 +168,36 @@ def _prepared_files(p: Prepared) -> list[Path]:
     """Return what was prepared of all data: frozen features of sources of that name, and the tokeniser of the rows."""
     files: list[Path] = []
     if p.config.features is not None:
-        source = p.stream.source.name.removesuffix(f"@{p.config.features.name}")
-        files += sorted((cache_folder() / "features").glob(f"{source}-{p.config.features.name}-*.npz"))
-    text = p.stream.source.text
+        source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
+        pattern = f"{source}-{p.config.features.name}-*.npz"
+        files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+    text, folder = p.stream.source.text, cache_folder() / "tokenizers"
     if text is not None and text.tokenizer.of_rows:
-        kept, content = sorted((cache_folder() / "tokenizers").glob("*.json")), text.tokenizer.to_json().encode()
-        files += [file for file in kept if file.read_bytes() == content]
+        content = kept_form(text.tokenizer)
+        files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
+        files += _halves(folder, "*.json")
     return files
 
 
+def _halves(folder: Path, pattern: str) -> list[Path]:
+    """Return what is left of files that processes were writing when they were killed."""
+    return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
 def _removed(files: list[Path], dry_run: bool) -> list[Path]:
-    there = [file for file in files if file.exists()]
+    """Remove files, and what processes left of them that were killed while they wrote them; return what there was."""
+    halves = [half for file in files for half in _halves(file.parent, glob.escape(file.name))]
+    there = [file for file in dict.fromkeys([*files, *halves]) if file.exists()]
     if not dry_run:
         for file in there:
             file.unlink()

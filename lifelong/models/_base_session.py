@@ -22,6 +22,7 @@ from strategies.parts.model import FlatModel
 from streams.config import parse
 from streams.data import Data
 from streams.errors import ConfigError
+from streams.files import is_sound_zip
 from streams.randomness import Key, seeded_globals
 from streams.registry import load
 from streams.source import Source
@@ -81,10 +82,10 @@ def base_weights(model: str, options: dict[str, Any], input_shape: tuple[int, ..
     flags = " ".join(f"--set {k}={v}" for k, v in options.items() if k != "pretrained")
     if input_shape != (1, 28, 28):
         raise ConfigError(f"model.pretrained: glyphs are 1x28x28 images, the source has {input_shape}. Choose none.")
-    if not file.is_file():
+    if not is_sound_zip(file):
         raise ConfigError(
-            f"model.pretrained: the base session for these sizes has not been run here. Run it once (minutes): "
-            f"lifelong pretrain {model} {flags}"
+            f"model.pretrained: the base session for these sizes has not been run here, or what it wrote was damaged "
+            f"since. Run it once (minutes): lifelong pretrain {model} {flags}"
         )
     return torch.load(file, map_location="cpu", weights_only=True)["body"]
 
@@ -103,7 +104,7 @@ def pretrain(model: str, options: dict[str, Any], session: BaseSession) -> Sessi
     module = load("models", model, "model")
     config = parse(module.Config, {**options, "pretrained": "none"}, "model")
     file = weights_file(model, config.model_dump(mode="json"), (1, 28, 28), session)
-    if file.is_file():
+    if is_sound_zip(file):
         return Session(file, torch.load(file, map_location="cpu", weights_only=True)["accuracy"], cached=True)
     source, key = glyphs.load(glyphs.Config(pool=673)), Key(session.seed) / "pretrain"
     first = source.num_classes - session.classes

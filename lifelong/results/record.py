@@ -13,7 +13,6 @@ import logging
 import pickle
 import shutil
 import time
-import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from lifelong.results.integrity import Appended, Mark, mark_of, sealed
 from lifelong.results.table import Row
 from strategies.base import State
 from streams.errors import CheckpointError
+from streams.files import is_sound_zip
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 2
@@ -271,12 +271,11 @@ def _load(file: Path, device: str) -> dict[str, Any] | None:
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
     """
+    if not is_sound_zip(file):
+        return None
     try:
-        with zipfile.ZipFile(file) as archive:
-            if archive.testzip() is not None:
-                return None
         content = torch.load(file, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         return None
     whole = isinstance(content, dict) and content.get("format") == _FORMAT
     return content if whole and {"identity", "event", "alone", "files", "details", "state"} <= content.keys() else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from lifelong.files import cache_folder, write_atomically
 from strategies.parts.model import Network, digest
 from streams.config import Named, resolve
+from streams.files import is_sound_zip
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
@@ -58,9 +58,11 @@ def _compute(network: Network, x: torch.Tensor, device: str) -> torch.Tensor:
 
 def _read(file: Path, rows: int) -> torch.Tensor | None:
     """Return cached features, or None if there are none or the file is damaged (they are computed again then)."""
+    if not is_sound_zip(file):
+        return None
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             x = torch.from_numpy(arrays["x"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError):
         return None
     return x if len(x) == rows else None

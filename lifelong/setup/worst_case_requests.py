@@ -30,6 +30,7 @@ from strategies.step import step
 from streams.data import Data
 from streams.errors import StreamError
 from streams.events import Event, Experience
+from streams.files import is_sound_zip
 from streams.ledger import Ledger
 from streams.plan import Choice, Plan, RequestSpec
 from streams.randomness import Key
@@ -147,13 +148,14 @@ class Chooser:
         """Return the chosen ids; see `streams.plan.Choose`."""
         assert isinstance(spec.choice, Choice)
         learned = tuple(e for e in events if isinstance(e, Experience) and not e.incarnation)
-        file = cache_folder() / "selections" / f"{self._key(plan, learned, candidates, spec, key)}.npy"
-        try:
-            ids: np.ndarray = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        file = cache_folder() / "selections" / f"{self._key(plan, learned, candidates, spec, key)}.npz"
+        if is_sound_zip(file):
+            with np.load(file, allow_pickle=False) as kept:
+                ids: np.ndarray = kept["ids"]
+        else:
             ids = self._choose(plan, learned, candidates, spec, key)
             content = io.BytesIO()
-            np.save(content, ids)
+            np.savez(content, ids=ids)
             write_atomically(file, content.getvalue())
         return ids
 

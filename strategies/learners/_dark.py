@@ -35,10 +35,6 @@ class DarkConfig(BaseConfig):
     """Outputs that are stored. seen: those of a training step, in one of the epochs at random, as a reservoir that is
     filled while training has them. final: those of the finished model, as Avalanche does; for an objective that draws
     noise, whose outputs of a training step cannot be compared with others."""
-    draws: Literal["apart", "together"] = "apart"
-    """How the two draws pass a network with batch norm. apart: one after the other, each normalised by itself, as in
-    Mammoth (a draw of a single sample goes with the other). together: in one forward, normalised as one batch. Without
-    batch norm both compute the same."""
     after_request: Literal["recompute", "keep"] = "recompute"
     """What becomes of stored outputs when an unlearner has changed the weights: compute them anew before the next
     experience, or keep distilling the earlier model."""
@@ -153,8 +149,14 @@ class DarkExperience(Plugin, ABC):
 
     test_options = {"memory": 30, "batch": 8}
 
-    def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float) -> None:
+    def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float, together: bool = False) -> None:
         """Start with an empty memory.
+
+        Args:
+            config: the memory and what is stored in it.
+            setting: where it learns.
+            alpha, beta: weights of the distillation and of the loss on labels.
+            together: whether both draws pass batch norms as one batch.
 
         Raises:
             ConfigError: outputs of training steps are to be stored, each of which has noise of its own.
@@ -165,7 +167,7 @@ class DarkExperience(Plugin, ABC):
                 f"learner.stored: 'seen' keeps outputs of a training step, and {type(setting.objective).__name__} "
                 f"draws noise anew in each; set stored: final."
             )
-        self._options, self._alpha, self._beta = config, alpha, beta
+        self._options, self._alpha, self._beta, self._together = config, alpha, beta, together
         self._by_class = setting.objective.predicts == "classes"
         key = setting.key / "dark" / "priority"
         like, width = setting.make_model().parameters, setting.objective.num_outputs
@@ -307,7 +309,7 @@ class DarkExperience(Plugin, ABC):
         """Return the outputs of the samples to distil and of those whose labels are learned; one may have no rows."""
         count = self._num_distilled
         single = min(count, len(drawn) - count) <= 1
-        if self._options.draws == "together" or not model.has_batch_norm or single:
+        if self._together or not model.has_batch_norm or single:
             outputs = self._objective.outputs(model, drawn)
             return outputs[:count], outputs[count:]
         first, second = drawn.part(0, count), drawn.part(count)

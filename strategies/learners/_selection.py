@@ -195,6 +195,7 @@ class Selection(Plugin, ABC):
 class SurveyingSelection(Selection):
     """A selection that looks at every sample of the pool with the model first."""
 
+    inert = {"memory_mb": "what does not fit is computed in parts"}
     config: SurveyConfig
     scores: ClassVar[bool] = True
     """Whether it scores samples by what the model predicts."""

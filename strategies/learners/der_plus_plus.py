@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Literal, final
 
 from pydantic import Field
 
@@ -17,6 +17,10 @@ class Config(DarkConfig):
     """Weight of the squared difference between present and stored outputs, the mean over outputs."""
     beta: float = Field(0.5, ge=0)
     """Weight of the loss on the labels of a second, independent draw."""
+    draws: Literal["apart", "together"] = "apart"
+    """How the two draws pass a network with batch norm. apart: one after the other, each normalised by itself, as in
+    Mammoth (a draw of a single sample goes with the other). together: in one forward, normalised as one batch. Without
+    batch norm both compute the same."""
 
 
 @final
@@ -27,4 +31,4 @@ class DERPlusPlus(DarkExperience):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""
-        super().__init__(config, setting, config.alpha, config.beta)
+        super().__init__(config, setting, config.alpha, config.beta, config.draws == "together")

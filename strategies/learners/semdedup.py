@@ -47,6 +47,9 @@ def redundancy(embeddings: torch.Tensor, labels: np.ndarray, keep: str, memory: 
 class SemDeDup(SurveyingSelection):
     """One threshold for the whole pool, set by the budget: the most redundant samples of any cluster go first."""
 
+    inert = SurveyingSelection.inert | dict.fromkeys(
+        ("block", "formulas", "no_image"), "it compares hidden states, and takes no scores and no gradients"
+    )
     config: Config
     name: ClassVar[str] = "semdedup"
     scores: ClassVar[bool] = False

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from streams.files import write_atomically
+from streams.files import is_sound_zip, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +23,18 @@ def kept(path: Path, fits: Callable[[Arrays], bool], draw: Callable[[], Arrays])
         fits: whether what was read can be what belongs there.
         draw: makes it.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            stored_arrays = {name: stored[name] for name in stored.files}
-        if fits(stored_arrays):
-            return stored_arrays
-        shapes = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in stored_arrays.items())
-        logger.warning("%s holds something else (%s); drawing again.", path, shapes)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("%s cannot be read (%s); drawing again.", path, error)
+    if is_sound_zip(path):
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                stored_arrays = {name: stored[name] for name in stored.files}
+            if fits(stored_arrays):
+                return stored_arrays
+            shapes = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in stored_arrays.items())
+            logger.warning("%s holds something else (%s); drawing again.", path, shapes)
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read (%s); drawing again.", path, error)
+    elif path.exists():
+        logger.warning("%s cannot be read (it is damaged); drawing again.", path)
     drawn = draw()
     try:
         write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **drawn))

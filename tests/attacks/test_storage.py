@@ -206,6 +206,18 @@ def test_a_finished_run_that_was_changed_is_not_read(
         assert name in errors
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "stream.json", "manifest.json"])
+def test_what_a_run_says_of_itself_was_not_changed(name: str, whole: lifelong.Run) -> None:
+    file = whole.folder / name
+    written = file.read_bytes()
+    for at, bit in ((len(written) // 3, 0), (len(written) - 8, 1)):
+        flip(file, at, bit)
+        with pytest.raises(LifelongError, match=name):
+            lifelong.load_run(whole.folder)
+        file.write_bytes(written)
+    assert lifelong.load_run(whole.folder).done
+
+
 def test_what_can_be_made_again_may_be_gone(whole: lifelong.Run) -> None:
     rows = whole.tables["replay-none"].rows
     (whole.folder / LIFE / "columns.bin").unlink()

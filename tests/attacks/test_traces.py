@@ -178,6 +178,18 @@ def test_a_run_can_be_cleaned(here: Path) -> None:
     assert lifelong.load_run(other.folder).done
 
 
+def test_what_a_killed_process_was_writing_is_cleaned_too(here: Path) -> None:
+    run = lifelong.run(config(features={"name": "mlp", "hidden": [4]}), here / "runs")
+    files = [next((here / "cache" / name).iterdir()) for name in ("references", "features")]
+    dead, alive = 2**22 + 1, os.getpid()  # no process has so high a number
+    halves = [f.with_name(f".{f.name}.{process}.part") for f in files for process in (dead, alive)]
+    halves.append(files[1].with_name(f".arrays-mlp-0123.npz.{dead}.part"))
+    for half in halves:
+        half.write_bytes(b"half")
+    assert set(halves) - set(clean_run(run.folder)) == {half for half in halves if f".{alive}." in half.name}
+    assert [half.exists() for half in halves] == [False, True, False, True, False]
+
+
 def test_scores_of_deleted_samples_can_be_blanked(here: Path, call: Call) -> None:
     run = lifelong.run(config(), here / "runs")
     losses = run.folder / "strategies/exact/losses.bin"

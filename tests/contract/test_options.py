@@ -37,6 +37,41 @@ SAMPLES = 24
 FEW = 3
 """Parts of so many options are tried by default, the others at night."""
 KEYS = {"learners": "learner", "unlearners": "unlearner", "guards": "guard", "isolated": "isolated"}
+BEYOND = {
+    ("learners", "adapt-infinity"): {
+        **dict.fromkeys(("formulas", "no_image"), "needs text with images: tests/unit/test_adapt_infinity.py"),
+        "redundancy": "both ways find the copies that this stream has",
+    },
+    **{
+        ("learners", name): dict.fromkeys(
+            ("formulas", "no_image"), "needs a score of text with images: tests/unit/test_adapt_infinity.py"
+        )
+        for name in ("ccs", "score-selection")
+    },
+    ("learners", "avalanche"): dict.fromkeys(
+        ("strategy", "options", "plugins", "retained"), "names of classes: tests/integration/test_avalanche_parity.py"
+    ),
+    **{
+        ("learners", name): {
+            "after_request": "needs an unlearner that changes weights: tests/unit/test_replay_family.py"
+        }
+        for name in ("der", "der-plus-plus")
+    },
+    ("learners", "lwf"): {"distance": "bce needs another objective: tests/unit/test_distillation.py"},
+    ("learners", "refresh"): {
+        "loss": "needs a host that adds to the loss: tests/unit/test_refresh.py",
+        "preconditioner": "acts in the released form alone: tests/unit/test_refresh.py",
+    },
+    ("learners", "si"): {"negative": "needs a path that raised the loss: tests/unit/test_regularization.py"},
+    ("isolated", "amnesiac-hat"): dict.fromkeys(
+        ("start", "window"), "needs a request for an earlier task: tests/integration/test_amnesiac_hat.py"
+    ),
+    ("isolated", "clpu-der"): dict.fromkeys(
+        ("pretrain", "alpha", "beta"), "needs temporary tasks that become permanent: tests/integration/test_clpu.py"
+    ),
+    ("isolated", "exssnet"): {"kkt_neighbours": "needs more than one earlier task: tests/unit/test_subnetworks.py"},
+}
+"""Options whose effect this stream does not reach, why, and where it is tested."""
 Options = Mapping[str, Any]
 Path = tuple[str, ...]
 Change = tuple[Path, Any]
@@ -305,4 +340,5 @@ def _param(half: Half) -> Any:
 
 @pytest.mark.parametrize("part", [_param(half) for half in halves()])
 def test_an_option_tells_or_is_declared_inert(part: Half) -> None:
-    assert dead_options(part) == set(class_named(part.kind, part.name).inert)
+    dead = dead_options(part) - set(BEYOND.get((part.kind, part.name), ()))
+    assert dead == set(class_named(part.kind, part.name).inert)

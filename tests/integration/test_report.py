@@ -241,6 +241,7 @@ def test_names_are_escaped(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["source"]["notes"] = ["</dd><script>alert(1)</script>"]
+    del manifest["digest"], manifest["files"]
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     stream = (folder / "stream.json").read_text(encoding="utf-8").replace('"task-1"', '"</script><b>1"')
     (folder / "stream.json").write_text(stream, encoding="utf-8")

@@ -169,6 +169,10 @@ def test_requests_in_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert len(request.sample_ids) == 30
         assert np.isin(request.sample_ids, taught.sample_ids).all(), "only of the latest experience"
     assert len(list((tmp_path / "selections").iterdir())) == 2
+    for file in (tmp_path / "selections").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1  # in one of the chosen samples
+        file.write_bytes(content)
     assert prepare(RunConfig.model_validate(config)).stream.digest() == stream.digest()
     easy = config | {"schedule": config["schedule"] | {"kind": "easy"}}
     other = prepare(RunConfig.model_validate(easy)).stream

@@ -243,10 +243,12 @@ def test_a_damaged_tokeniser_is_trained_again(tmp_path: Path, monkeypatch: pytes
     first = train_tokenizer(["some words, some more"], 320)
     (file,) = (tmp_path / "tokenizers").iterdir()
     content = file.read_text()
-    file.write_text("{")
-    again = train_tokenizer(["some words, some more"], 320)
-    assert again.to_json() == first.to_json()
-    assert file.read_text() == content
+    for damaged in ("{", "[]", content.replace("Ġsome", "Ġsoma"), content.replace('"digest"', '"tigest"')):
+        assert damaged != content
+        file.write_text(damaged)
+        again = train_tokenizer(["some words, some more"], 320)
+        assert again.to_json() == first.to_json()
+        assert file.read_text() == content
 
 
 def test_a_checkpoints_tokeniser(tmp_path: Path) -> None:

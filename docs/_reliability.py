@@ -1,0 +1,211 @@
+"""Make docs/reliability.md of what the scripts in tests/reliability have counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TESTS = Path(__file__).parents[1] / "tests"
+RESULTS = TESTS / "reliability" / "results"
+Counts = dict[str, Any]
+INTRODUCTION = """# Reliability
+
+What was tried to make the simulator lose a byte, believe a false claim, keep a deleted sample or slow down, and how
+often. Each section is what one script has counted; it can be called again, draws every trial by name from a seed, goes
+on behind the trials that its file counts already, and exits with 1 if one fails. Small versions run every night.
+
+Written from `tests/reliability/results/` by `python docs/generate.py`. What is *not* covered stands at the
+[end](#what-is-not-covered), and in [privacy.md](privacy.md#what-is-not-covered).
+"""
+OPEN = """## What is not covered
+
+- A file that code of your own writes, and what it reads through private names: guards are against mistakes, not against
+  malice.
+- `study.json` and `verdicts.json` of a study carry no digest. Verdicts are judged anew from the runs, which do,
+  whenever a study is reported; how many runs were finished when criteria were declared is what `study.json` says.
+- `report.html`, exported tables and `certificate.json` are written for people, and never read again. A flipped bit in
+  one is seen by nobody; `lifelong report` and `lifelong verify` write them anew.
+- Unpacked checkpoints of language models (`checkpoints/` of the cache) have no digest of ours.
+- Who can write digests can edit a file and its digest: digests find damage and carelessness, not forgery.
+- A power cut, unless `recording: {fsync: true}`. Kills end a process, not the machine.
+"""
+
+
+def reliability() -> str:
+    """Return the page."""
+    sections = (_kills, _streams, _flips, _traces, _events)
+    return "\n".join([INTRODUCTION, *(_section(section) for section in sections), _cheats(), OPEN])
+
+
+def _section(section: Any) -> str:
+    name = section.__name__.removeprefix("_")
+    file = RESULTS / f"{name}.json"
+    title, command, told = section(json.loads(file.read_text(encoding="utf-8")) if file.exists() else None)
+    call = f"python tests/reliability/{name}.py {command} --json tests/reliability/results/{name}.json"
+    return f"## {title}\n\n```bash\n{call}\n```\n\n{told}"
+
+
+def _outcome(counts: Counts) -> str:
+    """Say how many trials failed, and what made the numbers."""
+    made, failures = counts["made"], counts["failures"]
+    failed = "Failed: 0." if not failures else f"**Failed: {len(failures)}.** " + " ".join(f"({f})" for f in failures)
+    return f"{failed} Last added to on {made['date']}, torch {made['torch']}, numpy {made['numpy']}.\n"
+
+
+def _table(heads: list[str], rows: list[list[object]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+
+
+def _kills(counts: Counts | None) -> tuple[str, str, str]:
+    title, command = "Killed anywhere", "--kills 1000"
+    if counts is None:
+        return title, command, "Not measured yet.\n"
+    kills, lives, files = counts["kills"], counts["lives"], counts["files"]
+    total = sum(sum(by.values()) for by in kills.values())
+    rows: list[list[object]] = [
+        [f"a {name}" if name != "text" else "a run on text", *(by.get(s, 0) for s in ("SIGKILL", "SIGTERM"))]
+        + [lives[name], files[name]]
+        for name, by in sorted(kills.items())
+        if name in lives
+    ]
+    phases = ", ".join(f"{phase} {count}" for phase, count in sorted(counts["phases"].items(), key=lambda p: -p[1]))
+    told = (
+        f"{total} kills so far, of real processes, up to sixteen in a life, by the command line, at random instants "
+        "and just after random writes, lessons, requests and looks have begun; in a study of the study or of a "
+        "worker. Every life was then finished, and all its files (of run folders, studies and cache) compared "
+        "with a life that nobody had disturbed: rows, outputs, details and references byte for byte, states "
+        "by digest. Left out are seconds, dates and reports, which are made of the rows.\n\n"
+    )
+    table = _table(["killed", "SIGKILL", "SIGTERM", "lives finished", "files compared"], rows)
+    return title, command, f"{told}{table}\nWhere the process was: {phases}. {_outcome(counts)}"
+
+
+def _streams(counts: Counts | None) -> tuple[str, str, str]:
+    title, command = "Exact on random streams", "--streams 200"
+    if counts is None:
+        return title, command, "Not measured yet.\n"
+    scenarios = ", ".join(f"{name} {count}" for name, count in sorted(counts["scenarios"].items()))
+    rows: list[list[object]] = []
+    sums: dict[str, int] = {}
+    for name, found in sorted(counts["strategies"].items()):
+        if not any(key.startswith("claims ") and key != "claims nothing" for key in found):
+            continue
+        claimed = sum(found.get(f"claims {grade}", 0) for grade in ("bits", "law"))
+        cells = [claimed, *(found.get(key, 0) for key in ("as with other data", "as without", "gave up others"))]
+        cells += [found.get("claims nothing", 0)]
+        rows.append([f"`{name}`", *cells])
+        for key, cell in zip(("claimed", "other", "without", "gave up", "nothing"), cells, strict=True):
+            sums[key] = sums.get(key, 0) + cell
+    rows.append(["all", *sums.values()])
+    faulty = _table(
+        ["faulty strategy", "streams", "refuted on"],
+        [[name, found["streams"], found["refuted"]] for name, found in sorted(counts.get("faulty", {}).items())],
+    )
+    told = (
+        f"{counts['streams']} streams so far ({scenarios}), {counts['requests']} requests; scenario, data, users, "
+        "copies, requests, learning again, service, model and training are drawn. On each, every strategy "
+        "that may claim exactness is tested at one request, as `lifelong verify` does it: bits of state and "
+        "answers with other data in the place of the deleted, and in a life without it. Strategies that gave "
+        "up live samples with the deleted ones are compared with other data alone, as their certificate says.\n\n"
+    )
+    heads = [
+        "strategy",
+        "claims tested",
+        "= with other data",
+        "= without the data",
+        "gave up others",
+        "claimed nothing",
+    ]
+    return (
+        title,
+        command,
+        f"{told}{_table(heads, rows)}\nThe same test must refute what is faulty:\n\n{faulty}\n{_outcome(counts)}",
+    )
+
+
+def _flips(counts: Counts | None) -> tuple[str, str, str]:
+    title, command = "A flipped bit", "--flips 1000"
+    if counts is None:
+        return title, command, "Not measured yet.\n"
+    rows: list[list[object]] = [
+        [place, f"`{kind}`", *(found.get(key, 0) for key in ("refused", "same result", "FAILED"))]
+        for place, kinds in sorted(counts["files"].items())
+        for kind, found in sorted(kinds.items())
+    ]
+    told = (
+        f"{counts['flips']} single bits so far, each in a random byte of a random file. *Refused*: an error names the "
+        "file. *Same result*: what comes out is the same, byte for byte; in a stopped run since the "
+        "checkpoint before it was taken or since the bit says nothing (a date in the header of an archive), "
+        "in the cache since it was computed again.\n\n"
+    )
+    table = _table(["in", "file", "refused", "same result", "unnoticed"], rows)
+    return title, command, f"{told}{table}\n{_outcome(counts)}"
+
+
+def _traces(counts: Counts | None) -> tuple[str, str, str]:
+    title, command = "Nothing left of the deleted", "--lives 1000"
+    if counts is None:
+        return title, command, "Not measured yet.\n"
+    keys = ("searched", "pieces", "found before cleaning", "found after cleaning", "refused")
+    rows: list[list[object]] = [
+        [name, *(found.get(key, 0) for key in keys)] for name, found in sorted(counts["kinds"].items())
+    ]
+    told = (
+        f"{counts['lives']} runs so far, each of one strategy, with everything kept, a report and references. After "
+        "`lifelong clean RUN --deleted` run folder and cache are searched for inputs of the deleted samples "
+        "(as numbers of five types), their tokens and words, and features and distributions that were "
+        "measured of them; and their scores and losses must be blank. What is found *before* cleaning shows "
+        "that the search finds. With a linear model features are inputs.\n\n"
+    )
+    heads = ["model", "runs searched", "pieces looked for", "runs with a find before", "and after", "not for such data"]
+    return title, command, f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
+
+
+def _events(counts: Counts | None) -> tuple[str, str, str]:
+    title, command = "A late event", "--events 10000"
+    if counts is None:
+        return title, command, "Not measured yet.\n"
+    rows: list[list[object]] = []
+    for lives in counts["lives"].values():
+        for name, found in lives.items():
+            keys = ("learn_act_s", "forget_act_s", "learn_event_s", "forget_event_s")
+            times = [f"{1000 * found[key][1]:.1f}, {1000 * found[key][-1]:.1f}" for key in keys]
+            memory = (found["resident"][-1] - found["resident"][1]) / 2**20
+            disk = ", ".join(f"{found['checkpoint'][i] / 1000:.0f}" for i in (1, -1))
+            rows.append([name, found["events"], found["requests"], *times, f"{memory:.1f}", disk])
+    told = (
+        "Two classes of digits come again and again; every tenth event is a request. Medians of the second and "
+        "of the last tenth of a life: CPU milliseconds of what the strategy does and of the whole event, with "
+        "evaluation and records; growth of the process in between; and size of the newest checkpoint. What the "
+        "strategy does, memory and disk must not grow. The whole event does: every earlier request is followed "
+        "after every event.\n\n"
+    )
+    heads = ["strategy", "events", "requests", "learning, ms", "forgetting, ms", "whole event: learning", "forgetting"]
+    heads += ["process grows by, MiB", "checkpoint, kB"]
+    return title, command, f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
+
+
+def _cheats() -> str:
+    """Return the table of cheats; every test that it names must exist, and every cheat that is a file be named."""
+    rows: list[list[object]] = []
+    entries = yaml.safe_load((TESTS / "reliability" / "cheats.yaml").read_text(encoding="utf-8"))
+    files = {f"attacks/cheats/{file.name}" for file in (TESTS / "attacks" / "cheats").glob("*.py")}
+    if missing := files - {entry.get("file") for entry in entries}:
+        raise SystemExit(f"tests/reliability/cheats.yaml does not name {', '.join(sorted(missing))}")
+    for entry in entries:
+        if "test" not in entry:
+            rows.append([entry["cheat"], f"**{entry['caught']}**", ""])
+            continue
+        file, _, name = entry["test"].partition("::")
+        if not re.search(rf"^def {name}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE):
+            raise SystemExit(f"tests/reliability/cheats.yaml names a test that does not exist: {entry['test']}")
+        if "file" in entry and not (TESTS / entry["file"]).exists():
+            raise SystemExit(f"tests/reliability/cheats.yaml names a file that does not exist: {entry['file']}")
+        rows.append([entry["cheat"], entry["caught"], f"[`{name}`](../tests/{file})"])
+    table = _table(["that ...", "is caught by", "test"], rows)
+    return f"## Cheats, and what catches them\n\nSomebody, or something,\n\n{table}"
