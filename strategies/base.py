@@ -14,7 +14,7 @@ import torch
 from strategies.objectives._base import Objective
 from strategies.outcome import Exactness, Outcome
 from strategies.parts.fit import Hooks, Training
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, num_bytes
 from strategies.parts.training.optimizers import Optimizer
 from strategies.predicts import EVERYTHING, Predicts
 from streams.config import Config, NameOrOptions
@@ -58,7 +58,8 @@ class Setting:
 
     Attributes:
         key: root of all the run's randomness; extend it by name, never by position.
-        make_model: returns a freshly initialised model; every call returns the same weights.
+        make_model: returns a freshly initialised model; every call returns the same weights. Frozen ones are shared by
+            all models: who changes them in place gives the model its own (`FlatModel.own_frozen`).
         objective: the kind of task.
         training: how one experience is trained.
         units: what accuracy is reported for, with the classes of each.
@@ -139,6 +140,10 @@ class Strategy(ABC):
     def state_dict(self) -> State:
         """Return everything that later behaviour depends on, copied."""
 
+    def state_bytes(self) -> int:
+        """Return the size of the state (`num_bytes`); overridden by who can tell without copying it."""
+        return num_bytes(self.state_dict())
+
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
         """Put a state back."""
@@ -204,6 +209,10 @@ class Learner(ABC):
     @abstractmethod
     def state_dict(self) -> State:
         """See `Strategy.state_dict`."""
+
+    def state_bytes(self) -> int:
+        """See `Strategy.state_bytes`."""
+        return num_bytes(self.state_dict())
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:

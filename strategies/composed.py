@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, State, Strategy, Unlearner
 from strategies.outcome import weaker
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, is_finite, num_bytes
 from streams.data import Batch
 from streams.errors import LifelongError, TrainingError
 from streams.events import DeletionRequest, Experience
@@ -57,7 +57,7 @@ class Composed(Strategy):
         try:
             outcome = self._unlearn(request, door)
             changed = not torch.equal(before, self.learner.model.parameters)
-            beside = None if self.guard is None else self._put_under_guard(self.guard, request, door)
+            beside = None if self.guard is None else self._put_under_guard(self.guard, request, door, state)
         except LifelongError:
             self.learner.model.load_state_dict(state)
             self._load_guard_state(guarded)
@@ -72,7 +72,7 @@ class Composed(Strategy):
 
     def _unlearn(self, request: DeletionRequest, door: Door) -> Outcome:
         outcome = self.unlearner.forget(request, self.learner, door)
-        if not bool(self.learner.model.parameters.isfinite().all()):
+        if not is_finite(self.learner.model.parameters):
             raise TrainingError(
                 f"{request.name}: the unlearner left weights that are not finite. Lower its lr, epochs or "
                 f"strength, or give it a stopping rule if it has one; `lifelong show unlearners NAME` lists its "
@@ -80,8 +80,9 @@ class Composed(Strategy):
             )
         return _checked(outcome, self.unlearner)
 
-    def _put_under_guard(self, guard: Guard, request: DeletionRequest, door: Door) -> Outcome:
-        before = self.learner.model.state_dict()
+    def _put_under_guard(self, guard: Guard, request: DeletionRequest, door: Door, state: State) -> Outcome:
+        """Let the guard act; `state` is the model's before the request, and serves again if it still is."""
+        before = state if self.learner.model.is_in_state(state) else self.learner.model.state_dict()
         outcome = guard.forget(request, self.learner, door)
         self._is_asked = True
         if not self.learner.model.is_in_state(before):
@@ -119,7 +120,7 @@ class Composed(Strategy):
     def network(self) -> FlatModel:
         """Return a copy of the bare model, without a guard: what an auditor finds who has the weights."""
         copy = self.learner.setting.make_model()
-        copy.load_state_dict(self.learner.model.state_dict())
+        copy.take_over(self.learner.model)
         return copy
 
     @override
@@ -139,6 +140,10 @@ class Composed(Strategy):
     def state_dict(self) -> State:
         """Return the learner's state, and the guard's from its first request on."""
         return self.learner.state_dict() | self._guard_state()
+
+    @override
+    def state_bytes(self) -> int:
+        return self.learner.state_bytes() + num_bytes(self._guard_state())
 
     @override
     def load_state_dict(self, state: State) -> None:

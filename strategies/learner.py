@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.fit import fit
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, num_bytes
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.training.timing import timed
 from streams.events import DeletionRequest, Experience
@@ -123,6 +123,13 @@ class SGDLearner(Learner):
             derived = torch.from_numpy(self._in_optimizer.copy())
             state["optimizer"] = {"moments": self._carried_optimizer.state_dict(), "derived": derived}
         return state
+
+    @override
+    def state_bytes(self) -> int:
+        """Return the size of the state; the weights, the largest part, are not copied for it."""
+        plugins = sum(num_bytes(plugin.state_dict()) for plugin in self.plugins.values())
+        moments = 0 if self._carried_optimizer is None else num_bytes(self._carried_optimizer.state_dict())
+        return self.model.num_bytes() + plugins + moments
 
     @override
     def load_state_dict(self, state: State) -> None:

@@ -68,6 +68,7 @@ class Quantise(TextAudit):
             model, after = strategy.network(), float("nan")
             body = token_body_of(model)
             if model is not None and body is not None:
+                model.own_frozen()
                 round_weights(body.layers, bits)
                 after = self._probability(model, batch)
             values[f"int{bits}_probability"], values[f"int{bits}_recovered"] = after, after - before

@@ -114,11 +114,10 @@ class Life:
             acted = time.perf_counter()
             outputs = self._evaluate(strategy, index)
             evaluated = time.perf_counter()
-            state = strategy.state_dict()
             rows = [] if outputs is None else measure.update(index, outputs)
             if plan.watched[index]:
                 rows += measure.within(index, looks.scores)
-            rows += cost_rows(index, stream, plan, done, state, len(strategy.stored_ids()), learned)
+            rows += cost_rows(index, stream, plan, done, strategy, learned)
             learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
             if outputs is not None and index in self._detailed and outputs.stored():
@@ -131,9 +130,10 @@ class Life:
             }
             self._record.write_timing(timing)
             if self._prefix is not None:
-                self._prefix.add(index, rows, outputs, timing, state)
+                self._prefix.add(index, rows, outputs, timing, strategy)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
-            self._record.save(Checkpoint(index, state, whole=index == self._last), must)
+            if self._record.is_due(must):
+                self._record.save(Checkpoint(index, strategy.state_dict(), whole=index == self._last), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
         return access
 
@@ -148,7 +148,8 @@ class Life:
             self._watch.event(index, rows, float(timing["act_s"]))
         ledger_after(ledger, self._p.stream.events[: prefix.length])
         restore(strategy, prefix.state, ledger)
-        self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
+        if self._record.is_due(must=False):
+            self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
         return prefix.length
 
     def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks]:

@@ -12,7 +12,7 @@ from typing import Any
 from lifelong.config.run import content_hash
 from lifelong.evaluation.outputs import Outputs
 from lifelong.results.table import Row
-from strategies.base import State
+from strategies.base import State, Strategy
 from streams.events import DeletionRequest
 from streams.stream import Stream
 
@@ -33,12 +33,12 @@ class Prefix:
     lived: list[tuple[list[Row], Outputs | None, Timing]] = field(default_factory=list)
     state: State | None = None
 
-    def add(self, index: int, rows: list[Row], outputs: Outputs | None, timing: Timing, state: State) -> None:
-        """Keep an event if it is the next one of the prefix."""
+    def add(self, index: int, rows: list[Row], outputs: Outputs | None, timing: Timing, strategy: Strategy) -> None:
+        """Keep an event if it is the next one of the prefix, and the strategy's state if it is the last one."""
         if index == len(self.lived) < self.length:
             self.lived.append((rows, outputs, timing))
             if len(self.lived) == self.length:
-                self.state = state
+                self.state = strategy.state_dict()
 
 
 def prefixes(stream: Stream, strategies: dict[str, dict[str, Any]]) -> dict[str, Prefix]:

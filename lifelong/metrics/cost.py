@@ -6,9 +6,8 @@ from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.metrics.requests import service_rows
 from lifelong.metrics.selection import selection_rows
 from lifelong.results.table import Row, row
-from strategies.base import State
+from strategies.base import Strategy
 from strategies.metric import Metric
-from strategies.parts.model import num_bytes
 from strategies.step import Step
 from streams.stream import Stream
 
@@ -23,7 +22,7 @@ METRICS: dict[str, Metric] = {
 
 
 def cost_rows(
-    event: int, stream: Stream, plan: EvaluationPlan, step: Step, state: State, stored: int, learned: int
+    event: int, stream: Stream, plan: EvaluationPlan, step: Step, strategy: Strategy, learned: int
 ) -> list[Row]:
     """Return what an event cost (work, data read, the size of what is kept), and what the strategy tells of itself.
 
@@ -31,17 +30,16 @@ def cost_rows(
         event: its index.
         stream, plan: to find the request.
         step: what happened.
-        state: the strategy's state afterwards.
-        stored: raw samples it keeps.
+        strategy: as the event left it.
         learned: learn events before it.
     """
-    outcome = step.outcome
+    outcome, stored = step.outcome, len(strategy.stored_ids())
     values = {
         "steps": outcome.steps,
         "forward": outcome.forward,
         "backward": outcome.backward,
         "samples_read": step.samples_read,
-        "state_bytes": num_bytes(state) + stored * stream.source.sample_bytes,
+        "state_bytes": strategy.state_bytes() + stored * stream.source.sample_bytes,
         "skipped": int(step.skipped),
     }
     rows = [row(event, "run", "event", name, float(value), 1) for name, value in values.items()]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from lifelong.models._sight import Sight
@@ -47,13 +50,12 @@ class Decoder(TokenBody):
     @override
     def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         outputs = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False, output_hidden_states=True)
-        states: tuple[torch.Tensor, ...] = outputs.hidden_states
-        return states
+        return tuple(state.float() for state in outputs.hidden_states)
 
     @override
     def forward(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         hidden: torch.Tensor = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False).last_hidden_state
-        return hidden
+        return hidden.float()
 
     @override
     def embedded(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
@@ -82,6 +84,46 @@ def check_text(name: str, input_shape: tuple[int, ...], context: int | None = No
             f"model: {name} reads at most {context} tokens, and the source has rows of {input_shape[1]}. Shorten the "
             f"source's rows, or raise model.context where the model has it."
         )
+
+
+@final
+class _HalfHead(nn.Module):
+    """A linear head with weights in bfloat16, from hidden states in float32 to logits in float32."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @override
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(hidden.to(self.inner.weight.dtype))
+        return logits.float()
+
+
+def in_bfloat16(network: Network) -> Network:
+    """Return the network with its weights in bfloat16; hidden states and logits are float32, buffers stay as they are.
+
+    It is to be frozen: training in bfloat16 would lose small steps.
+    """
+    for parameter in network.parameters():
+        parameter.data = parameter.data.bfloat16()
+    assert isinstance(network.head, nn.Linear)
+    return Network(network.body, _HalfHead(network.head))
+
+
+def recompute(blocks: nn.ModuleList) -> None:
+    """Let blocks keep their inputs alone while training, and pass again in the backward pass (Chen et al. 2016).
+
+    Dropout draws the same noise again, so that gradients are the same to the bit.
+    """
+    for block in blocks:
+        block.forward = functools.partial(_passed, block, block.forward)
+
+
+def _passed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 class LoRA(BaseConfig):
@@ -121,6 +163,9 @@ class LoRA(BaseConfig):
             inject_adapter_in_model(config, body.layers)
         except ValueError as error:
             raise ConfigError(f"model.lora.targets: {error}") from error
+        for parameter in network.parameters():
+            if parameter.requires_grad:  # peft makes them as the weights beside them are
+                parameter.data = parameter.data.float()
         return network
 
 

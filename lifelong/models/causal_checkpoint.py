@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from lifelong.models._language import Decoder, LoRA, check_text
+from lifelong.models._language import Decoder, LoRA, check_text, in_bfloat16, recompute
 from strategies.parts.model import Network
 from streams.checkpoints import SMOLLM2, checkpoint_folder
 from streams.config import Config as BaseConfig
@@ -26,6 +26,12 @@ class Config(BaseConfig):
     """Keep that many blocks, the lowest ones; null keeps all."""
     lora: LoRA | None = None
     """Train low-rank adapters in place of the weights; null trains the weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers in which frozen weights are kept and computed with, so that `bfloat16` takes `lora`. What is trained, and
+    what is measured of outputs and hidden states, is float32."""
+    gradient_checkpointing: bool = False
+    """While training, keep the inputs of blocks alone and compute the rest again in the backward pass: less memory, a
+    third more time, the same gradients."""
 
 
 def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Network:
@@ -37,11 +43,15 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_text("causal-checkpoint", input_shape)
+    if config.dtype != "float32" and config.lora is None:
+        raise ConfigError(
+            "model.dtype: bfloat16 is for frozen weights, and without model.lora all are trained. Set it."
+        )
     folder = checkpoint_folder(config.checkpoint)
     try:
         described = AutoConfig.from_pretrained(folder)
         if config.weights == "pretrained":
-            checkpoint = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            checkpoint = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype))
         else:
             checkpoint = AutoModelForCausalLM.from_config(described)
     except (OSError, ValueError) as error:
@@ -58,5 +68,9 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     body = Decoder(checkpoint.get_decoder().train())
     if config.depth is not None:
         del body.layers[config.depth :]
+    if config.gradient_checkpointing:
+        recompute(body.layers)
     network = Network(body, checkpoint.get_output_embeddings())
+    if config.dtype == "bfloat16":
+        network = in_bfloat16(network)
     return network if config.lora is None else config.lora.adapt(network)

@@ -135,20 +135,26 @@ class Record:
         for file in self._files.values():
             file.close()
 
+    def is_due(self, must: bool) -> bool:
+        """Return whether to write a checkpoint: not if the last is so recent that it would cost more than it saves.
+
+        Args:
+            must: write in any case, as after a deletion.
+        """
+        return must or time.perf_counter() - self._saved_at >= _PATIENCE * self._cost
+
     def save(self, checkpoint: Checkpoint, must: bool) -> None:
-        """Write a checkpoint, unless the last one is so recent that writing would cost more than it saves.
+        """Write a checkpoint.
 
         Args:
             checkpoint: what to save.
-            must: write in any case. After a deletion this is so, and then no older checkpoint is kept: it would
-                still derive from the deleted data.
+            must: whether it had to be written. After a deletion this is so, and then no older checkpoint is kept: it
+                would still derive from the deleted data.
 
         Raises:
             CheckpointError: the state holds what no checkpoint can hold.
         """
         now = time.perf_counter()
-        if not must and now - self._saved_at < _PATIENCE * self._cost:
-            return
         if (path := _unsavable(checkpoint.state, "state_dict()")) is not None:
             raise CheckpointError(
                 f"{path}, which a checkpoint cannot hold. A state is made of tensors, numbers, texts, None, and dicts, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network
+from strategies.parts.model import FlatModel, Network, frozen
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -108,7 +107,8 @@ def make_setting(config: RunConfig, stream: Stream) -> Setting:
 def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]:
     """Return what gives the setting of a seed; another one gives other initial weights and orders on the same stream.
 
-    Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it.
+    Its network is built, or read from a checkpoint, when the first model is asked for; all models are copies of it,
+    and share its frozen weights.
 
     Raises:
         ConfigError: the objective does not fit the targets.
@@ -121,7 +121,8 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
         key = Key(seed)
 
         @functools.cache
-        def original() -> Network:
+        def original() -> FlatModel:
+            """Return the model that is copied: frozen weights lie on the device, the others on the CPU."""
             with seeded_globals(key / "init"):
                 network: Network = module.build(options, shape, objective.num_outputs)
             if not isinstance(network, Network):
@@ -130,24 +131,27 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
-            return network
+            model = FlatModel(network, config.trained)
+            for parameter in frozen(network):
+                parameter.data = parameter.data.to(config.device)
+            return model
 
         def make_model() -> FlatModel:
-            return FlatModel(_copied(original(), config.model.name).to(config.device), config.trained)
+            return _copied(original(), config.model.name, config.device)
 
         return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
 
     return setting
 
 
-def _copied(network: Network, name: str) -> Network:
-    """Return a copy of a network that shares nothing with it.
+def _copied(model: FlatModel, name: str, device: str) -> FlatModel:
+    """Return a copy of a model that shares its frozen weights, and nothing else.
 
     Raises:
         ConfigError: it has a part that cannot be copied.
     """
     try:
-        return copy.deepcopy(network)
+        return model.copied(device)
     except (TypeError, RuntimeError) as error:
         raise ConfigError(
             f"model: the network of {name} cannot be copied: {error}. Every strategy gets a copy of it; keep what "

@@ -196,7 +196,7 @@ class O3(Guard):
         rest_size = min(max(1, round(config.rest * len(data))), len(data) - 1)
         used, rest = (data.part(np.sort(part)) for part in (order[rest_size:], order[:rest_size]))
         if not self._bundles:
-            self._encoder.model.load_state_dict(learner.model.state_dict())
+            self._encoder.model.take_over(learner.model)
             in_weights = learner.holds(np.arange(self.setting.num_samples)).get("weights", data.ids[:0])
             self._encoder_derived[in_weights] = True
         adapter, outcome, ratio = self._train_adapter(learner.model, used, key)

@@ -281,7 +281,7 @@ class ClpuDer(Strategy):
 
     def _copy(self) -> FlatModel:
         model = self._setting.make_model()
-        model.load_state_dict(self._main.state_dict())
+        model.take_over(self._main)
         return model
 
     def _classes(self, units: tuple[int, ...]) -> tuple[int, ...]:

@@ -161,7 +161,7 @@ class UnifiedKD(Strategy):
             hooks: list[Hooks] = [_Forget(objective, bad, keep, config.gamma)]
             outcome = fit(self.student, objective, door.forget_set(), training, key, hooks)
         if clear:
-            self.teacher.load_state_dict(self.student.state_dict())
+            self.teacher.take_over(self.student)
             self.steps = 0
         counted = Outcome(forward=keep.forward + outcome.forward, backward=keep.backward)
         return (outcome + counted).graded("none")
@@ -181,7 +181,7 @@ class UnifiedKD(Strategy):
     @override
     def network(self) -> FlatModel:
         model = self._make_model()
-        model.load_state_dict(self.student.state_dict())
+        model.take_over(self.student)
         return model
 
     @override

@@ -31,7 +31,7 @@ from typing_extensions import override
 from strategies.base import Access, Door, Learner, Outcome, Setting, State
 from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import Training
-from strategies.parts.model import digest
+from strategies.parts.model import digest, is_finite
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import CheckpointError, ConfigError, LedgerError, TrainingError
@@ -125,7 +125,7 @@ class Avalanche(Learner):
         self._reattach()
         self._derived[experience.sample_ids] = True
         self._learned.append([experience.name, experience.incarnation])
-        if not bool(torch.isfinite(self.model.parameters).all()):
+        if not is_finite(self.model.parameters):
             raise TrainingError(
                 f"{self.config.strategy} diverged. Lower training.lr (now {self.setting.training.lr:g})."
             )

@@ -60,7 +60,7 @@ class EWC(Plugin):
         check_stiff(config.stiff, setting.training, "ewc")
         self.state_grows = config.on_deletion != "keep"
         model = setting.make_model()
-        self._mask = model.mask(config.parameters)
+        model.mask(config.parameters)  # a part that is not there is refused here
         self._tie = Tie(model.parameters)
         self._shares: dict[str, Share] = {}
         self._experiences = 0
@@ -102,6 +102,8 @@ class EWC(Plugin):
     def end(self, lesson: Lesson) -> Outcome:
         theta = lesson.model.parameters
         ended_with = self.config.strength / 2 * self._tie.penalty(theta)
+        clamped = 0.0 if self._pull is None else self._pull.clamped
+        self._pull = None
         fisher, cost = self._estimate(lesson.model, lesson.data, lesson.key / "fisher")
         self._tie.add(fisher, theta)
         if self.config.on_deletion != "keep":
@@ -109,7 +111,6 @@ class EWC(Plugin):
             self._shares[name] = Share(lesson.data.ids.copy(), fisher, theta.clone())
         self._experiences += 1
         self._in_fisher[lesson.data.ids] = self._in_anchors[lesson.data.ids] = True
-        clamped = 0.0 if self._pull is None else self._pull.clamped
         return self._recomputed + cost + Outcome(losses={"ewc_penalty": ended_with, "ewc_clamped": clamped})
 
     @override
@@ -172,11 +173,11 @@ class EWC(Plugin):
     def _estimate(self, model: FlatModel, data: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
         config = self.config
         fisher, cost = diagonal_fisher(model, self.setting.objective, data, config.fisher, key, config.fisher_batch)
-        return fisher * self._mask, cost
+        return fisher.mul_(model.mask(config.parameters)), cost
 
     def _fold(self) -> None:
         """Add up the shares anew: a difference of sums would leave a trace of what was taken out."""
-        self._tie = Tie(self._mask)
+        self._tie = Tie(self._tie.weight)
         for share in self._shares.values():
             if share.fisher is not None and share.anchor is not None:
                 self._tie.add(share.fisher, share.anchor)

@@ -252,7 +252,7 @@ def fit(
             optimizer.step(model.parameters, steps.clip(gradient))
             model.hold()
             if before is not None:
-                change = model.parameters - before
+                change = torch.sub(model.parameters, before, out=before)
                 for note in note_step:
                     note(descent.kept, change)
             steps.done(loss)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Literal, final
 
@@ -44,12 +46,17 @@ class FlatModel:
 
     `parameters` and `gradient` are plain float vectors ``[P]``; the network's tensors are views of them, in the order
     of ``named_parameters``. Weight-space methods are arithmetic on these vectors, a snapshot is one copy, and a
-    digest is one hash. Frozen parameters (``requires_grad`` false) are part of neither; a parameter that several
-    modules share (tied weights) is there once.
+    digest is one hash. Frozen parameters (``requires_grad`` false) are part of neither, and may be shared with other
+    models (`own_frozen`); a parameter that several modules share (tied weights) is there once.
     """
 
-    def __init__(self, network: Network, trained: Trained = "all") -> None:
+    def __init__(self, network: Network, trained: Trained = "all", parameters: torch.Tensor | None = None) -> None:
         """Freeze what is not `trained` and move all other parameters into one vector.
+
+        Args:
+            network: what it is made of, and changes from now on.
+            trained: which parts are trained, if they are not frozen.
+            parameters: the vector ``[P]`` to use, whose values replace the network's; one is made if it is None.
 
         Raises:
             ConfigError: nothing is left to train.
@@ -57,13 +64,7 @@ class FlatModel:
         self.network = network
         self.passing: Batch | None = None
         """The batch that the training loop passes at this moment, for who listens in (`Tap`)."""
-        for name, parameter in network.named_parameters():
-            if not (is_in(name, trained) or is_in(name, "head")):
-                parameter.requires_grad_(False)
-        if not any(p.requires_grad for p in network.parameters()):
-            raise ConfigError(f"trained: {trained!r} leaves no parameter to train; choose all.")
-        if trained == "attention" and not any(is_in(n, "attention") for n, _ in network.named_parameters()):
-            raise ConfigError(NO_ATTENTION)
+        freeze(network, trained)
         self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
@@ -74,17 +75,38 @@ class FlatModel:
         for name, parameter in named:
             self.slices[name] = slice(start, start + parameter.numel())
             start += parameter.numel()
-        self.parameters = torch.empty(start, dtype=named[0][1].dtype, device=named[0][1].device)
-        self.gradient = torch.zeros_like(self.parameters)
-        for name, parameter in named:
-            part = self.slices[name]
-            self.parameters[part] = parameter.detach().reshape(-1)
+        like = named[0][1]
+        self.parameters = torch.empty(start, dtype=like.dtype, device=like.device) if parameters is None else parameters
+        self._gradient: torch.Tensor | None = None
+        self._trained = [(parameter, self.slices[name]) for name, parameter in named]
+        for parameter, part in self._trained:
+            if parameters is None:
+                self.parameters[part] = parameter.detach().reshape(-1)
             parameter.data = self.parameters[part].view_as(parameter)
-            parameter.grad = self.gradient[part].view_as(parameter)
+            parameter.grad = None
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the network's outputs for `Batch.inputs`."""
         return self.network(*inputs)
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """The gradient ``[P]``, to which backward passes add; zero at first. It is there from when it is asked for."""
+        if self._gradient is None:
+            with torch.inference_mode(False):
+                gradient = torch.zeros_like(self.parameters)
+                for parameter, part in self._trained:
+                    if parameter.grad is not None:  # a backward pass came first
+                        gradient[part] = parameter.grad.reshape(-1)
+                    parameter.grad = gradient[part].view_as(parameter)
+            self._gradient = gradient
+        return self._gradient
+
+    def drop_gradient(self) -> None:
+        """Give the gradient's memory back until it is asked for again, as zero."""
+        self._gradient = None
+        for parameter, _ in self._trained:
+            parameter.grad = None
 
     def features(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the penultimate features ``[B, F]``."""
@@ -166,6 +188,28 @@ class FlatModel:
         for name, buffer in self.network.named_buffers():
             buffer.copy_(buffers[name])
 
+    def copied(self, device: torch.device | str) -> FlatModel:
+        """Return a model of its own on a device; frozen parameters, if they are there already, are shared.
+
+        A shared one is another object over the same memory: who replaces or thaws it does so for that model.
+        """
+        parameters = self.parameters.to(device, copy=True)
+        moved = [(p, parameters[part].view(p.shape)) for p, part in self._trained]
+        moved += [(p, p.detach()) for p in frozen(self.network)]
+        ours = {id(p): nn.Parameter(v, p.requires_grad) for p, v in moved if type(p) is nn.Parameter}
+        return FlatModel(copy.deepcopy(self.network, dict(ours)).to(device), parameters=parameters)
+
+    def take_over(self, other: FlatModel) -> None:
+        """Copy parameters and buffers of another model of the same network; views stay valid."""
+        self.parameters.copy_(other.parameters)
+        for mine, theirs in zip(self.network.buffers(), other.network.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def own_frozen(self) -> None:
+        """Give the model frozen parameters of its own: for who changes them, as training never does."""
+        for parameter in frozen(self.network):
+            parameter.data = parameter.data.clone()
+
     def is_in_state(self, state: dict[str, object]) -> bool:
         """Return whether parameters and buffers are, bit for bit, those of a state."""
         parameters, buffers = state["parameters"], state["buffers"]
@@ -179,6 +223,26 @@ class FlatModel:
         """Return the size of parameters and buffers in bytes."""
         tensors = [self.parameters, *self.network.buffers()]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def freeze(network: Network, trained: Trained) -> None:
+    """Freeze what is not `trained`.
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    for name, parameter in network.named_parameters():
+        if not (is_in(name, trained) or is_in(name, "head")):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in network.parameters()):
+        raise ConfigError(f"trained: {trained!r} leaves no parameter to train; choose all.")
+    if trained == "attention" and not any(is_in(n, "attention") for n, _ in network.named_parameters()):
+        raise ConfigError(NO_ATTENTION)
+
+
+def frozen(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not trained."""
+    return [p for p in network.parameters() if not p.requires_grad]
 
 
 NO_ATTENTION = (
@@ -197,6 +261,15 @@ def is_in(name: str, part: Part) -> bool:
     if part == "attention":
         return first == "body" and not ATTENTION.isdisjoint(rest)
     return part in ("all", first)
+
+
+def is_finite(values: torch.Tensor) -> bool:
+    """Return whether a tensor of any shape, with at least one element, has neither infinities nor NaN.
+
+    Unlike ``isfinite().all()`` it takes no memory.
+    """
+    low, high = values.detach().aminmax()  # both are NaN if any is
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def digest(state: object) -> str:

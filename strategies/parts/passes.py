@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from strategies.outcome import Outcome
-from strategies.parts.model import FlatModel
+from strategies.parts.model import FlatModel, is_finite
 from strategies.parts.training.optimizers import OptimizerConfig
 from strategies.parts.training.out_of_memory import memory_errors
 from streams.data import Batch, Data
@@ -119,7 +119,7 @@ class Passes:
             TrainingError: the loss or something that was trained is no longer finite.
         """
         mean = float(self._total) / self._seen if self._seen else 0.0
-        if not math.isfinite(mean) or not all(math.isfinite(float(t.detach().abs().max())) for t in moved):
+        if not math.isfinite(mean) or not all(map(is_finite, moved)):
             raise diverged(self._training, mean)
         if losses is None:
             losses = {"loss": mean} if self._seen else {}
@@ -134,7 +134,7 @@ def passes(
     """Train: the model is in training mode, dropout draws from `noise`, and running out of memory says what would fit.
 
     Args:
-        model: whose modules are passed; left in training mode.
+        model: whose modules are passed; left in training mode, and without a gradient.
         training: epochs, batch size, clipping and what batch norms do; the optimizers are the caller's.
         noise: names all that is drawn inside.
         loss_of: returns the loss of so many samples, to find a batch size that fits.
@@ -149,6 +149,7 @@ def passes(
         memory_errors(size_key, training.batch_size, lambda size: loss_of(size).backward()),
     ):
         yield Passes(model, training)
+    model.drop_gradient()
 
 
 def diverged(training: FitConfig, loss: float) -> TrainingError:

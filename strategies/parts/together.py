@@ -19,7 +19,7 @@ from torch import nn
 
 from strategies.outcome import Outcome
 from strategies.parts.fit import Job, in_company
-from strategies.parts.model import FlatModel, Network
+from strategies.parts.model import FlatModel, Network, is_finite
 from strategies.parts.passes import diverged
 from strategies.parts.training.optimizers import make_optimizer
 from streams.data import Batch
@@ -132,7 +132,7 @@ def _finished(
     steps = len(plan)
     last = range(steps - steps // job.training.epochs, steps)
     mean = sum(float(losses[t]) * len(plan[t]) for t in last) / len(job.data)
-    if not torch.isfinite(parameters).all() or mean != mean or mean in (float("inf"), float("-inf")):
+    if not is_finite(parameters) or mean != mean or mean in (float("inf"), float("-inf")):
         return diverged(job.training, mean)
     visits = job.training.epochs * len(job.data)
     return Outcome(steps=steps, forward=visits, backward=visits, losses={"loss": mean})

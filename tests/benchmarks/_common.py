@@ -133,6 +133,17 @@ def value(name: str, values: Sequence[float], gate: float, unit: str) -> Result:
     return Result(name, middle, None, unit, middle, min(values), max(values), gate, True, len(values))
 
 
+def resident(field: str) -> int:
+    """Return a field of this process's memory, in bytes: VmRSS, what it holds, or VmHWM, the most it held (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def begin_anew() -> None:
+    """Let VmHWM start again from what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(

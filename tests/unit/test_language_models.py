@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lifelong.models import causal_checkpoint, mlp, tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.models._language import Decoder
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.model import FlatModel, digest
+from strategies.parts.model import FlatModel, digest, frozen
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -142,6 +143,67 @@ def test_a_checkpoint_is_what_transformers_makes_of_it(checkpoint: str) -> None:
     with seeded_globals(Key(1)):
         fresh = causal_checkpoint.build(causal_checkpoint.Config(checkpoint=checkpoint, weights="none"), (2, 12), V)
     assert digest(dict(fresh.state_dict())) != digest(dict(theirs.state_dict()))
+
+
+def gradient_of_a_step(model: FlatModel, batch: Batch) -> torch.Tensor:
+    objective = CausalLM(V)
+    model.train(True)
+    with seeded_globals(Key(3)):
+        objective.losses(objective.outputs(model, batch), batch).mean().backward()
+    return model.gradient
+
+
+def from_checkpoint(folder: str, **options: Any) -> FlatModel:
+    config = parse(causal_checkpoint.Config, {"checkpoint": folder} | options)
+    with seeded_globals(Key(0)):
+        return FlatModel(causal_checkpoint.build(config, (2, 12), V))
+
+
+def test_gradient_checkpointing_changes_no_bit(checkpoint: str) -> None:
+    plain, saving = from_checkpoint(checkpoint), from_checkpoint(checkpoint, gradient_checkpointing=True)
+    copied = FlatModel(copy.deepcopy(saving.network))
+    passes = {id(saving): 0, id(copied): 0}
+    for model in (saving, copied):
+        body = model.network.body
+        assert isinstance(body, Decoder)
+
+        def count(*_: Any, which: int = id(model)) -> None:
+            passes[which] += 1
+
+        body.layers[1].input_layernorm.register_forward_hook(count)
+    for model in (plain, saving, copied):
+        for module in model.network.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.5
+    expected = gradient_of_a_step(plain, text())
+    assert bool(expected.any())
+    assert torch.equal(gradient_of_a_step(saving, text()), expected)
+    assert torch.equal(gradient_of_a_step(copied, text()), expected)
+    assert list(passes.values()) == [2, 2]  # each block has passed a second time, its own
+
+
+@pytest.mark.skipif(not HAS_PEFT, reason="pip install peft")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_frozen_weights_in_bfloat16_take_half_the_room_and_train_float32(checkpoint: str) -> None:
+    lora = {"rank": 2}
+    whole, half = from_checkpoint(checkpoint, lora=lora), from_checkpoint(checkpoint, lora=lora, dtype="bfloat16")
+    assert {p.dtype for p in frozen(half.network)} == {torch.bfloat16}
+    assert half.parameters.dtype == torch.float32
+    assert list(half.slices) == list(whole.slices)
+    buffers = zip(half.network.buffers(), whole.network.buffers(), strict=True)
+    assert all(torch.equal(a, b) for a, b in buffers)  # rotary frequencies are not rounded
+    half.take_over(whole)
+    with torch.no_grad():
+        outputs, expected = half(text().x), whole(text().x)
+    assert outputs.dtype == half.features(text().x).dtype == torch.float32
+    assert 0 < float((outputs - expected).abs().max()) < 0.05 * float(expected.abs().max())
+    before = half.parameters.clone()
+    gradient = gradient_of_a_step(half, text())
+    assert torch.nn.functional.cosine_similarity(gradient, gradient_of_a_step(whole, text()), dim=0) > 0.99
+    half.parameters.sub_(gradient, alpha=0.1)
+    assert not torch.equal(half.parameters, before)
+    with pytest.raises(ConfigError, match=r"model\.lora"):
+        from_checkpoint(checkpoint, dtype="bfloat16")
 
 
 def test_what_does_not_fit_a_checkpoint_is_named(checkpoint: str) -> None:

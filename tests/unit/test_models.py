@@ -23,8 +23,9 @@ from strategies.learner import SGDLearner
 from strategies.learners import l2
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
-from strategies.parts.model import FlatModel, digest, is_in
+from strategies.parts.model import FlatModel, digest, frozen, is_finite, is_in, num_bytes
 from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.layers import redraw
 from streams.config import Named, parse
 from streams.data import Data
 from streams.errors import ConfigError
@@ -105,8 +106,8 @@ def test_models_fit_the_contract(name: str) -> None:
     state = model.state_dict()
     fit(model, Classification(5), data_of(images(4, shape)), Training(lr=0.01, batch_size=4), Key(0))
     assert not torch.equal(model.parameters, state["parameters"])
-    gradients = {n for n, where in model.slices.items() if bool((model.gradient[where] != 0).any())}
-    assert {n for n in model.slices if n.startswith("head.")} <= gradients
+    moved = {n for n, where in model.slices.items() if bool((model.parameters != state["parameters"])[where].any())}
+    assert {n for n in model.slices if n.startswith("head.")} <= moved
     model.load_state_dict(state)
     assert digest(model.state_dict()) == digest(state)
 
@@ -418,3 +419,53 @@ def test_trained_parts_reach_the_model() -> None:
     )
     stream = building.make_stream(config, building.make_source(config))
     assert set(building.make_setting(config, stream).make_model().slices) == {"head.weight", "head.bias"}
+
+
+def test_models_share_frozen_weights_and_nothing_else() -> None:
+    config = parse(RunConfig, {"model": {"name": "mlp", "hidden": [8]}, "trained": "head"})
+    stream = building.make_stream(config, building.make_source(config))
+    setting = building.make_setting(config, stream)
+    first, second = setting.make_model(), setting.make_model()
+    places = [{p.data_ptr() for p in frozen(m.network)} for m in (first, second)]
+    assert places[0] == places[1]
+    assert len(places[0]) == 2
+    assert first.parameters.data_ptr() != second.parameters.data_ptr()
+    assert num_bytes(first.state_dict()) == first.num_bytes() == (8 * 10 + 10) * 4  # a checkpoint holds what is trained
+    before = [p.clone() for p in frozen(second.network)]
+    redraw(first, Key(1))
+    assert not torch.equal(frozen(first.network)[0], before[0])
+    for frozen_weight in frozen(first.network):  # who thaws some does so for itself
+        frozen_weight.requires_grad_(True)
+    thawed = FlatModel(first.network)
+    thawed.parameters.zero_()
+    assert all(
+        torch.equal(p, b)
+        for m in (second, setting.make_model())
+        for p, b in zip(frozen(m.network), before, strict=True)
+    )
+
+
+def test_a_gradient_is_there_when_it_is_asked_for() -> None:
+    config = parse(RunConfig, {"model": {"name": "mlp", "hidden": [8]}})
+    stream = building.make_stream(config, building.make_source(config))
+    model, again = (building.make_setting(config, stream).make_model() for _ in range(2))
+    x = stream.source.x[:4]
+    model(x).square().sum().backward()
+    first = model.gradient.clone()
+    assert bool(first.any())
+    model(x).square().sum().backward()  # into the vector, as it is there now
+    assert torch.allclose(model.gradient, 2 * first)
+    assert not again.gradient.any()
+    again(x).square().sum().backward()
+    assert torch.equal(again.gradient, first)
+    model.drop_gradient()
+    assert all(p.grad is None for p in model.network.parameters())
+    assert not model.gradient.any()
+
+
+def test_what_is_finite_is_told_without_a_copy() -> None:
+    values = torch.arange(6.0).view(2, 3)
+    assert is_finite(values)
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        values[1, 1] = wrong
+        assert not is_finite(values)

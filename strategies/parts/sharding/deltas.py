@@ -19,8 +19,12 @@ _WORD = 4
 # Why: docs/decisions.md#checkpoint-differences-are-exclusive-ors
 def pack(model: FlatModel) -> np.ndarray:
     """Return parameters and buffers as bytes, uint8 ``[N]``, in the order of the network."""
-    tensors = [model.parameters, *model.network.buffers()]
-    return np.concatenate([_bytes(t) for t in tensors])
+    packed, start = np.empty(model.num_bytes(), dtype=np.uint8), 0
+    for tensor in (model.parameters, *model.network.buffers()):
+        part = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        packed[start : start + len(part)] = part
+        start += len(part)
+    return packed
 
 
 def unpack(model: FlatModel, packed: np.ndarray) -> None:
@@ -28,7 +32,8 @@ def unpack(model: FlatModel, packed: np.ndarray) -> None:
     start = 0
     for tensor in (model.parameters, *model.network.buffers()):
         size = tensor.numel() * tensor.element_size()
-        part = torch.from_numpy(packed[start : start + size].copy())
+        part = torch.from_numpy(packed[start : start + size])
+        part = part.clone() if start % tensor.element_size() else part
         tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
         start += size
 
@@ -40,16 +45,15 @@ def encode(new: np.ndarray, old: np.ndarray) -> torch.Tensor:
     >>> bool((decode(encode(new, old), old) == new).all())
     True
     """
-    changed = np.bitwise_xor(new, old)
-    planes = np.pad(changed, (0, -len(changed) % _WORD)).reshape(-1, _WORD).T
-    return torch.frombuffer(bytearray(zlib.compress(np.ascontiguousarray(planes).tobytes(), 1)), dtype=torch.uint8)
+    changed = np.zeros(-(-len(new) // _WORD) * _WORD, dtype=np.uint8)
+    np.bitwise_xor(new, old, out=changed[: len(new)])
+    planes = np.ascontiguousarray(changed.reshape(-1, _WORD).T)
+    del changed
+    return torch.frombuffer(bytearray(zlib.compress(planes.data, 1)), dtype=torch.uint8)
 
 
 def decode(delta: torch.Tensor, old: np.ndarray) -> np.ndarray:
     """Return the `new`, uint8 ``[N]``, of which `delta` is the encoding."""
-    planes = np.frombuffer(zlib.decompress(delta.numpy().tobytes()), dtype=np.uint8).reshape(_WORD, -1)
-    return np.bitwise_xor(planes.T.reshape(-1)[: len(old)], old)
-
-
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().copy()
+    planes = np.frombuffer(zlib.decompress(delta.numpy().data), dtype=np.uint8).reshape(_WORD, -1)
+    new = planes.T.flatten()[: len(old)]  # a copy, to be written to
+    return np.bitwise_xor(new, old, out=new)

@@ -126,7 +126,7 @@ class Chain:
         return ids[np.isin(ids, np.concatenate(seen))] if seen else ids[:0]
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return all stages with their checkpoints; the state after the last follows from them."""
+        """Return all stages with their checkpoints, which nobody changes; the state after the last follows."""
         return [
             {
                 "experience": s.experience,
@@ -141,8 +141,7 @@ class Chain:
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Put all stages back."""
         self.stages = [
-            Stage(s["experience"], s["incarnation"], s["part"], s["derived"].numpy().copy(), s["delta"].clone())
-            for s in state
+            Stage(s["experience"], s["incarnation"], s["part"], s["derived"].numpy().copy(), s["delta"]) for s in state
         ]
         self.state = self._unroll(len(self.stages))
 

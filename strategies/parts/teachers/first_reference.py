@@ -31,7 +31,7 @@ class FirstReference:
     def follow(self, model: FlatModel, ids: np.ndarray) -> None:
         """Become a copy of a model that was trained on `ids`, unless there was a request."""
         if not self._fixed:
-            self._model.load_state_dict(model.state_dict())
+            self._model.take_over(model)
             self._derived[ids] = True
 
     def fix(self) -> None:

@@ -16,7 +16,7 @@ from streams.events import DeletionRequest
 def frozen_copy(setting: Setting, model: FlatModel) -> FlatModel:
     """Return a copy of the model as it is, in evaluation mode."""
     copy = setting.make_model()
-    copy.load_state_dict(model.state_dict())
+    copy.take_over(model)
     copy.train(False)
     return copy
 
@@ -50,11 +50,11 @@ class Teacher:
 
     def start(self, model: FlatModel) -> None:
         """Become a copy of a model that has learned nothing yet."""
-        self._copy(model.state_dict())
+        self._there().take_over(model)
 
     def learn(self, model: FlatModel, data: Data) -> None:
         """Become a copy of `model`, which has just been trained on `data`."""
-        self._copy(model.state_dict())
+        self._there().take_over(model)
         targets = data.targets().cpu()
         self._outputs[data.ids] = 0 if targets.is_floating_point() else targets.numpy()
         self._derived[data.ids] = True
@@ -62,7 +62,7 @@ class Teacher:
     def refresh(self, model: FlatModel) -> None:
         """Become a copy of the unlearned model, if there is a teacher."""
         if self.there:
-            self._copy(model.state_dict())
+            self._there().take_over(model)
 
     def purge(self, request: DeletionRequest) -> None:
         """Forget what the request's samples taught; without any sample left there is no teacher."""
@@ -90,12 +90,13 @@ class Teacher:
         if state["model"] is None:
             self._model = None
         else:
-            self._copy(state["model"])
+            self._there().load_state_dict(state["model"])
         self._outputs = state["derived"]["outputs"].numpy().copy()
         self._derived = state["derived"]["ids"].numpy().copy()
 
-    def _copy(self, state: dict[str, object]) -> None:
+    def _there(self) -> FlatModel:
+        """Return the copy, made if there is none."""
         if self._model is None:
             self._model = self._setting.make_model()
             self._model.train(False)
-        self._model.load_state_dict(state)
+        return self._model

@@ -103,7 +103,7 @@ class Adam(Optimizer):
         self.first.lerp_(gradient, 1 - beta_1)
         self.second.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
         scale = (1 - beta_2**self.steps) ** 0.5
-        denominator = (self.second.sqrt() / scale).add_(self.config.eps)
+        denominator = self.second.sqrt().div_(scale).add_(self.config.eps)
         parameters.addcdiv_(self.first, denominator, value=-self.config.lr / (1 - beta_1**self.steps))
 
     @override

@@ -55,7 +55,7 @@ def diagonal_fisher(
         for batch in batches:
             if estimator == "batch":
                 square, passes = _batch_square(model, objective, batch), 1
-                total += square / len(batches)
+                total += square.div_(len(batches))
             else:
                 square, passes = _sample_sums(
                     model,
@@ -64,7 +64,7 @@ def diagonal_fisher(
                     lambda o, b: objective.fisher_terms(o, b, estimator, generator),
                     torch.square,
                 )
-                total += square / len(data)
+                total += square.div_(len(data))
             outcome += Outcome(forward=len(batch), backward=passes * len(batch))
     return total, outcome
 

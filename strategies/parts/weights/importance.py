@@ -45,11 +45,12 @@ class Tie:
     def add(self, importance: torch.Tensor, theta: torch.Tensor) -> None:
         """Add a term F_k (theta - theta_k)^2."""
         total = self.weight + importance
-        share = torch.where(total == 0, 1.0, importance / total)
+        share = (importance / total).masked_fill_(total == 0, 1.0)
         away = theta - self.center
-        self.spread += float((self.weight * share * away.square()).sum())
-        self.center = torch.where(share == 1, theta, self.center + share * away)
+        self.spread += float(self.weight.mul_(share).mul_(away.square()).sum())
         self.weight = total
+        moved = away.mul_(share).add_(self.center)
+        self.center = torch.where(share == 1, theta, moved, out=moved)
 
     def anchor_at(self, theta: torch.Tensor) -> None:
         """Let every term have the same anchor."""
@@ -57,7 +58,7 @@ class Tie:
 
     def penalty(self, theta: torch.Tensor) -> float:
         """Return sum_k F_k (theta - theta_k)^2, summed over parameters."""
-        return float((self.weight * (theta - self.center).square()).sum()) + self.spread
+        return float((theta - self.center).square_().mul_(self.weight).sum()) + self.spread
 
     def state_dict(self) -> dict[str, object]:
         """Return the running form, copied."""

@@ -39,8 +39,9 @@ def redraw(model: FlatModel, key: Key) -> FlatModel:
     """Draw all weights of `model` anew, by a name of their own, and return it.
 
     Every module, at any depth, is asked to reset itself as torch's layers do; parameters outside of such modules stay
-    as they are.
+    as they are. Frozen ones are drawn as well, and are the model's own from then on.
     """
+    model.own_frozen()
     with seeded_torch(key), torch.no_grad():
         for module in model.network.modules():
             reset = getattr(module, "reset_parameters", None)  # torch's convention, not part of nn.Module
