@@ -181,7 +181,8 @@ def test_a_run_can_be_cleaned(here: Path) -> None:
 
 def test_what_a_killed_process_was_writing_is_cleaned_too(here: Path) -> None:
     run = lifelong.run(config(features={"name": "mlp", "hidden": [4]}), here / "runs")
-    files = [next((here / "cache" / name).iterdir()) for name in ("references", "features")]
+    cached = [sorted((here / "cache" / name).iterdir()) for name in ("references", "features")]
+    files = [next(f for f in folder if f.suffix != ".lock") for folder in cached]
     dead, alive = 2**22 + 1, os.getpid()  # no process has so high a number
     halves = [f.with_name(f".{f.name}.{process}.part") for f in files for process in (dead, alive)]
     halves.append(files[1].with_name(f".arrays-mlp-0123.npz.{dead}.part"))

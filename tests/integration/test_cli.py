@@ -363,6 +363,7 @@ def test_ctrl_c_stops_even_where_a_library_swallows_it(
         save(self, checkpoint, must)
 
     monkeypatch.setattr(Record, "save", saves)
+    monkeypatch.setattr(Record, "is_due", lambda record, must: True)
     code, out, err = call("run", "tiny.yaml")
     assert (code, out) == (130, "")
     assert "saved. Go on with:" in err

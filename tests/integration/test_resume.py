@@ -93,7 +93,7 @@ def result_of(folder: Path) -> dict[str, Any]:
             found[f"{strategy.name}/{name}"] = (strategy / name).read_bytes()
         for detail in sorted((strategy / "details").iterdir()):
             found[f"{strategy.name}/{detail.name}"] = detail.read_bytes()
-        (last,) = (strategy / "checkpoints").iterdir()
+        (last,) = (strategy / "checkpoints").glob("event-*.pt")
         content = torch.load(last, weights_only=True)
         found[f"{strategy.name}/state"] = (content["event"], digest(content["state"]))
         assert (strategy / "done.json").exists()

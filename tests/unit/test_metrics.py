@@ -287,7 +287,7 @@ def test_a_unit_without_test_samples_is_held_from_when_it_is_learned(tools: Any)
     experiences = tuple(Experience(f"e{c}", (c,), ids) for c, ids in enumerate(taught))
     stream = assemble(Plan(source, units, experiences), [Learn(0), Learn(1)], Service(), Key(0))
     plan = plan_evaluation(stream, EvaluationConfig(probe=0))
-    assert plan.since.tolist() == [[0, -1], [0, 1]]
+    assert [plan.since[event].tolist() for event in range(2)] == [[0, -1], [0, 1]]
 
 
 def outputs_with(plan: EvaluationPlan, accuracies: list[float], forget: float = 0.0) -> Outputs:
