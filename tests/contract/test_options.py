@@ -69,7 +69,46 @@ BEYOND = {
     ("isolated", "clpu-der"): dict.fromkeys(
         ("pretrain", "alpha", "beta"), "needs temporary tasks that become permanent: tests/integration/test_clpu.py"
     ),
-    ("isolated", "exssnet"): {"kkt_neighbours": "needs more than one earlier task: tests/unit/test_subnetworks.py"},
+    ("learners", "instruction-tuning"): {"template": "a text: tests/unit/test_instructions.py"},
+    ("learners", "mix-cpt"): {"template": "a text: tests/unit/test_mix_cpt.py"},
+    **{
+        ("unlearners", name): {"kl_positions": "needs text: tests/unit/test_text_unlearners_by_hand.py"}
+        for name in ("simnpo", "topr")
+    },
+    **{
+        ("unlearners", name): {
+            "kl_positions": "needs text: tests/unit/test_text_unlearners_by_hand.py",
+            "reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py",
+        }
+        for name in ("graddiff", "npo")
+    },
+    ("unlearners", "dpo"): {"reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py"},
+    ("unlearners", "lat"): {
+        **dict.fromkeys(("block", "weights"), "needs more than one block: tests/unit/test_text_adversaries.py"),
+        "away": "this model is surer of nothing than the floor: tests/unit/test_text_adversaries.py",
+    },
+    ("unlearners", "rmu"): {"clip_norm": "its gradients are shorter here than any value tried"},
+    ("unlearners", "whp"): {
+        "terms": "texts: tests/unit/test_text_unlearners_by_hand.py",
+        "reinforce.momentum": "for sgd alone, and the values tried are those of adam",
+    },
+    **{
+        ("isolated", name): dict.fromkeys(
+            ("kkt_neighbours", "kkt_share"), "needs several earlier tasks: tests/unit/test_subnetworks.py"
+        )
+        for name in ("supsup", "ssnet", "exssnet")
+    },
+    ("isolated", "sisa"): {"epochs": "training lasts one epoch here, of which no part can be given to a slice"},
+    ("isolated", "s3t"): dict.fromkeys(
+        ("slices", "sequences", "order", "prior", "hits", "weighted_score"),
+        "this network has layers for one slice alone: tests/integration/test_s3t.py",
+    ),
+    ("guards", "o3"): {
+        **dict.fromkeys(("bn_mode", "encoder.bn_mode"), "text has no batch norm here"),
+        "layers": "needs more than one block: tests/unit/test_o3.py",
+        **dict.fromkeys(("encoder.clip_norm", "encoder.momentum"), "the encoder takes a single step of Adam here"),
+    },
+    ("guards", "in-context"): dict.fromkeys(("instruction", "subjects"), "texts: tests/unit/test_text_adversaries.py"),
 }
 """Options whose effect this stream does not reach, why, and where it is tested."""
 Options = Mapping[str, Any]
@@ -102,7 +141,10 @@ class Half:
         config = self.candidate.config
         part: Any = config.learner[self.place] if self.place is not None else getattr(config, KEYS[self.kind])
         several = {"batch_size": 8, "epochs": 2}
-        return part.options | {name: value for name, value in several.items() if name in self.config.model_fields}
+        fields = self.config.model_fields
+        return part.options | {
+            name: n for name, n in several.items() if name in fields and fields[name].annotation is int
+        }
 
     def changed(self, options: Options) -> StrategyConfig:
         """Return what the strategy is made of with other options of the part."""
