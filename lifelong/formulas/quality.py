@@ -65,3 +65,17 @@ def request_slope(values: np.ndarray) -> float | None:
     if len(values) < 3:
         return None
     return float(np.polyfit(np.arange(len(values)), values, 1)[0])
+
+
+def tow_mia(run: Quality, reference: Quality) -> float:
+    """Return the tug of war with the attack's share in the place of accuracy on the forget set, 0 to 1.
+
+    An attack that takes more samples for unseen than after retraining is as far from it as one that takes fewer.
+
+    >>> round(tow_mia(Quality(0.9, 0.98, 0.90, 0.7), Quality(0.95, 0.99, 0.88, 0.5)), 4)
+    0.7762
+    >>> round(tow_mia(Quality(0.9, 0.98, 0.90, 0.3), Quality(0.95, 0.99, 0.88, 0.5)), 4)
+    0.7762
+    """
+    _, retain, test = tow_factors(run, reference)
+    return (1 - abs(run.mia - reference.mia)) * retain * test

@@ -9,7 +9,7 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.formulas.distance import activation_distance
 from lifelong.formulas.membership import membership_auc
-from lifelong.formulas.quality import agreement, average_gap, tow_factors
+from lifelong.formulas.quality import agreement, average_gap, tow_factors, tow_mia
 from lifelong.metrics.detailed import NO_CLASS, NO_SIDES, NO_TEST, Detailed, is_private
 from lifelong.results.table import Row, row
 from strategies.metric import Metric
@@ -77,9 +77,12 @@ def pair_rows(kind: str, request: RequestPlan, run: Detailed, reference: Detaile
         values: list[float | None] = [None] * 6
         if run_quality is not None and reference_quality is not None:
             factors = tow_factors(run_quality, reference_quality)
-            confidence = 1 - abs(run_quality.mia - reference_quality.mia)
-            tow_mia = confidence * factors[1] * factors[2]
-            values = [average_gap(run_quality, reference_quality), float(np.prod(factors)), tow_mia, *factors]
+            values = [
+                average_gap(run_quality, reference_quality),
+                float(np.prod(factors)),
+                tow_mia(run_quality, reference_quality),
+                *factors,
+            ]
         names = ("average_gap", "tow", "tow_mia", "tow_forget", "tow_retain", "tow_test")
         why = NO_CLASS if run.outputs.details.certainty is None else NO_SIDES
         rows += [row(event, kind, name, metric, value, n, why) for metric, value in zip(names, values, strict=True)]
