@@ -22,11 +22,13 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.setup.preparation import prepare
 from lifelong.study import local
 from lifelong.study.forecast import forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
 from lifelong.study.study import Study, finished, resume_study
+from streams.config import parse
 from streams.errors import ConfigError, LifelongError
 
 ROOT = Path(__file__).parents[2]
@@ -485,6 +487,12 @@ def test_the_page_of_results_is_made_from_what_is_kept(
     assert "| undecided | it accumulates | replay - naive on average_accuracy > 0.05 | - | - | - | 0 | - | - |" in page
     assert "| [tiny, as written](#tiny-as-written) |  |  | 2 |  |  |" in page
     assert "Command: `lifelong study studies/tiny.yaml`" in page
+
+
+def test_a_job_knows_the_folder_of_its_run(tmp_path: Path) -> None:
+    """The name holds the identity of configuration and code: by it a study takes up what was run before."""
+    for job in Study(TINY | {"seeds": 1}, root=tmp_path).jobs:
+        assert prepare(parse(lifelong.RunConfig, job.config)).folder(job.root) == job.folder
 
 
 def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
