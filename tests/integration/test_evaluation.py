@@ -156,7 +156,7 @@ def test_following_fewer_requests_leaves_out_rows_and_changes_none(
         lasting = {k: r for k, r in rows.items() if k[2] != "requests" and not k[3].endswith("_max")}
         for key, r in lasting.items():
             assert (r.value, r.n, r.reason) == (
-                pytest.approx(expected[key].value),
+                pytest.approx(expected[key].value, abs=1e-5),
                 expected[key].n,
                 expected[key].reason,
             )
