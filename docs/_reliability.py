@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,20 @@ OPEN = """## What is not covered
 
 def reliability() -> str:
     """Return the page."""
-    sections = (_kills, _streams, _flips, _traces, _events)
-    return "\n".join([INTRODUCTION, *(_section(section) for section in sections), _cheats(), OPEN])
+    sections = [
+        _section("Killed anywhere", "kills", "--kills 1000", _kills),
+        _section("Exact on random streams", "streams", "--streams 200", _streams),
+        _section("A flipped bit", "flips", "--flips 1000", _flips),
+        _section("Nothing left of the deleted", "traces", "--lives 1000", _traces),
+        _section("A late event", "events", "--events 10000", _events),
+    ]
+    return "\n".join([INTRODUCTION, *sections, _cheats(), OPEN])
 
 
-def _section(section: Any) -> str:
-    name = section.__name__.removeprefix("_")
-    file = RESULTS / f"{name}.json"
-    title, command, told = section(json.loads(file.read_text(encoding="utf-8")) if file.exists() else None)
-    call = f"python tests/reliability/{name}.py {command} --json tests/reliability/results/{name}.json"
-    return f"## {title}\n\n```bash\n{call}\n```\n\n{told}"
+def _section(title: str, script: str, options: str, told: Callable[[Counts], str]) -> str:
+    counts = json.loads((RESULTS / f"{script}.json").read_text(encoding="utf-8"))
+    call = f"python tests/reliability/{script}.py {options} --json tests/reliability/results/{script}.json"
+    return f"## {title}\n\n```bash\n{call}\n```\n\n{told(counts)}"
 
 
 def _outcome(counts: Counts) -> str:
@@ -61,10 +66,7 @@ def _table(heads: list[str], rows: list[list[object]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
 
 
-def _kills(counts: Counts | None) -> tuple[str, str, str]:
-    title, command = "Killed anywhere", "--kills 1000"
-    if counts is None:
-        return title, command, "Not measured yet.\n"
+def _kills(counts: Counts) -> str:
     kills, lives, files = counts["kills"], counts["lives"], counts["files"]
     total = sum(sum(by.values()) for by in kills.values())
     rows: list[list[object]] = [
@@ -82,13 +84,10 @@ def _kills(counts: Counts | None) -> tuple[str, str, str]:
         "by digest. Left out are seconds, dates and reports, which are made of the rows.\n\n"
     )
     table = _table(["killed", "SIGKILL", "SIGTERM", "lives finished", "files compared"], rows)
-    return title, command, f"{told}{table}\nWhere the process was: {phases}. {_outcome(counts)}"
+    return f"{told}{table}\nWhere the process was: {phases}. {_outcome(counts)}"
 
 
-def _streams(counts: Counts | None) -> tuple[str, str, str]:
-    title, command = "Exact on random streams", "--streams 200"
-    if counts is None:
-        return title, command, "Not measured yet.\n"
+def _streams(counts: Counts) -> str:
     scenarios = ", ".join(f"{name} {count}" for name, count in sorted(counts["scenarios"].items()))
     rows: list[list[object]] = []
     sums: dict[str, int] = {}
@@ -121,17 +120,10 @@ def _streams(counts: Counts | None) -> tuple[str, str, str]:
         "gave up others",
         "claimed nothing",
     ]
-    return (
-        title,
-        command,
-        f"{told}{_table(heads, rows)}\nThe same test must refute what is faulty:\n\n{faulty}\n{_outcome(counts)}",
-    )
+    return f"{told}{_table(heads, rows)}\nThe same test must refute what is faulty:\n\n{faulty}\n{_outcome(counts)}"
 
 
-def _flips(counts: Counts | None) -> tuple[str, str, str]:
-    title, command = "A flipped bit", "--flips 1000"
-    if counts is None:
-        return title, command, "Not measured yet.\n"
+def _flips(counts: Counts) -> str:
     rows: list[list[object]] = [
         [place, f"`{kind}`", *(found.get(key, 0) for key in ("refused", "same result", "FAILED"))]
         for place, kinds in sorted(counts["files"].items())
@@ -144,13 +136,10 @@ def _flips(counts: Counts | None) -> tuple[str, str, str]:
         "in the cache since it was computed again.\n\n"
     )
     table = _table(["in", "file", "refused", "same result", "unnoticed"], rows)
-    return title, command, f"{told}{table}\n{_outcome(counts)}"
+    return f"{told}{table}\n{_outcome(counts)}"
 
 
-def _traces(counts: Counts | None) -> tuple[str, str, str]:
-    title, command = "Nothing left of the deleted", "--lives 1000"
-    if counts is None:
-        return title, command, "Not measured yet.\n"
+def _traces(counts: Counts) -> str:
     keys = ("searched", "pieces", "found before cleaning", "found after cleaning", "refused")
     rows: list[list[object]] = [
         [name, *(found.get(key, 0) for key in keys)] for name, found in sorted(counts["kinds"].items())
@@ -163,13 +152,10 @@ def _traces(counts: Counts | None) -> tuple[str, str, str]:
         "that the search finds. With a linear model features are inputs.\n\n"
     )
     heads = ["model", "runs searched", "pieces looked for", "runs with a find before", "and after", "not for such data"]
-    return title, command, f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
+    return f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
 
 
-def _events(counts: Counts | None) -> tuple[str, str, str]:
-    title, command = "A late event", "--events 10000"
-    if counts is None:
-        return title, command, "Not measured yet.\n"
+def _events(counts: Counts) -> str:
     rows: list[list[object]] = []
     for lives in counts["lives"].values():
         for name, found in lives.items():
@@ -187,7 +173,7 @@ def _events(counts: Counts | None) -> tuple[str, str, str]:
     )
     heads = ["strategy", "events", "requests", "learning, ms", "forgetting, ms", "whole event: learning", "forgetting"]
     heads += ["process grows by, MiB", "checkpoint, kB"]
-    return title, command, f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
+    return f"{told}{_table(heads, rows)}\n{_outcome(counts)}"
 
 
 def _cheats() -> str:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
 from scipy.integrate import quad
 
 from strategies.parts.sharding.sequences import Order
@@ -137,9 +136,3 @@ def exposure(together: int, rate: float) -> float:
     (K - 1) / (2 rate).
     """
     return (together - 1) / (2 * rate)
-
-
-def cells_hit(m: int, slices: int, requests: int) -> float:
-    """Return the expected number of different slices that `requests` requests hit."""
-    cells = m * slices
-    return float(-cells * np.expm1(requests * np.log1p(-1 / cells))) if cells > 1 else float(requests > 0)

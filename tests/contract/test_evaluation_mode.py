@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from contract.candidates import candidates, text_candidates
+from contract.worlds import llama_with_norm
 from torch import nn
 
-from lifelong.models import tiny_llama
 from lifelong.setup.build import make_strategy
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
@@ -45,10 +45,7 @@ class Witness(nn.Module):
 def noisy_model(objective: Objective, affine: bool) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
-            sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
-            network = tiny_llama.build(sizes, (2, 64), objective.num_outputs)
-            network.body.inner.norm = Witness()
-            return FlatModel(network)
+            return llama_with_norm(Witness(), objective.num_outputs)
         body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), Witness(affine))
         return FlatModel(Network(body, nn.Linear(12, objective.num_outputs)))
 

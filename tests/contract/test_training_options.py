@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 import torch
+from contract.worlds import llama_with_norm
 from torch import nn
 
 from lifelong.config.run import StrategyConfig
-from lifelong.models import tiny_llama
 from lifelong.setup.build import make_strategy
 from strategies.composed import Composed
 from strategies.objectives._base import Objective
@@ -56,10 +56,7 @@ class _Norm(nn.BatchNorm1d):
 def _model(objective: Objective, name: str) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
-            sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
-            network = tiny_llama.build(sizes, (2, 64), objective.num_outputs)
-            network.body.inner.norm = _Norm()
-            return FlatModel(network)
+            return llama_with_norm(_Norm(), objective.num_outputs)
         layers = [nn.Linear(64, 12), *([] if name == "amnesiac-hat" else [_Norm()]), nn.ReLU()]
         return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
 

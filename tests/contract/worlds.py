@@ -176,6 +176,13 @@ def _network(objective: Objective, noisy: bool) -> nn.Module:
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
+def llama_with_norm(norm: nn.Module, num_outputs: int) -> FlatModel:
+    """A language model of one small block, whose last norm is replaced."""
+    network = tiny_llama.build(tiny_llama.Config(width=8, inner=8, depth=1, heads=2), (2, 64), num_outputs)
+    network.body.inner.norm = norm
+    return FlatModel(network)
+
+
 def _source() -> Source:
     """The first 36 digits of each class."""
     from streams.sources import digits

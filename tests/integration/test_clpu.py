@@ -56,10 +56,6 @@ def life() -> Life:
     return Life()
 
 
-def main_digest(strategy: ClpuDer) -> str:
-    return digest(strategy.state_dict()["main"])
-
-
 def test_the_sequence(life: Life) -> None:
     """Main model and storage, event by event."""
     mains, sizes, sides, outcomes = [], [], [], []
