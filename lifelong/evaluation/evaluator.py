@@ -161,6 +161,8 @@ class Evaluator:
         return margins, p.amax(1), entropies(p), modified_entropies(p, batch.y)
 
     def _details(self, strategy: Strategy, positions: np.ndarray, certainty: Certainty | None) -> Details:
+        if not len(positions):  # before the first request, where nothing is probed
+            return Details(certainty=certainty)
         with torch.inference_mode():
             asked = [self._objective.asked(b) for b in self._samples.batches(positions)]
             features = _optional([strategy.features(b) for b in asked])

@@ -230,6 +230,13 @@ def test_models_of_their_own_answer_together(tmp_path: Path) -> None:
     assert 0.3 < both < alone, "of two, each of which has heard of half of the people"
 
 
+def test_nothing_need_be_probed(tmp_path: Path) -> None:
+    """Before the first request nothing is looked at in detail then, and a language model takes no empty batch."""
+    strategies = {"naive": {"learner": "naive", "unlearner": "none"}}
+    run = lifelong.run(parse(RunConfig, TINY | {"evaluation": {"probe": 0}, "strategies": strategies}), tmp_path)
+    assert run.tables["naive"].select("forget_exact_match")
+
+
 def test_strategies_of_text_share_their_stream() -> None:
     config = load_config("people-quickstart")
     source = make_source(config)
