@@ -130,7 +130,7 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
     settings = make_settings(config, stream)
     setting = settings(config.seed)
     setting.make_model()  # a network that cannot be built or copied is refused here
-    if is_file(config.model.name) or is_file(config.objective.name):
+    if is_file(config.model.name) or is_file(config.objective.name) or setting.objective.predicts == "images":
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
     plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
