@@ -27,20 +27,21 @@ class Config(BaseConfig):
 
 @final
 class Text(nn.Module):
-    """From the words of a prompt to one vector: the sum of their embeddings, through a perceptron."""
+    """The text encoder: the sum of the embeddings of a prompt's words, and what a perceptron adds to that."""
 
-    def __init__(self, num_words: int, size: int, width: int) -> None:
+    def __init__(self, num_words: int, size: int) -> None:
         super().__init__()
         self.num_words = num_words
         # A linear layer on one-hot rows is an embedding whose gradients per sample can be read off like any layer's.
         self.words = nn.Linear(num_words, size, bias=False)
         nn.init.normal_(self.words.weight)
-        self.mlp = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, size))
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
-        """Return ``[B, width]`` of words int64 ``[B, W]``."""
+        """Return ``[B, size]`` of words int64 ``[B, W]``."""
         one_hot = F.one_hot(words, self.num_words).to(self.words.weight.dtype)
-        return self.mlp(self.words(one_hot).sum(1))
+        embedding = self.words(one_hot).sum(1)
+        return embedding + self.mlp(embedding)
 
 
 @final
@@ -65,14 +66,15 @@ class Body(nn.Module):
 
     def __init__(self, config: Config, pixels: int, num_words: int) -> None:
         super().__init__()
-        self.text = Text(num_words, config.words, config.width)
+        self.text = Text(num_words, config.words)
+        self.read = nn.Linear(config.words, config.width)
         self.time = nn.Sequential(nn.Linear(64, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
         self.enter = nn.Linear(pixels, config.width)
         self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.blocks))
 
     def forward(self, noisy: torch.Tensor, time: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Return features ``[B, width]``."""
-        condition = F.silu(self.time(waves(time).to(noisy)) + self.text(words))
+        condition = F.silu(self.time(waves(time).to(noisy)) + self.read(self.text(words)))
         z = self.enter(noisy.flatten(1))
         for block in self.blocks:
             z = block(z, condition)

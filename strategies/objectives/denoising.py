@@ -16,7 +16,7 @@ from typing_extensions import override
 from strategies.metric import Metric
 from strategies.objectives._base import EVALUATION, FisherEstimator, NamedObjective, Predicts
 from strategies.parts.diffusion.prompts import NOTHING, Prompts, prompts_of
-from strategies.parts.diffusion.sampling import Sampler, sampled
+from strategies.parts.diffusion.sampling import Clean, Sampler, sampled
 from strategies.parts.diffusion.schedules import (
     STEPS,
     Prediction,
@@ -101,7 +101,7 @@ class Denoising(NamedObjective):
         self.config, self.image_shape, self.prompts = config, image_shape, prompts
         self._pixels = math.prod(image_shape)
         self.schedule = make_schedule(config.schedule, config.prediction, device)
-        self._shares = alpha_bars(config.schedule)
+        self.shares = alpha_bars(config.schedule)
         self._tokens = prompts.tokens.to(device)
 
     @classmethod
@@ -241,22 +241,28 @@ class Denoising(NamedObjective):
             prompts: what is asked for.
             noise: see `noise`.
         """
-        config, device = self.config, self._tokens.device
+        config = self.config
+        clean = self.clean_by(predict, prompts, config.guidance)
+        images = sampled(config.sampler, clean, noise.to(self._tokens.device), self.shares, config.steps)
+        return ((images + 1) / 2).clamp(0, 1).view(-1, *self.image_shape)
+
+    def clean_by(self, predict: Predict, prompts: np.ndarray, guidance: float) -> Clean:
+        """Return what predicts clean images under ``prompts [B, 2]`` with guidance, for samplers."""
+        device = self._tokens.device
         wanted = torch.from_numpy(prompts).to(device)
-        guided = config.guidance != 1
+        guided = guidance != 1
         asked_for = torch.cat([wanted, torch.full_like(wanted, NOTHING)]) if guided else wanted
 
         def clean(noisy: torch.Tensor, time: int) -> torch.Tensor:
-            steps = torch.full((len(noisy),), time, device=device)
             both = torch.cat([noisy, noisy]) if guided else noisy
-            predicted = predict(self.asking(both, torch.full((len(both),), time, device=device), asked_for))
+            times = torch.full((len(both),), time, device=device)
+            predicted = predict(self.asking(both, times, asked_for))
             if guided:
                 prompted, free = predicted.chunk(2)
-                predicted = free + config.guidance * (prompted - free)
-            return self.schedule.clean(predicted, noisy, steps)
+                predicted = free + guidance * (prompted - free)
+            return self.schedule.clean(predicted, noisy, times[: len(noisy)])
 
-        images = sampled(config.sampler, clean, noise.to(device), self._shares, config.steps)
-        return ((images + 1) / 2).clamp(0, 1).view(-1, *self.image_shape)
+        return clean
 
     def tokens(self, prompts: torch.Tensor) -> torch.Tensor:
         """Return the words ``[B, W]`` of ``prompts [B, 2]``."""

@@ -20,11 +20,9 @@ from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch
 
 
-class FitConfig(OptimizerConfig):
-    """How a model is trained on one set of data."""
+class StepConfig(OptimizerConfig):
+    """How a model is trained step by step."""
 
-    epochs: int = Field(1, ge=1)
-    """Passes over the data."""
     batch_size: int = Field(64, ge=1)
     """Samples per step; a short last batch is kept."""
     clip_norm: float | None = Field(None, gt=0)
@@ -32,6 +30,13 @@ class FitConfig(OptimizerConfig):
     bn_mode: Literal["train", "eval"] = "train"
     """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
     by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
+
+
+class FitConfig(StepConfig):
+    """How a model is trained on one set of data."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
 
     def num_steps(self, samples: int) -> int:
         """Return the optimizer steps that `samples` samples take."""
@@ -78,7 +83,7 @@ class Passes:
         samples: passed forward and backward so far; added to by those who pass them.
     """
 
-    def __init__(self, model: FlatModel, training: FitConfig) -> None:
+    def __init__(self, model: FlatModel, training: StepConfig) -> None:
         """Begin with no step. Training on data begins by `passes`; this is for steps that pass none."""
         self._model, self._training, self._observer = model, training, _observer.get()
         self._total = torch.zeros((), device=model.parameters.device)
@@ -86,7 +91,8 @@ class Passes:
         self.number = self.samples = 0
 
     def over(self, data: Data, key: Key) -> Iterator[Batch]:
-        """Yield the batches of all epochs; epoch e is shuffled by ``key / "epoch" / e``."""
+        """Yield the batches of all epochs (of a `FitConfig`); epoch e is shuffled by ``key / "epoch" / e``."""
+        assert isinstance(self._training, FitConfig)
         for epoch in range(self._training.epochs):
             self._total, self._seen = torch.zeros_like(self._total), 0
             for positions in data.positions(key / "epoch" / epoch).split(self._training.batch_size):
@@ -129,13 +135,13 @@ class Passes:
 # Why: docs/decisions.md#steps-are-shared-what-happens-in-them-is-not
 @contextlib.contextmanager
 def passes(
-    model: FlatModel, training: FitConfig, noise: Key, loss_of: Callable[[int], torch.Tensor]
+    model: FlatModel, training: StepConfig, noise: Key, loss_of: Callable[[int], torch.Tensor]
 ) -> Iterator[Passes]:
     """Train: the model is in training mode, dropout draws from `noise`, and running out of memory says what would fit.
 
     Args:
         model: whose modules are passed; left in training mode, and without a gradient.
-        training: epochs, batch size, clipping and what batch norms do; the optimizers are the caller's.
+        training: batch size, clipping and what batch norms do; the optimizers are the caller's.
         noise: names all that is drawn inside.
         loss_of: returns the loss of so many samples, to find a batch size that fits.
 
@@ -152,7 +158,7 @@ def passes(
     model.drop_gradient()
 
 
-def diverged(training: FitConfig, loss: float) -> TrainingError:
+def diverged(training: StepConfig, loss: float) -> TrainingError:
     """Return the error for training that ended with that loss."""
     # an unlearner that trains does so by options of its own
     key = "training.lr" if isinstance(training, Training) else "its lr"

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
-from contract.candidates import Candidate, candidates, class_named, text_candidates
+from contract.candidates import Candidate, class_named, everywhere
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
 from contract.worlds import World, world_of
@@ -161,7 +161,7 @@ class Half:
 def halves() -> list[Half]:
     """Everything that has options: learners and isolated strategies, unlearners and guards on a learner."""
     found: dict[tuple[str, str], Half] = {}
-    for candidate, form in [*((c, c.home) for c in candidates()), *((c, "text") for c in text_candidates())]:
+    for candidate, form in everywhere():
         kind, name = candidate.parts[-1]
         if candidate.config.guard is not None:
             kind, name = "guards", candidate.config.guard.name
@@ -175,7 +175,7 @@ def halves() -> list[Half]:
 def _world(place: str) -> World:
     """A world whose digits are images, with a copy of a sample in each experience."""
     world = world_of(place)
-    if place == "text":
+    if place in ("text", "images"):
         return world
     source = world.stream.source
     x = source.x.clone()

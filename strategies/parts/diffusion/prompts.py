@@ -24,18 +24,26 @@ class Prompts:
         classes, styles: names of both; no styles where prompts name none.
         class_of: int64 ``[N]``, class of every sample of the source.
         style_of: int64 ``[N]``, style of every sample, `NOTHING` where prompts name none.
+        is_training: bool ``[N]``, which samples can be learned.
         tokens: int64 ``[C + 1, S + 1, W]``, the words of prompt (class, style) at ``[class + 1, style + 1]``.
         num_words: size of the vocabulary.
         template: how a prompt is read out.
+        groups: int64 ``[C]``, superclass of every class, or None where the data has none.
+        of_users, of_samples: whether all training samples of a prompt are those of one user, or just one, so that a
+            request which names users or samples names prompts.
     """
 
     classes: tuple[str, ...]
     styles: tuple[str, ...]
     class_of: np.ndarray
     style_of: np.ndarray
+    is_training: np.ndarray
     tokens: torch.Tensor
     num_words: int
     template: str
+    groups: np.ndarray | None
+    of_users: bool
+    of_samples: bool
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """Return the prompts of some samples, each once, ``[Q, 2]``, in order."""
@@ -76,7 +84,23 @@ def prompts_of(
         encoded = encode(texts)
         tokens = encoded.view(c + 1, s + 1, -1)
         num_words = int(encoded.max()) + 1
-    return Prompts(source.class_names, names, source.class_ids, style_of, tokens, num_words, template)
+    train = source.train_ids
+    pairs = np.stack([source.class_ids[train], style_of[train]], 1)
+    with_users = np.column_stack([pairs, source.user_ids[train]])
+    count_prompts, count_of_users = (len(np.unique(rows, axis=0)) for rows in (pairs, with_users))
+    return Prompts(
+        source.class_names,
+        names,
+        source.class_ids,
+        style_of,
+        ~source.is_test,
+        tokens,
+        num_words,
+        template,
+        source.superclass_ids,
+        of_users=count_of_users == count_prompts,
+        of_samples=len(train) == count_prompts,
+    )
 
 
 def _styles(source: Source) -> tuple[tuple[str, ...], np.ndarray]:

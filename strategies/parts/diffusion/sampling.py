@@ -6,6 +6,7 @@ samples of an intact model look as if it had forgotten what they should show.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -44,33 +45,51 @@ def dpm_solver(
     times = torch.linspace(0, STEPS - 1, steps + 1, dtype=torch.float64).round().flip(0)[:-1].long().tolist()
     signal, sigma = shares.sqrt().tolist(), (1 - shares).sqrt().tolist()
     half_log = (0.5 * (shares / (1 - shares)).log()).tolist()  # lambda, half the log of signal to noise
-    x, before, width_before = noise, noise, 0.0
-    for number, time in enumerate(times):
-        now = _within(clean(x, time), limit)
-        if number == steps - 1:
-            return now  # at sigma 0 the step ends at the predicted image
-        following = times[number + 1]
+    x, width_before = noise, 0.0
+    now = before = _within(clean(x, times[0]), limit)
+    for number, (time, following) in enumerate(itertools.pairwise(times)):
         width = half_log[following] - half_log[time]
         mean = now if number == 0 else now + 0.5 * (width / width_before) * (now - before)
         decay = sigma[following] / sigma[time]
         x = decay * x + signal[following] * (1 - decay * signal[time] / signal[following]) * mean
         before, width_before = now, width
-    raise ValueError(f"steps must be at least 1, it is {steps}")
+        now = _within(clean(x, following), limit)
+    return now  # from the last step on there is no noise, and the image is the one predicted there
 
 
 def ddim(
-    clean: Clean, noise: torch.Tensor, shares: torch.Tensor, steps: int, limit: float | None = 1.0
+    clean: Clean,
+    noise: torch.Tensor,
+    shares: torch.Tensor,
+    steps: int,
+    limit: float | None = 1.0,
+    stop: int = -1,
 ) -> torch.Tensor:
-    """DDIM without noise (eta 0), Song et al. 2021 (arXiv 2010.02502), eq. 12; steps are multiples of T // `steps`."""
-    stride = STEPS // steps
+    """DDIM without noise (eta 0), Song et al. 2021 (arXiv 2010.02502), eq. 12; steps are multiples of T // `steps`.
+
+    With `stop`, one of them, it ends there, and what it returns is an image with that step's noise.
+    """
     x = noise
-    for time in range((steps - 1) * stride, -1, -stride):
+    for time in ddim_times(steps):
+        if time == stop:
+            return x
         share = float(shares[time])
         predicted = clean(x, time)
         e = (x - share**0.5 * predicted) / (1 - share) ** 0.5
-        earlier = float(shares[time - stride]) if time >= stride else 1.0
-        x = earlier**0.5 * _within(predicted, limit) + (1 - earlier) ** 0.5 * e
+        earlier = time - STEPS // steps
+        left = float(shares[earlier]) if earlier >= 0 else 1.0
+        x = left**0.5 * _within(predicted, limit) + (1 - left) ** 0.5 * e
     return x
+
+
+def ddim_times(steps: int) -> list[int]:
+    """Return the steps at which DDIM asks the model, the noisiest first.
+
+    >>> ddim_times(4)
+    [750, 500, 250, 0]
+    """
+    stride = STEPS // steps
+    return list(range((steps - 1) * stride, -1, -stride))
 
 
 def _within(clean: torch.Tensor, limit: float | None) -> torch.Tensor:
