@@ -18,7 +18,7 @@ from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, sealed
-from lifelong.results.record import read_checkpoint
+from lifelong.results.record import SHOWN, read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
@@ -29,7 +29,7 @@ from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "images", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "judges", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -98,7 +98,9 @@ def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dr
         for name in p.config.strategies:
             life = folder / "strategies" / name
             if (life / "done.json").exists():
-                changed += _removed(sorted((life / "details").glob("*")), dry_run)
+                changed += _removed(
+                    [f for part in ("details", SHOWN) for f in sorted((life / part).glob("*"))], dry_run
+                )
                 changed += _blanked(p, life, dry_run) if deleted else []
     return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p)], dry_run)
 
@@ -126,6 +128,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         for file in sorted((life / "details").glob("event-*.npz")):
             if _in_detail(p, int(file.stem.removeprefix("event-")), sample):
                 yield Trace(file, "its features and predicted distribution")
+    if learned:
+        for file in sorted((life / SHOWN).glob("event-*.npz")):
+            yield Trace(file, "images that models drew, of which it may be one")
     if evaluated or learned:
         for table in ("results.jsonl", "columns.bin"):
             yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")
@@ -173,6 +178,8 @@ def _prepared_files(p: Prepared) -> list[Path]:
         source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
         pattern = f"{source}-{p.config.features.name}-*.npz"
         files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+    source, folder = p.stream.source.name, cache_folder() / "judges"
+    files += [*sorted(folder.glob(f"{source}-*.pt")), *_halves(folder, f"{source}-*.pt")]
     text, folder = p.stream.source.text, cache_folder() / "tokenizers"
     if text is not None and text.tokenizer.of_rows:
         content = kept_form(text.tokenizer)

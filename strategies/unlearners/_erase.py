@@ -229,9 +229,11 @@ class Eraser(Unlearner, ABC):
         """
         prompts, model = self._objective.prompts, learner.model
         wanted = named_prompts(self._objective, request)
-        live = _without(prompts.of(door.live_ids), wanted) if len(door.live_ids) else wanted[:0]
+        alive = prompts.of(door.live_ids)
+        live = alive[~prompts.among(alive, wanted)]
         learned = learner.holds(np.arange(self.setting.num_samples)).get("weights", np.array([], dtype=np.int64))
-        gone = _without(_without(prompts.of(learned), wanted), live) if len(learned) else wanted[:0]
+        known = prompts.of(learned)
+        gone = known[~prompts.among(known, np.concatenate([wanted, live]))]
         teacher = frozen_copy(self.setting, model)
         key = self.setting.key / self.name / request.name
         return self.erase(Erasure(wanted, live, gone, model, teacher, self._objective, key)).graded("none")
@@ -251,21 +253,12 @@ def named_prompts(objective: Denoising, request: DeletionRequest) -> np.ndarray:
     wanted = prompts.of(request.sample_ids)
     covered = np.union1d(request.sample_ids, request.barred_ids)
     if any(r.scope not in ("class", "user") for r in request.requests):
-        same = np.flatnonzero(_among(np.stack([prompts.class_of, prompts.style_of], 1), wanted) & prompts.is_training)
+        same = np.flatnonzero(prompts.among(prompts.of_all, wanted) & prompts.is_training)
         left = np.setdiff1d(same, covered)
         if len(left):
-            text = prompts.text(np.array([prompts.class_of[left[0]], prompts.style_of[left[0]]]))
+            text = prompts.text(prompts.of_all[left[0]])
             raise StreamError(
                 f"{request.name} names images, and not all of {text!r}: erasers work on prompts, and what is left "
                 f"would go with them. Use an unlearner that works on images, such as retrain, salun or graddiff."
             )
     return wanted
-
-
-def _among(prompts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which prompts ``[n, 2]`` are among others ``[m, 2]``, bool ``[n]``."""
-    return (prompts[:, None] == others[None]).all(2).any(1)
-
-
-def _without(prompts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return prompts[~_among(prompts, others)]

@@ -198,7 +198,9 @@ def _events(place: str) -> tuple[Event, ...]:
     """Three small experiences, a request for some of the first, and one for a class of the second."""
     source, taught = _world(place).stream.source, _taught(place)
     requests = [
-        _of_class(source, e.sample_ids, n) if n or "by class" in place else _of_samples(e.sample_ids)
+        _of_class(source, e.sample_ids, n)
+        if n or "by class" in place or place == "images"
+        else _of_samples(e.sample_ids)
         for n, e in enumerate(taught[:2])
     ]
     return (*taught[:2], requests[0], *taught[2:], requests[1])

@@ -47,11 +47,20 @@ class Prompts:
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """Return the prompts of some samples, each once, ``[Q, 2]``, in order."""
-        return np.unique(np.stack([self.class_of[ids], self.style_of[ids]], 1), axis=0)
+        return np.unique(self.of_all[ids], axis=0)
 
     def text(self, prompt: np.ndarray) -> str:
         """Return a prompt as it is read out; the empty one is an empty text."""
         return _read_out(self.template, self.classes, self.styles, int(prompt[0]), int(prompt[1]))
+
+    def among(self, prompts: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return which of ``prompts [n, 2]`` are among ``others [m, 2]``, bool ``[n]``."""
+        return np.isin(self.numbers(prompts), self.numbers(others))
+
+    @property
+    def of_all(self) -> np.ndarray:
+        """The prompt of every sample of the source, ``[N, 2]``."""
+        return np.stack([self.class_of, self.style_of], 1)
 
     def numbers(self, prompts: np.ndarray) -> np.ndarray:
         """Return one number per prompt ``[Q, 2]``, int64 ``[Q]``: what the noise of its images is named by."""
