@@ -157,8 +157,9 @@ class Life:
 
     def _show(self, index: int, outputs: Outputs | None) -> None:
         """Keep what reports show of the run beside numbers, where that is wanted."""
-        for audit in self._instruments.audits if self._shows and outputs is not None else ():
-            assert outputs is not None
+        if outputs is None or not self._shows:
+            return
+        for audit in self._instruments.audits:
             if audit.shows and audit.name in outputs.audits:
                 self._record.write_shown(index, "run", audit.shown(outputs.audits[audit.name]))
 

@@ -12,11 +12,13 @@ import pytest
 import lifelong
 from lifelong.audits import _judge
 from lifelong.config.run import RunConfig, load_config
+from lifelong.evaluation.outputs import Findings
 from lifelong.report.contact_sheet import strips_of
 from lifelong.report.facts import gather
 from lifelong.report.html import write_report
 from lifelong.results.record import shown_files
 from lifelong.results.table import Row
+from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import prepare
 from streams.config import parse
 from streams.errors import ConfigError
@@ -72,6 +74,37 @@ def test_every_request_is_followed_from_before_the_first(run: lifelong.Run) -> N
     assert digit[1].n == 2, "one digit goes, in the one style there is"
 
 
+def test_the_rows_of_a_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By hand: two objects in two styles; the second style goes. A judge sees something wrong in some images."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
+    monkeypatch.setattr(_judge, "STEPS", 2)
+    prepared = prepare(parse(RunConfig, SMALL))
+    instruments = make_instruments(prepared.config.evaluation, prepared.stream, prepared.plan, prepared.setting, "cpu")
+    (audit,) = instruments.audits
+    prompts = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    objects, styles = [[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 1], [0, 0], [1, 1], [1, 0]]
+    findings = Findings(
+        {},
+        {
+            "prompts": prompts,
+            "live": np.array([False, False, True, True]),
+            "seen": np.array([objects, styles]),
+            "features": np.zeros((4, 2, 128), dtype=np.float32),
+            "in_range": np.array([[True, False], [True, True], [True, True], [True, True]]),
+        },
+    )
+    found = {r.metric: r.value for r in audit.rows("run", 3, findings, {}) if r.subject == "request-1"}
+    assert found["ua"] == pytest.approx(1 - 3 / 4), "the style that goes is seen in three of four images for it"
+    assert found["cra_erased"] == pytest.approx(3 / 4), "and the object that was asked for in three"
+    assert found["ira"] == pytest.approx(3 / 4)
+    assert found["cra"] == pytest.approx(3 / 4)
+    assert found["erased_in_range"] == pytest.approx(3 / 4)
+    stream = {r.metric: r.value for r in audit.rows("run", 3, findings, {}) if r.subject == "stream"}
+    assert stream["picture_accuracy"] == pytest.approx(3 / 4)
+    assert stream["picture_style_accuracy"] == pytest.approx(3 / 4)
+    assert stream["in_range"] == 1.0
+
+
 def test_who_retrains_draws_what_the_reference_draws(run: lifelong.Run) -> None:
     """From the same noise, bit for bit; and who does not draws something else."""
     for request in ("request-0", "request-1"):
@@ -110,7 +143,7 @@ def test_numbers_alone_are_kept_by_default(tmp_path: Path, monkeypatch: pytest.M
     run = lifelong.run(parse(RunConfig, config), tmp_path / "runs")
     assert not (run.folder / "strategies" / "none" / "shown").exists()
     assert not (run.folder / "strategies" / "none" / "details").exists()
-    assert "data:image/png" not in write_report(run).read_text(encoding="utf-8")
+    assert '<img src="data:image/png' not in write_report(run).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
