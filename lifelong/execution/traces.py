@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lifelong.execution.manifest import open_folder, read_json
+from lifelong.execution.manifest import open_folder
 from lifelong.execution.process import lock
 from lifelong.files import cache_folder, write_atomically
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
-from lifelong.results.integrity import check_finished, mark_of, sealed
+from lifelong.results.integrity import check_finished, mark_of, read_json, with_digest
 from lifelong.results.record import read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
@@ -220,5 +220,5 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
         write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
-    write_atomically(life / "done.json", sealed(rest, marks))
+    write_atomically(life / "done.json", with_digest(rest | {"files": marks}))
     return files

@@ -50,7 +50,7 @@ def config_of(name: str, events: int) -> dict[str, Any]:
         "model": {"name": "mlp", "hidden": [32]},
         "training": {"epochs": 1, "batch_size": 10, "lr": 0.02},
         "strategies": {"it": STRATEGIES[name]},
-        "evaluation": {"probe": 100},
+        "evaluation": {"probe": 100, "follow": "geometric"},
         "references": {"kinds": []},
     }
 
