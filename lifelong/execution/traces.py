@@ -26,6 +26,7 @@ from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.files import is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
@@ -71,6 +72,9 @@ def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
             found.append(Trace(file, f"score and loss{more} of a reference; sealed by the samples themselves"))
     for file in _prepared_files(p):
         found.append(Trace(file, "made of all samples of the source"))
+    for file, ids in _selections(p).items():
+        among = "it is one of them" if sample in ids else "it is none of them"
+        found.append(Trace(file, f"which samples a model chose for a request: {among}"))
     return [trace for trace in found if trace.file.exists()]
 
 
@@ -100,7 +104,7 @@ def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dr
             if (life / "done.json").exists():
                 changed += _removed(sorted((life / "details").glob("*")), dry_run)
                 changed += _blanked(p, life, dry_run) if deleted else []
-    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p)], dry_run)
+    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p), *_selections(p)], dry_run)
 
 
 def clean_cache(days: float, dry_run: bool = False) -> list[Path]:
@@ -179,6 +183,21 @@ def _prepared_files(p: Prepared) -> list[Path]:
         files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
         files += _halves(folder, "*.json")
     return files
+
+
+def _selections(p: Prepared) -> dict[Path, np.ndarray]:
+    """Return files of the cache, and the ids in them, that name samples that a model chose for a request of the run.
+
+    A file is known by its ids, all of one request. That of another run which chose as well goes with it.
+    """
+    found: dict[Path, np.ndarray] = {}
+    for file in sorted((cache_folder() / "selections").glob("*.npz")):
+        if is_sound_zip(file):
+            with np.load(file, allow_pickle=False) as kept:
+                ids = kept["ids"]
+            if any(np.isin(ids, request.sample_ids).all() for request in p.stream.requests):
+                found[file] = ids
+    return found
 
 
 def _halves(folder: Path, pattern: str) -> list[Path]:
