@@ -139,8 +139,7 @@ def live(name: str, events: int, file: Path) -> None:
         for part, seconds in (("act", meter.act), ("event", meter.seconds)):
             for unit, per_event in (("s", seconds), ("units", np.divide(seconds, meter.clock).tolist())):
                 medians[f"{kind}_{part}_{unit}"] = [
-                    round(statistics.median(per_event[i] for i in chosen), 6) if chosen else 0.0
-                    for chosen in of_tenths
+                    round(statistics.median(per_event[i] for i in chosen), 6) if chosen else 0.0 for chosen in of_tenths
                 ]
     found = {"events": len(forgets), "requests": sum(forgets), "plan_s": round(planned, 2), **medians}
     found |= {"blocks": meter.blocks, "resident": meter.resident, "checkpoint": meter.checkpoint}
