@@ -25,7 +25,7 @@ from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
-from lifelong.results.integrity import Appended, Mark, mark_of, sealed
+from lifelong.results.integrity import Appended, Mark, mark_of, with_digest
 from lifelong.results.pieces import Pieces, joined
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
@@ -231,7 +231,7 @@ class Record:
         kept = [self.folder / "columns.bin", *sorted((self.folder / "checkpoints").glob("event-*.pt"))]
         kept += sorted((self.folder / "details").glob("event-*.npz")) if self._keep_details else []
         marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
-        write_atomically(self.folder / "done.json", sealed(summary, marks), fsync=self._fsync)
+        write_atomically(self.folder / "done.json", with_digest(summary | {"files": marks}), fsync=self._fsync)
         self.drop_details()
 
     def drop_details(self) -> None:
