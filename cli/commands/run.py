@@ -146,15 +146,15 @@ class _Interruption:
 
     @contextlib.contextmanager
     def at_once(self, soon: Callable[[], bool]) -> Iterator[None]:
-        """Stop where it comes, unless `soon` says that training will stop after its step; at the second time always."""
+        """Stop where it comes, unless `soon` says that training will stop after its step; at a second Ctrl-C always."""
         with self._handled(raising=True, soon=soon):
             yield
 
     @contextlib.contextmanager
     def _handled(self, raising: bool, soon: Callable[[], bool] = lambda: False) -> Iterator[None]:
         def handle(number: int, frame: object) -> None:
-            self.came = True
-            if raising and not soon():
+            again, self.came = self.came and number == signal.SIGINT, True
+            if raising and (again or not soon()):
                 raise KeyboardInterrupt
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

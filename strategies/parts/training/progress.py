@@ -62,8 +62,8 @@ class Progress:
 
     def stop(self) -> bool:
         """Have the training stop after its step, with its state kept; return whether one goes on that will."""
-        will, self._stops = self._inside and not self._stops, True
-        return will
+        self._stops = True
+        return self._inside
 
     @contextlib.contextmanager
     def training(self, name: Key, parts: Sequence[object]) -> Iterator[Callable[[], None]]:
@@ -139,10 +139,9 @@ def keep_beside(part: object) -> None:
 
 
 def stop_after_step() -> bool:
-    """Have the training at hand stop after its step, with its state kept.
+    """Have the training at hand stop after its step, with its state kept; return whether there is one that will.
 
-    Returns:
-        Whether it will. It will not if there is none, if it cannot be interrupted, or if it was asked before.
+    There is none before, between and after trainings, and none that does not tell what its steps change.
     """
     progress = _progress.get()
     return progress is not None and progress.stop()
