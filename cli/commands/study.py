@@ -191,7 +191,8 @@ def _run(
             note(study.prospect())
     try:
         with stopping(), Progress(study.jobs, silent=quiet) as progress:
-            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, progress.expect)
+            told, begin = progress.told, progress.expect
+            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, begin, told)
     except KeyboardInterrupt:
         done = len(study.jobs) - len(study.pending)
         note(
