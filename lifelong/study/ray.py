@@ -53,9 +53,9 @@ def run_ray(
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    Jobs end with the process that calls this, whatever ends it. A job that is tried again on the same disk goes on from its last checkpoint. Where workers have a disk of their
-    own, results come back as file contents and are written here. References are shared between workers that see the
-    same ``$LIFELONG_CACHE``.
+    Jobs end with the process that calls this, whatever ends it. A job that is tried again on the same disk goes on
+    from its last checkpoint. Where workers have a disk of their own, results come back as file contents and are written
+    here. References are shared between workers that see the same ``$LIFELONG_CACHE``.
 
     Args:
         jobs: what to run.

@@ -17,7 +17,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
-from strategies.unlearners._retained import Endless, RetainUnlearner, RetainedData
+from strategies.unlearners._retained import Endless, RetainedData, RetainUnlearner
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data

@@ -1,4 +1,4 @@
-"""An event that is interrupted in the middle of its trainings, again and again, ends in the bits of one that was not."""
+"""An event that is interrupted in the middle of its trainings, again and again, ends in the same bits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from contract import facts
 from contract.promises import through_disk
+from contract.worlds import make_world
+from fixtures.fake_cuda import fake_cuda
 
 from strategies.parts.fit import observed
+from strategies.parts.states import map_tensors
 from strategies.parts.training.progress import Progress, keeping, stop_after_step
 from strategies.step import Step, restore, step
 from streams.ledger import Ledger
@@ -18,14 +21,20 @@ _MOST = 6
 """Interruptions of one event."""
 
 
+def loaded(state: Any, device: str) -> Any:
+    """A state as it comes from disk, on the device of the run."""
+    return state if device == "cpu" else map_tensors(state, lambda tensor: tensor.to(device))
+
+
 class Kept:
     """A store whose states have been on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self.states: dict[int, Any] = {}
+        self._device = device
 
     def read(self, number: int) -> Any:
-        return self.states.get(number)
+        return loaded(self.states.get(number), self._device)
 
     def write(self, number: int, state: Any) -> None:
         self.states[number] = through_disk(state)
@@ -34,8 +43,8 @@ class Kept:
 class Attempts:
     """The attempts at one event: each but the last is stopped after so many steps."""
 
-    def __init__(self, lasts: Iterator[int], every: float | None) -> None:
-        self.store, self.stopped = Kept(), 0
+    def __init__(self, lasts: Iterator[int], every: float | None, device: str) -> None:
+        self.store, self.stopped = Kept(device), 0
         self._lasts, self._every, self._left = lasts, every, 0
 
     def step(self, strategy: Any, event: Any, ledger: Ledger) -> Step | None:
@@ -54,16 +63,16 @@ class Attempts:
             stop_after_step()
 
 
-def interrupted(kit: Any, world: Any, candidate: Any, lasts: Iterator[int]) -> int:
+def interrupted(kit: Any, world: Any, candidate: Any, life: Any) -> int:
     """Live through all events, interrupted in each, and compare with the life that was not; count the interruptions."""
-    life, count = kit.life(world, candidate), 0
+    count, lasts = 0, steps_drawn(candidate.name)
     strategy, ledger = world.build(candidate), world.ledger()
     before = through_disk(strategy.state_dict())
     for index, event in enumerate(world.stream.events):
-        attempts = Attempts(lasts, 0.0 if index % 2 else None)
+        attempts = Attempts(lasts, 0.0 if index % 2 else None, world.device)
         while (done := attempts.step(strategy, event, ledger)) is None:
             strategy, ledger = world.build(candidate), kit.ledger_after(world.ledger(), world.stream.events[:index])
-            restore(strategy, before, ledger)
+            restore(strategy, loaded(before, world.device), ledger)
         moment, where = life.moments[index], f"event {index} ({event.name})"
         assert kit.whole_of(world, strategy) == moment.whole, where
         # What an outcome says is compared as it is written into the table: a NaN is like another.
@@ -85,11 +94,22 @@ def steps_drawn(name: str) -> Iterator[int]:
 @pytest.mark.parametrize(("name", "form"), [("si+none", "task-incremental"), ("clpu-der", "class-incremental")])
 def test_interruptions_leave_no_trace(kit: Any, name: str, form: str) -> None:
     candidate = next(c for c in kit.candidates() if c.name == name)
-    assert interrupted(kit, kit.world(candidate.place(form)), candidate, steps_drawn(name)) > 5
+    world = kit.world(candidate.place(form))
+    assert interrupted(kit, world, candidate, kit.life(world, candidate)) > 5
 
 
 @pytest.mark.nightly
 def test_interruptions_leave_no_trace_in_any_strategy(kit: Any, candidate: Any, world: Any, life: Any) -> None:
     if facts.relives(life.strategy):
         pytest.skip("its training is not the simulator's, and begins again at the event's start")
-    assert interrupted(kit, world, candidate, steps_drawn(candidate.name)) > 0
+    assert interrupted(kit, world, candidate, life) > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["si+none", "replay+scrub", "sisa", "pall", "unified-kd", "der-plus-plus+none"])
+def test_nor_on_a_gpu(kit: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = next(c for c in kit.candidates() if c.name == name)
+    form = candidate.place("class-incremental")
+    life = kit.life(kit.world(form), candidate)
+    with fake_cuda(monkeypatch):
+        assert interrupted(kit, make_world(form, "cuda"), candidate, life) > 5

@@ -113,3 +113,11 @@ def test_products_on_a_gpu_may_be_deterministic() -> None:
     code = "import lifelong, os; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ":4096:8"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_real_gpu_gives_the_same_rows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    first = rows_of(tmp_path / "one", FEW, "cuda")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "another cache"))
+    assert rows_of(tmp_path / "other", FEW, "cuda") == first

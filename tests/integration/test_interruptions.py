@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that were taken, by their number in their training."""
     taken: list[int] = []
     done = Passes.done
@@ -81,7 +80,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         done(self, loss)
 
     monkeypatch.setattr(Passes, "done", noted)
-    yield taken
+    return taken
 
 
 def killed_after(writes: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

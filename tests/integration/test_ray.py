@@ -162,7 +162,7 @@ def test_a_run_that_came_back_can_be_verified(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("default")
 def test_jobs_end_with_the_driver_and_go_on_with_the_next(node: Any, tmp_path: Path) -> None:
-    long = TINY["base"] | {"training": {"epochs": 400, "batch_size": 16, "lr": 0.1}}
+    long = TINY["base"] | {"training": {"epochs": 150, "batch_size": 16, "lr": 0.1}}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(TINY | {"seeds": 1, "base": long}))
     (job,) = Study(file, root=tmp_path / "runs").jobs
@@ -181,6 +181,7 @@ def test_jobs_end_with_the_driver_and_go_on_with_the_next(node: Any, tmp_path: P
 
     assert lived(job), (tmp_path / "log").read_text()
     wait_for(is_free)
+    print("WITHIN", [p.name for p in job.folder.rglob("within/*/*")], lived(job))
     study = Study(file, root=tmp_path / "runs")
     assert study.pending
     heard: list[tuple[str, int, int]] = []

@@ -20,8 +20,9 @@ import torch
 
 from streams.randomness import Key
 
-# A training that ends is kept if it took so many times as long as keeping it does; a shorter one is trained again.
-_WORTH = 20.0
+# A training that ends is kept if it took so many times as long as keeping it does, and so much of the time between two
+# states; a shorter one is trained again. So files stay few, and the time they take small.
+_WORTH, _SHARE = 20.0, 0.01
 
 
 class Store(Protocol):
@@ -98,15 +99,19 @@ class Progress:
         try:
             yield stepped
             seconds = time.monotonic() - began
-            worth = self._every is not None and seconds >= min(self._every, _WORTH * self._cost)
-            lasts = self._every is not None and time.monotonic() - self._began >= self._every
-            if self._stops or (self._moved and worth and lasts):
+            if self._stops or (self._moved and self._is_worth(seconds)):
                 self._keep(number, name, parts)
         finally:
             self._inside = False
 
     def _is_due(self) -> bool:
         return self._every is not None and time.monotonic() - self._kept_at >= self._every
+
+    def _is_worth(self, seconds: float) -> bool:
+        """Return whether to keep a training that took so long, now that it is over."""
+        if self._every is None or time.monotonic() - self._began < self._every:
+            return False  # all of the event is soon done again
+        return seconds >= min(self._every, max(_SHARE * self._every, _WORTH * self._cost))
 
     def _keep(self, number: int, name: Key, parts: Sequence[object]) -> None:
         started = time.monotonic()
