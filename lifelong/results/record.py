@@ -26,7 +26,7 @@ from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
 from lifelong.results.integrity import Appended, Mark, mark_of, sealed
-from lifelong.results.pieces import Pieces, joined
+from lifelong.results.pieces import Pieces, joined, places
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
@@ -367,7 +367,7 @@ def _read_sound(file: Path, device: str) -> dict[str, Any] | None:
     if not is_sound_zip(file):
         return None
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location=places(device), weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         return None
     return content if isinstance(content, dict) and content.get("format") == _FORMAT else None

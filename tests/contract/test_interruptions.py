@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from contract import facts
 from contract.promises import through_disk
 from contract.worlds import make_world
@@ -21,30 +22,32 @@ _MOST = 6
 """Interruptions of one event."""
 
 
-def loaded(state: Any, device: str) -> Any:
-    """A state as it comes from disk, on the device of the run."""
-    return state if device == "cpu" else map_tensors(state, lambda tensor: tensor.to(device))
+def from_disk(state: Any) -> Any:
+    """A state as it comes from disk, every tensor where it was: to a file, a GPU that is not there is none."""
+    devices: list[torch.device] = []
+    map_tensors(state, lambda tensor: devices.append(tensor.device))
+    left = iter(devices)
+    return map_tensors(through_disk(state), lambda tensor: tensor.to(next(left)))
 
 
 class Kept:
     """A store whose states have been on disk."""
 
-    def __init__(self, device: str) -> None:
-        self.states: dict[int, Any] = {}
-        self._device = device
+    def __init__(self) -> None:
+        self._states: dict[int, Any] = {}
 
     def read(self, number: int) -> Any:
-        return loaded(self.states.get(number), self._device)
+        return self._states.get(number)
 
     def write(self, number: int, state: Any) -> None:
-        self.states[number] = through_disk(state)
+        self._states[number] = from_disk(state)
 
 
 class Attempts:
     """The attempts at one event: each but the last is stopped after so many steps."""
 
-    def __init__(self, lasts: Iterator[int], every: float | None, device: str) -> None:
-        self.store, self.stopped = Kept(device), 0
+    def __init__(self, lasts: Iterator[int], every: float | None) -> None:
+        self.store, self.stopped = Kept(), 0
         self._lasts, self._every, self._left = lasts, every, 0
 
     def step(self, strategy: Any, event: Any, ledger: Ledger) -> Step | None:
@@ -67,18 +70,18 @@ def interrupted(kit: Any, world: Any, candidate: Any, life: Any) -> int:
     """Live through all events, interrupted in each, and compare with the life that was not; count the interruptions."""
     count, lasts = 0, steps_drawn(candidate.name)
     strategy, ledger = world.build(candidate), world.ledger()
-    before = through_disk(strategy.state_dict())
+    before = from_disk(strategy.state_dict())
     for index, event in enumerate(world.stream.events):
-        attempts = Attempts(lasts, 0.0 if index % 2 else None, world.device)
+        attempts = Attempts(lasts, 0.0 if index % 2 else None)
         while (done := attempts.step(strategy, event, ledger)) is None:
             strategy, ledger = world.build(candidate), kit.ledger_after(world.ledger(), world.stream.events[:index])
-            restore(strategy, loaded(before, world.device), ledger)
+            restore(strategy, before, ledger)
         moment, where = life.moments[index], f"event {index} ({event.name})"
         assert kit.whole_of(world, strategy) == moment.whole, where
         # What an outcome says is compared as it is written into the table: a NaN is like another.
         assert repr(done.outcome) == repr(moment.outcome), where
         assert done.samples_read == (0 if done.skipped else moment.door.num_read), where
-        before = through_disk(strategy.state_dict())
+        before = from_disk(strategy.state_dict())
         count += attempts.stopped
     return count
 
