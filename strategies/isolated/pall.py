@@ -24,6 +24,7 @@ from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.ranks import kth_smallest
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -119,7 +120,11 @@ class Pall(Strategy):
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned."""
+        """Start with nothing learned.
+
+        Raises:
+            ConfigError: the body has no weights that are trained.
+        """
         self._config, self._setting = config, setting
         self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "pall"
@@ -131,6 +136,11 @@ class Pall(Strategy):
         self._buffers = {name: b.clone() for name, b in self._model.network.named_buffers()}
         self._shapes = {name: p.shape for name, p in self._model.network.named_parameters() if p.requires_grad}
         self._layers = [n for n, s in self._shapes.items() if n.startswith("body.") and len(s) > 1]
+        if not self._layers:
+            raise ConfigError(
+                "isolated: pall gives every task a mask over the weights of the body; this model trains none there. "
+                "Use a model with a hidden layer (mlp), or set trained: all."
+            )
         self._body = torch.zeros_like(self._model.parameters, dtype=torch.bool)
         for name in self._layers:
             self._body[self._model.slices[name]] = True
