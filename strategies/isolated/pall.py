@@ -172,8 +172,8 @@ class Pall(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return loss_on(data.batch(data.positions()[:size]))
 
-        loss = torch.zeros(())
-        with passes(model, training, key / "noise", loss_of) as steps:
+        moving = (scores, weights_step, scores_step)
+        with passes(model, training, key / "noise", loss_of, moving) as steps:
             for batch in steps.over(data, key):
                 loss = loss_on(batch)
                 model.gradient.zero_()
@@ -185,7 +185,7 @@ class Pall(Strategy):
                 scores_step.step(scores.detach(), steps.clip(scores.grad * self._body))
                 steps.samples += len(batch)
                 steps.done(loss)
-        outcome = steps.outcome(model.parameters, scores, losses={"loss": float(loss.detach())})
+        outcome = steps.outcome(model.parameters, scores, losses={"loss": float(steps.loss)})
         self._tasks.append(self._finished(experience, scores.detach(), data, key))
         self._share(door)
         self._renew()
@@ -324,9 +324,8 @@ class Pall(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return self._rehearsed([d[0].part(0, size) for d in draws])
 
-        loss = torch.zeros(())
-        with passes(model, training, key / "noise", loss_of) as steps:
-            for step in range(self._config.steps):
+        with passes(model, training, key / "noise", loss_of, [optimizer]) as steps:
+            for step in steps.up_to(self._config.steps):
                 batches = [draw[step] for draw in draws]
                 loss = self._rehearsed(batches)
                 model.gradient.zero_()
@@ -335,7 +334,7 @@ class Pall(Strategy):
                 steps.samples += sum(len(batch) for batch in batches)
                 steps.done(loss)
         self._tuned.append((tune, frozenset(t.name for t in self._tasks)))
-        return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
+        return steps.outcome(model.parameters, losses={"repair": float(steps.loss)})
 
     def _rehearsed(self, batches: list[Batch]) -> torch.Tensor:
         """Return the mean over tasks of alpha MSE + beta CE, each on a batch of its memory."""
