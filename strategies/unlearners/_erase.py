@@ -181,9 +181,9 @@ class Erasure:
         optimizer = make_optimizer(config, model.parameters)
         with (
             model.moving_only(part_mask(model, config.part)),
-            passes(model, config, self.key / "dropout", partial(loss_of, 0)) as steps,
+            passes(model, config, self.key / "dropout", partial(loss_of, 0), moving=[optimizer]) as steps,
         ):
-            for step in range(config.steps):
+            for step in steps.up_to(config.steps):
                 loss = loss_of(step, config.batch_size)
                 model.gradient.zero_()
                 loss.backward()
