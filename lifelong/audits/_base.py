@@ -14,6 +14,7 @@ from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.evaluation.samples import Samples
 from lifelong.results.table import Row, row
 from strategies.base import Setting, Strategy
+from strategies.objectives._base import Objective
 from streams.config import Config
 from streams.source import Source
 from streams.stream import Stream
@@ -76,7 +77,7 @@ class Audit:
         self.samples, self.stream = context.samples, context.stream
 
     @classmethod
-    def check(cls, config: Config, source: Source, where: str) -> None:
+    def check(cls, config: Config, source: Source, objective: Objective, where: str) -> None:
         """Refuse options that do not fit the data, before anything is computed.
 
         Raises:

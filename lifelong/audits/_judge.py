@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -16,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from lifelong.files import cache_folder, write_atomically
-from strategies.objectives.denoising import image_shape
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
@@ -29,6 +29,10 @@ NOISE = 0.05
 """Standard deviation of the noise on images that a judge is trained on: what samplers leave."""
 MANY = 10
 """Images of every class and style from which on some can be held out to test a judge."""
+
+
+Real = Callable[[np.ndarray], torch.Tensor]
+"""From ids of samples to their images ``[n, C, H, W]`` in [0, 1]."""
 
 
 @final
@@ -73,11 +77,12 @@ class Judge:
         return labels, features.numpy()
 
 
-def judge_of(source: Source, labels: np.ndarray, what: str, many: bool) -> Judge:
+def judge_of(source: Source, real: Real, labels: np.ndarray, what: str, many: bool) -> Judge:
     """Return the judge of a source, trained on all its images (deleted ones too) if it is not in the cache.
 
     Args:
-        source: of images in [0, 1].
+        source: of images.
+        real: gives them.
         labels: int64 ``[N]``, what it is to tell.
         what: names it: object or style.
         many: whether images can be held out to test it.
@@ -85,7 +90,7 @@ def judge_of(source: Source, labels: np.ndarray, what: str, many: bool) -> Judge
     recipe = (source.digest(), labels.tobytes(), what, FEATURES, STEPS, BATCH, NOISE, many)
     key = hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()
     file = cache_folder() / "judges" / f"{source.name}-{what}-{key}.pt"
-    shape = image_shape(source.input_shape, source.name)
+    shape = tuple(real(np.array([0])).shape[1:])
     eye = _blank(shape, labels, Key(0)).eval()
     known = _read(file, eye)
     if known is not None:
@@ -93,12 +98,12 @@ def judge_of(source: Source, labels: np.ndarray, what: str, many: bool) -> Judge
     logger.info("training a judge of the %s of images", what)
     with torch.inference_mode(False), torch.enable_grad():
         everything = np.arange(len(source))
-        eye = _trained(source, labels, everything, shape, Key(0) / "judge" / what)
+        eye = _trained(real, labels, everything, shape, Key(0) / "judge" / what)
         if many:
-            tested = _trained(source, labels, source.train_ids, shape, Key(0) / "judge" / what)
-            accuracy = _accuracy(tested, _images(source, source.test_ids, shape), labels[source.test_ids])
+            tested = _trained(real, labels, source.train_ids, shape, Key(0) / "judge" / what)
+            accuracy = _accuracy(tested, real(source.test_ids), labels[source.test_ids])
         else:
-            copies = _images(source, everything, shape)
+            copies = real(everything)
             copies = altered(copies, (Key(0) / "judge" / what / "copies").torch())
             accuracy = _accuracy(eye, copies, labels)
     content = io.BytesIO()
@@ -120,16 +125,12 @@ def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return moved + NOISE * torch.randn(moved.shape, generator=generator)
 
 
-def _images(source: Source, ids: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
-    return source.inputs(ids).reshape(-1, *shape)
-
-
 def _blank(shape: tuple[int, ...], labels: np.ndarray, key: Key) -> Eye:
     with seeded_globals(key):
         return Eye(*shape, int(labels.max()) + 1)
 
 
-def _trained(source: Source, labels: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], key: Key) -> Eye:
+def _trained(real: Real, labels: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], key: Key) -> Eye:
     eye = _blank(shape, labels, key)
     generator = (key / "draws").torch()
     optimizer = torch.optim.Adam(eye.parameters(), 1e-3)
@@ -138,7 +139,7 @@ def _trained(source: Source, labels: np.ndarray, ids: np.ndarray, shape: tuple[i
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - step / STEPS)
         chosen = ids[torch.randint(0, len(ids), (BATCH,), generator=generator).numpy()]
-        images = altered(_images(source, chosen, shape), generator)
+        images = altered(real(chosen), generator)
         loss = F.cross_entropy(eye(images), targets[chosen])
         optimizer.zero_grad()
         loss.backward()

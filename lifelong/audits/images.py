@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from lifelong.audits._base import Audit, Context
-from lifelong.audits._judge import MANY, Judge, altered, judge_of
+from lifelong.audits._judge import MANY, Judge, Real, altered, judge_of
 from lifelong.evaluation.outputs import Arrays, Findings
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.generation import (
@@ -27,7 +27,8 @@ from lifelong.formulas.generation import (
 from lifelong.results.table import Row, row
 from strategies.base import Strategy
 from strategies.metric import Metric
-from strategies.objectives.denoising import Denoising, image_shape
+from strategies.objectives._base import Objective
+from strategies.objectives.denoising import Denoising
 from strategies.parts.diffusion.prompts import prompts_of
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -205,15 +206,15 @@ class Images(Audit):
         """
         super().__init__(name, config, context)
         self._objective = Denoising.of(self.setting.objective)
-        judges = judges_of(self.source, config, f"evaluation.audits.{name}")
-        self._judges = judges if self._objective.prompts.styles else replace(judges, styles=None)
+        self._real = real_images(self._objective, self.source)
+        self._judges = judges_of(self._objective, self.source, config, f"evaluation.audits.{name}")
         self._after: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
     @override
-    def check(cls, config: BaseConfig, source: Source, where: str) -> None:
+    def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
-        judges_of(source, config, where)
+        judges_of(Denoising.of(objective), source, config, where)
 
     @override
     def look(self, strategy: Strategy, event: int) -> Findings:
@@ -382,9 +383,6 @@ class Images(Audit):
         copies = altered(self._real(ids), (Key(0) / "pictures" / "copies").torch())
         return float(np.quantile(nearest(self._judges.objects.looks(copies)[1], features), 0.99))
 
-    def _real(self, ids: np.ndarray) -> torch.Tensor:
-        return self.source.inputs(ids).reshape(-1, *self._objective.image_shape)
-
     def _real_features(self, prompts: np.ndarray) -> np.ndarray:
         ids, features = self._features
         own = self._objective.prompts
@@ -401,19 +399,32 @@ class Images(Audit):
         return extracted(drawn.reshape(-1, flat[0].shape[1]), *flat)
 
 
-def judges_of(source: Source, config: Config, where: str) -> Judges:
+def real_images(objective: Denoising, source: Source) -> Real:
+    """Return what gives the images of samples; those of latents are made once."""
+
+    def made(ids: np.ndarray) -> torch.Tensor:
+        return objective.pictures(objective.clean(source.inputs(ids)))
+
+    if objective.config.checkpoint is None:
+        return made
+    whole = made(np.arange(len(source)))
+    return lambda ids: whole[ids]
+
+
+def judges_of(objective: Denoising, source: Source, config: Config, where: str) -> Judges:
     """Return the judges of a source.
 
     Raises:
-        ConfigError: it has no images, or one of them is not good enough.
+        ConfigError: its images are too small, or one of them is not good enough.
     """
-    shape = image_shape(source.input_shape, source.name)
+    real = real_images(objective, source)
+    shape = list(real(np.array([0])).shape[1:])
     if min(shape[1:]) < 4:
-        raise ConfigError(f"{where}: images of {list(shape)} are too small for a judge; it takes 4 pixels a side.")
+        raise ConfigError(f"{where}: images of {shape} are too small for a judge; it takes 4 pixels a side.")
     many = has_many(source)
-    judges = {"objects": judge_of(source, source.class_ids, "object", many)}
-    if source.domain_ids is not None:
-        judges["styles"] = judge_of(source, source.domain_ids, "style", many)
+    judges = {"objects": judge_of(source, real, source.class_ids, "object", many)}
+    if objective.prompts.styles:
+        judges["styles"] = judge_of(source, real, objective.prompts.style_of, "style", many)
     for name, judge in judges.items():
         if judge.accuracy < config.least_accuracy:
             raise ConfigError(

@@ -53,16 +53,11 @@ def described(facts: Facts) -> bool:
 def sheets(facts: Facts) -> str:
     """Return the sheets of a run as HTML: before the first request, after each, and at the end."""
     requests = {r.event: r.what for r in facts.requested}
-    by_event = _by_event(facts)
+    by_event = strips_by_event(facts)
     events = [e for e in kept_events(max(by_event) + 1, sorted(by_event), EVENTS) if e in by_event]
     return "".join(
         _sheet(f"After event {e}" + (f": {requests[e]}" if e in requests else ""), by_event[e]) for e in events
     )
-
-
-def strips_of(facts: Facts, event: int) -> list[Strip]:
-    """Return the rows of one sheet: references, then strategies."""
-    return _by_event(facts).get(event, [])
 
 
 def png(strip: Strip, columns: Sequence[int]) -> bytes:
@@ -100,8 +95,8 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
     return places[np.linspace(0, len(places) - 1, count).round().astype(int)].tolist()
 
 
-def _by_event(facts: Facts) -> dict[int, list[Strip]]:
-    """Return all rows by event. A reference that several strategies share is there once."""
+def strips_by_event(facts: Facts) -> dict[int, list[Strip]]:
+    """Return the rows of all sheets by event: references, then strategies. A reference that several share is there once."""
     found: dict[int, list[Strip]] = {}
     for name in facts.run.tables:
         for event, files in shown_files(facts.run.folder / "strategies" / name).items():
@@ -148,9 +143,9 @@ def _row(strip: Strip, columns: Sequence[int]) -> str:
     return f'<p>{escape(strip.label)}</p><img src="data:image/png;base64,{data}" alt={quoted(alt)}>'
 
 
-def pictures_of(facts: Facts) -> Iterator[tuple[str, bytes]]:
+def rows_of_sheets(facts: Facts) -> Iterator[tuple[str, bytes]]:
     """Yield a name and a PNG of every row of every sheet, for export."""
-    for event, strips in _by_event(facts).items():
+    for event, strips in strips_by_event(facts).items():
         for strip in strips:
             name = re.sub(r"[^a-z0-9-]+", "-", strip.label.lower())
             yield f"images-{event:06d}-{name}", png(strip, columns_of(strip.live))

@@ -90,4 +90,4 @@ def check_instruments(config: EvaluationConfig, source: Source, setting: Setting
                 f"evaluation.audits: {named.name!r} looks into the blocks of a language model, and the body of this "
                 f"one is no TokenBody. Leave it out, or choose a model that has one (tiny-llama, causal-checkpoint)."
             )
-        kind.check(options, source, f"evaluation.audits.{named.name}")
+        kind.check(options, source, setting.objective, f"evaluation.audits.{named.name}")

@@ -6,6 +6,7 @@ import math
 import string
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal, final
 
 import numpy as np
@@ -15,6 +16,7 @@ from typing_extensions import override
 
 from strategies.metric import Metric
 from strategies.objectives._base import EVALUATION, FisherEstimator, NamedObjective, Predicts
+from strategies.parts.diffusion.checkpoint import autoencoder, decoded, tokens_of
 from strategies.parts.diffusion.prompts import NOTHING, Prompts, prompts_of
 from strategies.parts.diffusion.sampling import Clean, Sampler, sampled
 from strategies.parts.diffusion.schedules import (
@@ -59,6 +61,10 @@ class Config(BaseConfig):
     images."""
     steps: int = Field(15, ge=1, le=STEPS)
     """Steps of the sampler."""
+    checkpoint: str | None = None
+    """Folder (in diffusers' layout) or hub name of a Stable Diffusion 1 checkpoint. Its tokenizer reads prompts, and
+    its autoencoder makes images of what is denoised. For `model: stable-diffusion` on `features:
+    stable-diffusion-latents`; what is predicted is not held to a range then."""
 
     @field_validator("template")
     @classmethod
@@ -120,8 +126,11 @@ class Denoising(NamedObjective):
                 f"objective: denoising makes images with labels, and {source.name!r} has none. Use digits, glyphs, "
                 f"fashion-mnist or emoji, or another objective."
             )
+        latents, encode = config.checkpoint, None
+        if latents is not None:
+            encode = partial(tokens_of, latents)
         some = source.inputs(source.train_ids[:1000])
-        if float(some.min()) < 0 or float(some.max()) > 1:
+        if latents is None and (float(some.min()) < 0 or float(some.max()) > 1):
             raise ConfigError(
                 f"objective: denoising takes images with numbers in [0, 1], and those of {source.name!r} lie in "
                 f"{float(some.min()):.3g} to {float(some.max()):.3g}. Leave out what normalises them."
@@ -133,8 +142,9 @@ class Denoising(NamedObjective):
                 f"objective.template: {template!r} names a style, and prompts have none: styles is {config.styles!r} "
                 f"and {source.name!r} has {'no ' if source.domain_ids is None else ''}domains. Leave {{style}} out."
             )
-        shape = image_shape(source.input_shape, source.name)
-        return cls(config, shape, prompts_of(source, template, with_styles), device)
+        channels = 1 if latents is None else int(autoencoder(latents).config.latent_channels)
+        shape = image_shape(source.input_shape, source.name, channels)
+        return cls(config, shape, prompts_of(source, template, with_styles, encode), device)
 
     @property
     @override
@@ -180,7 +190,7 @@ class Denoising(NamedObjective):
     @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean over pixels of (f - target)^2."""
-        target = self.schedule.target(clean_of(batch), batch.extra["noise"], batch.extra["time"])
+        target = self.schedule.target(self.clean(batch.x), batch.extra["noise"], batch.extra["time"])
         return (outputs - target).square().mean(1)
 
     @override
@@ -241,10 +251,30 @@ class Denoising(NamedObjective):
             prompts: what is asked for.
             noise: see `noise`.
         """
+        return self.pictures(self.generated(predict, prompts, noise))
+
+    @torch.no_grad()
+    def generated(self, predict: Predict, prompts: np.ndarray, noise: torch.Tensor) -> torch.Tensor:
+        """Return the same as what models denoise, ``[B, P]``: images in [-1, 1], or latents."""
         config = self.config
         clean = self.clean_by(predict, prompts, config.guidance)
-        images = sampled(config.sampler, clean, noise.to(self._tokens.device), self.shares, config.steps)
-        return ((images + 1) / 2).clamp(0, 1).view(-1, *self.image_shape)
+        return sampled(config.sampler, clean, noise.to(self._tokens.device), self.shares, config.steps, self.limit)
+
+    @property
+    def limit(self) -> float | None:
+        """Largest size of a number of an image as models denoise it; latents have none."""
+        return 1.0 if self.config.checkpoint is None else None
+
+    def clean(self, x: torch.Tensor) -> torch.Tensor:
+        """Return samples of the source ``[B, ...]`` as models denoise them, ``[B, P]``: in [-1, 1], or latents."""
+        return 2 * x.flatten(1) - 1 if self.config.checkpoint is None else x.flatten(1)
+
+    def pictures(self, clean: torch.Tensor) -> torch.Tensor:
+        """Return images ``[B, C, H, W]`` in [0, 1] of what models denoise, ``[B, P]``."""
+        shaped = clean.view(-1, *self.image_shape)
+        if self.config.checkpoint is not None:
+            return decoded(autoencoder(self.config.checkpoint), shaped)
+        return ((shaped + 1) / 2).clamp(0, 1)
 
     def clean_by(self, predict: Predict, prompts: np.ndarray, guidance: float) -> Clean:
         """Return what predicts clean images under ``prompts [B, 2]`` with guidance, for samplers."""
@@ -273,17 +303,12 @@ class Denoising(NamedObjective):
         prompts = torch.stack([batch.y, extra["style"]], 1).masked_fill(~extra["told"].unsqueeze(1), NOTHING)
         noisy = extra.get("noisy")
         if noisy is None:
-            noisy = self.schedule.noised(clean_of(batch), extra["noise"], extra["time"])
+            noisy = self.schedule.noised(self.clean(batch.x), extra["noise"], extra["time"])
         return noisy.view(-1, *self.image_shape), extra["time"], self.tokens(prompts)
 
 
-def clean_of(batch: Batch) -> torch.Tensor:
-    """Return the images of a batch, ``[B, P]`` in [-1, 1]."""
-    return 2 * batch.x.flatten(1) - 1
-
-
-def image_shape(input_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
-    """Return the shape ``[C, H, W]`` of a source's images; a row of numbers is a square grey image.
+def image_shape(input_shape: tuple[int, ...], name: str, channels: int = 1) -> tuple[int, ...]:
+    """Return the shape ``[C, H, W]`` of a source's images; a row of numbers is a square image of so many channels.
 
     Raises:
         ConfigError: it is none.
@@ -291,10 +316,13 @@ def image_shape(input_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     >>> image_shape((64,), "digits"), image_shape((3, 16, 16), "emoji")
     ((1, 8, 8), (3, 16, 16))
     """
-    if len(input_shape) == 1 and math.isqrt(input_shape[0]) ** 2 == input_shape[0]:
-        return (1, math.isqrt(input_shape[0]), math.isqrt(input_shape[0]))
-    if len(input_shape) == 3 and input_shape[0] in (1, 3, 4):
+    side = math.isqrt(input_shape[0] // channels) if len(input_shape) == 1 else 0
+    if len(input_shape) == 1 and channels * side**2 == input_shape[0]:
+        return (channels, side, side)
+    if len(input_shape) == 3 and input_shape[0] in (1, 3) and channels == 1:
         return input_shape
     raise ConfigError(
-        f"objective: denoising makes images [C, H, W] or square rows, and a sample of {name!r} is {list(input_shape)}."
+        "objective: denoising makes images [C, H, W] or square rows"
+        + ("" if channels == 1 else f" of {channels} channels (features: stable-diffusion-latents)")
+        + f", and a sample of {name!r} is {list(input_shape)}."
     )

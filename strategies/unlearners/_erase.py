@@ -55,7 +55,7 @@ class Shown:
     """Images with the prompts that they were made for.
 
     Attributes:
-        images: float ``[n, P]`` in [-1, 1].
+        images: float ``[n, P]`` as models denoise them: in [-1, 1], or latents.
         prompts: int64 ``[n, 2]``.
     """
 
@@ -73,7 +73,7 @@ class Noised:
         time: int64 ``[B]``.
         prompts: int64 ``[B, 2]``, those that the images were made for.
         noise: float ``[B, P]`` that was added.
-        clean: float ``[B, P]`` in [-1, 1].
+        clean: float ``[B, P]``, without.
     """
 
     noisy: torch.Tensor
@@ -127,8 +127,7 @@ class Erasure:
         noise = (self.key / "images" / name).normals(np.arange(count), self.objective.num_outputs)
         start = torch.from_numpy(noise).to(self.model.parameters)
         predict = partial(self.objective.outputs, self.teacher)
-        images = self.objective.sample(predict, chosen, start)
-        return Shown(2 * images.flatten(1) - 1, self.tensor(chosen))
+        return Shown(self.objective.generated(predict, chosen, start), self.tensor(chosen))
 
     def ways(
         self, model: FlatModel, prompts: np.ndarray, size: int, sampler: tuple[int, float], name: str, step: int
@@ -150,7 +149,7 @@ class Erasure:
         noise = noise.to(self.model.parameters)
         with torch.no_grad(), evaluating(model):
             clean = objective.clean_by(partial(objective.outputs, model), chosen, sampler[1])
-            noisy = ddim(clean, noise, objective.shares, sampler[0], stop=stop)
+            noisy = ddim(clean, noise, objective.shares, sampler[0], objective.limit, stop)
         time = torch.full((size,), stop, device=noisy.device)
         return Noised(noisy, time, self.tensor(chosen), noise, noisy)
 

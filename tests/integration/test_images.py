@@ -13,7 +13,8 @@ import lifelong
 from lifelong.audits import _judge
 from lifelong.config.run import RunConfig, load_config
 from lifelong.evaluation.outputs import Findings
-from lifelong.report.contact_sheet import strips_of
+from lifelong.report.contact_sheet import strips_by_event
+from lifelong.report.export import write_sheets
 from lifelong.report.facts import gather
 from lifelong.report.html import write_report
 from lifelong.results.record import shown_files
@@ -125,11 +126,14 @@ def test_a_run_keeps_images_for_its_report(run: lifelong.Run) -> None:
         1: ["retrained", "run"],
         3: ["retrained", "run"],
     }
-    strips = strips_of(gather(run), 1)
+    strips = strips_by_event(gather(run))[1]
     assert [s.label for s in strips] == ["retrained", "esd", "retrain"]
     assert strips[0].asked[-1] == "3 in rotated-0 style"
     assert strips[0].live.tolist() == [True] * 9 + [False]
     assert np.array_equal(strips[0].pictures, strips[2].pictures)
+    written = write_sheets(gather(run), run.folder / "figures")
+    assert [f.name for f in written][:3] == [f"images-00000{n}.png" for n in ("0-esd", "0-retrain", "1-retrained")]
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in written)
     page = write_report(run).read_text(encoding="utf-8")
     assert page.count('<img src="data:image/png;base64,') == 2 + 3 + 3
     assert "3 in rotated-0 style <em>(deleted)</em>" in page

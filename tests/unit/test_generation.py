@@ -11,7 +11,7 @@ import torch
 
 from lifelong.audits import _judge
 from lifelong.audits._judge import altered, judge_of
-from lifelong.audits.images import Config, Drawn, has_many, judges_of
+from lifelong.audits.images import Config, Drawn, has_many, judges_of, real_images
 from lifelong.formulas.generation import (
     extracted,
     frechet_distance,
@@ -21,6 +21,8 @@ from lifelong.formulas.generation import (
     nearest,
 )
 from lifelong.report.contact_sheet import columns_of
+from strategies.objectives.denoising import Config as DenoisingConfig
+from strategies.objectives.denoising import Denoising
 from streams.errors import ConfigError
 from streams.sources import digits
 
@@ -116,10 +118,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_judge_is_trained_once_and_says_how_good_it_is(cache: Path) -> None:
     source = digits.load(digits.Config())
+    objective = Denoising.for_data(DenoisingConfig(), source, None, "cpu")
+    real = real_images(objective, source)
     assert has_many(source)
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    judge = judge_of(source, source.class_ids, "object", many=True)
+    judge = judge_of(source, real, source.class_ids, "object", many=True)
     assert torch.equal(torch.random.get_rng_state(), state)
     images = source.x[source.test_ids].view(-1, 1, 8, 8)
     labels, features = judge.looks(images)
@@ -128,15 +132,15 @@ def test_a_judge_is_trained_once_and_says_how_good_it_is(cache: Path) -> None:
     assert 0.7 < judge.accuracy < 1
     (file,) = (cache / "judges").glob("*.pt")
     written = file.stat().st_mtime_ns
-    again = judge_of(source, source.class_ids, "object", many=True)
+    again = judge_of(source, real, source.class_ids, "object", many=True)
     assert again.accuracy == judge.accuracy
     assert np.array_equal(again.looks(images)[1], features)
     file.write_bytes(file.read_bytes()[:100])
-    repaired = judge_of(source, source.class_ids, "object", many=True)
+    repaired = judge_of(source, real, source.class_ids, "object", many=True)
     assert np.array_equal(repaired.looks(images)[1], features), "a damaged file is made again, to the same bits"
     assert file.stat().st_mtime_ns != written
     with pytest.raises(ConfigError, match=r"the judge of objects is right about 0\.\d+ of images.*least_accuracy: 1"):
-        judges_of(source, Config(least_accuracy=1.0), "evaluation.audits.images")
+        judges_of(objective, source, Config(least_accuracy=1.0), "evaluation.audits.images")
 
 
 def test_copies_are_shifted_and_noisy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 from strategies.parts.model import FlatModel
 from streams.errors import ConfigError
@@ -53,3 +54,18 @@ def part_mask(model: FlatModel, part: GeneratorPart) -> torch.Tensor:
             f"text."
         )
     return mask
+
+
+def word_embedding(network: nn.Module) -> nn.Module:
+    """Return what turns words ``[B, W]`` (or one-hot rows of them) into vectors ``[B, W, size]``, for who hooks in.
+
+    Raises:
+        ConfigError: the network has no text encoder of a known make.
+    """
+    for name, module in network.named_modules():
+        if name.endswith(("text.words", "text_model.embeddings.token_embedding")):
+            return module
+    raise ConfigError(
+        "model: it has no word embedding at a known place (text.words of mlp-denoiser, token_embedding of CLIP). "
+        "Choose mlp-denoiser or unet-small."
+    )
