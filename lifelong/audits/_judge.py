@@ -126,8 +126,9 @@ def altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _blank(shape: tuple[int, ...], labels: np.ndarray, key: Key) -> Eye:
+    channels, height, width = shape
     with seeded_globals(key):
-        return Eye(*shape, int(labels.max()) + 1)
+        return Eye(channels, height, width, int(labels.max()) + 1)
 
 
 def _trained(real: Real, labels: np.ndarray, ids: np.ndarray, shape: tuple[int, ...], key: Key) -> Eye:

@@ -395,8 +395,8 @@ class Images(Audit):
         others = np.setdiff1d(self._features[0], request.deletion.sample_ids)
         if not len(drawn) or not len(others):
             return float("nan")
-        flat = [self._real(some).flatten(1).numpy() for some in (ids, others)]
-        return extracted(drawn.reshape(-1, flat[0].shape[1]), *flat)
+        deleted, other = (self._real(some).flatten(1).numpy() for some in (ids, others))
+        return extracted(drawn.reshape(-1, deleted.shape[1]), deleted, other)
 
 
 def real_images(objective: Denoising, source: Source) -> Real:

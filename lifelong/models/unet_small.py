@@ -113,7 +113,8 @@ def build(config: Config, image_shape: tuple[int, ...], num_words: int) -> Netwo
             num_attention_heads=config.heads,
             max_position_embeddings=16,
             attention_dropout=0.0,
-            eos_token_id=2,  # of its pooled output, which is not used
+            bos_token_id=1,  # special tokens matter to its pooled output alone, which is not used
+            eos_token_id=2,
         )
     )
     return split(unet, text, config.patch, (height, width))

@@ -96,7 +96,7 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
 
 
 def strips_by_event(facts: Facts) -> dict[int, list[Strip]]:
-    """Return the rows of all sheets by event: references, then strategies. A reference that several share is there once."""
+    """Return the rows of all sheets by event: references, each once, and strategies."""
     found: dict[int, list[Strip]] = {}
     for name in facts.run.tables:
         for event, files in shown_files(facts.run.folder / "strategies" / name).items():

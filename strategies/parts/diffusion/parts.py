@@ -63,7 +63,7 @@ def word_embedding(network: nn.Module) -> nn.Module:
         ConfigError: the network has no text encoder of a known make.
     """
     for name, module in network.named_modules():
-        if name.endswith(("text.words", "text_model.embeddings.token_embedding")):
+        if name.endswith(("text.words", "embeddings.token_embedding")):
             return module
     raise ConfigError(
         "model: it has no word embedding at a known place (text.words of mlp-denoiser, token_embedding of CLIP). "
