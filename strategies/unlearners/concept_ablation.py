@@ -51,6 +51,7 @@ class ConceptAblation(Eraser):
     """Redirects prompts to anchors. A request must leave something to draw in place of what goes."""
 
     test_options = {"steps": 3, "images": 4, "batch_size": 4}
+    supports = frozenset({"images"})
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -50,6 +50,7 @@ class ESD(Eraser):
     """Trains a part on images of its own; it needs neither the forget set nor retained data."""
 
     test_options = {"steps": 3, "images": 4, "batch_size": 4, "trajectory_steps": 4}
+    supports = frozenset({"images"})
     config: Config
 
     @override
