@@ -28,7 +28,7 @@ from lifelong.results.table import Row, row
 from strategies.base import Strategy
 from strategies.metric import Metric
 from strategies.objectives._base import Objective
-from strategies.objectives.denoising import Denoising
+from strategies.objectives._denoising import DenoisingObjective
 from strategies.parts.diffusion.prompts import prompts_of
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -205,7 +205,7 @@ class Images(Audit):
             ConfigError: one of them is not good enough.
         """
         super().__init__(name, config, context)
-        self._objective = Denoising.of(self.setting.objective)
+        self._objective = DenoisingObjective.of(self.setting.objective)
         self._real = real_images(self._objective, self.source)
         self._judges = judges_of(self._objective, self.source, config, f"evaluation.audits.{name}")
         self._after: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -214,7 +214,7 @@ class Images(Audit):
     @override
     def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
-        judges_of(Denoising.of(objective), source, config, where)
+        judges_of(DenoisingObjective.of(objective), source, config, where)
 
     @override
     def look(self, strategy: Strategy, event: int) -> Findings:
@@ -399,7 +399,7 @@ class Images(Audit):
         return extracted(drawn.reshape(-1, deleted.shape[1]), deleted, other)
 
 
-def real_images(objective: Denoising, source: Source) -> Real:
+def real_images(objective: DenoisingObjective, source: Source) -> Real:
     """Return what gives the images of samples; those of latents are made once."""
 
     def made(ids: np.ndarray) -> torch.Tensor:
@@ -411,7 +411,7 @@ def real_images(objective: Denoising, source: Source) -> Real:
     return lambda ids: whole[ids]
 
 
-def judges_of(objective: Denoising, source: Source, config: Config, where: str) -> Judges:
+def judges_of(objective: DenoisingObjective, source: Source, config: Config, where: str) -> Judges:
     """Return the judges of a source.
 
     Raises:

@@ -17,7 +17,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Predicts, Scope, Setting, Unlearner
-from strategies.objectives.denoising import Denoising
+from strategies.objectives._denoising import DenoisingObjective
 from strategies.parts.diffusion.parts import GeneratorPart, part_mask
 from strategies.parts.diffusion.sampling import ddim, ddim_times
 from strategies.parts.diffusion.schedules import STEPS
@@ -103,7 +103,7 @@ class Erasure:
     gone: np.ndarray
     model: FlatModel
     teacher: FlatModel
-    objective: Denoising
+    objective: DenoisingObjective
     key: Key
 
     @property
@@ -207,7 +207,7 @@ class Eraser(Unlearner, ABC):
             ConfigError: the objective is another one, or the part has no weights.
         """
         super().__init__(config, setting)
-        self._objective = Denoising.of(setting.objective)
+        self._objective = DenoisingObjective.of(setting.objective)
         part_mask(setting.make_model(), config.part)
         prompts = self._objective.prompts
         more: tuple[tuple[Scope, bool], ...] = (("user", prompts.of_users), ("sample", prompts.of_samples))
@@ -242,7 +242,7 @@ class Eraser(Unlearner, ABC):
         """Change the model; return what that cost."""
 
 
-def named_prompts(objective: Denoising, request: DeletionRequest) -> np.ndarray:
+def named_prompts(objective: DenoisingObjective, request: DeletionRequest) -> np.ndarray:
     """Return the prompts that a request deletes, ``[Q, 2]``: none of whose training samples it leaves.
 
     Raises:
