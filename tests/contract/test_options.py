@@ -82,6 +82,10 @@ BEYOND = {
         }
         for name in ("graddiff", "npo")
     },
+    ("unlearners", "concept-ablation"): {
+        "anchor": "a text: tests/unit/test_erasers.py",
+        "remap": "needs an earlier request whose anchor goes, too: tests/unit/test_erasers.py",
+    },
     ("unlearners", "dpo"): {"reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py"},
     ("unlearners", "lat"): {
         **dict.fromkeys(("block", "weights"), "needs more than one block: tests/unit/test_text_adversaries.py"),
