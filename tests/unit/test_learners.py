@@ -121,6 +121,10 @@ def test_l2_anchors(plan: Plan, tools: Any) -> None:
     assert torch.equal(initial.state_dict()["anchor"], start)
     everything = plan.source.train_ids
     assert learner.holds(everything).keys() == {"weights", "p.anchor"}
+    learner.model.parameters += 0.3
+    learner.settle()
+    assert torch.equal(previous.state_dict()["anchor"], learner.model.parameters)
+    assert torch.equal(initial.state_dict()["anchor"], start), "a request does not move the initial weights"
     late = l2.L2(l2.Config(from_start=False), setting)
     zero = torch.zeros_like(start)
     late.begin(lesson_of(setting, plan, tools))

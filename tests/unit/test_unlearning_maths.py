@@ -354,6 +354,8 @@ def test_recalibrated_norms_are_the_statistics_of_the_data(tools: Any) -> None:
     assert torch.allclose(first.running_var, inner.var(0), atol=1e-5)
     assert first.momentum == 0.1
     assert torch.equal(model.parameters, weights)
+    recalibrate(model, Classification(3), data, batch_size=len(data) // 3)
+    assert torch.allclose(first.running_mean, inner.mean(0), atol=1e-5), "every batch counts as much as the others"
 
 
 def test_training_ends_where_a_hook_says_so(tools: Any) -> None:
