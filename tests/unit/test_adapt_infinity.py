@@ -13,6 +13,7 @@ from torch import nn
 
 from lifelong.models import lenet, tiny_gpt2, tiny_llama
 from strategies.learners import adapt_infinity
+from strategies.learners.score_selection import ranked
 from strategies.learners.semdedup import redundancy
 from strategies.objectives._base import Scored
 from strategies.objectives.causal_lm import CausalLM, scored
@@ -354,6 +355,16 @@ def test_which_scores_there_are() -> None:
         available(objective, batch, ("context-grounding",), "selectors")
     with pytest.raises(ConfigError, match="names a score twice"):
         available(objective, batch, ("el2n", "el2n"), "selectors")
+
+
+def test_the_middle_is_the_median_and_what_is_no_number_comes_last() -> None:
+    values, ids = np.array([100.0, 3.2, np.nan, 0.0, 2.0, 0.9, np.inf]), np.arange(7)
+    last = {2, 6}
+    for take, expected in (("lowest", [3, 5, 4, 1, 0]), ("highest", [0, 1, 4, 5, 3]), ("middle", [4, 5, 1, 3, 0])):
+        order = ranked(values, ids, take, KEY).tolist()  # type: ignore[arg-type]
+        assert order[:5] == expected, take
+        assert set(order[5:]) == last
+    assert ranked(np.zeros(4), np.arange(4), "lowest", KEY).tolist() == KEY.order(np.arange(4)).tolist()
 
 
 def test_histogram_entropy_does_not_depend_on_the_scale() -> None:
