@@ -531,6 +531,8 @@ def test_who_reverts(world: World) -> None:
     # It has seen general data; of that only the initial model is innocent.
     fresh = world.setting.make_model().parameters
     assert torch.equal(original.innocent_of(world.domain(0)[:1]).parameters, fresh)
+    some = np.concatenate([world.domain(0)[:1], world.domain(1)])
+    assert torch.equal(original.innocent_of(some).parameters, fresh), "one sample is enough"
     life.forget(world.domain(1)[:2], "request-0")
     assert torch.equal(original.model.parameters, start)  # innocent: it stays
     life.forget(world.domain(0)[:2], "request-1")

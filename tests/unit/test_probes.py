@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from lifelong.audits import quantise
 from lifelong.audits._relearning import Relearning
 from lifelong.audits.muse import Muse
 from lifelong.audits.probe import Probe
+from lifelong.audits.quantise import Quantise
 from lifelong.audits.reintroduce import ALIAS, Reintroduce
+from lifelong.audits.relearn_rest import RelearnRest
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
@@ -77,7 +80,7 @@ class World:
         instruments = make_instruments(config.evaluation, self.stream, self.plan, self.setting, "cpu")
         self.evaluator, audits = instruments.evaluator, {a.name: a for a in instruments.audits}
         self.muse, self.reintroduce = audits.get("muse"), audits.get("reintroduce")
-        self.probe = audits.get("probe")
+        self.audits = audits
         assert self.source.text is not None
         self.text = self.source.text
 
@@ -318,6 +321,42 @@ def test_what_is_relearned_is_never_looked_at() -> None:
     assert not set(groups[taught].tolist()) & set(groups[rest].tolist())
 
 
+def test_what_is_taught_again_and_what_is_looked_at_are_the_two_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(config_of(["relearn-rest"], [[1], [4]]))
+    audit, request, strategy = world.audits["relearn-rest"], world.plan.requests[0], world.strategy()
+    assert isinstance(audit, RelearnRest)
+    sides: list[np.ndarray] = []
+
+    def noted(self: Relearning, model: FlatModel, again: Batch, retained: Batch, others: Batch) -> np.ndarray:
+        assert len(retained) == 0
+        sides.extend(batch.ids.numpy() for batch in (again, others))
+        return np.zeros(len(self.looks or ()))
+
+    monkeypatch.setattr(Relearning, "curve", noted)
+    audit.of_request(strategy, 1, request)
+    taught, seen = (np.unique(audit.fact_ids(ids)) for ids in sides)
+    facts = np.unique(audit.fact_ids(world.plan.ids[request.forget]))
+    assert np.intersect1d(taught, seen).size == 0
+    assert np.array_equal(np.union1d(taught, seen), facts)
+
+
+def test_what_rounding_adds_is_what_is_there_afterwards_minus_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding everything to zero leaves a model that knows nothing of the prompt."""
+    world = World(config_of(["quantise"], [[1], [4]]))
+    audit, request, strategy = world.audits["quantise"], world.plan.requests[0], world.strategy()
+    assert isinstance(audit, Quantise)
+    step(strategy, world.stream.events[0], Ledger(world.source))
+    batch = audit.samples.batch(audit.asked(request.forget))
+    before = audit._probability(strategy.network(), batch)
+    monkeypatch.setattr(quantise, "round_weights", lambda layers, bits: [p.data.zero_() for p in layers.parameters()])
+    values = audit.of_request(strategy, 0, request)
+    for bits in (8, 4):
+        after = values[f"int{bits}_probability"]
+        assert abs(after - before) > 1e-4
+        assert values[f"int{bits}_recovered"] == pytest.approx(after - before)
+        assert values[f"int{bits}_robustness"] == pytest.approx(1 - abs(after - before) / (after + before))
+
+
 def test_membership_at_few_false_alarms() -> None:
     non_members = np.linspace(1, 2, 100)
     assert true_positives(np.array([0.5, 0.9, 1.5]), non_members) == pytest.approx(2 / 3)
@@ -361,10 +400,11 @@ class Positions:
 
 def test_questions_are_read_at_their_end_and_answers_at_the_last_token_that_says_something() -> None:
     world = World(config_of(["probe"], [[1], [4]]))
-    assert isinstance(world.probe, Probe)
+    probe = world.audits["probe"]
+    assert isinstance(probe, Probe)
     assert world.text.paraphrased is not None
     x = world.text.paraphrased[world.source.train_ids[::7]]
-    asked, answered = (world.probe._states(Positions(), x, last)[0][:, 0] for last in (GIVEN, ANSWER))  # type: ignore[arg-type]
+    asked, answered = (probe._states(Positions(), x, last)[0][:, 0] for last in (GIVEN, ANSWER))  # type: ignore[arg-type]
     for (ids, marks), question, answer in zip(x, asked.astype(int), answered.astype(int), strict=True):
         assert marks[question : question + 2].tolist() == [GIVEN, ANSWER]
         assert int(marks[answer]) == ANSWER

@@ -19,6 +19,7 @@ from lifelong.report.columns import Cell, columns
 from lifelong.report.facts import Facts, Learned, Requested, matrix_of
 from lifelong.report.lives import Life, Point
 from lifelong.report.spread import Spread, spread
+from lifelong.report.study_figures import _over_requests
 from lifelong.report.summary import Line
 from lifelong.report.tradeoff import _bars, _panel
 from lifelong.results.series import Series
@@ -136,6 +137,19 @@ def test_error_bars_reach_from_the_mean_to_the_band() -> None:
     bars: Any = _bars(Spread(np.array(0.5), np.array(0.4), np.array(0.7), np.array(3)), 0)
     assert bars["array"] == pytest.approx([0.2])
     assert bars["arrayminus"] == pytest.approx([0.1])
+
+
+def test_error_bars_of_requests_do_so_too() -> None:
+    values = np.array([[0.4, 0.1], [0.4, 0.1], [0.7, 0.4]])
+    point: Any = SimpleNamespace(
+        by_request=lambda name, key: values, requests=["request-0", "request-1"], begun=[(0, "one")]
+    )
+    figure: go.Figure = make_subplots(rows=1, cols=1)
+    _over_requests(figure, point, 0, "one", "forget", {"row": 1, "col": 1}, True)
+    (drawn,) = figure.data
+    assert drawn.y == pytest.approx([0.5, 0.2])
+    assert drawn.error_y.array == pytest.approx([0.2, 0.2])
+    assert drawn.error_y.arrayminus == pytest.approx([0.1, 0.1])
 
 
 def test_the_line_of_the_front_goes_from_near_to_far() -> None:
