@@ -286,7 +286,9 @@ def summary(bugs: Sequence[Bug], outcomes: dict[str, str]) -> tuple[str, list[st
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--area", action="append", default=[], help="only bugs of this area or folder of areas; may be repeated")
+    parser.add_argument(
+        "--area", action="append", default=[], help="only bugs of this area or folder of areas; may be repeated"
+    )
     parser.add_argument("--name", action="append", default=[], help="only the bug of this name; may be repeated")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes run at once (1)")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that the tests of one bug may take (300)")

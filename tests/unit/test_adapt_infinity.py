@@ -510,6 +510,13 @@ def test_budgets(total: int) -> None:
             assert ((shares >= 0) & (shares <= sizes)).all()
 
 
+def test_what_rounding_leaves_goes_to_the_largest_fractions() -> None:
+    room = np.array([100, 100, 100])
+    assert weighted_shares(room, np.array([5.7, 3.1, 1.2]), 10).tolist() == [6, 3, 1]
+    assert weighted_shares(room, np.array([4.3, 3.8, 2.9]), 11).tolist() == [4, 4, 3]
+    assert weighted_shares(np.array([5, 100, 100]), np.array([5.7, 3.1, 1.2]), 10).tolist() == [5, 4, 1]
+
+
 def test_a_small_cluster_gets_the_share_of_the_others() -> None:
     sizes = np.array([330, 330, 330, 10])
     assert equal_shares(sizes, 36).tolist() == [9, 9, 9, 9]
