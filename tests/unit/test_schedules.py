@@ -15,7 +15,7 @@ from streams.plan import Again, Consolidate, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import task_incremental
-from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded
+from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded, worst_case
 
 KEY = Key(0) / "schedule"
 MODULES: dict[str, Any] = {
@@ -96,6 +96,23 @@ def test_what_a_requester_demands_is_heard(name: str, tools: Any) -> None:
     events = assemble(plan, MODULES[name].place(plan, config, KEY), Service(), KEY).events
     demands = {(e.reason, e.exact) for e in events if not isinstance(e, Experience)}
     assert demands == {("suppress", True)}
+
+
+OTHER: dict[str, Any] = {
+    **{"after": 2, "age": 1, "count": 2, "every": 2, "exact": True, "gamma": 0.5, "kind": "easy", "limit": 1},
+    **{"lr": 0.1, "passes": 3, "rate": 2.0, "reason": "suppress", "requests": 2, "rounds": 3, "samples": 7},
+    **{"scope": "class", "start": 2, "step": 3.0, "window": 1},
+}
+
+
+@pytest.mark.parametrize("module", [burst, delayed, periodic, poisson, worst_case], ids=lambda m: m.__name__[18:])
+def test_every_option_tells(module: Any, tools: Any) -> None:
+    """Another value of any option places other requests, or requests for other things."""
+    plan = make_plan(tools, 20)
+    base = {"scope": ("sample", "class")} if "scope" in module.Config.model_fields else {}
+    plain = module.place(plan, module.Config(**base), KEY)
+    for option in module.Config.model_fields:
+        assert module.place(plan, module.Config(**base | {option: OTHER[option]}), KEY) != plain, option
 
 
 def test_burst(tools: Any) -> None:
