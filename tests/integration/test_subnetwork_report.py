@@ -62,7 +62,7 @@ def test_what_depends_on_what(facts: Facts) -> None:
 @pytest.mark.parametrize(("lesson", "stale"), [(3, True), (2, False)])
 @pytest.mark.parametrize("again", ["source", "target"])
 def test_who_was_learned_on_top_of_what_was_learned_again_on_less(again: str, lesson: int, stale: bool) -> None:
-    """Event 3 is a request for a few samples, after which a task was learned again; at event 2 more of it is learned."""
+    """Event 3 is a request for some samples, and a task is learned again in it; at event 2 more of it is learned."""
     lessons = {"source": [0], "target": [1]}
     lessons[again].append(lesson)
     rows = [row(e, "run", task, "mask_density", 0.5, 1) for task, events in lessons.items() for e in events]

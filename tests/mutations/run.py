@@ -50,8 +50,8 @@ class Bug:
     """One entry of an area.
 
     Attributes:
-        area: file that holds it, from this folder on, without its ending. Those of a folder `unseen/...` were invented by
-            somebody who had not read the tests, and planted before any test was written for them.
+        area: file that holds it, from this folder on, without its ending. Those of a folder `unseen/...` were invented
+            by somebody who had not read the tests, and planted before any test was written for them.
         name: in small letters with hyphens; no other bug has it.
         file: what it changes, from the root of the repository.
         old, new: the text that occurs once in the file, and what replaces it.
