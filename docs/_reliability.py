@@ -220,7 +220,7 @@ def _unseen() -> str:
         parts.append(f"{batch['told']}\n\n```bash\n{call}\n```\n\n{_table(heads, rows)}")
     told = (
         "Bugs that somebody invents who knows the tests are bugs that the tests notice. These were invented from the "
-        "code alone, committed, and then planted one by one in copies of that commit, against the tests that belong to what "
+        "code alone, committed, and then planted one by one in copies of that commit, against the tests of what "
         "they change. The first share is the one to believe: how many bugs of tomorrow the tests of that day would "
         "notice. Afterwards tests were written for whole classes of them, and *now* only says that those hold. *Equal* "
         "are bugs that change no result, which only planting them has shown."
