@@ -13,6 +13,7 @@ from torch import nn
 
 from lifelong.models import lenet, tiny_gpt2, tiny_llama
 from strategies.learners import adapt_infinity
+from strategies.learners._selection import SelectionConfig
 from strategies.learners.score_selection import ranked
 from strategies.learners.semdedup import redundancy
 from strategies.objectives._base import Scored
@@ -486,6 +487,12 @@ def test_coverage_does_not_depend_on_order() -> None:
     shuffled = np.random.default_rng(2).permutation(300)
     second, _ = coverage_draw(values[shuffled], ids[shuffled], 60, KEY)
     assert sorted(ids[shuffled][second].tolist()) == ids[first].tolist()
+
+
+def test_what_an_experience_may_draw() -> None:
+    assert [SelectionConfig(share=0.25).budget(n) for n in (1, 4, 5, 8, 10)] == [1, 1, 2, 2, 3]
+    assert SelectionConfig(share=0.25, samples=7).budget(100) == 7
+    assert SelectionConfig(share=2.0).budget(10) == 20
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 100, 451, 10_000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -678,6 +679,31 @@ def test_the_true_answer_is_among_any_and_not_among_wrong_ones(
     monkeypatch.setattr(o3, "WrongAnswers", noted)
     live(source, relabel=relabel, epochs=1, encoder={"epochs": 0}).forget(0, "request-0")
     assert asked == [relabel == "any"]
+
+
+@pytest.mark.parametrize("gate", ["soft", "hard", "released-qa", "released-tofu"])
+def test_which_gate_is_which(gate: str) -> None:
+    decisions = np.linspace(-0.4, 1.2, 33)
+    detector: Any = SimpleNamespace(decisions=lambda features: decisions, used=(0.0, 0.3), rest=(0.2, 0.3), limit=0.1)
+    guard: Any = SimpleNamespace(config=SimpleNamespace(gate=gate, one_sided=False, sharpness=9.0))
+    soft = soft_gate(gate_values(decisions, (0.0, 0.3), (0.2, 0.3), False), 9.0)
+    expected = {
+        "soft": soft,
+        "hard": (decisions >= 0.1).astype(float),
+        "released-qa": released_gate(soft, "qa"),
+        "released-tofu": released_gate(soft, "tofu"),
+    }
+    assert np.array_equal(O3._gate(guard, detector, torch.zeros(33)), expected[gate])
+    assert len({tuple(values) for values in expected.values()}) == 4
+
+
+def test_gates_that_are_reported_are_of_what_was_used_and_of_the_rest(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = live(source, epochs=1, encoder={"epochs": 0})
+    monkeypatch.setattr(O3, "_gate", lambda self, detector, features: np.full(features.shape[1], features.shape[1]))
+    notes = life.forget(0, "request-0").notes
+    assert (notes["gate_used"], notes["gate_rest"]) == (16.0, 4.0)
 
 
 def test_it_is_for_text(tools: Any) -> None:
