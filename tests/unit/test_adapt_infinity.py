@@ -480,6 +480,15 @@ def test_which_of_near_copies_stays() -> None:
         assert np.flatnonzero(similarity == 0).tolist() == [stays]
 
 
+@pytest.mark.parametrize("keep", ["hard", "easy"])
+def test_which_of_near_copies_stays_does_not_depend_on_lengths(keep: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings, labels = torch.randn(60, 3, generator=generator), np.repeat([0, 1, 2], 20)
+    lengths = torch.rand(60, 1, generator=generator) * 9 + 0.1
+    plain, long = (redundancy(e, labels, keep, 1 << 20) for e in (embeddings, embeddings * lengths))
+    np.testing.assert_allclose(plain, long, atol=1e-5)
+
+
 def test_coverage_does_not_depend_on_order() -> None:
     """Check 10."""
     values, ids = np.random.default_rng(1).normal(size=300), np.arange(300)

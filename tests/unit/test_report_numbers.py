@@ -22,6 +22,7 @@ from lifelong.report.spread import Spread, spread
 from lifelong.report.study_figures import _over_requests
 from lifelong.report.summary import Line
 from lifelong.report.tradeoff import _bars, _panel
+from lifelong.report.unlearning import correction
 from lifelong.results.series import Series
 from lifelong.results.table import Row, Table, row
 from streams.config import parse
@@ -167,6 +168,33 @@ def test_the_line_of_the_front_goes_from_near_to_far() -> None:
     points = {t.name: (t.x[0], t.y[0]) for t in figure.data if t.mode == "markers"}
     assert points == {name: tuple(values.values()) for name, values in ends.items()}
     assert [t.name for t in figure.data if t.mode == "markers" and t.marker.symbol.endswith("-open")] == ["dominated"]
+
+
+def test_what_is_left_of_damage_stands_under_whose_it_is() -> None:
+    values = {
+        ("corrected_accuracy", "run"): 0.11,
+        ("corrected_accuracy", "clean"): 0.22,
+        ("corrected_accuracy", "original"): 0.33,
+        ("recovery", "clean"): 0.44,
+        ("attack_success", "run"): 0.55,
+        ("unaffected_accuracy", "run"): 0.66,
+        ("unnamed_fit", "run"): 0.77,
+    }
+    rows = [row(LAST, model, "stream", metric, v, 1) for (metric, model), v in values.items()]
+    facts: Any = SimpleNamespace(
+        measure="accuracy", num_events=EVENTS, series={"one": Series(Table(rows))}, strategies=["one"]
+    )
+    heads, cells = cells_of(correction(facts))
+    assert dict(zip(heads, cells, strict=True)) == {
+        "strategy": "one",
+        "corrected accuracy": "0.110",
+        "clean reference": "0.220",
+        "doing nothing": "0.330",
+        "recovery": "0.440",
+        "attack success": "0.550",
+        "unaffected accuracy": "0.660",
+        "fit of what was not named": "0.770",
+    }
 
 
 def life(value: float, done: bool) -> Life:
