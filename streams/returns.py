@@ -45,7 +45,7 @@ class Returns:
         self._place[ids], self._last[ids] = place, number
 
     def named_by_others(self, ids: np.ndarray, number: int, place: int) -> np.ndarray:
-        """Return, bool ``[n]``, which of `ids` another request than `number` names that was served in `place` or later."""
+        """Return, bool ``[n]``, which of `ids` a request other than `number`, served in `place` or later, names."""
         return np.where(self._last[ids] == number, self._place_before[ids], self._place[ids]) >= place
 
     def taught_again(self, name: str, ids: np.ndarray) -> Experience:

@@ -108,9 +108,7 @@ def _touched(taught: dict[int, np.ndarray], request: DeletionRequest, ledger: Le
     """
     deleted = np.zeros(len(ledger.life), dtype=bool)
     deleted[request.sample_ids] = True
-    return {
-        unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in taught.items() if deleted[ids].any()
-    }
+    return {unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in taught.items() if deleted[ids].any()}
 
 
 def compact(marks: Sequence[Sequence[Mark]], columns: int, rows: int) -> list[list[Mark]]:

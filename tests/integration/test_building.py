@@ -148,9 +148,9 @@ def test_what_does_not_run_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> 
     assert prepared.setting.zeros().shape == prepared.setting.outline().parameters.shape
     with pytest.raises(AssertionError):
         prepare(config)
+    low = parse(lifelong.RunConfig, {"strategies": {"a": {"learner": {"name": "lora", "rank": 500}}}})
     with pytest.raises(ConfigError, match="rank"):
-        low = {"strategies": {"a": {"learner": {"name": "lora", "rank": 500}}}}
-        prepare(parse(lifelong.RunConfig, low), runs=False)
+        prepare(low, runs=False)
 
 
 def _builds(counted: Path, run: Callable[[], object]) -> int:
