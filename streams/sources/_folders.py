@@ -115,7 +115,7 @@ def _stamp_of(files: Sequence[Path]) -> tuple[str, float]:
             status = os.stat(file)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error}). Replace or remove it.") from error
-        h.update(f"{file}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}\n".encode())
+        h.update(f"{file}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}\n".encode())
         newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
     return h.hexdigest(), newest / 1e9
 
