@@ -208,7 +208,7 @@ class Eraser(Unlearner, ABC):
         """
         super().__init__(config, setting)
         self._objective = DenoisingObjective.of(setting.objective)
-        part_mask(setting.make_model(), config.part)
+        part_mask(setting.outline(), config.part)
         prompts = self._objective.prompts
         more: tuple[tuple[Scope, bool], ...] = (("user", prompts.of_users), ("sample", prompts.of_samples))
         self.scopes = ("class", "task", *(scope for scope, names in more if names))

@@ -214,6 +214,7 @@ def test_a_checkpoint_learns_and_is_erased_in_its_latents(checkpoint: Path, cach
     outcomes = [step(strategy, event, ledger).outcome for event in prepared.stream.events[:1]]
     assert outcomes[0].losses["loss"] > 0
     assert isinstance(strategy, Composed)
+    assert prepared.setting.outline().slices == strategy.learner.model.slices
     before = strategy.learner.model.parameters.clone()
     step(strategy, prepared.stream.events[1], ledger)
     moved = strategy.learner.model.parameters != before

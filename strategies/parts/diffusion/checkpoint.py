@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from strategies.parts.model import needs_values
 from streams.errors import ConfigError
 
 CheckpointPart = Literal["unet", "vae", "text_encoder", "tokenizer"]
@@ -15,7 +16,7 @@ BATCH = 16
 
 
 def part_of(checkpoint: str, part: CheckpointPart) -> Any:
-    """Return a part of a checkpoint, freshly loaded, in float32.
+    """Return a part of a checkpoint, freshly loaded, in float32; networks without values where none are wanted.
 
     Raises:
         ConfigError: diffusers is not installed, or the part is not there.
@@ -27,7 +28,7 @@ def part_of(checkpoint: str, part: CheckpointPart) -> Any:
             f"checkpoint: {checkpoint} is read by diffusers, which is not there. Install it: "
             f"pip install 'lifelong-simulator[images]'"
         ) from error
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     kinds: dict[CheckpointPart, Any] = {
         "unet": UNet2DConditionModel,
@@ -37,6 +38,10 @@ def part_of(checkpoint: str, part: CheckpointPart) -> Any:
     }
     options = {} if part == "tokenizer" else {"torch_dtype": torch.float32}
     try:
+        if not needs_values() and part == "unet":
+            return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(checkpoint, subfolder=part))
+        if not needs_values() and part == "text_encoder":
+            return CLIPTextModel(CLIPTextConfig.from_pretrained(checkpoint, subfolder=part))
         return kinds[part].from_pretrained(checkpoint, subfolder=part, **options)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(

@@ -44,15 +44,16 @@ def part_mask(model: FlatModel, part: GeneratorPart) -> torch.Tensor:
     Raises:
         ConfigError: none does.
     """
-    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
-    for name, where in model.slices.items():
-        mask[where] = is_in_part(name, part)
-    if not bool(mask.any()):
+    slices = [where for name, where in model.slices.items() if is_in_part(name, part)]
+    if not slices:
         raise ConfigError(
             f"unlearner.part: {part!r} names no trained weight of this model. Choose all, or a model whose "
             f"modules have the names of diffusers (attn2, to_k, to_v) or mlp-denoiser (read, film), and of an encoder "
             f"text."
         )
+    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
+    for where in slices:
+        mask[where] = True
     return mask
 
 
