@@ -140,6 +140,7 @@ def test_a_run_keeps_images_for_its_report(run: lifelong.Run) -> None:
     assert re.search(r'alt="esd\. Asked for, and what a judge sees: 3 in rotated-0 style: \d in rotated-', page)
 
 
+@pytest.mark.nightly
 def test_numbers_alone_are_kept_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(_judge, "STEPS", 2)

@@ -203,6 +203,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_learns_and_is_erased_in_its_latents(checkpoint: Path, cache: Path) -> None:
     """Offline, through the code that reads real checkpoints; erasing moves cross-attention and nothing else."""
     prepared = prepare(latent_run(checkpoint))
@@ -227,6 +228,7 @@ def test_a_checkpoint_learns_and_is_erased_in_its_latents(checkpoint: Path, cach
     assert 0 <= float(images.min()) <= float(images.max()) <= 1
 
 
+@pytest.mark.nightly
 def test_our_sampler_draws_what_the_pipeline_of_diffusers_draws(checkpoint: Path, cache: Path) -> None:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
@@ -261,6 +263,14 @@ def test_our_sampler_draws_what_the_pipeline_of_diffusers_draws(checkpoint: Path
     )
 
 
+@needs_diffusers
+def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path) -> None:
+    for part in ("unet", "vae", "text_encoder", "tokenizer"):
+        with pytest.raises(ConfigError, match=rf"has no part '{part}' that can be read.*folder of Stable Diffusion 1"):
+            part_of(str(tmp_path), part)  # type: ignore[arg-type]
+
+
+@pytest.mark.nightly
 def test_what_does_not_fit_a_checkpoint_is_refused(checkpoint: Path, cache: Path) -> None:
     broken = cache / "broken"
     shutil.copytree(checkpoint, broken)

@@ -98,6 +98,7 @@ def test_who_asks_for_nothing_moves_nothing(trajectory: str, setting: Setting) -
         assert outcome.forward == 24
 
 
+@pytest.mark.nightly
 def test_at_eta_0_the_prompt_becomes_the_empty_one(setting: Setting) -> None:
     e = erasure(setting, prompts(3), prompts(1, 2))
     options = {"eta": 0, "steps": 200, "lr": 3e-3, "part": "all"}
@@ -162,7 +163,7 @@ def test_an_anchor_that_is_the_target_has_no_gradient(setting: Setting) -> None:
     assert not moved(e).any()
 
 
-@pytest.mark.parametrize("target", ["current", "frozen"])
+@pytest.mark.parametrize("target", [pytest.param("current", marks=pytest.mark.nightly), "frozen"])
 def test_the_prompt_is_answered_as_the_anchor_is(target: str, setting: Setting) -> None:
     e = erasure(setting, prompts(3), prompts(1, 8))
     options = {"steps": 200, "lr": 5e-3, "anchor": "8", "target": target, "part": "all"}
