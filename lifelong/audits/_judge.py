@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lifelong.files import cache_folder, write_atomically
+from lifelong.files import cache_folder, write_cached
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 
@@ -108,7 +108,7 @@ def judge_of(source: Source, real: Real, labels: np.ndarray, what: str, many: bo
             accuracy = _accuracy(eye, copies, labels)
     content = io.BytesIO()
     torch.save({"eye": eye.state_dict(), "accuracy": accuracy}, content)
-    write_atomically(file, content.getvalue())
+    write_cached(file, content.getvalue())
     return Judge(eye, accuracy)
 
 
