@@ -48,6 +48,8 @@ def verify(
         for v in certificate.verified:
             if not v.reproduced:
                 emit(f"{v.strategy}: the replay ended in another state than the run folder holds, or other answers.")
+            for line in _stated(v):
+                emit(f"{v.strategy}: {line}")
         if certificate.controls:
             emit("")
             emit_table(
@@ -64,6 +66,31 @@ def verify(
         emit(f"certificate: {certificate.file}")
     if not certificate.upheld:
         raise typer.Exit(3)
+
+
+def _stated(verified: Verified) -> list[str]:
+    """Return what a strategy with the grade certified promises, and how much of it was found to be spent."""
+    found = [f.certified for f in verified.findings if f.certified is not None]
+    if not found:
+        return []
+    stated = found[-1].guarantee
+    promise = f"certified(epsilon {stated['epsilon']:g}, delta {stated['delta']:g}) of the {stated['covers']} weights"
+    other = "requesters may look at what is published" if stated["adaptive"] else "requests are fixed in advance"
+    lines = [
+        f"{promise}, beside a life without what is {stated['reference']}; scope {stated['scope']}, basis "
+        f"{stated['basis']}; {other}.",
+        f"most spent of these requests: epsilon {max(f.epsilon for f in found):.3g}, recomputed from "
+        f"{max(stated['publications'].values(), default=0)} publications; largest distance over what is allowed: "
+        f"{max((f.distance or 0.0) / f.allowed for f in found if f.allowed):.3g}.",
+    ]
+    if any(f.steps_tell for f in found):
+        lines.append("the number of steps depends on what was deleted: who can time it sees that (not covered).")
+    if verified.noise is not None:
+        lines.append(
+            f"noise of {verified.noise.publications} publications: variance {verified.noise.variance:.3f} of the stated "
+            f"one, p {verified.noise.p_value:.2g}; {'as stated' if verified.noise.upheld else 'NOT as stated'}."
+        )
+    return lines
 
 
 def _verdict(verified: Verified) -> str:

@@ -49,9 +49,9 @@ def last_publication_only(config: Config, setting: Setting) -> Strategy:
     return _faulty(config.model_copy(update={"scope": "transcript"}), setting, replace(HONEST, charge=charge))
 
 
-def measured_before_the_cast(config: Config, setting: Setting) -> Strategy:
-    """The residual is that of weights in float64, and those that are kept are rounded to half precision."""
-    return _faulty(config, setting, replace(HONEST, keep=lambda weights: weights.half().double()))
+def gradient_as_distance(config: Config, setting: Setting) -> Strategy:
+    """The norm of the gradient is taken for a distance, without the strong convexity that divides it."""
+    return _faulty(config, setting, replace(HONEST, bound=lambda norm, l2: norm))
 
 
 def nothing_done(config: Config, setting: Setting) -> Strategy:
@@ -68,6 +68,6 @@ CERTIFIED_CONTROLS: dict[str, CertifiedControl] = {
     "same noise": same_noise,
     "noise by residual": noise_by_residual,
     "last publication only": last_publication_only,
-    "measured before the cast": measured_before_the_cast,
+    "gradient as distance": gradient_as_distance,
     "nothing done": nothing_done,
 }

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-import torch
 from pydantic import Field
 from typing_extensions import override
 
@@ -58,14 +57,14 @@ class Recipe:
 
     Attributes:
         step: of Newton's method at a request.
-        keep: from the weights that were measured to those that are kept.
+        bound: from the norm of the mean gradient, and lambda, to a distance.
         draw: from an event's name to that of its noise.
         scale: from sigma, the residual and the budget to the noise that is used.
         charge: lets the accounts pay for a publication.
     """
 
     step: Callable[[Solved, Rows, float], Solved] = newton.step
-    keep: Callable[[torch.Tensor], torch.Tensor] = lambda weights: weights
+    bound: Callable[[float, float], float] = lambda norm, l2: (norm + SLACK) / l2
     draw: Callable[[str], str] = lambda name: name
     scale: Callable[[float, float, float], float] = lambda sigma, residual, mu: sigma
     charge: Callable[[Accounts, float], None] = Accounts.charge
@@ -97,7 +96,7 @@ class CertifiedHead(ConvexHead):
         self._config, self._recipe = config, recipe
         self._mu = mu_of(config.epsilon, config.delta)
         lasting = math.sqrt(config.publications) if config.scope == "transcript" else 1.0
-        self._reference = (config.tol + SLACK) / config.l2
+        self._reference = self._residual(config.tol)
         self._enough = config.sigma * self._mu / lasting - self._reference
         self._cold = config.start == "cold"
         self._grade: Literal["bits", "law", "none"] = "none" if not self._cold else "law" if config.sigma else "bits"
@@ -167,7 +166,7 @@ class CertifiedHead(ConvexHead):
 
     def _residual(self, norm: float) -> float:
         """Return how far weights can be from the minimiser at which the mean gradient has that norm."""
-        return (norm + SLACK) / self._config.l2
+        return self._recipe.bound(norm, self._config.l2)
 
     def _served(
         self, here: Solved, rows: Rows, event: str, request: str | None, notes: dict[str, float]
@@ -182,8 +181,8 @@ class CertifiedHead(ConvexHead):
             here = self._recipe.step(here, rows, config.l2)
         residual = self._residual(here.norm) if len(rows) else 0.0
         sigma = self._recipe.scale(config.sigma, residual, self._mu)
-        secret = self._recipe.keep(here.weights)
-        self._publish(secret, secret + sigma * self._normal(self._recipe.draw(event)) if sigma else secret)
+        noise = sigma * self._normal(self._recipe.draw(event)) if sigma else 0.0
+        self._publish(here.weights, here.weights + noise)
         passed = here.passes * len(rows)
         outcome = Outcome(here.steps, passed, passed)
         notes = {**notes, "newton_steps": float(here.steps)}
