@@ -33,14 +33,14 @@ class Guarantee:
 
     Attributes:
         epsilon, delta: what is promised of every request whose account is open.
-        mu: the same as a budget: of Gaussian privacy, or for ``guo`` the residual over the noise that its theorem allows.
+        mu: the same as a budget: of Gaussian privacy, or the residual over the noise that a theorem allows.
         covers: what the other side sees: published weights while the state stays secret, or the state itself.
         scope: all publications since the request (transcript), or the last one.
         reference: the life without all that was deleted by then, or without this request alone.
         adaptive: whether requests may be chosen by looking at publications.
         basis: what the residual rests on (``measured``, or a theorem by the name of who proved it).
         residual, reference_residual: bounds on the distances of both lives' noise-free weights to the minimiser of what
-            is live (or, where the basis compares the two lives, to one another). Infinite where it proves none.
+            is live; where the basis compares the two lives, their sum bounds the distance between them.
         sigma: standard deviation of the noise.
         spent: of every request whose account is open, the mu that it has used up.
         publications: of every such request, how many its account was charged for.
@@ -110,8 +110,8 @@ class Outcome:
         weights_erased: of a forget event: False where weights that derive from the request's samples were left as they
             were, and the request was served beside them, if at all.
         exactness: of a forget event: ``bits`` (the state is, bit for bit, that of a life without the data), ``law``
-            (equal in distribution), ``certified`` (what is published can hardly tell: see `guarantee`) or ``none``; None for a
-            learn event.
+            (equal in distribution), ``certified`` (what is published can hardly tell: see `guarantee`) or ``none``;
+            None for a learn event.
         guarantee: what the grade ``certified`` states, after every event of a strategy that gives it.
         draw: of a learn event: what was chosen to train on, by strategies that choose.
     """

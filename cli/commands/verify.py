@@ -87,8 +87,8 @@ def _stated(verified: Verified) -> list[str]:
         lines.append("the number of steps depends on what was deleted: who can time it sees that (not covered).")
     if verified.noise is not None:
         lines.append(
-            f"noise of {verified.noise.publications} publications: variance {verified.noise.variance:.3f} of the stated "
-            f"one, p {verified.noise.p_value:.2g}; {'as stated' if verified.noise.upheld else 'NOT as stated'}."
+            f"noise of {verified.noise.publications} publications: variance {verified.noise.variance:.3f} of the "
+            f"stated one, p {verified.noise.p_value:.2g}; {'as stated' if verified.noise.upheld else 'NOT as stated'}."
         )
     return lines
 

@@ -43,14 +43,15 @@ DOES_NOT_SUPPORT = (
     "Malice: code that finds out that it is tested, or keeps data in files, can pass.",
 )
 SUPPORTS_CERTIFIED = (
-    "Certified: the secret weights lie as near to those of the life without the deleted samples, and to those of a life "
-    "with other samples in their place, as the guarantee states; noise and schedule do not depend on the deleted samples.",
-    "Every publication is in the account of every earlier request, and no account exceeds what was promised; the noise of "
-    "all publications has the stated size and is drawn anew each time.",
+    "Certified: the secret weights lie as near to those of the life without the deleted samples, and to those of a "
+    "life with other samples in their place, as the guarantee states; noise and schedule do not depend on the deleted.",
+    "Every publication is in the account of every earlier request, and no account exceeds what was promised; the noise "
+    "of all publications has the stated size and is drawn anew each time.",
 )
 DOES_NOT_SUPPORT_CERTIFIED = (
     "Certified: the secret state, which checkpoints hold; whoever has it needs no attack.",
-    "Certified: noise is drawn from the run's seed; a deployment needs a secret source, and floating-point samplers leak.",
+    "Certified: noise is drawn from the run's seed; a deployment needs a secret source, and samplers of floating-point "
+    "numbers leak.",
     "Certified: the time and the number of steps that a request takes, which depend on what is deleted.",
     "Certified: what the features were trained on, and constants chosen by looking at data that can be deleted.",
 )

@@ -1,4 +1,4 @@
-"""What of the grade certified(epsilon, delta) can be tested: distances, what noise depends on, the account, the noise."""
+"""What of the grade certified can be tested: distances, what noise depends on, the account, and the noise itself."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _noise(guarantee: Guarantee) -> tuple[float, float, float, int]:
 
 
 def _account(name: str, index: int, lived: Mapping[int, Shown]) -> tuple[float, Guarantee | None]:
-    """Return the square root of what all publications from the request on cost, and the last guarantee that names it."""
+    """Return what all publications from the request on cost together, and the last guarantee that names it."""
     total, last = 0.0, None
     for i in sorted(lived):
         guarantee = lived[i].guarantee

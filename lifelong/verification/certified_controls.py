@@ -23,24 +23,24 @@ def _faulty(config: Config, setting: Setting, recipe: Recipe) -> Strategy:
 
 
 def no_noise(config: Config, setting: Setting) -> Strategy:
-    """The secret weights are published as they are."""
+    """Publish the secret weights as they are."""
     noisy = _faulty(config, setting, HONEST)
     noisy._normal = lambda name: torch.zeros_like(noisy._secret)  # type: ignore[attr-defined]
     return noisy
 
 
 def same_noise(config: Config, setting: Setting) -> Strategy:
-    """All events share one draw: the difference of two publications is that of the secret weights."""
+    """Share one draw among all events: the difference of two publications is that of the secret weights."""
     return _faulty(config, setting, replace(HONEST, draw=lambda name: "all"))
 
 
 def noise_by_residual(config: Config, setting: Setting) -> Strategy:
-    """The noise is as large as the residual needs, and tells of it."""
+    """Make the noise as large as the residual needs, so that it tells of it."""
     return _faulty(config, setting, replace(HONEST, scale=lambda sigma, residual, mu: 2 * residual / mu))
 
 
 def last_publication_only(config: Config, setting: Setting) -> Strategy:
-    """An account that is said to hold all publications holds the last one."""
+    """Keep the last publication in an account that is said to hold all of them."""
 
     def charge(accounts: Accounts, cost: float) -> None:
         accounts._squares[:] = 0.0
@@ -50,12 +50,12 @@ def last_publication_only(config: Config, setting: Setting) -> Strategy:
 
 
 def gradient_as_distance(config: Config, setting: Setting) -> Strategy:
-    """The norm of the gradient is taken for a distance, without the strong convexity that divides it."""
+    """Take the norm of the gradient for a distance, without the strong convexity that divides it."""
     return _faulty(config, setting, replace(HONEST, bound=lambda norm, l2: norm))
 
 
 def nothing_done(config: Config, setting: Setting) -> Strategy:
-    """A request leaves the weights as they are and claims that they solve for what is left."""
+    """Leave the weights as they are and claim that they solve for what is left."""
 
     def step(here: Solved, rows: Rows, l2: float) -> Solved:
         return Solved(here.weights, 0.0, here.steps + 1, here.passes)

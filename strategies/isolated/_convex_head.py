@@ -29,8 +29,8 @@ class HeadConfig(BaseConfig):
     """What every convex head is told."""
 
     clip: Literal["unit"] | float = "unit"
-    """Length of a row of features: unit makes all of them 1; a number cuts longer ones. It must not be chosen by looking
-    at data that can be deleted."""
+    """Length of a row of features: unit makes all of them 1; a number cuts longer ones. It must not be chosen by
+    looking at data that can be deleted."""
 
 
 class ConvexConfig(HeadConfig):

@@ -1,10 +1,10 @@
-"""Certified head: Newton's method on live data, its measured residual hidden by noise; grade certified(epsilon, delta)."""
+"""Certified head: Newton steps on a convex head, the measured residual hidden by noise; grade certified."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, final
 
 from pydantic import Field
@@ -25,30 +25,33 @@ Steps = Literal["auto"] | int
 
 
 class Config(ConvexConfig):
-    """Options of `certified-head` (ours; the residual's bound is that of strong convexity, the noise on what is published
-    that of Sekhari et al. 2021 and Kuang and Xia 2026, the accounting that of Dong et al. 2022)."""
+    """Options of `certified-head`.
+
+    It is ours: the residual's bound is that of strong convexity, the noise on what is published that of Sekhari et al.
+    2021 (arXiv 2103.03279), the accounting that of Dong, Roth and Su 2022 (arXiv 1905.02383).
+    """
 
     epsilon: float = Field(1.0, gt=0)
     """What every request is promised over its whole scope, together with `delta`."""
     delta: float = Field(1e-5, gt=0, lt=1)
     """It should be below one over the number of samples."""
     sigma: float = Field(0.01, ge=0)
-    """Standard deviation of the noise on every published weight. It is fixed here, since noise that followed the residual
-    would tell of it. 0 publishes the solution itself, and promises nothing unless `start` is cold."""
+    """Standard deviation of the noise on every published weight. It is fixed here, since noise that followed the
+    residual would tell of it. 0 publishes the solution itself, and promises nothing unless `start` is cold."""
     scope: Scope = "transcript"
-    """transcript: all publications since a request share its budget. last: each has the whole of it, which says nothing
-    of two of them together."""
+    """transcript: all publications since a request share its budget. last: each has the whole of it, which says
+    nothing of two of them together."""
     publications: int = Field(100, ge=1)
-    """How many publications a request's budget should last for, under `scope: transcript`; decides how far `steps: auto`
-    goes. If there are more, later ones take more steps."""
+    """How many publications a request's budget should last for, under `scope: transcript`; decides how far `steps:
+    auto` goes. If there are more, later ones take more steps."""
     steps: Steps = "auto"
     """Newton steps at a request: at least that many, or until the residual fits `publications`. More are taken where a
     budget would be exceeded."""
     tol: float = Field(1e-10, gt=0)
     """Norm of the mean gradient to which experiences are learned, and to which the reference is assumed to be."""
     start: Literal["warm", "cold"] = "warm"
-    """warm: every event goes on from the weights before it. cold: every event solves from zero, so that the weights depend
-    on the live samples alone: retraining, exact in bits without noise and in law with it, and without accounts."""
+    """warm: every event goes on from the weights before it. cold: every event solves from zero, so that the weights
+    depend on the live samples alone: retraining, exact in bits without noise and in law with it, without accounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,9 @@ class CertifiedHead(ConvexHead):
         if self.state_grows and self._enough < self._reference:
             least = 2 * self._reference * lasting / self._mu
             raise ConfigError(
-                f"certified-head: sigma {config.sigma:g} is too little noise to hide what the solver leaves at tol "
-                f"{config.tol:g} and l2 {config.l2:g}: it must be at least {least:.2g}. Set a larger sigma or epsilon, or "
-                f"a smaller tol."
+                f"certified-head: sigma {config.sigma:g} is too little noise to hide what the solver leaves at "
+                f"tol {config.tol:g} and l2 {config.l2:g}: it must be at least {least:.2g}. Set a larger sigma or "
+                f"epsilon, or a smaller tol."
             )
         self._accounts = Accounts(setting.num_samples, self._mu, config.scope)
 
@@ -168,9 +171,7 @@ class CertifiedHead(ConvexHead):
         """Return how far weights can be from the minimiser at which the mean gradient has that norm."""
         return self._recipe.bound(norm, self._config.l2)
 
-    def _served(
-        self, here: Solved, rows: Rows, event: str, request: str | None, notes: dict[str, float]
-    ) -> Outcome:
+    def _served(self, here: Solved, rows: Rows, event: str, request: str | None, notes: dict[str, float]) -> Outcome:
         """Solve on while a budget would be exceeded, publish, and let all accounts pay."""
         config = self._config
 

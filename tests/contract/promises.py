@@ -144,7 +144,7 @@ def holds_nothing_exactly_if_it_claims_so(case: Case) -> None:
 
 
 def a_certificate_states_what_it_is_about(case: Case) -> None:
-    """The grade certified comes with a guarantee, which is stated anew after every event and covers earlier requests."""
+    """The grade certified comes with a guarantee, stated anew after every event, that covers earlier requests."""
     open_requests: set[str] = set()
     for moment in case.life.moments:
         outcome, stated = moment.outcome, moment.outcome.guarantee

@@ -1,4 +1,4 @@
-"""certified-head in a stream: what is published, what is stated, what verify finds, and that no attack beats the bound."""
+"""certified-head in a stream: what is published and stated, what verify finds, and that no attack beats the bound."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def _attack(setting: Setting, stream: Stream, recipe: Recipe, draws: int) -> tup
     """The best attack there is: project what is published on the difference of both lives' secret weights.
 
     Returns:
-        The difference of the projections' means over their true deviation (what mu is meant to bound), and mu as stated.
+        The difference of the projections' means over the noise (what mu is meant to bound), and mu as stated.
     """
     unlearned, reference = (CertifiedHead(OPTIONS, setting, recipe) for _ in range(2))
     guarantee = lived(unlearned, stream, stream.events[:2])[-1].guarantee

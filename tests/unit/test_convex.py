@@ -51,7 +51,7 @@ def test_constants_are_those_of_the_losses() -> None:
     share = (1 - 1 / math.sqrt(3)) / 2
     p = torch.tensor([share, 1 - share, 0.0], dtype=torch.float64)
     assert abs(float((p * (pair - (p * pair).sum()) ** 3).sum())) == pytest.approx(THIRD, rel=1e-9)
-    assert THIRD == pytest.approx(0.27217, abs=1e-5)
+    assert pytest.approx(0.27217, abs=1e-5) == THIRD
     assert float(((classes / classes.sum(1, keepdim=True)) * centred**2).sum(1).max()) <= smoothness(1.0)
 
 
@@ -77,7 +77,9 @@ def test_gradient_and_hessian_are_those_of_the_loss() -> None:
         (product,) = torch.autograd.grad((slope * v).sum(), w)
         w = w.detach()
         torch.testing.assert_close(hessian(w, part, 0.1)(v), product)
-        each = rows.x.norm(dim=1) * torch.stack([gradient(w, part.part(torch.tensor([i])), 0.0).norm() for i in range(200)])
+        each = rows.x.norm(dim=1) * torch.stack(
+            [gradient(w, part.part(torch.tensor([i])), 0.0).norm() for i in range(200)]
+        )
         assert float(each.max()) <= lipschitz(1.0)
 
 

@@ -84,16 +84,16 @@ def neel_sigma(lipschitz: float, convex: float, rows: int, left: float, epsilon:
 
 
 Link = tuple[Literal["kept", "gone"], float]
-"""What a request did to a task of a chain: how far its own step can differ (0 for a task that nobody named), and whether
-the task is still there."""
+"""What requests did to a task of a chain: whether it is still there, and how far its own step can differ for that (0
+for a task that nobody named)."""
 
 
 def anchored(links: Iterable[Link], shrink: float) -> float:
     """Return how far the end of an anchored chain can be from that of a life without what was deleted.
 
     W_t = argmin f_t(W) + lambda/2 ||W - W_(t-1)||^2 brings two chains together by `shrink` = lambda / (lambda + mu_f)
-    wherever both of them take a step. Where a task is gone, only one of them does: nothing shrinks, and the distance grows
-    by that step.
+    wherever both of them take a step. Where a task is gone, only one of them does: nothing shrinks, and the distance
+    grows by that step.
     """
     distance = 0.0
     for kind, own in links:

@@ -1,4 +1,4 @@
-"""Frozen features of bounded length, and a linear head over them as weights ``[d, K]`` with the bias as the last row."""
+"""Frozen features of bounded length, and a linear head over them: weights ``[d, K]`` with the bias as the last row."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FrozenHead:
         self.has_bias = network.head.bias is not None
         self.shape = (network.head.in_features + self.has_bias, network.head.out_features)
         self.reach = math.hypot(1.0 if clip == "unit" else float(clip), float(self.has_bias))
-        # In float64 a row's features depend on who is passed with it by rounding alone, which a residual's slack covers.
+        # In float64 a row depends on who is passed with it by rounding alone, which a residual's slack covers.
         self._precise = copy.deepcopy(body).double().eval()
 
     def zeros(self) -> torch.Tensor:

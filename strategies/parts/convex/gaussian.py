@@ -1,7 +1,7 @@
 """Gaussian differential privacy: from mu to (epsilon, delta) and back (Dong, Roth, Su 2022, arXiv 1905.02383).
 
-A Gaussian of standard deviation sigma whose mean moves by r has mu = r / sigma. Costs of several such publications, each
-chosen by looking at the earlier ones, add in squares.
+A Gaussian of standard deviation sigma whose mean moves by r has mu = r / sigma. Costs of several such publications,
+each chosen by looking at the earlier ones, add in squares.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ def mu_of(epsilon: float, delta: float) -> float:
 
 
 def group(mu: float, rows: int) -> float:
-    """Return the cost for several rows together of what costs `mu` for each row: `rows` times as much (Theorem 2.14)."""
+    """Return what costs `mu` for each row for several rows together: `rows` times as much (Theorem 2.14)."""
     return mu * rows

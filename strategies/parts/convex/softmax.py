@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 THIRD = 2 * math.sqrt(2) / (6 * math.sqrt(3))
-"""Lipschitz constant of the softmax loss's Hessian in the logits, for any number of classes. Of the logistic loss in its
-one logit it is 1 / (6 sqrt 3)."""
+"""Lipschitz constant of the softmax loss's Hessian in the logits, for any number of classes. Of the logistic loss in
+its one logit it is 1 / (6 sqrt 3)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
