@@ -91,7 +91,7 @@ class ConvexHead(Strategy):
         return np.array([], dtype=np.int64)
 
     @override
-    def release(self) -> Release:
+    def release(self) -> Release | None:
         return Release(self._secret.clone(), self._published.clone())
 
     @override

@@ -161,7 +161,6 @@ def a_certificate_states_what_it_is_about(case: Case) -> None:
             open_requests &= set(stated.spent)  # what is learned again is legitimately there
         assert set(stated.spent) == set(stated.publications) == open_requests
         assert {name for name, mu in stated.spent.items() if mu > stated.mu} == set(stated.exhausted)
-        assert case.life.strategy.release() is not None
 
 
 def what_stays_in_the_weights_is_said(case: Case) -> None:

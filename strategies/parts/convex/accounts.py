@@ -55,6 +55,11 @@ class Accounts:
         self._squares = self._after(cost)
         self._counts = self._counts + 1
 
+    def owe(self, mu: float) -> None:
+        """Let the account that was opened last owe a cost alone, once."""
+        self._squares[-1] += mu**2
+        self._counts[-1] += 1
+
     def spent(self) -> dict[str, float]:
         """Return the mu of every open account."""
         return {name: math.sqrt(square) for name, square in zip(self._names, self._squares.tolist(), strict=True)}
