@@ -93,7 +93,8 @@ class Verified:
         """The grade that the findings support: bits, bits with samples given up, law, certified, or none."""
         findings = self.findings
         if self.claim == "certified" and findings:
-            return "certified" if self.upheld else "none"
+            shown = all(f.certified is not None for f in findings if f.claim == "certified")
+            return "none" if not self.upheld else "certified" if shown else "cannot be tested"
         if not findings or not all(f.independent and not f.held for f in findings) or self.claim == "none":
             return "none"
         if all(f.as_without for f in findings):

@@ -67,7 +67,7 @@ class Finding:
         if self.claim == "none":
             return True
         if self.claim == "certified":
-            return self.certified is not None and self.certified.upheld
+            return self.certified is None or self.certified.upheld
         same = self.as_without or self.stranded > 0 or self.traces > 0 or self.claim == "law"
         return self.independent and same and not self.held
 
@@ -188,7 +188,7 @@ def find(live_on: LiveOn, stream: Stream, requests: tuple[int, ...], key: Key) -
             without = live_on(surviving(events), nothing, key)
             holders = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
             whole = (served.digest, served.answers)
-            is_certified = served.claim == "certified"
+            is_certified = served.claim == "certified" and index in lived.shown
             yield Finding(
                 request=event.name,
                 event=index,

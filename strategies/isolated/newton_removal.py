@@ -45,7 +45,7 @@ class NewtonRemoval(ConvexHead):
 
     supports = frozenset({"classes"})
     state_grows = True
-    test_options = {"l2": 0.1, "noise": 1.0}
+    test_options = {"l2": 0.3, "noise": 3.0}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start at the weights zero."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from lifelong.verification.certified import noise, recomputed_epsilon
 from lifelong.verification.certified_controls import CERTIFIED_CONTROLS
 from lifelong.verification.replay import Lived, altered, find, live
 from strategies.base import Setting, Strategy
+from strategies.isolated import anchored_head, descent_to_delete, dp_head, integer_ridge, newton_removal
 from strategies.isolated.certified_head import HONEST, CertifiedHead, Config, Recipe
 from strategies.parts.convex.gaussian import epsilon_of, mu_of
+from strategies.parts.convex.softmax import gradient
 from strategies.step import step
 from streams.config import parse
-from streams.errors import ConfigError
+from streams.errors import ConfigError, StreamError
 from streams.events import Event
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -281,3 +284,117 @@ def test_no_attack_beats_the_bound_and_the_same_attack_beats_a_broken_one(settin
 
     broken, stated = _attack(setting, stream, replace(HONEST, step=idle), draws)
     assert broken > budget + reach > stated + reach, "an attack without power proves nothing"
+
+
+def test_newton_removal_trains_again_when_its_bounds_are_spent(setting: Setting, stream: Stream) -> None:
+    first, request, *_ = stream.events
+    single = [replace(request.requests[0], sample_ids=np.array([i])) for i in first.sample_ids[:12]]
+    events = (first, *(replace(request, name=f"single-{n}", requests=(r,)) for n, r in enumerate(single)))
+    served = {}
+    for bound in ("fourth", "paper", "worst-case"):
+        strategy = newton_removal.NewtonRemoval(newton_removal.Config(l2=0.01, noise=0.3, bound=bound), setting)
+        outcomes = lived(strategy, stream, events)[1:]
+        assert {o.exactness for o in outcomes} == {"certified"}
+        stated = [o.guarantee for o in outcomes]
+        budget = 0.3 * stated[0].mu
+        assert all(g.residual + g.reference_residual <= budget for g in stated)
+        for before, after in pairwise(stated):
+            assert after.resolved == (after.residual < before.residual), "bounds add up, until it trains again"
+        assert stated[0].adaptive is False
+        assert (stated[0].covers, stated[0].scope) == ("state", "last")
+        served[bound] = sum(not g.resolved for g in stated)
+    assert served["fourth"] >= served["paper"] >= served["worst-case"] == 0
+    assert 0 < served["paper"] < 12
+
+
+def test_the_noise_of_an_objective_is_drawn_anew_and_kept_nowhere(setting: Setting, stream: Stream) -> None:
+    strategy = newton_removal.NewtonRemoval(newton_removal.Config(l2=0.01, noise=1.0), setting)
+    lived(strategy, stream, stream.events[:1])
+    tilt = strategy._normal(strategy._root)
+    rows, _ = strategy._rows(Ledger(stream.source).lend(stream.events[0].sample_ids))
+    here = gradient(strategy.release().secret, rows, 0.01)
+    torch.testing.assert_close(here * len(rows), -tilt, rtol=1e-4, atol=1e-4)
+    state = strategy.state_dict()
+    assert not any(isinstance(v, torch.Tensor) and torch.equal(v, tilt) for v in state.values())
+    before = strategy._root
+    lived(strategy, stream, stream.events[:1])
+    strategy._train(rows, "another")
+    assert strategy._root != before
+    assert not torch.equal(strategy._normal("another"), tilt)
+
+
+def test_what_the_literature_proves_is_upheld_by_verify(setting: Setting, stream: Stream) -> None:
+    for build in (
+        lambda: newton_removal.NewtonRemoval(newton_removal.Config(l2=0.1), setting),
+        lambda: descent_to_delete.DescentToDelete(descent_to_delete.Config(l2=0.1, steps=30, rows=200), setting),
+        lambda: anchored_head.AnchoredHead(anchored_head.Config(sigma=50.0), setting),
+    ):
+        life, findings = _found(build, stream, (1, 4))
+        assert [f.claim for f in findings] == ["certified"] * 2
+        assert all(f.upheld for f in findings), [f.certified for f in findings]
+        compared = [f.certified for f in findings if f.certified.distance is not None]
+        assert compared
+        assert all(c.distance > 0 for c in compared)
+        found = noise(life.shown)
+        assert found is None or found.upheld
+
+
+def test_descent_to_delete_needs_half_of_its_rows(setting: Setting, stream: Stream) -> None:
+    count = len(stream.events[0].sample_ids)
+    config = descent_to_delete.Config(l2=0.1, steps=20, rows=2 * count)
+    strategy = descent_to_delete.DescentToDelete(config, setting)
+    ledger = Ledger(stream.source)
+    step(strategy, stream.events[0], ledger)
+    with pytest.raises(StreamError, match=rf"{count - 3} rows are left.*at most {2 * (count - 3)}"):
+        step(strategy, stream.events[1], ledger)
+    assert strategy._needed(1) == config.steps
+    assert config.steps < strategy._needed(5) < strategy._needed(50)
+
+
+def test_what_lies_behind_fades_from_an_anchored_head(setting: Setting, stream: Stream) -> None:
+    """The same request is certified if enough was learned after its task, and is not if nothing was."""
+    first, request, second, *_ = stream.events
+    parts = np.array_split(second.sample_ids, 12)
+    later = tuple(replace(second, name=f"part-{n}", sample_ids=np.sort(ids)) for n, ids in enumerate(parts))
+    config = anchored_head.Config(sigma=0.3, scope="last")
+    soon, late = (anchored_head.AnchoredHead(config, setting) for _ in range(2))
+    at_once = lived(soon, stream, (first, request))[-1]
+    afterwards = lived(late, stream, (first, *later, request))[-1]
+    assert (at_once.exactness, afterwards.exactness) == ("none", "certified")
+    assert at_once.guarantee.exhausted == ("request-0",)
+    assert afterwards.guarantee.residual < at_once.guarantee.residual * 0.6**12
+    assert not at_once.weights_erased
+    whole = replace(request, requests=(replace(request.requests[0], sample_ids=first.sample_ids),))
+    by_bound, measured = (
+        lived(anchored_head.AnchoredHead(config.model_copy(update={"moves": moves}), setting), stream, (first, *later, whole))
+        for moves in ("bound", "measured")
+    )
+    assert measured[-1].guarantee.residual < by_bound[-1].guarantee.residual
+
+
+def test_a_private_head_pays_for_a_request_by_its_rows(setting: Setting, stream: Stream) -> None:
+    config = dp_head.Config(steps=4, noise_multiplier=200.0)
+    outcomes = lived(dp_head.DPHead(config, setting), stream)
+    spent = outcomes[-1].guarantee.spent
+    assert spent["request-0"] == pytest.approx(3 * math.sqrt(4) / 200)
+    assert spent["request-2"] == pytest.approx(20 * math.sqrt(8) / 200)
+    assert [o.exactness for o in outcomes if o.exactness] == ["certified", "none", "none"]
+    assert not any(o.weights_erased for o in outcomes if o.exactness)
+    one, other = (dp_head.DPHead(config, setting) for _ in range(2))
+    rows, _ = one._rows(Ledger(stream.source).lend(stream.events[0].sample_ids))
+    quiet = torch.zeros(one._secret.shape, dtype=torch.float64)
+    moved = [s._stepped(s._secret, r, quiet) for s, r in ((one, rows), (other, rows.part(torch.arange(1, len(rows)))))]
+    largest = config.lr * config.clip_norm / setting.num_samples
+    assert 0 < float((moved[0] - moved[1]).norm()) <= largest * (1 + 1e-9), "one row moves a step by the clip at most"
+
+
+def test_sums_of_integers_are_exact_whatever_is_deleted(setting: Setting, stream: Stream) -> None:
+    build = lambda: integer_ridge.IntegerRidge(integer_ridge.Config(l2=0.01), setting)  # noqa: E731
+    _, findings = _found(build, stream, (1, 3, 4))
+    assert [(f.claim, f.independent, f.as_without, f.held) for f in findings] == [("bits", True, True, ())] * 3
+    strategy = build()
+    lived(strategy, stream)
+    data = Ledger(stream.source).lend(stream.source.test_ids).all()
+    known = data.y != 1
+    right = (strategy.predict(data).argmax(1) == data.y)[known].float().mean()
+    assert float(right) > 0.8
