@@ -160,5 +160,7 @@ class NewtonRemoval(ConvexHead):
             exhausted=self._accounts.exhausted(),
         )
         passed = done.passes * len(rows)
-        outcome = Outcome(done.steps, passed, passed)
-        return told(outcome, guarantee, request, {**notes, "newton_steps": float(done.steps)})
+        notes = {**notes, "newton_steps": float(done.steps)}
+        if request is not None:
+            notes["trained_again"] = float(resolved)
+        return told(Outcome(done.steps, passed, passed), guarantee, request, notes)
