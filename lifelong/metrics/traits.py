@@ -104,7 +104,10 @@ METRICS: dict[str, Metric] = {
         "Whether the event was solved anew, to the solver's tolerance (certified heads).", "0 or 1", "neither"
     ),
     "trained_again": Metric(
-        "Whether a request was served by training anew, as a bound was used up (newton-removal).", "0 or 1", "lower", 0.0
+        "Whether a request was served by training anew, as a bound was used up (newton-removal).",
+        "0 or 1",
+        "lower",
+        0.0,
     ),
     "exhausted_requests": Metric(
         "Requests that have spent more than their budget, of which nothing is promised any more (certified heads).",

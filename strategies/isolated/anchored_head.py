@@ -55,7 +55,9 @@ class AnchoredHead(ConvexHead):
     supports = frozenset({"classes"})
     state_grows = True
     test_options = {"sigma": 1.0}
-    inert = dict.fromkeys(("epsilon", "delta"), "they decide which requests are certified, and nothing about the weights")
+    inert = dict.fromkeys(
+        ("epsilon", "delta"), "they decide which requests are certified, and nothing about the weights"
+    )
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start at the weights zero."""

@@ -52,7 +52,9 @@ class DPHead(ConvexHead):
     supports = frozenset({"classes"})
     state_grows = True
     test_options = {"steps": 3}
-    inert = dict.fromkeys(("epsilon", "delta"), "they decide which requests are certified, and nothing about the weights")
+    inert = dict.fromkeys(
+        ("epsilon", "delta"), "they decide which requests are certified, and nothing about the weights"
+    )
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start at the weights zero."""

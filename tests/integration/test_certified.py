@@ -366,7 +366,11 @@ def test_what_lies_behind_fades_from_an_anchored_head(setting: Setting, stream: 
     assert not at_once.weights_erased
     whole = replace(request, requests=(replace(request.requests[0], sample_ids=first.sample_ids),))
     by_bound, measured = (
-        lived(anchored_head.AnchoredHead(config.model_copy(update={"moves": moves}), setting), stream, (first, *later, whole))
+        lived(
+            anchored_head.AnchoredHead(config.model_copy(update={"moves": moves}), setting),
+            stream,
+            (first, *later, whole),
+        )
         for moves in ("bound", "measured")
     )
     assert measured[-1].guarantee.residual < by_bound[-1].guarantee.residual

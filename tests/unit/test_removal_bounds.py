@@ -1,4 +1,4 @@
-"""The papers' bounds on a retrained head, held against the truth, against numbers by hand, and against what breaks them."""
+"""The papers' bounds on a retrained head, held against the truth, numbers by hand, and what breaks them."""
 
 from __future__ import annotations
 
