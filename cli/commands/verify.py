@@ -74,15 +74,21 @@ def _stated(verified: Verified) -> list[str]:
     if not found:
         return []
     stated = found[-1].guarantee
-    promise = f"certified(epsilon {stated['epsilon']:g}, delta {stated['delta']:g}) of the {stated['covers']} weights"
-    other = "requesters may look at what is published" if stated["adaptive"] else "requests are fixed in advance"
+    covers = {"published": "of what is published", "state": "of the whole state"}[stated["covers"]]
+    without = {"all-deleted": "all that was deleted by then", "per-request": "the request's own samples"}
+    scope = {"transcript": "all publications since a request together", "last": "the last publication alone"}
+    asked = "requesters may look at what is published" if stated["adaptive"] else "requests are fixed in advance"
     lines = [
-        f"{promise}, beside a life without what is {stated['reference']}; scope {stated['scope']}, basis "
-        f"{stated['basis']}; {other}.",
-        f"most spent of these requests: epsilon {max(f.epsilon for f in found):.3g}, recomputed from "
-        f"{max(stated['publications'].values(), default=0)} publications; largest distance over what is allowed: "
-        f"{max((f.distance or 0.0) / f.allowed for f in found if f.allowed):.3g}.",
+        f"certified(epsilon {stated['epsilon']:g}, delta {stated['delta']:g}) {covers}, beside a life without "
+        f"{without[stated['reference']]}; {scope[stated['scope']]}; {asked}; basis: {stated['basis']}.",
+        f"most spent of these requests' budgets: {max(f.account / stated['mu'] for f in found):.1%} (epsilon "
+        f"{max(f.epsilon for f in found):.3g}).",
     ]
+    compared = [f.distance / f.allowed for f in found if f.distance is not None and f.allowed]
+    if compared:
+        lines.append(f"largest distance to that life: {max(compared):.1%} of what is allowed.")
+    else:
+        lines.append("no distance could be compared: both lives have other noise in what they solve.")
     if any(f.steps_tell for f in found):
         lines.append("the number of steps depends on what was deleted: who can time it sees that (not covered).")
     if verified.noise is not None:

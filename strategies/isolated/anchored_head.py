@@ -1,4 +1,4 @@
-"""Anchored head (Hu et al.): each experience is learned near the last weights, and what came before it fades."""
+"""Anchored head (Hu et al.): each experience is learned near the last weights, so old ones fade; certified or none."""
 
 from __future__ import annotations
 

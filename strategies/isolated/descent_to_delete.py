@@ -1,4 +1,4 @@
-"""Descent-to-delete (Neel et al.): a few gradient steps per deletion from the last iterate, which stays secret."""
+"""Descent-to-delete (Neel et al.): gradient steps from the last iterate, which stays secret; certified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DP head: noisy gradient steps under differential privacy; a request changes nothing and is covered as a group."""
+"""DP head (DP-SGD): learning is private; a request changes nothing and is covered as a group; certified or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integer ridge: least squares on counts of quantised features; deleting is subtracting, exact to the bit."""
+"""Integer ridge: least squares from sums of integers; deleting is subtracting, exact in bits."""
 
 from __future__ import annotations
 

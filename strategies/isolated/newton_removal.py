@@ -1,4 +1,4 @@
-"""Newton removal (Guo et al.): a perturbed objective, one Newton step a request, trained anew when a bound is spent."""
+"""Newton removal (Guo et al.): a perturbed objective and one Newton step a request, within a bound; certified."""
 
 from __future__ import annotations
 
