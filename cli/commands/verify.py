@@ -102,4 +102,6 @@ def _stated(verified: Verified) -> list[str]:
 def _verdict(verified: Verified) -> str:
     if not verified.upheld:
         return "REFUTED"
+    if verified.grade == "cannot be tested":
+        return "cannot be tested"
     return "upheld" if verified.claim != "none" else "claims nothing"

@@ -99,7 +99,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
     "certified-head(cold)": {"isolated": {"name": "certified-head", "l2": 0.01, "start": "cold", "sigma": 0.0}},
-    "certified-head(cold, noisy)": {"isolated": {"name": "certified-head", "l2": 0.01, "start": "cold"}},
     "avalanche(replay)+retrain": {
         "learner": {
             "name": "avalanche",

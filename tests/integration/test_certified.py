@@ -460,3 +460,12 @@ def test_sums_of_integers_are_exact_whatever_is_deleted(setting: Setting, stream
     known = data.y != 1
     right = (strategy.predict(data).argmax(1) == data.y)[known].float().mean()
     assert float(right) > 0.8
+
+
+def test_solving_from_zero_is_exact_in_law_with_noise(setting: Setting, stream: Stream) -> None:
+    """Without noise it is exact to the bit, to which the contract tests hold it."""
+    cold = OPTIONS.model_copy(update={"start": "cold"})
+    _, findings = _found(lambda: CertifiedHead(cold, setting), stream, (1, 3))
+    assert [(f.claim, f.independent, f.as_without, f.upheld) for f in findings] == [("law", True, False, True)] * 2
+    quiet = CertifiedHead(OPTIONS.model_copy(update={"sigma": 0.0}), setting)
+    assert {o.exactness for o in lived(quiet, stream) if o.exactness} == {"none"}
