@@ -124,6 +124,10 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         if (why := _in_state(p, name, file, sample)) is not None:
             for part in (file, *sorted((file.parent / "pieces").glob("*.pt"))):
                 yield Trace(part, why)
+    for file in sorted((life / "checkpoints" / "within").glob("event-*/*.pt")):
+        until = int(file.parent.name.removeprefix("event-"))
+        if any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events[:until]):
+            yield Trace(file, "where training stood that was interrupted; it has learned it, then or before")
     if evaluated:
         for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
             yield Trace(life / name_of_file, f"its {number} after every evaluation")

@@ -32,6 +32,7 @@ from lifelong.study.seeds import Looks, all_seeds, rule_of
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
+from streams.files import check_on_disk
 
 _PATIENCE_S, _LOOK_AGAIN_S = 10.0, 0.2
 
@@ -68,8 +69,9 @@ class Study:
         check(self.config, self.cells)
         resolved = [c.resolved for c in self.cells]
         self.identity = content_hash([resolved, code_of(resolved)])
-        self.folder = Path(root) / f"study-{self.config.name}-{self.identity}"
-        self.all_jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
+        root = check_on_disk(root, "root")
+        self.folder = root / f"study-{self.config.name}-{self.identity}"
+        self.all_jobs = make_jobs(self.cells, root.absolute() / f"study-{self.config.name}")
         self._looked: tuple[int, ...] | None = None
         self._reached: int | None = None
 
@@ -147,6 +149,7 @@ class Study:
         watch: Callable[[JobResult], None] | None = None,
         wandb: bool = False,
         begin: Callable[[list[Job]], None] | None = None,
+        told: Callable[[str, int, int], None] | None = None,
     ) -> list[JobResult]:
         """Run what is not finished, look by look, and write verdicts.
 
@@ -160,6 +163,7 @@ class Study:
             watch: is told of every result as it comes in.
             wandb: also send everything to Weights & Biases.
             begin: is told of the jobs of every look before they start.
+            told: is told how far a job on Ray is, see `run_ray`; of those here the run folders say it.
 
         Returns:
             The results of the jobs that ran; those with an error can be run again.
@@ -181,7 +185,7 @@ class Study:
                 if on == "ray":
                     from lifelong.study.ray import run_ray
 
-                    coming = run_ray(jobs, address, cpus, gpus, memory)
+                    coming = run_ray(jobs, address, cpus, gpus, memory, told=told)
                 else:
                     coming = run_local(jobs, workers)
                 for result in coming:
