@@ -304,9 +304,7 @@ class AmnesiacHAT(Strategy):
 
     def draws(self, tasks: list[_Task], sizes: dict[str, int], steps: int, key: Key, door: Door) -> Draws:
         """Return what to take at each of `steps` steps from what may be read of the memories of some tasks."""
-        ids = np.unique(
-            np.concatenate([keep_uniform(t.memory, sizes[t.name], key / t.name / "share") for t in tasks])
-        )
+        ids = np.unique(np.concatenate([keep_uniform(t.memory, sizes[t.name], key / t.name / "share") for t in tasks]))
         size = min(self._setting.training.batch_size, len(ids))
         positions = torch.from_numpy(draw_positions(ids, size * steps, key)).view(steps, size)
         return Draws(door.fetch(ids), positions.to(self._model.parameters.device))

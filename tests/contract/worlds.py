@@ -30,7 +30,7 @@ from streams.ledger import Ledger
 from streams.plan import Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, online, task_incremental
-from streams.schedules import explicit
+from streams.schedules import explicit, published
 from streams.source import Source
 from streams.sources import instructions, people
 from streams.stream import Stream
@@ -52,7 +52,7 @@ class World:
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
-        noisy = self.name.startswith("task-incremental")
+        noisy = self.name.startswith(("task-incremental", "declared"))
         setting = replace(
             self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy, self.device)
         )
@@ -260,7 +260,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
-    if name in ("task-incremental", "everything-task-aware"):
+    if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
     if name.endswith("regression"):
@@ -276,8 +276,12 @@ def make_world(full_name: str, device: str = "cpu") -> World:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    if name == "declared":  # some tasks as permanent, some as temporary, and one that becomes permanent
+        scheduled = published.place(plan, published.Config(sequence="clpu"), Key(0))
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
+    if name == "carrying":
+        training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
     setting = Setting(
         Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
     )

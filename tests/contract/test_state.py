@@ -1,0 +1,162 @@
+"""No part of a state may go missing: each differs somewhere from what it was at the start, and is missed without it.
+
+A part that is at every event what it was at the start could be left out of `load_state_dict`, and no test of resuming
+would notice. So every candidate lives in all of its forms and in a stream that declares tasks permanent or temporary;
+for each part of the state of each method an event is looked for after which it has changed. There it is put back to
+what it was (or to nothing, if it was not there), and restoring that must fail or end in another state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from contract import facts
+from contract.candidates import FORMS, Candidate, candidates, class_named, picture_candidates, text_candidates
+from contract.lived import Whole, whole_of
+from contract.promises import through_disk
+from contract.worlds import World, world_of
+
+from strategies.base import State
+from strategies.parts.model import digest
+from strategies.step import ledger_after, restore, step
+from streams.registry import entries
+
+Path = tuple[str | int, ...]
+Owner = tuple[str, str]
+"""Kind and name of a method."""
+SGD: Owner = ("learners", "the training loop")
+"""What all plugins share: the model, and an optimizer that lives on."""
+
+
+def parts_of(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield tensors, numbers, texts, plain lists and what is empty, with where they are."""
+    if isinstance(state, dict) and state:
+        for key, value in state.items():
+            yield from parts_of(value, (*path, key))
+    elif isinstance(state, list | tuple) and any(isinstance(v, dict | list | tuple | torch.Tensor) for v in state):
+        for place, value in enumerate(state):
+            yield from parts_of(value, (*path, place))
+    else:
+        yield path, state
+
+
+def named(path: Path, candidate: Candidate) -> tuple[Owner, str]:
+    """Whose a part is, and its name there: numbers stand for others."""
+    config = candidate.config
+    owner, rest = SGD, path
+    if config.isolated is not None:
+        owner = ("isolated", config.isolated.name)
+    elif path[0] == "plugins":
+        owner, rest = ("learners", str(path[1])), path[2:]
+    elif path[0] == "guard":
+        assert config.guard is not None
+        owner, rest = ("guards", config.guard.name), path[1:]
+    return owner, "/".join("*" if isinstance(k, int) or k.lstrip("-").isdigit() else k for k in rest)
+
+
+def put_back(state: State, path: Path, start: dict[Path, Any]) -> State:
+    """Return the state with one part as it was at the start, or with nothing there."""
+    first, *rest = path
+    copy: Any = list(state) if isinstance(state, list | tuple) else dict(state)
+    if rest:
+        copy[first] = put_back(copy[first], tuple(rest), {p[1:]: v for p, v in start.items() if p[:1] == (first,)})
+    else:
+        copy[first] = start[path] if path in start else nothing_like(copy[first])
+    return copy  # type: ignore[no-any-return]
+
+
+def nothing_like(value: Any) -> Any:
+    return torch.zeros_like(value) if isinstance(value, torch.Tensor) else None if value is None else type(value)()
+
+
+def has_changed(path: Path, value: Any, start: dict[Path, Any]) -> bool:
+    return digest(value) != digest(start[path] if path in start else nothing_like(value))
+
+
+def places(candidate: Candidate) -> list[str]:
+    """The worlds that it can live in."""
+    if candidate in text_candidates():
+        return ["text"]
+    if candidate in picture_candidates():
+        return ["pictures"]
+    forms = [*FORMS, "carrying", *(["declared"] if candidate.config.isolated is not None else [])]
+    return [candidate.place(form) for form in forms if candidate.lives(form)]
+
+
+def is_missed(world: World, candidate: Candidate, state: State, index: int, whole: Whole) -> bool:
+    """Whether restoring that state after an event fails, or leaves something else than there was."""
+    strategy, ledger = world.build(candidate), ledger_after(world.ledger(), world.stream.events[: index + 1])
+    try:
+        restore(strategy, state, ledger)
+    except Exception:  # whatever it is, it is noticed
+        return True
+    return whole_of(world, strategy) != whole
+
+
+class Looked:
+    """What was found out about the parts of the state of one method."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.seen: set[str] = set()
+        self.changed: set[str] = set()
+        self.missed: set[str] = set()
+
+    def live(self, world: World, candidate: Candidate) -> None:
+        """Live once, and put back each part that was not missed yet after every event that has changed it."""
+        strategy, ledger = world.build(candidate), world.ledger()
+        if facts.relives(strategy):
+            return
+        start = dict(parts_of(strategy.state_dict()))
+        for index, event in enumerate(world.stream.events[:-1]):
+            step(strategy, event, ledger)
+            state = strategy.state_dict()
+            open_ = self._changed_by_now(state, start, candidate)
+            whole, kept = (whole_of(world, strategy), through_disk(state)) if open_ else (None, state)
+            for part, path in open_.items():
+                if whole is not None and is_missed(world, candidate, put_back(kept, path, start), index, whole):
+                    self.missed.add(part)
+
+    def _changed_by_now(self, state: State, start: dict[Path, Any], candidate: Candidate) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for path, value in parts_of(state):
+            owner, part = named(path, candidate)
+            if owner == self.owner:
+                self.seen.add(part)
+                if part not in self.missed and has_changed(path, value, start):
+                    self.changed.add(part)
+                    found[part] = path
+        return found
+
+    def never(self, some: set[str]) -> set[str]:
+        """Return parts that are not among some; what is empty at times is, if something that it held at others is."""
+        return {part for part in self.seen - some if not any(other.startswith(f"{part}/") for other in some)}
+
+
+def keepers(owner: Owner) -> list[Candidate]:
+    """Candidates that the state of a method is part of; of the training loop a few."""
+    every = [c for c in (*candidates(), *text_candidates(), *picture_candidates()) if c.keeps]
+    if owner == SGD:
+        return [c for c in every if c.parts[0] == ("learners", "naive")][:2]
+    return [c for c in every if owner in c.parts]
+
+
+def owners() -> list[Owner]:
+    """All methods that have a state."""
+    kinds = ("learners", "guards", "isolated")
+    return [SGD, *((kind, name) for kind in kinds for name in sorted(entries(kind)))]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("owner", owners(), ids=lambda owner: "-".join(owner))
+def test_every_part_of_a_state_is_missed(owner: Owner) -> None:
+    looked = Looked(owner)
+    for candidate in keepers(owner):
+        for place in places(candidate):
+            looked.live(world_of(place), candidate)
+    idle = {} if owner == SGD else class_named(*owner).idle_state  # type: ignore[union-attr]
+    assert looked.never(looked.changed) == set(idle), "what no event changes, no test misses"
+    assert looked.never(looked.missed) == set(idle), "it changes, and nothing is missed without it"
