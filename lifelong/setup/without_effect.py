@@ -44,7 +44,7 @@ def without_effect(strategies: Mapping[str, StrategyParts], training: Training) 
 
 
 def _of_another_optimizer(options: Config, where: str, taken: Collection[str] = ()) -> Iterator[str]:
-    """Yield what is set for the optimizer that is not chosen, or for none of those that are `taken`; nested ones too."""
+    """Yield what is set for the optimizer that is not chosen, or for none that is `taken`; nested options too."""
     for key in sorted(options.model_fields_set):
         value = getattr(options, key)
         if isinstance(value, Config):
@@ -55,4 +55,5 @@ def _of_another_optimizer(options: Config, where: str, taken: Collection[str] = 
     for key, optimizer in _OF.items():
         value, default = getattr(options, key), type(options).model_fields[key].default
         if key in options.model_fields_set and value != default and optimizer not in names:
-            yield f"{where}.{key}: {json.dumps(value)} is for {optimizer}, and the optimizer is {' or '.join(sorted(names))}."
+            chosen = " or ".join(sorted(names))
+            yield f"{where}.{key}: {json.dumps(value)} is for {optimizer}, and the optimizer is {chosen}."

@@ -158,6 +158,13 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
+class Flat(nn.Linear):
+    """Takes images, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(1))
+
+
 def _model(objective: Objective, seed: int, noisy: bool, device: str) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
         return FlatModel(_network(objective, noisy).to(device))
@@ -172,7 +179,7 @@ def _network(objective: Objective, noisy: bool) -> nn.Module:
     if isinstance(objective, CausalLM):
         sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
-    layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [Flat(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -263,6 +270,8 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
+    if name == "images":
+        source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
