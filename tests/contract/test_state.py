@@ -25,6 +25,7 @@ from strategies.base import State
 from strategies.parts.model import digest
 from strategies.step import ledger_after, restore, step
 from streams.config import parse
+from streams.errors import ConfigError
 from streams.registry import entries
 
 Path = tuple[str | int, ...]
@@ -32,6 +33,10 @@ Owner = tuple[str, str]
 """Kind and name of a method."""
 MORE: dict[str, dict[str, Any]] = {
     "l2(later)": {"learner": {"name": "l2", "from_start": False}, "unlearner": "none"},
+    "der-plus-plus+gradient-ascent": {
+        "learner": {"name": "der-plus-plus", "memory": 30, "batch": 8},
+        "unlearner": {"name": "gradient-ascent", "epochs": 1},
+    },
     "sisa(anew)": {"isolated": {"name": "sisa", "shards": 2, "slices": 2, "fresh": "everything"}},
     "supsup(kkt, none)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "repair": "none"}},
     "uncle(protect)": {
@@ -126,7 +131,10 @@ class Looked:
 
     def live(self, world: World, candidate: Candidate) -> None:
         """Live once, and put back each part that was not missed yet after every event that has changed it."""
-        strategy, ledger = world.build(candidate), world.ledger()
+        try:
+            strategy, ledger = world.build(candidate), world.ledger()
+        except ConfigError:  # it says that this is not for it
+            return
         if facts.relives(strategy):
             return
         start = dict(parts_of(strategy.state_dict()))
@@ -151,7 +159,7 @@ class Looked:
         found: dict[str, Path] = {}
         for path, value in parts_of(state):
             owner, part = named(path, candidate)
-            if owner == self.owner and path and not part.rpartition("body.")[2].startswith(CONSTANTS):
+            if owner == self.owner and part and not part.rpartition("body.")[2].startswith(CONSTANTS):
                 self.seen.add(part)
                 if part not in self.missed and has_changed(path, value, start):
                     self.changed.add(part)
@@ -166,8 +174,8 @@ class Looked:
 
 def keepers(owner: Owner) -> list[Candidate]:
     """Candidates that the state of a method is part of; of the training loop a few."""
-    more = [Candidate(name, parse(StrategyConfig, config)) for name, config in MORE.items()]
-    every = [c for c in (*candidates(), *text_candidates(), *picture_candidates(), *more) if c.keeps]
+    every = [c for c in (*candidates(), *text_candidates(), *picture_candidates()) if c.keeps]
+    every += [Candidate(name, parse(StrategyConfig, config)) for name, config in MORE.items()]
     if owner == SGD:
         return [c for c in every if c.parts[0] == ("learners", "naive")][:2]
     return [c for c in every if owner in c.parts]

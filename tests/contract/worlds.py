@@ -27,7 +27,7 @@ from strategies.parts.model import FlatModel, Network
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
-from streams.plan import Service, assemble
+from streams.plan import Learn, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, online, task_incremental
 from streams.schedules import explicit, published
@@ -53,9 +53,8 @@ class World:
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith(("task-incremental", "declared"))
-        setting = replace(
-            self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy, self.device)
-        )
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
     def ledger(self, declared: Access | None = None) -> SpyLedger:
@@ -158,19 +157,12 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-class Flat(nn.Linear):
-    """Takes images, too."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.flatten(1))
-
-
-def _model(objective: Objective, seed: int, noisy: bool, device: str) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy).to(device))
+        return FlatModel(_network(objective, noisy, images).to(device))
 
 
-def _network(objective: Objective, noisy: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -179,7 +171,7 @@ def _network(objective: Objective, noisy: bool) -> nn.Module:
     if isinstance(objective, CausalLM):
         sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
-    layers = [Flat(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -285,8 +277,8 @@ def make_world(full_name: str, device: str = "cpu") -> World:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    if name == "declared":  # some tasks as permanent, some as temporary, and one that becomes permanent
-        scheduled = published.place(plan, published.Config(sequence="clpu"), Key(0))
+    if name == "declared":  # as permanent or temporary; one becomes permanent, and one is so when it comes again
+        scheduled = [*published.place(plan, published.Config(sequence="clpu"), Key(0)), Learn(2, "permanent")]
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
     if name == "carrying":
