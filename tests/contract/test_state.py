@@ -25,7 +25,7 @@ from strategies.base import State
 from strategies.parts.model import digest
 from strategies.step import ledger_after, restore, step
 from streams.config import parse
-from streams.errors import ConfigError
+from streams.errors import ConfigError, RequestError
 from streams.registry import entries
 
 Path = tuple[str | int, ...]
@@ -33,6 +33,9 @@ Owner = tuple[str, str]
 """Kind and name of a method."""
 MORE: dict[str, dict[str, Any]] = {
     "l2(later)": {"learner": {"name": "l2", "from_start": False}, "unlearner": "none"},
+    "clpu-der(permanent)": {
+        "isolated": {"name": "clpu-der", **class_named("isolated", "clpu-der").test_options, "undeclared": "permanent"}
+    },
     "der-plus-plus+gradient-ascent": {
         "learner": {"name": "der-plus-plus", "memory": 30, "batch": 8},
         "unlearner": {"name": "gradient-ascent", "epochs": 1},
@@ -140,7 +143,10 @@ class Looked:
         start = dict(parts_of(strategy.state_dict()))
         last: tuple[State, int] | None = None
         for index, event in enumerate(world.stream.events):
-            step(strategy, event, ledger)
+            try:
+                step(strategy, event, ledger)
+            except RequestError:  # nor is this
+                return
             state = strategy.state_dict()
             if changed := self._changed_by_now(state, start, candidate):
                 whole, state = whole_of(world, strategy), through_disk(state)

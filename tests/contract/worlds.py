@@ -27,7 +27,7 @@ from strategies.parts.model import FlatModel, Network
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
-from streams.plan import Learn, Service, assemble
+from streams.plan import Again, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, online, task_incremental
 from streams.schedules import explicit, published
@@ -277,8 +277,8 @@ def make_world(full_name: str, device: str = "cpu") -> World:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
-    if name == "declared":  # as permanent or temporary; one becomes permanent, and one is so when it comes again
-        scheduled = [*published.place(plan, published.Config(sequence="clpu"), Key(0)), Learn(2, "permanent")]
+    if name == "declared":  # permanent or temporary; one becomes permanent, and one that was deleted comes again
+        scheduled = [*published.place(plan, published.Config(sequence="clpu"), Key(0)), Again(0)]
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
     if name == "carrying":
