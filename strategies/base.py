@@ -124,6 +124,9 @@ class Strategy(ABC):
     """Options with which it is small enough for tests; what is not named keeps its default."""
     inert: ClassVar[Mapping[str, str]] = {}
     """Own options that change neither what it becomes nor what it answers, with the reason."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """Parts of the state that no life of the tests changes, with the reason; ``model/buffers`` is a part in a part, and
+    ``*`` stands for any number."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -214,6 +217,8 @@ class Learner(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     @property
     @abstractmethod
@@ -303,6 +308,8 @@ class Plugin(Hooks):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -444,6 +451,8 @@ class Guard(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.
