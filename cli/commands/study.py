@@ -274,10 +274,10 @@ def _p_value(value: float | None) -> str:
 
 
 def _failures(study: Study) -> list[dict[str, Any]]:
-    import json
+    from lifelong.study.declaration import read_verdicts
 
-    data: list[dict[str, Any]] = json.loads((study.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
-    return data
+    failed: list[dict[str, Any]] = read_verdicts(study.folder / "verdicts.json")["failed"]
+    return failed
 
 
 def _blame(study: Study, failed: list[JobResult]) -> None:

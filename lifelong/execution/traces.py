@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lifelong.execution.manifest import open_folder, read_json
+from lifelong.execution.manifest import open_folder
 from lifelong.execution.process import lock
 from lifelong.files import cache_folder, write_atomically
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
-from lifelong.results.integrity import check_finished, mark_of, sealed
-from lifelong.results.record import read_checkpoint
+from lifelong.results.integrity import check_finished, mark_of, read_json, with_digest
+from lifelong.results.record import SHOWN, read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
@@ -26,10 +25,11 @@ from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "images", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "judges", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -71,6 +71,9 @@ def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
             found.append(Trace(file, f"score and loss{more} of a reference; sealed by the samples themselves"))
     for file in _prepared_files(p):
         found.append(Trace(file, "made of all samples of the source"))
+    for file, ids in _selections(p).items():
+        among = "it is one of them" if sample in ids else "it is none of them"
+        found.append(Trace(file, f"which samples a model chose for a request: {among}"))
     return [trace for trace in found if trace.file.exists()]
 
 
@@ -98,9 +101,11 @@ def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dr
         for name in p.config.strategies:
             life = folder / "strategies" / name
             if (life / "done.json").exists():
-                changed += _removed(sorted((life / "details").glob("*")), dry_run)
+                changed += _removed(
+                    [f for part in ("details", SHOWN) for f in sorted((life / part).glob("*"))], dry_run
+                )
                 changed += _blanked(p, life, dry_run) if deleted else []
-    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p)], dry_run)
+    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p), *_selections(p)], dry_run)
 
 
 def clean_cache(days: float, dry_run: bool = False) -> list[Path]:
@@ -130,6 +135,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         for file in sorted((life / "details").glob("event-*.npz")):
             if _in_detail(p, int(file.stem.removeprefix("event-")), sample):
                 yield Trace(file, "its features and predicted distribution")
+    if learned:
+        for file in sorted((life / SHOWN).glob("event-*.npz")):
+            yield Trace(file, "images that models drew, of which it may be one")
     if evaluated or learned:
         for table in ("results.jsonl", "columns.bin"):
             yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")
@@ -176,34 +184,36 @@ def _prepared_files(p: Prepared) -> list[Path]:
     if p.config.features is not None:
         source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
         pattern = f"{source}-{p.config.features.name}-*.npz"
-        files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+        files += [*sorted(folder.glob(pattern)), *halves(folder, pattern)]
+    source, folder = p.stream.source.name, cache_folder() / "judges"
+    files += [*sorted(folder.glob(f"{source}-*.pt")), *halves(folder, f"{source}-*.pt")]
     text, folder = p.stream.source.text, cache_folder() / "tokenizers"
     if text is not None and text.tokenizer.of_rows:
         content = kept_form(text.tokenizer)
         files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
-        files += _halves(folder, "*.json")
+        files += halves(folder, "*.json")
     return files
 
 
-def _halves(folder: Path, pattern: str) -> list[Path]:
-    """Return what is left of files that processes were writing when they were killed."""
-    return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
+def _selections(p: Prepared) -> dict[Path, np.ndarray]:
+    """Return files of the cache, and the ids in them, that name samples that a model chose for a request of the run.
 
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    A file is known by its ids, all of one request. That of another run which chose as well goes with it.
+    """
+    found: dict[Path, np.ndarray] = {}
+    for file in sorted((cache_folder() / "selections").glob("*.npz")):
+        if is_sound_zip(file):
+            with np.load(file, allow_pickle=False) as kept:
+                ids = kept["ids"]
+            if any(np.isin(ids, request.sample_ids).all() for request in p.stream.requests):
+                found[file] = ids
+    return found
 
 
 def _removed(files: list[Path], dry_run: bool) -> list[Path]:
     """Remove files, and what processes left of them that were killed while they wrote them; return what there was."""
-    halves = [half for file in files for half in _halves(file.parent, glob.escape(file.name))]
-    there = [file for file in dict.fromkeys([*files, *halves]) if file.exists()]
+    left = [half for file in files for half in halves(file.parent, glob.escape(file.name))]
+    there = [file for file in dict.fromkeys([*files, *left]) if file.exists()]
     if not dry_run:
         for file in there:
             file.unlink()
@@ -224,5 +234,5 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
         write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
-    write_atomically(life / "done.json", sealed(rest, marks))
+    write_atomically(life / "done.json", with_digest(rest | {"files": marks}))
     return files

@@ -28,9 +28,8 @@ class Tied(Plugin, ABC):
         """Start without any tie."""
         super().__init__(config, setting)
         check_stiff(config.stiff, setting.training, self.name)
-        model = setting.make_model()
-        self._mask = model.mask(config.parameters)
-        self._tie = Tie(model.parameters)
+        self._mask = setting.outline().mask(config.parameters, setting.device)
+        self._tie = Tie(setting.zeros())
         self._active = False
         self._pull: Pull | None = None
         self._derived = np.zeros(setting.num_samples, dtype=bool)

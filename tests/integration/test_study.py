@@ -22,9 +22,10 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.results.integrity import with_digest
 from lifelong.setup.preparation import prepare
 from lifelong.study import local
-from lifelong.study.forecast import forecast
+from lifelong.study.forecast import Forecast, forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
 from lifelong.study.study import Study, finished, resume_study
@@ -257,6 +258,16 @@ def test_dry_run(call: Call, tmp_path: Path) -> None:
     assert data["estimate"]["bytes"] == 0
 
 
+def test_an_estimate_is_of_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job of each kind is tried, and stands for those of its kind: three seeds take three times as long."""
+    tried: list[Any] = []
+    monkeypatch.setattr("lifelong.study.forecast._of_job", lambda job, _: tried.append(job) or Forecast(2.0, 10.0))
+    study = Study(TINY | {"seeds": 3}, root=tmp_path / "runs")
+    assert forecast(study.pending, study.cells) == Forecast(2.0 * len(study.jobs), 10.0 * len(study.jobs))
+    assert len(study.jobs) == 3 * len(tried)
+    assert forecast([], study.cells) == Forecast()
+
+
 @pytest.mark.nightly  # twenty times the training of the other tests here
 def test_the_estimate_is_right_within_a_factor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds of this process alone, so that it does not matter who else is at work on the machine."""
@@ -478,9 +489,15 @@ def test_the_page_of_results_is_made_from_what_is_kept(
         (study.outcome(), "left out, 0 of 2 runs are finished"),
         (study.outcome() | {"runs_done": 2}, "kept as"),
     ):
-        (study.folder / "verdicts.json").write_text(json.dumps(outcome))
+        (study.folder / "verdicts.json").write_bytes(with_digest(outcome))
         assert reproduce.main([str(study.folder)]) == 0
         assert message in capsys.readouterr().err
+    kept = (tmp_path / "page.md").read_text()
+    edited = (study.folder / "verdicts.json").read_bytes().replace(b'"runs": 2', b'"runs": 1')
+    (study.folder / "verdicts.json").write_bytes(edited)
+    assert reproduce.main([str(study.folder)]) == 0
+    assert "verdicts.json was damaged or edited" in capsys.readouterr().err
+    assert (tmp_path / "page.md").read_text() == kept
     assert reproduce.main([str(tmp_path)]) == 0
     assert "left out, it is no study folder" in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()
