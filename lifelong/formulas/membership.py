@@ -178,8 +178,11 @@ def membership_ks(
 
 def _class_weights(member_classes: np.ndarray, other_classes: np.ndarray) -> np.ndarray | None:
     """Return weights of others that give them the members' class mix, or None if a class has no other sample."""
-    classes, counts = np.unique(member_classes, return_counts=True)
     weights = np.zeros(len(other_classes))
+    if len(member_classes) == 1:
+        classes, counts = member_classes, np.ones(1, dtype=np.int64)
+    else:
+        classes, counts = np.unique(member_classes, return_counts=True)
     for c, count in zip(classes, counts, strict=True):
         same = other_classes == c
         if not same.any():
