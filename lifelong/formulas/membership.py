@@ -227,7 +227,7 @@ class MembershipAttack:
     def __init__(self, losses: np.ndarray, classes: np.ndarray) -> None:
         """Take the losses and classes ``[N]`` of all samples."""
         self._losses, self._classes = losses, classes
-        self._sorted: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._sorted: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # with the array whose id is the key
 
     def auc(self, members: np.ndarray, others: np.ndarray) -> float | None:
         """Return the AUC of "lower loss means member", or None if a class of the members has no unseen sample.
@@ -248,12 +248,11 @@ class MembershipAttack:
 
     def _in_order(self, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how unseen samples are sorted by their losses, and these."""
-        name = others.tobytes()
-        if name not in self._sorted:
+        if id(others) not in self._sorted:
             losses = self._losses[others]
             order = np.argsort(losses, kind="stable")
-            self._sorted[name] = order, losses[order]
-        return self._sorted[name]
+            self._sorted[id(others)] = others, order, losses[order]
+        return self._sorted[id(others)][1:]
 
 
 def membership_p(
