@@ -146,6 +146,23 @@ def test_without_a_request_later_ones_cover_what_it_would_have_deleted(stream: S
     assert len(third.sample_ids) < len(chain(stream, Point("no-op", 6, 1))[-1].sample_ids)
 
 
+def test_without_a_request_a_sample_goes_with_the_first_that_names_it(tools: Any) -> None:
+    """What is named by its class first and by its user afterwards is deleted once, as in any life."""
+    source = tools.source(num_classes=2, per_class=6, num_users=2)
+    unit = Unit("all", (0, 1), source.test_ids)
+    sample = int(
+        source.train_ids[(source.class_ids[source.train_ids] == 0) & (source.user_ids[source.train_ids] == 1)][0]
+    )
+    plan = Plan(source, (unit,), (Experience("all", (0,), source.train_ids),))
+    requests = [RequestSpec("sample", (sample,)), RequestSpec("class", (0,)), RequestSpec("user", (1,))]
+    stream = assemble(plan, [Learn(0), *requests], Service(), Key(0))
+    _, of_class, of_user = chain(stream, Point("no-op", 4, 0))
+    assert sample in of_class.sample_ids
+    assert np.intersect1d(of_class.sample_ids, of_user.sample_ids).size == 0
+    gone = (source.class_ids == 0) | (source.user_ids == 1)
+    assert np.array_equal(np.union1d(of_class.sample_ids, of_user.sample_ids), np.flatnonzero(gone & ~source.is_test))
+
+
 def test_without_a_request_copies_of_what_later_ones_name_go_as_well(tools: Any) -> None:
     source = tools.source(num_classes=2, per_class=4, test_per_class=1)
     train = [np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in range(2)]
