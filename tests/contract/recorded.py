@@ -32,6 +32,11 @@ TOLERANCE, NOISE = 2e-3, 1e-5
 otherwise, and lives drift."""
 
 
+def made_here() -> list[str]:
+    """Return what rounding depends on. Where it is another, a mask or a choice flips now and then, and lives part."""
+    return [torch.__version__.partition("+")[0], torch.backends.cpu.get_cpu_capability()]
+
+
 def places() -> list[tuple[Candidate, str]]:
     """Return every strategy once: in the form that it lives in anyway, on text, and with pictures."""
     return [
@@ -114,7 +119,7 @@ def main(names: list[str]) -> None:
     """Write records, all or those whose names contain one of `names`."""
     torch.set_num_threads(1)
     old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    records = {}
+    records: dict[str, Any] = {"made": made_here()}
     for candidate, form in places():
         key = f"{form}-{candidate.name}"
         if key in old and names and not any(name in key for name in names):
