@@ -17,6 +17,7 @@ from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel, num_bytes
 from strategies.parts.training.optimizers import Optimizer
 from strategies.predicts import EVERYTHING, Predicts
+from strategies.ranges import Space
 from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -90,6 +91,8 @@ class Strategy(ABC):
     """Options with which it is small enough for tests; what is not named keeps its default."""
     inert: ClassVar[Mapping[str, str]] = {}
     """Own options that change neither what it becomes nor what it answers, with the reason."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """Own options that decide how strongly it acts, and in which range they are tuned; at most six."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -176,6 +179,8 @@ class Learner(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     @property
     @abstractmethod
@@ -265,6 +270,8 @@ class Plugin(Hooks):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -352,6 +359,8 @@ class Unlearner(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
@@ -406,6 +415,8 @@ class Guard(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

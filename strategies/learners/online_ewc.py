@@ -13,6 +13,7 @@ from strategies.learners._tied import Tied
 from strategies.objectives._base import FisherEstimator
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.importance import TieConfig
+from strategies.ranges import linear, log
 
 
 class Config(TieConfig):
@@ -42,6 +43,7 @@ class OnlineEWC(Tied):
     config: Config
     name: ClassVar[str] = "online-ewc"
     component: ClassVar[str] = "fisher"
+    ranges = {"strength": log(1.0, 1e5), "decay": linear(0.5, 1.0)}
 
     @property
     @override

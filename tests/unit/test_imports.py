@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
 METHODS = ("learners", "unlearners", "guards", "isolated")
 LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
-BUILDING_BLOCKS = ("strategies.base", "strategies.outcome", "strategies.parts", "strategies.objectives")
+BUILDING_BLOCKS = tuple(f"strategies.{name}" for name in ("base", "outcome", "parts", "objectives", "ranges"))
 
 
 def files(package: str) -> list[Path]:
