@@ -41,8 +41,6 @@ class Range(Config):
     def at(self, share: float) -> int | float:
         """Return the value at a share (0 to 1) of the way from low to high, on its scale.
 
-        Fractions are rounded to three digits (of 1 - value, where the scale is log-to-one).
-
         >>> log(0.001, 0.1).at(0.5), Range(low=1, high=10).at(0.999), to_one(0.5, 0.995).at(0.5)
         (0.01, 10, 0.95)
         """
@@ -51,17 +49,19 @@ class Range(Config):
             position = _between(self.low - 0.5, self.high + 0.5, share, self.scale == "log")
             return int(min(max(round(position), self.low), self.high))
         if self.scale == "log-to-one":
-            return self._within(1 - _rounded(_between(1 - self.low, 1 - self.high, share, True)))
-        return self._within(_rounded(_between(self.low, self.high, share, self.scale == "log")))
+            return self.rounded(1 - _between(1 - self.low, 1 - self.high, share, True))
+        return self.rounded(_between(self.low, self.high, share, self.scale == "log"))
+
+    def rounded(self, value: float) -> float:
+        """Return a value of the range with three digits (of 1 - value, where the scale is log-to-one)."""
+        short = 1 - _three_digits(1 - value) if self.scale == "log-to-one" else _three_digits(value)
+        return min(max(round(short, 15), float(self.low)), float(self.high))
 
     def has(self, value: object) -> bool:
         """Whether a value lies in the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return self.low <= value <= self.high and (not self.is_whole or value == int(value))
-
-    def _within(self, value: float) -> float:
-        return min(max(round(value, 15), float(self.low)), float(self.high))
 
     def in_words(self) -> str:
         """Return it as people read it.
@@ -107,7 +107,7 @@ def _between(low: float, high: float, share: float, is_log: bool) -> float:
     return low + share * (high - low)
 
 
-def _rounded(value: float) -> float:
+def _three_digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
