@@ -116,7 +116,7 @@ def test_a_study_is_tuned_killed_and_judged(tmp_path: Path, ran: list[str]) -> N
     (verdict,) = study.verdicts()
     assert verdict.estimate is not None
     page = write_study_report(study).read_text(encoding="utf-8")
-    assert "ascent+practical" in page.split('id="tuning-title"')[1].split('<section')[0]
+    assert "ascent+practical" in page.split('id="tuning-title"')[1].split("<section")[0]
 
     # Whatever is on disk is not computed again, and leads to the same.
     trials = [t.trials for t in study.tuned]
