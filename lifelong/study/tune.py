@@ -50,6 +50,8 @@ class Term(Quantity):
     def _one_way(self) -> Self:
         if self.better is not None and self.target is not None:
             raise ValueError("can have better or target, not both")
+        if self.where:
+            raise ValueError("a goal is the mean over the whole grid, drop where")
         if self.subject == EACH and self.event != "last":
             raise ValueError(f"subject: {EACH} has its own events, drop event")
         return self

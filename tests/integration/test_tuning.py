@@ -150,6 +150,18 @@ def test_what_fails_otherwise_is_shown_and_waited_for(
     assert json.loads((study.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
 
 
+def test_the_command_says_what_is_tuned_before_it_is(tmp_path: Path, call: Call) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
+    code, out, err = call("study", str(file), "--dry-run")
+    assert code == 0, err
+    assert "First 1 strategies are tuned (oracle and practical information): 4 trials each on seeds 10, 11" in err
+    assert "The others and the tuning before them take about" in out
+    code, _, err = call("study", str(file), "--list-jobs")
+    assert code == 2
+    assert "depends on the tuning, which is not finished" in err
+
+
 def test_a_tuned_configuration_runs(tmp_path: Path, call: Call, ran: list[str]) -> None:
     strategies = {"ascent": STUDY["strategies"]["ascent"], "none": STUDY["strategies"]["none"]}
     file = tmp_path / "mine.yaml"

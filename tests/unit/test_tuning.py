@@ -315,6 +315,8 @@ def test_default_goals_read_what_they_may() -> None:
             {"information": "practical", "goal": {"practical": [{"metric": "tow", "model": "retrained"}]}},
             r"goal\.practical\.0: tow \(retrained\) reads other models",
         ),
+        ({"goal": {"oracle": [{"metric": "tow", "where": {"a": 1}}]}}, r"mean over the whole grid, drop where"),
+        ({"goal": {"oracle": [{"metric": "tow", "better": "lower", "target": 1}]}}, r"better or target, not both"),
         ({"information": "guess"}, r"'guess'"),
         ({"trials": 1}, r"trials"),
     ],
