@@ -62,6 +62,7 @@ def tune(
     import yaml
 
     from lifelong.config.run import load_config
+    from lifelong.processes.stopping import stopping
     from lifelong.study.progress import Progress
     from lifelong.study.spaces import with_options
     from lifelong.study.study import Study
@@ -86,8 +87,12 @@ def tune(
     assert study.tuning is not None
     if not quiet:
         note(f"{', '.join(study.tuning.spaces)}: at most {study.tuning.num_runs()} runs; folder {study.folder}")
-    with Progress([], silent=quiet) as progress:
-        failed = study.tune(workers, progress.result, progress.expect)
+    try:
+        with stopping(), Progress([], silent=quiet) as progress:
+            failed = study.tune(workers, progress.result, progress.expect)
+    except KeyboardInterrupt:
+        note("\nStopped; what ran is kept. Go on with the same command.")
+        raise typer.Exit(130) from None
     if failed:
         note("\n".join(f"FAILED: {r.job.label}\n{str(r.error).rstrip()}" for r in failed))
         raise typer.Exit(1)

@@ -20,9 +20,9 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from lifelong.config.run import content_hash
-from lifelong.execution.manifest import read_json
 from lifelong.files import write_atomically
 from lifelong.results.columns import read_some
+from lifelong.results.integrity import read_json, with_digest
 from lifelong.results.table import Table
 from lifelong.setup.build import make_strategy
 from lifelong.study.config import Cell, StudyConfig, lay_out
@@ -459,7 +459,7 @@ class Notes:
             "measured": {key: asdict(m) for key, m in self.measured.items()},
             "diverged": self.diverged,
         }
-        write_atomically(self._file, json.dumps(data, indent=1).encode())
+        write_atomically(self._file, with_digest(data))
 
 
 def prune(trials: Sequence[Trial], seeds: int) -> None:

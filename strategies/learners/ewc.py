@@ -52,6 +52,7 @@ class Share:
 class EWC(Plugin):
     """Adds the gradient of all past experiences' penalties in closed form."""
 
+    carries = ()
     test_options = {"strength": 10.0}
     config: Config
     ranges = {"strength": log(1.0, 1e5)}

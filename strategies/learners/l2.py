@@ -35,6 +35,7 @@ def penalty(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor
 class L2(Plugin):
     """Adds the gradient of the tie to the anchor in closed form."""
 
+    carries = ()
     config: Config
     ranges = {"strength": log(1e-3, 10.0)}
 

@@ -82,6 +82,7 @@ def relative_climb(
 class Refresh(Plugin):
     """Displaces the weights before each step; the displacement stays."""
 
+    carries = ("_generator",)
     test_options = {"temperature": 1e-6}
     config: Config
     ranges = {"gamma": log(1e-4, 0.1), "steps": linear(1, 5), "damping": log(0.01, 100.0)}
