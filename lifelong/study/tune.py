@@ -140,9 +140,8 @@ def default_goal(information: Information, config: RunConfig) -> tuple[Term, ...
     if information == "oracle":
         if measure == "accuracy":
             return (Term(metric="average_gap", subject=EACH, model="retrained"),)
-        forgotten = f"gap_forget_{measure}"
         return (
-            Term(metric=forgotten, subject=EACH, model="retrained", target=0.0),
+            Term(metric=f"immediate_abs_gap_forget_{measure}", subject="requests", model="retrained"),
             Term(metric=f"gap_{kept}", model="retrained", reduce="mean", target=0.0),
         )
     if scopes_of(config.resolved()["schedule"]) & {"class", "task"}:

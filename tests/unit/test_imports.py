@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
 METHODS = ("learners", "unlearners", "guards", "isolated")
-LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
+LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray", "optuna")
 BUILDING_BLOCKS = tuple(f"strategies.{name}" for name in ("base", "outcome", "parts", "objectives", "ranges"))
 
 

@@ -16,10 +16,10 @@ from lifelong.study.config import StudyConfig, lay_out
 from lifelong.study.proposals import NUM_SPREAD, Tried, propose
 from lifelong.study.spaces import spaces_of, value_at, with_options
 from lifelong.study.study import Study
-from lifelong.study.tune import Term, Tune, default_goal, losses
+from lifelong.study.tune import Term, Tune, default_goal, goal_of, losses
 from lifelong.study.tuning import Trial, Tuning, diverged, prune, ranked
 from strategies.ranges import Range, linear, log, to_one
-from streams.config import parse
+from streams.config import Named, parse
 from streams.errors import ConfigError
 
 BASE: dict[str, Any] = {
@@ -289,7 +289,12 @@ def test_default_goals_read_what_they_may() -> None:
     assert [t.metric for t in default_goal("oracle", samples)] == ["average_gap"]
     assert [t.metric for t in default_goal("practical", samples)] == ["membership_auc", "average_accuracy"]
     assert {t.model for t in default_goal("practical", samples)} == {"run"}
-    classes = samples.model_copy(update={"schedule": {"name": "periodic", "scope": "class"}})
+    numbers = samples.model_copy(update={"objective": Named(name="regression")})
+    assert [t.metric for t in goal_of(Tune(), "oracle", numbers)] == [
+        "immediate_abs_gap_forget_negative_absolute_error",
+        "gap_average_negative_absolute_error",
+    ]
+
     study = parse(StudyConfig, BASE | {"set": {"schedule.scope": "class"}})
     classes = lay_out(study)[0].config
     assert [t.metric for t in default_goal("practical", classes)] == ["forget_accuracy", "average_accuracy"]
