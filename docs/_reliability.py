@@ -43,7 +43,7 @@ def reliability() -> str:
         _section("Nothing left of the deleted", "traces", "--lives 1000", _traces),
         _section("A late event", "events", "--events 10000", _events),
     ]
-    return "\n".join([INTRODUCTION, *sections, _cheats(), OPEN])
+    return "\n".join([INTRODUCTION, *sections, _cheats(), _unseen(), OPEN])
 
 
 def _section(title: str, script: str, options: str, told: Callable[[Counts], str]) -> str:
@@ -196,3 +196,38 @@ def _cheats() -> str:
         rows.append([entry["cheat"], entry["caught"], f"[`{name}`](../tests/{file})"])
     table = _table(["that ...", "is caught by", "test"], rows)
     return f"## Cheats, and what catches them\n\nSomebody, or something,\n\n{table}"
+
+
+def _unseen() -> str:
+    """Return how many bugs the tests noticed that were invented without reading them, by batch and area."""
+    batches = json.loads((RESULTS / "unseen.json").read_text(encoding="utf-8"))
+    parts = []
+    for folder, batch in batches.items():
+        rows: list[list[object]] = []
+        for area, found in [*sorted(batch["areas"].items()), ("all", _sums(batch["areas"]))]:
+            counted = found["planted"] - found["equal"]
+            rows.append(
+                [
+                    area,
+                    found["planted"],
+                    found["equal"],
+                    found["first"],
+                    f"{found['first'] / counted:.0%}",
+                    found["now"],
+                ]
+            )
+        heads = ["area", "planted", "of these equal", "noticed at first", "share", "noticed now"]
+        call = f"python tests/mutations/run.py --area {folder}"
+        parts.append(f"{batch['told']}\n\n```bash\n{call}\n```\n\n{_table(heads, rows)}")
+    told = (
+        "Bugs that somebody invents who knows the tests are bugs that the tests notice. These were invented from the "
+        "code alone, committed, and then planted one by one in copies of that commit, against the tests of what "
+        "they change. The first share is the one to believe: how many bugs of tomorrow the tests of that day would "
+        "notice. Afterwards tests were written for whole classes of them, and *now* only says that those hold. *Equal* "
+        "are bugs that change no result, which only planting them has shown."
+    )
+    return f"## Bugs that the tests had not seen\n\n{told}\n\n" + "\n".join(parts)
+
+
+def _sums(areas: dict[str, Counts]) -> Counts:
+    return {key: sum(found[key] for found in areas.values()) for key in ("planted", "equal", "first", "now")}

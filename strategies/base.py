@@ -65,6 +65,8 @@ class Setting:
         training: how one experience is trained.
         units: what accuracy is reported for, with the classes of each.
         num_samples: rows of the source, to size per-sample masks.
+        make_outline: returns what `outline` does; None takes it from a model.
+        device: where models are.
     """
 
     key: Key
@@ -73,6 +75,19 @@ class Setting:
     training: Training
     units: tuple[Unit, ...]
     num_samples: int
+    make_outline: Callable[[], FlatModel] | None = None
+    device: str = "cpu"
+
+    def outline(self) -> FlatModel:
+        """Return a model without values (on torch's meta device), for who asks for names, sizes and parts alone.
+
+        No weights are read or copied for it. It is shared, and not to be changed.
+        """
+        return self.make_model().copied("meta") if self.make_outline is None else self.make_outline()
+
+    def zeros(self) -> torch.Tensor:
+        """Return a zero for each trained weight ``[P]``, on the models' device."""
+        return torch.zeros_like(self.outline().parameters, device=self.device)
 
 
 class Strategy(ABC):

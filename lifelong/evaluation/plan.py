@@ -183,14 +183,16 @@ class EvaluationPlan:
 
         What has been learned again by then is left out.
         """
-        again = self.again[event]
-        chosen = (r for r in self.requests if r.event == event or (again and r.event < event < r.until))
+        if self.again[event]:
+            chosen = [r for r in self.requests if r.event == event or r.event < event < r.until]
+        else:
+            served = self.served_at(event)
+            chosen = [] if served is None else [served]
         return tuple(r.at(event) for r in chosen)
 
     def starts_requests(self, event: int) -> bool:
         """Return whether the first request comes right after `event`, and a measurement follows requests from there."""
-        first = min((r.event for r in self.requests), default=0)
-        return self.follows_requests and first == event + 1
+        return self.follows_requests and bool(self.requests) and self.requests[0].event == event + 1
 
     def detailed(self, event: int) -> np.ndarray:
         """Return the positions whose distributions, features and records are kept after `event`, ascending."""

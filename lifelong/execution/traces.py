@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
-from streams.files import is_sound_zip
+from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
@@ -180,12 +179,12 @@ def _prepared_files(p: Prepared) -> list[Path]:
     if p.config.features is not None:
         source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
         pattern = f"{source}-{p.config.features.name}-*.npz"
-        files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+        files += [*sorted(folder.glob(pattern)), *halves(folder, pattern)]
     text, folder = p.stream.source.text, cache_folder() / "tokenizers"
     if text is not None and text.tokenizer.of_rows:
         content = kept_form(text.tokenizer)
         files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
-        files += _halves(folder, "*.json")
+        files += halves(folder, "*.json")
     return files
 
 
@@ -204,25 +203,10 @@ def _selections(p: Prepared) -> dict[Path, np.ndarray]:
     return found
 
 
-def _halves(folder: Path, pattern: str) -> list[Path]:
-    """Return what is left of files that processes were writing when they were killed."""
-    return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
 def _removed(files: list[Path], dry_run: bool) -> list[Path]:
     """Remove files, and what processes left of them that were killed while they wrote them; return what there was."""
-    halves = [half for file in files for half in _halves(file.parent, glob.escape(file.name))]
-    there = [file for file in dict.fromkeys([*files, *halves]) if file.exists()]
+    left = [half for file in files for half in halves(file.parent, glob.escape(file.name))]
+    there = [file for file in dict.fromkeys([*files, *left]) if file.exists()]
     if not dry_run:
         for file in there:
             file.unlink()

@@ -74,7 +74,7 @@ def check_instruments(config: EvaluationConfig, source: Source, setting: Setting
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks at text alone; this source has images. Leave it out."
             )
-        if kind.needs_token_body and token_body_of(setting.make_model()) is None:
+        if kind.needs_token_body and token_body_of(setting.outline()) is None:
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks into the blocks of a language model, and the body of this "
                 f"one is no TokenBody. Leave it out, or choose a model that has one (tiny-llama, causal-checkpoint)."

@@ -114,13 +114,14 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device: {device!r} is not available here (GPUs that torch sees: {there}). Use cpu.")
 
 
-def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
+def prepare(config: RunConfig, stream: Stream | None = None, runs: bool = True) -> Prepared:
     """Load the data, build the stream, and work out what is measured: everything that can fail before compute.
 
     Args:
         config: what to do.
         stream: the stream of this very configuration, where another process has prepared it: strategies are not built
             to be checked once more.
+        runs: whether it will run; if not, weights are not read unless a strategy asks for their values.
 
     Raises:
         LifelongError: the configuration or the data is not valid.
@@ -134,7 +135,11 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
         stream = make_stream(config, make_source(config))
     settings = make_settings(config, stream)
     setting = settings(config.seed)
-    setting.make_model()  # a network that cannot be built or copied is refused here
+    # A network that cannot be built or copied is refused here.
+    if runs:
+        setting.make_model()
+    else:
+        setting.outline()
     if is_file(config.model.name) or is_file(config.objective.name):
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
