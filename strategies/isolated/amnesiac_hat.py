@@ -23,6 +23,7 @@ from strategies.parts.memory.exemplars import Draws, Remember
 from strategies.parts.passes import Passes, passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import Optimizer, make_optimizer
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -121,6 +122,13 @@ class AmnesiacHAT(Strategy):
     exact = "sometimes"
     state_grows = True
     test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
+    ranges = {
+        "intensity": log(1e-8, 1e-2),
+        "s_max": log(50.0, 1000.0),
+        "sparsity": linear(0.1, 2.0),
+        "alpha": log(0.05, 5.0),
+        "beta": log(0.1, 10.0),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.
