@@ -131,8 +131,8 @@ def _flips(counts: Counts) -> str:
         f"{counts['flips']} single bits so far, each in a random byte of a random file. *Refused*: an error names the "
         "file. *Same result*: what comes out is the same, byte for byte; in a stopped run since the "
         "checkpoint before it was taken or since the bit says nothing (a date in the header of an archive), "
-        "in the cache since it was computed again. Of a study `study.json`, `verdicts.json`, and what its report reads of "
-        "its runs are hit.\n\n"
+        "in the cache since it was computed again. Of a study `study.json`, `verdicts.json`, and what its report "
+        "reads of its runs are hit.\n\n"
     )
     table = _table(["in", "file", "refused", "same result", "unnoticed"], rows)
     return f"{told}{table}\n{_outcome(counts)}"
@@ -165,8 +165,8 @@ def _events(counts: Counts) -> str:
             rows.append([name, found["events"], found["requests"], *times, f"{memory:.1f}", disk])
     told = (
         "Two classes of digits come again and again; every tenth event is a request, and is measured again after 1, "
-        "2, 4, 8 ... events (`evaluation.follow: geometric`; by default every event measures every earlier request, and "
-        "late events take longer). Medians of the second and of the last tenth of a life: CPU milliseconds of "
+        "2, 4, 8 ... events (`evaluation.follow: geometric`; by default every event measures every earlier request, "
+        "and late events take longer). Medians of the second and of the last tenth of a life: CPU milliseconds of "
         "what the strategy does and of the whole event, with evaluation and records; growth of the process in "
         "between, which is what is noted of every event; and size of the newest checkpoint. A life fails if one "
         "of the times, in units of a fixed calculation that is timed beside every event, grows by a quarter, the "

@@ -107,6 +107,10 @@ def _announce(prepared: Prepared, folder: Path) -> None:
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"
     )
+    from lifelong.setup.without_effect import without_effect
+
+    for said in without_effect(prepared.strategies.parts, config.training):
+        note(said)
 
 
 def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:

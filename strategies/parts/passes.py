@@ -161,6 +161,20 @@ class Passes:
 
 
 @final
+class _Weights:
+    """A model's state, which is written at once: without the copy that a large one may have no room for."""
+
+    def __init__(self, model: FlatModel) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, object]:
+        return {"parameters": self._model.parameters, "buffers": dict(self._model.network.named_buffers())}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._model.load_state_dict(state)
+
+
+@final
 class _Noise:
     """Where the generators stand that layers draw their noise from."""
 
@@ -206,7 +220,8 @@ def passes(
         memory_errors(size_key, training.batch_size, lambda size: loss_of(size).backward()),
     ):
         steps = Passes(model, training)
-        parts = None if moving is None else (steps, model, _Noise(model.parameters.device), *moving)
+        noise_now = _Noise(model.parameters.device)
+        parts = None if moving is None else (steps, _Weights(model), noise_now, *moving)
         with interruptible(noise, parts) as steps.stepped:
             yield steps
     model.drop_gradient()

@@ -98,6 +98,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none", "erase": False},
     },
     "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
+    "certified-head(cold)": {"isolated": {"name": "certified-head", "l2": 0.01, "start": "cold", "sigma": 0.0}},
     "avalanche(replay)+retrain": {
         "learner": {
             "name": "avalanche",

@@ -38,6 +38,9 @@ FEW = 3
 """Parts of so many options are tried by default, the others at night."""
 KEYS = {"learners": "learner", "unlearners": "unlearner", "guards": "guard", "isolated": "isolated"}
 BEYOND = {
+    ("isolated", "anchored-head"): {
+        "moves": "no request here names a whole experience: tests/integration/test_certified.py"
+    },
     ("learners", "adapt-infinity"): {
         **dict.fromkeys(("formulas", "no_image"), "needs text with images: tests/unit/test_adapt_infinity.py"),
         "redundancy": "both ways find the copies that this stream has",

@@ -29,10 +29,10 @@ from strategies.parts.model import FlatModel, Network
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
-from streams.plan import Service, assemble
+from streams.plan import Again, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, online, task_incremental
-from streams.schedules import explicit
+from streams.schedules import explicit, published
 from streams.source import Source
 from streams.sources import instructions, people
 from streams.stream import Stream
@@ -54,10 +54,9 @@ class World:
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
-        noisy = self.name.startswith("task-incremental")
-        setting = replace(
-            self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy, self.device)
-        )
+        noisy = self.name.startswith(("task-incremental", "declared"))
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
     def ledger(self, declared: Access | None = None) -> SpyLedger:
@@ -160,12 +159,12 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy).to(device))
+        return FlatModel(_network(objective, noisy, images).to(device))
 
 
-def _network(objective: Objective, noisy: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -176,7 +175,7 @@ def _network(objective: Objective, noisy: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -293,9 +292,11 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
-    if name in ("task-incremental", "everything-task-aware"):
+    if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
+    if name == "images":
+        source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
@@ -309,8 +310,12 @@ def make_world(full_name: str, device: str = "cpu") -> World:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    if name == "declared":  # permanent or temporary; one becomes permanent, and one that was deleted comes again
+        scheduled = [*published.place(plan, published.Config(sequence="clpu"), Key(0)), Again(0)]
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
+    if name == "carrying":
+        training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
     setting = Setting(
         Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
     )
