@@ -94,6 +94,7 @@ class Uncle(Strategy):
 
     supports = frozenset({"classes"})
     state_grows = True
+    within_units = True
     test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
