@@ -36,6 +36,7 @@ __all__ = [
     "Outcome",
     "Plugin",
     "Predicts",
+    "Release",
     "Scope",
     "Setting",
     "State",
@@ -87,6 +88,24 @@ class Setting:
     def zeros(self) -> torch.Tensor:
         """Return a zero for each trained weight ``[P]``, on the models' device."""
         return torch.zeros_like(self.outline().parameters, device=self.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Release:
+    """What stands behind a publication, for `lifelong verify` alone: who publishes with noise shows both.
+
+    Attributes:
+        secret: the noise-free weights, float64 of any shape.
+        published: what predictions are made with.
+        coupling: by what the noise inside of `secret` is named, if there is any (objective perturbation): distances
+            of two lives mean something where it is the same.
+        scale: a distance times this is what the guarantee's residuals bound.
+    """
+
+    secret: torch.Tensor
+    published: torch.Tensor
+    coupling: str = ""
+    scale: float = 1.0
 
 
 class Strategy(ABC):
@@ -170,6 +189,10 @@ class Strategy(ABC):
 
     def network(self) -> FlatModel | None:
         """Return a copy of the model that predicts, for audits to take apart, or None where there is no single one."""
+        return None
+
+    def release(self) -> Release | None:
+        """Return what stands behind the last publication, of a strategy with the grade ``certified``; else None."""
         return None
 
     def restore(self, door: Door) -> None:  # noqa: B027 (most have nothing to finish)

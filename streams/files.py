@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import logging
@@ -118,6 +119,34 @@ def remembered(
 
 def _check_of(*words: str) -> str:
     return hashlib.blake2b(" ".join(words).encode(), digest_size=8).hexdigest()
+
+
+def write_cached(file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object]) -> None:
+    """Write a file of the cache, and remove what is left of it by processes that were killed while they wrote it.
+
+    In a run folder the next attempt does that; nobody goes on with a cache.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for half in halves(file.parent, glob.escape(file.name)):
+        half.unlink(missing_ok=True)
+    write_atomically(file, content)
+
+
+def halves(folder: Path, pattern: str) -> list[Path]:
+    """Return what is left of the files of a pattern by processes that were killed while they wrote them."""
+    return [part for part in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(part.suffixes[-2][1:])]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def sync(handle: IO[bytes]) -> None:

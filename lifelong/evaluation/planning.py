@@ -22,9 +22,16 @@ from streams.stream import Stream
 
 
 def plan_evaluation(
-    stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = ()
+    stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = (), follows_requests: bool = False
 ) -> EvaluationPlan:
-    """Work out, before anything is computed, what every event of `stream` is measured on."""
+    """Work out, before anything is computed, what every event of `stream` is measured on.
+
+    Args:
+        stream: what is lived through.
+        config: what is asked for.
+        measurements: of the objective.
+        follows_requests: whether every request is measured again after each later one, whatever `measurements` say.
+    """
     stream = with_few_tests(stream, config.tests)
     units = stream.units
     learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
@@ -39,7 +46,7 @@ def plan_evaluation(
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
     measured, watched = _moments(stream, config)
     probe = positions_in(ids, np.sort(probe_ids))
-    follows_requests = any(m.follows_requests for m in measurements)
+    follows_requests |= any(m.follows_requests for m in measurements)
     again, audited = _again_and_audited(stream, config, follows_requests)
     measured |= again
     retained = max((m.retained for m in measurements), default=0)

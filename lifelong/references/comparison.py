@@ -94,6 +94,10 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
             wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
             for point, reference in family.compute(wanted):
                 outputs = lived.outputs(point.event)
+                if p.config.recording.keep != "numbers" and point.kind in DETAILED and point.request is None:
+                    for audit in instruments.audits:
+                        if audit.shows and audit.name in reference.audits:
+                            record.write_shown(point.event, point.kind, audit.shown(reference.audits[audit.name]))
                 rows += _gaps(p, point, outputs, reference, instruments.metrics)
                 rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
                 if point.kind == "retrained":

@@ -25,7 +25,7 @@ from lifelong.config.parts import StrategyParts
 from lifelong.config.run import ReferenceKind, StrategyConfig, find_strategy
 from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.evaluation.sealing import is_sealed, seal, unseal
-from lifelong.files import write_atomically
+from lifelong.files import write_cached
 from lifelong.references.snapshot import Snapshot
 from strategies.base import Strategy
 from strategies.outcome import Outcome
@@ -236,7 +236,7 @@ class References:
         arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, **outputs.stored())  # type: ignore[arg-type]
-        write_atomically(file, seal(buffer.getvalue(), self._secret, file.stem))
+        write_cached(file, seal(buffer.getvalue(), self._secret, file.stem))
 
     def _read(self, file: Path) -> Outputs | None:
         """Return cached outputs, or None if there are none or the file is damaged (it is computed again then)."""

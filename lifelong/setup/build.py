@@ -115,14 +115,14 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
     """
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
-    shape = stream.source.input_shape
+    sizes = objective.sizes(stream.source.input_shape)
 
     def setting(seed: int) -> Setting:
         key = Key(seed)
 
         def built() -> FlatModel:
             with seeded_globals(key / "init"):
-                network: Network = module.build(options, shape, objective.num_outputs)
+                network: Network = module.build(options, *sizes)
             if not isinstance(network, Network):
                 raise ConfigError(
                     f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
@@ -175,7 +175,7 @@ def _copied(model: FlatModel, name: str, device: str) -> FlatModel:
 def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
     """Pass two samples through a model or an objective from a file of the user's, as a strategy would.
 
-    Those of the project look at shapes themselves.
+    Those of the project look at shapes themselves, except those that make images: most models do not.
 
     Raises:
         ConfigError: the model does not take what the objective gives it, or does not return what that needs.

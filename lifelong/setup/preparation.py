@@ -17,7 +17,7 @@ from lifelong.evaluation.sealing import secret_of
 from lifelong.files import code_of, own_code
 from lifelong.metrics.catalogue import Catalogue, catalogue_of
 from lifelong.setup.build import build_strategy, check_model, make_settings, make_source, make_stream
-from lifelong.setup.instruments import check_instruments
+from lifelong.setup.instruments import check_instruments, follows_requests
 from lifelong.setup.suitability import check_stream
 from strategies.base import Setting, Strategy
 from streams.errors import ConfigError
@@ -140,10 +140,11 @@ def prepare(config: RunConfig, stream: Stream | None = None, runs: bool = True) 
         setting.make_model()
     else:
         setting.outline()
-    if is_file(config.model.name) or is_file(config.objective.name):
+    if is_file(config.model.name) or is_file(config.objective.name) or setting.objective.predicts == "images":
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
-    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
+    follows = follows_requests(config.evaluation)
+    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements(), follows)
     strategies = Strategies(parts, setting)
     if not is_checked:
         strategies.check(stream)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from streams.errors import DataError
-from streams.files import cache_folder, remembered, write_atomically
+from streams.files import cache_folder, remembered, write_cached
 from streams.inputs import scale
 from streams.sources._files import Table
 
@@ -73,7 +73,7 @@ def _decoded(folder: Path, files: Sequence[Path], size: int, grayscale: bool) ->
         return x, cached
     logger.info("Decoding %d images of %s, once.", len(files), folder)
     try:
-        write_atomically(cached, lambda handle: _write(handle, files, shape))
+        write_cached(cached, lambda handle: _write(handle, files, shape))
         for older in cached.parent.glob(f"{place}-*"):
             if not older.name.startswith(cached.stem):
                 older.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from contract.candidates import (
     FORMS,
     Candidate,
     candidates,
+    image_candidates,
     learning_halves,
     own_candidates,
     picture_candidates,
@@ -80,6 +81,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
     if own is None:
         pairs += [(c, "text") for c in text_candidates()] + [(c, "pictures") for c in picture_candidates()]
+        pairs += [(c, "images") for c in image_candidates()]
     if "every" in asked:
         params = [_param(c, f, c.in_depth(f)) for c, f in pairs]
         params += [_param(c, f, True, by_default=False, what="-every") for c, f in pairs if not c.in_depth(f)]

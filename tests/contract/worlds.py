@@ -1,4 +1,4 @@
-"""Small streams of real digits, text and pictures, with ledgers whose doors write down what they lend."""
+"""Small streams of real digits (to be told or drawn), text and pictures; their ledgers' doors note what they lend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.models import tiny_llama, tiny_llava
+from lifelong.models import mlp_denoiser, tiny_llama, tiny_llava
 from lifelong.setup.build import make_strategy
 from lifelong.verification.replay import answers
 from strategies.base import Access, Door, Setting, Strategy
@@ -21,6 +21,8 @@ from strategies.objectives._base import EVALUATION, Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.causal_lm import Config as CausalLMConfig
 from strategies.objectives.classification import Classification
+from strategies.objectives.denoising import Config as DenoisingConfig
+from strategies.objectives.denoising import Denoising
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, Network
@@ -171,8 +173,18 @@ def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
     if isinstance(objective, CausalLM):
         sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
+    if isinstance(objective, Denoising):
+        return small_denoiser(objective)
     layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
+
+
+def small_denoiser(objective: Denoising) -> Network:
+    """A denoiser of one small block whose answers are not all grey."""
+    config = mlp_denoiser.Config(width=12, blocks=1, words=4)
+    network = mlp_denoiser.build(config, *objective.sizes((64,)))
+    nn.init.normal_(network.head.weight, std=0.1)
+    return network
 
 
 def llama_with_norm(norm: nn.Module, num_outputs: int) -> FlatModel:
@@ -250,7 +262,28 @@ def _world_of_pictures(device: str) -> World:
     return World("pictures", stream, setting, device=device)
 
 
+def _world_of_images(device: str) -> World:
+    """The digits in three experiences, to be drawn."""
+    requests = [
+        {"after": 1, "scope": "class", "keys": [1], "again_after": 2},
+        {"after": 2, "scope": "class", "keys": [4]},
+        {"after": 3, "scope": "task", "keys": [0]},
+    ]
+    source = _source()
+    plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
+    objective = Denoising.for_data(DenoisingConfig(steps=2), source, None, device)
+    training = Training(epochs=1, lr=0.05, batch_size=40)
+    setting = Setting(
+        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+    )
+    return World("images", stream, setting, device=device)
+
+
 def make_world(full_name: str, device: str = "cpu") -> World:
+    if full_name == "images":
+        return _world_of_images(device)
     if full_name == "pictures":
         return _world_of_pictures(device)
     if full_name == "text":
