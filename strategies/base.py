@@ -119,6 +119,8 @@ class Strategy(ABC):
     """At which requests it is exact. None: its outcomes say, and they say the same of all requests."""
     state_grows: bool = False
     """Whether its state grows with the experiences and requests that it has seen; it is bounded otherwise."""
+    within_units: bool = False
+    """Whether it knows no classes of an experience but those of its units; a stream that brings others is refused."""
     reads_permanent_only: bool = False
     """Whether the earlier samples that it may read are those of permanent experiences alone."""
     test_options: ClassVar[Mapping[str, Any]] = {}

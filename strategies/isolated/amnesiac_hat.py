@@ -121,6 +121,7 @@ class AmnesiacHAT(Strategy):
     unheeded = {**Strategy.unheeded, "bn_mode": "it takes no model with batch norms"}
     exact = "sometimes"
     state_grows = True
+    within_units = True
     test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
     ranges = {
         "intensity": log(1e-8, 1e-2),

@@ -118,6 +118,7 @@ class Pall(Strategy):
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
     exact = "sometimes"
     state_grows = True
+    within_units = True
     idle_state = {"model/buffers": "what tasks share is put back to the start after each"}
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
     ranges = {"sparsity": linear(0.5, 0.95), "alpha": log(0.05, 5.0), "beta": log(0.1, 10.0), "steps": linear(10, 200)}

@@ -95,6 +95,7 @@ class Uncle(Strategy):
 
     supports = frozenset({"classes"})
     state_grows = True
+    within_units = True
     test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
     ranges = {"preserve": log(1e-3, 1.0), "unlearn": log(1e-3, 1.0), "lr": log(1e-4, 1e-2), "steps": linear(20, 200)}
 
