@@ -559,6 +559,17 @@ def test_instruction_tuning_learns_the_answers_of_what_asks_something(world: Wor
     torch.testing.assert_close(strategy.learner.model.parameters, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_instruction_tuning_keeps_general_questions_and_no_plain_text(world: World) -> None:
+    parts = {"learner": {"name": "instruction-tuning", "general": 1, "memory": 1000}, "unlearner": "none"}
+    strategy, ledger = make_strategy(parse(StrategyConfig, parts), world.setting, "mine"), Ledger(world.source)
+    ids = world.domain(0)
+    experience = ledger.admit(Experience("general", (), ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    asking = ids[with_prompt(world.data(ids))]
+    assert len(asking) < len(ids)
+    assert np.array_equal(strategy.stored_ids(), asking)
+
+
 # -- bad input
 
 

@@ -478,6 +478,16 @@ def test_regression_strata_are_quantiles(tmp_path):
     np.savez(tmp_path / "tied.npz", x=np.zeros((100, 2)), y=np.repeat([0, 1], [90, 10]))
     tied = load_arrays(tmp_path / "tied.npz", target="regression", strata=10)
     assert np.bincount(tied.class_ids).min() > 0
+    for made in (source, tied):
+        bounds = [tuple(map(float, name.strip("[)").split(", "))) for name in made.class_names]
+        for value, stratum in zip(made.y.tolist(), made.class_ids, strict=True):
+            low, high = bounds[stratum]
+            assert low <= value * (1 + 1e-3) + 1e-9
+            assert value < high or value == pytest.approx(high, rel=1e-3)
+    np.savez(tmp_path / "edge.npz", x=np.zeros((4, 2)), y=np.array([0.0, 1.0, 1.0, 2.0]))
+    edge = load_arrays(tmp_path / "edge.npz", target="regression", strata=2, test_fraction=0.5)
+    assert edge.class_names == ("[-inf, 1)", "[1, inf)")
+    assert edge.class_ids.tolist() == [0, 1, 1, 1], "a target on an edge is in the stratum above"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,15 @@ def test_a_log_of_importances_is_a_mean_and_gives_back() -> None:
     assert log.count == 0
 
 
+def test_what_is_left_of_importances_is_never_negative() -> None:
+    """Later weights may say more of some samples than was noted of all."""
+    log = ImportanceLog("loss", torch.zeros(3))
+    log.add(torch.tensor([1.0, 2.0, 3.0]), 10)
+    log.remove(torch.tensor([4.0, 2.0, 0.0]), 5)
+    assert log.mean.tolist() == [0.0, 2.0, 6.0]
+    assert log.count == 5
+
+
 def test_a_log_of_updates_gives_back_what_touched_the_samples() -> None:
     log = UpdateLog()
     for ids, value in (([1, 2], 1.0), ([3], 10.0), ([2, 4], 100.0)):
