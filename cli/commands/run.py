@@ -26,6 +26,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Wandb = Annotated[
     bool, typer.Option("--wandb/--no-wandb", help="Send every row to Weights & Biases; kept offline without a key.")
 ]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that live references beside each other, where that saves time; each needs memory."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +50,7 @@ def run(
     as_json: Json = False,
     wandb: Wandb = False,
     trust: Trust = False,
+    workers: Workers = 1,
 ) -> None:
     """Play a stream to every strategy; go on where an earlier attempt stopped.
 
@@ -59,20 +66,25 @@ def run(
         prepared = prepare(load_config(name, [*sets, *overrides], trust))
         if not quiet:
             _announce(prepared, prepared.folder(runs))
-        return run_prepared(prepared, runs, trackers, fresh)
+        return run_prepared(prepared, runs, trackers, fresh, workers)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 
 
 def resume(
-    folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False, trust: Trust = False
+    folder: RunFolder,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    wandb: Wandb = False,
+    trust: Trust = False,
+    workers: Workers = 1,
 ) -> None:
     """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution import runner
 
-        return runner.resume(folder, trackers, trust)
+        return runner.resume(folder, trackers, trust, workers)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 
@@ -95,6 +107,10 @@ def _announce(prepared: Prepared, folder: Path) -> None:
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"
     )
+    from lifelong.setup.without_effect import without_effect
+
+    for said in without_effect(prepared.strategies.parts, config.training):
+        note(said)
 
 
 def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:

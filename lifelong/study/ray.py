@@ -83,7 +83,7 @@ def run_ray(
                 {"memory": int(memory * 1e9)} if memory else {}
             )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
-            board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+            board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
             running: dict[Any, Job] = {remote.remote(job, str(token), board): job for job in jobs}
             while running:
                 done, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)

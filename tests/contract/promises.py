@@ -244,25 +244,27 @@ def global_generators_are_left_alone(case: Case) -> None:
     assert all(m.globals_kept for m in case.life.moments)
     before = generators()
     strategy = case.world.build(case.candidate)
-    data = case.world.ledger().lend(case.world.stream.source.test_ids).all()
-    strategy.predict(data)
-    strategy.features(data)
+    data = case.world.ledger().lend(case.world.stream.source.test_ids)
+    (batch,) = case.world.setting.objective.batches(data, len(data))
+    strategy.predict(batch)
+    strategy.features(batch)
     assert generators() == before
 
 
 def predicting_changes_nothing(case: Case) -> None:
-    data = case.world.ledger().lend(case.world.stream.source.test_ids)
-    first, features = case.life.strategy.predict(data.all()), case.life.strategy.features(data.all())
-    second = case.life.strategy.predict(data.all())
-    assert (first.shape[0], first.shape[-1]) == (len(data), case.world.setting.objective.num_outputs)
+    data, objective = case.world.ledger().lend(case.world.stream.source.test_ids), case.world.setting.objective
+    (everything,) = objective.batches(data, len(data))
+    first, features = case.life.strategy.predict(everything), case.life.strategy.features(everything)
+    second = case.life.strategy.predict(everything)
+    assert (first.shape[0], first.shape[-1]) == (len(data), objective.num_outputs)
     assert torch.equal(first, second)
-    asked = case.life.strategy.predict(case.world.setting.objective.asked(data.all()))
+    asked = case.life.strategy.predict(objective.asked(everything))
     assert torch.equal(first, asked), "who gave the samples and what they are labelled has no say in predictions"
     assert not first.requires_grad
     assert features is None or len(features) == len(data)
     assert digest(case.life.strategy.state_dict()) == case.life.digests[-1]
     # One by one or all at once: a sample's output does not depend on its neighbours.
-    for row, batch in zip(first, data.batches(1), strict=True):
+    for row, batch in zip(first, objective.batches(data, 1), strict=True):
         alone = case.life.strategy.predict(batch)[0]
         among = row[: len(alone)]  # a row of text has as many positions as the longest of its batch
         finite = torch.isfinite(among)
