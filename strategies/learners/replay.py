@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
+from strategies.parts.memory.draws import Draws
 from strategies.parts.memory.exemplars import Policy
 from streams.data import Batch
 
@@ -29,6 +30,10 @@ class Replay(Rehearsal):
 
     config: Config
     name: ClassVar[str] = "replay"
+
+    @override
+    def adds(self) -> Draws | None:
+        return self._draws
 
     @override
     def extend(self, batch: Batch, step: int) -> Batch:

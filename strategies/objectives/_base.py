@@ -131,6 +131,28 @@ class Objective(ABC):
         """Return the model's outputs ``[B, num_outputs]`` for a batch that was `drawn`."""
         return model(*batch.inputs)
 
+    @property
+    def passes_once(self) -> bool:
+        """Whether `outputs` calls the model with the batch's inputs, and does nothing else with it."""
+        return type(self).outputs is Objective.outputs
+
+    def slopes(
+        self, outputs: torch.Tensor, batch: Batch, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the losses ``[B]`` and the gradient of their weighted sum by the model's outputs, without a graph.
+
+        The bits are those that a graph would give, and those of a row depend on no other row.
+
+        Args:
+            outputs: ``[B, C]``, what the model itself returns, before any mask.
+            batch: with the targets.
+            weights: ``[B]``; None takes 1 / B of each.
+
+        Returns:
+            None if the objective has no such form: then a graph is made.
+        """
+        return None
+
     def training_on(self, data: Data) -> Objective:
         """Return the objective to train on `data` with, and to take its Fisher by.
 
@@ -265,6 +287,11 @@ class ClassObjective(Objective):
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return logits ``[B, C]``; minus infinity outside the sample's task."""
         return self.mask(self.logits(model, batch), batch)
+
+    @property
+    @override
+    def passes_once(self) -> bool:
+        return type(self).outputs is ClassObjective.outputs and type(self).logits is ClassObjective.logits
 
 
 class NamedObjective(Objective):

@@ -120,6 +120,22 @@ class Classification(ClassObjective, NamedObjective):
         return F.cross_entropy(outputs, batch.y, reduction="none")
 
     @override
+    @torch.no_grad()
+    def slopes(
+        self, outputs: torch.Tensor, batch: Batch, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.masks:
+            return None
+        labels, log_p = batch.y.unsqueeze(1), outputs.log_softmax(1)
+        upstream = torch.zeros_like(log_p)
+        if weights is None:
+            upstream.scatter_(1, labels, -1 / len(batch))
+        else:
+            upstream.scatter_(1, labels, -weights.unsqueeze(1))
+        slopes = torch._log_softmax_backward_data(upstream, log_p, 1, log_p.dtype)
+        return -log_p.gather(1, labels).squeeze(1), slopes
+
+    @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where the argmax is the label, else 0."""
         return (outputs.argmax(1) == batch.y).float()
@@ -199,6 +215,11 @@ class _Training(Objective):
     @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return self._plain.outputs(model, batch)
+
+    @property
+    @override
+    def passes_once(self) -> bool:
+        return self._plain.passes_once
 
     @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

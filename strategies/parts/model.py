@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, final
 
 import torch
@@ -64,6 +64,8 @@ class FlatModel:
         self.network = network
         self.passing: Batch | None = None
         """The batch that the training loop passes at this moment, for who listens in (`Tap`)."""
+        self.by_hand: Callable[..., torch.Tensor | None] | None = None
+        """What passes the training loop's batch in place of the network; returns None for all else."""
         freeze(network, trained)
         self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
@@ -87,7 +89,8 @@ class FlatModel:
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the network's outputs for `Batch.inputs`."""
-        return self.network(*inputs)
+        outputs = None if self.by_hand is None else self.by_hand(*inputs)
+        return self.network(*inputs) if outputs is None else outputs
 
     @property
     def gradient(self) -> torch.Tensor:
