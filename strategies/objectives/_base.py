@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,22 @@ class Scored:
 def precise(values: torch.Tensor) -> torch.Tensor:
     """Return half-precision numbers in single precision, others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class RowLosses(Protocol):
+    """Losses of which each is a function of one row of outputs and its target, with their gradient.
+
+    The bits are those that a graph would give, and those of a row depend on no other row.
+    """
+
+    def weighed(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return what `slopes` needs of ``targets [..., B]`` whose losses are weighed by ``weights [..., B]``."""
+
+    def slopes(self, outputs: torch.Tensor, weighed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `losses` needs, and the gradient ``[B, C]`` of the weighed sum by ``outputs [B, C]``."""
+
+    def losses(self, noted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the losses ``[B]``, given what `slopes` has noted."""
 
 
 class Objective(ABC):
@@ -136,21 +152,9 @@ class Objective(ABC):
         """Whether `outputs` calls the model with the batch's inputs, and does nothing else with it."""
         return type(self).outputs is Objective.outputs
 
-    def slopes(
-        self, outputs: torch.Tensor, batch: Batch, weights: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return the losses ``[B]`` and the gradient of their weighted sum by the model's outputs, without a graph.
-
-        The bits are those that a graph would give, and those of a row depend on no other row.
-
-        Args:
-            outputs: ``[B, C]``, what the model itself returns, before any mask.
-            batch: with the targets.
-            weights: ``[B]``; None takes 1 / B of each.
-
-        Returns:
-            None if the objective has no such form: then a graph is made.
-        """
+    @property
+    def row_losses(self) -> RowLosses | None:
+        """Its losses in a form that needs no graph, where `outputs` are those of the model; None if there is none."""
         return None
 
     def training_on(self, data: Data) -> Objective:

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from typing_extensions import override
 
 from strategies.metric import Metric
-from strategies.objectives._base import ClassObjective, FisherEstimator, NamedObjective, Objective, Predicts, Scored
+from strategies.objectives._base import (
+    ClassObjective,
+    FisherEstimator,
+    NamedObjective,
+    Objective,
+    Predicts,
+    RowLosses,
+    Scored,
+)
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -119,21 +127,10 @@ class Classification(ClassObjective, NamedObjective):
         """Return -log p(y | x) under the softmax."""
         return F.cross_entropy(outputs, batch.y, reduction="none")
 
+    @property
     @override
-    @torch.no_grad()
-    def slopes(
-        self, outputs: torch.Tensor, batch: Batch, weights: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        if self.masks:
-            return None
-        labels, log_p = batch.y.unsqueeze(1), outputs.log_softmax(1)
-        upstream = torch.zeros_like(log_p)
-        if weights is None:
-            upstream.scatter_(1, labels, -1 / len(batch))
-        else:
-            upstream.scatter_(1, labels, -weights.unsqueeze(1))
-        slopes = torch._log_softmax_backward_data(upstream, log_p, 1, log_p.dtype)
-        return -log_p.gather(1, labels).squeeze(1), slopes
+    def row_losses(self) -> RowLosses | None:
+        return None if self.masks else _CrossEntropies(self._num_classes)
 
     @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -176,6 +173,25 @@ class Classification(ClassObjective, NamedObjective):
             return [(ones, -log_p.gather(1, labels).squeeze(1))]
         true = -log_p.gather(1, batch.y.unsqueeze(1)).squeeze(1)
         return [(true.detach().neg().exp() if estimator == "p-weighted" else ones, true)]
+
+
+@final
+class _CrossEntropies:
+    """Cross-entropies under the softmax, with the operations that a graph would call."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+
+    def weighed(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        zeros = torch.zeros(*targets.shape, self._num_classes)
+        return zeros.scatter_(-1, targets.unsqueeze(-1), -weights.unsqueeze(-1))
+
+    def slopes(self, outputs: torch.Tensor, weighed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_p = torch.log_softmax(outputs, 1)
+        return log_p, torch._log_softmax_backward_data(weighed, log_p, 1, log_p.dtype)
+
+    def losses(self, noted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return noted.gather(1, targets.unsqueeze(1)).squeeze(1).neg()
 
 
 def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

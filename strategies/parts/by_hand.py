@@ -31,24 +31,31 @@ class ByHand:
         self, model: FlatModel, layers: tuple[Layer, ...], objective: Objective, criterion: Criterion, rows: int
     ) -> None:
         """Take a model, what is minimised, and how many rows a batch has as far as is known."""
-        self._model, self._objective, self._criterion, self._rows = model, objective, criterion, padded(rows)
+        self._model, self._criterion, self._rows = model, criterion, padded(rows)
+        plain = criterion.is_plain and objective.passes_once
+        self._rows_alone = objective.row_losses if plain else None
+        self._even = torch.zeros(0)
         self._kernel = Perceptrons(layers, model.parameters.unsqueeze(0), model.gradient.unsqueeze(0))
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the loss of a batch; its gradient is that of the model then."""
-        if self._criterion.is_plain and self._objective.passes_once and can_pass(*batch.inputs):
-            known = self._objective.slopes(self._forward(batch.x), batch, None)
-            if known is not None:
-                losses, slopes = known
+        if self._rows_alone is not None and can_pass(*batch.inputs):
+            size = len(batch)
+            if self._even.shape[0] != size:
+                self._even = torch.full((size,), 1 / size)
+            with torch.no_grad():
+                outputs = self._forward(batch.x)
+                noted, slopes = self._rows_alone.slopes(outputs, self._rows_alone.weighed(batch.y, self._even))
                 self._kernel.backward(to_rows(slopes, self._rows))
-                return losses.mean()
+                return self._rows_alone.losses(noted, batch.y).mean()
         return self._through_outputs(batch)
 
     def _through_outputs(self, batch: Batch) -> torch.Tensor:
         gradient = self._model.gradient
         loss, slopes, others = through_outputs(self._model, self._criterion, batch, self._forward)
         if slopes is not None:
-            self._kernel.backward(to_rows(slopes, self._rows))
+            with torch.no_grad():
+                self._kernel.backward(to_rows(slopes, self._rows))
             if others is not None:
                 gradient.add_(others)
         elif others is None:
@@ -58,8 +65,10 @@ class ByHand:
         return loss
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._rows = max(self._rows, padded(len(x)))
-        return self._kernel.forward(to_rows(x.flatten(1), self._rows))[0, : len(x)]
+        size = x.shape[0]
+        if size > self._rows:
+            self._rows = padded(size)
+        return self._kernel.forward(to_rows(x.flatten(1) if x.ndim > 2 else x, self._rows))[0, :size]
 
 
 def through_outputs(
@@ -82,7 +91,8 @@ def through_outputs(
     def passed(*inputs: torch.Tensor) -> torch.Tensor | None:
         if first or not can_pass(*inputs):
             return None
-        first.append(forward(inputs[0]).detach().requires_grad_())
+        with torch.no_grad():
+            first.append(forward(inputs[0]).detach().requires_grad_())
         return first[0]
 
     model.by_hand = passed

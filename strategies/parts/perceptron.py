@@ -78,7 +78,7 @@ def _in_order(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @final
 class Perceptrons:
-    """S perceptrons of one shape.
+    """S perceptrons of one shape. Call what it does with gradients turned off.
 
     Attributes:
         parameters: ``[S, P]``; what changes them changes the networks.
@@ -96,9 +96,11 @@ class Perceptrons:
         self._turned = [weight.transpose(1, 2) for weight in self._weights]
         self._biases = [bias.unsqueeze(1) for bias in biases]
         self._weight_slopes, self._bias_slopes = _views(layers, self.gradient)
+        # Products are written where they belong if they can be, or else beside and copied: matrix products into
+        # memory with gaps are done one after the other.
+        self._products = [s if s.is_contiguous() else torch.empty(s.shape) for s in self._weight_slopes]
         self._inputs: list[torch.Tensor] = []
 
-    @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs ``[S, B, outputs]`` for inputs ``[S, B, in]``; B is a multiple of 16."""
         self._inputs = []
@@ -109,17 +111,18 @@ class Perceptrons:
                 x.relu_()
         return x
 
-    @torch.no_grad()
     def backward(self, slopes: torch.Tensor) -> torch.Tensor:
         """Return `gradient`, given the slopes ``[S, B, outputs]`` of the loss at the outputs of the last `forward`."""
         for i in range(len(self._weights) - 1, -1, -1):
             x = self._inputs[i]
-            _product(slopes.transpose(1, 2), x, self._weight_slopes[i])
+            product = torch.bmm(slopes.transpose(1, 2), x, out=self._products[i])
+            if product is not self._weight_slopes[i]:
+                self._weight_slopes[i].copy_(product)
             torch.sum(slopes, 1, out=self._bias_slopes[i])
             if i:
                 slopes = torch.bmm(slopes, self._weights[i])
                 if self._rectified[i - 1]:
-                    slopes.mul_(x > 0)
+                    slopes = torch.ops.aten.threshold_backward(slopes, x, 0)
         self._inputs = []
         return self.gradient
 
@@ -129,21 +132,17 @@ def _views(layers: tuple[Layer, ...], rows: torch.Tensor) -> tuple[list[torch.Te
     return weights, [rows[:, layer.bias] for layer in layers]
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-    if out.is_contiguous():
-        torch.bmm(a, b, out=out)
-    else:
-        out.copy_(torch.bmm(a, b))
-
-
 def can_pass(*inputs: torch.Tensor) -> bool:
     """Return whether a perceptron can be passed by hand with these inputs."""
     x = inputs[0]
-    return len(inputs) == 1 and x.dtype == torch.float32 and not x.requires_grad and x.ndim > 1 and len(x) > 0
+    return len(inputs) == 1 and x.dtype == torch.float32 and not x.requires_grad and x.ndim > 1 and x.shape[0] > 0
 
 
 def to_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
     """Return ``values [B, F]`` followed by zeros, ``[1, rows, F]``."""
-    if len(values) < rows:
-        values = torch.constant_pad_nd(values, (0, 0, 0, rows - len(values)))
-    return values.unsqueeze(0)
+    size = values.shape[0]
+    if size == rows:
+        return values.unsqueeze(0)
+    padded_values = values.new_zeros(1, rows, values.shape[1])
+    padded_values[0, :size] = values
+    return padded_values

@@ -16,6 +16,7 @@ from typing import Any, final
 
 import torch
 
+from strategies.objectives._base import RowLosses
 from strategies.outcome import Outcome
 from strategies.parts.by_hand import through_outputs
 from strategies.parts.fit import Criterion, Job, drawn_before, overridden, rows_of
@@ -29,7 +30,8 @@ MOST_WEIGHTS = 300_000
 """Weights of all models of a stack; with more of them they do not fit into the cache, and less is gained."""
 _BYTES_OF_INPUTS = 2**26
 _ALIGNED = 16
-_BLOCK = 256
+_STEPS, _NUMBERS = 256, 2**21
+"""How many steps are laid out at once, and how many numbers that may take."""
 
 
 def why_alone(job: Job) -> str | None:
@@ -119,7 +121,10 @@ class _Member:
         self.rows = padded(rows_of(job.data, job.training, job.hooks))
         self.number = 0  # of the step that is taken
         self.result: Outcome | Exception | None = None
-        self._total, self._seen, self._samples = torch.zeros(()), 0, 0
+        self.total = torch.zeros(
+            ()
+        )  # of the losses of an epoch, weighed by how many samples of it are the experience's
+        self._seen = self._samples = self._epochs = 0
         self._kept: torch.Tensor | None = None
 
     def plan(self, starts: list[int]) -> Iterator[_Steps | None]:
@@ -141,17 +146,22 @@ class _Member:
 
     def begin_epoch(self) -> None:
         """Count losses anew."""
-        self._total, self._seen = torch.zeros(()), 0
+        self.total, self._seen = torch.zeros(()), 0
+        self._epochs += 1
+
+    @property
+    def is_in_last_epoch(self) -> bool:
+        """Whether its losses are asked for: those of the last epoch are."""
+        return self._epochs == self.job.training.epochs
 
     def passed(self, samples: int) -> None:
         """Count samples that were passed forward and backward."""
         self._samples += samples
 
-    def done(self, loss: torch.Tensor, own: int) -> None:
-        """Count a step that was taken."""
-        self._total += loss * own
-        self._seen += own
-        self.number += 1
+    def done(self, own: int, steps: int = 1) -> None:
+        """Count steps that were taken, of `own` samples each; the caller adds to `total`."""
+        self._seen += own * steps
+        self.number += steps
 
     def altered(self, gradient: torch.Tensor) -> None:
         """Let hooks change the gradient ``[P]`` in place."""
@@ -162,24 +172,23 @@ class _Member:
         if changed is not gradient:
             gradient.copy_(changed)
 
-    def moved(self, before: torch.Tensor | None, parameters: torch.Tensor) -> None:
+    def moved(self, before: torch.Tensor, parameters: torch.Tensor) -> None:
         """Put weights back that must not move, and tell hooks of the step; `parameters` ``[P]`` may be changed."""
         model = self.job.model
         model.parameters.copy_(parameters)
         if not model.is_free:
             model.hold()
             parameters.copy_(model.parameters)
-        if before is not None:
-            change = torch.sub(parameters, before, out=before)
-            for note in self.stepped:
-                note(self._kept, change)
+        change = torch.sub(parameters, before, out=before)
+        for note in self.stepped:
+            note(self._kept, change)
 
     def end(self, parameters: torch.Tensor) -> None:
         """Put the weights back into the model, and say what `fit` would."""
         job = self.job
         job.model.parameters.copy_(parameters)
         job.model.drop_gradient()
-        mean = float(self._total) / self._seen if self._seen else 0.0
+        mean = float(self.total) / self._seen if self._seen else 0.0
         if not math.isfinite(mean) or not is_finite(parameters):
             self.result = diverged(job.training, mean)
         else:
@@ -205,13 +214,10 @@ class _Stack:
         for row, job in zip(rows, jobs, strict=True):
             row[: self._num] = job.model.parameters
         self._kernel, self._optimizer = Perceptrons(layers, rows), make_optimizer(self._training, rows)
-        self._is_plain = all(m.criterion.is_plain and not m.extend and not m.proceed for m in self._all)
-        self._is_plain = self._is_plain and all(map(self._has_slopes, self._all))
-
-    def _has_slopes(self, member: _Member) -> bool:
-        objective = member.job.objective
-        outputs = torch.zeros(1, objective.num_outputs)
-        return objective.slopes(outputs, member.job.data.batch(torch.zeros(1, dtype=torch.int64)), None) is not None
+        rows_alone = all(j.objective.row_losses is not None for j in jobs)
+        plain = rows_alone and all(m.criterion.is_plain and not m.extend and not m.proceed for m in self._all)
+        self._row_losses = jobs[0].objective.row_losses if plain else None
+        self._place()
 
     def train(self) -> list[Outcome | Exception]:
         """Take all steps."""
@@ -233,10 +239,17 @@ class _Stack:
             if not self._members:
                 return [m.result for m in self._all if m.result is not None]
             steps = [ahead.pop(m) for m in self._members]
-            done = self._take(steps, min(_BLOCK, *(len(s.positions) for s in steps)))
+            width = self._members[0].rows * self._members[0].job.objective.num_outputs
+            most = min(_STEPS, max(1, _NUMBERS // (width * len(steps))))
+            done = self._take(steps, min(most, *(len(s.positions) for s in steps)))
             for member, s in zip(self._members, steps, strict=True):
                 if done < len(s.positions) and member.result is None:
                     ahead[member] = _Steps(s.positions[done:], s.own)
+
+    def _place(self) -> None:
+        """Note the places of those whom somebody looks at."""
+        self._looked_at = [(j, m) for j, m in enumerate(self._members) if m.is_looked_at]
+        self._watched = [(j, m) for j, m in self._looked_at if m.stepped or not m.job.model.is_free]
 
     def _row(self, member: _Member) -> torch.Tensor:
         return self._kernel.parameters[self._members.index(member), : self._num]
@@ -247,6 +260,7 @@ class _Stack:
         if len(kept) == len(self._members):
             return
         self._members = [self._members[i] for i in kept]
+        self._place()
         state, parameters = self._optimizer.state_dict(), self._kernel.parameters[kept]
         self._kernel, self._optimizer = (
             Perceptrons(self._layers, parameters),
@@ -263,43 +277,73 @@ class _Stack:
         weights, is_empty = torch.zeros(len(members), rows), torch.ones(len(members), rows, dtype=torch.bool)
         for j, (s, size) in enumerate(zip(steps, sizes, strict=True)):
             where[:, j, :size], weights[j, :size], is_empty[j, :size] = s.positions[:count], 1 / size, False
-        padding = is_empty.view(-1, 1) if bool(is_empty.any()) else None
-        history: list[torch.Tensor] = []
-        for step in range(count):
-            batch = self._pool.batch(where[step].view(-1))
-            values, passed = None, sizes
-            if self._is_plain:
-                self._sync()
-                history.append(self._descend(batch, padding, weights))
-            else:
-                parts = [batch.part(j * rows, j * rows + size) for j, size in enumerate(sizes)]
-                values = self._descend_one_by_one(parts)
-                passed = [len(b) for b in parts]  # hooks may have added some
-            self._move(values, [s.own for s in steps], passed)
+        own = [s.own for s in steps]
+        if self._row_losses is not None:
+            return self._take_at_once(self._row_losses, where, weights, is_empty, sizes, own)
+        done = 0
+        for batch in self._pool.batches(where.flatten(1)):
+            done += 1
+            parts = [batch.part(j * rows, j * rows + size) for j, size in enumerate(sizes)]
+            values = self._descend_one_by_one(parts)
+            for member, part in zip(members, parts, strict=True):
+                member.passed(len(part))  # hooks may have added some
+            stopped = self._move(values)
+            for j, member in enumerate(members):
+                if j not in stopped:
+                    member.total = member.total + values[j] * own[j]
+                    member.done(own[j])
+                elif member.result is None:
+                    member.end(self._kernel.parameters[j, : self._num])
             if any(m.result is not None for m in members):
                 break
-        if history:
-            self._count(torch.stack(history).view(len(history), len(members), rows), sizes, [s.own for s in steps])
-            return len(history)
-        return step + 1
+        return done
+
+    def _take_at_once(
+        self,
+        row_losses: RowLosses,
+        where: torch.Tensor,
+        weights: torch.Tensor,
+        is_empty: torch.Tensor,
+        sizes: list[int],
+        own: list[int],
+    ) -> int:
+        """Take steps whose losses are all worked out at once; see `_take`."""
+        members, kernel, shape = self._members, self._kernel, (*weights.shape, -1)
+        targets = self._pool.targets(where.flatten(1))
+        weighed = row_losses.weighed(targets, weights.view(-1).expand_as(targets))
+        common = sizes[0] if len(set(sizes)) == 1 else None
+        asked, noted, done = any(m.is_in_last_epoch for m in members), [], 0
+        for batch in self._pool.batches(where.flatten(1)):
+            self._sync()
+            x = batch.x.flatten(1).view(shape)
+            if common is None:
+                x.masked_fill_(is_empty.unsqueeze(2), 0.0)
+            elif common < shape[1]:
+                x[:, common:].zero_()
+            outputs = kernel.forward(x)
+            note, slopes = row_losses.slopes(outputs.flatten(0, 1), weighed[done])
+            kernel.backward(slopes.view(outputs.shape))
+            self._move(None)
+            done += 1
+            if asked:
+                noted.append(row_losses.losses(note, batch.y))
+            if any(m.result is not None for _, m in self._looked_at):
+                break
+        totals = torch.stack([m.total for m in members])
+        if noted:
+            means = _means(torch.stack(noted).view(done, *weights.shape), sizes)
+            for of_step in means.mul_(torch.tensor(own, dtype=torch.float32)):
+                totals += of_step
+        for member, total, count, size in zip(members, totals, own, sizes, strict=True):
+            member.total = total
+            member.passed(size * done)
+            member.done(count, done)
+        return done
 
     def _sync(self) -> None:
         """Let the models of those whom somebody looks at have their weights."""
-        for member, row in zip(self._members, self._kernel.parameters, strict=True):
-            if member.is_looked_at:
-                member.job.model.parameters.copy_(row[: self._num])
-
-    def _descend(self, batch: Batch, padding: torch.Tensor | None, weights: torch.Tensor) -> torch.Tensor:
-        """Work out all gradients; return the losses of all rows."""
-        x = batch.x.flatten(1)
-        if padding is not None:
-            x.masked_fill_(padding, 0.0)
-        outputs = self._kernel.forward(x.view(*weights.shape, -1))
-        known = self._members[0].job.objective.slopes(outputs.flatten(0, 1), batch, weights.view(-1))
-        assert known is not None
-        losses, slopes = known
-        self._kernel.backward(slopes.view(outputs.shape))
-        return losses
+        for j, member in self._looked_at:
+            member.job.model.parameters.copy_(self._kernel.parameters[j, : self._num])
 
     def _descend_one_by_one(self, batches: list[Batch]) -> list[torch.Tensor]:
         """Work out all gradients, the losses of one model after the other, and return these.
@@ -351,40 +395,33 @@ class _Stack:
         except Exception as error:  # handed to who asked for the training
             member.result = error
 
-    def _move(self, values: list[torch.Tensor] | None, own: list[int], passed: list[int]) -> None:
-        """Take the step along the gradients, but for those that stop."""
-        members, kernel = self._members, self._kernel
-        stops = []
-        for j, member in enumerate(members):
-            member.passed(passed[j])
-            if member.is_looked_at:
-                with self._alone(member):
-                    member.altered(kernel.gradient[j, : self._num])
-                    if values is not None and not all(go_on(values[j]) for go_on in member.proceed):
-                        stops.append(j)
+    def _move(self, values: list[torch.Tensor] | None) -> set[int]:
+        """Take the step along the gradients, but for those that stop; return their places."""
+        kernel, stopped = self._kernel, set()
+        for j, member in self._looked_at:
+            with self._alone(member):
+                member.altered(kernel.gradient[j, : self._num])
+                if values is not None and not all(go_on(values[j]) for go_on in member.proceed):
+                    stopped.add(j)
         clip = self._training.clip_norm
         if clip is not None:
             norms = torch.stack([g[: self._num].norm() for g in kernel.gradient])
             kernel.gradient.mul_((clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1))
-        before = {j: kernel.parameters[j].clone() for j, m in enumerate(members) if m.stepped or j in stops}
+        watched = [(j, m) for j, m in self._watched if j not in stopped]
+        before = {j: kernel.parameters[j, : self._num].clone() for j in [*stopped, *(j for j, _ in watched)]}
         self._optimizer.step(kernel.parameters, kernel.gradient)
-        for j, member in enumerate(members):
-            if j in stops:
-                kernel.parameters[j] = before[j]
-                if member.result is None:
-                    member.end(kernel.parameters[j, : self._num])
-                continue
-            if member.stepped or not member.job.model.is_free:
-                with self._alone(member):
-                    member.moved(before[j][: self._num] if j in before else None, kernel.parameters[j, : self._num])
-            if values is not None:
-                member.done(values[j], own[j])
+        for j in stopped:
+            kernel.parameters[j, : self._num] = before[j]
+        for j, member in watched:
+            with self._alone(member):
+                member.moved(before[j], kernel.parameters[j, : self._num])
+        return stopped
 
-    def _count(self, losses: torch.Tensor, sizes: list[int], own: list[int]) -> None:
-        """Count steps whose losses ``[steps, S, rows]`` are known."""
-        for size in sorted(set(sizes)):
-            same = [j for j, s in enumerate(sizes) if s == size]
-            means = losses[:, same, :size].reshape(-1, size).mean(1).view(len(losses), -1)
-            for j, of_member in zip(same, means.unbind(1), strict=True):
-                for loss in of_member:
-                    self._members[j].done(loss, own[j])
+
+def _means(losses: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Return each model's mean loss ``[steps, S]`` of every step, given the losses ``[steps, S, rows]``."""
+    means = torch.zeros(losses.shape[:2])
+    for size in set(sizes):
+        same = [j for j, s in enumerate(sizes) if s == size]
+        means[:, same] = losses[:, same, :size].reshape(-1, size).mean(1).view(len(losses), -1)
+    return means
