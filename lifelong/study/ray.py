@@ -17,7 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lifelong.files import cache_folder, write_atomically
-from lifelong.study.jobs import Job, JobResult, execute
+from lifelong.study.cohorts import cohorts, execute_together
+from lifelong.study.jobs import Job, JobResult
 from streams.errors import ConfigError
 
 _PASSED_ON = (
@@ -47,16 +48,16 @@ def run_ray(
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    A job that is tried again on the same disk goes on from its last checkpoint. Where workers have a disk of their
-    own, results come back as file contents and are written here. References are shared between workers that see the
-    same ``$LIFELONG_CACHE``.
+    Jobs that differ in the seed alone are one job to Ray, a cohort. What is tried again on the same disk goes on from
+    its last checkpoints. Where workers have a disk of their own, results come back as file contents and are written
+    here. References are shared between workers that see the same ``$LIFELONG_CACHE``.
 
     Args:
         jobs: what to run.
         address: of a running cluster; None takes ``$RAY_ADDRESS``, or else starts one on this machine.
-        cpus, gpus: resources of one job (fractions share a GPU).
-        memory: GB of memory that Ray sets aside for one job on its node; 0 lets it not count.
-        retries: how often a job is started again whose worker or node was lost.
+        cpus, gpus: resources of one cohort (fractions share a GPU).
+        memory: GB of memory that Ray sets aside for one cohort on its node; 0 lets it not count.
+        retries: how often a cohort is started again whose worker or node was lost.
 
     Raises:
         ConfigError: Ray is not installed, or nobody answers at the address.
@@ -76,16 +77,21 @@ def run_ray(
                 {"memory": int(memory * 1e9)} if memory else {}
             )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
-            running: dict[Any, Job] = {remote.remote(job, str(token)): job for job in jobs}
+            slots = max(1, int(ray.cluster_resources().get("CPU", 1.0) / max(cpus, 1e-3)))
+            running: dict[Any, tuple[Job, ...]] = {
+                remote.remote(cohort, str(token)): cohort for cohort in cohorts(jobs, slots)
+            }
             while running:
                 done, _ = ray.wait(list(running), num_returns=1)
-                job = running.pop(done[0])
+                cohort = running.pop(done[0])
                 try:
-                    result: JobResult = ray.get(done[0])
+                    results: list[JobResult] = ray.get(done[0])
                 except ray.exceptions.RayError as error:
-                    result = JobResult(job, 0.0, f"Ray lost the worker each time the job was tried: {error}")
-                _write_files(job, result.files)
-                yield replace(result, job=job, files={})
+                    lost = f"Ray lost the worker each time the job was tried: {error}"
+                    results = [JobResult(job, 0.0, lost) for job in cohort]
+                for job, result in zip(cohort, results, strict=True):
+                    _write_files(job, result.files)
+                    yield replace(result, job=job, files={})
     finally:
         token.unlink(missing_ok=True)
 
@@ -160,14 +166,17 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _run_on_worker(job: Job, token: str) -> JobResult:
-    """Run a job on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
+def _run_on_worker(cohort: tuple[Job, ...], token: str) -> list[JobResult]:
+    """Run a cohort on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
     if Path(token).exists():
-        return execute(job)
-    worker_job = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
-    result = execute(worker_job)
-    files = {f.relative_to(worker_job.folder).as_posix(): f.read_bytes() for f in _left_by(worker_job.folder)}
-    return replace(result, files=files)
+        return execute_together(cohort)
+    root = cache_folder() / "studies" / Path(cohort[0].root).name
+    results = execute_together([replace(job, root=str(root)) for job in cohort])
+    return [replace(result, files=_files_of(result.job.folder)) for result in results]
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in _left_by(folder)}
 
 
 def _left_by(folder: Path) -> list[Path]:
