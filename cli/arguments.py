@@ -29,7 +29,16 @@ Set = Annotated[
         show_default=False,
     ),
 ]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept.")]
+
+
+def _on_disk(runs: Path) -> Path:
+    """Return a folder for runs, if it can be one."""
+    from streams.files import check_on_disk
+
+    return check_on_disk(runs, "--runs")
+
+
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept.", callback=_on_disk)]
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.", show_default=False)]
 
 Trust = Annotated[

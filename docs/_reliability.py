@@ -26,8 +26,6 @@ OPEN = """## What is not covered
 
 - A file that code of your own writes, and what it reads through private names: guards are against mistakes, not against
   malice.
-- `study.json` and `verdicts.json` of a study carry no digest. Verdicts are judged anew from the runs, which do,
-  whenever a study is reported; how many runs were finished when criteria were declared is what `study.json` says.
 - `report.html`, exported tables and `certificate.json` are written for people, and never read again. A flipped bit in
   one is seen by nobody; `lifelong report` and `lifelong verify` write them anew.
 - Unpacked checkpoints of language models (`checkpoints/` of the cache) have no digest of ours.
@@ -133,7 +131,8 @@ def _flips(counts: Counts) -> str:
         f"{counts['flips']} single bits so far, each in a random byte of a random file. *Refused*: an error names the "
         "file. *Same result*: what comes out is the same, byte for byte; in a stopped run since the "
         "checkpoint before it was taken or since the bit says nothing (a date in the header of an archive), "
-        "in the cache since it was computed again.\n\n"
+        "in the cache since it was computed again. Of a study `study.json`, `verdicts.json`, and what its report reads of "
+        "its runs are hit.\n\n"
     )
     table = _table(["in", "file", "refused", "same result", "unnoticed"], rows)
     return f"{told}{table}\n{_outcome(counts)}"
@@ -165,11 +164,13 @@ def _events(counts: Counts) -> str:
             disk = ", ".join(f"{found['checkpoint'][i] / 1000:.0f}" for i in (1, -1))
             rows.append([name, found["events"], found["requests"], *times, f"{memory:.1f}", disk])
     told = (
-        "Two classes of digits come again and again; every tenth event is a request. Medians of the second and "
-        "of the last tenth of a life: CPU milliseconds of what the strategy does and of the whole event, with "
-        "evaluation and records; growth of the process in between; and size of the newest checkpoint. What the "
-        "strategy does, memory and disk must not grow. The whole event does: every earlier request is followed "
-        "after every event.\n\n"
+        "Two classes of digits come again and again; every tenth event is a request, and is measured again after 1, "
+        "2, 4, 8 ... events (`evaluation.follow: geometric`; by default every event measures every earlier request, and "
+        "late events take longer). Medians of the second and of the last tenth of a life: CPU milliseconds of "
+        "what the strategy does and of the whole event, with evaluation and records; growth of the process in "
+        "between, which is what is noted of every event; and size of the newest checkpoint. A life fails if one "
+        "of the times, in units of a fixed calculation that is timed beside every event, grows by a quarter, the "
+        "process by 4 MiB in 1,000 events, or the checkpoint by a tenth.\n\n"
     )
     heads = ["strategy", "events", "requests", "learning, ms", "forgetting, ms", "whole event: learning", "forgetting"]
     heads += ["process grows by, MiB", "checkpoint, kB"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from strategies.base import State, Strategy
 from strategies.outcome import Outcome
+from strategies.parts.training.progress import keep_beside
 from strategies.parts.training.torch_settings import unchanged_torch
 from streams.events import DeletionRequest, Event, Experience
 from streams.ledger import Access, Door, Ledger
@@ -48,6 +49,7 @@ def step(strategy: Strategy, event: Event, ledger: Ledger) -> Step:
     else:
         ledger.delete(event)
         door = ledger.door(access, _NOTHING, event.sample_ids, kept)
+    keep_beside(door)
     with contextlib.closing(door), unchanged_torch():
         outcome = _served(strategy, event, door)
     return Step(outcome, door.num_read)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from streams.errors import ConfigError
 
 
 class _Raw(io.FileIO):
@@ -25,6 +28,26 @@ class _Raw(io.FileIO):
         except OSError as error:
             self.error = error
             raise
+
+
+def check_on_disk(place: Path | str, what: str) -> Path:
+    """Return a folder of the file system.
+
+    Args:
+        place: where it is to be.
+        what: names it in messages.
+
+    Raises:
+        ConfigError: that is an address such as ``s3://bucket/runs``. Folders are locked, renamed and cut, which object
+            storage cannot do.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
+        raise ConfigError(
+            f"{what}: {place} is an address, and runs need a folder of the file system: they lock it, rename files "
+            f"whole into their place and cut them back. Give a folder, and copy it there and back when nothing runs, "
+            f"for example with 'aws s3 sync' or 'rclone sync'; a run that was copied back goes on where it was."
+        )
+    return Path(place)
 
 
 def write_atomically(
@@ -93,4 +116,5 @@ def is_sound_zip(file: Path) -> bool:
 
 def cache_folder() -> Path:
     """Return where shared results are kept: ``$LIFELONG_CACHE``, else ``~/.cache/lifelong``."""
-    return Path(os.environ.get("LIFELONG_CACHE") or Path.home() / ".cache" / "lifelong")
+    place = os.environ.get("LIFELONG_CACHE")
+    return check_on_disk(place, "LIFELONG_CACHE") if place else Path.home() / ".cache" / "lifelong"

@@ -169,12 +169,13 @@ class Door:
             self._buffer = np.zeros(len(ledger.life), dtype=bool)
             self._buffer[kept] = True
         self._read = np.zeros(len(ledger.life), dtype=bool)
+        self._read_before = np.zeros(0, dtype=bool)
         self._open = True
 
     @property
     def num_read(self) -> int:
-        """Distinct samples lent so far in this event."""
-        return int(self._read.sum())
+        """Distinct samples lent so far in this event, also by an earlier attempt at it."""
+        return int(self._all_read().sum())
 
     def fetch(self, ids: np.ndarray) -> Data:
         """Lend learned samples.
@@ -248,6 +249,17 @@ class Door:
         self._open = False
         for data in self._lent:
             data.close()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what was lent so far, for an event that is interrupted."""
+        return {"read": torch.from_numpy(np.packbits(self._all_read()))}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Count what an earlier attempt at this event was lent."""
+        self._read_before = np.unpackbits(state["read"].cpu().numpy(), count=len(self._read)).astype(bool)
+
+    def _all_read(self) -> np.ndarray:
+        return self._read | self._read_before if len(self._read_before) else self._read
 
     def _check(self) -> None:
         if not self._open:

@@ -33,6 +33,9 @@ HEADS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
 
 def collect(folders: Iterable[Path]) -> list[str]:
     """Keep the outcomes of finished studies; return what was taken and what was not, and why."""
+    from lifelong.study.declaration import read_verdicts
+    from streams.errors import CheckpointError
+
     messages = []
     for folder in folders:
         file = folder / "verdicts.json"
@@ -42,7 +45,12 @@ def collect(folders: Iterable[Path]) -> list[str]:
         if not file.exists():
             messages.append(f"{folder}: left out, it has no verdicts yet")
             continue
-        outcome = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            outcome = read_verdicts(file)
+        except CheckpointError as error:
+            messages.append(f"{folder}: left out, {error}")
+            continue
+        outcome.pop("digest", None)  # of the file as the study wrote it
         name, size = outcome["name"], outcome["size"] or "as-written"
         if not (STUDIES / f"{name}.yaml").exists():
             messages.append(f"{folder}: left out, there is no studies/{name}.yaml")

@@ -168,6 +168,7 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
     try:
         with interruption.put_off():
             from lifelong.trackers.console import ConsoleTracker
+            from strategies.parts.training.progress import stop_after_step
 
         console = ConsoleTracker(silent=quiet)
         trackers: list[Tracker] = [console, interruption]
@@ -175,7 +176,7 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
             from lifelong.trackers.wandb import WandbTracker
 
             trackers.append(WandbTracker())
-        with interruption.at_once():
+        with interruption.at_once(stop_after_step):
             result = play(trackers)
     except BaseException as error:
         if not (interruption.came or isinstance(error, KeyboardInterrupt)):
@@ -208,16 +209,16 @@ class _Interruption:
         self._stop()
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Stop where it comes."""
-        with self._handled(raising=True):
+    def at_once(self, soon: Callable[[], bool]) -> Iterator[None]:
+        """Stop where it comes, unless `soon` says that training will stop after its step; at a second Ctrl-C always."""
+        with self._handled(raising=True, soon=soon):
             yield
 
     @contextlib.contextmanager
-    def _handled(self, raising: bool) -> Iterator[None]:
+    def _handled(self, raising: bool, soon: Callable[[], bool] = lambda: False) -> Iterator[None]:
         def handle(number: int, frame: object) -> None:
-            self.came = True
-            if raising:
+            again, self.came = self.came and number == signal.SIGINT, True
+            if raising and (again or not soon()):
                 raise KeyboardInterrupt
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

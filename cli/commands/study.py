@@ -150,7 +150,14 @@ def _number(job: str) -> int:
 
 def _run_one(study: Study, number: int, wandb: bool) -> None:
     """Run one job; what went wrong is its traceback."""
-    result = study.run_one(number, wandb)
+    from lifelong.processes.stopping import stopping
+
+    try:
+        with stopping():
+            result = study.run_one(number, wandb)
+    except KeyboardInterrupt:
+        note("\nStopped; saved. The same command goes on.")
+        raise typer.Exit(130) from None
     if result.error:
         note(f"FAILED: {result.job.label}\n{result.error.rstrip()}")
         raise typer.Exit(1)
@@ -169,6 +176,7 @@ def _run(
     wandb: bool,
 ) -> list[JobResult]:
     """Run what is not finished, with progress; if the user stops it, say how to go on."""
+    from lifelong.processes.stopping import stopping
     from lifelong.study.progress import Progress
 
     if not quiet:
@@ -182,8 +190,9 @@ def _run(
         elif study.config.criteria:
             note(study.prospect())
     try:
-        with Progress(study.jobs, silent=quiet) as progress:
-            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, progress.expect)
+        with stopping(), Progress(study.jobs, silent=quiet) as progress:
+            told, begin = progress.told, progress.expect
+            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, begin, told)
     except KeyboardInterrupt:
         done = len(study.jobs) - len(study.pending)
         note(
@@ -265,10 +274,10 @@ def _p_value(value: float | None) -> str:
 
 
 def _failures(study: Study) -> list[dict[str, Any]]:
-    import json
+    from lifelong.study.declaration import read_verdicts
 
-    data: list[dict[str, Any]] = json.loads((study.folder / "verdicts.json").read_text(encoding="utf-8"))["failed"]
-    return data
+    failed: list[dict[str, Any]] = read_verdicts(study.folder / "verdicts.json")["failed"]
+    return failed
 
 
 def _blame(study: Study, failed: list[JobResult]) -> None:

@@ -66,4 +66,8 @@ def clean(
             files = clean_cache(older_than or 0.0, dry_run)
     for file in files:
         emit(str(file))
-    note(f"{len(files)} files {'would be' if dry_run else 'were'} removed{' or blanked' if deleted else ''}.")
+    done = "removed or blanked" if deleted else "removed"
+    if len(files) == 1:
+        note(f"1 file {'would be' if dry_run else 'was'} {done}.")
+    else:
+        note(f"{len(files)} files {'would be' if dry_run else 'were'} {done}.")

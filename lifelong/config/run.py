@@ -165,6 +165,9 @@ class RecordingConfig(Config):
     found) is removed when the last number is written. all: it stays, in `details/`; it derives from deleted data."""
     fsync: bool = False
     """Wait until the disk has every checkpoint, so that a power cut costs no more than a killed process does."""
+    checkpoint_minutes: float | None = Field(10.0, ge=0)
+    """Within an event that lasts longer, where its training stands is kept every so many minutes (0: after every step).
+    null keeps it only when the run is stopped by Ctrl-C or SIGTERM."""
 
 
 class RunConfig(Config):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
@@ -21,8 +22,9 @@ from lifelong.results.record import Checkpoint, Record
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
-from strategies.base import Strategy
+from strategies.base import State, Strategy
 from strategies.parts.fit import observed
+from strategies.parts.training.progress import Progress, keeping
 from strategies.parts.training.timing import now
 from strategies.parts.training.timing import timing as timed_parts
 from strategies.step import Step, ledger_after, restore, step
@@ -45,6 +47,14 @@ class _Looks:
             self.scores.append(self._evaluator.evaluate(self._strategy).scores)
             self.seconds += now() - started
 
+    def state_dict(self) -> State:
+        """Return the scores, for an event that is interrupted."""
+        return {"scores": [torch.from_numpy(scores) for scores in self.scores]}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put them in the place of those that are there."""
+        self.scores = [scores.cpu().numpy() for scores in state["scores"]]
+
 
 class Life:
     """One strategy's way through the stream of a run."""
@@ -64,6 +74,7 @@ class Life:
         self._config = prepared.config.strategies[name]
         recording = prepared.config.recording
         self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
+        self._every_s = None if recording.checkpoint_minutes is None else 60 * recording.checkpoint_minutes
         self._last = len(prepared.stream.events) - 1
         # Details are for being held against references.
         beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
@@ -110,7 +121,7 @@ class Life:
         for index in range(first, len(stream.events)):
             started = now()
             with timed_parts() as spent:
-                done, looks = self._step(strategy, index, ledger)
+                done, looks, was_kept = self._step(strategy, index, ledger)
             acted = now()
             outputs = self._evaluate(strategy, index)
             evaluated = now()
@@ -132,7 +143,7 @@ class Life:
             if self._prefix is not None:
                 self._prefix.add(index, rows, outputs, timing, strategy)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
-            if self._record.is_due(must):
+            if was_kept or self._record.is_due(must):
                 self._record.save(Checkpoint(index, strategy.state_dict(), whole=index == self._last), must)
             self._watch.event(index, rows, acted - started - looks.seconds)
         return access
@@ -152,17 +163,19 @@ class Life:
             self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
         return prefix.length
 
-    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks]:
+    def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks, bool]:
+        """Let an event happen; return what it did, what was seen meanwhile, and if trainings in it were kept."""
         event, every = self._p.stream.events[index], self._p.config.evaluation.dense_every
         looks = _Looks(strategy, self._evaluator, every or 1)
         watched = observed(looks) if self._p.plan.watched[index] else contextlib.nullcontext()
+        progress = Progress(self._record.within(index, self._p.config.device), self._every_s, looks)
         where = f"Strategy {self._name!r}, event {index} ({event.name})"
         if isinstance(event, DeletionRequest) and self._config.isolated is None:
             where += f", unlearner {self._config.unlearner.name!r}"
             where += "" if self._config.guard is None else f", guard {self._config.guard.name!r}"
         try:
-            with watched:
-                return step(strategy, event, ledger), looks
+            with watched, keeping(progress):
+                return step(strategy, event, ledger), looks, progress.keeps
         except LifelongError as error:
             raise type(error)(f"{where}: {error}") from error
         except Exception as error:

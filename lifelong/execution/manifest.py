@@ -16,7 +16,7 @@ from lifelong.config.run import RunConfig, content_hash, read_config
 from lifelong.config.trust import require_trust
 from lifelong.files import code_of, code_version, names_in, write_atomically
 from lifelong.metrics.catalogue import own_metrics
-from lifelong.results.integrity import mark_of
+from lifelong.results.integrity import mark_of, read_json, with_digest
 from lifelong.setup.build import make_source, make_stream
 from lifelong.setup.preparation import Prepared
 from streams.config import parse
@@ -69,7 +69,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "files": {name: mark_of(folder / name) for name in _WRITTEN_FIRST},
     }
-    write_atomically(file, json.dumps(manifest | {"digest": content_hash(manifest)}, indent=1).encode())
+    write_atomically(file, with_digest(manifest))
 
 
 def _check_versions(p: Prepared, folder: Path) -> None:
@@ -98,11 +98,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
     if not file.exists():
         raise CheckpointError(f"{folder} is not a whole run folder: it has no manifest.json. Run again with --fresh.")
-    data = read_json(file, "Run again with --fresh to start over.")
+    data = read_json(file, _RESTORE)
     if not isinstance(data.get("digests"), dict):
         raise CheckpointError(f"{file} is corrupt (it has no digests). Run again with --fresh to start over.")
-    if "digest" in data and content_hash({k: v for k, v in data.items() if k != "digest"}) != data["digest"]:
-        raise CheckpointError(f"{file} was damaged or edited after the run had begun. {_RESTORE}")
     return data
 
 
@@ -226,18 +224,3 @@ def read_run_config(folder: Path) -> RunConfig:
     if not file.exists():
         raise CheckpointError(f"{folder} is not a run folder: it has no config.yaml.")
     return parse(RunConfig, read_config(file), str(file))
-
-
-def read_json(file: Path, remedy: str) -> dict[str, Any]:
-    """Return the keys of a JSON file.
-
-    Raises:
-        CheckpointError: it is corrupt; `remedy` says what to do.
-    """
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is corrupt ({error}). {remedy}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file} is corrupt (it holds no keys). {remedy}")
-    return data

@@ -11,13 +11,13 @@ from typing import Any
 from lifelong.config.run import RunConfig
 from lifelong.config.trust import remember
 from lifelong.execution.life import Life
-from lifelong.execution.manifest import check_begun, open_folder, read_json, read_run_config, write_manifest
+from lifelong.execution.manifest import check_begun, open_folder, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock
 from lifelong.files import disk_errors
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import Shared
-from lifelong.results.integrity import check_finished
+from lifelong.results.integrity import check_finished, read_json
 from lifelong.results.table import Table, read_rows
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare

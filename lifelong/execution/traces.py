@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lifelong.execution.manifest import open_folder, read_json
+from lifelong.execution.manifest import open_folder
 from lifelong.execution.process import lock
 from lifelong.files import cache_folder, write_atomically
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
-from lifelong.results.integrity import check_finished, mark_of, sealed
+from lifelong.results.integrity import check_finished, mark_of, read_json, with_digest
 from lifelong.results.record import read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
@@ -26,6 +26,7 @@ from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
+from streams.files import is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
@@ -71,6 +72,9 @@ def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
             found.append(Trace(file, f"score and loss{more} of a reference; sealed by the samples themselves"))
     for file in _prepared_files(p):
         found.append(Trace(file, "made of all samples of the source"))
+    for file, ids in _selections(p).items():
+        among = "it is one of them" if sample in ids else "it is none of them"
+        found.append(Trace(file, f"which samples a model chose for a request: {among}"))
     return [trace for trace in found if trace.file.exists()]
 
 
@@ -100,7 +104,7 @@ def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dr
             if (life / "done.json").exists():
                 changed += _removed(sorted((life / "details").glob("*")), dry_run)
                 changed += _blanked(p, life, dry_run) if deleted else []
-    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p)], dry_run)
+    return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p), *_selections(p)], dry_run)
 
 
 def clean_cache(days: float, dry_run: bool = False) -> list[Path]:
@@ -120,6 +124,10 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         if (why := _in_state(p, name, file, sample)) is not None:
             for part in (file, *sorted((file.parent / "pieces").glob("*.pt"))):
                 yield Trace(part, why)
+    for file in sorted((life / "checkpoints" / "within").glob("event-*/*.pt")):
+        until = int(file.parent.name.removeprefix("event-"))
+        if any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events[:until]):
+            yield Trace(file, "where training stood that was interrupted; it has learned it, then or before")
     if evaluated:
         for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
             yield Trace(life / name_of_file, f"its {number} after every evaluation")
@@ -181,6 +189,21 @@ def _prepared_files(p: Prepared) -> list[Path]:
     return files
 
 
+def _selections(p: Prepared) -> dict[Path, np.ndarray]:
+    """Return files of the cache, and the ids in them, that name samples that a model chose for a request of the run.
+
+    A file is known by its ids, all of one request. That of another run which chose as well goes with it.
+    """
+    found: dict[Path, np.ndarray] = {}
+    for file in sorted((cache_folder() / "selections").glob("*.npz")):
+        if is_sound_zip(file):
+            with np.load(file, allow_pickle=False) as kept:
+                ids = kept["ids"]
+            if any(np.isin(ids, request.sample_ids).all() for request in p.stream.requests):
+                found[file] = ids
+    return found
+
+
 def _halves(folder: Path, pattern: str) -> list[Path]:
     """Return what is left of files that processes were writing when they were killed."""
     return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
@@ -220,5 +243,5 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
         write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
-    write_atomically(life / "done.json", sealed(rest, marks))
+    write_atomically(life / "done.json", with_digest(rest | {"files": marks}))
     return files

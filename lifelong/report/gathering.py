@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from lifelong.config.run import RunConfig
-from lifelong.execution.manifest import read_json
+from lifelong.execution.manifest import check_begun
 from lifelong.execution.runner import Run
 from lifelong.report.facts import Facts, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
 from lifelong.report.summary import Line, summarize
 from lifelong.results.columns import read_some
-from lifelong.results.integrity import check_finished, table_files
+from lifelong.results.integrity import check_finished, read_json, table_files
 from lifelong.results.series import Series
 from lifelong.results.table import Table
 from lifelong.study.checks import metrics_needed
@@ -87,6 +87,7 @@ def _gather(study: Study) -> Lives:
         if not (job.folder / "manifest.json").exists():
             unfinished.append((job, "has not begun"))
             continue
+        check_begun(job.folder)
         key = json.dumps(cell.values, sort_keys=True, default=str)
         # the first run of every kind is read as a whole, which tells the score's name and all metrics
         kind = (key, *job.config["strategies"])

@@ -21,6 +21,7 @@ from lifelong.report.page import drawing, page
 from lifelong.report.study_drawings import MAX_POINTS, Drawn
 from lifelong.report.study_tables import Grid
 from lifelong.report.tables import glossary
+from lifelong.study.declaration import read_declared, read_verdicts
 from lifelong.study.study import Study
 
 _MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
@@ -67,7 +68,7 @@ def failures(lives: Lives) -> dict[str, tuple[str, str]]:
     file = lives.study.folder / "verdicts.json"
     if not file.exists():
         return {}
-    failed = json.loads(file.read_text(encoding="utf-8")).get("failed", [])
+    failed = read_verdicts(file).get("failed", [])
     open_ = {job.label for job, _ in lives.unfinished}
     return {f["job"]: (f["error"], f["command"]) for f in failed if f["job"] in open_}
 
@@ -77,7 +78,7 @@ def declared(study: Study) -> str:
     file = study.folder / "study.json"
     if not file.exists():
         return "not yet"
-    done = json.loads(file.read_text(encoding="utf-8")).get("runs_done_when_declared", 0)
+    done = read_declared(file).get("runs_done_when_declared", 0)
     return f"when {done} runs were finished" if done else "before any run"
 
 

@@ -82,10 +82,28 @@ class Appended:
         self._handle.close()
 
 
-def sealed(summary: dict[str, Any], files: dict[str, Mark]) -> bytes:
-    """Return the content of ``done.json``: the summary, marks of the finished files, and a digest of both."""
-    content = summary | {"files": files}
+def with_digest(content: dict[str, Any]) -> bytes:
+    """Return a JSON file of `content` and of its digest, which `read_json` compares."""
+    content = json.loads(json.dumps(content))  # as it will be read
     return json.dumps(content | {"digest": content_hash(content)}, indent=1).encode()
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """Return the keys of a JSON file.
+
+    Raises:
+        CheckpointError: it is corrupt, or not what its digest says; `remedy` says what to do.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is corrupt ({error}). {remedy}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} is corrupt (it holds no keys). {remedy}")
+    # Earlier versions wrote some of these files without a digest.
+    if "digest" in data and content_hash({k: v for k, v in data.items() if k != "digest"}) != data["digest"]:
+        raise CheckpointError(f"{file} was damaged or edited after it was written. {remedy}")
+    return data
 
 
 def check_finished(folder: Path, summary: dict[str, Any], read: Collection[str] | None = None) -> None:
@@ -93,15 +111,13 @@ def check_finished(folder: Path, summary: dict[str, Any], read: Collection[str] 
 
     Args:
         folder: of the strategy.
-        summary: what its ``done.json`` holds.
+        summary: what its ``done.json`` holds: see `read_json`.
         read: names of files whose content is compared; None compares all. Lengths are compared in any case.
 
     Raises:
         CheckpointError: one was cut, edited or removed.
     """
     remedy = "Restore it from a copy, or run again with --fresh."
-    if "digest" in summary and content_hash({k: v for k, v in summary.items() if k != "digest"}) != summary["digest"]:
-        raise CheckpointError(f"{folder / 'done.json'} was edited after the run had written it. {remedy}")
     for name, mark in summary.get("files", {}).items():
         file = folder / name
         if not file.exists():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,21 @@ class Pieces:
         return name
 
 
+def places(device: str) -> Callable[[torch.UntypedStorage, str], torch.UntypedStorage]:
+    """Return where `torch.load` is to put tensors: those of the processor stay there, those of a GPU go to `device`.
+
+    A state has both. What strategies note of samples is numpy's, and weights are where they are trained.
+    """
+
+    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        there: torch.UntypedStorage = torch.serialization.default_restore_location(
+            storage, "cpu" if location == "cpu" else device
+        )
+        return there
+
+    return place
+
+
 def joined(state: State, names: Mapping[int, str], folder: Path, device: str = "cpu") -> State | None:
     """Return the state that was split, or None if a file in `folder` is missing or damaged."""
     pieces: dict[int, torch.Tensor] = {}
@@ -93,7 +108,7 @@ def joined(state: State, names: Mapping[int, str], folder: Path, device: str = "
             return None
         if hashlib.blake2b(content, digest_size=16).hexdigest() != name:
             return None
-        pieces[number] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        pieces[number] = torch.load(io.BytesIO(content), map_location=places(device), weights_only=True)
     count = 0
 
     def get(tensor: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
-from lifelong.results.integrity import Appended, Mark, mark_of, sealed
-from lifelong.results.pieces import Pieces, joined
+from lifelong.results.integrity import Appended, Mark, mark_of, with_digest
+from lifelong.results.pieces import Pieces, joined, places
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
@@ -83,6 +83,7 @@ class Record:
         self._details = hashlib.blake2b(digest_size=16)  # of all details that were written
         self._pieces = Pieces(folder / "checkpoints" / "pieces", fsync)
         self._pieces_of: dict[Path, set[str]] = {}  # by checkpoint of this process
+        self._within = folder / "checkpoints" / "within"
 
     @property
     def done(self) -> bool:
@@ -179,8 +180,14 @@ class Record:
             file.unlink()
         self._pieces_of[new] = set(pieces.values())
         self._drop_pieces([new] if must else [new, *older[-1:]])
+        if self._within.exists():  # of this event or of one before
+            shutil.rmtree(self._within)
         self._saved_at = timing.now()
         self._cost = self._saved_at - now
+
+    def within(self, event: int, device: str) -> Within:
+        """Return where the states of the trainings of one event are kept; the next checkpoint removes them."""
+        return Within(self._within / f"event-{event + 1:06d}", self._identity, device, self._fsync)
 
     def latest(self, device: str) -> Checkpoint | None:
         """Return the newest intact checkpoint and cut all files back to it, or None if there is none.
@@ -214,6 +221,7 @@ class Record:
             for stale in (*broken, *older):
                 stale.unlink()
             self._drop_pieces([f for f in files if f.exists()])
+            self._drop_within(content["event"])
             return Checkpoint(content["event"], content["state"])
         if broken:
             raise CheckpointError(
@@ -221,6 +229,7 @@ class Record:
                 f"--fresh."
             )
         self._cut(dict.fromkeys(self._files, 0))
+        self._drop_within(len(self._plan.measured))
         return None
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -231,7 +240,7 @@ class Record:
         kept = [self.folder / "columns.bin", *sorted((self.folder / "checkpoints").glob("event-*.pt"))]
         kept += sorted((self.folder / "details").glob("event-*.npz")) if self._keep_details else []
         marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
-        write_atomically(self.folder / "done.json", sealed(summary, marks), fsync=self._fsync)
+        write_atomically(self.folder / "done.json", with_digest(summary | {"files": marks}), fsync=self._fsync)
         self.drop_details()
 
     def drop_details(self) -> None:
@@ -247,6 +256,12 @@ class Record:
                 self._pieces_of[file] = set() if content is None else set(content["pieces"].values())
         self._pieces_of = {file: self._pieces_of[file] for file in checkpoints}
         self._pieces.keep_only(set().union(*self._pieces_of.values()))
+
+    def _drop_within(self, last: int) -> None:
+        """Remove what was kept within the events up to `last`."""
+        for folder in self._within.glob("event-*") if self._within.exists() else ():
+            if folder.name <= f"event-{last + 1:06d}":
+                shutil.rmtree(folder)
 
     def _detail(self, event: int) -> Path:
         return self.folder / "details" / f"event-{event:06d}.npz"
@@ -271,6 +286,41 @@ class Record:
     def _cut(self, lengths: dict[str, int]) -> None:
         for name, file in self._files.items():
             file.cut(lengths[name])
+
+
+class Within:
+    """The states of the trainings of one event that is not over, a file each (a `Store`)."""
+
+    def __init__(self, folder: Path, identity: str, device: str, fsync: bool) -> None:
+        """Keep them in `folder`, which is made when it is needed; load them to `device`."""
+        self._folder, self._identity, self._device, self._fsync = folder, identity, device, fsync
+
+    def read(self, number: int) -> State | None:
+        """Return the state of a training, or None: there is none, it is damaged, or another version wrote it."""
+        file = self._file(number)
+        if not file.exists():
+            return None
+        content = _read_sound(file, self._device)
+        if content is None:
+            _LOG.warning("%s is corrupt; that training begins again.", file)
+            return None
+        state: State = content["state"]
+        return state if content["identity"] == self._identity else None
+
+    def write(self, number: int, state: State) -> None:
+        """Keep the state of a training in place of the one before it.
+
+        Raises:
+            CheckpointError: it holds what no checkpoint can hold.
+        """
+        if (path := _unsavable(state, "what a hook names in `carries`")) is not None:
+            raise CheckpointError(f"{path}, which a checkpoint cannot hold. Name tensors, arrays, numbers and texts.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": _FORMAT, "identity": self._identity, "state": state}
+        write_atomically(self._file(number), lambda handle: torch.save(content, handle), fsync=self._fsync)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"training-{number:06d}.pt"
 
 
 def _unsavable(state: object, path: str) -> str | None:
@@ -301,17 +351,23 @@ def read_checkpoint(file: Path, device: str) -> Checkpoint:
 
 
 def _load(file: Path, device: str) -> dict[str, Any] | None:
-    """Return a checkpoint's content with its whole state, or None if it is no whole checkpoint of this format.
+    """Return a checkpoint's content with its whole state, or None if it is no whole checkpoint of this format."""
+    content = _read_sound(file, device)
+    if content is None or not content.keys() >= _FIELDS:
+        return None
+    state = joined(content["state"], content["pieces"], file.parent / "pieces", device)
+    return None if state is None else content | {"state": state}
+
+
+def _read_sound(file: Path, device: str) -> dict[str, Any] | None:
+    """Return what was saved in a file, or None if it is damaged or of another format.
 
     `torch.load` takes flipped bits for content; the checksums that `torch.save` wrote are compared here.
     """
     if not is_sound_zip(file):
         return None
     try:
-        content = torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location=places(device), weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
         return None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or not content.keys() >= _FIELDS:
-        return None
-    state = joined(content["state"], content["pieces"], file.parent / "pieces", device)
-    return None if state is None else content | {"state": state}
+    return content if isinstance(content, dict) and content.get("format") == _FORMAT else None

@@ -21,6 +21,7 @@ from lifelong.setup.instruments import check_instruments
 from lifelong.setup.suitability import check_stream
 from strategies.base import Setting, Strategy
 from streams.errors import ConfigError
+from streams.files import check_on_disk
 from streams.registry import is_file
 from streams.stream import Stream
 
@@ -81,8 +82,12 @@ class Prepared:
     secret: bytes
 
     def folder(self, root: Path | str) -> Path:
-        """Return the run folder below `root`."""
-        return Path(root) / f"{self.config.name}-{self.identity}"
+        """Return the run folder below `root`.
+
+        Raises:
+            ConfigError: that is an address of object storage.
+        """
+        return check_on_disk(root, "root") / f"{self.config.name}-{self.identity}"
 
 
 def check_device(device: str) -> None:

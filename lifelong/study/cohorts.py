@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lifelong.config.run import RunConfig
 from lifelong.processes.settings import torch_settings
 from lifelong.setup.build import sources_kept
 from lifelong.study.jobs import Job, JobResult, execute
+from lifelong.trackers._base import Tracker
 from strategies.parts.together import together
 from streams.config import parse
 
@@ -43,10 +44,19 @@ def cohorts(jobs: Sequence[Job], workers: int) -> list[tuple[Job, ...]]:
     return parts
 
 
-def execute_together(cohort: Sequence[Job]) -> list[JobResult]:
-    """Run the jobs of a cohort side by side in this process; a failure is a result, and the others go on."""
+def _none(job: Job) -> tuple[Tracker, ...]:
+    return ()
+
+
+def execute_together(cohort: Sequence[Job], trackers: Callable[[Job], Sequence[Tracker]] = _none) -> list[JobResult]:
+    """Run the jobs of a cohort side by side in this process; a failure is a result, and the others go on.
+
+    Args:
+        cohort: of `cohorts`.
+        trackers: gives those of a job.
+    """
     if len(cohort) == 1:
-        return [execute(cohort[0])]
+        return [execute(cohort[0], trackers(cohort[0]))]
     settings = torch_settings(parse(RunConfig, cohort[0].config))  # those of the process are the same for all
     with settings, sources_kept():
-        return together([functools.partial(execute, job) for job in cohort])
+        return together([functools.partial(execute, job, trackers(job)) for job in cohort])

@@ -1,13 +1,16 @@
-"""What a study declared before it ran, beside what was known by then: kept in ``study.json`` of its folder."""
+"""What a study declared before it ran, beside what was known by then: kept in ``study.json`` of its folder.
+
+What came out is in ``verdicts.json`` beside it. Both carry a digest, and who reads one notices that it was changed.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lifelong.config.run import content_hash
+from lifelong.results.integrity import read_json
 from lifelong.study.config import Cell, StudyConfig
 from lifelong.study.seeds import all_seeds, rule_of
 
@@ -20,10 +23,13 @@ def declaration(folder: Path, config: StudyConfig, cells: Sequence[Cell], runs_d
         config: the study.
         cells: all of its runs.
         runs_done: how many of them are finished now.
+
+    Raises:
+        CheckpointError: what it, or another version of it, declared earlier was damaged or edited.
     """
     criteria = content_hash([c.model_dump(mode="json") for c in config.criteria])
     for file in _versions(folder, config):
-        earlier = read_mapping(file)
+        earlier = read_declared(file)
         if earlier.get("criteria") == criteria:
             runs_done = min(runs_done, int(earlier.get("runs_done_when_declared", runs_done)))
     return {
@@ -38,18 +44,21 @@ def earlier_looks(folder: Path, config: StudyConfig, cells: Sequence[Cell]) -> t
     """Return at how many of the present seeds the same criteria were judged before, under another plan for the seeds.
 
     A number that is set beforehand is no longer one if it was raised after a look, nor are looks planned that were.
+
+    Raises:
+        CheckpointError: what one of them declared, or its verdicts, were damaged or edited.
     """
     if rule_of(config.seeds).anytime or not config.criteria:
         return ()
     question, seeds, looks = _question(config, cells), set(all_seeds(config.seeds)), set[int]()
     for file in _versions(folder, config):
-        seen, verdicts = read_mapping(file), file.with_name("verdicts.json")
+        seen, verdicts = read_declared(file), file.with_name("verdicts.json")
         if seen.get("question") != question:
             continue
         if seen.get("plan") == _plan(config):
             looks |= set(seen.get("looked_before", ()))
         elif verdicts.exists():
-            judged = read_mapping(verdicts)
+            judged = read_verdicts(verdicts)
             if judged.get("runs_done") and set(judged["seeds"]) < seeds:
                 looks.add(len(judged["seeds"]))
     return tuple(sorted(looks))
@@ -69,13 +78,22 @@ def added(looked_before: Sequence[int]) -> str:
     )
 
 
-def read_mapping(file: Path) -> dict[str, Any]:
-    """Return what a JSON file holds, or nothing if it is no mapping."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return data if isinstance(data, dict) else {}
+def read_declared(file: Path) -> dict[str, Any]:
+    """Return what a ``study.json`` holds.
+
+    Raises:
+        CheckpointError: it was damaged or edited.
+    """
+    return read_json(file, f"Restore it from a copy, or delete {file.parent} and declare it anew; its runs are kept.")
+
+
+def read_verdicts(file: Path) -> dict[str, Any]:
+    """Return what a ``verdicts.json`` holds.
+
+    Raises:
+        CheckpointError: it was damaged or edited.
+    """
+    return read_json(file, "Restore it from a copy, or delete it: the verdicts are judged anew when the study is run.")
 
 
 def _versions(folder: Path, config: StudyConfig) -> list[Path]:

@@ -117,19 +117,19 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def execute(job: Job) -> JobResult:
+def execute(job: Job, trackers: Sequence[Tracker] = ()) -> JobResult:
     """Run a job in this process; a failure is a result, not an exception."""
     from strategies.parts.training.timing import now
 
     started = now()
     try:
-        _run(job)
+        _run(job, trackers)
     except Exception:  # whatever it was: the other jobs go on, and the study shows this one's traceback
         return JobResult(job, now() - started, traceback.format_exc())
     return JobResult(job, now() - started)
 
 
-def _run(job: Job) -> None:
+def _run(job: Job, watching: Sequence[Tracker]) -> None:
     from lifelong.execution.runner import run
     from strategies.parts.together import give_way
 
@@ -138,7 +138,7 @@ def _run(job: Job) -> None:
             f"The code here ({Path(__file__).parents[2]}) has version {code_version()}, the study was laid out by "
             f"{job.code}. Install the same version everywhere."
         )
-    trackers: list[Tracker] = []
+    trackers = list(watching)
     if job.group is not None:
         from lifelong.trackers.wandb import WandbTracker
 

@@ -16,7 +16,7 @@ from lifelong.study.cohorts import cohorts, execute_together
 from lifelong.study.forkserver import start_forkserver
 from lifelong.study.jobs import Job, JobResult
 
-_TERMINATE_S = 5.0
+_TERMINATE_S = 25.0  # to end a step and to keep where training stands; job schedulers give 30 in all
 
 
 def num_cores() -> int:
@@ -74,6 +74,8 @@ def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2
                     yield from (JobResult(job, 0.0, died) for job in cohort)
     finally:
         for worker in [*idle, *busy]:
+            worker.ask()
+        for worker in [*idle, *busy]:
             worker.stop()
 
 
@@ -100,12 +102,16 @@ class _Worker:
             return None
         return results
 
+    def ask(self) -> None:
+        """Ask the process to end."""
+        if self._process.is_alive():
+            self._process.terminate()
+
     def stop(self) -> str:
         """End the process, and say how it ended."""
         self.pipe.close()
-        if self._process.is_alive():
-            self._process.join(0.05)  # one that is dying anyway tells how
-            self._process.terminate()
+        self._process.join(0.05)  # one that is dying anyway tells how
+        self.ask()
         self._process.join(_TERMINATE_S)
         self._process.kill()
         self._process.join()
@@ -115,19 +121,16 @@ class _Worker:
 
 def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     """Run jobs until there are no more; end with the process that hands them out."""
+    from lifelong.processes.stopping import stop
+
     os.environ |= environment | {"OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "1")}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then ends its workers
+    signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the study was stopped; what is written is kept
+        while True:
             cohort: tuple[Job, ...] = pipe.recv()
-        except EOFError:
-            return
-        results = execute_together(cohort)
-        try:
-            pipe.send(results)
-        except BrokenPipeError:  # the study was stopped; what the job wrote is on disk
-            return
+            pipe.send(execute_together(cohort))
 
 
 def _end_with_parent() -> None:

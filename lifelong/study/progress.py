@@ -20,7 +20,7 @@ from lifelong.study.jobs import Job, JobResult, is_done
 
 State = Literal["running", "failed", "done", "waiting"]
 _ORDER: tuple[State, ...] = ("running", "failed", "done", "waiting")
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S, _SAY_EVERY_S = 1.0, 60.0
 
 
 @dataclass(slots=True)
@@ -47,6 +47,17 @@ class Standing:
         if self.lived > before:
             self.state = "running"
 
+    def hear(self, lived: int, events: int) -> None:
+        """Take from a node how far it is: its run folder may lie there."""
+        self.lived, self.events = max(self.lived, lived), events
+        if self.state == "waiting":
+            self.state = "running"
+
+    def place(self) -> str:
+        """Return which event it is at, and of how many."""
+        total = "" if self.events is None else f"/{self.events * len(self.job.config['strategies'])}"
+        return f"{self.lived}{total}" if self.lived else ""
+
 
 @final
 class Progress:
@@ -65,6 +76,7 @@ class Progress:
         self._standing: dict[str, Standing] = {}
         self.expect(jobs)
         self._began, self._before = time.monotonic(), self._work()[0]
+        self._said_at = self._began
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -101,6 +113,15 @@ class Progress:
             self._look()
             how = f"FAILED: {last_line(result.error)}" if result.error else f"done in {result.seconds:.1f} s"
             self._console.print(f"{self.summary()}  {result.job.label}: {how}", markup=False, soft_wrap=True)
+
+    def told(self, name: str, lived: int, events: int) -> None:
+        """Take note of how far a job on another machine is; without a terminal, say so once in a while."""
+        self._standing[name].hear(lived, events)
+        if self._silent or self._thread is not None or time.monotonic() - self._said_at < _SAY_EVERY_S:
+            return
+        self._said_at = time.monotonic()
+        running = [f"{s.job.label} {s.place()}" for s in self._standing.values() if s.state == "running"]
+        self._console.print(f"{self.summary()}  at event: {'; '.join(running)}", markup=False, soft_wrap=True)
 
     def summary(self) -> str:
         """Return how far the study is, in words."""
@@ -147,9 +168,8 @@ class Progress:
         room = max(self._console.height - 6, 3)
         ordered = sorted(self._standing.values(), key=lambda s: _ORDER.index(s.state))
         for s in ordered[:room]:
-            total = "" if s.events is None else f"/{s.events * len(s.job.config['strategies'])}"
             style = {"failed": "bold red", "done": "green", "waiting": "dim"}.get(s.state)
-            table.add_row(s.job.label, f"{s.lived}{total}" if s.lived else "", s.state, style=style)
+            table.add_row(s.job.label, s.place(), s.state, style=style)
         if len(ordered) > room:
             table.caption = f"and {len(ordered) - room} more"
         return table

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 from urllib.parse import urlsplit
 
 from lifelong.files import cache_folder, write_atomically
+from lifelong.results.table import Row
 from lifelong.study.cohorts import cohorts, execute_together
 from lifelong.study.jobs import Job, JobResult
+from lifelong.trackers._base import RunInfo, Tracker
 from streams.errors import ConfigError
 
 _PASSED_ON = (
@@ -29,13 +33,14 @@ _PASSED_ON = (
     "WANDB_ENTITY",
     "CUBLAS_WORKSPACE_CONFIG",
 )
-_CONNECT_S, _ANSWER_S = 5.0, 15.0
+_CONNECT_S, _ANSWER_S = 5.0, 30.0
+_LOOK_EVERY_S = 2.0
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
-_PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
+_PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='INFO'); ray.shutdown()"
 
 
 def run_ray(
@@ -45,12 +50,14 @@ def run_ray(
     gpus: float = 0.0,
     memory: float = 0.0,
     retries: int = 3,
+    told: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    Jobs that differ in the seed alone are one job to Ray, a cohort. What is tried again on the same disk goes on from
-    its last checkpoints. Where workers have a disk of their own, results come back as file contents and are written
-    here. References are shared between workers that see the same ``$LIFELONG_CACHE``.
+    Jobs that differ in the seed alone are one job to Ray, a cohort. They end with the process that calls this, whatever
+    ends it. What is tried again on the same disk goes on from its last checkpoints. Where workers have a disk of their
+    own, results come back as file contents and are written here. References are shared between workers that
+    see the same ``$LIFELONG_CACHE``.
 
     Args:
         jobs: what to run.
@@ -58,6 +65,7 @@ def run_ray(
         cpus, gpus: resources of one cohort (fractions share a GPU).
         memory: GB of memory that Ray sets aside for one cohort on its node; 0 lets it not count.
         retries: how often a cohort is started again whose worker or node was lost.
+        told: is told how far a job is: the name of its run folder, events lived in all strategies, and events of one.
 
     Raises:
         ConfigError: Ray is not installed, or nobody answers at the address.
@@ -77,12 +85,19 @@ def run_ray(
                 {"memory": int(memory * 1e9)} if memory else {}
             )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
+            board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
             slots = max(1, int(ray.cluster_resources().get("CPU", 1.0) / max(cpus, 1e-3)))
             running: dict[Any, tuple[Job, ...]] = {
-                remote.remote(cohort, str(token)): cohort for cohort in cohorts(jobs, slots)
+                remote.remote(cohort, str(token), board): cohort for cohort in cohorts(jobs, slots)
             }
             while running:
-                done, _ = ray.wait(list(running), num_returns=1)
+                done, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+                if told is not None:
+                    with contextlib.suppress(ray.exceptions.RayError):
+                        for name, (lived, events) in ray.get(board.read.remote(), timeout=_LOOK_EVERY_S).items():
+                            told(name, lived, events)
+                if not done:
+                    continue
                 cohort = running.pop(done[0])
                 try:
                     results: list[JobResult] = ray.get(done[0])
@@ -149,9 +164,9 @@ def _check(address: str) -> None:
         done = subprocess.run(probe, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
         problem = (done.stderr.strip().splitlines() or ["it exited"])[-1] if done.returncode else None
     except subprocess.TimeoutExpired as error:
-        told = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        problem = f"what is there did not answer as Ray within {_ANSWER_S:.0f} s"
-        problem += f"; Ray says: {told[-1]}" if told else ""
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        problem = f"what is there did not answer as Ray within {_ANSWER_S:.0f} s; Ray says: "
+        problem += " | ".join(said[-3:]) if said else "nothing"
     if problem is not None:
         raise ConfigError(f"--address {address}: no Ray cluster answers there ({problem}). {remedy}")
 
@@ -166,12 +181,94 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _run_on_worker(cohort: tuple[Job, ...], token: str) -> list[JobResult]:
-    """Run a cohort on a worker; bring back what it wrote, if the worker does not write to the driver's disk."""
+@final
+class _Board:
+    """Where jobs write down how far they are. It is gone when the driver is, which tells them that nobody waits."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, int]] = {}
+
+    def write(self, name: str, lived: int, events: int) -> None:
+        """Take note of a job."""
+        self._told[name] = lived, events
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        """Return how far all jobs are: events lived, and events of one strategy."""
+        return self._told
+
+
+@final
+class _Reporter:
+    """Writes on the board how far a job is (a `Tracker`)."""
+
+    def __init__(self, job: Job, board: Any) -> None:
+        self._job, self._board = job, board
+        self._before = self._events = 0
+
+    def begin(self, info: RunInfo, first_event: int) -> None:
+        """See `Tracker`; the strategies before this one have lived to their end."""
+        self._events = len(info.stream.events)
+        self._before = list(self._job.config["strategies"]).index(info.strategy) * self._events
+        self._write(first_event)
+
+    def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+        self._write(index + 1)
+
+    def references(self, rows: Sequence[Row], seconds: float) -> None:
+        """See `Tracker`."""
+
+    def end(self) -> None:
+        """See `Tracker`."""
+
+    def _write(self, lived: int) -> None:
+        self._board.write.remote(self._job.name, self._before + lived, self._events)
+
+
+@contextlib.contextmanager
+def _ends_with(board: Any) -> Iterator[None]:
+    """Stop this process as by SIGTERM when the driver is gone, and with it the board."""
+    import ray
+
+    from lifelong.processes.stopping import stopping
+
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_EVERY_S):
+            try:
+                ray.get(board.read.remote(), timeout=60)
+            except ray.exceptions.ActorDiedError:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            except ray.exceptions.RayError:  # it moves to another node, or the network is slow
+                continue
+
+    with stopping():
+        threading.Thread(target=look, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def _run_on_worker(cohort: tuple[Job, ...], token: str, board: Any) -> list[JobResult]:
+    """Run a cohort on a worker, for as long as the driver is there; bring back what it wrote to a disk of its own."""
+    try:
+        with _ends_with(board):
+            return _run_here(cohort, token, board)
+    except KeyboardInterrupt:
+        os._exit(1)  # where the node was stopped and not the driver, Ray starts the jobs again on another
+
+
+def _run_here(cohort: tuple[Job, ...], token: str, board: Any) -> list[JobResult]:
+    def reporters(job: Job) -> list[Tracker]:
+        return [_Reporter(job, board)]
+
     if Path(token).exists():
-        return execute_together(cohort)
+        return execute_together(cohort, reporters)
     root = cache_folder() / "studies" / Path(cohort[0].root).name
-    results = execute_together([replace(job, root=str(root)) for job in cohort])
+    results = execute_together([replace(job, root=str(root)) for job in cohort], reporters)
     return [replace(result, files=_files_of(result.job.folder)) for result in results]
 
 

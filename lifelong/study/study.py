@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,17 +13,17 @@ import yaml
 
 from lifelong.config.run import RunConfig, content_hash
 from lifelong.config.trust import remember, require_trust
-from lifelong.execution.manifest import read_json, versions
+from lifelong.execution.manifest import versions
 from lifelong.execution.process import lock
 from lifelong.execution.runner import Run, load_run
 from lifelong.files import code_of, code_version, disk_errors, own_code, write_atomically
 from lifelong.results.columns import read_columns, read_some
-from lifelong.results.integrity import check_finished, table_files
+from lifelong.results.integrity import check_finished, read_json, table_files, with_digest
 from lifelong.results.table import Table
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.checks import check, check_streams, metrics_needed
 from lifelong.study.config import Cell, StudyConfig, in_size, lay_out, read_study, with_base
-from lifelong.study.declaration import added, declaration, earlier_looks, read_mapping
+from lifelong.study.declaration import added, declaration, earlier_looks, read_declared, read_verdicts
 from lifelong.study.inference import Rule, prospect
 from lifelong.study.jobs import Job, JobResult, execute, is_done, make_jobs
 from lifelong.study.judging import Difference, Verdict
@@ -33,6 +32,7 @@ from lifelong.study.seeds import Looks, all_seeds, rule_of
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
+from streams.files import check_on_disk
 
 _PATIENCE_S, _LOOK_AGAIN_S = 10.0, 0.2
 
@@ -69,8 +69,9 @@ class Study:
         check(self.config, self.cells)
         resolved = [c.resolved for c in self.cells]
         self.identity = content_hash([resolved, code_of(resolved)])
-        self.folder = Path(root) / f"study-{self.config.name}-{self.identity}"
-        self.all_jobs = make_jobs(self.cells, Path(root).absolute() / f"study-{self.config.name}")
+        root = check_on_disk(root, "root")
+        self.folder = root / f"study-{self.config.name}-{self.identity}"
+        self.all_jobs = make_jobs(self.cells, root.absolute() / f"study-{self.config.name}")
         self._looked: tuple[int, ...] | None = None
         self._reached: int | None = None
 
@@ -148,6 +149,7 @@ class Study:
         watch: Callable[[JobResult], None] | None = None,
         wandb: bool = False,
         begin: Callable[[list[Job]], None] | None = None,
+        told: Callable[[str, int, int], None] | None = None,
     ) -> list[JobResult]:
         """Run what is not finished, look by look, and write verdicts.
 
@@ -161,6 +163,7 @@ class Study:
             watch: is told of every result as it comes in.
             wandb: also send everything to Weights & Biases.
             begin: is told of the jobs of every look before they start.
+            told: is told how far a job on Ray is, see `run_ray`; of those here the run folders say it.
 
         Returns:
             The results of the jobs that ran; those with an error can be run again.
@@ -182,7 +185,7 @@ class Study:
                 if on == "ray":
                     from lifelong.study.ray import run_ray
 
-                    coming = run_ray(jobs, address, cpus, gpus, memory)
+                    coming = run_ray(jobs, address, cpus, gpus, memory, told=told)
                 else:
                     coming = run_local(jobs, workers)
                 for result in coming:
@@ -224,7 +227,7 @@ class Study:
         outcome = self.outcome() | {
             "failed": [{"job": r.job.label, "error": r.error, "command": commands[r.job.label]} for r in failed]
         }
-        write_atomically(self.folder / "verdicts.json", json.dumps(outcome, indent=1).encode())
+        write_atomically(self.folder / "verdicts.json", with_digest(outcome))
 
     def runs(self) -> list[tuple[Cell, Run]]:
         """Return every run folder that exists, with the cell it belongs to."""
@@ -298,11 +301,11 @@ class Study:
             **declaration(self.folder, self.config, self.cells, sum(map(is_done, self.all_jobs))),
             "looked_before": list(self.looked_before),
         }
-        write_atomically(self.folder / "study.json", json.dumps(description, indent=1).encode())
+        write_atomically(self.folder / "study.json", with_digest(description))
 
     def _description(self) -> dict[str, Any]:
         file = self.folder / "study.json"
-        return read_mapping(file) if file.exists() else {}
+        return read_declared(file) if file.exists() else {}
 
     def _command_alone(self, job: Job) -> str:
         """Write a job's configuration to the study folder; return the command that runs it alone."""
@@ -333,13 +336,18 @@ def resume_study(folder: Path | str, trust: bool = False) -> Study:
     Raises:
         TrustError: it names files that may not run.
         ConfigError: it is not a study folder, or was made by another version of the code.
+        CheckpointError: what it declared, or what came out, was damaged or edited.
     """
     folder = Path(folder).absolute()
+    if not (folder / "study.json").exists():
+        raise ConfigError(f"{folder} is not a study folder: it has no study.json.")
+    description = read_declared(folder / "study.json")
+    if (verdicts := folder / "verdicts.json").exists():
+        read_verdicts(verdicts)
     try:
-        description: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         file, size, config = description["file"], description["size"], description["config"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder} is not a study folder: {error!r}.") from error
+    except KeyError as error:
+        raise ConfigError(f"{folder} is not a study folder: its study.json has no {error}.") from error
     require_trust(config, folder, trust)
     study = Study(config, size, folder.parent)
     study.file = Path(file)

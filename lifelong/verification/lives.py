@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lifelong.config.run import RunConfig
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
+from lifelong.results.record import read_checkpoint
 from lifelong.setup.build import make_setting, make_strategy
 from lifelong.verification.controls import CONTROLS
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
@@ -83,5 +83,5 @@ def _restored(who: Who, file: Path) -> str | None:
         if isinstance(strategy, Composed) and strategy.learner.restores_by_reliving:
             return None
         ledger = ledger_after(Ledger(stream.source, stream.task_of, config.device), stream.events)
-        restore(strategy, torch.load(file, map_location=config.device, weights_only=True)["state"], ledger)
+        restore(strategy, read_checkpoint(file, config.device).state, ledger)
         return answers(strategy, questions(stream, setting.objective, config.evaluation.batch_size, config.device))

@@ -126,6 +126,8 @@ class PromptEncoder:
 class _Contrast(Hooks):
     """Replaces the loss by that of the encoder: contrastive entropy of both views, and the masked tokens."""
 
+    carries = ("_generator",)
+
     def __init__(
         self, lesson: Lesson, listeners: Sequence[Listener], share: float, mask_token: int, generator: torch.Generator
     ) -> None:

@@ -117,6 +117,8 @@ class _Bundle:
 class _Relabelled(Hooks):
     """Teaches other answers, and keeps the adapter's subspaces away from earlier ones."""
 
+    carries = ()
+
     def __init__(
         self,
         answers: Refusals | WrongAnswers,

@@ -356,10 +356,24 @@ class _Annealed:
 
     def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
         if self._anneals and self._step % self._per_epoch == 0:
-            share = (1 + math.cos(math.pi * (self._step // self._per_epoch) / self._epochs)) / 2
-            self.inner.config = self._config.model_copy(update={"lr": self._config.lr * share})
+            self._set_rate(self._step)
         self._step += 1
         self.inner.step(parameters, gradient)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the moments, and where it stands in the schedule."""
+        return {"moments": self.inner.state_dict(), "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.inner.load_state_dict(state["moments"])
+        self._step = state["step"]
+        if self._anneals and self._step:
+            self._set_rate(self._step - 1)
+
+    def _set_rate(self, step: int) -> None:
+        share = (1 + math.cos(math.pi * (step // self._per_epoch) / self._epochs)) / 2
+        self.inner.config = self._config.model_copy(update={"lr": self._config.lr * share})
 
 
 @final
@@ -414,11 +428,13 @@ class ScoreStep(Optimizer):
 
     @override
     def state_dict(self) -> dict[str, object]:
-        return self._adam.inner.state_dict()
+        return {"adam": self._adam.state_dict(), "scores": self.scores.clone()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._adam.inner.load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
+        self.scores.copy_(state["scores"])
+        self._choose()
 
 
 @final
@@ -455,11 +471,12 @@ class WeightStep(Optimizer):
 
     @override
     def state_dict(self) -> dict[str, object]:
-        return self._adam.inner.state_dict()
+        return {"adam": self._adam.state_dict(), "own": self._own.clone()}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._adam.inner.load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
+        self._own.copy_(state["own"])
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

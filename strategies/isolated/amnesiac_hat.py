@@ -398,10 +398,10 @@ class AmnesiacHAT(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return self.dark(draws[0].part(0, size), tasks)
 
-        loss, model, size = torch.zeros(()), self._model, self._chain.size
+        model, size = self._model, self._chain.size
         self._learning = True
-        with torch.enable_grad(), passes(model, self._setting.training, noise, loss_of) as steps:
-            for step in range(self._config.steps):
+        with torch.enable_grad(), passes(model, self._setting.training, noise, loss_of, [optimizer]) as steps:
+            for step in steps.up_to(self._config.steps):
                 batch = draws[step]
                 loss = self.dark(batch, tasks)
                 model.gradient.zero_()
@@ -412,7 +412,7 @@ class AmnesiacHAT(Strategy):
                 steps.samples += len(batch)
                 steps.done(loss)
         self._learning = False
-        return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
+        return steps.outcome(model.parameters, losses={"repair": float(steps.loss)})
 
     def _shared(self, task: _Task, other: _Task) -> torch.Tensor:
         """Return bool ``[P]``: weights both of whose ends both tasks use."""
@@ -480,8 +480,9 @@ class _Lesson:
         def loss_of(size: int) -> torch.Tensor:
             return self._loss_on(data.batch(data.positions()[:size]), 1 / s._config.s_max)[0]
 
-        loss = torch.zeros(())
-        with passes(s._model, training, self._key / "noise", loss_of) as steps:
+        moved = (s._model.parameters, self._embedding, *self._backups)
+        moving = (*moved[1:], *self._optimizers, remember)
+        with passes(s._model, training, self._key / "noise", loss_of, moving) as steps:
             for batch in steps.over(data, self._key):
                 slope = annealed(steps.number % per_epoch, per_epoch, s._config.s_max)
                 loss, losses, outputs, shares = self._loss_on(batch, slope)
@@ -497,8 +498,7 @@ class _Lesson:
                 loss.backward()
                 self._move(steps, slope, shares)
                 steps.done(loss)
-        moved = (s._model.parameters, self._embedding, *self._backups)
-        return steps.outcome(*moved, losses={"loss": float(loss.detach())})
+        return steps.outcome(*moved, losses={"loss": float(steps.loss)})
 
     def _loss_on(
         self, batch: Batch, slope: float

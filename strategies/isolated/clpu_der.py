@@ -72,6 +72,8 @@ class _Task:
 class _Replay(Hooks):
     """Adds the mean, over permanent tasks, of what dark experience replay minimises on a draw of each memory."""
 
+    carries = ("_step",)
+
     def __init__(self, strategy: ClpuDer, tasks: list[_Task], size: int, steps: int, key: Key, door: Door) -> None:
         self._strategy, self._tasks, self._step = strategy, tasks, 0
         self._draws = [strategy.draws(t, size, steps, key / t.experience / t.incarnation, door) for t in tasks]
@@ -262,9 +264,8 @@ class ClpuDer(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return self.dark(model, task, task_batches[0].part(0, size))
 
-        loss = torch.zeros(())
-        with passes(model, training, key / "noise", loss_of) as passed:
-            for step in range(steps):
+        with passes(model, training, key / "noise", loss_of, [optimizer, replay]) as passed:
+            for step in passed.up_to(steps):
                 batch = task_batches[step]
                 loss = replay.loss(self.dark(model, task, batch), batch.x, batch, model)
                 model.gradient.zero_()
@@ -272,7 +273,7 @@ class ClpuDer(Strategy):
                 optimizer.step(model.parameters, passed.clip(model.gradient))
                 passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in permanent)
                 passed.done(loss)
-        return passed.outcome(model.parameters, losses={"loss": float(loss.detach())})
+        return passed.outcome(model.parameters, losses={"loss": float(passed.loss)})
 
     @torch.no_grad()
     def _score(self, model: FlatModel, batch: Batch) -> float:

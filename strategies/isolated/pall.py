@@ -24,6 +24,7 @@ from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.ranks import kth_smallest
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
+from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -119,7 +120,11 @@ class Pall(Strategy):
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:
-        """Start with nothing learned."""
+        """Start with nothing learned.
+
+        Raises:
+            ConfigError: the body has no weights that are trained.
+        """
         self._config, self._setting = config, setting
         self._objective = ClassObjective.of(setting.objective)
         self._names = setting.key / "pall"
@@ -131,6 +136,11 @@ class Pall(Strategy):
         self._buffers = {name: b.clone() for name, b in self._model.network.named_buffers()}
         self._shapes = {name: p.shape for name, p in self._model.network.named_parameters() if p.requires_grad}
         self._layers = [n for n, s in self._shapes.items() if n.startswith("body.") and len(s) > 1]
+        if not self._layers:
+            raise ConfigError(
+                "isolated: pall gives every task a mask over the weights of the body; this model trains none there. "
+                "Use a model with a hidden layer (mlp), or set trained: all."
+            )
         self._body = torch.zeros_like(self._model.parameters, dtype=torch.bool)
         for name in self._layers:
             self._body[self._model.slices[name]] = True
@@ -162,8 +172,8 @@ class Pall(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return loss_on(data.batch(data.positions()[:size]))
 
-        loss = torch.zeros(())
-        with passes(model, training, key / "noise", loss_of) as steps:
+        moving = (scores, weights_step, scores_step)
+        with passes(model, training, key / "noise", loss_of, moving) as steps:
             for batch in steps.over(data, key):
                 loss = loss_on(batch)
                 model.gradient.zero_()
@@ -175,7 +185,7 @@ class Pall(Strategy):
                 scores_step.step(scores.detach(), steps.clip(scores.grad * self._body))
                 steps.samples += len(batch)
                 steps.done(loss)
-        outcome = steps.outcome(model.parameters, scores, losses={"loss": float(loss.detach())})
+        outcome = steps.outcome(model.parameters, scores, losses={"loss": float(steps.loss)})
         self._tasks.append(self._finished(experience, scores.detach(), data, key))
         self._share(door)
         self._renew()
@@ -314,9 +324,8 @@ class Pall(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return self._rehearsed([d[0].part(0, size) for d in draws])
 
-        loss = torch.zeros(())
-        with passes(model, training, key / "noise", loss_of) as steps:
-            for step in range(self._config.steps):
+        with passes(model, training, key / "noise", loss_of, [optimizer]) as steps:
+            for step in steps.up_to(self._config.steps):
                 batches = [draw[step] for draw in draws]
                 loss = self._rehearsed(batches)
                 model.gradient.zero_()
@@ -325,7 +334,7 @@ class Pall(Strategy):
                 steps.samples += sum(len(batch) for batch in batches)
                 steps.done(loss)
         self._tuned.append((tune, frozenset(t.name for t in self._tasks)))
-        return steps.outcome(model.parameters, losses={"repair": float(loss.detach())})
+        return steps.outcome(model.parameters, losses={"repair": float(steps.loss)})
 
     def _rehearsed(self, batches: list[Batch]) -> torch.Tensor:
         """Return the mean over tasks of alpha MSE + beta CE, each on a batch of its memory."""

@@ -144,8 +144,8 @@ class Uncle(Strategy):
         def loss_of(size: int) -> torch.Tensor:
             return loss_on(data.batch(data.positions()[:size]))
 
-        loss = torch.zeros(())
-        with passes(self._shell, training, key / "noise", loss_of) as steps:
+        moving = [*(tensor for tensor, _ in trained), *optimizers]
+        with passes(self._shell, training, key / "noise", loss_of, moving) as steps:
             for batch in steps.over(data, key):
                 loss = loss_on(batch)
                 self._hyper.gradient.zero_()
@@ -157,7 +157,7 @@ class Uncle(Strategy):
                     optimizer.step(tensor.detach(), steps.clip(slope))
                 steps.samples += len(batch)
                 steps.done(loss)
-        outcome = steps.outcome(*(tensor for tensor, _ in trained), losses={"loss": float(loss.detach())})
+        outcome = steps.outcome(*(tensor for tensor, _ in trained), losses={"loss": float(steps.loss)})
         self._chunks, self._codes_set = chunks.detach(), True
         buffers = {n: b.clone() for n, b in self._target.named_buffers()}
         self._tasks.append(

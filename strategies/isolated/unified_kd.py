@@ -228,6 +228,8 @@ class UnifiedKD(Strategy):
 class _Keep(Hooks):
     """L_cl, as terms on top of the loss of a batch; a context, since it listens to the student's body."""
 
+    carries = ("_step", "forward", "backward", "_s.memory", "_s.steps", "_s.teacher")
+
     def __init__(self, strategy: UnifiedKD, pool: Data | None, key: Key, remember: bool, teach: bool) -> None:
         """Draw from the memory, which is in `pool` at any time.
 
@@ -348,6 +350,8 @@ class _Keep(Hooks):
 @final
 class _Forget(Hooks):
     """While a request is served: the divergence from a random network instead of the loss, and L_cl of the memory."""
+
+    carries = ("_keep",)
 
     def __init__(self, objective: ClassObjective, bad: FlatModel, keep: _Keep, gamma: float | None) -> None:
         self._objective, self._bad, self._keep, self._gamma = objective, bad, keep, gamma

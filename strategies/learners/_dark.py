@@ -122,6 +122,14 @@ class DarkMemory:
         self._outputs[: len(ids)] = outputs
         self._slot_of[ids] = np.arange(len(ids))
 
+    def state_dict(self) -> State:
+        """Return ids and outputs, copied."""
+        return {"ids": torch.from_numpy(self.ids.copy()), "outputs": self.outputs.clone()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put them back."""
+        self.load(state["ids"].cpu().numpy().copy(), state["outputs"])
+
     def _admit(self, ids: np.ndarray, priorities: np.ndarray, outputs: torch.Tensor) -> None:
         free = min(self._capacity - len(self.ids), len(ids))
         start = len(self.ids)
@@ -147,6 +155,7 @@ class DarkExperience(Plugin, ABC):
     Drawn samples are passed on their own, not in one batch with the new ones.
     """
 
+    carries = ("_memory", "_shown", "_epoch", "_passed")
     test_options = {"memory": 30, "batch": 8}
 
     def __init__(self, config: DarkConfig, setting: Setting, alpha: float, beta: float, together: bool = False) -> None:
@@ -282,8 +291,7 @@ class DarkExperience(Plugin, ABC):
     def state_dict(self) -> State:
         """Return ids and outputs, and which outputs no longer count."""
         return {
-            "ids": torch.from_numpy(self._memory.ids.copy()),
-            "outputs": self._memory.outputs.clone(),
+            **self._memory.state_dict(),
             "dead": sorted(self._dead),
             "stale": self._stale,
             "derived": torch.from_numpy(self._derived.copy()),
@@ -291,7 +299,7 @@ class DarkExperience(Plugin, ABC):
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self._memory.load(state["ids"].numpy().copy(), state["outputs"])
+        self._memory.load_state_dict(state)
         self._dead, self._stale = set(state["dead"]), state["stale"]
         self._derived = state["derived"].numpy().copy()
 

@@ -58,6 +58,7 @@ def needs_all_tokens(setting: Setting, name: str) -> TextObjective:
 class HeldToOriginal(Plugin, ABC):
     """Adds strength times a divergence from the teacher, per token, over every row that is trained on."""
 
+    carries = ("_terms", "_passed")
     config: OriginalConfig
     name: ClassVar[str]
     """Of the learner, for messages and for the names of its randomness."""

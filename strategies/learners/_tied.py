@@ -17,6 +17,7 @@ from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stif
 class Tied(Plugin, ABC):
     """Adds the gradient of (curvature / 2) (theta - anchor)^2, in closed form, from the second experience on."""
 
+    carries = ()
     config: TieConfig
     name: ClassVar[str]
     """Of the plugin, for messages and losses."""

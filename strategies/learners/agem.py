@@ -42,6 +42,7 @@ def project(gradient: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 class AGEM(Rehearsal):
     """Projects the gradient where it points against the memory's."""
 
+    carries = ("_passed",)
     config: Config
     name: ClassVar[str] = "agem"
 

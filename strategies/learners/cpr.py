@@ -35,6 +35,7 @@ def mean_entropy(probabilities: torch.Tensor) -> torch.Tensor:
 class CPR(Plugin):
     """Subtracts the mean entropy of the batch; objectives that predict no distribution are left as they are."""
 
+    carries = ()
     config: Config
     supports = frozenset({"classes"})
 

@@ -49,6 +49,7 @@ def competing(targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
 class ERACE(Rehearsal):
     """Masks the loss of new samples from the second experience on, and adds the mean loss of replayed ones."""
 
+    carries = ("_passed",)
     config: Config
     supports = frozenset({"classes", "numbers"})
     name: ClassVar[str] = "er-ace"

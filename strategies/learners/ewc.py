@@ -51,6 +51,7 @@ class Share:
 class EWC(Plugin):
     """Adds the gradient of all past experiences' penalties in closed form."""
 
+    carries = ()
     test_options = {"strength": 10.0}
     config: Config
 

@@ -34,6 +34,7 @@ def feature_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tens
 class FeatureDistillation(DistillingPlugin):
     """Keeps a copy of the model after each experience, whose features the next ones are held to."""
 
+    carries = ("_total", "_calls", "_forward")
     config: Config
     supports = frozenset({"classes", "numbers", "images"})
     term: ClassVar[str] = "feature_distillation"

@@ -36,6 +36,7 @@ class InstructionTuning(Plugin):
     A baseline of Mix-CPT: what a format teaches without the documents.
     """
 
+    carries = ()
     test_options = {"memory": 10}
     config: Config
     supports = frozenset({"tokens"})

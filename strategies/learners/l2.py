@@ -34,6 +34,7 @@ def penalty(parameters: torch.Tensor, anchor: torch.Tensor, weight: torch.Tensor
 class L2(Plugin):
     """Adds the gradient of the tie to the anchor in closed form."""
 
+    carries = ()
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -57,6 +57,7 @@ def gaussian_distillation(student: torch.Tensor, teacher: torch.Tensor) -> torch
 class LwF(DistillingPlugin):
     """Keeps a copy of the model after each experience, which teaches the next."""
 
+    carries = ("_total", "_calls", "_forward")
     config: Config
     supports = frozenset({"classes", "numbers"})
     term: ClassVar[str] = "lwf_distillation"

@@ -262,6 +262,8 @@ class MixCPT(HeldToOriginal):
 class _Distilled(Hooks):
     """Adds the learner's distillation to another training."""
 
+    carries = ("_learner._passed",)
+
     def __init__(self, learner: MixCPT, objective: TextObjective, teacher: FlatModel) -> None:
         self._learner, self._objective, self._teacher = learner, objective, teacher
 

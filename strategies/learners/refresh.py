@@ -81,6 +81,7 @@ def relative_climb(
 class Refresh(Plugin):
     """Displaces the weights before each step; the displacement stays."""
 
+    carries = ("_generator",)
     test_options = {"temperature": 1e-6}
     config: Config
 

@@ -28,6 +28,7 @@ class Config(RehearsalConfig):
 class Replay(Rehearsal):
     """Adds samples from a memory to every batch; the mean loss runs over both."""
 
+    carries = ()
     config: Config
     name: ClassVar[str] = "replay"
 

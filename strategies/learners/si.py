@@ -45,6 +45,7 @@ def importance(path: torch.Tensor, moved: torch.Tensor, damping: float) -> torch
 class SI(Tied):
     """Sums path shares in every step; the penalty is not part of the loss that backward sees, so it is not counted."""
 
+    carries = ("_path",)
     config: Config
     name: ClassVar[str] = "si"
 

@@ -31,6 +31,7 @@ class UpdateLogger(Plugin):
     `holds` reports it after a request, also after `amnesiac`.
     """
 
+    carries = ("_log", "_derived")
     state_grows = True
     config: Config
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -26,11 +26,17 @@ from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.data import Batch, Data
 from streams.randomness import Key
 
-__all__ = ["FitConfig", "Hooks", "Job", "Slopes", "Training", "fit", "in_company", "observed"]
+__all__ = ["FitConfig", "Hooks", "Job", "Slopes", "Training", "fit", "in_company", "observed", "says_what_it_carries"]
 
 
 class Hooks:
     """What can be changed inside a step, by value. A hook that is not overridden is never called."""
+
+    carries: ClassVar[tuple[str, ...]]
+    """Attributes that its steps change and that later steps, or who comes after them, read: tensors, arrays, numbers,
+    lists and dicts of these, and what has a `state_dict`. Training that is interrupted in its middle goes on with
+    them; ``()`` where there are none. A class that overrides a hook says it itself. Where none does, training with it
+    begins again at the event's start."""
 
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return the batch to train on, for example with replayed samples added."""
@@ -90,7 +96,7 @@ class Slopes:
         self._buffers = list(model.network.buffers())
         self._batch: Batch | None = None
         self._num_own = 0
-        self.samples = 0
+        self._samples = 0
 
     def aim(self, batch: Batch, num_own: int) -> None:
         """Look at one batch: the first `num_own` samples are the experience's, the rest was added by hooks."""
@@ -106,11 +112,16 @@ class Slopes:
         assert self._batch is not None
         return self._at(parameters, self._batch.part(0, self._num_own), self._own)
 
+    def counted(self) -> int:
+        """Return how many samples were passed since this was asked last."""
+        samples, self._samples = self._samples, 0
+        return samples
+
     def _at(self, parameters: torch.Tensor, batch: Batch, descent: _Descent) -> torch.Tensor:
         if parameters is not self._model.parameters:
             self._model.parameters.copy_(parameters)
         before = [b.clone() for b in self._buffers]
-        self.samples += len(batch)
+        self._samples += len(batch)
         with _same_noise(self._model.parameters.device):
             _, gradient = descent(batch)
         for buffer, value in zip(self._buffers, before, strict=True):
@@ -234,6 +245,23 @@ def drawn_before(hooks: Sequence[Hooks]) -> list[Draws]:
     return [draws for h in hooks if (draws := h.adds()) is not None]
 
 
+_IN_A_STEP = ("extend", "displace", "losses", "loss", "gradient", "proceed", "stepped")
+
+
+def _changes_steps(hook: Hooks) -> bool:
+    return any(getattr(type(hook), name) is not getattr(Hooks, name) for name in _IN_A_STEP)
+
+
+def says_what_it_carries(kind: type[Hooks]) -> bool:
+    """Return whether `carries` is said by the class that overrides a hook, or by one derived from it."""
+    for one in kind.__mro__:
+        if "carries" in vars(one):
+            return True
+        if any(name in vars(one) for name in _IN_A_STEP):
+            return False
+    return False
+
+
 def fit(
     model: FlatModel,
     objective: Objective,
@@ -277,12 +305,14 @@ def fit(
     slopes = Slopes(model, _Descent(model, objective, (), rows), descent)
     optimizer = optimizer or make_optimizer(training, model.parameters)
     drawing = key / "drawn"
+    changing = [h for h in hooks if _changes_steps(h)]
+    can_go_on = all(says_what_it_carries(type(h)) for h in changing)
 
     def loss_of(size: int) -> torch.Tensor:
         few = objective.drawn(data.batch(data.positions()[:size]), drawing)
         return objective.losses(objective.outputs(model, few), few).mean()
 
-    with passes(model, training, key / "noise", loss_of) as steps:
+    with passes(model, training, key / "noise", loss_of, [optimizer, *changing] if can_go_on else None) as steps:
         for batch in steps.over(data, key):
             num_own = len(batch)
             for add in extend:
@@ -294,8 +324,9 @@ def fit(
                 if displaced is not model.parameters:
                     model.parameters.copy_(displaced)
             loss, gradient = descent(batch)
-            steps.samples += len(batch)
+            steps.samples += len(batch) + slopes.counted()
             if may_stop and not all(go_on(loss) for go_on in may_stop):
+                steps.ended = True
                 break
             before = model.parameters.clone() if note_step else None
             optimizer.step(model.parameters, steps.clip(gradient))
@@ -305,5 +336,4 @@ def fit(
                 for note in note_step:
                     note(descent.kept, change)
             steps.done(loss)
-    steps.samples += slopes.samples
     return steps.outcome(model.parameters)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from strategies.outcome import Outcome
 from strategies.parts.model import FlatModel, is_finite
 from strategies.parts.training.optimizers import OptimizerConfig
 from strategies.parts.training.out_of_memory import memory_errors
+from strategies.parts.training.progress import interruptible
 from streams.data import Batch, Data
 from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch
@@ -76,22 +77,35 @@ class Passes:
     Attributes:
         number: steps that are done.
         samples: passed forward and backward so far; added to by those who pass them.
+        loss: the scalar of the last step that is done, 0 before the first.
+        ended: whether it was ended before its time; then it stays so when it is put back.
     """
 
     def __init__(self, model: FlatModel, training: FitConfig) -> None:
         """Begin with no step. Training on data begins by `passes`; this is for steps that pass none."""
         self._model, self._training, self._observer = model, training, _observer.get()
-        self._total = torch.zeros((), device=model.parameters.device)
+        self.loss = self._total = torch.zeros((), device=model.parameters.device)
         self._size, self._seen = 1, 0
         self.number = self.samples = 0
+        self.ended = False
+        self.stepped: Callable[[], None] | None = None
 
     def over(self, data: Data, key: Key) -> Iterator[Batch]:
-        """Yield the batches of all epochs; epoch e is shuffled by ``key / "epoch" / e``."""
-        for epoch in range(self._training.epochs):
-            self._total, self._seen = torch.zeros_like(self._total), 0
-            for positions in data.positions(key / "epoch" / epoch).split(self._training.batch_size):
+        """Yield the batches of the steps that are left; epoch e is shuffled by ``key / "epoch" / e``."""
+        per_epoch = math.ceil(len(data) / self._training.batch_size)
+        for epoch in range(self._training.epochs) if not self.ended else ():
+            done = self.number - epoch * per_epoch
+            if done >= per_epoch:
+                continue
+            if done == 0:
+                self._total, self._seen = torch.zeros_like(self._total), 0
+            for positions in data.positions(key / "epoch" / epoch).split(self._training.batch_size)[done:]:
                 self._size = len(positions)
                 yield data.batch(positions)
+
+    def up_to(self, steps: int) -> Iterator[int]:
+        """Yield the numbers of the steps that are left of so many, for who takes them on other batches."""
+        yield from range(self.number, steps)
 
     def clip(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient, scaled down in place if it is longer than `clip_norm`."""
@@ -101,12 +115,26 @@ class Passes:
 
     def done(self, loss: torch.Tensor) -> None:
         """Count a step that was taken, and let the observer look; `loss` is the scalar that was differentiated."""
-        self._total += loss.detach() * self._size
+        self.loss = loss.detach()
+        self._total += self.loss * self._size
         self._seen += self._size
         self.number += 1
         if self._observer is not None:
             self._observer(self.number)
             self._model.train(bn_mode=self._training.bn_mode)
+        if self.stepped is not None:
+            self.stepped()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts and the losses so far."""
+        counts = {"number": self.number, "samples": self.samples, "size": self._size, "seen": self._seen}
+        return counts | {"ended": self.ended, "loss": self.loss.clone(), "total": self._total.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.number, self.samples = state["number"], state["samples"]
+        self._size, self._seen, self.ended = state["size"], state["seen"], state["ended"]
+        self.loss, self._total = state["loss"].clone(), state["total"].clone()
 
     def outcome(self, *moved: torch.Tensor, losses: dict[str, float] | None = None) -> Outcome:
         """Return what the steps cost.
@@ -126,10 +154,31 @@ class Passes:
         return Outcome(steps=self.number, forward=self.samples, backward=self.samples, losses=losses)
 
 
+@final
+class _Noise:
+    """Where the generators stand that layers draw their noise from."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        states = {"cpu": torch.default_generator.get_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {})
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        torch.default_generator.set_state(state["cpu"].cpu())
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self._device)
+
+
 # Why: docs/decisions.md#steps-are-shared-what-happens-in-them-is-not
 @contextlib.contextmanager
 def passes(
-    model: FlatModel, training: FitConfig, noise: Key, loss_of: Callable[[int], torch.Tensor]
+    model: FlatModel,
+    training: FitConfig,
+    noise: Key,
+    loss_of: Callable[[int], torch.Tensor],
+    moving: Sequence[object] | None = None,
 ) -> Iterator[Passes]:
     """Train: the model is in training mode, dropout draws from `noise`, and running out of memory says what would fit.
 
@@ -138,6 +187,8 @@ def passes(
         training: epochs, batch size, clipping and what batch norms do; the optimizers are the caller's.
         noise: names all that is drawn inside.
         loss_of: returns the loss of so many samples, to find a batch size that fits.
+        moving: all that steps change beside the model: optimizers, tensors, hooks (see `progress.state_of`). With it,
+            training that was interrupted goes on from a step in its middle; None cannot tell, and it begins again.
 
     Raises:
         ResourceError: memory ran out; says which batch size fits.
@@ -148,7 +199,10 @@ def passes(
         seeded_torch(noise),
         memory_errors(size_key, training.batch_size, lambda size: loss_of(size).backward()),
     ):
-        yield Passes(model, training)
+        steps = Passes(model, training)
+        parts = None if moving is None else (steps, model, _Noise(model.parameters.device), *moving)
+        with interruptible(noise, parts) as steps.stepped:
+            yield steps
     model.drop_gradient()
 
 

@@ -228,9 +228,9 @@ class _Stack:
         while True:
             for member, plan in zip(self._all, plans, strict=True):
                 if member.result is None and member not in ahead:
-                    for steps in plan:
-                        if steps is not None:
-                            ahead[member] = steps
+                    for following in plan:
+                        if following is not None:
+                            ahead[member] = following
                             break
                         member.begin_epoch()
                     else:

@@ -86,6 +86,8 @@ def together(works: Sequence[Callable[[], T]]) -> list[T]:
             member.share = 0.0
 
         def wait(job: Job) -> Outcome | None:
+            if dismissed.is_set():
+                raise _Dismissed
             if (reason := why_alone(job)) is not None:
                 say("alone", reason)
                 return None

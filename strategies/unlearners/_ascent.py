@@ -35,6 +35,8 @@ class AscentConfig(Config):
 class Brake(Hooks):
     """Watches the forget loss of every step. Whoever computes it sets `forget_loss` in the `loss` hook."""
 
+    carries = ("good", "steps", "stopped", "diverged")
+
     def __init__(self, config: AscentConfig, model: FlatModel) -> None:
         """Watch `model`."""
         self._config, self._model = config, model

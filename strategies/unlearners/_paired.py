@@ -21,7 +21,7 @@ from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Beta, Optimizer
 from strategies.parts.training.ragged import rows_together
-from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -203,6 +203,8 @@ def divergence(
 class Pair(Hooks):
     """Replaces the loss by that of the pair of batches."""
 
+    carries = ("_batches", "_terms", "retained")
+
     def __init__(
         self,
         objective: Objective,
@@ -279,7 +281,7 @@ def paired(
         reference: what retained data is held to by `kl`; None is the model as it is.
     """
     batches = (
-        endless(objective, retained, config.batch_size, key / "retain")
+        Endless(objective, retained, config.batch_size, key / "retain")
         if retained is not None and len(retained)
         else None
     )

@@ -77,6 +77,8 @@ def candidate_labels(forget_set: Data, live: torch.Tensor, setting: Setting, exc
 class Answer(Hooks):
     """Gives the forget set's rows of text in every batch one of the source's answers to the same prompt."""
 
+    carries = ("_step",)
+
     def __init__(
         self, forget_set: Data, options: WrongAnswers, num_samples: int, redraw: Redraw, steps_per_epoch: int
     ) -> None:
@@ -101,6 +103,8 @@ class Answer(Hooks):
 @final
 class Relabel(Hooks):
     """Gives the forget set's samples in every batch their drawn labels."""
+
+    carries = ("_labels", "_round", "_step")
 
     def __init__(self, forget_set: Data, candidates: torch.Tensor, num_samples: int, config: RelabelConfig, key: Key):
         """Draw from `candidates`, by names below `key`."""
@@ -135,6 +139,8 @@ class Redirect(Hooks):
     Of a sample x with label c and drawn label c': the mean over outputs of (f(x, c) - f(x, c'))^2, the second without
     gradient and under the same noise (SalUn, arXiv 2310.12508, eq. 6). Retained samples keep their losses.
     """
+
+    carries = ("_labels",)
 
     def __init__(self, objective: Objective, labels: Relabel) -> None:
         """Take labels from `labels`."""

@@ -46,6 +46,8 @@ class Config(RetainConfig):
 class TwoTeachers(Hooks):
     """The divergence from the teacher that a sample belongs to."""
 
+    carries = ()
+
     def __init__(
         self, objective: Objective, good: FlatModel, bad: FlatModel, is_forget: torch.Tensor, config: Config
     ) -> None:

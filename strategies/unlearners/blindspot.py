@@ -77,6 +77,8 @@ class FollowProxy(Hooks):
     The mean over a batch is then rho times the one plus (1 - rho) times the other, rho being the forget set's share.
     """
 
+    carries = ()
+
     def __init__(
         self, model: FlatModel, proxy: FlatModel, objective: Objective, is_forget: torch.Tensor, weight: float
     ) -> None:

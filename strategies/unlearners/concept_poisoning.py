@@ -142,6 +142,8 @@ def pasted(x: torch.Tensor, donors: torch.Tensor, corners: torch.Tensor | None, 
 class Poison(Hooks):
     """Replaces the inputs of some samples in every batch."""
 
+    carries = ()
+
     def __init__(self, ids: np.ndarray, x: torch.Tensor, num_samples: int) -> None:
         """Replace those of `ids` by ``x [n, ...]``."""
         self._x = x

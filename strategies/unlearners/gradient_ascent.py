@@ -35,6 +35,8 @@ class Config(AscentConfig, FitConfig):
 class Ascend(Hooks):
     """Turns descent into ascent."""
 
+    carries = ()
+
     def __init__(self, brake: Brake) -> None:
         """Tell `brake` the loss."""
         self._brake = brake

@@ -16,7 +16,7 @@ from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
-from strategies.unlearners._retained import endless, retained_data
+from strategies.unlearners._retained import Endless, retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -54,6 +54,8 @@ class Refuse(ForgetLoss):
 class _Together(Hooks):
     """Puts refusals and retained samples into one batch."""
 
+    carries = ("_retained",)
+
     def __init__(self, refuse: Refuse, retained: Iterator[Batch] | None) -> None:
         self._refuse, self._retained = refuse, retained
 
@@ -85,6 +87,6 @@ class IDK(PairedUnlearner):
         forget_set = door.forget_set()
         objective = self.setting.objective
         retained = retained_data(self.config.retained, learner, door)
-        batches = endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = Endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
         hook = _Together(Refuse(objective, Refusals(objective, key)), batches)
         return fit(learner.model, objective, forget_set, self.config, key, [hook]).graded("none")

@@ -42,6 +42,8 @@ def l1_weight(gamma: float, epoch: int, epochs: int, plain_epochs: int) -> float
 class Shrink(Hooks):
     """Adds the penalty's gradient, gamma_e sign(theta)."""
 
+    carries = ()
+
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         """Follow the epochs by counting steps."""
         self._config, self._steps_per_epoch = config, steps_per_epoch

@@ -17,7 +17,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
-from strategies.unlearners._retained import RetainedData, RetainUnlearner, endless
+from strategies.unlearners._retained import Endless, RetainedData, RetainUnlearner
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -166,7 +166,7 @@ class LAF(RetainUnlearner):
 
     def _pairs(self, forget_set: Data, retained: Data, key: Key) -> Iterator[tuple[Batch, Batch]]:
         size, objective = self.config.batch_size, self.setting.objective
-        supply = endless(objective, forget_set, size, key)
+        supply = Endless(objective, forget_set, size, key)
         for epoch in range(self.config.epochs):
             retained_batches = objective.batches(retained, size, key / "retained" / epoch)
             if self.config.loop == "retained":

@@ -22,7 +22,7 @@ from strategies.parts.text.other_answers import Refusals, Values
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.unlearners._paired import ForgetLoss, Pair, PairsConfig
-from strategies.unlearners._retained import endless, retained_access, retained_data
+from strategies.unlearners._retained import Endless, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -189,7 +189,7 @@ class LAT(Unlearner):
         forget_set = door.forget_set()
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
         retained_batches = (
-            endless(objective, retained, config.batch_size, key / "retain")
+            Endless(objective, retained, config.batch_size, key / "retain")
             if retained is not None and len(retained)
             else None
         )

@@ -13,7 +13,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
-from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, endless, finish
+from strategies.unlearners._retained import DefaultRetainConfig, Endless, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -32,10 +32,12 @@ class Config(AscentConfig, DefaultRetainConfig):
 class Oppose(Hooks):
     """Turns the retained loss L_r into alpha L_r - (1 - alpha) L_f, with one forget batch per step."""
 
+    carries = ("_batches",)
+
     def __init__(self, objective: Objective, forget_set: Data, alpha: float, size: int, key: Key, brake: Brake) -> None:
         """Prepare an endless supply of forget batches, shuffled anew in every pass; tell `brake` their loss."""
         self._objective, self._alpha, self._brake = objective.training_on(forget_set), alpha, brake
-        self._batches = endless(self._objective, forget_set, size, key)
+        self._batches = Endless(self._objective, forget_set, size, key)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

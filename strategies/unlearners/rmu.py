@@ -16,7 +16,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
-from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -70,6 +70,8 @@ def mean_of_rows(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 @final
 class _Steer(Hooks):
     """Replaces the loss, and keeps all but the chosen weights still."""
+
+    carries = ("_batches", "retained")
 
     def __init__(
         self,
@@ -148,7 +150,7 @@ class RMU(Unlearner):
         forget_set = door.forget_set()
         retained = retained_data(config.retained, learner, door)
         objective = self.setting.objective
-        batches = endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
+        batches = Endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
         before = frozen_copy(self.setting, model)
         blocks = [blocks_of(m) for m in (model, before)]
         block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block

@@ -65,6 +65,8 @@ def pull_back(parameters: torch.Tensor, start: torch.Tensor, share: float) -> to
 class Soften(Hooks):
     """Pulls the weights back after every step (before the next), by a share that falls to none."""
 
+    carries = ("_step",)
+
     def __init__(self, start: torch.Tensor, share: float, steps: int) -> None:
         """Pull towards `start`."""
         self._start, self._share, self._steps = start.clone(), share, steps
@@ -80,6 +82,8 @@ class Soften(Hooks):
 @final
 class MaskGradient(Hooks):
     """Masks the gradient, and nothing else."""
+
+    carries = ()
 
     def __init__(self, mask: torch.Tensor) -> None:
         """Let ``mask [P]`` through."""

@@ -57,6 +57,8 @@ class Config(AscentConfig, DefaultRetainConfig):
 class Away(Hooks):
     """Climbs the divergence from the teacher."""
 
+    carries = ()
+
     def __init__(self, objective: Objective, teacher: FlatModel, temperature: float, brake: Brake) -> None:
         """Leave `teacher`; tell `brake` the loss."""
         self._objective = ClassObjective.of(objective)
@@ -71,6 +73,8 @@ class Away(Hooks):
 @final
 class Near(Hooks):
     """gamma x loss + alpha x divergence from the teacher."""
+
+    carries = ()
 
     def __init__(self, objective: Objective, teacher: FlatModel, config: Config) -> None:
         """Stay with `teacher`."""

@@ -16,7 +16,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
 from strategies.parts.training.optimizers import Beta
-from strategies.unlearners._retained import RetainedData, endless, retained_access, retained_data
+from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
 
@@ -70,7 +70,7 @@ class TeacherRevert(Unlearner):
         teacher = learner.part(Original).innocent_of(request.sample_ids)
         forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
         objective = TextObjective.of(learner.setting.objective).training_on(forget_set)
-        batches = endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = Endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
         hook = Revert(objective, teacher, batches, self.config.strength)
         outcome = fit(learner.model, objective, forget_set, self.config, key, [hook])
         extra = Outcome(forward=outcome.forward + 2 * hook.retained, backward=hook.retained)
@@ -80,6 +80,8 @@ class TeacherRevert(Unlearner):
 @final
 class Revert(Hooks):
     """Replaces the loss."""
+
+    carries = ("_batches", "retained")
 
     def __init__(
         self, objective: TextObjective, teacher: FlatModel, batches: Iterator[Batch] | None, strength: float

@@ -126,6 +126,8 @@ def contexts(own: Sequence[int], other: Sequence[int]) -> list[int]:
 class _Labels(Hooks):
     """Trains on labels of its own, position by position."""
 
+    carries = ()
+
     def __init__(self, labels: Values) -> None:
         self._labels = labels
 

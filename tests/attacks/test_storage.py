@@ -21,7 +21,7 @@ import lifelong
 from lifelong.report.gathering import gather_lives
 from lifelong.results.record import Record
 from lifelong.study.jobs import execute
-from lifelong.study.study import Study
+from lifelong.study.study import Study, resume_study
 from strategies.composed import Composed
 from streams.errors import CheckpointError, LifelongError
 
@@ -225,18 +225,77 @@ def test_what_can_be_made_again_may_be_gone(whole: lifelong.Run) -> None:
     assert lifelong.load_run(whole.folder).tables["replay-none"].rows == rows
 
 
-def test_a_study_does_not_read_changed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two runs, finished and judged."""
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     base = config().model_dump(mode="json", exclude={"name", "strategies", "seed"})
     strategies = {"replay-none": {"learner": {"name": "replay", "memory": 50}, "unlearner": "none"}}
-    study = Study({"name": "s", "claim": "c", "base": base, "strategies": strategies, "seeds": 2}, root=tmp_path)
+    accuracy = {"metric": "average_accuracy", "of": "replay-none"}
+    data = {"name": "s", "claim": "c", "base": base, "strategies": strategies, "seeds": 2}
+    study = Study(data | {"criteria": [accuracy | {"name": "it learns", "above": 0.1}]}, root=tmp_path)
     for job in study.jobs:
         assert execute(job).error is None
+    study.collect()
+    return study
+
+
+STUDY_ATTACKS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "runs that were finished at the declaration": (
+        "study.json",
+        lambda file: edit(file, '"runs_done_when_declared": 2', '"runs_done_when_declared": 0'),
+    ),
+    "a criterion": ("study.json", lambda file: edit(file, '"above": 0.1', '"above": 0.2')),
+    "half of a declaration": ("study.json", lambda file: file.write_bytes(file.read_bytes()[:300])),
+    "a verdict": ("verdicts.json", lambda file: edit(file, '"bar": "', '"bar": "not ')),
+    "a flipped bit": ("verdicts.json", lambda file: flip(file, file.read_bytes().index(b'"mean": ') + 11, 0)),
+    "half of the verdicts": ("verdicts.json", lambda file: file.write_bytes(file.read_bytes()[:-30])),
+}
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+
+
+def test_what_a_study_declared_and_concluded_was_not_changed(
+    study: Study, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    for name, change in STUDY_ATTACKS.values():
+        file = study.folder / name
+        written = file.read_bytes()
+        change(file)
+        with pytest.raises(CheckpointError, match=rf"{name}.*Restore it from a copy"):
+            resume_study(study.folder)
+        for command in ("report", "study"):
+            code, _, errors = call(command, str(study.folder))
+            assert code == 2
+            assert name in errors
+        if name == "study.json":  # also where it is declared anew, by its file
+            with pytest.raises(CheckpointError, match=name):
+                Study(study.declared, root=study.folder.parent).run()
+        file.write_bytes(written)
+    assert resume_study(study.folder).outcome() == study.outcome()
+
+
+def test_a_look_under_another_plan_is_not_hidden_by_damage(study: Study) -> None:
+    more = Study(study.declared.model_copy(update={"seeds": (0, 1, 2)}), root=study.folder.parent)
+    assert more.looked_before == (2,)
+    edit(study.folder / "verdicts.json", '"runs_done": 2', '"runs_done": 0')
+    with pytest.raises(CheckpointError, match=r"verdicts\.json"):
+        _ = Study(more.declared, root=study.folder.parent).looked_before
+
+
+def test_a_study_does_not_read_changed_runs(study: Study) -> None:
     gather_lives(study)
-    columns = study.jobs[1].folder / LIFE / "columns.bin"
-    flip(columns, columns.stat().st_size - 30)
-    with pytest.raises(CheckpointError, match=r"columns\.bin.*edited"):
-        gather_lives(study)
+    for name in (f"{LIFE}/columns.bin", "stream.json"):
+        file = study.jobs[1].folder / name
+        written = file.read_bytes()
+        flip(file, len(written) - 30)
+        with pytest.raises(CheckpointError, match=rf"{name}.*edited"):
+            gather_lives(study)
+        file.write_bytes(written)
 
 
 class FullDisk:

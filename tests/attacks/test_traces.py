@@ -204,13 +204,29 @@ def test_scores_of_deleted_samples_can_be_blanked(here: Path, call: Call) -> Non
     assert lifelong.load_run(run.folder).tables["exact"].rows == run.tables["exact"].rows
 
 
-def test_the_cache_is_cleaned_by_age(here: Path) -> None:
+def test_selections_of_a_run_are_listed_and_cleaned(here: Path) -> None:
+    run = lifelong.run(config(schedule={"name": "worst-case", "samples": 5}), here / "runs")
+    folder = here / "cache" / "selections"
+    ours, others = set(folder.iterdir()), folder / "0123.npz"
+    one = min(ours)
+    with np.load(one) as kept:
+        chosen = kept["ids"]
+    np.savez(others, ids=[*chosen[1:], 95])
+    listed = [{t.file: t.holds for t in traces(run.folder, int(sample))} for sample in (chosen[0], 95)]
+    assert [found[one].rpartition(": ")[2] for found in listed] == ["it is one of them", "it is none of them"]
+    assert ours <= set(listed[0])
+    assert others not in listed[0]
+    assert ours <= set(clean_run(run.folder))
+    assert list(folder.iterdir()) == [others]
+
+
+def test_the_cache_is_cleaned_by_age(here: Path, call: Call) -> None:
     lifelong.run(config(), here / "runs")
     old, *rest = sorted((here / "cache" / "references").glob("*.sealed"))
     week = time.time() - 8 * 86_400
     os.utime(old, (week, week))
     assert clean_cache(7, dry_run=True) == [old]
-    assert clean_cache(7) == [old]
+    assert call("clean", "--older-than", "7")[2].splitlines()[-1] == "1 file was removed."
     assert not old.exists()
     assert all(file.exists() for file in rest)
 

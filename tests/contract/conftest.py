@@ -31,6 +31,7 @@ from contract.lived import (
 from contract.worlds import World, world_of
 
 from strategies.base import Access
+from strategies.step import ledger_after
 from streams.ledger import Life
 
 
@@ -122,6 +123,7 @@ class Kit:
     resumed = staticmethod(resumed)
     resumed_again_and_again = staticmethod(resumed_again_and_again)
     whole_of = staticmethod(whole_of)
+    ledger_after = staticmethod(ledger_after)
     generators = staticmethod(generators)
     candidates = staticmethod(candidates)
     Lived = Lived

@@ -14,7 +14,7 @@ import torch
 from fixtures.fake_cuda import DeviceError, fake_cuda
 
 import lifelong
-from lifelong.config.run import RunConfig
+from lifelong.config.run import RecordingConfig, RunConfig
 from lifelong.setup.preparation import check_device
 from streams.config import parse
 from streams.errors import ConfigError
@@ -59,6 +59,45 @@ def test_a_gpu_gives_the_rows_of_the_processor(tmp_path: Path, monkeypatch: pyte
     expected = rows_of(tmp_path / "cpu", FEW, "cpu")
     with fake_cuda(monkeypatch):
         assert rows_of(tmp_path / "gpu", FEW, "cuda") == expected
+
+
+@pytest.mark.parametrize("name", ["ewc-salun", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("sisa", "pall"))])
+def test_a_run_that_was_killed_goes_on_on_a_gpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every state that is written, within events and after them."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    strategies = {name: FEW[name]}
+    expected = rows_of(tmp_path / "cpu", strategies, "cpu")
+    with fake_cuda(monkeypatch):
+        for every in (9, 14):
+            with monkeypatch.context() as patch:
+                killed_after(every, patch)
+                with pytest.raises(Killed):
+                    lifelong.run(often(config(strategies, "cuda")), tmp_path / "gpu")
+        run = lifelong.run(often(config(strategies, "cuda")), tmp_path / "gpu")
+    rows = (run.folder / "strategies" / name / "results.jsonl").read_text()
+    assert sorted(rows.splitlines()) == expected[name]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def often(config: RunConfig) -> RunConfig:
+    """The same with a state after every step."""
+    return config.model_copy(update={"recording": RecordingConfig(checkpoint_minutes=0)})
+
+
+def killed_after(count: int, patch: pytest.MonkeyPatch) -> None:
+    left, save = count, torch.save
+
+    def counted(*what: Any) -> None:
+        nonlocal left
+        save(*what)
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    patch.setattr(torch, "save", counted)
 
 
 def test_inputs_that_are_kept_as_bytes_become_floats_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +152,11 @@ def test_products_on_a_gpu_may_be_deterministic() -> None:
     code = "import lifelong, os; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ":4096:8"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_real_gpu_gives_the_same_rows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    first = rows_of(tmp_path / "one", FEW, "cuda")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "another cache"))
+    assert rows_of(tmp_path / "other", FEW, "cuda") == first

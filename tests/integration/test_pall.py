@@ -16,7 +16,7 @@ from lifelong.verification.replay import altered, live
 from strategies.isolated.pall import Config, Pall, _Threshold, kept
 from strategies.parts.model import digest
 from strategies.step import step
-from streams.errors import RequestError
+from streams.errors import ConfigError, RequestError
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -227,3 +227,9 @@ def test_norms_keep_no_running_statistics(tools: Any) -> None:
     assert dict(strategy._model.network.named_buffers()) == {}
     norm = strategy._model.network.body[1]
     assert torch.equal(norm.weight, torch.ones(16))
+
+
+def test_a_model_without_a_body_is_refused() -> None:
+    """A linear classifier has nothing that a mask could be about."""
+    with pytest.raises(ConfigError, match="pall gives every task a mask over the weights of the body"):
+        TaskLife(lambda setting: Pall(Config(), setting), (), hidden=[], epochs=1).until(0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,14 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.execution.process import lock
 from lifelong.results.integrity import check_finished
 from lifelong.results.table import read_rows
 from lifelong.study import ray as on_ray
 from lifelong.study.jobs import Job, JobResult
 from lifelong.study.study import Study
-from streams.errors import ConfigError
+from lifelong.verification.certificate import verify
+from streams.errors import BusyError, ConfigError
 
 ray = pytest.importorskip("ray")
 
@@ -51,7 +56,17 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> Iterator[Any]:
-    """A head without room for runs, and one node with room for one."""
+    """A head without room for runs."""
+    yield from begun(0, monkeypatch)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> Iterator[Any]:
+    """A head with room for one run."""
+    yield from begun(1, monkeypatch)
+
+
+def begun(num_cpus: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     for name, value in on_ray._QUIET.items():
@@ -59,13 +74,24 @@ def cluster(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick},
+        head_node_args={"num_cpus": num_cpus, "object_store_memory": MEMORY, "_system_config": quick},
     )
     try:
         yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+class Board:
+    """Stands in for the actor that jobs write to."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, int]] = []
+        self.write = self
+
+    def remote(self, name: str, lived: int, events: int) -> None:
+        self.told.append((name, lived, events))
 
 
 def lived(job: Job) -> int:
@@ -108,7 +134,8 @@ def test_a_node_that_is_killed_costs_nothing_but_time(cluster: Any, tmp_path: Pa
 def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> None:
     study = Study(TINY | {"seeds": 1}, root=tmp_path / "driver")
     (job,) = study.jobs
-    result = on_ray._run_on_worker(job, str(tmp_path / "not here"))
+    board = Board()
+    result = on_ray._run_here(job, str(tmp_path / "not here"), on_ray._Reporter(job, board))
     assert result.error is None
     assert not job.folder.exists()
     on_ray._write_files(job, result.files)
@@ -120,14 +147,68 @@ def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> No
     assert lifelong.load_run(job.folder).done
     shared = tmp_path / "token"
     shared.touch()
-    assert on_ray._run_on_worker(job, str(shared)).files == {}
+    assert on_ray._run_here(job, str(shared), on_ray._Reporter(job, Board())).files == {}
+    assert board.told == [(job.name, lived, 6) for lived in range(7)]
+
+
+@pytest.mark.nightly
+def test_a_run_that_came_back_can_be_verified(tmp_path: Path) -> None:
+    (job,) = Study(TINY | {"seeds": 1}, root=tmp_path / "driver").jobs
+    result = on_ray._run_here(job, str(tmp_path / "not here"), on_ray._Reporter(job, Board()))
+    on_ray._write_files(job, result.files)
+    assert verify(job.folder, controls=False).upheld
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
+def test_jobs_end_with_the_driver_and_go_on_with_the_next(node: Any, tmp_path: Path) -> None:
+    long = TINY["base"] | {"training": {"epochs": 150, "batch_size": 16, "lr": 0.1}}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"seeds": 1, "base": long}))
+    (job,) = Study(file, root=tmp_path / "runs").jobs
+    command = f"study {file} --on ray --address {node.address} --runs {tmp_path / 'runs'}"
+    code = "from cli.main import main; main()"
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen([sys.executable, "-c", code, *command.split()], stderr=log)
+        wait_for(lambda: lived(job) > 0 or driver.poll() is not None)
+        driver.kill()
+        driver.wait()
+
+    def is_free() -> bool:
+        with contextlib.suppress(BusyError), lock(job.folder):
+            return True
+        return False
+
+    assert lived(job), (tmp_path / "log").read_text()
+    wait_for(is_free)
+    print("WITHIN", [p.name for p in job.folder.rglob("within/*/*")], lived(job))
+    study = Study(file, root=tmp_path / "runs")
+    assert study.pending
+    heard: list[tuple[str, int, int]] = []
+    results = study.run("ray", address=node.address, told=lambda *what: heard.append(what))
+    assert [r.error for r in results] == [None]
+    assert {name for name, _, _ in heard} == {job.name}
+    assert {events for _, _, events in heard} == {6}
+    assert heard[0][1] > 0
+    alone = lifelong.run(study.cells[0].config, tmp_path / "alone").folder
+    for name in ("results.jsonl", "scores.bin"):
+        mine, other = (folder / "strategies" / "replay" / name for folder in (job.folder, alone))
+        assert mine.read_bytes() == other.read_bytes()
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_other_code_on_a_worker_is_refused(tmp_path: Path) -> None:
     (job,) = Study(TINY | {"seeds": 1}, root=tmp_path).jobs
     shared = tmp_path / "token"
     shared.touch()
-    result: JobResult = on_ray._run_on_worker(replace(job, code="0123456789abcdef"), str(shared))
+    other = replace(job, code="0123456789abcdef")
+    result: JobResult = on_ray._run_here(other, str(shared), on_ray._Reporter(other, Board()))
     assert "Install the same version everywhere" in str(result.error)
 
 

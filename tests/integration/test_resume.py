@@ -171,11 +171,19 @@ SHORT = {
         "requests": [{"after": 2, "scope": "class", "keys": [1], "again_after": 3}],
     },
 }
+WITHIN = {
+    "training": {"epochs": 1, "batch_size": 200, "lr": 0.05},
+    "recording": {"keep": "all", "checkpoint_minutes": 0},
+}
 
 
 # After a write is before the next, but for half a file.
 @pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("stream", [SHORT, pytest.param({}, marks=pytest.mark.nightly)], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "stream",
+    [SHORT, *(pytest.param(stream, marks=pytest.mark.nightly) for stream in ({}, SHORT | WITHIN))],
+    ids=["short", "long", "within"],
+)
 def test_a_crash_at_every_write(
     stream: dict[str, Any], moment: str, at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.results.integrity import with_digest
 from lifelong.setup.preparation import prepare
 from lifelong.study import local
 from lifelong.study.forecast import forecast
@@ -478,9 +479,15 @@ def test_the_page_of_results_is_made_from_what_is_kept(
         (study.outcome(), "left out, 0 of 2 runs are finished"),
         (study.outcome() | {"runs_done": 2}, "kept as"),
     ):
-        (study.folder / "verdicts.json").write_text(json.dumps(outcome))
+        (study.folder / "verdicts.json").write_bytes(with_digest(outcome))
         assert reproduce.main([str(study.folder)]) == 0
         assert message in capsys.readouterr().err
+    kept = (tmp_path / "page.md").read_text()
+    edited = (study.folder / "verdicts.json").read_bytes().replace(b'"runs": 2', b'"runs": 1')
+    (study.folder / "verdicts.json").write_bytes(edited)
+    assert reproduce.main([str(study.folder)]) == 0
+    assert "verdicts.json was damaged or edited" in capsys.readouterr().err
+    assert (tmp_path / "page.md").read_text() == kept
     assert reproduce.main([str(tmp_path)]) == 0
     assert "left out, it is no study folder" in capsys.readouterr().err
     page = (tmp_path / "page.md").read_text()

@@ -3,9 +3,11 @@
     python tests/reliability/events.py --events 10000 --json tests/reliability/results/events.json
 
 Two classes of digits come again and again, and every tenth event is a request for a sample. Each strategy lives alone,
-in a process of its own, with evaluation and records on disk. Seconds are CPU time; of every tenth of the life the
-median event counts, learning and forgetting apart: what the strategy takes, which must not grow, and the whole event.
-Memory is what the process has resident, and the blocks that Python has allocated, at the end of each tenth.
+in a process of its own, with evaluation and records on disk; a request is measured again after 1, 2, 4, 8 ... events.
+Of every tenth of the life the median event counts, learning and forgetting apart: what the strategy takes, and the
+whole event, neither of which may grow. Seconds are CPU time, which grows where other processes crowd the caches. So
+after every event a fixed calculation is timed too, and what an event takes is judged in units of that. Memory is what
+the process has resident, and the blocks that Python has allocated, at the end of each tenth.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _common import Counts, arguments, ended, in_child
 
 STRATEGIES: dict[str, Any] = {
@@ -34,10 +37,13 @@ STRATEGIES: dict[str, Any] = {
         "unlearner": {"name": "neggrad-plus", "epochs": 1, "retained": "memory"},
     },
 }
-MOST_TIME, MOST_MEMORY, MOST_DISK = 1.5, 16 * 2**20, 1.1
-"""The last tenth against the second: seconds and bytes of a checkpoint as ratios, memory in bytes for 1,000 events.
+MOST_TIME, MOST_MEMORY, MOST_DISK = 1.25, 4 * 2**20, 1.1
+"""The last tenth against the second: time and bytes of a checkpoint as ratios, memory in bytes for 1,000 events.
 
-The first tenth fills memories and caches.
+The first tenth fills memories and caches. Time may grow a little: the number of requests that an event looks at grows
+with the logarithm of its number (from 1.0 to 1.3 of them in 10,000 events, when every tenth is a request), and of a few
+requests in a tenth of 1,000 events the median scatters by a tenth. Memory may grow by what is noted of every event, some
+2 kB: which samples were deleted when, and what is known of each request.
 """
 
 
@@ -50,9 +56,18 @@ def config_of(name: str, events: int) -> dict[str, Any]:
         "model": {"name": "mlp", "hidden": [32]},
         "training": {"epochs": 1, "batch_size": 10, "lr": 0.02},
         "strategies": {"it": STRATEGIES[name]},
-        "evaluation": {"probe": 100},
+        "evaluation": {"probe": 100, "follow": "geometric"},
         "references": {"kinds": []},
     }
+
+
+def calculate() -> None:
+    """Do what training does, always as much of it."""
+    import torch
+
+    x, w = torch.ones(20, 64), torch.ones(64, 32, requires_grad=True)
+    for _ in range(8):
+        torch.relu(x @ w).sum().backward()  # type: ignore[no-untyped-call]
 
 
 class Meter:
@@ -62,6 +77,7 @@ class Meter:
         self._tenth, self._runs, self._last = events // 10, runs, 0.0
         self.seconds: list[float] = []
         self.act: list[float] = []
+        self.clock: list[float] = []
         self.blocks: list[int] = []
         self.resident: list[int] = []
         self.checkpoint: list[int] = []
@@ -82,6 +98,9 @@ class Meter:
 
     def event(self, index: int, rows: object, seconds: float) -> None:
         self.seconds.append(time.process_time() - self._last)
+        began = time.process_time()
+        calculate()
+        self.clock.append(time.process_time() - began)
         if index % self._tenth == self._tenth - 1:
             gc.collect()
             self.blocks.append(sys.getallocatedblocks())
@@ -114,21 +133,21 @@ def live(name: str, events: int, file: Path) -> None:
     tenth = len(forgets) // 10
     medians: dict[str, list[float]] = {}
     for kind, wanted in (("learn", False), ("forget", True)):
+        of_tenths = [
+            [i for i in range(start, start + tenth) if forgets[i] == wanted] for start in range(0, 10 * tenth, tenth)
+        ]
         for part, seconds in (("act", meter.act), ("event", meter.seconds)):
-            of_tenths = [
-                [seconds[i] for i in range(start, start + tenth) if forgets[i] == wanted]
-                for start in range(0, 10 * tenth, tenth)
-            ]
-            medians[f"{kind}_{part}_s"] = [
-                round(statistics.median(chosen), 6) if chosen else 0.0 for chosen in of_tenths
-            ]
+            for unit, per_event in (("s", seconds), ("units", np.divide(seconds, meter.clock).tolist())):
+                medians[f"{kind}_{part}_{unit}"] = [
+                    round(statistics.median(per_event[i] for i in chosen), 6) if chosen else 0.0 for chosen in of_tenths
+                ]
     found = {"events": len(forgets), "requests": sum(forgets), "plan_s": round(planned, 2), **medians}
     found |= {"blocks": meter.blocks, "resident": meter.resident, "checkpoint": meter.checkpoint}
     file.write_text(json.dumps(found))
 
 
 def judge(name: str, found: dict[str, Any], counts: Counts) -> None:
-    for key in ("learn_act_s", "forget_act_s"):
+    for key in (f"{kind}_{part}_units" for kind in ("learn", "forget") for part in ("act", "event")):
         early, late = found[key][1], found[key][-1]
         if early and late > MOST_TIME * early:
             counts.fail(f"{name}: {key} of {found['events']} events grows from {early} to {late}")

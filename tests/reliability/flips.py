@@ -1,11 +1,12 @@
-"""Flips: one bit is turned over in a file of a run, and is noticed, or changes nothing.
+"""Flips: one bit is turned over in a file of a run or a study, and is noticed, or changes nothing.
 
     python tests/reliability/flips.py --flips 1000 --json tests/reliability/results/flips.json
 
 A file, a byte and a bit are drawn by name. Of a run that was stopped, `resume` must refuse the folder, or end with the
 bytes of the run that was never stopped. Of a run that is finished, `load_run` (which every command that reads runs
-calls) must refuse the folder, or return the very same rows, summaries and configuration. Of the cache, a new run must
-end with the same bytes. Each trial is a process of its own.
+calls) must refuse the folder, or return the very same rows, summaries and configuration. Of a study, `resume_study`
+and what a report gathers must refuse the folder or a run, or say the very same. Of the cache, a new run must end with
+the same bytes. Each trial is a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import Counts, arguments, ended, import_what_is_imported, in_child
-from kills import DIGITS, TEXT, TWO, contents
+from kills import DIGITS, STUDY, TEXT, TWO, contents
 
 NOTICED, SAME, DIFFERS, CRASHED = 2, 0, 3, 4
 CONFIG: dict[str, Any] = DIGITS | {
@@ -126,6 +127,46 @@ def read(folder: Path) -> Any:
     return run.config, run.summaries, {name: list(table.rows) for name, table in run.tables.items()}
 
 
+def opens(root: Path, expected: Any) -> Callable[[], bool]:
+    def work() -> bool:
+        (folder,) = (root / "runs").glob("study-*/study.json")
+        return opened(folder.parent) == expected
+
+    return work
+
+
+def opened(folder: Path) -> Any:
+    """All that a study says: what it declared, what came out, and what a report is made of."""
+    from lifelong.report.gathering import gather_lives
+    from lifelong.results.integrity import read_json
+    from lifelong.study.study import resume_study
+
+    study = resume_study(folder)
+    outcome, kept = study.outcome(), read_json(folder / "verdicts.json", "")
+    for said in (outcome, kept):
+        said.pop("date")
+    lives = gather_lives(study)
+    series = [[point.lives[name] for name in sorted(point.lives)] for point in lives.points]
+    return outcome, kept, repr((lives.verdicts, lives.differences, lives.manifests, series))
+
+
+def studied(root: Path) -> Callable[[], None]:
+    """What a child does: live through a study and judge it."""
+
+    def work() -> None:
+        from lifelong.study.jobs import execute
+        from lifelong.study.study import Study
+
+        os.environ["LIFELONG_CACHE"] = str(root / "cache")
+        study = Study(STUDY | {"name": "flipped-study"}, root=root / "runs")
+        for job in study.jobs:
+            if error := execute(job).error:
+                raise RuntimeError(error)
+        study.collect()
+
+    return work
+
+
 def runs_anew(root: Path, config: dict[str, Any], expected: dict[str, str]) -> Callable[[], bool]:
     def work() -> bool:
         run(root, config)()
@@ -156,6 +197,8 @@ class Place:
         return f"{parent}/*{file.suffix}" if parent in ("checkpoints", "details", *CACHED) else file.name
 
 
+OF_RUNS = ("config.yaml", "stream.json", "manifest.json", "done.json", "columns.bin", "timings.jsonl")
+READ_BY_STUDIES = ("study.json", "verdicts.json", *OF_RUNS)
 CACHED = ("references", "features", "tokenizers", "selections")
 
 
@@ -180,6 +223,13 @@ def places(folder: Path) -> list[Place]:
     for event in STOPPED_AFTER:
         root = lived(f"stopped-{event}", CONFIG, event)
         found.append(Place("a stopped run", root, in_runs, lambda root: resumes(root, expected)))
+    root = folder / "study"
+    (root / "runs").mkdir(parents=True)
+    if import_what_is_imported(studied(root), folder / "log"):
+        raise RuntimeError((folder / "log").read_text())
+    (declared,) = (root / "runs").glob("study-*/study.json")
+    told = opened(declared.parent)
+    found.append(Place("a study", root, lambda file: file.name in READ_BY_STUDIES, lambda root: opens(root, told)))
     for name, config in (("features", FEATURES), ("selections", WORST), ("tokenizers", TEXT), ("references", CONFIG)):
         root = whole if name == "references" else lived(name, config)
         cache = folder / f"cache-{name}"

@@ -41,6 +41,7 @@ DIGITS: dict[str, Any] = {
     },
     "model": {"name": "mlp", "hidden": [32]},
     "training": {"epochs": 1, "batch_size": 64, "lr": 0.05, "momentum": 0.5},
+    "recording": {"checkpoint_minutes": 0},  # after every step: most kills come within events
 }
 TWO = {
     "replay-finetune": {"learner": {"name": "replay", "memory": 100}, "unlearner": {"name": "finetune", "epochs": 1}},
@@ -53,7 +54,7 @@ RUN = DIGITS | {
         "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 2}},
     },
     "references": {"kinds": ["retrained", "no-op"]},
-    "recording": {"keep": "all"},
+    "recording": {"keep": "all", "checkpoint_minutes": 0},
 }
 TEXT: dict[str, Any] = {
     "name": "killed-text",
@@ -82,6 +83,7 @@ TEXT: dict[str, Any] = {
         "naive-retrain": {"learner": "naive", "unlearner": "retrain"},
     },
     "references": {"kinds": ["retrained"]},
+    "recording": {"checkpoint_minutes": 0},
 }
 STUDY: dict[str, Any] = {
     "name": "killed-study",

@@ -34,7 +34,7 @@ from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
 from streams.config import parse
-from streams.errors import ConfigError, StreamError
+from streams.errors import ConfigError, LifelongError, StreamError, TrainingError
 from streams.events import DeletionRequest
 from streams.plan import Plan, Service, assemble
 from streams.randomness import Key
@@ -140,7 +140,7 @@ def draw_world(dice: random.Random) -> World:
     tasks = tuple(unit.classes for unit in plan.units) if plan.task_of is not None else None
     objective: Objective = Regression() if numbers else Classification(source.num_classes, tasks)
     seed, noisy = dice.getrandbits(31), dice.random() < 0.3
-    make_model = partial(_model, objective, seed, noisy)
+    make_model = partial(_model, objective, seed, noisy, "cpu")
     training = draw_training(dice)
     setting = Setting(Key(seed), make_model, objective, training, stream.units, len(stream.source))
     return World(f"regression of {name}" if numbers else name, stream, setting)
@@ -154,7 +154,7 @@ def draw_text(dice: random.Random) -> World:
     plan = replace(plan, experiences=tuple(e for e in plan.experiences if not e.incarnation))
     stream = draw_stream(dice, plan)
     seed = dice.getrandbits(31)
-    make_model = partial(_model, world.setting.objective, seed, False)
+    make_model = partial(_model, world.setting.objective, seed, False, "cpu")
     return World("text", stream, replace(world.setting, key=Key(seed), make_model=make_model))
 
 
@@ -191,8 +191,9 @@ def world_build(world: World, candidate: Candidate) -> Strategy:
 
 
 def test(world: World, build: Callable[[], Strategy], request: int, key: Key) -> Finding:
-    """What three lives say of one request."""
-    stream, asked = world.stream, questions(world.stream, world.setting.objective, 256)
+    """What three lives say of one request; none goes on after it."""
+    asked = questions(world.stream, world.setting.objective, 256)
+    stream = replace(world.stream, events=world.stream.events[: request + 1])
 
     def live_on(events: Any, ids: np.ndarray, key: Key) -> Any:
         return live(build, altered(stream, ids, key) if len(ids) else stream, events, "cpu", asked)
@@ -241,8 +242,11 @@ def main() -> int:
             key = Key(options.seed) / "stream" / number / name
             try:
                 found = test(world, build, dice.choice(requests), key)
-            except ConfigError:  # it says that it is not for such a stream
-                counts.add(1, "strategies", name, "refused")
+            except (ConfigError, TrainingError) as error:  # it says that it is not for such a stream or rate
+                counts.add(1, "strategies", name, "refused" if isinstance(error, ConfigError) else "diverged")
+                continue
+            except LifelongError as error:
+                counts.fail(f"{name}, {where}: {type(error).__name__}: {error}")
                 continue
             count(counts, name, where, found)
         if world.setting.objective.predicts == "classes" and not options.only:

@@ -3,8 +3,8 @@
     python tests/reliability/traces.py --json tests/reliability/results/traces.json
 
 Every strategy of the contract tests that can live on the stream lives in a run of its own, with everything kept, a
-report and references, on random numbers under a linear model and under one with a layer; those of text live on invented
-words. Then all files of the run folder and of the cache are searched for the deleted samples: inputs in five types of
+report and references, on random numbers under a linear model, under one with a layer, and on frozen features of them;
+those of text live on invented words. Then all files of the run folder and of the cache are searched for the deleted samples: inputs in five types of
 numbers, any 16 bytes in a row of them; tokens; words; features and distributions as they were measured before and after
 the request. What is found before cleaning shows that the search can find; what is found after is a failure.
 """
@@ -80,9 +80,11 @@ def config_of(kind: str, folder: Path, candidate: Candidate) -> dict[str, Any]:
         }
         user = {"after": 2, "scope": "user", "keys": [DELETED_USER]}
         return config | {"schedule": {"name": "explicit", "requests": [user]}}
+    if kind == "frozen features":
+        config |= {"features": {"name": "mlp", "hidden": [16]}}
     return config | {
         "source": {"name": "arrays", "path": str(write_numbers(folder))},
-        "model": {"name": "mlp", "hidden": [] if kind == "linear" else [12]},
+        "model": {"name": "mlp", "hidden": [12] if kind == "a layer" else []},
         "training": {"epochs": 1, "batch_size": 16, "lr": 0.05},
     }
 
@@ -96,9 +98,12 @@ def needles(p: Any, folder: Path) -> dict[str, set[bytes]]:
     deleted = ledger_after(Ledger(source, stream.task_of), stream.events).deleted_ids
     found: dict[str, set[bytes]] = {"inputs": set(), "measured": set()}
     if source.x.is_floating_point():
-        rows = source.x[torch.from_numpy(deleted.copy())]
-        for kind in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-            found["inputs"] |= set(pieces(rows.to(kind).view(torch.uint8).numpy()))
+        with np.load(p.config.source.options["path"]) as arrays:
+            given = torch.from_numpy(arrays["x"])
+        for x in (given, source.x):  # which may be features of them
+            rows = x[torch.from_numpy(deleted.copy())]
+            for kind in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+                found["inputs"] |= set(pieces(rows.to(kind).view(torch.uint8).numpy()))
     else:
         for row in source.x[torch.from_numpy(deleted.copy())][:, 0].numpy():
             for kind in (np.int16, np.int32, np.int64):
@@ -112,7 +117,8 @@ def needles(p: Any, folder: Path) -> dict[str, set[bytes]]:
                 if name in arrays and len(gone):
                     rows = np.ascontiguousarray(arrays[name][gone]).view(np.uint8)
                     found["measured"] |= set(pieces(rows.reshape(len(gone), -1)))
-    found["measured"] -= {piece for piece in found["measured"] if len(set(piece)) < 6}  # zeros of a ReLU are nobody's
+    for some in (found["inputs"], found["measured"]) if source.x.is_floating_point() else (found["measured"],):
+        some -= {piece for piece in some if len(set(piece)) < 6}  # zeros of a ReLU are nobody's
     return found
 
 
@@ -200,7 +206,7 @@ def look(kind: str, candidate: Candidate, root: Path) -> None:
 
 def main() -> int:
     parser = arguments(__doc__, minutes=60)
-    parser.add_argument("--lives", type=int, default=8, help="of all calls together; there are some 180")
+    parser.add_argument("--lives", type=int, default=8, help="of all calls together; there are some 550")
     options = parser.parse_args()
     counts = Counts(options.json, options.minutes)
 
@@ -209,7 +215,7 @@ def main() -> int:
     import lifelong.setup.preparation  # noqa: F401  (once, for all children)
 
     torch.set_num_threads(1)
-    lives = [("linear", c) for c in candidates()] + [("a layer", c) for c in candidates()]
+    lives = [(kind, c) for kind in ("linear", "a layer", "frozen features") for c in candidates()]
     lives += [("text", c) for c in text_candidates()]
     lives.sort(key=lambda life: hash_of(f"{options.seed}/{life[0]}/{life[1].name}"))  # so that a few are a sample
     for kind, candidate in lives[counts.get("lives") : options.lives]:

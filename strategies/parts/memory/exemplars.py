@@ -24,6 +24,8 @@ Policy = Literal["reservoir", "class-balanced"]
 class Remember(Hooks):
     """Notes the outputs of the samples that will be kept, in an epoch that is drawn for each by name."""
 
+    carries = ("_outputs", "_step")
+
     def __init__(self, memory: np.ndarray, outputs: torch.Tensor, steps_per_epoch: int, epochs: int, key: Key) -> None:
         """Fill `outputs` ``[len(memory), C]`` for the ids `memory`, ascending."""
         self._memory, self._outputs, self._per_epoch = memory, outputs, steps_per_epoch

@@ -139,6 +139,8 @@ class Rejected:
 class InTemplate(Hooks):
     """Puts every prompt in the template."""
 
+    carries = ()
+
     def __init__(self, template: Template) -> None:
         """Take the template."""
         self._template = template
@@ -151,6 +153,8 @@ class InTemplate(Hooks):
 @final
 class Preference(Hooks):
     """Replaces the loss by that of preferring each sample's answer, held to a reference that does not move."""
+
+    carries = ("losses_seen", "margins")
 
     def __init__(
         self, objective: TextObjective, reference: FlatModel, template: Template, rejected: Rejected, beta: float
