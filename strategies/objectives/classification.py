@@ -175,6 +175,9 @@ class Classification(ClassObjective, NamedObjective):
         return [(true.detach().neg().exp() if estimator == "p-weighted" else ones, true)]
 
 
+_NO_REDUCTION, _NOTHING_IGNORED = 0, -100
+
+
 @final
 class _CrossEntropies:
     """Cross-entropies under the softmax, with the operations that a graph would call."""
@@ -183,15 +186,19 @@ class _CrossEntropies:
         self._num_classes = num_classes
 
     def weighed(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        zeros = torch.zeros(*targets.shape, self._num_classes)
-        return zeros.scatter_(-1, targets.unsqueeze(-1), -weights.unsqueeze(-1))
+        like = torch.empty(targets.numel(), self._num_classes)
+        slopes = torch.ops.aten.nll_loss_backward(
+            weights.reshape(-1), like, targets.reshape(-1), None, _NO_REDUCTION, _NOTHING_IGNORED, like[:1, 0]
+        )
+        return slopes.view(*targets.shape, self._num_classes)
 
     def slopes(self, outputs: torch.Tensor, weighed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         log_p = torch.log_softmax(outputs, 1)
         return log_p, torch._log_softmax_backward_data(weighed, log_p, 1, log_p.dtype)
 
     def losses(self, noted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return noted.gather(1, targets.unsqueeze(1)).squeeze(1).neg()
+        losses: torch.Tensor = torch.ops.aten.nll_loss_forward(noted, targets, None, _NO_REDUCTION, _NOTHING_IGNORED)[0]
+        return losses
 
 
 def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.perceptron import Layer, Perceptrons, can_pass, padded, to_rows
+from strategies.parts.perceptron import Layer, Padded, Perceptrons, can_pass, padded
 from streams.data import Batch
 
 
@@ -35,27 +35,26 @@ class ByHand:
         plain = criterion.is_plain and objective.passes_once
         self._rows_alone = objective.row_losses if plain else None
         self._even = torch.zeros(0)
+        self._inputs, self._slopes = Padded(), Padded()
         self._kernel = Perceptrons(layers, model.parameters.unsqueeze(0), model.gradient.unsqueeze(0))
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the loss of a batch; its gradient is that of the model then."""
-        if self._rows_alone is not None and can_pass(*batch.inputs):
-            size = len(batch)
-            if self._even.shape[0] != size:
-                self._even = torch.full((size,), 1 / size)
-            with torch.no_grad():
-                outputs = self._forward(batch.x)
-                noted, slopes = self._rows_alone.slopes(outputs, self._rows_alone.weighed(batch.y, self._even))
-                self._kernel.backward(to_rows(slopes, self._rows))
-                return self._rows_alone.losses(noted, batch.y).mean()
+        rows_alone = self._rows_alone
+        if rows_alone is not None and can_pass(*batch.inputs):
+            y = batch.y
+            if self._even.shape != y.shape:
+                self._even = torch.full(y.shape, 1 / y.shape[0])
+            noted, slopes = rows_alone.slopes(self._forward(batch.x), rows_alone.weighed(y, self._even))
+            self._kernel.backward(self._slopes.filled(slopes, self._rows))
+            return rows_alone.losses(noted, y).mean()
         return self._through_outputs(batch)
 
     def _through_outputs(self, batch: Batch) -> torch.Tensor:
         gradient = self._model.gradient
         loss, slopes, others = through_outputs(self._model, self._criterion, batch, self._forward)
         if slopes is not None:
-            with torch.no_grad():
-                self._kernel.backward(to_rows(slopes, self._rows))
+            self._kernel.backward(self._slopes.filled(slopes, self._rows))
             if others is not None:
                 gradient.add_(others)
         elif others is None:
@@ -68,7 +67,7 @@ class ByHand:
         size = x.shape[0]
         if size > self._rows:
             self._rows = padded(size)
-        return self._kernel.forward(to_rows(x.flatten(1) if x.ndim > 2 else x, self._rows))[0, :size]
+        return self._kernel.forward(self._inputs.filled(x.flatten(1) if x.ndim > 2 else x, self._rows))[0, :size]
 
 
 def through_outputs(
@@ -91,8 +90,7 @@ def through_outputs(
     def passed(*inputs: torch.Tensor) -> torch.Tensor | None:
         if first or not can_pass(*inputs):
             return None
-        with torch.no_grad():
-            first.append(forward(inputs[0]).detach().requires_grad_())
+        first.append(forward(inputs[0]).detach().requires_grad_())
         return first[0]
 
     model.by_hand = passed

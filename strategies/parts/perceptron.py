@@ -78,7 +78,7 @@ def _in_order(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @final
 class Perceptrons:
-    """S perceptrons of one shape. Call what it does with gradients turned off.
+    """S perceptrons of one shape. None of their tensors requires a gradient, so that no graph is made.
 
     Attributes:
         parameters: ``[S, P]``; what changes them changes the networks.
@@ -136,6 +136,28 @@ def can_pass(*inputs: torch.Tensor) -> bool:
     """Return whether a perceptron can be passed by hand with these inputs."""
     x = inputs[0]
     return len(inputs) == 1 and x.dtype == torch.float32 and not x.requires_grad and x.ndim > 1 and x.shape[0] > 0
+
+
+@final
+class Padded:
+    """Memory for the rows of one step, which the next step takes over."""
+
+    def __init__(self) -> None:
+        """Take none before it is needed."""
+        self._memory, self._filled = torch.zeros(0, 0), 0
+
+    def filled(self, values: torch.Tensor, rows: int) -> torch.Tensor:
+        """Return ``values [B, F]`` followed by zeros, ``[1, rows, F]``."""
+        size = values.shape[0]
+        if size == rows:
+            return values.unsqueeze(0)
+        if self._memory.shape != (rows, values.shape[1]):
+            self._memory, self._filled = torch.zeros(rows, values.shape[1]), 0
+        if size < self._filled:
+            self._memory[size : self._filled].zero_()
+        self._memory[:size].copy_(values)
+        self._filled = size
+        return self._memory.unsqueeze(0)
 
 
 def to_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
