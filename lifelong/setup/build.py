@@ -22,7 +22,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network, frozen
+from strategies.parts.model import FlatModel, Network, Passing, frozen
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -156,6 +156,7 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
+            network.passing = Passing(config.precision, config.channels_last)
             model = FlatModel(network, config.trained)
             for parameter in frozen(network):
                 parameter.data = parameter.data.to(config.device)

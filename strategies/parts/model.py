@@ -7,6 +7,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
@@ -25,19 +26,51 @@ ATTENTION = frozenset({"attention", "attn", "self_attention", "self_attn", "Self
 """Names that path components of self-attention blocks have in torchvision and transformers."""
 
 
+Precision = Literal["single", "bf16"]
+"""Of the arithmetic inside networks; weights, outputs and losses are in single precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """How a network is passed.
+
+    Attributes:
+        precision: bf16 lets torch's autocast do matrix products and convolutions in half precision.
+        channels_last: whether images pass with their channels as the last dimension in memory.
+    """
+
+    precision: Precision = "single"
+    channels_last: bool = False
+
+    def through(self, module: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Return what a module makes of its inputs, in single precision at least."""
+        if self.channels_last:
+            inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+        if self.precision == "single":
+            return module(*inputs)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            outputs = module(*inputs)
+        return outputs.float()
+
+
 @final
 class Network(nn.Module):
     """A body that makes features and a head that reads them."""
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        """Take ``body: inputs -> [B, F]`` and ``head: [B, F] -> [B, outputs]``."""
+    def __init__(self, body: nn.Module, head: nn.Module, passing: Passing = Passing()) -> None:  # noqa: B008 (frozen)
+        """Take ``body: inputs -> [B, F]`` and ``head: [B, F] -> [B, outputs]``, and how they are passed."""
         super().__init__()
         self.body = body
         self.head = head
+        self.passing = passing
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs ``[B, outputs]`` of `Batch.inputs`."""
-        return self.head(self.body(*inputs))
+        return self.passing.through(lambda *x: self.head(self.body(*x)), *inputs)
+
+    def features(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the features ``[B, F]`` of `Batch.inputs`."""
+        return self.passing.through(self.body, *inputs)
 
 
 @final
@@ -113,7 +146,7 @@ class FlatModel:
 
     def features(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the penultimate features ``[B, F]``."""
-        return self.network.body(*inputs)
+        return self.network.features(*inputs)
 
     @property
     def has_batch_norm(self) -> bool:

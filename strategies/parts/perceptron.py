@@ -48,7 +48,7 @@ def layers_of(model: FlatModel) -> tuple[Layer, ...] | None:
     It is something else, too, if anybody listens to one of its modules: passes by hand call none of them.
     """
     network, parameters = model.network, model.parameters
-    if parameters.device.type != "cpu" or parameters.dtype != torch.float32:
+    if parameters.device.type != "cpu" or parameters.dtype != torch.float32 or network.passing.precision != "single":
         return None
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in network.modules()):
         return None

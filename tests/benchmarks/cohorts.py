@@ -4,6 +4,7 @@
     python tests/benchmarks/cohorts.py --parts steps runs
 
 CPU time on one thread, interleaved rounds. `steps`: a step by hand against PyTorch's own, in `fit`, with its set-up.
+`passing`: a ResNet's step with `precision: bf16` and `channels_last`.
 `runs`: 16 seeds of a digits study in one process against one seed. `studies`: a study, by seed, against another
 checkout of the project (``--before DIR``), workers and their imports included.
 """
@@ -25,14 +26,14 @@ import torch
 from _common import Result, Side, arguments, cpu_seconds, interleave, ratio, report
 from torch import nn
 
-from lifelong.models import mlp
+from lifelong.models import mlp, resnet_18
 from lifelong.study.cohorts import execute_together
 from lifelong.study.config import StudyConfig, lay_out
 from lifelong.study.jobs import Job as StudyJob
 from lifelong.study.jobs import make_jobs
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Job, Training, fit
-from strategies.parts.model import FlatModel, Network
+from strategies.parts.model import FlatModel, Network, Passing
 from strategies.parts.stacked import fit_stacked, groups_of
 from streams.config import parse
 from streams.data import Data
@@ -103,6 +104,29 @@ def measure_steps(rounds: int) -> list[Result]:
         results.append(ratio(f"{name}: one", each["one"], each["graph"], gates[0], unit="us"))
         results.append(ratio(f"{name}: {count} at once", each["many"], each["graph"], gates[1], unit="us"))
     return results
+
+
+def measure_passing(rounds: int) -> list[Result]:
+    """Compare steps of a small ResNet in half precision, and with channels last, with plain ones."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(128, 1, 28, 28, generator=generator), torch.randint(10, (128,), generator=generator)
+    data, training = Data(np.arange(128), x, y, None), Training(lr=0.01, momentum=0.9, batch_size=32)
+    ways = {
+        "plain": Passing(),
+        "bf16": Passing("bf16"),
+        "channels last": Passing(channels_last=True),
+        "both": Passing("bf16", channels_last=True),
+    }
+
+    def run(how: Passing) -> float:
+        with seeded_globals(Key(0)):
+            network = resnet_18.build(resnet_18.Config(), (1, 28, 28), 10)
+        network.passing = how
+        model = FlatModel(network)
+        return cpu_seconds(lambda: fit(model, Classification(10), data, training, Key(0)))
+
+    costs = interleave({name: lambda how=how: run(how) for name, how in ways.items()}, rounds)  # type: ignore[misc]
+    return [ratio(f"resnet-18, 28x28: {name}", costs[name], costs["plain"], 1.2) for name in list(ways)[1:]]
 
 
 def make_study_jobs(strategy: dict[str, Any], seeds: int, root: Path) -> list[StudyJob]:
@@ -185,7 +209,9 @@ def _cpu_of_study(root: Path, study: dict[str, Any]) -> float:
 
 def main() -> int:
     parser = arguments(__doc__, rounds=7)
-    parser.add_argument("--parts", nargs="+", choices=["steps", "runs", "studies"], default=["steps", "runs"])
+    parser.add_argument(
+        "--parts", nargs="+", choices=["steps", "runs", "passing", "studies"], default=["steps", "runs"]
+    )
     parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout, for the part `studies`")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -194,6 +220,8 @@ def main() -> int:
         results += measure_steps(options.rounds)
     if "runs" in options.parts:
         results += measure_runs(max(2, options.rounds // 3))
+    if "passing" in options.parts:
+        results += measure_passing(max(2, options.rounds // 3))
     if "studies" in options.parts:
         results += measure_studies(options.before)
     return report(results, options.json)

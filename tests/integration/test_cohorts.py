@@ -14,13 +14,18 @@ import torch
 
 from lifelong.config.run import RunConfig
 from lifelong.execution.life import Life
+from lifelong.references.comparison import reference_files
+from lifelong.setup.instruments import make_instruments
+from lifelong.setup.preparation import prepare
 from lifelong.study.cohorts import execute_together
 from lifelong.study.config import StudyConfig, lay_out
 from lifelong.study.jobs import Job, execute, make_jobs
 from lifelong.study.local import run_local
 from strategies.parts import together as module
 from strategies.parts.model import digest
+from strategies.step import step
 from streams.config import parse
+from streams.ledger import Ledger
 
 BASE: dict[str, Any] = {
     "source": {"name": "digits"},
@@ -173,3 +178,41 @@ def test_a_pool_runs_cohorts(tmp_path: Path) -> None:
     results = {r.job.name: r.error for r in run_local(jobs, workers=2)}
     assert [results[job.name] is None for job in jobs] == [True, True, True, False]
     assert parse(RunConfig, jobs[0].config).seed == 0
+
+
+@pytest.mark.nightly
+def test_precision_and_memory_format_are_part_of_what_decides_a_run(tmp_path: Path) -> None:
+    """Runs with other arithmetic are other runs with references of their own, and come out nearly alike."""
+    few: dict[str, Any] = {
+        "source": {"name": "glyphs", "classes": 20},
+        "scenario": {"name": "class-incremental", "experiences": 2},
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "sample", "count": 15}]},
+        "model": {"name": "lenet"},
+        "training": {"epochs": 1, "batch_size": 64, "lr": 0.05},
+    }
+    prepared = {
+        name: prepare(parse(RunConfig, few | options))
+        for name, options in {
+            "single": {},
+            "bf16": {"precision": "bf16"},
+            "last": {"channels_last": True},
+            "head": {"trained": "head"},
+        }.items()
+    }
+    assert len({p.identity for p in prepared.values()}) == 4
+    files = {}
+    for name, p in prepared.items():
+        instruments = make_instruments(p.config.evaluation, p.stream, p.plan, p.setting, "cpu")
+        files[name] = frozenset(reference_files(p, "naive", instruments))
+    assert len(set(files.values())) == 4
+    learned = {}
+    for name in ("single", "bf16", "last"):
+        p = prepared[name]
+        strategy = p.strategies.build("naive")
+        step(strategy, p.stream.events[0], Ledger(p.stream.source))
+        learned[name] = strategy.learner.model.parameters  # type: ignore[attr-defined]
+        assert learned[name].dtype == torch.float32
+    start = prepared["single"].setting.make_model().parameters
+    moved = (learned["single"] - start).norm()
+    assert 0 < (learned["bf16"] - learned["single"]).norm() < 0.1 * moved
+    assert (learned["last"] - learned["single"]).norm() < 1e-3 * moved
