@@ -8,7 +8,6 @@ they would alone.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +83,8 @@ def fit_stacked(jobs: Sequence[Job]) -> list[Outcome | Exception]:
     Returns:
         For each its outcome, or what went wrong with it; the others go on.
     """
-    return _Stack(jobs).train()
+    with torch.enable_grad():  # for hooks; what the models share requires none
+        return _Stack(jobs).train()
 
 
 def _unknown(job: Job) -> list[Any]:
@@ -213,11 +213,11 @@ class _Stack:
         rows = torch.zeros(len(jobs), -(-self._num // _ALIGNED) * _ALIGNED)
         for row, job in zip(rows, jobs, strict=True):
             row[: self._num] = job.model.parameters
-        self._kernel, self._optimizer = Perceptrons(layers, rows), make_optimizer(self._training, rows)
+        self._optimizer = make_optimizer(self._training, rows)
         rows_alone = all(j.objective.row_losses is not None for j in jobs)
         plain = rows_alone and all(m.criterion.is_plain and not m.extend and not m.proceed for m in self._all)
         self._row_losses = jobs[0].objective.row_losses if plain else None
-        self._place()
+        self._place(rows)
 
     def train(self) -> list[Outcome | Exception]:
         """Take all steps."""
@@ -234,7 +234,7 @@ class _Stack:
                             break
                         member.begin_epoch()
                     else:
-                        member.end(self._row(member))
+                        member.end(self._weights[self._members.index(member)])
             self._drop_ended()
             if not self._members:
                 return [m.result for m in self._all if m.result is not None]
@@ -246,13 +246,13 @@ class _Stack:
                 if done < len(s.positions) and member.result is None:
                     ahead[member] = _Steps(s.positions[done:], s.own)
 
-    def _place(self) -> None:
-        """Note the places of those whom somebody looks at."""
+    def _place(self, parameters: torch.Tensor) -> None:
+        """Take the weights of the members, and note the places of those whom somebody looks at."""
+        self._kernel = Perceptrons(self._layers, parameters)
+        self._weights = [row[: self._num] for row in self._kernel.parameters]
+        self._slopes_of = [row[: self._num] for row in self._kernel.gradient]
         self._looked_at = [(j, m) for j, m in enumerate(self._members) if m.is_looked_at]
         self._watched = [(j, m) for j, m in self._looked_at if m.stepped or not m.job.model.is_free]
-
-    def _row(self, member: _Member) -> torch.Tensor:
-        return self._kernel.parameters[self._members.index(member), : self._num]
 
     def _drop_ended(self) -> None:
         """Go on with those that have not ended."""
@@ -260,15 +260,11 @@ class _Stack:
         if len(kept) == len(self._members):
             return
         self._members = [self._members[i] for i in kept]
-        self._place()
         state, parameters = self._optimizer.state_dict(), self._kernel.parameters[kept]
-        self._kernel, self._optimizer = (
-            Perceptrons(self._layers, parameters),
-            make_optimizer(self._training, parameters),
-        )
+        self._place(parameters)
+        self._optimizer = make_optimizer(self._training, parameters)
         self._optimizer.load_state_dict({k: v[kept] if isinstance(v, torch.Tensor) else v for k, v in state.items()})
 
-    @torch.no_grad()
     def _take(self, steps: list[_Steps], count: int) -> int:
         """Take steps of one batch size each until `count` are done or somebody has ended; return how many."""
         members, rows = self._members, self._members[0].rows
@@ -293,7 +289,7 @@ class _Stack:
                     member.total = member.total + values[j] * own[j]
                     member.done(own[j])
                 elif member.result is None:
-                    member.end(self._kernel.parameters[j, : self._num])
+                    member.end(self._weights[j])
             if any(m.result is not None for m in members):
                 break
         return done
@@ -343,7 +339,7 @@ class _Stack:
     def _sync(self) -> None:
         """Let the models of those whom somebody looks at have their weights."""
         for j, member in self._looked_at:
-            member.job.model.parameters.copy_(self._kernel.parameters[j, : self._num])
+            member.job.model.parameters.copy_(self._weights[j])
 
     def _descend_one_by_one(self, batches: list[Batch]) -> list[torch.Tensor]:
         """Work out all gradients, the losses of one model after the other, and return these.
@@ -353,18 +349,20 @@ class _Stack:
         self._sync()
         members = self._members
         for j, member in enumerate(members):
-            with self._alone(member):
+            try:
                 for add in member.extend:
                     batches[j] = add(batches[j], member.number)
                 member.rows = max(member.rows, padded(len(batches[j])))
+            except Exception as error:
+                member.result = error
         if any(m.rows != members[0].rows for m in members):  # hooks have added more to some than to others
             return [self._descend_alone(j, b) for j, b in enumerate(batches)]
         outputs = self._kernel.forward(torch.cat([to_rows(b.x.flatten(1), members[0].rows) for b in batches]))
         each = [self._slopes(m, b, o) for m, b, o in zip(members, batches, outputs, strict=True)]
         self._kernel.backward(torch.cat([to_rows(slopes, members[0].rows) for _, slopes, _ in each]))
-        for gradient, (_, _, others) in zip(self._kernel.gradient, each, strict=True):
+        for gradient, (_, _, others) in zip(self._slopes_of, each, strict=True):
             if others is not None:
-                gradient[: self._num].add_(others)
+                gradient.add_(others)
         return [loss for loss, _, _ in each]
 
     def _descend_alone(self, j: int, batch: Batch) -> torch.Tensor:
@@ -373,7 +371,7 @@ class _Stack:
         loss, slopes, others = self._slopes(self._members[j], batch, outputs)
         kernel.backward(to_rows(slopes, self._members[j].rows))
         if others is not None:
-            self._kernel.gradient[j, : self._num].add_(others)
+            self._slopes_of[j].add_(others)
         return loss
 
     def _slopes(
@@ -381,40 +379,37 @@ class _Stack:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return the loss, its gradient by the outputs, and by the weights what does not come through these."""
         own = outputs[: len(batch)]
-        with self._alone(member):
-            loss, slopes, others = through_outputs(member.job.model, member.criterion, batch, lambda _: own)
-            return loss, torch.zeros_like(own) if slopes is None else slopes, others
-        return torch.zeros(()), torch.zeros_like(own), None
-
-    @contextlib.contextmanager
-    def _alone(self, member: _Member) -> Iterator[None]:
-        """Let what goes wrong with a model end that one alone."""
         try:
-            with torch.enable_grad():
-                yield
-        except Exception as error:  # handed to who asked for the training
+            loss, slopes, others = through_outputs(member.job.model, member.criterion, batch, lambda _: own)
+        except Exception as error:
             member.result = error
+            return torch.zeros(()), torch.zeros_like(own), None
+        return loss, torch.zeros_like(own) if slopes is None else slopes, others
 
     def _move(self, values: list[torch.Tensor] | None) -> set[int]:
         """Take the step along the gradients, but for those that stop; return their places."""
         kernel, stopped = self._kernel, set()
         for j, member in self._looked_at:
-            with self._alone(member):
-                member.altered(kernel.gradient[j, : self._num])
+            try:
+                member.altered(self._slopes_of[j])
                 if values is not None and not all(go_on(values[j]) for go_on in member.proceed):
                     stopped.add(j)
+            except Exception as error:  # what goes wrong with a model ends that one alone
+                member.result = error
         clip = self._training.clip_norm
         if clip is not None:
-            norms = torch.stack([g[: self._num].norm() for g in kernel.gradient])
+            norms = torch.stack([slopes.norm() for slopes in self._slopes_of])
             kernel.gradient.mul_((clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1))
         watched = [(j, m) for j, m in self._watched if j not in stopped]
-        before = {j: kernel.parameters[j, : self._num].clone() for j in [*stopped, *(j for j, _ in watched)]}
+        before = {j: self._weights[j].clone() for j in [*stopped, *(j for j, _ in watched)]}
         self._optimizer.step(kernel.parameters, kernel.gradient)
         for j in stopped:
-            kernel.parameters[j, : self._num] = before[j]
+            self._weights[j].copy_(before[j])
         for j, member in watched:
-            with self._alone(member):
-                member.moved(before[j], kernel.parameters[j, : self._num])
+            try:
+                member.moved(before[j], self._weights[j])
+            except Exception as error:
+                member.result = error
         return stopped
 
 
