@@ -33,8 +33,8 @@ class Replay(Rehearsal):
     name: ClassVar[str] = "replay"
 
     @override
-    def adds(self) -> Draws | None:
-        return self._draws
+    def adds(self) -> tuple[Draws, ...]:
+        return () if self._draws is None else (self._draws,)
 
     @override
     def extend(self, batch: Batch, step: int) -> Batch:

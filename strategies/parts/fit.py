@@ -42,10 +42,11 @@ class Hooks:
         """Return the batch to train on, for example with replayed samples added."""
         return batch
 
-    def adds(self) -> Draws | None:
-        """Return what `extend` puts behind the batch of every step, where nothing else is done and it is drawn already.
+    def adds(self) -> Sequence[Draws] | None:
+        """Return what `extend` puts behind the batch of every step, if that is all it does and it is drawn already.
 
-        Then the samples of all steps can be looked up at once, which is faster; what is trained on is the same.
+        Then the samples of all steps can be looked up at once, which is faster; what is trained on is the same. None
+        does not tell.
         """
         return None
 
@@ -237,12 +238,13 @@ def in_company(join: Callable[[Job], Outcome | None]) -> Iterator[None]:
 
 def rows_of(data: Data, training: FitConfig, hooks: Sequence[Hooks]) -> int:
     """Return how many samples a batch has at most, as far as is known before the first step."""
-    return min(training.batch_size, len(data)) + sum(draws.size for draws in drawn_before(hooks))
+    return min(training.batch_size, len(data)) + sum(draws.size for draws in drawn_before(hooks) or ())
 
 
-def drawn_before(hooks: Sequence[Hooks]) -> list[Draws]:
-    """Return what hooks will add to batches, in order, of those that know it before the first step."""
-    return [draws for h in hooks if (draws := h.adds()) is not None]
+def drawn_before(hooks: Sequence[Hooks]) -> list[Draws] | None:
+    """Return all that hooks add to batches, in order; None if one of them does not tell before the first step."""
+    told = [h.adds() for h in hooks if type(h).extend is not Hooks.extend]
+    return None if None in told else [draws for several in told for draws in several or ()]
 
 
 _IN_A_STEP = ("extend", "displace", "losses", "loss", "gradient", "proceed", "stepped")

@@ -25,7 +25,7 @@ from strategies.parts.perceptron import Perceptrons, layers_of, padded, to_rows
 from strategies.parts.training.optimizers import make_optimizer
 from streams.data import Batch, Data, Pool
 
-MOST_WEIGHTS = 300_000
+MOST_WEIGHTS = 350_000
 """Weights of all models of a stack; with more of them they do not fit into the cache, and less is gained."""
 _BYTES_OF_INPUTS = 2**26
 _ALIGNED = 16
@@ -88,8 +88,8 @@ def fit_stacked(jobs: Sequence[Job]) -> list[Outcome | Exception]:
 
 
 def _unknown(job: Job) -> list[Any]:
-    """Return the `extend` hooks that do not say beforehand what they add."""
-    return [h.extend for h in job.hooks if h.adds() is None and overridden([h], "extend")]
+    """Return the `extend` hooks, if one of them does not say beforehand what it adds."""
+    return [] if drawn_before(job.hooks) is not None else overridden(job.hooks, "extend")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +111,7 @@ class _Member:
 
     def __init__(self, job: Job, first_view: int) -> None:
         self.job = job
-        self.draws = drawn_before(job.hooks)
+        self.draws = drawn_before(job.hooks) or []
         self.first_view = first_view
         self.criterion = Criterion(job.model, job.objective, job.hooks)
         self.extend = _unknown(job)

@@ -36,8 +36,8 @@ class Extra(Hooks):
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
 
-    def adds(self) -> Draws | None:
-        return self._draws
+    def adds(self) -> list[Draws] | None:
+        return [self._draws]
 
     def extend(self, batch: Batch, step: int) -> Batch:
         return batch.concat(self._draws[step])
@@ -46,7 +46,7 @@ class Extra(Hooks):
 class Unforeseen(Extra):
     """Adds the same, and does not say so before: more to some models than to others."""
 
-    def adds(self) -> Draws | None:
+    def adds(self) -> list[Draws] | None:
         return None
 
 
@@ -94,6 +94,8 @@ def job(tools: Any, number: int, hooked: str = "", objective: str = "", **option
         positions = Key(number).torch()
         drawn = torch.randint(20, (training.num_steps(len(data)), size), generator=positions)
         hooks = [kind(Draws(tools.lend(source, source.train_ids[75:95]), drawn))]
+        if hooked == "unforeseen":  # what is known comes after what is not, and stays there
+            hooks.append(Extra(Draws(tools.lend(source, source.train_ids[70:90]), drawn[:, :3])))
     if hooked == "everything":
         hooks = [Everything(stop=5 + number)]
     if hooked == "pulled":
