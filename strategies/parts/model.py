@@ -36,16 +36,15 @@ class Passing:
 
     Attributes:
         precision: bf16 lets torch's autocast do matrix products and convolutions in half precision.
-        channels_last: whether images pass with their channels as the last dimension in memory.
+        channels_last: whether images, and the weights of convolutions, pass with their channels as the last dimension
+            in memory.
     """
 
     precision: Precision = "single"
     channels_last: bool = False
 
     def through(self, module: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        """Return what a module makes of its inputs, in single precision at least."""
-        if self.channels_last:
-            inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+        """Return what a module makes of its inputs, in single precision."""
         if self.precision == "single":
             return module(*inputs)
         with torch.autocast(inputs[0].device.type, torch.bfloat16):
@@ -66,11 +65,21 @@ class Network(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs ``[B, outputs]`` of `Batch.inputs`."""
-        return self.passing.through(lambda *x: self.head(self.body(*x)), *inputs)
+        return self.passing.through(lambda *x: self.head(self._features(*x)), *inputs)
 
     def features(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the features ``[B, F]`` of `Batch.inputs`."""
-        return self.passing.through(self.body, *inputs)
+        return self.passing.through(self._features, *inputs)
+
+    def _features(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if not self.passing.channels_last:
+            return self.body(*inputs)
+        weights = {name: _channels_last(p) for name, p in self.body.named_parameters() if p.ndim == 4}
+        return torch.func.functional_call(self.body, weights, tuple(_channels_last(x) for x in inputs))
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
 
 @final
