@@ -43,7 +43,7 @@ def reliability() -> str:
         _section("Nothing left of the deleted", "traces", "--lives 1000", _traces),
         _section("A late event", "events", "--events 10000", _events),
     ]
-    return "\n".join([INTRODUCTION, *sections, _cheats(), OPEN])
+    return "\n".join([INTRODUCTION, *sections, _cheats(), _unseen(), OPEN])
 
 
 def _section(title: str, script: str, options: str, told: Callable[[Counts], str]) -> str:
@@ -131,8 +131,8 @@ def _flips(counts: Counts) -> str:
         f"{counts['flips']} single bits so far, each in a random byte of a random file. *Refused*: an error names the "
         "file. *Same result*: what comes out is the same, byte for byte; in a stopped run since the "
         "checkpoint before it was taken or since the bit says nothing (a date in the header of an archive), "
-        "in the cache since it was computed again. Of a study `study.json`, `verdicts.json`, and what its report reads of "
-        "its runs are hit.\n\n"
+        "in the cache since it was computed again. Of a study `study.json`, `verdicts.json`, and what its report "
+        "reads of its runs are hit.\n\n"
     )
     table = _table(["in", "file", "refused", "same result", "unnoticed"], rows)
     return f"{told}{table}\n{_outcome(counts)}"
@@ -165,8 +165,8 @@ def _events(counts: Counts) -> str:
             rows.append([name, found["events"], found["requests"], *times, f"{memory:.1f}", disk])
     told = (
         "Two classes of digits come again and again; every tenth event is a request, and is measured again after 1, "
-        "2, 4, 8 ... events (`evaluation.follow: geometric`; by default every event measures every earlier request, and "
-        "late events take longer). Medians of the second and of the last tenth of a life: CPU milliseconds of "
+        "2, 4, 8 ... events (`evaluation.follow: geometric`; by default every event measures every earlier request, "
+        "and late events take longer). Medians of the second and of the last tenth of a life: CPU milliseconds of "
         "what the strategy does and of the whole event, with evaluation and records; growth of the process in "
         "between, which is what is noted of every event; and size of the newest checkpoint. A life fails if one "
         "of the times, in units of a fixed calculation that is timed beside every event, grows by a quarter, the "
@@ -196,3 +196,38 @@ def _cheats() -> str:
         rows.append([entry["cheat"], entry["caught"], f"[`{name}`](../tests/{file})"])
     table = _table(["that ...", "is caught by", "test"], rows)
     return f"## Cheats, and what catches them\n\nSomebody, or something,\n\n{table}"
+
+
+def _unseen() -> str:
+    """Return how many bugs the tests noticed that were invented without reading them, by batch and area."""
+    batches = json.loads((RESULTS / "unseen.json").read_text(encoding="utf-8"))
+    parts = []
+    for folder, batch in batches.items():
+        rows: list[list[object]] = []
+        for area, found in [*sorted(batch["areas"].items()), ("all", _sums(batch["areas"]))]:
+            counted = found["planted"] - found["equal"]
+            rows.append(
+                [
+                    area,
+                    found["planted"],
+                    found["equal"],
+                    found["first"],
+                    f"{found['first'] / counted:.0%}",
+                    found["now"],
+                ]
+            )
+        heads = ["area", "planted", "of these equal", "noticed at first", "share", "noticed now"]
+        call = f"python tests/mutations/run.py --area {folder}"
+        parts.append(f"{batch['told']}\n\n```bash\n{call}\n```\n\n{_table(heads, rows)}")
+    told = (
+        "Bugs that somebody invents who knows the tests are bugs that the tests notice. These were invented from the "
+        "code alone, committed, and then planted one by one in copies of that commit, against the tests of what "
+        "they change. The first share is the one to believe: how many bugs of tomorrow the tests of that day would "
+        "notice. Afterwards tests were written for whole classes of them, and *now* only says that those hold. *Equal* "
+        "are bugs that change no result, which only planting them has shown."
+    )
+    return f"## Bugs that the tests had not seen\n\n{told}\n\n" + "\n".join(parts)
+
+
+def _sums(areas: dict[str, Counts]) -> Counts:
+    return {key: sum(found[key] for found in areas.values()) for key in ("planted", "equal", "first", "now")}

@@ -164,6 +164,8 @@ def _short(value: float) -> str:
 def _unlearners() -> str:
     """Return what every unlearner reads by default, and what it serves."""
     setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
+    images = {"objective": "denoising", "model": {"name": "mlp-denoiser", "width": 8, "blocks": 1}}
+    of_images = prepare(parse(RunConfig, {"schedule": "none", **images})).setting
     lines = ["| unlearner | reads | requests | for models of | |", "| --- | --- | --- | --- | --- |"]
     text = []
     for name, entry in entries("unlearners").items():
@@ -172,7 +174,7 @@ def _unlearners() -> str:
         if kind.supports == {"tokens"}:
             text.append(f"`{name}`")
             continue
-        unlearner = kind(module.Config(), setting)
+        unlearner = kind(module.Config(), of_images if kind.supports == {"images"} else setting)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
         what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes

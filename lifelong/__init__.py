@@ -12,7 +12,7 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 
 - files: files that are whole or absent, caches, identities of code;
 - config/: what is asked for: the typed configuration, its options in words, the scenarios that ship (in scenarios/);
-- processes/: torch's settings in a process, and calls in fresh ones;
+- processes/: torch's settings in a process, SIGTERM, and calls in fresh ones;
 - formulas/: the maths of metrics and attacks, pure functions of arrays;
 - models/: networks by name;
 - evaluation/: on what a strategy is measured, and the pass that measures it;

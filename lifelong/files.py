@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from streams.errors import ConfigError, LifelongError
-from streams.files import cache_folder, write_atomically
+from streams.files import cache_folder, write_atomically, write_cached
 from streams.registry import others_code
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "names_in",
     "own_code",
     "write_atomically",
+    "write_cached",
 ]
 
 PACKAGES = ("streams", "strategies", "lifelong")

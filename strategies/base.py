@@ -36,6 +36,7 @@ __all__ = [
     "Outcome",
     "Plugin",
     "Predicts",
+    "Release",
     "Scope",
     "Setting",
     "State",
@@ -64,6 +65,8 @@ class Setting:
         training: how one experience is trained.
         units: what accuracy is reported for, with the classes of each.
         num_samples: rows of the source, to size per-sample masks.
+        make_outline: returns what `outline` does; None takes it from a model.
+        device: where models are.
     """
 
     key: Key
@@ -72,6 +75,37 @@ class Setting:
     training: Training
     units: tuple[Unit, ...]
     num_samples: int
+    make_outline: Callable[[], FlatModel] | None = None
+    device: str = "cpu"
+
+    def outline(self) -> FlatModel:
+        """Return a model without values (on torch's meta device), for who asks for names, sizes and parts alone.
+
+        No weights are read or copied for it. It is shared, and not to be changed.
+        """
+        return self.make_model().copied("meta") if self.make_outline is None else self.make_outline()
+
+    def zeros(self) -> torch.Tensor:
+        """Return a zero for each trained weight ``[P]``, on the models' device."""
+        return torch.zeros_like(self.outline().parameters, device=self.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Release:
+    """What stands behind a publication, for `lifelong verify` alone: who publishes with noise shows both.
+
+    Attributes:
+        secret: the noise-free weights, float64 of any shape.
+        published: what predictions are made with.
+        coupling: by what the noise inside of `secret` is named, if there is any (objective perturbation): distances
+            of two lives mean something where it is the same.
+        scale: a distance times this is what the guarantee's residuals bound.
+    """
+
+    secret: torch.Tensor
+    published: torch.Tensor
+    coupling: str = ""
+    scale: float = 1.0
 
 
 class Strategy(ABC):
@@ -90,6 +124,9 @@ class Strategy(ABC):
     """Options with which it is small enough for tests; what is not named keeps its default."""
     inert: ClassVar[Mapping[str, str]] = {}
     """Own options that change neither what it becomes nor what it answers, with the reason."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """Parts of the state that no life of the tests changes, with the reason; ``model/buffers`` is a part in a part, and
+    ``*`` stands for any number."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -152,6 +189,10 @@ class Strategy(ABC):
         """Return a copy of the model that predicts, for audits to take apart, or None where there is no single one."""
         return None
 
+    def release(self) -> Release | None:
+        """Return what stands behind the last publication, of a strategy with the grade ``certified``; else None."""
+        return None
+
     def restore(self, door: Door) -> None:  # noqa: B027 (most have nothing to finish)
         """Finish loading with access to the data; called once after `load_state_dict`, with full access."""
 
@@ -176,6 +217,8 @@ class Learner(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     @property
     @abstractmethod
@@ -265,6 +308,8 @@ class Plugin(Hooks):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -406,6 +451,8 @@ class Guard(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    idle_state: ClassVar[Mapping[str, str]] = {}
+    """See `Strategy.idle_state`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

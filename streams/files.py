@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import io
+import logging
 import lzma
 import os
 import re
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from streams.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class _Raw(io.FileIO):
@@ -84,6 +89,64 @@ def write_atomically(
             _sync_folder(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remembered(
+    file: Path, stamp: str, compute: Callable[[], str], may_be_kept: Callable[[], bool] = lambda: True
+) -> str:
+    """Return a word that a file of the cache holds under a stamp; where it holds no such, compute and keep it there.
+
+    Args:
+        file: where the word is kept.
+        stamp: what the word depends on.
+        compute: makes the word.
+        may_be_kept: asked after that; whether the stamp is still right.
+    """
+    try:
+        known, word, check = file.read_text().split()
+        if (known, check) == (stamp, _check_of(stamp, word)):
+            return word
+    except (OSError, ValueError):
+        pass
+    word = compute()
+    if may_be_kept():
+        try:
+            write_atomically(file, f"{stamp} {word} {_check_of(stamp, word)}\n".encode())
+        except OSError as error:
+            logger.warning("%s cannot be written (%s); what it holds is computed again next time.", file, error)
+    return word
+
+
+def _check_of(*words: str) -> str:
+    return hashlib.blake2b(" ".join(words).encode(), digest_size=8).hexdigest()
+
+
+def write_cached(file: Path, content: bytes | memoryview | Callable[[IO[bytes]], object]) -> None:
+    """Write a file of the cache, and remove what is left of it by processes that were killed while they wrote it.
+
+    In a run folder the next attempt does that; nobody goes on with a cache.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for half in halves(file.parent, glob.escape(file.name)):
+        half.unlink(missing_ok=True)
+    write_atomically(file, content)
+
+
+def halves(folder: Path, pattern: str) -> list[Path]:
+    """Return what is left of the files of a pattern by processes that were killed while they wrote them."""
+    return [part for part in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(part.suffixes[-2][1:])]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def sync(handle: IO[bytes]) -> None:

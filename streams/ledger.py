@@ -177,6 +177,16 @@ class Door:
         """Distinct samples lent so far in this event, also by an earlier attempt at it."""
         return int(self._all_read().sum())
 
+    @property
+    def live_ids(self) -> np.ndarray:
+        """Ids that are learned and not deleted, ascending: who they are, not what is in them, which takes no access.
+
+        Raises:
+            LedgerError: the event is over.
+        """
+        self._check()
+        return self._ledger.live_ids
+
     def fetch(self, ids: np.ndarray) -> Data:
         """Lend learned samples.
 

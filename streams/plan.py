@@ -11,8 +11,10 @@ import numpy as np
 from streams.errors import StreamError
 from streams.events import DeletionRequest, Event, Experience, Reason, Request, Retention, Scope, Unit
 from streams.ledger import Life
+from streams.members import Members
 from streams.names import names_of, shown
 from streams.randomness import Key
+from streams.returns import Returns
 from streams.source import Source, copy_groups
 from streams.stream import Stream
 
@@ -135,10 +137,13 @@ class _Timeline:
     """The events so far and what they did to each sample."""
 
     plan: Plan
+    members: Members
     life: np.ndarray
     learned_at: np.ndarray
+    awaits: np.ndarray  # bool [N]: named by a request that is pending
     choose: Choose | None = None
     groups: np.ndarray | None = None  # which rows are copies of each other, where requests cover those
+    returns: Returns | None = None  # where anything is learned again
     events: list[Event] = field(default_factory=list)
     pending: list[tuple[int, RequestSpec, Request]] = field(default_factory=list)
     served: dict[int, tuple[int, Request]] = field(default_factory=dict)
@@ -161,9 +166,16 @@ def assemble(
     Raises:
         StreamError: a request names what was never learned or is already deleted, or nothing is left to draw from.
     """
-    n = len(plan.source)
+    n, scheduled = len(plan.source), list(scheduled)
     line = _Timeline(
-        plan, np.zeros(n, dtype=np.int8), np.full(n, -1), choose, copy_groups(plan.source) if service.copies else None
+        plan,
+        Members(plan.source, len(plan.units), plan.experiences),
+        np.zeros(n, dtype=np.int8),
+        np.full(n, -1),
+        np.zeros(n, dtype=bool),
+        choose,
+        copy_groups(plan.source) if service.copies else None,
+        Returns(n) if any(isinstance(entry, Again) for entry in scheduled) else None,
     )
     for position, entry in enumerate(_numbered(scheduled)):
         match entry:
@@ -174,6 +186,7 @@ def assemble(
             case (number, RequestSpec() as spec):
                 # "wish" is part of the names of draws, and of those of events: another word would change every stream.
                 line.pending.append((number, spec, _request(line, spec, key / "wish" / number)))
+                line.awaits[line.pending[-1][2].sample_ids] = True
             case Again(number):
                 _learn(line, _learned_again(line, number, position))
         _serve(line, service)
@@ -205,17 +218,22 @@ def _learn(line: _Timeline, experience: Experience) -> None:
         ids = ids[line.life[ids] != Life.DELETED]
     line.life[ids] = Life.LEARNED
     line.learned_at[ids] = line.num_learned
-    line.num_learned += 1
-    line.events.append(experience)
+    _append(line, experience)
 
 
 def _consolidate(line: _Timeline, experience: Experience) -> None:
     ids = experience.sample_ids[line.life[experience.sample_ids] == Life.LEARNED]
     if not len(ids):
         raise StreamError(f"{experience.name} cannot become permanent: none of its samples is live at that moment.")
-    line.num_learned += 1
     name = f"{experience.name}-consolidated"
-    line.events.append(replace(experience, name=name, sample_ids=ids, retention="permanent", consolidates=True))
+    _append(line, replace(experience, name=name, sample_ids=ids, retention="permanent", consolidates=True))
+
+
+def _append(line: _Timeline, experience: Experience) -> None:
+    line.num_learned += 1
+    line.events.append(experience)
+    if line.returns is not None:
+        line.returns.learned(experience)
 
 
 def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
@@ -231,38 +249,16 @@ def _members(line: _Timeline, scope: Scope, keys: Sequence[int]) -> np.ndarray:
         wrong_units = [k for k in keys if not 0 <= k < len(line.plan.units)]
         if wrong_units:
             raise StreamError(f"A request names task {wrong_units[0]}; there are 0 to {len(line.plan.units) - 1}.")
-        taught = [e.sample_ids for e in line.plan.experiences if set(e.units) & set(keys)]
-        return np.unique(np.concatenate(taught)) if taught else np.array([], dtype=np.int64)
-    column = source.class_ids if scope == "class" else source.user_ids
-    return np.flatnonzero(np.isin(column, np.array(keys)) & ~source.is_test)
+    return line.members.of(scope, keys)
 
 
 def _draw(line: _Timeline, spec: RequestSpec, key: Key) -> tuple[int, ...]:
     """Draw `spec.count` keys from what is live and old enough."""
-    pending = [r.sample_ids for _, _, r in line.pending]
     live = (line.life == Life.LEARNED) & (line.num_learned - line.learned_at > spec.age)
-    if pending:
-        live[np.concatenate(pending)] = False
+    live &= ~line.awaits
     if spec.window is not None:
         live &= line.num_learned - line.learned_at <= spec.window
-    ids = np.flatnonzero(live)
-    source = line.plan.source
-    match spec.scope:
-        case "sample":
-            choices = ids
-        case "class":
-            choices = np.unique(source.class_ids[ids])
-        case "user":
-            choices = np.unique(source.user_ids[ids])
-        case "task":
-            choices = np.array(
-                [
-                    u
-                    for u in range(len(line.plan.units))
-                    if any(u in e.units and live[e.sample_ids].any() for e in line.plan.experiences)
-                ],
-                dtype=np.int64,
-            )
+    choices = np.flatnonzero(live) if spec.scope == "sample" else line.members.keys_with(spec.scope, live)
     if len(choices) < spec.count:
         raise StreamError(
             f"A request wants {spec.count} {spec.scope}(s) to delete after {line.num_learned} experiences, but only "
@@ -270,7 +266,7 @@ def _draw(line: _Timeline, spec: RequestSpec, key: Key) -> tuple[int, ...]:
         )
     if spec.choice is not None:
         return _chosen_by_model(line, spec, choices, key)
-    return tuple(sorted(choices[key.order(choices)[: spec.count]].tolist()))
+    return tuple(sorted(choices[key.first(choices, spec.count)].tolist()))
 
 
 def _chosen_by_model(line: _Timeline, spec: RequestSpec, candidates: np.ndarray, key: Key) -> tuple[int, ...]:
@@ -303,7 +299,9 @@ def _covering(line: _Timeline, scope: Scope, keys: tuple[int, ...], received: in
     """Return the request for all that the keys stand for at this moment."""
     members = _members(line, scope, keys)
     if line.groups is not None:
-        members = np.flatnonzero(np.isin(line.groups, line.groups[members]))
+        is_named = np.zeros(len(line.groups), dtype=bool)
+        is_named[line.groups[members]] = True
+        members = np.flatnonzero(is_named[line.groups])
     life = line.life[members]
     return Request(scope, keys, members[life == Life.LEARNED], members[life == Life.UNSEEN], received)
 
@@ -327,6 +325,8 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
         # Data that arrived while the request was waiting is covered too.
         requests.append(_covering(line, request.scope, request.keys, request.received))
         line.served[number] = (line.num_requests, requests[-1])
+        if line.returns is not None:
+            line.returns.named(_members(line, request.scope, request.keys), number, line.num_requests)
     specs = [spec for _, spec, _ in line.pending]
     served = DeletionRequest(
         f"request-{line.num_requests}", tuple(requests), specs[0].reason, any(s.exact for s in specs)
@@ -336,6 +336,7 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
     line.events.append(served)
     line.num_requests += 1
     line.pending.clear()
+    line.awaits[:] = False
 
 
 def _learned_again(line: _Timeline, number: int, position: int) -> Experience:
@@ -343,19 +344,13 @@ def _learned_again(line: _Timeline, number: int, position: int) -> Experience:
         raise StreamError(
             f"Nothing to learn again at position {position} of the schedule: request {number} has not been served."
         )
-    order, request = line.served[number]
-    ids = request.sample_ids
-    for other, (at, also) in line.served.items():
-        if other != number and at >= order:  # someone else asked for these to be forgotten, too
-            ids = np.setdiff1d(ids, _members(line, also.scope, also.keys))
+    assert line.returns is not None
+    place, request = line.served[number]
+    # Someone else may have asked for some of these to be forgotten, too.
+    ids = request.sample_ids[~line.returns.named_by_others(request.sample_ids, number, place)]
     if not len(ids):
         raise StreamError(
             f"Nothing to learn again at position {position} of the schedule: other requests name all that "
             f"request {number} deleted."
         )
-    earlier = [e for e in line.events if isinstance(e, Experience)]
-    touched = [e for e in earlier if np.isin(ids, e.sample_ids).any()]
-    units = tuple(sorted({u for e in touched for u in e.units}))
-    incarnation = 1 + max(e.incarnation for e in touched)
-    task = touched[0].task if len({e.task for e in touched}) == 1 else None
-    return Experience(f"wish-{number}-again", units, ids, task, incarnation)
+    return line.returns.taught_again(f"wish-{number}-again", ids)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from streams.events import DeletionRequest, Event, Request
+from streams.members import Members
 from streams.source import copy_groups
 from streams.stream import Stream
 from streams.timeline import admitted
@@ -29,12 +30,13 @@ def without_request(stream: Stream, until: int, name: str, copies: bool = False)
     at = next(i for i, e in enumerate(events) if e.name == name and isinstance(e, DeletionRequest))
     left = events[at].sample_ids
     groups = copy_groups(stream.source) if copies else None
+    members = Members(stream.source, len(stream.units), stream.experiences)
     result = list(events[:at])
     for event in events[at + 1 :]:
         if isinstance(event, DeletionRequest):
             requests = []
             for request in event.requests:
-                named = left[_is_named(stream, request, left, groups)]
+                named = left[_is_named(members, request, left, groups)]
                 left = np.setdiff1d(left, named)
                 requests.append(replace(request, sample_ids=np.union1d(request.sample_ids, named)))
             event = replace(event, requests=tuple(requests))
@@ -44,16 +46,9 @@ def without_request(stream: Stream, until: int, name: str, copies: bool = False)
     return tuple(result)
 
 
-def _is_named(stream: Stream, request: Request, ids: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def _is_named(members: Members, request: Request, ids: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """Return, bool ``[n]``, which of `ids` a request stands for by class, task or user; single samples it names."""
     if request.scope == "sample" or not len(ids):
         return np.zeros(len(ids), dtype=bool)
-    source, keys = stream.source, np.array(request.keys)
-    if request.scope == "task":
-        taught = [e.sample_ids for e in stream.experiences if set(e.units) & set(request.keys)]
-        members = np.isin(np.arange(len(source)), np.concatenate(taught))
-    else:
-        members = np.isin(source.class_ids if request.scope == "class" else source.user_ids, keys)
-    if groups is not None:
-        members = np.isin(groups, groups[members & ~source.is_test])
-    return members[ids]
+    named = members.of(request.scope, request.keys)
+    return np.isin(ids, named) if groups is None else np.isin(groups[ids], groups[named])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from streams.errors import DataError
+from streams.files import remembered
 from streams.inputs import Scale, inputs_of
 from streams.randomness import Key
 from streams.text import Text
@@ -91,6 +92,7 @@ class Source:
     scale: Scale | None = None
     cached: Path | None = None
     _moved: dict[torch.device, Columns] = field(default_factory=dict, init=False, repr=False)
+    _digests: list[Path] = field(default_factory=list, init=False, repr=False)  # not there in what `replace` returns
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -104,7 +106,7 @@ class Source:
             raise DataError(f"Source {self.name!r}: class ids must lie in 0..{len(self.class_names) - 1}.")
         if (self.x.dtype == torch.uint8) != (self.scale is not None):
             raise DataError(f"Source {self.name!r}: x is {self.x.dtype}; bytes, and nothing else, need a scale.")
-        if not all(bool(torch.isfinite(part).all()) for part in _parts(self.x)):
+        if self.x.is_floating_point() and not all(bool(torch.isfinite(part).all()) for part in _parts(self.x)):
             raise DataError(f"Source {self.name!r}: x holds values that are not finite.")
 
     def __len__(self) -> int:
@@ -156,14 +158,34 @@ class Source:
         """Return the source with its inputs as models take them all in memory: for whoever changes them."""
         return self if self.scale is None else replace(self, x=self.inputs(), scale=None)
 
+    def keep_digest(self, beside: Path) -> None:
+        """Keep digests beside the file of the cache that `x` is mapped from: to make one, all rows are read."""
+        self._digests.append(beside)
+
     def digest(self) -> str:
         """Return a hash of everything a model or a stream can see (hex, 32 characters)."""
+        if not self._digests:
+            return self._computed_digest()
+        scaled = self.inputs(np.array([0])).numpy()  # what the scale makes of the first row
+        rest = hashlib.blake2b(repr((tuple(self.x.shape), self.x.dtype, scaled.dtype)).encode(), digest_size=8)
+        rest.update(scaled.tobytes())
+        self._hash_the_rest(rest)
+        file, status = self._digests[0], self._digests[0].stat()
+        stamp = f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
+        return remembered(file.with_name(f"{file.stem}-{rest.hexdigest()}.digest"), stamp, self._computed_digest)
+
+    def _computed_digest(self) -> str:
         h = hashlib.blake2b(digest_size=16)
         # Bytes are hashed as the floats that they stand for: how a source is kept is not what it is.
         dtype = self.inputs(np.array([0])).numpy().dtype
         h.update(str((dtype, tuple(self.x.shape))).encode())
         for part in _parts(self.x):
             h.update(np.ascontiguousarray(inputs_of(part, self.scale).numpy()).data)
+        self._hash_the_rest(h)
+        return h.hexdigest()
+
+    def _hash_the_rest(self, h: hashlib.blake2b) -> None:
+        """Add everything but the inputs to a hash."""
         for value in (self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
             h.update(str((value.dtype, value.shape)).encode())
             h.update(np.ascontiguousarray(value).data)
@@ -172,7 +194,6 @@ class Source:
         if self.images is not None:
             h.update(str(tuple(self.images.shape)).encode())
             h.update(np.ascontiguousarray(self.images.numpy()).data)
-        return h.hexdigest()
 
 
 def _parts(x: torch.Tensor) -> Iterator[torch.Tensor]:

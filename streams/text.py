@@ -15,7 +15,7 @@ import torch
 
 from streams.checkpoints import checkpoint_folder
 from streams.errors import ConfigError, DataError
-from streams.files import cache_folder, write_atomically
+from streams.files import cache_folder, write_cached
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True)
             show_progress=False,
         )
         inner.train_from_iterator(texts, trainer)
-        write_atomically(file, kept_form(Tokenizer(inner, BOS, EOS, of_rows)))
+        write_cached(file, kept_form(Tokenizer(inner, BOS, EOS, of_rows)))
     return Tokenizer(inner, BOS, EOS, of_rows)
 
 

@@ -27,6 +27,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Wandb = Annotated[
     bool, typer.Option("--wandb/--no-wandb", help="Send every row to Weights & Biases; kept offline without a key.")
 ]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that live references beside each other, where that saves time; each needs memory."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +55,14 @@ def run(
         int | None,
         typer.Option(min=2, help="Run so many seeds, from `seed` on, and print their means with intervals."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes for --seeds; by default one per core.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that live references beside each other, where that saves time; each needs memory. With "
+            "--seeds: that run seeds; by default one per core.",
+        ),
+    ] = None,
 ) -> None:
     """Play a stream to every strategy; go on where an earlier attempt stopped.
 
@@ -61,8 +74,6 @@ def run(
             raise ConfigError("--fresh deletes one run, and --seeds are many. Leave one of them out.")
         _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, wandb, trust)
         return
-    if workers is not None:
-        raise ConfigError("--workers is for --seeds: one run is one process.")
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.config.run import load_config
@@ -72,7 +83,7 @@ def run(
         prepared = prepare(load_config(name, [*sets, *overrides], trust))
         if not quiet:
             _announce(prepared, prepared.folder(runs))
-        return run_prepared(prepared, runs, trackers, fresh)
+        return run_prepared(prepared, runs, trackers, fresh, workers or 1)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 
@@ -129,14 +140,19 @@ def _run_seeds(
 
 
 def resume(
-    folder: RunFolder, quiet: Quiet = False, as_json: Json = False, wandb: Wandb = False, trust: Trust = False
+    folder: RunFolder,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    wandb: Wandb = False,
+    trust: Trust = False,
+    workers: Workers = 1,
 ) -> None:
     """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution import runner
 
-        return runner.resume(folder, trackers, trust)
+        return runner.resume(folder, trackers, trust, workers)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
 
@@ -159,6 +175,10 @@ def _announce(prepared: Prepared, folder: Path) -> None:
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"
     )
+    from lifelong.setup.without_effect import without_effect
+
+    for said in without_effect(prepared.strategies.parts, config.training):
+        note(said)
 
 
 def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:

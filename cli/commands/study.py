@@ -180,6 +180,7 @@ def _run(
     from lifelong.study.progress import Progress
 
     if not quiet:
+        _warn(study)
         todo = len(study.pending)
         note(
             f"study {study.config.name}: {study.config.claim}\n"
@@ -200,6 +201,15 @@ def _run(
             f"with:\n  lifelong study {shlex.quote(str(study.folder))}"
         )
         raise typer.Exit(130) from None
+
+
+def _warn(study: Study) -> None:
+    """Say what its runs set in vain."""
+    from lifelong.setup.without_effect import without_effect
+
+    configs = [cell.config for cell in study.cells if cell.seed == study.cells[0].seed]
+    for said in dict.fromkeys(line for c in configs for line in without_effect(c.find_strategies(), c.training)):
+        note(said)
 
 
 def _report(study: Study) -> Path | None:

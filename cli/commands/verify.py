@@ -48,6 +48,8 @@ def verify(
         for v in certificate.verified:
             if not v.reproduced:
                 emit(f"{v.strategy}: the replay ended in another state than the run folder holds, or other answers.")
+            for line in _stated(v):
+                emit(f"{v.strategy}: {line}")
         if certificate.controls:
             emit("")
             emit_table(
@@ -66,7 +68,40 @@ def verify(
         raise typer.Exit(3)
 
 
+def _stated(verified: Verified) -> list[str]:
+    """Return what a strategy with the grade certified promises, and how much of it was found to be spent."""
+    found = [f.certified for f in verified.findings if f.certified is not None]
+    if not found:
+        return []
+    stated = found[-1].guarantee
+    covers = {"published": "of what is published", "state": "of the whole state"}[stated["covers"]]
+    without = {"all-deleted": "all that was deleted by then", "per-request": "the request's own samples"}
+    scope = {"transcript": "all publications since a request together", "last": "the last publication alone"}
+    asked = "requesters may look at what is published" if stated["adaptive"] else "requests are fixed in advance"
+    lines = [
+        f"certified(epsilon {stated['epsilon']:g}, delta {stated['delta']:g}) {covers}, beside a life without "
+        f"{without[stated['reference']]}; {scope[stated['scope']]}; {asked}; basis: {stated['basis']}.",
+        f"most spent of these requests' budgets: {max(f.account / stated['mu'] for f in found):.1%} (epsilon "
+        f"{max(f.epsilon for f in found):.3g}).",
+    ]
+    compared = [f.distance / f.allowed for f in found if f.distance is not None and f.allowed]
+    if compared:
+        lines.append(f"largest distance to that life: {max(compared):.1%} of what is allowed.")
+    else:
+        lines.append("no distance could be compared: both lives have other noise in what they solve.")
+    if any(f.steps_tell for f in found):
+        lines.append("the number of steps depends on what was deleted: who can time it sees that (not covered).")
+    if verified.noise is not None:
+        lines.append(
+            f"noise of {verified.noise.publications} publications: variance {verified.noise.variance:.3f} of the "
+            f"stated one, p {verified.noise.p_value:.2g}; {'as stated' if verified.noise.upheld else 'NOT as stated'}."
+        )
+    return lines
+
+
 def _verdict(verified: Verified) -> str:
     if not verified.upheld:
         return "REFUTED"
+    if verified.grade == "cannot be tested":
+        return "cannot be tested"
     return "upheld" if verified.claim != "none" else "claims nothing"

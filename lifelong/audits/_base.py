@@ -14,8 +14,10 @@ from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.evaluation.samples import Samples
 from lifelong.results.table import Row, row
 from strategies.base import Setting, Strategy
+from strategies.objectives._base import Objective
 from streams.config import Config
 from streams.source import Source
+from streams.stream import Stream
 
 DETAILED: tuple[ReferenceKind, ...] = ("retrained", "retrained-2", "original", "no-op")
 """References that have something to say about one request."""
@@ -32,12 +34,14 @@ class Context:
         source: the data.
         plan: on what is measured after which event.
         samples: batches of the plan's samples.
+        stream: what is lived through.
     """
 
     setting: Setting
     source: Source
     plan: EvaluationPlan
     samples: Samples
+    stream: Stream
 
 
 class Audit:
@@ -51,6 +55,12 @@ class Audit:
 
     needs_text: ClassVar[bool] = False
     """Whether it reads text, without images."""
+    needs_images: ClassVar[bool] = False
+    """Whether it looks at images that the model makes."""
+    follows_requests: ClassVar[bool] = False
+    """Whether it looks at all earlier requests again after every request, and at the model before the first."""
+    shows: ClassVar[bool] = False
+    """Whether reports show something of it beside numbers (`shown`)."""
     needs_token_body: ClassVar[bool] = False
     """Whether it looks into the blocks of a language model (`TokenBody`)."""
     undefined: ClassVar[str | Mapping[str, str]] = ""
@@ -64,10 +74,10 @@ class Audit:
         """Take the name that a configuration calls it by, its options and what it works with."""
         self.name, self.config = name, config
         self.setting, self.source, self.plan = context.setting, context.source, context.plan
-        self.samples = context.samples
+        self.samples, self.stream = context.samples, context.stream
 
     @classmethod
-    def check(cls, config: Config, source: Source, where: str) -> None:
+    def check(cls, config: Config, source: Source, objective: Objective, where: str) -> None:
         """Refuse options that do not fit the data, before anything is computed.
 
         Raises:
@@ -100,7 +110,7 @@ class Audit:
         return Findings(of_requests, _arrays(self.of_stream(strategy, event)))
 
     def before_requests(self, strategy: Strategy, event: int) -> Findings:
-        """Return what is found just before the first request, where the objective's measurements follow requests."""
+        """Return what is found just before the first request, where an audit or a measurement follows requests."""
         return Findings(stream=_arrays(self.of_stream(strategy, event)))
 
     def rows(self, model: str, event: int, findings: Findings, losses_before: Mapping[str, np.ndarray]) -> list[Row]:
@@ -133,6 +143,10 @@ class Audit:
             losses_before: by request, ``[N]`` losses of the run just before it.
         """
         return []
+
+    def shown(self, findings: Findings) -> Arrays:
+        """Return what reports show, which a run keeps where `recording` says so."""
+        return {}
 
     def rests_on(self, request: RequestPlan) -> np.ndarray:
         """Return the positions that a number about a request rests on."""

@@ -14,6 +14,7 @@ from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.muse import cut_answer, rouge_f
 from strategies.base import Strategy
 from strategies.metric import Metric
+from strategies.objectives._base import Objective
 from strategies.parts.text.generation import continued
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -63,7 +64,7 @@ class Muse(TextAudit):
 
     @classmethod
     @override
-    def check(cls, config: BaseConfig, source: Source, where: str) -> None:
+    def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
         num_questions = 0 if source.text is None or source.text.holdout is None else len(source.text.holdout)
         if config.shots > num_questions:

@@ -61,7 +61,7 @@ class Weights(Audit):
         weights, reference_weights = run.stream["weights"], reference.stream["weights"]
         if len(weights) != len(reference_weights):
             return []
-        layers = layer_distances(weights, reference_weights, self.setting.make_model().slices)
+        layers = layer_distances(weights, reference_weights, self.setting.outline().slices)
         whole = layer_distances(weights, reference_weights, {"all": slice(None)})["all"]
         return [
             row(event, kind, "stream", "layer_distance", whole, len(weights)),

@@ -160,9 +160,11 @@ class ReferencesConfig(Config):
 class RecordingConfig(Config):
     """What a run leaves on disk beside its numbers, and how safely."""
 
-    keep: Literal["numbers", "all"] = "numbers"
+    keep: Literal["numbers", "images", "all"] = "numbers"
     """numbers: what numbers were made of (features and predicted distributions of the samples of requests, what audits
-    found) is removed when the last number is written. all: it stays, in `details/`; it derives from deleted data."""
+    found) is removed when the last number is written. images: the images that the audit `images` had drawn for reports
+    stay, in `shown/`, those for deleted prompts too. all: everything stays; what is in `details/` derives from deleted
+    data."""
     fsync: bool = False
     """Wait until the disk has every checkpoint, so that a power cut costs no more than a killed process does."""
     checkpoint_minutes: float | None = Field(10.0, ge=0)

@@ -46,34 +46,41 @@ def mean_over(
 ) -> float:
     """Return a formula's mean over pairs of distributions, of two models on the samples at some positions.
 
-    Where only the most likely classes are kept, the others are never there for all samples at once.
+    Of many classes, whole distributions are never there for all samples at once.
     """
-    if (one.top_classes is None and other.top_classes is None) or not len(at):
+    count = -(-len(at) * one.num_classes // _VALUES)
+    if (one.top_classes is None and other.top_classes is None and count == 1) or not len(at):
         return formula(one.whole(at), other.whole(at))
-    parts = np.array_split(at, -(-len(at) * one.num_classes // _VALUES))
+    parts = np.array_split(at, count)
     means = [formula(one.whole(part), other.whole(part)) for part in parts]
     return float(np.average(means, weights=[len(part) for part in parts]))
 
 
-def gathered(batches: Iterable[torch.Tensor | None], most: int | None) -> Distributions | None:
+def gathered(batches: Iterable[torch.Tensor | None], most: int | None, count: int) -> Distributions | None:
     """Return what a model predicts, batch by batch, or None where it predicts no distribution.
 
     Args:
         batches: float ``[B, K]`` each, or None, on any device; one at a time is there in whole.
         most: classes to keep of each sample, the most likely ones; None keeps all.
+        count: samples of all batches together.
     """
-    values, classes, num_classes = list[torch.Tensor](), list[torch.Tensor](), 0
+    kept: Distributions | None = None
+    start = 0
     for batch in batches:
         if batch is None:
             continue
         num_classes = batch.shape[1]
-        if most is None or most >= num_classes:
-            values.append(batch)
+        is_whole = most is None or most >= num_classes
+        if kept is None:
+            shape = count, num_classes if is_whole or most is None else most
+            top_classes = None if is_whole else np.empty(shape, dtype=np.int32)
+            kept = Distributions(np.empty(shape, dtype=np.float32), top_classes, num_classes)
+        stop = start + len(batch)
+        if kept.top_classes is None:
+            kept.probabilities[start:stop] = batch.float().cpu().numpy()
         else:
-            top = batch.topk(most, dim=1)
-            values.append(top.values)
-            classes.append(top.indices.to(torch.int32))
-    if not values:
-        return None
-    top_classes = torch.cat(classes).cpu().numpy() if classes else None
-    return Distributions(torch.cat(values).float().cpu().numpy(), top_classes, num_classes)
+            top = batch.topk(kept.probabilities.shape[1], dim=1)
+            kept.probabilities[start:stop] = top.values.float().cpu().numpy()
+            kept.top_classes[start:stop] = top.indices.cpu().numpy()
+        start = stop
+    return kept

@@ -134,7 +134,7 @@ class Evaluator:
         batches = self._samples.batches(positions)
         with torch.inference_mode():
             predicted = (self._objective.probabilities(self._predict(strategy, b), b) for b in batches)
-            return gathered(predicted, self._top_classes)
+            return gathered(predicted, self._top_classes, len(positions))
 
     def margins(self, strategy: Strategy, positions: np.ndarray) -> np.ndarray | None:
         """Return the log odds of the labels ``[len(positions)]``, or None where no class is predicted."""

@@ -49,9 +49,13 @@ def extra_positions(
     just before are kept.
     """
     served_at = {request.event: number for number, request in enumerate(requests)}
+    size = 1 + max([int(always[-1]) if len(always) else -1, *(int(request.forget.max()) for request in requests)])
+    is_other = np.ones(size, dtype=bool)
+    is_other[always] = False
     extra: dict[int, np.ndarray] = {}
     for event, numbers in followed.items():
         coming = [served_at[event + 1]] if event + 1 in served_at else []
         parts = [requests[number].forget for number in (*numbers, *coming)]
-        extra[event] = np.setdiff1d(np.concatenate([always[:0], *parts]), always)
+        chosen = np.unique(np.concatenate([always[:0], *parts]))
+        extra[event] = chosen[is_other[chosen]]
     return extra

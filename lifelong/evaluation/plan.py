@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from streams.events import DeletionRequest
 from streams.positions import positions_in
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RequestPlan:
     """What one request is measured on, as positions into `EvaluationPlan.ids`.
 
@@ -43,14 +44,19 @@ class RequestPlan:
         """Name of the request."""
         return self.deletion.name
 
-    @property
+    @functools.cached_property
     def until(self) -> int:
         """Index of the first event after which nothing of the forget set is deleted any more."""
         return int(self.forget_until.max())
 
+    @functools.cached_property
+    def whole_until(self) -> int:
+        """Index of the first event that learns any of the forget set again, or the number of events."""
+        return int(self.forget_until.min())
+
     def at(self, event: int) -> RequestPlan:
         """Return what is left of the request after `event`: without what has been learned again by then."""
-        if self.forget_until.min() > event:
+        if self.whole_until > event:
             return self
         parts: dict[str, np.ndarray] = {}
         for name in ("forget", "forget_test", "non_members"):
@@ -183,14 +189,16 @@ class EvaluationPlan:
 
         What has been learned again by then is left out.
         """
-        again = self.again[event]
-        chosen = (r for r in self.requests if r.event == event or (again and r.event < event < r.until))
+        if self.again[event]:
+            chosen = [r for r in self.requests if r.event == event or r.event < event < r.until]
+        else:
+            served = self.served_at(event)
+            chosen = [] if served is None else [served]
         return tuple(r.at(event) for r in chosen)
 
     def starts_requests(self, event: int) -> bool:
         """Return whether the first request comes right after `event`, and a measurement follows requests from there."""
-        first = min((r.event for r in self.requests), default=0)
-        return self.follows_requests and first == event + 1
+        return self.follows_requests and bool(self.requests) and self.requests[0].event == event + 1
 
     def detailed(self, event: int) -> np.ndarray:
         """Return the positions whose distributions, features and records are kept after `event`, ascending."""

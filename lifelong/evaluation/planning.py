@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,9 +22,16 @@ from streams.stream import Stream
 
 
 def plan_evaluation(
-    stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = ()
+    stream: Stream, config: EvaluationConfig, measurements: Sequence[Measurement] = (), follows_requests: bool = False
 ) -> EvaluationPlan:
-    """Work out, before anything is computed, what every event of `stream` is measured on."""
+    """Work out, before anything is computed, what every event of `stream` is measured on.
+
+    Args:
+        stream: what is lived through.
+        config: what is asked for.
+        measurements: of the objective.
+        follows_requests: whether every request is measured again after each later one, whatever `measurements` say.
+    """
     stream = with_few_tests(stream, config.tests)
     units = stream.units
     learnable = np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))
@@ -39,7 +46,7 @@ def plan_evaluation(
     alive, since, seen = _lives(stream, ids, unit_of, position_of)
     measured, watched = _moments(stream, config)
     probe = positions_in(ids, np.sort(probe_ids))
-    follows_requests = any(m.follows_requests for m in measurements)
+    follows_requests |= any(m.follows_requests for m in measurements)
     again, audited = _again_and_audited(stream, config, follows_requests)
     measured |= again
     retained = max((m.retained for m in measurements), default=0)
@@ -134,7 +141,8 @@ def _lives(
     num_units = len(stream.units)
     has_test = np.bincount(unit_of, minlength=num_units) > 0
     deletions = np.zeros(len(ids), dtype=np.int32)  # how many requests have retired each sample
-    retired_by: dict[str, np.ndarray] = {}
+    retired_by: dict[int, np.ndarray] = {}  # by the event of the request
+    deleted_at = np.full(len(stream.source), -1)  # which event deleted a training sample and retired others with it
     alive, since, seen = np.ones(len(ids), dtype=bool), np.full(num_units, -1), np.zeros(num_units, dtype=bool)
     lives: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     left = has_test
@@ -143,7 +151,8 @@ def _lives(
         if isinstance(event, DeletionRequest):
             retired = _retired(stream, event, ids, unit_of, position_of)
             if len(retired):
-                retired_by[event.name] = retired
+                retired_by[index] = retired
+                deleted_at[event.sample_ids] = index
                 deletions[retired] += 1
                 changed.append(retired)
         else:
@@ -151,8 +160,8 @@ def _lives(
                 seen = seen.copy()
                 seen[list(event.units)] = True
             if event.incarnation:
-                for name in _revived_by(stream, retired_by, event.sample_ids):
-                    changed.append(retired_by.pop(name))
+                for earlier in retired_by.keys() & set(deleted_at[event.sample_ids].tolist()):
+                    changed.append(retired_by.pop(earlier))
                     deletions[changed[-1]] -= 1
         if changed:
             alive = deletions == 0
@@ -176,13 +185,6 @@ def _retired(
     dead = np.isin(stream.source.class_ids[ids], classes)
     dead[position_of[np.isin(unit_of, tasks)]] = True
     return np.flatnonzero(dead)
-
-
-def _revived_by(stream: Stream, names: Collection[str], sample_ids: np.ndarray) -> list[str]:
-    """Return which of the named requests have deleted any of `sample_ids`."""
-    if not names:
-        return []
-    return [r.name for r in stream.requests if r.name in names and np.isin(r.sample_ids, sample_ids).any()]
 
 
 def _live_by_event(stream: Stream, ids: np.ndarray) -> Iterator[np.ndarray]:

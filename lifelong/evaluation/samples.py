@@ -13,10 +13,29 @@ from lifelong.evaluation.plan import EvaluationPlan
 from strategies.objectives._base import EVALUATION, Objective
 from streams.data import Batch
 from streams.ledger import Ledger
+from streams.source import Source
 from streams.stream import Stream
 
 _KEPT = 1 << 28
 """Bytes of inputs in batches that are kept from one evaluation to the next; larger ones are made again each time."""
+
+_PREDICTED = 1 << 27
+"""Numbers that one pass may predict: half a GiB of logits. Of many tokens fewer rows pass at once."""
+
+
+# Why: docs/decisions.md#an-evaluation-holds-half-a-gib-of-logits
+def rows_of_a_pass(batch_size: int, objective: Objective, source: Source) -> int:
+    """Return how many samples an evaluation passes at once: `batch_size`, or what bounds the logits of text.
+
+    >>> from types import SimpleNamespace as Fake
+    >>> rows_of_a_pass(256, Fake(predicts="tokens", num_outputs=49_152), Fake(input_shape=(2, 40)))
+    68
+    >>> rows_of_a_pass(256, Fake(predicts="classes", num_outputs=49_152), Fake(input_shape=(40,)))
+    256
+    """
+    if objective.predicts != "tokens":
+        return batch_size
+    return max(1, min(batch_size, _PREDICTED // (source.input_shape[1] * objective.num_outputs)))
 
 
 class Samples:
@@ -31,10 +50,10 @@ class Samples:
             stream: what they are from.
             plan: which they are.
             objective: draws what its losses need by chance.
-            batch_size: of a pass.
+            batch_size: of a pass, at most; see `rows_of_a_pass`.
             device: where they are kept.
         """
-        self.size, self._objective = batch_size, objective
+        self.size, self._objective = rows_of_a_pass(batch_size, objective, stream.source), objective
         self._device, self._sample_bytes = device, stream.source.sample_bytes
         self._data = Ledger(stream.source, stream.task_of, device).lend(plan.ids)
 

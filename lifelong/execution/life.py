@@ -76,6 +76,7 @@ class Life:
         self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
         self._every_s = None if recording.checkpoint_minutes is None else 60 * recording.checkpoint_minutes
         self._last = len(prepared.stream.events) - 1
+        self._shows = recording.keep != "numbers"
         # Details are for being held against references.
         beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
         self._detailed = range(self._last + 1) if recording.keep == "all" else beside
@@ -131,6 +132,7 @@ class Life:
             rows += cost_rows(index, stream, plan, done, strategy, learned)
             learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
+            self._show(index, outputs)
             if outputs is not None and index in self._detailed and outputs.stored():
                 self._record.write_details(index, outputs)
             timing: dict[str, float | int | str] = {
@@ -154,6 +156,7 @@ class Life:
         for index, (rows, outputs, timing) in enumerate(prefix.lived):
             if outputs is not None:
                 measure.update(index, outputs)
+            self._show(index, outputs)
             self._record.write(rows, outputs)
             self._record.write_timing(timing)
             self._watch.event(index, rows, float(timing["act_s"]))
@@ -162,6 +165,14 @@ class Life:
         if self._record.is_due(must=False):
             self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
         return prefix.length
+
+    def _show(self, index: int, outputs: Outputs | None) -> None:
+        """Keep what reports show of the run beside numbers, where that is wanted."""
+        if outputs is None or not self._shows:
+            return
+        for audit in self._instruments.audits:
+            if audit.shows and audit.name in outputs.audits:
+                self._record.write_shown(index, "run", audit.shown(outputs.audits[audit.name]))
 
     def _step(self, strategy: Strategy, index: int, ledger: Ledger) -> tuple[Step, _Looks, bool]:
         """Let an event happen; return what it did, what was seen meanwhile, and if trainings in it were kept."""

@@ -47,7 +47,13 @@ class Run:
         return set(self.summaries) == set(self.config.strategies)
 
 
-def run(config: RunConfig, root: Path | str = "runs", trackers: Sequence[Tracker] = (), fresh: bool = False) -> Run:
+def run(
+    config: RunConfig,
+    root: Path | str = "runs",
+    trackers: Sequence[Tracker] = (),
+    fresh: bool = False,
+    workers: int = 1,
+) -> Run:
     """Play a stream to every strategy of `config`; go on where an earlier attempt stopped.
 
     Args:
@@ -56,15 +62,20 @@ def run(config: RunConfig, root: Path | str = "runs", trackers: Sequence[Tracker
             code, so that the same run finds itself again and a finished one computes nothing.
         trackers: told about everything that happens.
         fresh: delete what an earlier attempt left.
+        workers: processes that may live references beside each other; each takes as much memory as the run.
 
     Raises:
         LifelongError: bad input, a corrupt folder, diverged training. What was done so far stays on disk.
     """
-    return run_prepared(prepare(config), root, trackers, fresh)
+    return run_prepared(prepare(config), root, trackers, fresh, workers)
 
 
 def run_prepared(
-    prepared: Prepared, root: Path | str = "runs", trackers: Sequence[Tracker] = (), fresh: bool = False
+    prepared: Prepared,
+    root: Path | str = "runs",
+    trackers: Sequence[Tracker] = (),
+    fresh: bool = False,
+    workers: int = 1,
 ) -> Run:
     """Do what `run` does with what `prepare` returned, for those who look at it in between."""
     config, folder = prepared.config, prepared.folder(root)
@@ -77,7 +88,7 @@ def run_prepared(
         watch = Watch(trackers)
         p = prepared
         instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
-        common = Shared(p, instruments.evaluator)
+        common = Shared(p, instruments.evaluator, workers)
         shared, failed = prefixes(p.stream, p.resolved["strategies"]), []
         for name in config.strategies:
             try:
@@ -92,20 +103,21 @@ def run_prepared(
     return load_run(folder)
 
 
-def resume(folder: Path | str, trackers: Sequence[Tracker] = (), trust: bool = False) -> Run:
+def resume(folder: Path | str, trackers: Sequence[Tracker] = (), trust: bool = False, workers: int = 1) -> Run:
     """Go on with the run in `folder`.
 
     Args:
         folder: of the run.
         trackers: told about everything that happens.
         trust: whether files that the folder names may run although they have not been run on this machine before.
+        workers: as in `run`.
 
     Raises:
         CheckpointError: there is no run, or it was made by another version of the code or other data.
         TrustError: it names files that may not run.
     """
     folder = Path(folder).resolve()
-    return run(open_folder(folder, trust), folder.parent, trackers)
+    return run(open_folder(folder, trust), folder.parent, trackers, workers=workers)
 
 
 def load_run(folder: Path | str) -> Run:

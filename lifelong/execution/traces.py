@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, read_json, with_digest
-from lifelong.results.record import read_checkpoint
+from lifelong.results.record import SHOWN, read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
@@ -26,11 +25,11 @@ from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
-from streams.files import is_sound_zip
+from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "images", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "judges", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -102,7 +101,9 @@ def clean_run(folder: Path | str, deleted: bool = False, trust: bool = False, dr
         for name in p.config.strategies:
             life = folder / "strategies" / name
             if (life / "done.json").exists():
-                changed += _removed(sorted((life / "details").glob("*")), dry_run)
+                changed += _removed(
+                    [f for part in ("details", SHOWN) for f in sorted((life / part).glob("*"))], dry_run
+                )
                 changed += _blanked(p, life, dry_run) if deleted else []
     return changed + _removed([*_cached_lives(p, instruments), *_prepared_files(p), *_selections(p)], dry_run)
 
@@ -134,6 +135,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         for file in sorted((life / "details").glob("event-*.npz")):
             if _in_detail(p, int(file.stem.removeprefix("event-")), sample):
                 yield Trace(file, "its features and predicted distribution")
+    if learned:
+        for file in sorted((life / SHOWN).glob("event-*.npz")):
+            yield Trace(file, "images that models drew, of which it may be one")
     if evaluated or learned:
         for table in ("results.jsonl", "columns.bin"):
             yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")
@@ -180,12 +184,14 @@ def _prepared_files(p: Prepared) -> list[Path]:
     if p.config.features is not None:
         source, folder = p.stream.source.name.removesuffix(f"@{p.config.features.name}"), cache_folder() / "features"
         pattern = f"{source}-{p.config.features.name}-*.npz"
-        files += [*sorted(folder.glob(pattern)), *_halves(folder, pattern)]
+        files += [*sorted(folder.glob(pattern)), *halves(folder, pattern)]
+    source, folder = p.stream.source.name, cache_folder() / "judges"
+    files += [*sorted(folder.glob(f"{source}-*.pt")), *halves(folder, f"{source}-*.pt")]
     text, folder = p.stream.source.text, cache_folder() / "tokenizers"
     if text is not None and text.tokenizer.of_rows:
         content = kept_form(text.tokenizer)
         files += [file for file in sorted(folder.glob("*.json")) if file.read_bytes() == content]
-        files += _halves(folder, "*.json")
+        files += halves(folder, "*.json")
     return files
 
 
@@ -204,25 +210,10 @@ def _selections(p: Prepared) -> dict[Path, np.ndarray]:
     return found
 
 
-def _halves(folder: Path, pattern: str) -> list[Path]:
-    """Return what is left of files that processes were writing when they were killed."""
-    return [half for half in sorted(folder.glob(f".{pattern}.*.part")) if not _is_alive(half.suffixes[-2][1:])]
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
 def _removed(files: list[Path], dry_run: bool) -> list[Path]:
     """Remove files, and what processes left of them that were killed while they wrote them; return what there was."""
-    halves = [half for file in files for half in _halves(file.parent, glob.escape(file.name))]
-    there = [file for file in dict.fromkeys([*files, *halves]) if file.exists()]
+    left = [half for file in files for half in halves(file.parent, glob.escape(file.name))]
+    there = [file for file in dict.fromkeys([*files, *left]) if file.exists()]
     if not dry_run:
         for file in there:
             file.unlink()

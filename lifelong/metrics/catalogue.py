@@ -33,7 +33,7 @@ from lifelong.metrics import (
 )
 from lifelong.metrics.snapshots import corrective, retained
 from strategies.metric import Better, Metric
-from strategies.objectives import causal_lm, classification, regression
+from strategies.objectives import causal_lm, classification, denoising, regression
 from strategies.objectives._base import NamedObjective
 from streams.registry import class_of, entries, load
 
@@ -55,7 +55,7 @@ _MODULES: dict[str, ModuleType] = {
     "What strategies tell of themselves": traits,
     "Selection of training data": selection,
 }
-_OBJECTIVES = (classification, regression, causal_lm)
+_OBJECTIVES = (classification, regression, causal_lm, denoising)
 
 OF_MEASURE: dict[str, tuple[str, Better]] = {
     prefix: meaning

@@ -49,6 +49,13 @@ METRICS: dict[str, Metric] = {
         0.0,
     ),
     "exact": Metric("Whether service claims to be exact (in bits or in law).", "0 or 1", "higher", 1.0),
+    "certified": Metric(
+        "Whether service has the grade certified(epsilon, delta), of strategies that give it: what is published can "
+        "hardly tell the life from one without the data.",
+        "0 or 1",
+        "higher",
+        1.0,
+    ),
     "weights_erased": Metric(
         "0 where the request left weights that derive from its samples as they were, bit for bit: what was learned "
         "stays in the weights, and at most something beside them hides it (a guard, or nothing at all). 1 where they "
@@ -143,11 +150,13 @@ def service_rows(event: int, request: RequestPlan, outcome: Outcome, learned: in
     exact = outcome.exactness in {"bits", "law"}
     exposure = latency if exact else None
     n = len(request.deletion.requests)
+    certified = float(outcome.exactness == "certified")
     return [
         row(event, "run", request.name, "latency", latency, n),
         row(event, "run", request.name, "exposure", exposure, n, "not exact: the model still derives from it"),
         row(event, "run", request.name, "exact", float(exact), 1),
         row(event, "run", request.name, "weights_erased", float(outcome.weights_erased), 1),
+        *([] if outcome.guarantee is None else [row(event, "run", request.name, "certified", certified, 1)]),
     ]
 
 

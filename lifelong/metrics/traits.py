@@ -78,6 +78,44 @@ METRICS: dict[str, Metric] = {
     "drawn_samples": Metric("Samples that the event was trained on, where a strategy selects.", "samples", "neither"),
     "selection_forward": Metric("Of `forward`, what looking at the pool took.", "samples", "lower"),
     "selection_backward": Metric("Of `backward`, what looking at the pool took.", "samples", "lower"),
+    "residual": Metric(
+        "How far the secret weights can be from those that the live samples alone would give (certified heads).",
+        "weights",
+        "lower",
+        0.0,
+    ),
+    "noise": Metric("Standard deviation of the noise on what was published (certified heads).", "weights", "neither"),
+    "mu_spent_max": Metric(
+        "The most that any request has spent of its budget, in units of Gaussian privacy (certified heads).",
+        "mu",
+        "lower",
+        0.0,
+    ),
+    "epsilon_spent_max": Metric("The same as an epsilon at the promised delta.", "epsilon", "lower", 0.0),
+    "epsilon_spent": Metric(
+        "What publications since a request have spent of its budget, as an epsilon at the promised delta; the row at "
+        "the end of the life is the one that counts (certified heads).",
+        "epsilon",
+        "lower",
+        0.0,
+    ),
+    "newton_steps": Metric("Newton steps that the event took (certified heads).", "steps", "lower"),
+    "resolved": Metric(
+        "Whether the event was solved anew, to the solver's tolerance (certified heads).", "0 or 1", "neither"
+    ),
+    "trained_again": Metric(
+        "Whether a request was served by training anew, as a bound was used up (newton-removal).",
+        "0 or 1",
+        "lower",
+        0.0,
+    ),
+    "exhausted_requests": Metric(
+        "Requests that have spent more than their budget, of which nothing is promised any more (certified heads).",
+        "requests",
+        "lower",
+        0.0,
+    ),
+    "clipped_share": Metric("Share of the rows of features that were cut to length.", "share", "neither"),
     "outside_band": Metric(
         "Samples drawn from the tails of a score, because the band between them had too few.", "samples", "neither"
     ),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from lifelong.files import cache_folder, write_atomically
+from lifelong.files import cache_folder, write_cached
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
@@ -125,7 +125,7 @@ def pretrain(model: str, options: dict[str, Any], session: BaseSession) -> Sessi
     accuracy = float(right.mean())
     content = io.BytesIO()
     torch.save({"body": flat.network.body.state_dict(), "accuracy": accuracy}, content)
-    write_atomically(file, content.getvalue())
+    write_cached(file, content.getvalue())
     return Session(file, accuracy, cached=False)
 
 

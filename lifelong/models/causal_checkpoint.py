@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from lifelong.models._language import Decoder, LoRA, check_text, in_bfloat16, recompute
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.checkpoints import SMOLLM2, checkpoint_folder
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -50,7 +50,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     folder = checkpoint_folder(config.checkpoint)
     try:
         described = AutoConfig.from_pretrained(folder)
-        if config.weights == "pretrained":
+        if config.weights == "pretrained" and needs_values():
             checkpoint = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype))
         else:
             checkpoint = AutoModelForCausalLM.from_config(described)

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._images import Prepare, check_images
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
@@ -62,7 +62,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
         from efficientnet_lite_pytorch import EfficientNet
 
         inner = EfficientNet.from_name("efficientnet-lite0")
-        if config.weights == "imagenet":
+        if config.weights == "imagenet" and needs_values():
             file = EfficientnetLite0ModelFile.get_model_file_path()
             inner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     return Network(Encoder(inner, config.size), nn.Linear(1280, num_outputs))

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._images import Prepare, check_images
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
@@ -57,7 +57,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
 
     try:
         described = AutoConfig.from_pretrained(config.model)
-        if config.weights == "pretrained":
+        if config.weights == "pretrained" and needs_values():
             inner = AutoModel.from_pretrained(config.model, dtype=torch.float32)
         else:
             inner = AutoModel.from_config(described)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lifelong.models._language import Decoder, LoRA, check_text
 from lifelong.models._sight import Sight, check_pictured
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.checkpoints import checkpoint_folder
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -47,7 +47,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
         if not isinstance(described, LlavaConfig):
             raise ConfigError(f"model.checkpoint: {name!r} is a {described.model_type}, not a LLaVA.")
         pictures, _ = ImageProcessingMixin.get_image_processor_dict(folder)
-        if config.weights == "pretrained":
+        if config.weights == "pretrained" and needs_values():
             checkpoint = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         else:
             checkpoint = LlavaForConditionalGeneration(described)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._images import Prepare, check_images
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError, closest
 
@@ -57,7 +57,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     if config.model in ("googlenet", "inception_v3"):
         kwargs |= {"aux_logits": False, "init_weights": True}
     try:
-        inner = models.get_model(config.model, weights=config.weights, **kwargs)
+        inner = models.get_model(config.model, weights=config.weights if needs_values() else None, **kwargs)
     except (KeyError, ValueError) as error:
         known = [w.name for w in models.get_model_weights(config.model)]
         raise ConfigError(f"model.weights: {config.weights!r} does not fit ({error}); there are {known}.") from error

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from lifelong.models._base_session import base_weights
-from strategies.parts.model import Network
+from strategies.parts.model import Network, needs_values
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 
@@ -74,6 +74,6 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
         num_channels=input_shape[0],
     )
     body = Encoder(ViTModel(described, add_pooling_layer=False).train())
-    if config.pretrained == "glyphs":
+    if config.pretrained == "glyphs" and needs_values():
         body.load_state_dict(base_weights("vit-tiny", config.model_dump(mode="json"), input_shape))
     return Network(body, nn.Linear(config.width, num_outputs))

@@ -14,7 +14,9 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import IO, TypeVar
 
 from streams.errors import LifelongError
@@ -40,13 +42,53 @@ def call(function: Callable[..., T], *arguments: object) -> T:
     if server.is_dead:
         _server.cache_clear()
         server = _server(os.getpid())
-    surroundings = (sys.path, os.getcwd(), dict(os.environ))
     try:
-        answer = server.ask(pickle.dumps((surroundings, pickle.dumps((function, arguments)))))
+        return _asked(server, function, arguments)
     except BaseException:  # Ctrl-C too: the child must not go on alone, and its answer must not be the next one's
         server.kill()
         _server.cache_clear()
         raise
+
+
+def calls(function: Callable[..., T], each: Sequence[tuple[object, ...]], workers: int) -> list[T]:
+    """Return what `call` does for each tuple of arguments, in their order, some at the same time.
+
+    Args:
+        function: see `call`.
+        each: arguments of each call.
+        workers: how many calls go on at once, each beside a server of its own.
+
+    Raises:
+        RuntimeError, LifelongError: as `call`; what still goes on is ended.
+    """
+    if min(workers, len(each)) <= 1:
+        return [call(function, *arguments) for arguments in each]
+    servers = [_Server() for _ in range(min(workers, len(each)))]
+    free = SimpleQueue[_Server]()
+    for server in servers:
+        free.put(server)
+
+    def one(arguments: tuple[object, ...]) -> T:
+        server = free.get()
+        try:
+            return _asked(server, function, arguments)
+        finally:
+            free.put(server)
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        waiting = [pool.submit(one, arguments) for arguments in each]
+        try:
+            return [future.result() for future in waiting]
+        finally:  # whatever still goes on, after an error or Ctrl-C, must not go on alone
+            for future in waiting:
+                future.cancel()
+            for server in servers:
+                server.kill()
+
+
+def _asked(server: _Server, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+    surroundings = (sys.path, os.getcwd(), dict(os.environ))
+    answer = server.ask(pickle.dumps((surroundings, pickle.dumps((function, arguments)))))
     if not answer:
         raise LifelongError(
             f"The process that called {function.__module__}.{function.__qualname__} died. Is there enough memory?"

@@ -10,12 +10,13 @@ from strategies.parts.training.progress import stop_after_step
 
 
 def stop(number: int, frame: object) -> None:
-    """Handle a signal that asks this process to end.
+    """Handle a signal that asks this process to end. When it does, it is not disturbed by being asked again.
 
     Raises:
         KeyboardInterrupt: no training goes on here that would stop after its step.
     """
     if not stop_after_step():
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,10 @@ from lifelong.metrics.relapse import Relapse, mean_relapse
 from lifelong.metrics.requests import RequestScores, attribution_rows, mean_rows
 from lifelong.metrics.snapshots._base import Snapshot, SnapshotMetric
 from lifelong.metrics.snapshots.corrective import recovery_rows
-from lifelong.processes.fresh import call
+from lifelong.processes.fresh import calls
 from lifelong.processes.settings import torch_settings
 from lifelong.references.points import Point, chain, wanted_points
-from lifelong.references.tree import Cost, Looker, Missing, References, reference_parts
+from lifelong.references.tree import Cost, Elsewhere, Looker, Missing, References, lines, reference_parts, shares
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
 from lifelong.setup.build import build_strategy, make_strategy
@@ -52,11 +52,15 @@ _FAMILIES: tuple[tuple[ReferenceKind, ...], ...] = (
 
 
 class Shared:
-    """What all strategies of a run have in common: an untrained network, and what attacks told of references."""
+    """What all strategies of a run have in common: an untrained network, and what attacks told of references.
 
-    def __init__(self, p: Prepared, evaluator: Evaluator) -> None:
+    Attributes:
+        workers: processes that may live references beside each other.
+    """
+
+    def __init__(self, p: Prepared, evaluator: Evaluator, workers: int = 1) -> None:
         """Build nothing until it is asked."""
-        self._p, self._evaluator = p, evaluator
+        self._p, self._evaluator, self.workers = p, evaluator, workers
         self._strategy: Strategy | None = None
         self._distributions: dict[int, Distributions | None] = {}
         self._known: dict[tuple[ReferenceKind, int, str], Known] = {}
@@ -86,10 +90,14 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
     for kinds in _FAMILIES:
         points = wanted_points(p.stream, p.config.references, kinds)
         if points:
-            family = _family(p, name, points[0].kind, evaluator)
+            family = _family(p, name, points[0].kind, evaluator, shared.workers)
             wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
             for point, reference in family.compute(wanted):
                 outputs = lived.outputs(point.event)
+                if p.config.recording.keep != "numbers" and point.kind in DETAILED and point.request is None:
+                    for audit in instruments.audits:
+                        if audit.shows and audit.name in reference.audits:
+                            record.write_shown(point.event, point.kind, audit.shown(reference.audits[audit.name]))
                 rows += _gaps(p, point, outputs, reference, instruments.metrics)
                 rows += _audit_gaps(p, point, outputs, reference, instruments.audits, lived.losses_before)
                 if point.kind == "retrained":
@@ -185,11 +193,17 @@ def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]
     return rows
 
 
-def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator) -> References:
+def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator, workers: int = 1) -> References:
     """Return what computes a reference and all its relatives."""
     parts, seed = reference_parts(kind, p.strategies.parts[name]), _seed(p, kind)
     own = others_code(part.name for part in parts)
-    return lives_of(p, parts, seed, evaluator, functools.partial(_live_alone, p, name, kind) if own else None)
+    live = functools.partial(_live_elsewhere, p, name, kind, workers)
+    elsewhere = None
+    if own:
+        elsewhere = Elsewhere(live, lines, alone=True)
+    elif workers > 1:
+        elsewhere = Elsewhere(live, functools.partial(shares, count=workers), alone=False)
+    return lives_of(p, parts, seed, evaluator, elsewhere)
 
 
 def _seed(p: Prepared, kind: ReferenceKind) -> int:
@@ -197,10 +211,12 @@ def _seed(p: Prepared, kind: ReferenceKind) -> int:
 
 
 # Why: docs/decisions.md#lives-that-are-compared-share-no-process
-def _live_alone(p: Prepared, name: str, kind: ReferenceKind, missing: Missing) -> Outcome:
+def _live_elsewhere(
+    p: Prepared, name: str, kind: ReferenceKind, workers: int, parts: Sequence[Missing]
+) -> list[Outcome]:
     """Live where nobody has lived before: what a user's file keeps in its module would make all lives alike."""
     config = p.config.model_copy(update={"strategies": {name: p.config.strategies[name]}})
-    return call(_live_here, config, p.stream, name, kind, missing)
+    return calls(_live_here, [(config, p.stream, name, kind, missing) for missing in parts], workers)
 
 
 def _live_here(config: RunConfig, stream: Stream, name: str, kind: ReferenceKind, missing: Missing) -> Outcome:
@@ -215,7 +231,7 @@ def lives_of(
     parts: StrategyParts,
     seed: int,
     evaluator: Looker,
-    elsewhere: Callable[[Missing], Outcome] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> References:
     """Return what computes lives of one strategy under one seed, on the data of a run, here or `elsewhere`."""
     setting = p.setting_of(seed)

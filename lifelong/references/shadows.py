@@ -27,7 +27,7 @@ from lifelong.metrics.shadows import lira_rows, rmia_rows, score_rows, ulira_row
 from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import lives_of
-from lifelong.references.tree import Cost, Missing, References, reference_parts
+from lifelong.references.tree import Cost, Elsewhere, Missing, References, lines, reference_parts
 from lifelong.results.table import Row, row
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
@@ -264,7 +264,8 @@ class _Lives:
         """Return what computes a life, and its events up to every moment."""
         p, retrained = self._p, self._retrained
         seed = (p.config.seed + 1) * _SEEDS + life + (_RETRAINED_SEEDS if retrained else 0)
-        alone = functools.partial(_live_alone, p, self._name, retrained, life) if self._own else None
+        live = functools.partial(_live_alone, p, self._name, retrained, life)
+        alone = Elsewhere(lambda parts: [live(part) for part in parts], lines, alone=True) if self._own else None
         family = lives_of(p, self._parts, seed, self._onlooker, alone)
         excluded = self._ids[~is_inside(life, self._ids)]
         events_at = {}

@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 
 from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
-from lifelong.report.facts import gather
+from lifelong.report.contact_sheet import rows_of_sheets
+from lifelong.report.facts import Facts, gather
 from lifelong.report.gathering import gather_lives
 from lifelong.report.html import run_drawings, write_report
 from lifelong.report.latex import run_latex, study_latex
@@ -80,8 +81,11 @@ def export(what: Run | Study, form: Format, out: Path | None = None) -> list[Pat
         case "parquet":
             return [_write_parquet(_heads(what), parts(what), out or what.folder / "results.parquet")]
         case _:
-            drawings = run_drawings(gather(what)) if isinstance(what, Run) else study_drawings(gather_lives(what))
-            return write_pictures(drawings, out or what.folder / "figures", form)
+            folder = out or what.folder / "figures"
+            if isinstance(what, Study):
+                return write_pictures(study_drawings(gather_lives(what)), folder, form)
+            facts = gather(what)
+            return write_pictures(run_drawings(facts), folder, form) + write_sheets(facts, folder)
 
 
 def parts(what: Run | Study) -> Iterator[Part]:
@@ -95,6 +99,14 @@ def parts(what: Run | Study) -> Iterator[Part]:
             folder = job.folder / "strategies" / name
             if (folder / "done.json").exists():
                 yield {**cell.values, "seed": cell.seed, "strategy": name}, Table(read_rows(folder / "results.jsonl"))
+
+
+def write_sheets(facts: Facts, folder: Path) -> list[Path]:
+    """Write the rows of contact sheets as PNG files, where a run kept images; return the files."""
+    files = {folder / f"{name}.png": content for name, content in rows_of_sheets(facts)}
+    for file, content in files.items():
+        write_atomically(file, content)
+    return list(files)
 
 
 def write_pictures(drawings: Iterable[tuple[str, go.Figure]], folder: Path, form: Literal["png", "svg"]) -> list[Path]:

@@ -11,7 +11,7 @@ from plotly.graph_objects import Figure
 
 from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
-from lifelong.report import figures, selection, subnetworks, tables, unlearning
+from lifelong.report import contact_sheet, figures, selection, subnetworks, tables, unlearning
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import pairs
 from lifelong.report.page import drawing, page
@@ -44,6 +44,8 @@ def render(facts: Facts) -> str:
             ("units", "What is known of each unit", _matrices(facts)),
             ("requests", "What each request left behind", _requests(facts)),
         ]
+        if contact_sheet.described(facts):
+            sections += [("images", "What is drawn", contact_sheet.sheets(facts))]
         if subnetworks.described(facts):
             sections += [("subnetworks", "How tasks build on each other", _subnetworks(facts))]
         if selection.described(facts):

@@ -31,6 +31,8 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 .notice { background: var(--notice); border-left: 5px solid #E69F00; padding: .6rem 1rem; }
 figure { margin: 1rem 0 1.5rem; }
 .wide { overflow-x: auto; } .plot { min-width: 44rem; }
+.sheet img { display: block; width: 100%; max-width: 44rem; image-rendering: pixelated; }
+.sheet p { margin: .5rem 0 .1rem; font-size: .9rem; } .sheet ol { font-size: .9rem; columns: 14rem; }
 figcaption { color: var(--dim); font-size: .9rem; max-width: 80ch; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .5rem 1.5rem; margin: 1rem 0; }
 dt { color: var(--dim); font-size: .85rem; } dd { margin: 0; overflow-wrap: anywhere; }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.types import Storage
 
 from lifelong.files import write_atomically
 from strategies.base import State
@@ -83,16 +84,15 @@ class Pieces:
         return name
 
 
-def places(device: str) -> Callable[[torch.UntypedStorage, str], torch.UntypedStorage]:
+def places(device: str) -> Callable[[Storage, str], Storage]:
     """Return where `torch.load` is to put tensors: those of the processor stay there, those of a GPU go to `device`.
 
     A state has both. What strategies note of samples is numpy's, and weights are where they are trained.
     """
 
-    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        there: torch.UntypedStorage = torch.serialization.default_restore_location(
-            storage, "cpu" if location == "cpu" else device
-        )
+    def place(storage: Storage, location: str) -> Storage:
+        where = "cpu" if location == "cpu" else device
+        there: Storage = torch.serialization.default_restore_location(storage, where)  # type: ignore[no-untyped-call]
         return there
 
     return place

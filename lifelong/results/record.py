@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lifelong.evaluation.outputs import Outputs, with_stored
+from lifelong.evaluation.outputs import Arrays, Outputs, with_stored
 from lifelong.evaluation.plan import EvaluationPlan
 from lifelong.files import write_atomically
 from lifelong.results.columns import write_columns
@@ -39,6 +39,8 @@ _FORMAT = 3
 # A checkpoint may be put off until the last one lies this many times its own cost back.
 _PATIENCE = 40.0
 _APPENDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
+SHOWN = "shown"
+"""Folder of what reports show beside numbers."""
 _FIELDS = {"identity", "event", "alone", "files", "details", "state", "pieces"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -56,6 +58,20 @@ class Checkpoint:
     event: int
     state: State
     whole: bool = False
+
+
+def shown_file(folder: Path, event: int, model: str) -> Path:
+    """Return where the folder of a strategy keeps what reports show of a model (run, or a reference) after an event."""
+    return folder / SHOWN / f"event-{event:06d}-{model}.npz"
+
+
+def shown_files(folder: Path) -> dict[int, dict[str, Path]]:
+    """Return what `shown_file` names and is there, by event and model, both in order."""
+    files: dict[int, dict[str, Path]] = {}
+    for file in sorted((folder / SHOWN).glob("event-*.npz")):
+        event, _, model = file.stem.removeprefix("event-").partition("-")
+        files.setdefault(int(event), {})[model] = file
+    return files
 
 
 class Record:
@@ -108,6 +124,12 @@ class Record:
         np.savez(buffer, **outputs.stored())  # type: ignore[arg-type]
         self._details.update(buffer.getbuffer())
         write_atomically(self._detail(event), buffer.getbuffer(), fsync=self._fsync)
+
+    def write_shown(self, event: int, model: str, arrays: Arrays) -> None:
+        """Keep for good what reports show of one model after one event."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_atomically(shown_file(self.folder, event, model), buffer.getbuffer(), fsync=self._fsync)
 
     def read_details(self, event: int, outputs: Outputs) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
@@ -239,6 +261,7 @@ class Record:
         marks: dict[str, Mark] = {name: file.mark() for name, file in self._files.items()}
         kept = [self.folder / "columns.bin", *sorted((self.folder / "checkpoints").glob("event-*.pt"))]
         kept += sorted((self.folder / "details").glob("event-*.npz")) if self._keep_details else []
+        kept += sorted((self.folder / SHOWN).glob("event-*.npz"))
         marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
         write_atomically(self.folder / "done.json", with_digest(summary | {"files": marks}), fsync=self._fsync)
         self.drop_details()

@@ -22,7 +22,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network, Passing, frozen
+from strategies.parts.model import FlatModel, Network, Passing, frozen, without_values
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -140,16 +140,14 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
     """
     module, options = resolve("models", config.model, "model")
     objective = make_objective(config, stream)
-    shape = stream.source.input_shape
+    sizes = objective.sizes(stream.source.input_shape)
 
     def setting(seed: int) -> Setting:
         key = Key(seed)
 
-        @functools.cache
-        def original() -> FlatModel:
-            """Return the model that is copied: frozen weights lie on the device, the others on the CPU."""
+        def built() -> FlatModel:
             with seeded_globals(key / "init"):
-                network: Network = module.build(options, shape, objective.num_outputs)
+                network: Network = module.build(options, *sizes)
             if not isinstance(network, Network):
                 raise ConfigError(
                     f"model: `build` of {config.model.name} returns a {type(network).__name__}; it must return "
@@ -157,15 +155,30 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                 )
             _check_image_tokens(network, stream.source)
             network.passing = Passing(config.precision, config.channels_last)
-            model = FlatModel(network, config.trained)
-            for parameter in frozen(network):
+            return FlatModel(network, config.trained)
+
+        @functools.cache
+        def original() -> FlatModel:
+            """Return the model that is copied: frozen weights lie on the device, the others on the CPU."""
+            model = built()
+            for parameter in frozen(model.network):
                 parameter.data = parameter.data.to(config.device)
             return model
+
+        # Why: docs/decisions.md#sizes-are-read-off-a-model-without-weights
+        @functools.cache
+        def outline() -> FlatModel:
+            if is_file(config.model.name):  # may do with its weights what takes values
+                return _copied(original(), config.model.name, "meta")
+            with without_values():
+                return built()
 
         def make_model() -> FlatModel:
             return _copied(original(), config.model.name, config.device)
 
-        return Setting(key, make_model, objective, config.training, stream.units, len(stream.source))
+        return Setting(
+            key, make_model, objective, config.training, stream.units, len(stream.source), outline, config.device
+        )
 
     return setting
 
@@ -188,7 +201,7 @@ def _copied(model: FlatModel, name: str, device: str) -> FlatModel:
 def check_model(setting: Setting, stream: Stream, config: RunConfig) -> None:
     """Pass two samples through a model or an objective from a file of the user's, as a strategy would.
 
-    Those of the project look at shapes themselves.
+    Those of the project look at shapes themselves, except those that make images: most models do not.
 
     Raises:
         ConfigError: the model does not take what the objective gives it, or does not return what that needs.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lifelong.files import cache_folder, write_atomically
+from lifelong.files import cache_folder, write_cached
 from strategies.parts.model import Network, digest
 from streams.config import Named, resolve
 from streams.files import is_sound_zip
@@ -46,7 +46,7 @@ def embedded(source: Source, model: Named, device: str = "cpu") -> Source:
         x = _compute(network, source, device)
         content = io.BytesIO()
         np.savez(content, x=x.numpy())
-        write_atomically(file, content.getvalue())
+        write_cached(file, content.getvalue())
     notes = (*source.notes, f"inputs: frozen features of {model.name} ({x.shape[1]})")
     return replace(source, name=f"{source.name}@{model.name}", x=x, notes=notes, scale=None)
 

@@ -45,7 +45,7 @@ def make_instruments(
         ConfigError: an audit or a metric is not valid.
     """
     samples = Samples(stream, plan, setting.objective, config.batch_size, device)
-    context = Context(setting, stream.source, plan, samples)
+    context = Context(setting, stream.source, plan, samples, stream)
     audits = []
     for named in config.audits:
         module, options = resolve("audits", named, f"evaluation.audits.{named.name}")
@@ -53,6 +53,12 @@ def make_instruments(
         audits.append(make(named.name, options, context))
     evaluator = Evaluator(stream.source, plan, setting.objective, samples, audits, config.top_classes)
     return Instruments(evaluator, tuple(audits), all_metrics(config.metrics))
+
+
+def follows_requests(config: EvaluationConfig) -> bool:
+    """Return whether an audit looks at all earlier requests again after every request."""
+    modules = (resolve("audits", named, f"evaluation.audits.{named.name}")[0] for named in config.audits)
+    return any(class_of(module, Audit).follows_requests for module in modules)
 
 
 def check_instruments(config: EvaluationConfig, source: Source, setting: Setting) -> None:
@@ -74,9 +80,14 @@ def check_instruments(config: EvaluationConfig, source: Source, setting: Setting
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks at text alone; this source has images. Leave it out."
             )
-        if kind.needs_token_body and token_body_of(setting.make_model()) is None:
+        if kind.needs_images and setting.objective.predicts != "images":
+            raise ConfigError(
+                f"evaluation.audits: {named.name!r} looks at images that a model makes, and the model of this run "
+                f"predicts {setting.objective.predicts}. Leave it out, or set objective: denoising."
+            )
+        if kind.needs_token_body and token_body_of(setting.outline()) is None:
             raise ConfigError(
                 f"evaluation.audits: {named.name!r} looks into the blocks of a language model, and the body of this "
                 f"one is no TokenBody. Leave it out, or choose a model that has one (tiny-llama, causal-checkpoint)."
             )
-        kind.check(options, source, f"evaluation.audits.{named.name}")
+        kind.check(options, source, setting.objective, f"evaluation.audits.{named.name}")

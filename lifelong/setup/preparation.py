@@ -17,7 +17,7 @@ from lifelong.evaluation.sealing import secret_of
 from lifelong.files import code_of, own_code
 from lifelong.metrics.catalogue import Catalogue, catalogue_of
 from lifelong.setup.build import build_strategy, check_model, make_settings, make_source, make_stream
-from lifelong.setup.instruments import check_instruments
+from lifelong.setup.instruments import check_instruments, follows_requests
 from lifelong.setup.suitability import check_stream
 from strategies.base import Setting, Strategy
 from streams.errors import ConfigError
@@ -114,13 +114,14 @@ def check_device(device: str) -> None:
         raise ConfigError(f"device: {device!r} is not available here (GPUs that torch sees: {there}). Use cpu.")
 
 
-def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
+def prepare(config: RunConfig, stream: Stream | None = None, runs: bool = True) -> Prepared:
     """Load the data, build the stream, and work out what is measured: everything that can fail before compute.
 
     Args:
         config: what to do.
         stream: the stream of this very configuration, where another process has prepared it: strategies are not built
             to be checked once more.
+        runs: whether it will run; if not, weights are not read unless a strategy asks for their values.
 
     Raises:
         LifelongError: the configuration or the data is not valid.
@@ -134,11 +135,16 @@ def prepare(config: RunConfig, stream: Stream | None = None) -> Prepared:
         stream = make_stream(config, make_source(config))
     settings = make_settings(config, stream)
     setting = settings(config.seed)
-    setting.make_model()  # a network that cannot be built or copied is refused here
-    if is_file(config.model.name) or is_file(config.objective.name):
+    # A network that cannot be built or copied is refused here.
+    if runs:
+        setting.make_model()
+    else:
+        setting.outline()
+    if is_file(config.model.name) or is_file(config.objective.name) or setting.objective.predicts == "images":
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)
-    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements())
+    follows = follows_requests(config.evaluation)
+    plan = plan_evaluation(stream, config.evaluation, setting.objective.measurements(), follows)
     strategies = Strategies(parts, setting)
     if not is_checked:
         strategies.check(stream)

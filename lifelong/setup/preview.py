@@ -49,6 +49,10 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     marks = np.full((len(stream.units), len(stream.events)), "", dtype=object)
     is_held = np.zeros(len(stream.units), dtype=bool)
     taught: dict[int, np.ndarray] = {}
+    units_of: dict[int, list[int]] = {}
+    for number, own in enumerate(stream.units):
+        for c in own.classes:
+            units_of.setdefault(c, []).append(number)
     records, learned, skipped, visits, steps = [], 0, 0, 0, 0
     for index, (event, record) in enumerate(zip(stream.events, stream.describe(), strict=True)):
         marks[is_held, index] = "held"
@@ -68,7 +72,9 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
             marks[list(event.units), index] = ("again" if event.incarnation else "learn") if count else "held"
         else:
             ledger.delete(event)
-            all_deleted = _touched(taught, event, ledger)
+            named = np.unique(stream.source.class_ids[event.sample_ids]).tolist()
+            able = {unit for c in named for unit in units_of.get(c, ()) if unit in taught}
+            all_deleted = _touched({unit: taught[unit] for unit in sorted(able)}, event, ledger)
             for unit, gone in all_deleted.items():
                 marks[unit, index] = "all" if gone else "part"
                 is_held[unit] &= not gone
@@ -93,12 +99,16 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
 
 
 def _touched(taught: dict[int, np.ndarray], request: DeletionRequest, ledger: Ledger) -> dict[int, bool]:
-    """Return the units that the request takes data from, and whether nothing of the unit is left."""
+    """Return the units that the request takes data from, and whether nothing of the unit is left.
+
+    Args:
+        taught: by unit that teaches a class of the request's, ascending, the ids that it has taught.
+        request: what is deleted.
+        ledger: after that.
+    """
     deleted = np.zeros(len(ledger.life), dtype=bool)
     deleted[request.sample_ids] = True
-    return {
-        unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in sorted(taught.items()) if deleted[ids].any()
-    }
+    return {unit: not (ledger.life[ids] == Life.LEARNED).any() for unit, ids in taught.items() if deleted[ids].any()}
 
 
 def compact(marks: Sequence[Sequence[Mark]], columns: int, rows: int) -> list[list[Mark]]:

@@ -19,7 +19,7 @@ from strategies.parts.fit import Training
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.ledger import Ledger
+from streams.ledger import Ledger, Life
 from streams.registry import class_of, entries, load
 from streams.stream import Stream
 
@@ -173,15 +173,18 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         return
     unlearner, learner = strategy.unlearner, strategy.learner
     plugins = list(learner.plugins) if isinstance(learner, SGDLearner) else []
-    ledger = Ledger(stream.source, stream.task_of)
+    ledger, classes = Ledger(stream.source, stream.task_of), stream.source.class_ids
+    live = np.zeros(stream.source.num_classes, dtype=np.int64)  # samples of each class
     for event in stream.events:
         if not isinstance(event, DeletionRequest):
+            new = event.sample_ids[ledger.life[event.sample_ids] != Life.LEARNED]
             ledger.admit(event)
+            live += np.bincount(classes[new[ledger.life[new] == Life.LEARNED]], minlength=len(live))
             continue
         ledger.delete(event)
-        live = ledger.live_ids
-        stay = np.intersect1d(stream.source.class_ids[event.sample_ids], stream.source.class_ids[live])
-        refusal = partial(_refusal, event, len(live), stay)
+        gone = np.bincount(classes[event.sample_ids], minlength=len(live))
+        live -= gone
+        refusal = partial(_refusal, event, int(live.sum()), np.flatnonzero((gone > 0) & (live > 0)))
         if reason := refusal(unlearner):
             can = those_that_can("unlearners", unlearner.setting, plugins, _not_refused(refusal))
             raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")

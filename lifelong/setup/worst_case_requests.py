@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.files import cache_folder, code_of, write_atomically
+from lifelong.files import cache_folder, code_of, write_cached
 from strategies.base import Setting, Strategy
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
@@ -156,7 +156,7 @@ class Chooser:
             ids = self._choose(plan, learned, candidates, spec, key)
             content = io.BytesIO()
             np.savez(content, ids=ids)
-            write_atomically(file, content.getvalue())
+            write_cached(file, content.getvalue())
         return ids
 
     def _choose(

@@ -85,7 +85,7 @@ def run_ray(
                 {"memory": int(memory * 1e9)} if memory else {}
             )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
-            board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+            board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
             slots = max(1, int(ray.cluster_resources().get("CPU", 1.0) / max(cpus, 1e-3)))
             running: dict[Any, tuple[Job, ...]] = {
                 remote.remote(cohort, str(token), board): cohort for cohort in cohorts(jobs, slots)

@@ -134,7 +134,7 @@ class Study:
         """
 
         def settled(config: RunConfig) -> Prepared:
-            return prepare(config.model_copy(update={"device": "cpu"}) if elsewhere else config)
+            return prepare(config.model_copy(update={"device": "cpu"}) if elsewhere else config, runs=False)
 
         check_streams(self.config, [c for c in self.cells if c.seed == self.cells[0].seed], settled)
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from lifelong.metrics.catalogue import measure_of
+from lifelong.results.record import shown_files
 from lifelong.results.table import Row, read_rows
 from lifelong.trackers._base import RunInfo
 from streams.events import DeletionRequest
@@ -77,6 +80,7 @@ class WandbTracker:
         for event, group in sorted(_by_event(rows).items()):
             self._log(self._steps, event, group)
             self._steps += 1
+        self._log_images()
         self._log_tables()
         self._complete = True
 
@@ -89,6 +93,16 @@ class WandbTracker:
     def _log(self, step: int, event: int, rows: Sequence[Row]) -> None:
         if self._run is not None and step >= self._run.starting_step:
             self._run.log({"event": event, **logged(rows)}, step=step, commit=True)
+
+    def _log_images(self) -> None:
+        """Log the images that the run keeps for reports: of each model one picture, with the prompts in its caption."""
+        if self._run is None or self._info is None:
+            return
+        for event, files in shown_files(self._info.folder).items():
+            if self._steps >= self._run.starting_step:
+                pictures = {f"images/{model}": _picture(file) for model, file in files.items()}
+                self._run.log({"event": event, **pictures}, step=self._steps, commit=True)
+            self._steps += 1
 
     def _log_tables(self) -> None:
         """Log the requests, and the score of every unit after every event."""
@@ -265,3 +279,11 @@ def _reachable(server: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _picture(file: Path) -> Any:
+    """Return the images that a model drew, beside each other."""
+    with np.load(file) as arrays:
+        beside = np.concatenate(list(arrays["pictures"][:, 0].transpose(0, 2, 3, 1)), 1)
+        caption = "; ".join(arrays["asked"])
+    return import_module("wandb").Image(beside, caption=caption)

@@ -15,14 +15,17 @@ from lifelong.config.run import content_hash
 from lifelong.execution.manifest import open_folder, read_manifest, versions
 from lifelong.files import code_version, write_atomically
 from lifelong.setup.preparation import Prepared, prepare
-from lifelong.verification.controls import CONTROLS
+from lifelong.verification.certified import NoiseFinding, noise
+from lifelong.verification.certified_controls import CERTIFIED_CONTROLS
+from lifelong.verification.controls import CONTROLLED, CONTROLS
 from lifelong.verification.lives import Who, answers_of_checkpoint, live_alone
 from lifelong.verification.replay import Finding, choose, find
-from strategies.isolated import sisa
-from strategies.outcome import Exactness
+from strategies.outcome import GRADES, Exactness
 from strategies.parts.model import digest
+from streams.config import parse
 from streams.errors import CheckpointError, ConfigError, closest
 from streams.randomness import Key
+from streams.registry import load
 from streams.source import Source
 
 SUPPORTS = (
@@ -38,6 +41,19 @@ DOES_NOT_SUPPORT = (
     "Differences of published models: two successive models can reveal the record that was deleted between them.",
     "Copies outside of the state: logs, reports, references, backups, and per-sample scores in the run folder.",
     "Malice: code that finds out that it is tested, or keeps data in files, can pass.",
+)
+SUPPORTS_CERTIFIED = (
+    "Certified: the secret weights lie as near to those of the life without the deleted samples, and to those of a "
+    "life with other samples in their place, as the guarantee states; noise and schedule do not depend on the deleted.",
+    "Every publication is in the account of every earlier request, and no account exceeds what was promised; the noise "
+    "of all publications has the stated size and is drawn anew each time.",
+)
+DOES_NOT_SUPPORT_CERTIFIED = (
+    "Certified: the secret state, which checkpoints hold; whoever has it needs no attack.",
+    "Certified: noise is drawn from the run's seed; a deployment needs a secret source, and samplers of floating-point "
+    "numbers leak.",
+    "Certified: the time and the number of steps that a request takes, which depend on what is deleted.",
+    "Certified: what the features were trained on, and constants chosen by looking at data that can be deleted.",
 )
 VOCABULARY = (
     "The vocabulary: the tokeniser was trained on all texts, deleted ones among them. Their names and answers can be "
@@ -56,6 +72,7 @@ class Verified:
             state answers the same.
         findings: one per request that was looked at.
         digest: of the state after the last event.
+        noise: of all publications, of a strategy that publishes with noise.
     """
 
     strategy: str
@@ -63,16 +80,21 @@ class Verified:
     reproduced: bool
     findings: tuple[Finding, ...]
     digest: str
+    noise: NoiseFinding | None = None
 
     @property
     def upheld(self) -> bool:
         """Whether nothing that was found speaks against the claim."""
-        return self.reproduced and all(f.upheld for f in self.findings)
+        hidden = self.noise is None or self.noise.upheld
+        return self.reproduced and all(f.upheld for f in self.findings) and hidden
 
     @property
     def grade(self) -> str:
-        """The grade that the findings support: bits, bits with samples given up, law, or none."""
+        """The grade that the findings support: bits, bits with samples given up, law, certified, or none."""
         findings = self.findings
+        if self.claim == "certified" and findings:
+            shown = all(f.certified is not None for f in findings if f.claim == "certified")
+            return "none" if not self.upheld else "certified" if shown else "cannot be tested"
         if not findings or not all(f.independent and not f.held for f in findings) or self.claim == "none":
             return "none"
         if all(f.as_without for f in findings):
@@ -124,6 +146,11 @@ class Certificate:
         return all(v.upheld for v in self.verified)
 
     @property
+    def certifies(self) -> bool:
+        """Whether any strategy gives the grade certified."""
+        return any(f.claim == "certified" for v in self.verified for f in v.findings)
+
+    @property
     def missed(self) -> tuple[str, ...]:
         """The controls that were not caught: against such faults, these tests have no power on this stream."""
         return tuple(c.control for c in self.controls if c.caught is False)
@@ -141,13 +168,14 @@ class Certificate:
                     "reproduced": v.reproduced,
                     "state": v.digest,
                     "requests": [asdict(f) | {"upheld": f.upheld} for f in v.findings],
+                    "noise": None if v.noise is None else asdict(v.noise) | {"upheld": v.noise.upheld},
                 }
                 for v in self.verified
             ],
             "controls": [asdict(c) for c in self.controls],
             "upheld": self.upheld,
             "missed_controls": list(self.missed),
-            "supports": list(SUPPORTS),
+            "supports": [*SUPPORTS, *(SUPPORTS_CERTIFIED if self.certifies else ())],
             "does_not_support": list(self.not_shown),
         }
         return content | {"digest": content_hash(content)}
@@ -188,8 +216,11 @@ def verify(
     if not events:
         raise ConfigError(f"{folder}: the stream has no deletion request, so there is nothing to verify.")
     verified = tuple(_verify(prepared, name, folder, events, tell) for name in chosen)
-    controlled = tuple(_control(prepared, name, events, tell) for name in CONTROLS) if controls else ()
+    certifies = any(f.claim == "certified" for v in verified for f in v.findings)
+    planted = [*CONTROLS, *(CERTIFIED_CONTROLS if certifies else ())] if controls else []
+    controlled = tuple(_control(prepared, name, events, tell) for name in planted)
     limits, file = not_shown(prepared.stream.source), folder / "certificate.json"
+    limits = (*limits, *(DOES_NOT_SUPPORT_CERTIFIED if certifies else ()))
     certificate = Certificate(_provenance(prepared, folder), verified, controlled, limits, file)
     write_atomically(certificate.file, json.dumps(certificate.to_json(), indent=1).encode())
     return certificate
@@ -238,12 +269,13 @@ def _verify(p: Prepared, name: str, folder: Path, events: tuple[int, ...], tell:
     file = _final_checkpoint(folder / "strategies" / name, len(p.stream.events) - 1)
     restored = answers_of_checkpoint(who, file)
     reproduced = lived.digest == _digest_of(file) and restored in {None, lived.answers}
-    return Verified(name, weakest(s.claim for s in lived.served.values()), reproduced, tuple(findings), lived.digest)
+    claim = weakest(s.claim for s in lived.served.values())
+    return Verified(name, claim, reproduced, tuple(findings), lived.digest, noise(lived.shown))
 
 
 def weakest(grades: Iterable[Exactness]) -> Exactness:
     """Return the lowest of some grades, which is what a strategy claims that gave them."""
-    return min(grades, key=("none", "law", "bits").index)
+    return min(grades, key=GRADES.index)
 
 
 def _final_checkpoint(folder: Path, last: int) -> Path:
@@ -259,20 +291,27 @@ def _digest_of(checkpoint: Path) -> str:
 
 
 def _control(p: Prepared, name: str, events: tuple[int, ...], tell: Callable[[str], None]) -> Controlled:
-    """Run one control with the options of the run's own `sisa`, or the defaults, until a test catches it."""
+    """Run one control with the options of the run's own `sisa` or `certified-head`, until a test catches it."""
     tell(f"control: {name}")
-    sisa_strategies = [
-        s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == "sisa"
-    ]
-    config = sisa.Config.model_validate(sisa_strategies[0].options if sisa_strategies else {})
-    fault = (CONTROLS[name].__doc__ or "").split("\n", 1)[0]
+    like, build = CONTROLLED[name]
+    own = [s.isolated for s in p.config.strategies.values() if s.isolated is not None and s.isolated.name == like]
+    config = parse(load("isolated", like).Config, own[0].options if own else {})
+    fault = (build.__doc__ or "").split("\n", 1)[0]
     try:
-        CONTROLS[name](config, p.setting)
+        build(config, p.setting)
     except ConfigError as error:
         return Controlled(name, fault, None, None, str(error))
-    _, findings = find(live_alone(Who(p.config, p.stream, name, config)), p.stream, events, Key(0))
+    lived, findings = find(live_alone(Who(p.config, p.stream, name, config)), p.stream, events, Key(0))
+    found = noise(lived.shown)
+    if found is not None and not found.upheld:
+        return Controlled(name, fault, True, None, "noise")
     for finding in findings:
         if not finding.upheld:
-            by = "other data" if not finding.independent else "life without"
-            return Controlled(name, fault, True, finding.request, by)
+            return Controlled(name, fault, True, finding.request, _caught_by(finding))
     return Controlled(name, fault, False, None, None)
+
+
+def _caught_by(finding: Finding) -> str:
+    if finding.certified is not None:
+        return finding.certified.refuted_by
+    return "other data" if not finding.independent else "life without"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from lifelong.verification.certified_controls import CERTIFIED_CONTROLS
 from strategies.base import Setting, Strategy
 from strategies.isolated import s3t
 from strategies.isolated.sisa import HONEST, Config, Sisa
@@ -85,3 +87,8 @@ CONTROLS: dict[str, Control] = {
     "unsaved optimizer": unsaved_optimizer,
     "shared head": shared_head,
 }
+CONTROLLED: dict[str, tuple[str, Callable[[Any, Setting], Strategy]]] = {
+    **{name: ("sisa", control) for name, control in CONTROLS.items()},
+    **{name: ("certified-head", control) for name, control in CERTIFIED_CONTROLS.items()},
+}
+"""All controls, and the strategy whose options in a run they take over."""

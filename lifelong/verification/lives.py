@@ -12,12 +12,12 @@ from lifelong.processes.fresh import call
 from lifelong.processes.settings import torch_settings
 from lifelong.results.record import read_checkpoint
 from lifelong.setup.build import make_setting, make_strategy
-from lifelong.verification.controls import CONTROLS
+from lifelong.verification.controls import CONTROLLED
 from lifelong.verification.replay import Lived, LiveOn, altered, answers, live, questions
 from strategies.base import Setting, Strategy
 from strategies.composed import Composed
-from strategies.isolated import sisa
 from strategies.step import ledger_after, restore
+from streams.config import Config
 from streams.events import Event
 from streams.ledger import Ledger
 from streams.randomness import Key
@@ -38,7 +38,7 @@ class Who:
     config: RunConfig
     stream: Stream
     name: str
-    options: sisa.Config | None = None
+    options: Config | None = None
 
     def setting(self) -> Setting:
         """Return what it is built in."""
@@ -47,7 +47,7 @@ class Who:
     def build(self, setting: Setting) -> Strategy:
         """Return it in its initial state."""
         if self.options is not None:
-            return CONTROLS[self.name](self.options, setting)
+            return CONTROLLED[self.name][1](self.options, setting)
         return make_strategy(self.config.strategies[self.name], setting, f"strategies.{self.name}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from lifelong.verification.certified import CertifiedFinding, Shown, check
 from strategies.base import Exactness, Strategy
 from strategies.objectives._base import EVALUATION, Objective
 from strategies.parts.model import digest
@@ -44,6 +45,7 @@ class Finding:
         traces: samples of earlier requests that it says it still holds; with any, `as_without` fails.
         digest: of the state.
         answers: digest of outputs and features for test samples and samples that the stream deletes.
+        certified: what is tested in place of equality where the claim is a distance (see `verification.certified`).
     """
 
     request: str
@@ -57,12 +59,15 @@ class Finding:
     traces: int
     digest: str
     answers: str
+    certified: CertifiedFinding | None = None
 
     @property
     def upheld(self) -> bool:
         """Whether the tests agree with the claim; a claim of nothing cannot be refuted."""
         if self.claim == "none":
             return True
+        if self.claim == "certified":
+            return self.certified is None or self.certified.upheld
         same = self.as_without or self.stranded > 0 or self.traces > 0 or self.claim == "law"
         return self.independent and same and not self.held
 
@@ -92,11 +97,16 @@ class Served:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lived:
-    """A life: digests of the state and of the answers after the last event, and what was known after each request."""
+    """A life: digests of the state and of the answers after the last event, and what was known after each request.
+
+    Attributes:
+        shown: after every event, what a strategy with the grade certified shows to whoever verifies it.
+    """
 
     digest: str
     answers: str
     served: dict[int, Served]
+    shown: dict[int, Shown] = field(default_factory=dict)
 
 
 LiveOn = Callable[[tuple[Event, ...], np.ndarray, Key], Lived]
@@ -123,8 +133,12 @@ def live(
     """Live through `events` on the data of `stream`; return digests and claims at each request."""
     strategy, ledger = build(), Ledger(stream.source, stream.task_of, device)
     served: dict[int, Served] = {}
+    shown: dict[int, Shown] = {}
     for index, event in enumerate(events):
         outcome = step(strategy, event, ledger).outcome
+        release = strategy.release()
+        if outcome.guarantee is not None and release is not None:
+            shown[index] = Shown(event.name, isinstance(event, DeletionRequest), outcome.guarantee, release)
         if isinstance(event, DeletionRequest):
             held = strategy.holds(ledger.deleted_ids)
             stranded = int(outcome.notes.get("stranded_samples", 0))
@@ -132,8 +146,8 @@ def live(
             served[index] = Served(state, answers(strategy, asked), outcome.exactness or "none", stranded, held)
     last = served.get(len(events) - 1)  # a strategy is asked once at a moment
     if last is not None:
-        return Lived(last.digest, last.answers, served)
-    return Lived(digest(strategy.state_dict()), answers(strategy, asked), served)
+        return Lived(last.digest, last.answers, served, shown)
+    return Lived(digest(strategy.state_dict()), answers(strategy, asked), served, shown)
 
 
 def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
@@ -174,6 +188,7 @@ def find(live_on: LiveOn, stream: Stream, requests: tuple[int, ...], key: Key) -
             without = live_on(surviving(events), nothing, key)
             holders = sorted(name for name, ids in served.held.items() if np.isin(ids, event.sample_ids).any())
             whole = (served.digest, served.answers)
+            is_certified = served.claim == "certified" and index in lived.shown
             yield Finding(
                 request=event.name,
                 event=index,
@@ -186,6 +201,7 @@ def find(live_on: LiveOn, stream: Stream, requests: tuple[int, ...], key: Key) -
                 traces=len(traces),
                 digest=served.digest,
                 answers=served.answers,
+                certified=check(index, lived.shown, on_other_data.shown, without.shown) if is_certified else None,
             )
 
     return lived, findings()

@@ -18,7 +18,7 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._hard_attention import MaskedChain, annealed, compensation
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives._base import ClassObjective
-from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.buffers import draw_positions, keep_uniform, shares
 from strategies.parts.memory.draws import Draws
 from strategies.parts.memory.exemplars import Remember
 from strategies.parts.passes import Passes, passes
@@ -158,7 +158,7 @@ class AmnesiacHAT(Strategy):
     @property
     @override
     def access(self) -> Access:
-        """The memories of as many tasks as there are units; where experiences are more, a part of each memory."""
+        """The memories of as many tasks as there are units; where tasks are more, a part of each, or of some."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units)))
 
     @override
@@ -298,10 +298,14 @@ class AmnesiacHAT(Strategy):
             terms.append(self._config.alpha * squared + self._config.beta * cross)
         return torch.cat(terms).mean()
 
-    def draws(self, tasks: list[_Task], steps: int, key: Key, door: Door) -> Draws:
-        """Return what to take from the memories of some tasks at each of `steps` steps."""
-        share = max(1, int(self.access.retained) // len(self._tasks))
-        ids = np.unique(np.concatenate([keep_uniform(t.memory, share, key / t.name / "share") for t in tasks]))
+    def shares(self, key: Key) -> dict[str, int]:
+        """Return of how many samples of each task's memory one event may read, by the task's name."""
+        sizes = shares(len(self._tasks), int(self.access.retained), key / "tasks")
+        return {task.name: size for task, size in zip(self._tasks, sizes, strict=True)}
+
+    def draws(self, tasks: list[_Task], sizes: dict[str, int], steps: int, key: Key, door: Door) -> Draws:
+        """Return what to take at each of `steps` steps from what may be read of the memories of some tasks."""
+        ids = np.unique(np.concatenate([keep_uniform(t.memory, sizes[t.name], key / t.name / "share") for t in tasks]))
         size = min(self._setting.training.batch_size, len(ids))
         positions = torch.from_numpy(draw_positions(ids, size * steps, key)).view(steps, size)
         return Draws(door.fetch(ids), positions.to(self._model.parameters.device))
@@ -376,11 +380,14 @@ class AmnesiacHAT(Strategy):
         rounds = [affected] if config.repair == "joint" else [[t] for t in affected]
         done = torch.zeros_like(forgotten_units)  # how many tasks use each unit, of those that are repaired already
         rate = config.intensity / config.epsilon
-        outcome = Outcome()
-        for number, tasks in enumerate(rounds):
+        outcome, sizes = Outcome(), self.shares(key)
+        for number, of_round in enumerate(rounds):
+            tasks = [t for t in of_round if sizes[t.name]]
+            if not tasks:  # nothing of their memories may be read this time
+                continue
             # Moments of a round would go on moving weights that the next one leaves alone.
             optimizer = make_optimizer(training.model_copy(update={"weight_decay": 0.0}), self._model.parameters)
-            draws = self.draws(tasks, config.steps, key / "repair" / number, door)
+            draws = self.draws(tasks, sizes, config.steps, key / "repair" / number, door)
             movable = self._chain.on_weights(
                 torch.minimum(forgotten_units, torch.stack([t.mask for t in tasks]).amax(0))
             )
@@ -465,7 +472,8 @@ class _Lesson:
         self._outputs = torch.zeros(len(self._memory), width, dtype=drawn.dtype, device=self._start.device)
         self._steps = training.num_steps(len(self._data))
         replays = bool(s._tasks) and (s._config.alpha > 0 or s._config.beta > 0)
-        self._draws = s.draws(s._tasks, self._steps, self._key / "replay", door) if replays else None
+        key = self._key / "replay"
+        self._draws = s.draws(s._tasks, s.shares(key), self._steps, key, door) if replays else None
         self._free = torch.zeros_like(s._model.parameters)
         for name, where in s._model.slices.items():
             if name.startswith("head."):

@@ -13,7 +13,7 @@ from typing_extensions import override
 from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.parts.fit import Hooks, fit
-from strategies.parts.memory.buffers import draw_positions, keep_uniform
+from strategies.parts.memory.buffers import draw_positions, keep_uniform, shares
 from strategies.parts.memory.draws import Draws
 from strategies.parts.memory.exemplars import Remember
 from strategies.parts.model import FlatModel
@@ -70,13 +70,23 @@ class _Task:
 
 @final
 class _Replay(Hooks):
-    """Adds the mean, over permanent tasks, of what dark experience replay minimises on a draw of each memory."""
+    """Adds the mean, over permanent tasks, of what dark experience replay minimises on a draw of each memory.
+
+    Attributes:
+        samples: drawn at each step.
+    """
 
     carries = ("_step",)
 
-    def __init__(self, strategy: ClpuDer, tasks: list[_Task], size: int, steps: int, key: Key, door: Door) -> None:
-        self._strategy, self._tasks, self._step = strategy, tasks, 0
-        self._draws = [strategy.draws(t, size, steps, key / t.experience / t.incarnation, door) for t in tasks]
+    def __init__(self, strategy: ClpuDer, batch_size: int, steps: int, key: Key, door: Door) -> None:
+        self._strategy, self._step = strategy, 0
+        memories = strategy.readable(key)
+        self._tasks = [task for task, _ in memories]
+        size = max(1, batch_size // max(1, len(memories)))
+        self._draws = [
+            strategy.draws(t, memory, size, steps, key / t.experience / t.incarnation, door) for t, memory in memories
+        ]
+        self.samples = sum(min(size, len(memory)) for _, memory in memories)
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
@@ -115,7 +125,7 @@ class ClpuDer(Strategy):
     @property
     @override
     def access(self) -> Access:
-        """The memories of permanent tasks."""
+        """The memories of as many permanent tasks as there are units; where these are more, a part of each memory."""
         return Access(retained=self._config.memory * max(1, len(self._setting.units)))
 
     @override
@@ -135,11 +145,12 @@ class ClpuDer(Strategy):
             task.model = self._copy() if self._config.pretrain else self._setting.make_model()
             self._temporary.append(task)
             return self._with_stranded(fit(task.model, self._setting.objective, data, training, key, hooks))
+        replayed = 0
         if self._permanent:
-            size = max(1, training.batch_size // len(self._permanent))
-            hooks.append(_Replay(self, self._permanent, size, steps, key / "replay", door))
+            replay = _Replay(self, training.batch_size, steps, key / "replay", door)
+            hooks.append(replay)
+            replayed = replay.samples * steps
         outcome = fit(self._main, self._setting.objective, data, training, key, hooks)
-        replayed = sum(min(size, len(t.memory)) for t in self._permanent) * steps if self._permanent else 0
         self._permanent.append(task)
         self._last_steps = steps
         return self._with_stranded(outcome + Outcome(forward=replayed, backward=replayed, losses=outcome.losses))
@@ -238,11 +249,20 @@ class ClpuDer(Strategy):
         self._given_up = state["given_up"]["derived"].numpy().copy()
         self._last_steps = state["last_steps"]
 
-    def draws(self, task: _Task, size: int, steps: int, key: Key, door: Door) -> Draws:
-        """Return what to take from a task's memory at each of `steps` steps."""
-        size = min(size, len(task.memory))
-        positions = torch.from_numpy(draw_positions(task.memory, size * steps, key))
-        return Draws(door.fetch(task.memory), positions.to(task.outputs.device).view(steps, size))
+    def readable(self, key: Key) -> list[tuple[_Task, np.ndarray]]:
+        """Return permanent tasks with the part of their memories that one event may read."""
+        sizes = shares(len(self._permanent), int(self.access.retained), key / "tasks")
+        return [
+            (t, keep_uniform(t.memory, size, key / t.experience / t.incarnation / "share"))
+            for t, size in zip(self._permanent, sizes, strict=True)
+            if size
+        ]
+
+    def draws(self, task: _Task, memory: np.ndarray, size: int, steps: int, key: Key, door: Door) -> Draws:
+        """Return what to take from a task's memory, or a part of it, at each of `steps` steps."""
+        size = min(size, len(memory))
+        positions = torch.from_numpy(draw_positions(memory, size * steps, key))
+        return Draws(door.fetch(memory), positions.to(task.outputs.device).view(steps, size))
 
     def dark(self, model: FlatModel, task: _Task, batch: Batch) -> torch.Tensor:
         """Return alpha mean (z - stored)^2, over the outputs of the task's classes, + beta loss."""
@@ -255,10 +275,8 @@ class ClpuDer(Strategy):
 
     def _absorb(self, task: _Task, experience: Experience, door: Door) -> Outcome:
         training, key, model, steps = self._setting.training, self._key(experience), self._main, self._last_steps
-        task_batches = self.draws(task, training.batch_size, steps, key / "own", door)
-        permanent = self._permanent
-        size = max(1, training.batch_size // max(1, len(permanent)))
-        replay = _Replay(self, permanent, size, steps, key / "replay", door)
+        task_batches = self.draws(task, task.memory, training.batch_size, steps, key / "own", door)
+        replay = _Replay(self, training.batch_size, steps, key / "replay", door)
         optimizer = make_optimizer(training, model.parameters)
 
         def loss_of(size: int) -> torch.Tensor:
@@ -271,7 +289,7 @@ class ClpuDer(Strategy):
                 model.gradient.zero_()
                 loss.backward()
                 optimizer.step(model.parameters, passed.clip(model.gradient))
-                passed.samples += len(batch) + sum(min(size, len(t.memory)) for t in permanent)
+                passed.samples += len(batch) + replay.samples
                 passed.done(loss)
         return passed.outcome(model.parameters, losses={"loss": float(passed.loss)})
 

@@ -117,6 +117,7 @@ class Pall(Strategy):
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
     exact = "sometimes"
     state_grows = True
+    idle_state = {"model/buffers": "what tasks share is put back to the start after each"}
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -179,7 +179,8 @@ class DarkExperience(Plugin, ABC):
         self._options, self._alpha, self._beta, self._together = config, alpha, beta, together
         self._by_class = setting.objective.predicts == "classes"
         key = setting.key / "dark" / "priority"
-        like, width = setting.make_model().parameters, setting.objective.num_outputs
+        width = setting.objective.num_outputs
+        like = torch.zeros(0, dtype=setting.outline().parameters.dtype, device=setting.device)
         self._memory = DarkMemory(config.memory, width, like, setting.num_samples, key)
         self._dead: set[int] = set()
         self._stale = False

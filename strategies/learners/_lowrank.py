@@ -50,12 +50,12 @@ class LowRankPlugin(Plugin):
                 f"training.carry_optimizer: the factors of {self.name!r} are new in every experience, and so are their "
                 f"moments; set it to false."
             )
-        model = setting.make_model()
+        model = setting.outline()
         self._matrices = matrices_of(model)
         check_rank(config.rank, self._matrices, f"learner.{self.name}.rank")
         # Where the head says next tokens it is as frozen as the rest; a head of classes must learn new ones.
         own_head = setting.objective.predicts != "tokens"
-        self._free = model.mask("head").nonzero().squeeze(1) if own_head else None
+        self._free = model.mask("head", setting.device).nonzero().squeeze(1) if own_head else None
         self._seen = 0
         self._now: LowRankSteps | None = None
 

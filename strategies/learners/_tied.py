@@ -17,7 +17,7 @@ from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stif
 class Tied(Plugin, ABC):
     """Adds the gradient of (curvature / 2) (theta - anchor)^2, in closed form, from the second experience on."""
 
-    carries = ()
+    carries: ClassVar[tuple[str, ...]] = ()
     config: TieConfig
     name: ClassVar[str]
     """Of the plugin, for messages and losses."""
@@ -28,9 +28,8 @@ class Tied(Plugin, ABC):
         """Start without any tie."""
         super().__init__(config, setting)
         check_stiff(config.stiff, setting.training, self.name)
-        model = setting.make_model()
-        self._mask = model.mask(config.parameters)
-        self._tie = Tie(model.parameters)
+        self._mask = setting.outline().mask(config.parameters, setting.device)
+        self._tie = Tie(setting.zeros())
         self._active = False
         self._pull: Pull | None = None
         self._derived = np.zeros(setting.num_samples, dtype=bool)

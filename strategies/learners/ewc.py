@@ -60,9 +60,8 @@ class EWC(Plugin):
         super().__init__(config, setting)
         check_stiff(config.stiff, setting.training, "ewc")
         self.state_grows = config.on_deletion != "keep"
-        model = setting.make_model()
-        model.mask(config.parameters)  # a part that is not there is refused here
-        self._tie = Tie(model.parameters)
+        setting.outline().mask(config.parameters)  # a part that is not there is refused here
+        self._tie = Tie(setting.zeros())
         self._shares: dict[str, Share] = {}
         self._experiences = 0
         self._pull: Pull | None = None

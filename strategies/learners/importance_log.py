@@ -34,7 +34,7 @@ class ImportanceLogger(Plugin):
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing noted."""
         super().__init__(config, setting)
-        self._log = ImportanceLog(config.kind, setting.make_model().parameters)
+        self._log = ImportanceLog(config.kind, setting.zeros())
         self._derived = np.zeros(setting.num_samples, dtype=bool)
 
     @override

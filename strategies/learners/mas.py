@@ -39,6 +39,7 @@ class MAS(Tied):
 
     config: Config
     name: ClassVar[str] = "mas"
+    idle_state = {"tie/spread": "all terms have one anchor"}
 
     @property
     @override

@@ -42,6 +42,7 @@ class OnlineEWC(Tied):
     config: Config
     name: ClassVar[str] = "online-ewc"
     component: ClassVar[str] = "fisher"
+    idle_state = {"tie/spread": "all terms have one anchor"}
 
     @property
     @override

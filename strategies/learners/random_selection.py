@@ -24,6 +24,7 @@ class RandomSelection(Selection):
     """Draws without replacement, by name: samples that are not drawn leave no trace."""
 
     trains_on = "draw"
+    idle_state = {"derived": "a draw by chance derives from no sample"}
     name: ClassVar[str] = "random-selection"
 
     @override

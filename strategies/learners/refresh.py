@@ -102,9 +102,9 @@ class Refresh(Plugin):
                     config.temperature,
                     config.gamma,
                 )
-        model = setting.make_model()
-        self._sizes = torch.tensor([s.stop - s.start for s in model.slices.values()], device=model.parameters.device)
-        self._fisher = torch.zeros_like(model.parameters)
+        slices = setting.outline().slices.values()
+        self._sizes = torch.tensor([s.stop - s.start for s in slices], device=setting.device)
+        self._fisher = setting.zeros()
         self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._full = (config.loss or ("full" if config.form == "paper" else "batch")) == "full"
         self._scale = self._noise_scale = self._fisher

@@ -48,6 +48,7 @@ class SI(Tied):
     carries = ("_path",)
     config: Config
     name: ClassVar[str] = "si"
+    idle_state = {"tie/spread": "all terms have one anchor"}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""

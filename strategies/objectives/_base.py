@@ -109,6 +109,16 @@ class Objective(ABC):
     def num_outputs(self) -> int:
         """Width of the model's output layer."""
 
+    def sizes(self, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Return what models are built for: the shape of one input, and the width of the output layer.
+
+        An objective that gives its models other inputs than samples are says of which sizes.
+
+        Args:
+            input_shape: of a sample.
+        """
+        return input_shape, self.num_outputs
+
     def drawn(self, batch: Batch, key: Key) -> Batch:
         """Return the batch with all that its losses draw by chance (noise, time steps, masks) in `Batch.extra`.
 

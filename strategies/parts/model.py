@@ -162,19 +162,27 @@ class FlatModel:
         """Whether a sample's outputs in training may depend on the samples that are passed with it."""
         return bool(self._norms)
 
-    def mask(self, part: Part) -> torch.Tensor:
+    def mask(self, part: Part, device: str | None = None) -> torch.Tensor:
         """Return a float vector ``[P]``: 1 where a parameter belongs to the part, else 0.
+
+        Args:
+            part: which.
+            device: where the mask is needed; None takes the model's.
 
         Raises:
             ConfigError: the part is ``attention`` and the network has none.
         """
-        mask = torch.zeros_like(self.parameters)
+        mask = torch.zeros_like(self.parameters, device=device)
         for name, where in self.slices.items():
             if is_in(name, part):
                 mask[where] = 1.0
-        if part == "attention" and not bool(mask.any()):
+        if part == "attention" and not self.has(part):
             raise ConfigError(NO_ATTENTION)
         return mask
+
+    def has(self, part: Part) -> bool:
+        """Return whether any parameter belongs to a part."""
+        return any(is_in(name, part) for name in self.slices)
 
     # Why: docs/decisions.md#frozen-weights-are-put-back-after-every-step
     @contextlib.contextmanager
@@ -268,6 +276,18 @@ class FlatModel:
         """Return the size of parameters and buffers in bytes."""
         tensors = [self.parameters, *self.network.buffers()]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Let modules that are made while this is open have shapes, and no values: nothing is read or drawn for them."""
+    with torch.device("meta"):
+        yield
+
+
+def needs_values() -> bool:
+    """Return whether what is made at this moment is to have values (see `without_values`)."""
+    return torch.get_default_device().type != "meta"
 
 
 def freeze(network: Network, trained: Trained) -> None:

@@ -21,11 +21,9 @@ from streams.errors import TrainingError
 from streams.randomness import Key, seeded_torch
 
 
-class FitConfig(OptimizerConfig):
-    """How a model is trained on one set of data."""
+class StepConfig(OptimizerConfig):
+    """How a model is trained step by step."""
 
-    epochs: int = Field(1, ge=1)
-    """Passes over the data."""
     batch_size: int = Field(64, ge=1)
     """Samples per step; a short last batch is kept."""
     clip_norm: float | None = Field(None, gt=0)
@@ -33,6 +31,13 @@ class FitConfig(OptimizerConfig):
     bn_mode: Literal["train", "eval"] = "train"
     """Batch norm while training: `train` normalises by the batch and moves the running statistics; `eval` normalises
     by the running statistics and leaves them alone (from scratch: mean 0 and variance 1), as Smith et al. 2023 do."""
+
+
+class FitConfig(StepConfig):
+    """How a model is trained on one set of data."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the data."""
 
     def num_steps(self, samples: int) -> int:
         """Return the optimizer steps that `samples` samples take."""
@@ -81,7 +86,7 @@ class Passes:
         ended: whether it was ended before its time; then it stays so when it is put back.
     """
 
-    def __init__(self, model: FlatModel, training: FitConfig) -> None:
+    def __init__(self, model: FlatModel, training: StepConfig) -> None:
         """Begin with no step. Training on data begins by `passes`; this is for steps that pass none."""
         self._model, self._training, self._observer = model, training, _observer.get()
         self.loss = self._total = torch.zeros((), device=model.parameters.device)
@@ -92,6 +97,7 @@ class Passes:
 
     def over(self, data: Data, key: Key) -> Iterator[Batch]:
         """Yield the batches of the steps that are left; epoch e is shuffled by ``key / "epoch" / e``."""
+        assert isinstance(self._training, FitConfig)
         per_epoch = math.ceil(len(data) / self._training.batch_size)
         for epoch in range(self._training.epochs) if not self.ended else ():
             done = self.number - epoch * per_epoch
@@ -155,6 +161,20 @@ class Passes:
 
 
 @final
+class _Weights:
+    """A model's state, which is written at once: without the copy that a large one may have no room for."""
+
+    def __init__(self, model: FlatModel) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, object]:
+        return {"parameters": self._model.parameters, "buffers": dict(self._model.network.named_buffers())}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._model.load_state_dict(state)
+
+
+@final
 class _Noise:
     """Where the generators stand that layers draw their noise from."""
 
@@ -175,7 +195,7 @@ class _Noise:
 @contextlib.contextmanager
 def passes(
     model: FlatModel,
-    training: FitConfig,
+    training: StepConfig,
     noise: Key,
     loss_of: Callable[[int], torch.Tensor],
     moving: Sequence[object] | None = None,
@@ -184,7 +204,7 @@ def passes(
 
     Args:
         model: whose modules are passed; left in training mode, and without a gradient.
-        training: epochs, batch size, clipping and what batch norms do; the optimizers are the caller's.
+        training: batch size, clipping and what batch norms do; the optimizers are the caller's.
         noise: names all that is drawn inside.
         loss_of: returns the loss of so many samples, to find a batch size that fits.
         moving: all that steps change beside the model: optimizers, tensors, hooks (see `progress.state_of`). With it,
@@ -200,13 +220,14 @@ def passes(
         memory_errors(size_key, training.batch_size, lambda size: loss_of(size).backward()),
     ):
         steps = Passes(model, training)
-        parts = None if moving is None else (steps, model, _Noise(model.parameters.device), *moving)
+        noise_now = _Noise(model.parameters.device)
+        parts = None if moving is None else (steps, _Weights(model), noise_now, *moving)
         with interruptible(noise, parts) as steps.stepped:
             yield steps
     model.drop_gradient()
 
 
-def diverged(training: FitConfig, loss: float) -> TrainingError:
+def diverged(training: StepConfig, loss: float) -> TrainingError:
     """Return the error for training that ended with that loss."""
     # an unlearner that trains does so by options of its own
     key = "training.lr" if isinstance(training, Training) else "its lr"

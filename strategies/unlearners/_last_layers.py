@@ -42,7 +42,7 @@ class LastLayers(RetainUnlearner):
             ConfigError: there are fewer.
         """
         super().__init__(config, setting)
-        self._mask_of(setting.make_model())
+        self._mask_of(setting.outline())
 
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
         """Change the last k layers, which are those in `mask`, before they are trained."""

@@ -63,7 +63,7 @@ class BoundaryExpand(Unlearner):
             ConfigError: it is not a linear layer, or not trained.
         """
         super().__init__(config, setting)
-        model = setting.make_model()
+        model = setting.outline()
         if not isinstance(model.network.head, nn.Linear) or len(model.parameters) != sum(
             p.numel() for p in model.network.parameters()
         ):

@@ -97,7 +97,7 @@ class LAF(RetainUnlearner):
             ConfigError: the model is all head.
         """
         super().__init__(config, setting)
-        if not bool(setting.make_model().mask("body").any()):
+        if not setting.outline().has("body"):
             raise ConfigError("laf trains the body of the model, and this one has none that is trained.")
 
     @override

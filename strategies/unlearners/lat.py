@@ -167,7 +167,7 @@ class LAT(Unlearner):
         """
         super().__init__(config, setting)
         self._objective = TextObjective.of(setting.objective)
-        blocks = blocks_of(setting.make_model())
+        blocks = blocks_of(setting.outline())
         check_block(blocks, config.block, "unlearner.block")
         if config.weights == "above" and config.block == len(blocks) - 1:
             raise ConfigError(

@@ -92,7 +92,7 @@ class LoKU(Unlearner):
         """
         super().__init__(config, setting)
         self._objective = TextObjective.of(setting.objective)
-        self._matrices = matrices_of(setting.make_model())
+        self._matrices = matrices_of(setting.outline())
         check_rank(config.rank, self._matrices, "unlearner.rank")
 
     @property

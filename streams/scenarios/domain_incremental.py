@@ -71,6 +71,7 @@ def build(source: Source, config: Config, seed: int) -> Plan:
             with_domains,
             x=x,
             domain_ids=domain_of,
+            domain_names=tuple(names),
             notes=(*with_domains.notes, note) if config.overlap else with_domains.notes,
         )
     units = _units(with_domains, domain_of, names, config)

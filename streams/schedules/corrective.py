@@ -38,21 +38,21 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
     if first > len(plan.experiences):
         raise ConfigError(f"schedule.after: {first} is past the last of {len(plan.experiences)} experiences.")
     named = bad[(key / "found").order(bad)[: max(1, round(config.found * len(bad)))]]
-    parts = np.array_split(named, config.requests)
+    parts = np.array_split(named, config.requests)[::-1]  # the next one stands last
     scheduled: list[Scheduled] = []
-    learned = np.array([], dtype=np.int64)
+    is_learned = np.zeros(len(plan.source), dtype=bool)
     for index, experience in enumerate(plan.experiences):
         scheduled.append(Learn(index))
-        learned = np.union1d(learned, experience.sample_ids)
+        is_learned[experience.sample_ids] = True
         last = index + 1 == len(plan.experiences)
         # Those that would come after the last experience come right after it.
         while parts and (last or index + 1 >= first + (config.requests - len(parts)) * config.every):
-            scheduled.append(_spec(parts.pop(0), learned, index + 1))
+            scheduled.append(_spec(parts.pop(), is_learned, index + 1))
     return scheduled
 
 
-def _spec(part: np.ndarray, learned: np.ndarray, after: int) -> RequestSpec:
-    keys = np.sort(part[np.isin(part, learned)])
+def _spec(part: np.ndarray, is_learned: np.ndarray, after: int) -> RequestSpec:
+    keys = np.sort(part[is_learned[part]])
     if not len(keys):
         raise ConfigError(
             f"schedule: none of the {len(part)} samples that a request would name is learned after {after} "

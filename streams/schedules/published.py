@@ -83,7 +83,9 @@ def _scheduled(kind: str, task: int) -> Scheduled:
 def pall(count: int, forgets: int, generator: np.random.Generator) -> list[Scheduled]:
     """Return PALL's generator (arXiv 2505.10941, released code): distinct tasks, each at a uniform later position."""
     scheduled: list[Scheduled] = [Learn(i) for i in range(count)]
+    place_of = np.arange(count)  # where each task is learned
     for task in generator.choice(count, forgets, replace=False):
-        first = scheduled.index(Learn(int(task))) + 1
-        scheduled.insert(int(generator.integers(first, len(scheduled) + 1)), RequestSpec("task", (int(task),)))
+        place = int(generator.integers(place_of[task] + 1, len(scheduled) + 1))
+        scheduled.insert(place, RequestSpec("task", (int(task),)))
+        place_of[place_of >= place] += 1
     return scheduled

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.files import is_sound_zip, write_atomically
+from streams.files import is_sound_zip, write_cached
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def kept(path: Path, fits: Callable[[Arrays], bool], draw: Callable[[], Arrays])
         logger.warning("%s cannot be read (it is damaged); drawing again.", path)
     drawn = draw()
     try:
-        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **drawn))
+        write_cached(path, lambda file: np.savez(file, allow_pickle=False, **drawn))
     except OSError as error:
         logger.warning("%s cannot be written (%s); set LIFELONG_CACHE to a folder that can.", path, error)
     return drawn

@@ -77,6 +77,8 @@ def read_npz(path: Path) -> Table:
             )
         if value.dtype.kind not in "fiubU":
             raise DataError(f"{path}: {name} is {value.dtype}; it must hold numbers or text.")
+        if value.dtype.kind == "U" and len(bare := np.flatnonzero(np.char.strip(value) == "")):
+            raise DataError(f"{path}, row {bare[0]}: {name} is empty. Fill it in, or remove the row.")
     test = arrays.get("test")
     if test is not None and not np.isin(test, (0, 1)).all():
         raise DataError(f"{path}: test is {test.dtype} with other values than true and false.")

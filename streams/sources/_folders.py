@@ -1,13 +1,16 @@
 """Read a folder of images, for the source `arrays`: decoded once, kept in the cache, and mapped from there.
 
 Every process that reads the folder shares the pages of that file. Its name says where the folder is and what is in it:
-when an image has changed the folder is decoded again, and the older copy is removed.
+when an image has changed the folder is decoded again, and the older copy is removed. Whether one has changed is told by
+the names, sizes and times of the files; only where these are others are the files read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 
 from streams.errors import DataError
-from streams.files import cache_folder, write_atomically
+from streams.files import cache_folder, remembered, write_cached
 from streams.inputs import scale
 from streams.sources._files import Table
 
@@ -62,15 +65,17 @@ def _decoded(folder: Path, files: Sequence[Path], size: int, grayscale: bool) ->
     """
     shape = (len(files), 1 if grayscale else 3, size, size)
     place = hashlib.blake2b(repr((str(folder.resolve()), shape[1:])).encode(), digest_size=8).hexdigest()
-    cached = cache_folder() / "images" / f"{place}-{_content_of(files)}.npy"
+    folder_of_cache = cache_folder() / "images"
+    content = _known_content(files, folder_of_cache / f"{place}.stamp")
+    cached = folder_of_cache / f"{place}-{content}.npy"
     x = _mapped(cached, shape)
     if x is not None:
         return x, cached
     logger.info("Decoding %d images of %s, once.", len(files), folder)
     try:
-        write_atomically(cached, lambda handle: _write(handle, files, shape))
-        for older in cached.parent.glob(f"{place}-*.npy"):
-            if older != cached:
+        write_cached(cached, lambda handle: _write(handle, files, shape))
+        for older in cached.parent.glob(f"{place}-*"):
+            if not older.name.startswith(cached.stem):
                 older.unlink(missing_ok=True)
         x = _mapped(cached, shape)
     except OSError as error:
@@ -78,11 +83,52 @@ def _decoded(folder: Path, files: Sequence[Path], size: int, grayscale: bool) ->
     return (np.stack(list(_pixels(files, shape, _dtype_of(files, shape)))), None) if x is None else (x, cached)
 
 
-def _content_of(files: Sequence[Path]) -> str:
-    """Return a hash of the content of all images, and of what decodes them (hex, 32 characters)."""
+_SETTLED_S = 2.0
+"""A file that was written so shortly before it was read may be written again at what is the same time to the system."""
+
+
+# Why: docs/decisions.md#whether-images-have-changed-is-told-by-their-times
+def _known_content(files: Sequence[Path], kept: Path) -> str:
+    """Return what `_content_of` returns, from a file that says of which names, sizes and times it is the content.
+
+    Args:
+        files: all images.
+        kept: that file; it is written anew where names, sizes or times are others.
+    """
+    started = time.time()
+    stamp, newest = _stamp_of(files)
+
+    def is_settled() -> bool:
+        return newest < started - _SETTLED_S and _stamp_of(files)[0] == stamp
+
+    return remembered(kept, stamp, lambda: _content_of(files), is_settled)
+
+
+def _stamp_of(files: Sequence[Path]) -> tuple[str, float]:
+    """Return a hash of names, sizes and times of change, and of what decodes; and the latest of the times, in seconds.
+
+    The time at which the system changed what it knows of a file cannot be set back, as that of its content can.
+    """
+    h, newest = _hash_of_decoder(), 0
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error}). Replace or remove it.") from error
+        h.update(f"{file}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}\n".encode())
+        newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+    return h.hexdigest(), newest / 1e9
+
+
+def _hash_of_decoder() -> hashlib.blake2b:
     import PIL
 
-    h = hashlib.blake2b(PIL.__version__.encode() + Path(__file__).read_bytes(), digest_size=16)
+    return hashlib.blake2b(PIL.__version__.encode() + Path(__file__).read_bytes(), digest_size=16)
+
+
+def _content_of(files: Sequence[Path]) -> str:
+    """Return a hash of the content of all images, and of what decodes them (hex, 32 characters)."""
+    h = _hash_of_decoder()
     for file in files:
         try:
             h.update(hashlib.blake2b(file.read_bytes()).digest())

@@ -77,7 +77,7 @@ def load(config: Config) -> Source:
         part, remedy = ("training", "fewer") if is_test.all() else ("test", "more")
         raise DataError(f"{config.path}: no {part} sample is left. Mark {remedy} rows as test, or add samples.")
     users, user_names, origin = _users(config, table, class_ids, key)
-    return Source(
+    source = Source(
         name="arrays",
         licence=f"the user's own data: {Path(config.path).name}",
         x=table.x,
@@ -91,6 +91,9 @@ def load(config: Config) -> Source:
         user_names=user_names,
         notes=(f"users: {origin}", f"split: {split}", *table.notes),
     )
+    if table.cached is not None:
+        source.keep_digest(table.cached)
+    return source
 
 
 def _read(config: Config) -> Table:

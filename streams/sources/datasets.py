@@ -35,7 +35,7 @@ def load(config: Config) -> Source:
 
     Raises:
         ConfigError: a column is not there.
-        DataError: `datasets` or the data set is not there, a text is empty, or there is too little text.
+        DataError: `datasets` or the data set is not there, a text or domain is empty, or there is too little text.
     """
     splits = _splits(config)
     held_out = splits.get("test", [])
@@ -44,7 +44,7 @@ def load(config: Config) -> Source:
     for is_test, part in ((False, taught), (True, held_out)):
         for number, row in enumerate(part):
             document = _document(row, f"{'test' if is_test else 'row'}-{number}", is_test, config)
-            domains.setdefault("all" if config.domain is None else str(row[config.domain]), []).append(document)
+            domains.setdefault(_domain(row, document.name, config), []).append(document)
     if not held_out:
         domains = {name: _hold_out(documents, config, name) for name, documents in domains.items()}
     return source_of_documents("datasets", f"the user's own data set: {config.path}", domains, config)
@@ -64,6 +64,15 @@ def _document(row: dict[str, Any], name: str, is_test: bool, config: Config) -> 
         raise DataError(f"datasets: {config.text!r} of {name} is {text!r}, no text. Leave such rows out.")
     prompt = None if config.prompt is None else row[config.prompt]
     return Document(name, text, is_test, prompt or None)
+
+
+def _domain(row: dict[str, Any], name: str, config: Config) -> str:
+    if config.domain is None:
+        return "all"
+    domain = row[config.domain]
+    if domain is None or not str(domain).strip():
+        raise DataError(f"datasets: {config.domain!r} of {name} is empty. Fill it in, or leave such rows out.")
+    return str(domain)
 
 
 def _splits(config: Config) -> dict[str, list[dict[str, Any]]]:

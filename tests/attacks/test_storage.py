@@ -24,6 +24,7 @@ from lifelong.study.jobs import execute
 from lifelong.study.study import Study, resume_study
 from strategies.composed import Composed
 from streams.errors import CheckpointError, LifelongError
+from streams.files import write_cached
 
 ROOT = Path(__file__).parents[2]
 LIFE = "strategies/replay-none"
@@ -393,3 +394,16 @@ def test_fsync_is_waited_for_where_it_is_asked_for(tmp_path: Path, monkeypatch: 
     assert {"event-000005", "results.jsonl", "scores.bin", "losses.bin", "checkpoints"} <= names
     assert any("done.json" in name for name in synced)
     assert json.loads((safe.folder / LIFE / "done.json").read_text())["files"]
+
+
+def test_a_file_of_the_cache_that_was_being_written_does_not_stay(tmp_path: Path) -> None:
+    """What a killed process leaves half-written is removed by who writes the file; what another one writes is not."""
+    whole = tmp_path / "outputs.sealed"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, written = (tmp_path / f".{whole.name}.{pid}.part" for pid in (dead.pid, os.getppid()))
+    for half in (left, written):
+        half.write_bytes(b"half")
+    write_cached(whole, b"whole")
+    assert {f.name for f in tmp_path.iterdir()} == {whole.name, written.name}
+    assert whole.read_bytes() == b"whole"

@@ -25,7 +25,7 @@ from streams.randomness import Key
 from streams.scenarios import class_incremental
 from streams.schedules import explicit, recorded
 from streams.source import Source
-from streams.sources import arrays
+from streams.sources import arrays, datasets
 
 
 def data(folder: Path, labels: Sequence[Any], users: Sequence[Any]) -> Source:
@@ -152,6 +152,23 @@ def test_an_empty_cell_is_no_class_and_no_user(column: str, tmp_path: Path) -> N
     (tmp_path / "own.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=rf"own\.csv, line 7, column '{column}': .*is empty"):
         arrays.load(arrays.Config(path=str(tmp_path / "own.csv")))
+
+
+@pytest.mark.parametrize("name", ["y", "user"])
+def test_an_empty_text_in_an_array_is_no_class_and_no_user(name: str, tmp_path: Path) -> None:
+    columns = {"y": np.array(["u", "v"] * 4), "user": np.array(["x", "y"] * 4)}
+    columns[name][5] = " "
+    np.savez(tmp_path / "own.npz", x=np.ones((8, 2)), **columns)
+    with pytest.raises(DataError, match=rf"own\.npz, row 5: {name} is empty"):
+        arrays.load(arrays.Config(path=str(tmp_path / "own.npz")))
+
+
+@pytest.mark.parametrize("domain", ["", " ", None])
+def test_an_empty_domain_is_no_class(domain: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "some words", "domain": "a"}, {"text": "some words", "domain": domain}]
+    monkeypatch.setattr(datasets, "_splits", lambda config: {"train": rows})
+    with pytest.raises(DataError, match="'domain' of row-1 is empty"):
+        datasets.load(datasets.Config(path="mine", domain="domain"))
 
 
 STUDY = {"name": "mine", "claim": "It works.", "base": "quickstart", "seeds": 1}

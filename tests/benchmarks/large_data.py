@@ -125,6 +125,7 @@ def lived(kind: str, count: int) -> list[dict[str, float]]:
     context, costs = multiprocessing.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
         path = (write_images if kind == "images" else write_rows)(Path(folder) / "data", count)
+        time.sleep(3)  # what was just written is not trusted to stay as it is
         for turn in ("first", "again") if kind == "images" else ("first",):
             with context.Pool(1) as pool:
                 costs.append(pool.apply(live, (kind, str(path), folder, turn)))

@@ -1,20 +1,27 @@
 """Thousands of requests: what an event, the plan, the files and the report cost, and whether an event stays as cheap.
 
-    python tests/benchmarks/many_requests.py
+    python tests/benchmarks/many_requests.py --folder DIR
     python tests/benchmarks/many_requests.py --quick
 
 Glyphs arrive one by one (`online`), and deletions of single samples between them; every earlier request is measured
 after 1, 2, 4, 8 ... more events (`evaluation.follow: geometric`), and ten requests have references.
 
-- learners: 10,000 events with 3,000 requests, for naive and for replay with finetune.
-- isolated: one experience of 10,800 glyphs, then 10,000 requests, for sisa and s3t; time without their own training.
+- learners: 10,000 events with 3,300 requests, one after every other glyph up to the end, for naive and for replay with
+  finetune.
+- isolated: one experience of 10,800 glyphs, then 10,000 requests, for sisa and s3t; their own training, which is what
+  they do when an event comes, counts apart from evaluation, rows, files and checkpoints.
 
 Every strategy lives in a process of its own, for its peak memory. Times are CPU times; an event's is everything it
 costs: acting, evaluation, rows, files and checkpoints. Bytes are what the strategy's folder holds at the end.
+
+With `--folder` what was measured stays there, and who is stopped goes on from there: a strategy that is done is not
+lived again, and one that is not goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import resource
@@ -22,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,8 +52,8 @@ LIVES: dict[str, dict[str, Any]] = {
 PARTS = {"learners": ("naive", "replay, finetune"), "isolated": ("sisa", "s3t")}
 
 
-def config_of(name: str, classes: int, requests: int) -> dict[str, Any]:
-    """Return the run of one strategy."""
+def config_of(name: str, share: int) -> dict[str, Any]:
+    """Return the run of one strategy, of which a share is lived."""
     common = {
         "name": "many",
         "model": {"name": "mlp", "hidden": [64]},
@@ -57,25 +65,25 @@ def config_of(name: str, classes: int, requests: int) -> dict[str, Any]:
     asked = {"scope": "sample", "samples": 1}
     if name in PARTS["learners"]:
         return common | {
-            "source": {"name": "glyphs", "classes": classes, "split": "pairs", "test_fraction": 0.1},
+            "source": {"name": "glyphs", "classes": 464 // share, "split": "pairs", "test_fraction": 0.1},
             "scenario": {"name": "online", "chunk": 1},
-            "schedule": {"name": "periodic", **asked, "start": 20, "every": 2, "limit": requests},
+            "schedule": {"name": "periodic", **asked, "start": 20, "every": 2},
         }
     return common | {
-        "source": {"name": "glyphs", "pool": 2179, "classes": classes, "split": "pairs", "test_fraction": 0.1},
+        "source": {"name": "glyphs", "pool": 2179, "classes": 1000 // share, "split": "pairs", "test_fraction": 0.1},
         "scenario": {"name": "class-incremental", "experiences": 1},
-        "schedule": {"name": "burst", **asked, "after": 1, "requests": requests},
+        "schedule": {"name": "burst", **asked, "after": 1, "requests": 10_000 // share},
         "model": {"name": "mlp", "hidden": [16, 16]},
         "references": {"kinds": []},
     }
 
 
 class _Clock:
-    """Notes what every event costs without what the strategy does in it, and with it."""
+    """Notes in a file what every event costs: in what the strategy does, and in all."""
 
-    def __init__(self) -> None:
-        self.acted, self.own, self.whole = 0.0, [], []
-        self._last = 0.0
+    def __init__(self, file: Path) -> None:
+        self._file, self._acted, self._last = file, 0.0, 0.0
+        self.references_s = 0.0
 
     def acts(self, step: Any) -> Any:
         """Return `step`, and note what it takes."""
@@ -83,29 +91,41 @@ class _Clock:
         def timed(*arguments: Any) -> Any:
             started = time.process_time()
             done = step(*arguments)
-            self.acted = time.process_time() - started
+            self._acted = time.process_time() - started
             return done
 
         return timed
 
+    def events(self) -> list[tuple[float, float]]:
+        """Return seconds of acting, and in all, of every event."""
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        return [(float(line.split()[1]), float(line.split()[2])) for line in lines]
+
     def begin(self, info: RunInfo, first_event: int) -> None:
+        lines = self._file.read_text().splitlines()[:first_event] if self._file.exists() else []
+        self._file.write_text("".join(f"{line}\n" for line in lines))
         self._last = time.process_time()
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        now = time.process_time()
-        self.whole.append(now - self._last)
-        self.own.append(now - self._last - self.acted)
+        with self._file.open("a") as file:
+            file.write(f"{index} {self._acted:.6f} {time.process_time() - self._last:.6f}\n")
         self._last = time.process_time()
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
-        pass
+        self.references_s = time.process_time() - self._last
 
     def end(self) -> None:
         pass
 
 
-def live(name: str, classes: int, requests: int) -> dict[str, float]:
-    """Live one life in this process, and return what it cost."""
+def live(name: str, share: int, place: str) -> dict[str, float]:
+    """Live one life in this process, or what is left of it, and return what it cost."""
+    folder = Path(place) / name.replace(", ", "-")
+    done = folder / "cost.json"
+    if done.exists():
+        return json.loads(done.read_text())  # type: ignore[no-any-return]
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["LIFELONG_CACHE"] = str(folder / "cache")  # references of others are not found
     from lifelong.config.run import RunConfig
     from lifelong.execution import life
     from lifelong.execution.runner import load_run, run_prepared
@@ -114,38 +134,43 @@ def live(name: str, classes: int, requests: int) -> dict[str, float]:
     from streams.config import parse
 
     torch.set_num_threads(1)
-    config, clock = parse(RunConfig, config_of(name, classes, requests)), _Clock()
+    config, clock = parse(RunConfig, config_of(name, share)), _Clock(folder / "events.txt")
     life.step = clock.acts(life.step)  # type: ignore[attr-defined]
+    prepare(config)  # draws the glyphs, once
     prepared: list[Any] = []
     planned = cpu_seconds(lambda: prepared.append(prepare(config)))
-    events = len(prepared[0].stream.events)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LIFELONG_CACHE"] = folder  # references of earlier rounds are not found
-        whole = cpu_seconds(lambda: run_prepared(prepared[0], folder, [clock]))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        run = prepared[0].folder(folder)
-        size = sum(f.stat().st_size for f in (run / "strategies" / "it").rglob("*") if f.is_file())
-        reported = cpu_seconds(lambda: write_report(load_run(run)))
-    per_event, tenth = clock.whole if name in PARTS["learners"] else clock.own, events // 10
-    # The first events load what later ones have: libraries, and what torch prepares.
+    run_prepared(prepared[0], folder, [clock])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run = prepared[0].folder(folder)
+    size = sum(f.stat().st_size for f in (run / "strategies" / "it").rglob("*") if f.is_file())
+    reported = cpu_seconds(lambda: write_report(load_run(run)))
+    events, tenth = clock.events(), len(prepared[0].stream.events) // 10
+    per_event = [whole if name in PARTS["learners"] else whole - acted for acted, whole in events]
+    # The first events load what later ones have: libraries, and what torch prepares. The last looks at all requests.
     early, late = (sum(part) / len(part) for part in (per_event[10 : 10 + tenth], per_event[-tenth - 1 : -1]))
-    return {
-        "events": events,
+    cost = {
+        "events": len(events),
+        "requests": len(prepared[0].stream.requests),
         "planned": planned,
         "early": early,
         "late": late,
-        "whole": whole,
+        "acted": sum(acted for acted, _ in events),
+        "measured": sum(whole - acted for acted, whole in events),
+        "last": events[-1][1],
+        "references": clock.references_s,
         "peak": peak,
         "size": size,
         "report": reported,
     }
+    done.write_text(json.dumps(cost))
+    return cost
 
 
 def results_of(name: str, cost: dict[str, float]) -> list[Result]:
     """Return what is claimed of one life."""
     print({name: cost}, file=sys.stderr)
     flat = cost["late"] / cost["early"]
-    events = f"{name}: {cost['events']:,.0f} events"
+    events = f"{name}: {cost['events']:,.0f} events, {cost['requests']:,.0f} requests"
     return [
         Result(f"{events}, last tenth to first", cost["late"], cost["early"], "s", flat, flat, flat, 1.1, True, 1),
         value(f"{name}: planned", [cost["planned"]], 20, "s"),
@@ -159,13 +184,15 @@ def main() -> int:
     parser = arguments(__doc__, rounds=1)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events (the gates do not apply)")
     parser.add_argument("--only", choices=LIVES, nargs="+", default=list(LIVES), help="some strategies")
+    parser.add_argument("--folder", type=Path, help="where runs are kept, and found again")
     options = parser.parse_args()
     share = 10 if options.quick else 1
     results: list[Result] = []
-    for name in options.only:
-        classes, requests = (486, 3_000) if name in PARTS["learners"] else (1_000, 10_000)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            results += results_of(name, pool.apply(live, (name, classes // share, requests // share)))
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or stack.enter_context(tempfile.TemporaryDirectory())
+        for name in options.only:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                results += results_of(name, pool.apply(live, (name, share, str(folder))))
     return report(results, options.json)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from contract.combinations import ON_BOTH, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
+from contract.combinations import ON_BOTH, ON_IMAGES, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
 from contract.worlds import world_of
 
 from lifelong.config.run import StrategyConfig
@@ -21,6 +21,8 @@ from streams.config import parse
 from streams.registry import entries, load
 
 FORMS = ("class-incremental", "task-incremental", "regression")
+OTHER_FORMS = ("text", "pictures", "images")
+"""Worlds for what they are about, which few others live in."""
 REPLAY_OF_TEXT = {"name": "replay", "memory": 10, "batch": 4}
 
 
@@ -67,7 +69,8 @@ class Candidate:
 
     def lives(self, form: str) -> bool:
         """Whether it can live in a world of that form."""
-        kind = "tokens" if form in ("text", "pictures") else "numbers" if form.startswith("regression") else "classes"
+        kinds = {"text": "tokens", "pictures": "tokens", "images": "images"}
+        kind = kinds.get(form, "numbers" if form.startswith("regression") else "classes")
         return kind in self.supports
 
     @property
@@ -77,7 +80,7 @@ class Candidate:
 
     def in_depth(self, form: str) -> bool:
         """Whether what takes long is tried in that form by default, too, and not at night alone."""
-        return not self.sampled and form in (self.home, "text", "pictures")
+        return not self.sampled and form in (self.home, *OTHER_FORMS)
 
     @property
     def home(self) -> str:
@@ -86,7 +89,7 @@ class Candidate:
 
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""
-        if name in ("text", "pictures"):
+        if name in OTHER_FORMS:
             return name
         if not self.lives(name):
             name = "regression" if name == "class-incremental" else f"{name} of regression"
@@ -116,30 +119,31 @@ def _named(values: dict[str, dict[str, Any]], sampled: bool = False) -> list[Can
     ]
 
 
-def _entries(kind: str, of_text: bool) -> list[str]:
-    """Names of one kind, either those that work on text alone or the others."""
-    return [name for name in sorted(entries(kind)) if (class_named(kind, name).supports == {"tokens"}) == of_text]
+def _entries(kind: str, only: str | None = None) -> list[str]:
+    """Names of one kind: those that work on `only` (tokens, images) alone, or the others."""
+    alone = {frozenset({"tokens"}): "tokens", frozenset({"images"}): "images"}
+    return [name for name in sorted(entries(kind)) if alone.get(class_named(kind, name).supports) == only]
 
 
 @functools.cache
 def candidates() -> list[Candidate]:
     """Every learner with retrain and with none, every unlearner on one learner or two, every isolated strategy.
 
-    What works on text alone is in `text_candidates`.
+    What works on text or images alone is in `text_candidates` and `image_candidates`.
     """
     found: dict[str, dict[str, Any]] = {}
     again: dict[str, dict[str, Any]] = {}
-    for learner in _entries("learners", of_text=False):
+    for learner in _entries("learners"):
         again[f"{learner}+retrain"] = {"learner": _small("learners", learner), "unlearner": "retrain"}
         found[f"{learner}+none"] = {"learner": _small("learners", learner), "unlearner": "none"}
-    for unlearner in _entries("unlearners", of_text=False):
+    for unlearner in _entries("unlearners"):
         for plugins in (("replay",), TOGETHER) if unlearner in ON_BOTH else (("replay",),):
             learners = [*_needed(unlearner, "class-incremental"), *(_small("learners", name) for name in plugins)]
             name = "+".join([*(part["name"] for part in learners), unlearner])
             found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
-    for isolated in _entries("isolated", of_text=False):
+    for isolated in _entries("isolated"):
         found[isolated] = {"isolated": _small("isolated", isolated)}
-    for guard in _entries("guards", of_text=False):
+    for guard in _entries("guards"):
         found[f"replay+{guard}"] = {"learner": _small("learners", "replay"), "guard": _small("guards", guard)}
     again = {name: parts for name, parts in again.items() if name not in found}  # some are an unlearner's, too
     return _named(again, sampled=True) + _named(found) + _named(VARIANTS, sampled=True)
@@ -149,18 +153,43 @@ def candidates() -> list[Candidate]:
 def text_candidates() -> list[Candidate]:
     """Every learner and unlearner of text, and a few others that run on it unchanged."""
     found: dict[str, dict[str, Any]] = dict(ON_TEXT)
-    for learner in _entries("learners", of_text=True):
+    for learner in _entries("learners", "tokens"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
-    for unlearner in _entries("unlearners", of_text=True):
+    for unlearner in _entries("unlearners", "tokens"):
         learners = _needed(unlearner, "text") or [REPLAY_OF_TEXT]
         name = "+".join([*(part["name"] for part in learners), unlearner])
         found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
-    for isolated in _entries("isolated", of_text=True):
+    for isolated in _entries("isolated", "tokens"):
         found[isolated] = {"isolated": _small("isolated", isolated)}
-    for guard in _entries("guards", of_text=True):
+    for guard in _entries("guards", "tokens"):
         found[f"naive+{guard}"] = {"learner": "naive", "guard": _small("guards", guard)}
     return _named(found)
+
+
+@functools.cache
+def image_candidates() -> list[Candidate]:
+    """Every learner and unlearner of image generators, and a few others that run on them unchanged."""
+    found: dict[str, dict[str, Any]] = dict(ON_IMAGES)
+    for learner in _entries("learners", "images"):
+        for unlearner in ("retrain", "none"):
+            found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
+    for unlearner in _entries("unlearners", "images"):
+        learners = [*_needed(unlearner, "images"), _small("learners", "replay")]
+        name = "+".join([*(part["name"] for part in learners), unlearner])
+        found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
+    for isolated in _entries("isolated", "images"):
+        found[isolated] = {"isolated": _small("isolated", isolated)}
+    return _named(found)
+
+
+def everywhere() -> list[tuple[Candidate, str]]:
+    """All that is tested, each with the form of the life that it lives in any case."""
+    return [
+        *((c, c.home) for c in candidates()),
+        *((c, "text") for c in text_candidates()),
+        *((c, "images") for c in image_candidates()),
+    ]
 
 
 @functools.cache
@@ -169,6 +198,7 @@ def learning_halves() -> list[tuple[Candidate, str]]:
     names = {*(f"{name}+none" for name in entries("learners")), *entries("isolated")}
     halves = [(c, "class-incremental") for c in candidates()]
     halves += [(c, "text") for c in text_candidates() if c.supports == {"tokens"}]
+    halves += [(c, "images") for c in image_candidates() if c.supports == {"images"}]
     return [(c, place) for c, place in halves if c.name in names]
 
 

@@ -98,6 +98,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "isolated": {"name": "ssnet", "density": 0.2, "kkt": "best", "repair": "none", "erase": False},
     },
     "supsup(kkt)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "inference": "binary"}},
+    "certified-head(cold)": {"isolated": {"name": "certified-head", "l2": 0.01, "start": "cold", "sigma": 0.0}},
     "avalanche(replay)+retrain": {
         "learner": {
             "name": "avalanche",
@@ -192,4 +193,20 @@ ON_PICTURES: dict[str, dict[str, Any]] = {
         "learner": {"name": "replay", "memory": 10, "batch": 4},
         "unlearner": {"name": "idk", "epochs": 1},
     },
+}
+
+
+# What is tried on image generators.
+ON_IMAGES: dict[str, dict[str, Any]] = {
+    "ewc+replay+retrain": {
+        "learner": ["ewc", {"name": "replay", "memory": 30, "batch": 8}],
+        "unlearner": "retrain",
+    },
+    "l2+ssd": {"learner": "l2", "unlearner": {"name": "ssd", "alpha": 2.0}},
+    "si+graddiff": {"learner": "si", "unlearner": {"name": "graddiff", "epochs": 1}},
+    "der-plus-plus(final)+finetune": {
+        "learner": {"name": "der-plus-plus", "memory": 20, "batch": 8, "stored": "final"},
+        "unlearner": {"name": "finetune", "epochs": 1},
+    },
+    "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 2, "aggregate": "mean"}},
 }

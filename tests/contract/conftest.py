@@ -10,6 +10,7 @@ from contract.candidates import (
     FORMS,
     Candidate,
     candidates,
+    image_candidates,
     learning_halves,
     own_candidates,
     picture_candidates,
@@ -28,6 +29,7 @@ from contract.lived import (
     whole_of,
     wholes_of,
 )
+from contract.recorded import places
 from contract.worlds import World, world_of
 
 from strategies.base import Access
@@ -52,8 +54,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its candidates in every form, or as the test asks for by what it takes.
 
     home: in the form whose life they have in any case. everything: there, in worlds where all is deleted. keeper:
-    there, if what they keep is their own. every: in all forms; whether to look at everything that happens, in most at
-    night.
+    there, if what they keep is their own. recorded: once each, there, on text or with pictures. every: in all forms;
+    whether to look at everything that happens, in most at night.
     """
     own = metafunc.config.getoption("--own", None)
     if "half" in metafunc.fixturenames:
@@ -64,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "candidate" not in metafunc.fixturenames:
         return
     every = candidates() if own is None else own_candidates(own)
-    asked = {"home", "everything", "keeper", "every"} & set(metafunc.fixturenames)
+    asked = {"home", "everything", "keeper", "recorded", "every"} & set(metafunc.fixturenames)
     if "everything" in asked:
         params = [_param(c, c.home, "everything", what="-everything") for c in every]
         name = "everything-task-aware"
@@ -74,12 +76,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "home" in asked:
         metafunc.parametrize(("candidate", "home"), [_param(c, c.home) for c in every])
         return
+    if "recorded" in asked:
+        pairs = [(c, f) for c, f in places() if own is None]
+        metafunc.parametrize(("candidate", "recorded"), [_param(c, f) for c, f in pairs])
+        return
     if "keeper" in asked:
         metafunc.parametrize(("candidate", "keeper"), [_param(c, c.home, by_default=c.keeps) for c in every])
         return
     pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
     if own is None:
         pairs += [(c, "text") for c in text_candidates()] + [(c, "pictures") for c in picture_candidates()]
+        pairs += [(c, "images") for c in image_candidates()]
     if "every" in asked:
         params = [_param(c, f, c.in_depth(f)) for c, f in pairs]
         params += [_param(c, f, True, by_default=False, what="-every") for c, f in pairs if not c.in_depth(f)]

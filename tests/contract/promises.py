@@ -20,6 +20,7 @@ from contract.lived import Lived, Moment, begin, generators, go_on, state_after
 from contract.worlds import World
 
 from strategies.composed import Composed
+from strategies.outcome import GRADES
 from strategies.parts.model import digest, num_bytes
 from streams.errors import LedgerError
 from streams.events import Experience
@@ -125,10 +126,10 @@ def holds_nothing_exactly_if_it_claims_so(case: Case) -> None:
     exact, trains_on, graded = facts.exact(case.life.strategy), facts.trains_on(case.life.strategy), 0
     for _, moment in case.life.requests():
         exactness = moment.outcome.exactness
-        assert exactness in {"bits", "law", "none"}
+        assert exactness in GRADES
         graded += exactness == "bits"
         assert all(len(ids) and np.isin(ids, moment.deleted).all() for ids in moment.held.values())
-        if exactness != "none":
+        if exactness not in {"none", "certified"}:
             assert not holds_own(moment)
             assert moment.held == {} or exact == "sometimes"  # of earlier requests
         elif exact == "sometimes":
@@ -140,6 +141,26 @@ def holds_nothing_exactly_if_it_claims_so(case: Case) -> None:
             reported = np.concatenate(list(moment.held.values())) if trains_on or guarded else moment.held["weights"]
             assert np.isin(moment.event.sample_ids, reported).all() or trains_on == {"draw"}
     assert graded or exact != "always"
+
+
+def a_certificate_states_what_it_is_about(case: Case) -> None:
+    """The grade certified comes with a guarantee, stated anew after every event, that covers earlier requests."""
+    open_requests: set[str] = set()
+    for moment in case.life.moments:
+        outcome, stated = moment.outcome, moment.outcome.guarantee
+        if outcome.exactness != "certified" and stated is None:
+            continue
+        assert stated is not None
+        assert 0 < stated.delta < 1
+        assert stated.epsilon > 0
+        assert stated.sigma > 0
+        if not isinstance(moment.event, Experience):
+            open_requests.add(moment.event.name)
+            assert (outcome.exactness == "certified") == (stated.spent[moment.event.name] <= stated.mu)
+        elif moment.event.incarnation:
+            open_requests &= set(stated.spent)  # what is learned again is legitimately there
+        assert set(stated.spent) == set(stated.publications) == open_requests
+        assert {name for name, mu in stated.spent.items() if mu > stated.mu} == set(stated.exhausted)
 
 
 def what_stays_in_the_weights_is_said(case: Case) -> None:
@@ -223,25 +244,27 @@ def global_generators_are_left_alone(case: Case) -> None:
     assert all(m.globals_kept for m in case.life.moments)
     before = generators()
     strategy = case.world.build(case.candidate)
-    data = case.world.ledger().lend(case.world.stream.source.test_ids).all()
-    strategy.predict(data)
-    strategy.features(data)
+    data = case.world.ledger().lend(case.world.stream.source.test_ids)
+    (batch,) = case.world.setting.objective.batches(data, len(data))
+    strategy.predict(batch)
+    strategy.features(batch)
     assert generators() == before
 
 
 def predicting_changes_nothing(case: Case) -> None:
-    data = case.world.ledger().lend(case.world.stream.source.test_ids)
-    first, features = case.life.strategy.predict(data.all()), case.life.strategy.features(data.all())
-    second = case.life.strategy.predict(data.all())
-    assert (first.shape[0], first.shape[-1]) == (len(data), case.world.setting.objective.num_outputs)
+    data, objective = case.world.ledger().lend(case.world.stream.source.test_ids), case.world.setting.objective
+    (everything,) = objective.batches(data, len(data))
+    first, features = case.life.strategy.predict(everything), case.life.strategy.features(everything)
+    second = case.life.strategy.predict(everything)
+    assert (first.shape[0], first.shape[-1]) == (len(data), objective.num_outputs)
     assert torch.equal(first, second)
-    asked = case.life.strategy.predict(case.world.setting.objective.asked(data.all()))
+    asked = case.life.strategy.predict(objective.asked(everything))
     assert torch.equal(first, asked), "who gave the samples and what they are labelled has no say in predictions"
     assert not first.requires_grad
     assert features is None or len(features) == len(data)
     assert digest(case.life.strategy.state_dict()) == case.life.digests[-1]
     # One by one or all at once: a sample's output does not depend on its neighbours.
-    for row, batch in zip(first, data.batches(1), strict=True):
+    for row, batch in zip(first, objective.batches(data, 1), strict=True):
         alone = case.life.strategy.predict(batch)[0]
         among = row[: len(alone)]  # a row of text has as many positions as the longest of its batch
         finite = torch.isfinite(among)
@@ -264,6 +287,7 @@ PROMISES: tuple[Promise, ...] = (
     state_is_a_copy,
     no_sample_is_in_a_checkpoint,
     holds_nothing_exactly_if_it_claims_so,
+    a_certificate_states_what_it_is_about,
     what_stays_in_the_weights_is_said,
     a_guard_keeps_nothing_before_it_is_asked,
     no_raw_sample_is_kept_after_its_deletion,

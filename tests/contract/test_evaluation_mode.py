@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from contract.candidates import candidates, text_candidates
-from contract.worlds import llama_with_norm
+from contract.candidates import everywhere
+from contract.worlds import llama_with_norm, small_denoiser
 from torch import nn
 
 from lifelong.setup.build import make_strategy
 from strategies.objectives._base import Objective
 from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.denoising import Denoising
 from strategies.parts.model import FlatModel, Network
 from strategies.step import step
 from streams.events import DeletionRequest, Event
@@ -22,7 +23,7 @@ from streams.randomness import Key, seeded_globals
 REQUESTS = 2
 CANDIDATES = [
     pytest.param(c, form, id=f"{form}-{c.name}", marks=[pytest.mark.nightly] if c.sampled else [])
-    for c, form in [*((c, c.home) for c in candidates()), *((c, "text") for c in text_candidates())]
+    for c, form in everywhere()
 ]
 
 
@@ -42,10 +43,28 @@ class Witness(nn.Module):
         return out
 
 
+class _Watched(nn.Module):
+    """The body of a denoiser with a witness behind it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.witness = inner, Witness()
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.witness(self.inner(*inputs))
+        return out
+
+    @classmethod
+    def of(cls, network: Network) -> Network:
+        return Network(cls(network.body), network.head)
+
+
 def noisy_model(objective: Objective, affine: bool) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
             return llama_with_norm(Witness(), objective.num_outputs)
+        if isinstance(objective, Denoising):
+            return FlatModel(_Watched.of(small_denoiser(objective)))
         body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), Witness(affine))
         return FlatModel(Network(body, nn.Linear(12, objective.num_outputs)))
 

@@ -105,7 +105,8 @@ def test_interruptions_leave_no_trace(kit: Any, name: str, form: str) -> None:
 def test_interruptions_leave_no_trace_in_any_strategy(kit: Any, candidate: Any, world: Any, life: Any) -> None:
     if facts.relives(life.strategy):
         pytest.skip("its training is not the simulator's, and begins again at the event's start")
-    assert interrupted(kit, world, candidate, life) > 0
+    count = interrupted(kit, world, candidate, life)
+    assert count or candidate.own, "it was never interrupted: hooks say what they carry"
 
 
 @pytest.mark.nightly

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
-from contract.candidates import Candidate, candidates, class_named, text_candidates
+from contract.candidates import Candidate, class_named, everywhere
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
 from contract.worlds import World, world_of
@@ -38,6 +38,9 @@ FEW = 3
 """Parts of so many options are tried by default, the others at night."""
 KEYS = {"learners": "learner", "unlearners": "unlearner", "guards": "guard", "isolated": "isolated"}
 BEYOND = {
+    ("isolated", "anchored-head"): {
+        "moves": "no request here names a whole experience: tests/integration/test_certified.py"
+    },
     ("learners", "adapt-infinity"): {
         **dict.fromkeys(("formulas", "no_image"), "needs text with images: tests/unit/test_adapt_infinity.py"),
         "redundancy": "both ways find the copies that this stream has",
@@ -81,6 +84,10 @@ BEYOND = {
             "reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py",
         }
         for name in ("graddiff", "npo")
+    },
+    ("unlearners", "concept-ablation"): {
+        "anchor": "a text: tests/unit/test_erasers.py",
+        "remap": "needs an earlier request whose anchor goes, too: tests/unit/test_erasers.py",
     },
     ("unlearners", "dpo"): {"reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py"},
     ("unlearners", "lat"): {
@@ -161,7 +168,7 @@ class Half:
 def halves() -> list[Half]:
     """Everything that has options: learners and isolated strategies, unlearners and guards on a learner."""
     found: dict[tuple[str, str], Half] = {}
-    for candidate, form in [*((c, c.home) for c in candidates()), *((c, "text") for c in text_candidates())]:
+    for candidate, form in everywhere():
         kind, name = candidate.parts[-1]
         if candidate.config.guard is not None:
             kind, name = "guards", candidate.config.guard.name
@@ -175,7 +182,7 @@ def halves() -> list[Half]:
 def _world(place: str) -> World:
     """A world whose digits are images, with a copy of a sample in each experience."""
     world = world_of(place)
-    if place == "text":
+    if place in ("text", "images"):
         return world
     source = world.stream.source
     x = source.x.clone()
@@ -198,7 +205,9 @@ def _events(place: str) -> tuple[Event, ...]:
     """Three small experiences, a request for some of the first, and one for a class of the second."""
     source, taught = _world(place).stream.source, _taught(place)
     requests = [
-        _of_class(source, e.sample_ids, n) if n or "by class" in place else _of_samples(e.sample_ids)
+        _of_class(source, e.sample_ids, n)
+        if n or "by class" in place or place == "images"
+        else _of_samples(e.sample_ids)
         for n, e in enumerate(taught[:2])
     ]
     return (*taught[:2], requests[0], *taught[2:], requests[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from contract import facts, promises
 from contract.promises import through_disk
+from contract.recorded import FILE, differs, made_here, record_of
 
 from lifelong.setup.suitability import check_stream
 from strategies.base import Access
@@ -115,6 +117,17 @@ def test_resume_at_every_event_gives_the_same_bits(kit: Any, candidate: Any, wor
 
 def test_promises(candidate: Any, world: Any, life: Any) -> None:
     promises.check(promises.PROMISES, promises.Case(candidate, world, life))
+
+
+@pytest.mark.nightly  # other processors part from a record now and then: it is of one
+def test_the_life_is_as_recorded(kit: Any, candidate: Any, recorded: str) -> None:
+    """See `contract.recorded`, also for what to do where a change is meant."""
+    records = json.loads(FILE.read_text(encoding="utf-8"))
+    if records["made"] != made_here():
+        pytest.skip(f"the records are of torch and processor {records['made']}, and these are {made_here()}")
+    expected = records[f"{recorded}-{candidate.name}"]
+    difference = differs(record_of(kit.life(kit.world(candidate.place(recorded)), candidate)), expected)
+    assert difference is None, f"{difference}. If that is meant: python tests/contract/recorded.py {candidate.name}"
 
 
 def test_a_broken_promise_is_named_whatever_else_is_broken(kit: Any) -> None:

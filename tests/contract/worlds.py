@@ -1,4 +1,4 @@
-"""Small streams of real digits, text and pictures, with ledgers whose doors write down what they lend."""
+"""Small streams of real digits (to be told or drawn), text and pictures; their ledgers' doors note what they lend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.models import tiny_llama, tiny_llava
+from lifelong.models import mlp_denoiser, tiny_llama, tiny_llava
 from lifelong.setup.build import make_strategy
 from lifelong.verification.replay import answers
 from strategies.base import Access, Door, Setting, Strategy
@@ -21,16 +21,18 @@ from strategies.objectives._base import EVALUATION, Objective
 from strategies.objectives.causal_lm import CausalLM
 from strategies.objectives.causal_lm import Config as CausalLMConfig
 from strategies.objectives.classification import Classification
+from strategies.objectives.denoising import Config as DenoisingConfig
+from strategies.objectives.denoising import Denoising
 from strategies.objectives.regression import Regression
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, Network
 from streams.config import parse
 from streams.data import Data
 from streams.ledger import Ledger
-from streams.plan import Service, assemble
+from streams.plan import Again, Service, assemble
 from streams.randomness import Key, seeded_globals
 from streams.scenarios import class_incremental, online, task_incremental
-from streams.schedules import explicit
+from streams.schedules import explicit, published
 from streams.source import Source
 from streams.sources import instructions, people
 from streams.stream import Stream
@@ -52,10 +54,9 @@ class World:
 
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
-        noisy = self.name.startswith("task-incremental")
-        setting = replace(
-            self.setting, key=Key(seed), make_model=partial(_model, self.setting.objective, seed, noisy, self.device)
-        )
+        noisy = self.name.startswith(("task-incremental", "declared"))
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
     def ledger(self, declared: Access | None = None) -> SpyLedger:
@@ -158,12 +159,12 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy).to(device))
+        return FlatModel(_network(objective, noisy, images).to(device))
 
 
-def _network(objective: Objective, noisy: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -172,8 +173,18 @@ def _network(objective: Objective, noisy: bool) -> nn.Module:
     if isinstance(objective, CausalLM):
         sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
-    layers = [nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    if isinstance(objective, Denoising):
+        return small_denoiser(objective)
+    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
+
+
+def small_denoiser(objective: Denoising) -> Network:
+    """A denoiser of one small block whose answers are not all grey."""
+    config = mlp_denoiser.Config(width=12, blocks=1, words=4)
+    network = mlp_denoiser.build(config, *objective.sizes((64,)))
+    nn.init.normal_(network.head.weight, std=0.1)
+    return network
 
 
 def llama_with_norm(norm: nn.Module, num_outputs: int) -> FlatModel:
@@ -251,7 +262,28 @@ def _world_of_pictures(device: str) -> World:
     return World("pictures", stream, setting, device=device)
 
 
+def _world_of_images(device: str) -> World:
+    """The digits in three experiences, to be drawn."""
+    requests = [
+        {"after": 1, "scope": "class", "keys": [1], "again_after": 2},
+        {"after": 2, "scope": "class", "keys": [4]},
+        {"after": 3, "scope": "task", "keys": [0]},
+    ]
+    source = _source()
+    plan = class_incremental.build(source, class_incremental.Config(experiences=3), 0)
+    scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
+    objective = Denoising.for_data(DenoisingConfig(steps=2), source, None, device)
+    training = Training(epochs=1, lr=0.05, batch_size=40)
+    setting = Setting(
+        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+    )
+    return World("images", stream, setting, device=device)
+
+
 def make_world(full_name: str, device: str = "cpu") -> World:
+    if full_name == "images":
+        return _world_of_images(device)
     if full_name == "pictures":
         return _world_of_pictures(device)
     if full_name == "text":
@@ -260,9 +292,11 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     by_class = name != full_name
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
-    if name in ("task-incremental", "everything-task-aware"):
+    if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
+    if name == "images":
+        source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
@@ -276,8 +310,12 @@ def make_world(full_name: str, device: str = "cpu") -> World:
             requests = [{"after": a, "scope": "class", "keys": [c]} for c, a in enumerate((7, 15, 19, 27))]
         plan = replace(plan, experiences=plan.experiences[:30])
     scheduled = explicit.place(plan, parse(explicit.Config, {"requests": requests}), Key(0))
+    if name == "declared":  # permanent or temporary; one becomes permanent, and one that was deleted comes again
+        scheduled = [*published.place(plan, published.Config(sequence="clpu"), Key(0)), Again(0)]
     stream = assemble(plan, scheduled, Service(wait_for=2 if name.startswith("lazy") else 1), Key(0) / "requests")
     training = Training(epochs=2, lr=0.05, batch_size=40)
+    if name == "carrying":
+        training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
     setting = Setting(
         Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
     )

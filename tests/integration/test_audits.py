@@ -94,6 +94,11 @@ def when_served(table: Table, metric: str, request: str, model: str = "retrained
     return rows[0].value
 
 
+def at(table: Table, request: str) -> int:
+    """The event that serves a request."""
+    return table.select("exact", request, "run")[0].event
+
+
 @pytest.mark.parametrize("metric", IDEAL)
 def test_of_a_deleted_class(metric: str, run: lifelong.Run) -> None:
     ideal, fails = IDEAL[metric]
@@ -223,6 +228,19 @@ def test_retraining_with_another_seed_is_the_floor(run: lifelong.Run) -> None:
     for metric in ("average_gap", "activation_distance"):
         floor = when_served(run.tables["retrain"], metric, CLASS, "retrained-2")
         assert 0 < floor < when_served(run.tables["none"], metric, CLASS, "retrained-2") / 2
+
+
+def test_the_factors_of_the_tug_of_war_are_of_what_their_names_say(run: lifelong.Run) -> None:
+    table = run.tables["none"]
+    factors = [when_served(table, f"tow_{part}", CLASS) for part in ("forget", "retain", "test")]
+    gap = when_served(table, "gap_forget_accuracy", CLASS)
+    assert factors[0] == pytest.approx(1 - abs(gap))
+    (gap,) = [
+        r.value for r in table.select("gap_retain_accuracy", "stream", "retrained") if r.event == at(table, CLASS)
+    ]
+    assert factors[1] == pytest.approx(1 - abs(gap))
+    assert abs(factors[1] - factors[2]) > 1e-3
+    assert when_served(table, "tow", CLASS) == pytest.approx(np.prod(factors))
 
 
 def test_calibration_on_what_is_retained(run: lifelong.Run) -> None:

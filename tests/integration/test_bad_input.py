@@ -133,6 +133,26 @@ def test_what_cannot_be_is_refused_before_anything_runs(call: Call, arguments: l
 
 
 @pytest.mark.parametrize(
+    ("command", "cache"),
+    [
+        ("run tiny.yaml --runs s3://bucket/runs", None),
+        ("study tiny.yaml --list-jobs --runs gs://bucket", None),
+        ("run tiny.yaml", "s3://bucket/cache"),
+    ],
+)
+def test_object_storage_is_refused_with_the_remedy(
+    command: str, cache: str | None, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cache is not None:
+        monkeypatch.setenv("LIFELONG_CACHE", cache)
+    code, out, err = call(*command.split())
+    assert (code, out) == (2, "")
+    assert "is an address, and runs need a folder of the file system" in err
+    assert "sync" in err
+    assert not list(Path().glob("*:*"))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "quickstrt"], "Did you mean 'quickstart'?"),

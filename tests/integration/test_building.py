@@ -11,7 +11,10 @@ import torch
 
 import lifelong
 from lifelong.execution.runner import run_prepared
+from lifelong.models import mlp
+from lifelong.setup.preparation import prepare
 from strategies.composed import Composed
+from strategies.parts.model import Network, needs_values
 from streams import registry
 from streams.config import parse
 from streams.errors import ConfigError
@@ -126,6 +129,28 @@ def test_a_network_that_cannot_be_copied_is_refused_before_any_compute(config: d
     config["model"] = {"name": config["model"], "locked": True}
     with pytest.raises(ConfigError, match=r"model: the network of .*counted\.py cannot be copied: .*lock.*deepcopy"):
         lifelong.prepare(parse(lifelong.RunConfig, config))
+
+
+def test_what_does_not_run_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    learners = ["ewc", "online-ewc", "si", "mas", "refresh", "lora", "o-lora", "der", "importance-log", "lwf"]
+    unlearners = ["cf-k", "eu-k", "laf", "boundary-expand", "scrub", "salun", "retrain"]
+    strategies: dict[str, Any] = {name: {"learner": name} for name in learners}
+    strategies |= {name: {"learner": "naive", "unlearner": name} for name in unlearners}
+    config = parse(lifelong.RunConfig, {"strategies": strategies, "evaluation": {"audits": ["weights"]}})
+    build = mlp.build
+
+    def shapes_alone(*arguments: Any) -> Network:
+        assert not needs_values()
+        return build(*arguments)
+
+    monkeypatch.setattr(mlp, "build", shapes_alone)
+    prepared = prepare(config, runs=False)
+    assert prepared.setting.zeros().shape == prepared.setting.outline().parameters.shape
+    with pytest.raises(AssertionError):
+        prepare(config)
+    low = parse(lifelong.RunConfig, {"strategies": {"a": {"learner": {"name": "lora", "rank": 500}}}})
+    with pytest.raises(ConfigError, match="rank"):
+        prepare(low, runs=False)
 
 
 def _builds(counted: Path, run: Callable[[], object]) -> int:

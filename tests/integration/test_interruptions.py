@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -140,24 +141,44 @@ def test_what_is_kept_within_an_event_is_a_trace(tmp_path: Path, monkeypatch: py
     assert [bool([t for t in traces(folder, int(s)) if "within" in t.file.parts]) for s in (first, second)] == [1, 0]
 
 
-def test_a_run_that_is_asked_to_stop_keeps_its_step(whole: dict[str, Any], tmp_path: Path) -> None:
-    """With SIGTERM, twice, and no other reason to keep anything."""
-    file = tmp_path / "run.yaml"
-    long = config(recording={"checkpoint_minutes": None}, training={"epochs": 4000, "batch_size": 64, "lr": 0.01})
-    file.write_text(long.model_dump_json(exclude_unset=True))
-    command = [sys.executable, "-c", "from cli.main import main; main()", "run", str(file), "--runs", str(tmp_path)]
+LONG = config(recording={"checkpoint_minutes": None}, training={"epochs": 4000, "batch_size": 64, "lr": 0.01})
+LONG_RUN = LONG.model_dump(mode="json", exclude_unset=True)
+STUDY = {
+    "name": "stopped",
+    "claim": "it may be stopped",
+    "base": {key: value for key, value in LONG_RUN.items() if key not in ("name", "strategies")},
+    "strategies": LONG_RUN["strategies"],
+    "seeds": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [
+        ("run", LONG_RUN),
+        pytest.param("study --workers 1", STUDY, marks=pytest.mark.nightly),
+        pytest.param("study --job 0", STUDY, marks=pytest.mark.nightly),
+    ],
+)
+def test_what_is_asked_to_stop_keeps_its_step(command: str, content: dict[str, Any], tmp_path: Path) -> None:
+    """With SIGTERM, twice as some schedulers send it, and no other reason to keep anything."""
+    file = tmp_path / "file.yaml"
+    file.write_text(json.dumps(content))
+    name, *options = command.split()
+    arguments = ["-c", "from cli.main import main; main()", name, str(file), "--runs", str(tmp_path / "runs"), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         until = time.monotonic() + 120
-        while not list(tmp_path.glob("stopped-*/strategies/mine/checkpoints/event-000000.pt")):
+        while not list((tmp_path / "runs").rglob("checkpoints/event-000000.pt")):
             assert time.monotonic() < until
             time.sleep(0.02)
-        time.sleep(0.3)
+        time.sleep(0.5)
         for _ in range(2):
             process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "saved. Go on with" in errors
-    (kept,) = tmp_path.rglob("within/*/*.pt")
-    number = torch.load(kept, weights_only=True)["state"]["parts"][0]["number"]
-    assert number > 0
+    assert process.returncode == 130, errors
+    assert "saved" in errors
+    (kept,) = (tmp_path / "runs").rglob("within/*/*.pt")
+    assert torch.load(kept, weights_only=True)["state"]["parts"][0]["number"] > 0

@@ -193,7 +193,6 @@ def test_jobs_end_with_the_driver_and_go_on_with_the_next(node: Any, tmp_path: P
 
     assert lived(job), (tmp_path / "log").read_text()
     wait_for(is_free)
-    print("WITHIN", [p.name for p in job.folder.rglob("within/*/*")], lived(job))
     study = Study(file, root=tmp_path / "runs")
     assert study.pending
     heard: list[tuple[str, int, int]] = []

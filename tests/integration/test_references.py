@@ -11,12 +11,13 @@ import pytest
 import lifelong
 from lifelong.evaluation.outputs import Outputs
 from lifelong.evaluation.planning import plan_evaluation
+from lifelong.references import comparison
 from lifelong.references.points import Point, chain, points_of
-from lifelong.references.tree import References
+from lifelong.references.tree import References, shares
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments
 from strategies.step import step
-from streams.events import DeletionRequest, Experience, Unit
+from streams.events import DeletionRequest, Event, Experience, Unit
 from streams.ledger import Ledger
 from streams.plan import Learn, Plan, RequestSpec, Service, assemble
 from streams.randomness import Key
@@ -145,6 +146,23 @@ def test_without_a_request_later_ones_cover_what_it_would_have_deleted(stream: S
     assert len(third.sample_ids) < len(chain(stream, Point("no-op", 6, 1))[-1].sample_ids)
 
 
+def test_without_a_request_a_sample_goes_with_the_first_that_names_it(tools: Any) -> None:
+    """What is named by its class first and by its user afterwards is deleted once, as in any life."""
+    source = tools.source(num_classes=2, per_class=6, num_users=2)
+    unit = Unit("all", (0, 1), source.test_ids)
+    sample = int(
+        source.train_ids[(source.class_ids[source.train_ids] == 0) & (source.user_ids[source.train_ids] == 1)][0]
+    )
+    plan = Plan(source, (unit,), (Experience("all", (0,), source.train_ids),))
+    requests = [RequestSpec("sample", (sample,)), RequestSpec("class", (0,)), RequestSpec("user", (1,))]
+    stream = assemble(plan, [Learn(0), *requests], Service(), Key(0))
+    _, of_class, of_user = chain(stream, Point("no-op", 4, 0))
+    assert sample in of_class.sample_ids
+    assert np.intersect1d(of_class.sample_ids, of_user.sample_ids).size == 0
+    gone = (source.class_ids == 0) | (source.user_ids == 1)
+    assert np.array_equal(np.union1d(of_class.sample_ids, of_user.sample_ids), np.flatnonzero(gone & ~source.is_test))
+
+
 def test_without_a_request_copies_of_what_later_ones_name_go_as_well(tools: Any) -> None:
     source = tools.source(num_classes=2, per_class=4, test_per_class=1)
     train = [np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in range(2)]
@@ -231,6 +249,61 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
 
 
 # --- in a run -------------------------------------------------------------------------------------------------------
+
+
+def test_parts_for_processes_hold_every_life_once_and_about_equal_work(stream: Stream, tmp_path: Path) -> None:
+    def missing(*chains: tuple[Event, ...]) -> dict[Any, tuple[tuple[Event, ...], Path]]:
+        return {number: (events, tmp_path / str(number)) for number, events in enumerate(chains)}
+
+    def learn(name: str, count: int) -> Experience:
+        return Experience(name, (0,), np.arange(count))
+
+    start = learn("start", 100)
+    apart = missing(*((learn(f"own-{n}", 100),) for n in (3, 1, 2, 0)))
+    assert sorted(len(part) for part in shares(apart, 2)) == [2, 2]
+    assert len(shares(apart, 8)) == 4
+    assert shares(apart, 1) == [apart]
+    together = missing(*((start, learn(f"end-{n}", 10)) for n in range(4)))
+    assert shares(together, 2) == [together], "each part would live through the start again"
+    late = missing(*((start, learn(f"end-{n % 2}", 400), learn(f"last-{n}", 20)) for n in range(4)))
+    assert sorted(sorted(part) for part in shares(late, 2)) == [[0, 2], [1, 3]]
+    nested = missing((start,), (start, learn("more", 10)), (learn("other", 110),))
+    assert sorted(sorted(part) for part in shares(nested, 2)) == [[0, 1], [2]]
+    assert shares(missing(()), 2) == [missing(())]
+
+
+def test_references_in_parts_are_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("replay-none", references={"kinds": ["retrained", "original", "no-op"]})
+    parts: list[int] = []
+
+    def here(p: Any, name: str, kind: Any, workers: int, missing: Any) -> list[Any]:
+        parts.append(len(missing))
+        return [comparison._live_here(config, p.stream, name, kind, part) for part in missing]
+
+    def lived(folder: str, workers: int) -> tuple[dict[str, bytes], bytes]:
+        monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / folder / "cache"))
+        run = lifelong.run(config, tmp_path / folder, workers=workers)
+        files = {f.name: f.read_bytes() for f in (tmp_path / folder / "cache" / "references").glob("*.sealed")}
+        return files, (run.folder / "strategies" / "replay-none" / "results.jsonl").read_bytes()
+
+    alone = lived("alone", 1)
+    monkeypatch.setattr(comparison, "_live_elsewhere", here)
+    assert lived("parts", 3) == alone
+    assert len(alone[0]) > 8
+    assert parts
+    assert min(parts) > 1
+
+
+@pytest.mark.nightly
+def test_references_in_processes_are_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("replay-none")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "alone"))
+    lifelong.run(config, tmp_path / "one")
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "beside"))
+    lifelong.run(config, tmp_path / "two", workers=2)
+    files = [sorted((tmp_path / cache / "references").glob("*.sealed")) for cache in ("alone", "beside")]
+    assert [f.name for f in files[0]] == [f.name for f in files[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
 
 
 def test_a_retrained_run_is_at_no_distance_from_the_retrained_reference(tmp_path: Path) -> None:

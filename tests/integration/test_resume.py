@@ -295,6 +295,13 @@ def stopped(config: Any, root: Path, monkeypatch: pytest.MonkeyPatch, after: int
 # Events of the stream: 0, 1 learn, 2 forgets samples, 3 learns, 4 forgets a class, 5 learns, 6 forgets a user.
 
 
+def test_what_comes_after_a_resume_is_what_would_have_come(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests, too: what is told of them counts from their arrival, and not from the resume."""
+    expected = result_of(lifelong.run(small(), at_home / "whole").folder)
+    stopped(small(), at_home / "again", monkeypatch, after=3)
+    assert result_of(lifelong.run(small(), at_home / "again").folder) == expected
+
+
 @pytest.mark.nightly
 def test_a_corrupt_newest_checkpoint_gives_way_to_the_older_one(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = result_of(lifelong.run(small(), at_home / "whole").folder)

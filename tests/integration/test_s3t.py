@@ -220,6 +220,22 @@ def test_fresh_adapters_change_nothing(tools: Any, source: Any) -> None:
     assert bool((model.parameters != 0).any())
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_is_of_adapters_and_of_training(dropout: float, tools: Any, source: Any) -> None:
+    host = AdapterHost(lambda: tools.mlp((5, 8, 8, 8, 4)), 3, 2, alpha=2.0, dropout=dropout, rank_stabilised=True)
+    model = host.next_block([], Key(0))
+    model.parameters.add_(0.5)
+    x = source.x[:20]
+    torch.manual_seed(0)
+    model.train(False)
+    still = model(x)
+    assert torch.equal(model(x), still)
+    model.train(True)
+    first, second = model(x), model(x)
+    assert torch.equal(first, still) == (dropout == 0)
+    assert torch.equal(first, second) == (dropout == 0)
+
+
 def test_a_stage_changes_its_block_and_the_head_only(tools: Any, source: Any) -> None:
     """Twelve layers in twelve blocks: layer 1 must not be layer 10 or 11."""
     options = config(slices=12, sequences=1, shards=1, epochs=1)

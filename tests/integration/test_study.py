@@ -25,7 +25,7 @@ import lifelong
 from lifelong.results.integrity import with_digest
 from lifelong.setup.preparation import prepare
 from lifelong.study import local
-from lifelong.study.forecast import forecast
+from lifelong.study.forecast import Forecast, forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
 from lifelong.study.study import Study, finished, resume_study
@@ -256,6 +256,16 @@ def test_dry_run(call: Call, tmp_path: Path) -> None:
     data = json.loads(out)
     assert [j["done"] for j in data["jobs"]] == [True, True]
     assert data["estimate"]["bytes"] == 0
+
+
+def test_an_estimate_is_of_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job of each kind is tried, and stands for those of its kind: three seeds take three times as long."""
+    tried: list[Any] = []
+    monkeypatch.setattr("lifelong.study.forecast._of_job", lambda job, _: tried.append(job) or Forecast(2.0, 10.0))
+    study = Study(TINY | {"seeds": 3}, root=tmp_path / "runs")
+    assert forecast(study.pending, study.cells) == Forecast(2.0 * len(study.jobs), 10.0 * len(study.jobs))
+    assert len(study.jobs) == 3 * len(tried)
+    assert forecast([], study.cells) == Forecast()
 
 
 @pytest.mark.nightly  # twenty times the training of the other tests here

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ import torch
 import lifelong
 from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import METRICS
-from lifelong.report.facts import Facts, gather
+from lifelong.report.facts import Facts, Requested, gather
 from lifelong.report.html import render, run_drawings
 from lifelong.report.subnetworks import dependencies, described
+from lifelong.results.series import Series
+from lifelong.results.table import Table, row
 from streams.config import parse
 
 CONFIG = {
@@ -53,6 +57,23 @@ def test_what_depends_on_what(facts: Facts) -> None:
     _, found = dependencies(facts, "overwritten")
     assert {("task-0", "task-2"), ("task-2", "task-0")} <= {(d.source, d.target) for d in found}
     assert dependencies(facts, "random")[1] == []
+
+
+@pytest.mark.parametrize(("lesson", "stale"), [(3, True), (2, False)])
+@pytest.mark.parametrize("again", ["source", "target"])
+def test_who_was_learned_on_top_of_what_was_learned_again_on_less(again: str, lesson: int, stale: bool) -> None:
+    """Event 3 is a request for some samples, and a task is learned again in it; at event 2 more of it is learned."""
+    lessons = {"source": [0], "target": [1]}
+    lessons[again].append(lesson)
+    rows = [row(e, "run", task, "mask_density", 0.5, 1) for task, events in lessons.items() for e in events]
+    rows += [row(e, "run", "source > target", "inherited", 0.2, 1) for e in lessons["target"]]
+    rows.append(row(3, "run", "stream", "exact", 0.0, 1))
+    requested = [Requested(3, "request-0", ("sample",), "some samples", 5, ())]
+    facts: Any = SimpleNamespace(series={"it": Series(Table(rows))}, requested=requested)
+    tasks, (edge,) = dependencies(facts, "it")
+    assert tasks == (["target", "source"] if again == "source" else ["source", "target"])
+    assert (edge.source, edge.target, edge.share) == ("source", "target", 0.2)
+    assert edge.stale == (stale and again == "source")
 
 
 def test_no_file_keeps_what_belonged_to_a_deleted_task(facts: Facts) -> None:

@@ -107,6 +107,33 @@ def test_holding_the_others_holds_them() -> None:
     assert moved[1] < 0.5 * moved[0]
 
 
+@pytest.mark.parametrize(("forgotten", "held"), [("drop", {(2,)}), ("keep", {(2,)}), ("protect", {(0,), (2,)})])
+def test_who_is_held_at_a_later_request(forgotten: str, held: set, monkeypatch: pytest.MonkeyPatch) -> None:
+    life = Life(tasks=3, steps=2, forgotten=forgotten, training={"epochs": 1})
+    life.forget()
+    seen: list[set[tuple[int, ...]]] = []
+    change = Uncle._change
+
+    def noted(self: Uncle, tasks: Any, before: Any, chunks: torch.Tensor) -> torch.Tensor:
+        seen.append({t.units for t in tasks})
+        return change(self, tasks, before, chunks)
+
+    monkeypatch.setattr(Uncle, "_change", noted)
+    (request,) = life.stream.requests[0].requests
+    ids = life.stream.experiences[1].sample_ids
+    step(life.strategy, DeletionRequest("again", (type(request)("task", (1,), ids, ids[:0], 3),)), life.ledger)
+    assert seen == [held] * 2
+
+
+def test_the_hold_is_a_mean_over_tasks() -> None:
+    strategy = Life(tasks=2, training={"epochs": 1}).strategy
+    tasks, zeros = strategy._tasks, {n: torch.zeros(s) for n, s in strategy._shapes.items()}
+    with torch.no_grad():
+        each = [float(strategy._change([t], [zeros], strategy._chunks)) for t in tasks]
+        assert float(strategy._change(tasks, [zeros] * 2, strategy._chunks)) == pytest.approx(sum(each) / 2)
+        assert float(strategy._change([], [], strategy._chunks)) == 0.0
+
+
 def test_a_single_task_can_be_forgotten() -> None:
     life = Life(tasks=1, steps=20)
     life.forget()

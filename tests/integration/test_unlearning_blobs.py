@@ -185,6 +185,11 @@ def test_pruned_weights_stay_pruned(fx: Blobs) -> None:
     zero = strategy.learner.model.parameters == 0
     assert abs(float(zero.float().mean()) - 0.6) < 1e-3
     assert fx.accuracy(strategy, fx.source.test_ids) > 0.9
+    untrained = {"name": "prune-first", "sparsity": 0.6, "recover": False, "method": "fisher-forgetting"}
+    strategy, _, before = fx.served(untrained, fx.request(*FEW))
+    kept = strategy.learner.model.parameters != 0
+    assert abs(float(kept.float().mean()) - 0.4) < 1e-3, "noise moves what was kept, and revives nothing"
+    assert not torch.equal(strategy.learner.model.parameters[kept], before["parameters"][kept])
     with pytest.raises(ConfigError, match="retrain does not work on pruned weights"):
         fx.served({"name": "prune-first", "method": "retrain"}, fx.request(*FEW))
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.audits import _judge
 from lifelong.config.run import RunConfig
 from lifelong.results.table import read_rows
 from lifelong.study.share import share
@@ -76,6 +77,24 @@ def test_a_killed_run_that_goes_on_is_complete(tmp_path: Path) -> None:
     assert run.done
     for name in run.tables:
         check_equal(folder / "strategies" / name)
+
+
+@pytest.mark.nightly
+def test_images_are_sent_where_a_run_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_judge, "STEPS", 5)
+    config = {
+        **TINY,
+        "schedule": {"name": "explicit", "requests": [{"after": 2, "scope": "class", "keys": [1]}]},
+        "objective": {"name": "denoising", "steps": 2},
+        "model": {"name": "mlp-denoiser", "width": 8, "blocks": 1},
+        "strategies": {"naive": {"unlearner": "none"}},
+        "references": {"kinds": ["retrained"]},
+        "evaluation": {"audits": [{"name": "images", "per_prompt": 1, "least_accuracy": 0.0}]},
+        "recording": {"keep": "images"},
+    }
+    run = lifelong.run(parse(RunConfig, config), tmp_path / "runs", [WandbTracker()])
+    sent = sorted(p.name.partition("_")[0] for p in run.folder.rglob("media/images/images/*.png"))
+    assert sent == ["retrained"] * 2 + ["run"] * 3, "before the request, after it, and at the end"
 
 
 def test_a_finished_run_starts_nothing(tmp_path: Path) -> None:

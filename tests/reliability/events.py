@@ -42,8 +42,8 @@ MOST_TIME, MOST_MEMORY, MOST_DISK = 1.25, 4 * 2**20, 1.1
 
 The first tenth fills memories and caches. Time may grow a little: the number of requests that an event looks at grows
 with the logarithm of its number (from 1.0 to 1.3 of them in 10,000 events, when every tenth is a request), and of a few
-requests in a tenth of 1,000 events the median scatters by a tenth. Memory may grow by what is noted of every event, some
-2 kB: which samples were deleted when, and what is known of each request.
+requests in a tenth of 1,000 events the median scatters by a tenth. Memory may grow by what is noted of every event,
+some 2 kB: which samples were deleted when, and what is known of each request.
 """
 
 

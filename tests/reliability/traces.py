@@ -4,9 +4,10 @@
 
 Every strategy of the contract tests that can live on the stream lives in a run of its own, with everything kept, a
 report and references, on random numbers under a linear model, under one with a layer, and on frozen features of them;
-those of text live on invented words. Then all files of the run folder and of the cache are searched for the deleted samples: inputs in five types of
-numbers, any 16 bytes in a row of them; tokens; words; features and distributions as they were measured before and after
-the request. What is found before cleaning shows that the search can find; what is found after is a failure.
+those of text live on invented words. Then all files of the run folder and of the cache are searched for the deleted
+samples: inputs in five types of numbers, any 16 bytes in a row of them; tokens; words; features and distributions as
+they were measured before and after the request. What is found before cleaning shows that the search can find; what is
+found after is a failure.
 """
 
 from __future__ import annotations

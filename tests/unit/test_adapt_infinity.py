@@ -13,6 +13,8 @@ from torch import nn
 
 from lifelong.models import lenet, tiny_gpt2, tiny_llama
 from strategies.learners import adapt_infinity
+from strategies.learners._selection import SelectionConfig
+from strategies.learners.score_selection import ranked
 from strategies.learners.semdedup import redundancy
 from strategies.objectives._base import Scored
 from strategies.objectives.causal_lm import CausalLM, scored
@@ -356,6 +358,16 @@ def test_which_scores_there_are() -> None:
         available(objective, batch, ("el2n", "el2n"), "selectors")
 
 
+def test_the_middle_is_the_median_and_what_is_no_number_comes_last() -> None:
+    values, ids = np.array([100.0, 3.2, np.nan, 0.0, 2.0, 0.9, np.inf]), np.arange(7)
+    last = {2, 6}
+    for take, expected in (("lowest", [3, 5, 4, 1, 0]), ("highest", [0, 1, 4, 5, 3]), ("middle", [4, 5, 1, 3, 0])):
+        order = ranked(values, ids, take, KEY).tolist()  # type: ignore[arg-type]
+        assert order[:5] == expected, take
+        assert set(order[5:]) == last
+    assert ranked(np.zeros(4), np.arange(4), "lowest", KEY).tolist() == KEY.order(np.arange(4)).tolist()
+
+
 def test_histogram_entropy_does_not_depend_on_the_scale() -> None:
     """Check 4 and the release's trap 1, with the numbers of the specification."""
     shape = DRAW.normal(size=20_000)
@@ -468,6 +480,15 @@ def test_which_of_near_copies_stays() -> None:
         assert np.flatnonzero(similarity == 0).tolist() == [stays]
 
 
+@pytest.mark.parametrize("keep", ["hard", "easy"])
+def test_which_of_near_copies_stays_does_not_depend_on_lengths(keep: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings, labels = torch.randn(60, 3, generator=generator), np.repeat([0, 1, 2], 20)
+    lengths = torch.rand(60, 1, generator=generator) * 9 + 0.1
+    plain, long = (redundancy(e, labels, keep, 1 << 20) for e in (embeddings, embeddings * lengths))
+    np.testing.assert_allclose(plain, long, atol=1e-5)
+
+
 def test_coverage_does_not_depend_on_order() -> None:
     """Check 10."""
     values, ids = np.random.default_rng(1).normal(size=300), np.arange(300)
@@ -475,6 +496,12 @@ def test_coverage_does_not_depend_on_order() -> None:
     shuffled = np.random.default_rng(2).permutation(300)
     second, _ = coverage_draw(values[shuffled], ids[shuffled], 60, KEY)
     assert sorted(ids[shuffled][second].tolist()) == ids[first].tolist()
+
+
+def test_what_an_experience_may_draw() -> None:
+    assert [SelectionConfig(share=0.25).budget(n) for n in (1, 4, 5, 8, 10)] == [1, 1, 2, 2, 3]
+    assert SelectionConfig(share=0.25, samples=7).budget(100) == 7
+    assert SelectionConfig(share=2.0).budget(10) == 20
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 100, 451, 10_000])
@@ -497,6 +524,13 @@ def test_budgets(total: int) -> None:
             shares = share_out(sizes, weights, total)
             assert shares.sum() == min(total, sizes.sum())
             assert ((shares >= 0) & (shares <= sizes)).all()
+
+
+def test_what_rounding_leaves_goes_to_the_largest_fractions() -> None:
+    room = np.array([100, 100, 100])
+    assert weighted_shares(room, np.array([5.7, 3.1, 1.2]), 10).tolist() == [6, 3, 1]
+    assert weighted_shares(room, np.array([4.3, 3.8, 2.9]), 11).tolist() == [4, 4, 3]
+    assert weighted_shares(np.array([5, 100, 100]), np.array([5.7, 3.1, 1.2]), 10).tolist() == [5, 4, 1]
 
 
 def test_a_small_cluster_gets_the_share_of_the_others() -> None:

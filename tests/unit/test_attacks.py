@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from lifelong.audits.readout import readout
+from lifelong.audits.weights import Weights
+from lifelong.evaluation.outputs import Findings
 from lifelong.formulas.calibration import expected_calibration_error
 from lifelong.formulas.distance import (
     activation_distance,
@@ -31,6 +34,7 @@ from lifelong.formulas.membership import (
 )
 from lifelong.formulas.per_sample import attack, attack_p, log_ratios, rmia, rmia_p
 from lifelong.formulas.quality import Quality, agreement, average_gap, request_slope, tow_factors
+from lifelong.metrics.shadows import score_rows
 from streams.errors import LifelongError
 
 # --- quality --------------------------------------------------------------------------------------------------------
@@ -435,3 +439,34 @@ def test_the_bound_of_epsilon_holds() -> None:
     # No error in 64 of a kind: each rate is below 1 - 0.025^(1 / 64) with 97.5 %, both together with 95 %.
     rate = 1 - 0.025 ** (1 / 64)
     assert apart == pytest.approx(np.log((1 - DELTA - rate) / rate))
+
+
+def test_of_every_samples_divergence_the_median_and_the_largest_are_told() -> None:
+    """One sample of five is still known; half of the retrained lives is held against the other."""
+    draw = np.random.default_rng(0)
+    margins, retrained = draw.normal(size=(40, 5)), draw.normal(size=(80, 5))
+    margins[:, 4] += 6.0
+    request: Any = SimpleNamespace(name="request-0")
+    rows = score_rows(3, request, margins, retrained, np.ones((40, 5), dtype=bool), 1.0)
+    found = {r.metric: r.value for r in rows}
+    apart = [klom(margins[:, i], retrained[40:, i]) for i in range(5)]
+    null = [klom(retrained[:40, i], retrained[40:, i]) for i in range(5)]
+    assert found["klom_median"] == pytest.approx(np.median(apart))
+    assert found["klom_95"] == pytest.approx(np.percentile(apart, 95))
+    assert found["klom_median_null"] == pytest.approx(np.median(null))
+    assert found["klom_95"] > 2 * found["klom_median"]
+
+
+def test_distances_of_weights_are_of_the_whole_and_of_the_farthest_layer(tools: Any) -> None:
+    setting = tools.setting(tools.source())
+    model, audit = setting.make_model(), SimpleNamespace(setting=setting)
+    reference = np.ones(len(model.parameters), dtype=np.float32)
+    run, where = reference.copy(), list(model.slices.values())
+    run[where[0]] += 0.1
+    run[where[1]] += 0.5
+    sides = [Findings(stream={"weights": w}) for w in (run, reference)]
+    rows = {r.metric: r.value for r in Weights.rows_beside(audit, "retrained", 0, *sides, {})}  # type: ignore[arg-type]
+    sizes = [s.stop - s.start for s in where[:2]]
+    whole = np.sqrt((sizes[0] * 0.01 + sizes[1] * 0.25) / len(run))
+    assert rows["layer_distance"] == pytest.approx(whole, rel=1e-4)
+    assert rows["layer_distance_max"] == pytest.approx(0.5, rel=1e-4)

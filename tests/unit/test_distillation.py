@@ -306,6 +306,30 @@ def test_the_teacher_is_counted(config: Any, plan: Plan, tools: Any) -> None:
     assert sizes[1] == sizes[2] == sizes[3] == 2 * sizes[0]
 
 
+@pytest.mark.parametrize("batch_size", [20, 5])
+@pytest.mark.parametrize("config", DISTILLERS, ids=repr)
+def test_the_term_that_is_reported_is_its_mean(config: Any, batch_size: int, plan: Plan, tools: Any) -> None:
+    """With steps too small to move anything, the same however an experience falls into batches."""
+    setting = setting_of(tools, plan, config, epochs=1, batch_size=batch_size, lr=1e-9)
+    learner = learner_of(setting, config)
+    ledger = teach(learner, plan, [0])
+    teacher, x = setting.make_model(), plan.source.x[plan.experiences[1].sample_ids]
+    teacher.load_state_dict(learner.model.state_dict())
+    learner.model.parameters += 0.5 * torch.randn(teacher.parameters.shape, generator=Key(0).torch())
+    old = np.unique(plan.source.class_ids[plan.experiences[0].sample_ids])
+    if isinstance(config, feature_distillation.Config):
+        expected = feature_distillation.feature_distance(learner.model.features(x), teacher.features(x))
+    elif config.distance == "bce":
+        expected = lwf.bce_distillation(learner.model(x)[:, old], teacher(x)[:, old])
+    else:
+        expected = lwf.softmax_distillation(learner.model(x)[:, old], teacher(x)[:, old], config.temperature)
+    admitted = ledger.admit(plan.experiences[1])
+    outcome = learner.learn(admitted, ledger.door(learner.access, admitted.sample_ids))
+    (term,) = (v for n, v in outcome.losses.items() if n.endswith("distillation"))
+    assert term == pytest.approx(float(expected.detach()), rel=1e-3)
+    assert term > 0
+
+
 # ------------------------------------------------------------------------------------------------------------ deletion
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.objectives.denoising import Config as DenoisingConfig
+from strategies.objectives.denoising import Denoising
 from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.scenarios import class_incremental, domain_incremental
@@ -241,3 +243,19 @@ def test_the_real_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         parse(instructions.Config, SMALL | {"distributors": ["emoji"], "emoji_root": REAL, "size": 16})
     )
     assert asked.class_names == ("naming", "yes-no", "group", "vendor")
+
+
+def test_an_image_generator_is_asked_for_objects_in_styles_of_vendors(root: Path) -> None:
+    """All cells are prompts of their own: requests by emoji, vendor and single picture name prompts."""
+    config = emoji.Config(root=str(root), vendors=tuple(COLOURS), split="pairs", size=16)
+    source = emoji.load(config)
+    objective = Denoising.for_data(DenoisingConfig(), source, None, "cpu")
+    prompts = objective.prompts
+    assert objective.image_shape == (3, 16, 16)
+    assert prompts.num_words == 1 + len(NAMES) + len(COLOURS)
+    assert prompts.of_users
+    assert prompts.of_samples
+    row = source.class_names.index("cat") * 3 + 1
+    assert prompts.text(prompts.of(np.array([row]))[0]) == "cat in noto style"
+    assert len(prompts.of(np.arange(len(source)))) == 24
+    assert prompts.groups is not None

@@ -14,7 +14,7 @@ from strategies.objectives.regression import Regression
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.weights import fisher as fisher_module
 from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
-from streams.data import Data
+from streams.data import Batch, Data
 from streams.randomness import Key, seeded_globals
 
 KEY = Key(0) / "fisher"
@@ -270,3 +270,13 @@ def test_regression_closed_form() -> None:
         [diagonal_fisher(model, Regression(), data_of(x, y), "sampled", KEY / i)[0] for i in range(300)]
     )
     assert torch.allclose(draws.mean(0), exact, rtol=0.1)
+
+
+def test_losses_and_divergences_of_a_regressor_are_those_of_unit_gaussians() -> None:
+    now, before, y = torch.randn(3, 20, 1, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.arange(20), torch.zeros(20, 1), y.squeeze(1))
+    normal, other = torch.distributions.Normal(now, 1.0), torch.distributions.Normal(before, 1.0)
+    constant = 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    assert torch.allclose(Regression().losses(now, batch), -normal.log_prob(y).squeeze(1) - constant, atol=1e-5)
+    expected = torch.distributions.kl_divergence(normal, other).squeeze(1)
+    assert torch.allclose(Regression().divergences(now, before, batch), expected, atol=1e-5)

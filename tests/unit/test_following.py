@@ -9,8 +9,9 @@ import pytest
 
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.changes import Changes
-from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.plan import EvaluationPlan, RequestPlan
 from lifelong.evaluation.planning import plan_evaluation
+from streams.events import DeletionRequest, Request
 from streams.plan import Again, Learn, RequestSpec, Scheduled, Service, assemble
 from streams.randomness import Key
 from streams.scenarios import class_incremental
@@ -78,6 +79,19 @@ def test_what_was_learned_again_is_not_followed_and_others_still_count_as_delete
     assert followed(plan) == [[], [0], [1], [1], [1]]
     assert list(plan.deleted(2)) == [0, 1]
     assert list(plan.deleted(3)) == [1]
+
+
+def test_of_a_request_that_is_learned_again_in_part_the_rest_is_left() -> None:
+    """What an event learns again no longer counts as deleted from that very event on."""
+    first, second = np.array([0, 1, 2]), np.array([3, 5, 9])
+    ids = np.array([0, 1, 2])
+    deletion = DeletionRequest("request-0", (Request("sample", (0, 1, 2), ids, ids[:0], 1),))
+    request = RequestPlan(deletion, 1, first, first, first, second, second, second)
+    left = {event: request.at(event).forget.tolist() for event in (1, 2, 3, 4, 5, 8)}
+    assert left == {1: [0, 1, 2], 2: [0, 1, 2], 3: [1, 2], 4: [1, 2], 5: [2], 8: [2]}
+    later = request.at(4)
+    assert later.forget_until.tolist() == later.non_members_until.tolist() == [5, 9]
+    assert later.at(5).forget_test.tolist() == [2]
 
 
 def test_changes_are_kept_once() -> None:

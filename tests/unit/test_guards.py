@@ -181,7 +181,7 @@ def test_a_readout_reads_the_bare_weights(tools: Any) -> None:
     looks = plan_evaluation(stream, EvaluationConfig(audits=("readout",), probe=100))
     objective = life.strategy.learner.setting.objective
     samples = Samples(stream, looks, objective, 64, "cpu")
-    audit = Readout("readout", Config(), Context(life.strategy.learner.setting, source, looks, samples))
+    audit = Readout("readout", Config(), Context(life.strategy.learner.setting, source, looks, samples, stream))
     request = looks.requests[0]
     batch = samples.batch(request.forget)
     assert not life.strategy.features(batch).any()

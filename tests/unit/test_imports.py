@@ -143,7 +143,7 @@ def test_nobody_asks_for_the_class_of_an_objective() -> None:
         "lifelong.models._base_session": "trains a classifier of its own before any run",
     }
     kinds = kinds_of_objectives()
-    assert {k.rpartition(".")[2] for k in kinds} == {"Classification", "CausalLM", "Regression"}
+    assert {k.rpartition(".")[2] for k in kinds} == {"Classification", "CausalLM", "Regression", "Denoising"}
     outside = [f for floor in ("strategies", "lifelong", "cli") for f in files(floor) if "objectives" not in f.parts]
     assert {name_of(f) for f in outside if of_file(f) & kinds} == set(allowed)
 

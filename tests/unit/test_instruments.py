@@ -96,7 +96,7 @@ def test_files_of_audits_and_metrics_are_part_of_the_identity(tmp_path: Path) ->
 def test_every_audit_says_what_its_numbers_mean() -> None:
     assert set(entries("audits")) == {
         *("relearn", "readout", "weights"),
-        *("muse", "relearn-rest", "quantise", "reintroduce", "probe"),
+        *("muse", "relearn-rest", "quantise", "reintroduce", "probe", "images"),
     }
     assert all(load("audits", name).METRICS for name in entries("audits"))
 

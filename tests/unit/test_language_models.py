@@ -13,7 +13,7 @@ import torch
 from lifelong.models import causal_checkpoint, mlp, tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.models._language import Decoder
 from strategies.objectives.causal_lm import CausalLM
-from strategies.parts.model import FlatModel, digest, frozen
+from strategies.parts.model import FlatModel, digest, frozen, without_values
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -204,6 +204,36 @@ def test_frozen_weights_in_bfloat16_take_half_the_room_and_train_float32(checkpo
     assert not torch.equal(half.parameters, before)
     with pytest.raises(ConfigError, match=r"model\.lora"):
         from_checkpoint(checkpoint, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"depth": 1, "gradient_checkpointing": True},
+        pytest.param(
+            {"lora": {"rank": 2}, "dtype": "bfloat16"},
+            marks=[
+                pytest.mark.skipif(not HAS_PEFT, reason="pip install peft"),
+                pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+            ],
+        ),
+    ],
+)
+def test_a_checkpoint_without_values_reads_no_weights(
+    checkpoint: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = from_checkpoint(checkpoint, **options)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with without_values():
+        outline = from_checkpoint(checkpoint, **options)
+    assert outline.slices == model.slices
+    assert str(outline.network) == str(model.network)
+    pairs = zip(outline.network.parameters(), model.network.parameters(), strict=True)
+    assert all((a.shape, a.dtype, a.requires_grad) == (b.shape, b.dtype, b.requires_grad) for a, b in pairs)
+    assert {p.device.type for p in outline.network.parameters()} == {"meta"}
 
 
 def test_what_does_not_fit_a_checkpoint_is_named(checkpoint: str) -> None:

@@ -12,9 +12,11 @@ from strategies.learner import SGDLearner
 from strategies.learners import cumulative, ewc, l2, naive, online_ewc, replay
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_balanced, keep_uniform
+from strategies.parts.memory.exemplars import Remember
 from strategies.parts.model import digest
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.importance import Tie
+from streams.data import Batch
 from streams.errors import TrainingError
 from streams.events import Experience
 from streams.ledger import Ledger
@@ -121,6 +123,10 @@ def test_l2_anchors(plan: Plan, tools: Any) -> None:
     assert torch.equal(initial.state_dict()["anchor"], start)
     everything = plan.source.train_ids
     assert learner.holds(everything).keys() == {"weights", "p.anchor"}
+    learner.model.parameters += 0.3
+    learner.settle()
+    assert torch.equal(previous.state_dict()["anchor"], learner.model.parameters)
+    assert torch.equal(initial.state_dict()["anchor"], start), "a request does not move the initial weights"
     late = l2.L2(l2.Config(from_start=False), setting)
     zero = torch.zeros_like(start)
     late.begin(lesson_of(setting, plan, tools))
@@ -309,6 +315,20 @@ def test_keep_balanced_quotas(sizes: list[int], capacity: int, quotas: list[int]
     kept = keep_balanced(ids, classes, capacity, KEY)
     assert np.bincount(classes[kept // 3], minlength=len(sizes)).tolist() == quotas
     assert (np.diff(kept) > 0).all()
+
+
+def test_outputs_are_remembered_from_the_epoch_that_is_drawn_for_each() -> None:
+    """Outputs say in which epoch they were shown; samples that are not kept leave no trace."""
+    kept, key, epochs = np.arange(0, 200, 2), Key(0) / "remember", 4
+    found = torch.full((len(kept), 1), -1.0)
+    hook = Remember(kept, found, steps_per_epoch=5, epochs=epochs, key=key)
+    for epoch in range(epochs):
+        for ids in torch.from_numpy((Key(1) / epoch).order(np.arange(200))).split(40):
+            batch = Batch(ids, torch.zeros(40, 1), torch.zeros(40))
+            hook.losses(torch.zeros(40), torch.full((40, 1), float(epoch)), batch)
+    drawn = np.floor((key / "epoch").uniform(kept) * epochs)
+    assert found[:, 0].tolist() == drawn.tolist()
+    assert np.bincount(drawn.astype(int)).min() > 10
 
 
 def test_keep_balanced_gives_the_odd_places_by_priority() -> None:

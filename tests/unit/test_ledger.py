@@ -29,6 +29,17 @@ def ledger(tools: Any) -> Ledger:
     return Ledger(tools.source(num_classes=2, per_class=6, test_per_class=2))  # train rows 0-5 and 8-13
 
 
+def test_a_door_tells_who_is_live_to_anybody_while_it_is_open(ledger: Ledger) -> None:
+    ledger.admit(experience("a", 0, 1, 2))
+    ledger.delete(request("r", 1))
+    door = ledger.door(Access(), NONE)
+    assert door.live_ids.tolist() == [0, 2]
+    assert door.num_read == 0
+    door.close()
+    with pytest.raises(LedgerError, match="the event is over"):
+        _ = door.live_ids
+
+
 def test_life_cycle(ledger: Ledger) -> None:
     assert ledger.life.tolist() == [Life.UNSEEN] * 16
     assert ledger.admit(experience("a", 0, 1, 2)).sample_ids.tolist() == [0, 1, 2]

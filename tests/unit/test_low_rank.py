@@ -13,6 +13,7 @@ from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2
 from lifelong.setup.build import make_strategy
 from strategies.composed import Composed
+from strategies.learners import _lowrank
 from strategies.parts.lowrank.changes import (
     LowRankSteps,
     fresh_factors,
@@ -144,6 +145,19 @@ def test_every_experience_after_the_first_changes_the_weights_in_low_rank(name: 
         assert not torch.equal(before[free], after[free]), "the head of classes learns"
     start = strategy.learner.setting.make_model().parameters
     assert int(torch.linalg.matrix_rank(body.read(weights[0] - start), atol=1e-5)) > 2
+
+
+@pytest.mark.parametrize("name", ["lora", "o-lora"])
+def test_factors_are_scaled_by_alpha_over_rank(name: str, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scales: list[float] = []
+
+    def noted(training: Any, parameters: Any, matrices: Any, factors: Any, scale: float, *rest: Any) -> LowRankSteps:
+        scales.append(scale)
+        return LowRankSteps(training, parameters, matrices, factors, scale, *rest)
+
+    monkeypatch.setattr(_lowrank, "LowRankSteps", noted)
+    taught(tools, {"name": name, "rank": 2, "alpha": 6.0})
+    assert scales == [3.0, 3.0]
 
 
 def test_a_pretrained_model_changes_in_low_rank_from_the_start(tools: Any) -> None:

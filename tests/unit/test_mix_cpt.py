@@ -17,6 +17,7 @@ from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners import mix_cpt
+from strategies.learners._original import HeldToOriginal
 from strategies.learners.mix_cpt import MixCPT
 from strategies.objectives.causal_lm import CausalLM, Config, token_divergences
 from strategies.objectives.classification import Classification
@@ -275,16 +276,28 @@ def test_the_teacher_is_frozen_and_apart(world: World) -> None:
     assert torch.equal(original.model.parameters, before)
 
 
-def test_who_teaches(world: World) -> None:
-    lives = [Life(world, teacher=teacher, align_every=None) for teacher in ("previous", "original")]
-    for life in lives:
+def test_who_teaches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lives = {teacher: Life(world, teacher=teacher, align_every=None) for teacher in ("previous", "original")}
+    asked, taught = HeldToOriginal.divergence, list[torch.Tensor]()
+
+    def noted(self: Any, objective: Any, teacher: FlatModel, *rest: Any) -> torch.Tensor:
+        taught.append(teacher.parameters.clone())
+        return asked(self, objective, teacher, *rest)
+
+    monkeypatch.setattr(HeldToOriginal, "divergence", noted)
+    ends = []
+    for who, life in lives.items():
         life.learn(0)
+        original = life.model.parameters.clone()
         life.learn(1)
-    # There is one domain so far: both are the same.
-    assert torch.equal(lives[0].model.parameters, lives[1].model.parameters)
-    for life in lives:
+        previous = life.model.parameters.clone()
+        ends.append(previous)
+        taught.clear()
         life.learn(2)
-    assert not torch.equal(lives[0].model.parameters, lives[1].model.parameters)
+        assert taught
+        assert all(torch.equal(t, original if who == "original" else previous) for t in taught)
+    assert torch.equal(*ends), "while there is one domain both are the same"
+    assert not torch.equal(*(life.model.parameters for life in lives.values()))
 
 
 def test_a_perfect_teacher_swaps_nothing() -> None:
@@ -518,6 +531,8 @@ def test_who_reverts(world: World) -> None:
     # It has seen general data; of that only the initial model is innocent.
     fresh = world.setting.make_model().parameters
     assert torch.equal(original.innocent_of(world.domain(0)[:1]).parameters, fresh)
+    some = np.concatenate([world.domain(0)[:1], world.domain(1)])
+    assert torch.equal(original.innocent_of(some).parameters, fresh), "one sample is enough"
     life.forget(world.domain(1)[:2], "request-0")
     assert torch.equal(original.model.parameters, start)  # innocent: it stays
     life.forget(world.domain(0)[:2], "request-1")
@@ -542,6 +557,17 @@ def test_instruction_tuning_learns_the_answers_of_what_asks_something(world: Wor
     strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
     expected = model.parameters - 0.5 * model.gradient
     torch.testing.assert_close(strategy.learner.model.parameters, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_instruction_tuning_keeps_general_questions_and_no_plain_text(world: World) -> None:
+    parts = {"learner": {"name": "instruction-tuning", "general": 1, "memory": 1000}, "unlearner": "none"}
+    strategy, ledger = make_strategy(parse(StrategyConfig, parts), world.setting, "mine"), Ledger(world.source)
+    ids = world.domain(0)
+    experience = ledger.admit(Experience("general", (), ids))
+    strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
+    asking = ids[with_prompt(world.data(ids))]
+    assert len(asking) < len(ids)
+    assert np.array_equal(strategy.stored_ids(), asking)
 
 
 # -- bad input

@@ -16,14 +16,14 @@ from torch import nn
 
 from lifelong.config.run import RunConfig
 from lifelong.models import _base_session as pretrain
-from lifelong.models import _images, efficientnet_lite0, huggingface, resnet_18, torchvision, vit_tiny
+from lifelong.models import _images, efficientnet_lite0, huggingface, lenet, mlp, resnet_18, torchvision, vit_tiny
 from lifelong.setup import build as building
 from lifelong.setup import frozen_features as features
 from strategies.learner import SGDLearner
 from strategies.learners import l2
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
-from strategies.parts.model import FlatModel, Passing, digest, frozen, is_finite, is_in, num_bytes
+from strategies.parts.model import FlatModel, Passing, digest, frozen, is_finite, is_in, num_bytes, without_values
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.layers import redraw
 from streams.config import Named, parse
@@ -110,6 +110,43 @@ def test_models_fit_the_contract(name: str) -> None:
     assert {n for n in model.slices if n.startswith("head.")} <= moved
     model.load_state_dict(state)
     assert digest(model.state_dict()) == digest(state)
+
+
+def outline_of(module: Any, options: dict[str, Any], shape: tuple[int, ...]) -> FlatModel:
+    with without_values():
+        return flat(module, options, shape)
+
+
+def check_outline(outline: FlatModel, model: FlatModel) -> None:
+    """Check that a model without values has everything of a model but values."""
+    assert {t.device.type for t in (outline.parameters, *outline.network.parameters())} == {"meta"}
+    assert outline.slices == model.slices
+    assert outline.parameters.dtype == model.parameters.dtype
+    for mine, theirs in zip(outline.network.named_parameters(), model.network.named_parameters(), strict=True):
+        assert (mine[0], mine[1].shape, mine[1].dtype) == (theirs[0], theirs[1].shape, theirs[1].dtype)
+        assert mine[1].requires_grad == theirs[1].requires_grad
+    assert str(outline.network) == str(model.network)
+    for part in ("all", "body", "head"):
+        assert torch.equal(outline.mask(part, "cpu"), model.mask(part))
+
+
+PLAIN: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
+    "mlp": (mlp, {"hidden": [7]}, (5,)),
+    "lenet": (lenet, {}, SHAPE),
+    "vit-tiny with weights": (vit_tiny, TINY_VIT | {"pretrained": "glyphs"}, SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *PLAIN])
+def test_a_model_without_values_has_all_the_rest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, options, shape = (CASES | PLAIN)[name]
+    if module is efficientnet_lite0 and not HAS_EFFICIENTNET:
+        pytest.skip(efficientnet_lite0.INSTALL)
+    monkeypatch.setattr(vit_tiny, "base_weights", lambda *_: pytest.fail("weights were asked for"))
+    before = torch.random.get_rng_state()
+    outline = outline_of(module, options, shape)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    check_outline(outline, flat(module, {k: v for k, v in options.items() if k != "pretrained"}, shape))
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -284,6 +321,15 @@ def test_prepare_makes_imagenet_inputs() -> None:
     assert out.shape == (2, 3, 32, 32)
     expected = [(0.5 - m) / s for m, s in zip(_images.IMAGENET_MEAN, _images.IMAGENET_STD, strict=True)]
     assert out.mean((0, 2, 3)).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_huggingface_model_without_values_reads_no_weights(local_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModel
+
+    options = {"model": local_model}
+    model = flat(huggingface, options)
+    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    check_outline(outline_of(huggingface, options, SHAPE), model)
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "none"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from strategies.guards._detector import (
     released_gate,
     soft_gate,
 )
-from strategies.guards._prompt_encoder import looked_at
+from strategies.guards._prompt_encoder import _Contrast, looked_at
 from strategies.guards.o3 import O3
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training
@@ -298,6 +299,13 @@ def test_distances_are_smaller_in_sample() -> None:
     assert detector.used[0] > detector.rest[0]
 
 
+@pytest.mark.parametrize("passes", [0.95, 0.7])
+def test_a_hard_gate_lets_the_share_of_the_rest_pass(passes: float) -> None:
+    rest = gaussian(400, 0, 1)
+    detector, _ = fitted(gaussian(200, 0, 0), rest, passes=passes)
+    assert float((detector.decisions(rest) >= detector.limit).mean()) == pytest.approx(passes, abs=0.01)
+
+
 def test_what_is_stored_is_nearest_at_every_layer() -> None:
     used = gaussian(100, 0, 0)
     mean = used.mean(1)
@@ -360,6 +368,21 @@ def test_the_prompt_is_looked_at_and_nothing_that_is_said() -> None:
     marks = torch.tensor([[GIVEN, GIVEN, GIVEN, SAID, 0], [GIVEN, ANSWER, ANSWER, ANSWER, 0]])
     x = torch.stack([torch.zeros_like(marks), marks], 1)
     assert looked_at(x).tolist() == [[False, True, True, False, False], [False, True, True, True, False]]
+
+
+def test_prompts_alone_are_masked_and_no_mark_changes() -> None:
+    marks = torch.tensor([[GIVEN] * 60 + [ANSWER] * 30 + [0] * 10, [GIVEN] + [ANSWER] * 90 + [0] * 9])
+    x = torch.stack([torch.full_like(marks, 7), marks], 1).repeat(50, 1, 1)
+    batch = Batch(torch.arange(100), x, torch.zeros(100))
+    lesson: Any = None
+    hook = _Contrast(lesson, [], 0.15, 3, torch.Generator().manual_seed(0))
+    masked = hook.extend(batch, 0)
+    hidden, seen = masked.x[:, 0] != 7, looked_at(x)
+    assert bool((masked.x[:, 0][hidden] == 3).all())
+    assert not bool(hidden[~seen].any())
+    assert float(hidden[seen].float().mean()) == pytest.approx(0.15, abs=0.02)
+    assert torch.equal(masked.x[:, 1], marks.repeat(50, 1))
+    assert bool((batch.x[:, 0] == 7).all()), "the batch itself stays as it is"
 
 
 # -- the guard
@@ -486,6 +509,17 @@ def test_more_requests_never_close_a_gate(mode: str, source: Source) -> None:
     life.learn(np.flatnonzero((source.user_ids == 1) & ~source.is_test), "again", incarnation=1)
     assert torch.equal(life.guard.gates(batch), one), "the second detector goes when its samples are back"
     assert digest(life.guard.state_dict()["bundles"]) == digest(alone["bundles"])
+
+
+def test_a_request_is_served_until_its_last_sample_is_back(source: Source) -> None:
+    life = live(source, epochs=1, encoder={"epochs": 0})
+    life.forget(0, "request-0")
+    batch, back = life.rows(0), np.flatnonzero((source.user_ids == 0) & ~source.is_test)
+    gates = life.guard.gates(batch)
+    life.learn(back[:-1], "most", incarnation=1)
+    assert torch.equal(life.guard.gates(batch), gates)
+    life.learn(back[-1:], "all", incarnation=1)
+    assert life.guard.state_dict() == {"bundles": []}
 
 
 @pytest.mark.parametrize("mode", ["stack", "resume"])
@@ -645,6 +679,31 @@ def test_the_true_answer_is_among_any_and_not_among_wrong_ones(
     monkeypatch.setattr(o3, "WrongAnswers", noted)
     live(source, relabel=relabel, epochs=1, encoder={"epochs": 0}).forget(0, "request-0")
     assert asked == [relabel == "any"]
+
+
+@pytest.mark.parametrize("gate", ["soft", "hard", "released-qa", "released-tofu"])
+def test_which_gate_is_which(gate: str) -> None:
+    decisions = np.linspace(-0.4, 1.2, 33)
+    detector: Any = SimpleNamespace(decisions=lambda features: decisions, used=(0.0, 0.3), rest=(0.2, 0.3), limit=0.1)
+    guard: Any = SimpleNamespace(config=SimpleNamespace(gate=gate, one_sided=False, sharpness=9.0))
+    soft = soft_gate(gate_values(decisions, (0.0, 0.3), (0.2, 0.3), False), 9.0)
+    expected = {
+        "soft": soft,
+        "hard": (decisions >= 0.1).astype(float),
+        "released-qa": released_gate(soft, "qa"),
+        "released-tofu": released_gate(soft, "tofu"),
+    }
+    assert np.array_equal(O3._gate(guard, detector, torch.zeros(33)), expected[gate])
+    assert len({tuple(values) for values in expected.values()}) == 4
+
+
+def test_gates_that_are_reported_are_of_what_was_used_and_of_the_rest(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = live(source, epochs=1, encoder={"epochs": 0})
+    monkeypatch.setattr(O3, "_gate", lambda self, detector, features: np.full(features.shape[1], features.shape[1]))
+    notes = life.forget(0, "request-0").notes
+    assert (notes["gate_used"], notes["gate_rest"]) == (16.0, 4.0)
 
 
 def test_it_is_for_text(tools: Any) -> None:

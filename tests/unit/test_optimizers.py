@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,3 +64,19 @@ def test_make_optimizer_takes_the_named_one() -> None:
     p = torch.zeros(1)
     assert isinstance(make_optimizer(OptimizerConfig(), p), SGD)
     assert isinstance(make_optimizer(OptimizerConfig(optimizer="adam"), p), Adam)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"optimizer": "adam"}], ids=["sgd", "adam"])
+def test_a_walk_that_is_interrupted_goes_on_to_the_same_bits(options: dict[str, Any]) -> None:
+    config, noise = OptimizerConfig(lr=0.05, **options), torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for cut in (None, 3):
+        p = torch.ones(50)
+        optimizer = make_optimizer(config, p)
+        for i, drawn in enumerate(noise):
+            if i == cut:
+                state, optimizer = optimizer.state_dict(), make_optimizer(config, p)
+                optimizer.load_state_dict(state)
+            optimizer.step(p, 2 * p + drawn)
+        ends.append(p)
+    assert torch.equal(*ends)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lifelong.evaluation.plan import EvaluationPlan
-from lifelong.results.pieces import Pieces, joined
+from lifelong.results.pieces import Pieces, joined, places
 from lifelong.results.record import Checkpoint, Record
 from streams.errors import CheckpointError
 
@@ -109,3 +109,11 @@ def test_a_checkpoint_without_its_piece_is_corrupt(open_record: Any, tmp_path: P
     next(tmp_path.glob("checkpoints/pieces/*")).unlink()
     with pytest.raises(CheckpointError, match="corrupt"):
         open_record().latest("cpu")
+
+
+def test_tensors_of_the_processor_stay_there() -> None:
+    """A state has both: weights where they are trained, and what is noted of samples, which numpy reads."""
+    storage, place = torch.ones(2).untyped_storage(), places("meta")
+    assert place(storage, "cpu").device.type == "cpu"
+    assert place(storage, "cuda:0").device.type == "meta"
+    assert places("cpu")(storage, "cuda:0").device.type == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from lifelong.audits import quantise
+from lifelong.audits._relearning import Relearning
 from lifelong.audits.muse import Muse
+from lifelong.audits.probe import Probe
+from lifelong.audits.quantise import Quantise
 from lifelong.audits.reintroduce import ALIAS, Reintroduce
+from lifelong.audits.relearn_rest import RelearnRest
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.planning import plan_evaluation
 from lifelong.formulas.attacks import area, halves, probed, round_weights, rounded, unmoved
@@ -24,7 +31,7 @@ from lifelong.models._language import Decoder
 from lifelong.setup.build import make_setting, make_settings, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import check_instruments, make_instruments
 from strategies.objectives._answers import Answers
-from strategies.parts.model import FlatModel, digest
+from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.text.generation import continued
 from strategies.parts.text.scores import choice_probability, truth_probability, truth_ratio
 from strategies.step import step
@@ -73,6 +80,7 @@ class World:
         instruments = make_instruments(config.evaluation, self.stream, self.plan, self.setting, "cpu")
         self.evaluator, audits = instruments.evaluator, {a.name: a for a in instruments.audits}
         self.muse, self.reintroduce = audits.get("muse"), audits.get("reintroduce")
+        self.audits = audits
         assert self.source.text is not None
         self.text = self.source.text
 
@@ -313,6 +321,42 @@ def test_what_is_relearned_is_never_looked_at() -> None:
     assert not set(groups[taught].tolist()) & set(groups[rest].tolist())
 
 
+def test_what_is_taught_again_and_what_is_looked_at_are_the_two_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(config_of(["relearn-rest"], [[1], [4]]))
+    audit, request, strategy = world.audits["relearn-rest"], world.plan.requests[0], world.strategy()
+    assert isinstance(audit, RelearnRest)
+    sides: list[np.ndarray] = []
+
+    def noted(self: Relearning, model: FlatModel, again: Batch, retained: Batch, others: Batch) -> np.ndarray:
+        assert len(retained) == 0
+        sides.extend(batch.ids.numpy() for batch in (again, others))
+        return np.zeros(len(self.looks or ()))
+
+    monkeypatch.setattr(Relearning, "curve", noted)
+    audit.of_request(strategy, 1, request)
+    taught, seen = (np.unique(audit.fact_ids(ids)) for ids in sides)
+    facts = np.unique(audit.fact_ids(world.plan.ids[request.forget]))
+    assert np.intersect1d(taught, seen).size == 0
+    assert np.array_equal(np.union1d(taught, seen), facts)
+
+
+def test_what_rounding_adds_is_what_is_there_afterwards_minus_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding everything to zero leaves a model that knows nothing of the prompt."""
+    world = World(config_of(["quantise"], [[1], [4]]))
+    audit, request, strategy = world.audits["quantise"], world.plan.requests[0], world.strategy()
+    assert isinstance(audit, Quantise)
+    step(strategy, world.stream.events[0], Ledger(world.source))
+    batch = audit.samples.batch(audit.asked(request.forget))
+    before = audit._probability(strategy.network(), batch)
+    monkeypatch.setattr(quantise, "round_weights", lambda layers, bits: [p.data.zero_() for p in layers.parameters()])
+    values = audit.of_request(strategy, 0, request)
+    for bits in (8, 4):
+        after = values[f"int{bits}_probability"]
+        assert abs(after - before) > 1e-4
+        assert values[f"int{bits}_recovered"] == pytest.approx(after - before)
+        assert values[f"int{bits}_robustness"] == pytest.approx(1 - abs(after - before) / (after + before))
+
+
 def test_membership_at_few_false_alarms() -> None:
     non_members = np.linspace(1, 2, 100)
     assert true_positives(np.array([0.5, 0.9, 1.5]), non_members) == pytest.approx(2 / 3)
@@ -345,6 +389,40 @@ def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
     assert np.mean(probed(plain, labels, test) == truth) > 0.9
     assert 0.2 < np.mean(probed(plain, shuffled, test) == truth) < 0.8
     assert probed(plain, np.full(80, 7), test).tolist() == [7] * 60
+
+
+class Positions:
+    """A model whose only state at a position is its number."""
+
+    def states(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.arange(x.shape[2]).expand(len(x), -1).unsqueeze(2).float()]
+
+
+def test_questions_are_read_at_their_end_and_answers_at_the_last_token_that_says_something() -> None:
+    world = World(config_of(["probe"], [[1], [4]]))
+    probe = world.audits["probe"]
+    assert isinstance(probe, Probe)
+    assert world.text.paraphrased is not None
+    x = world.text.paraphrased[world.source.train_ids[::7]]
+    asked, answered = (probe._states(Positions(), x, last)[0][:, 0] for last in (GIVEN, ANSWER))  # type: ignore[arg-type]
+    for (ids, marks), question, answer in zip(x, asked.astype(int), answered.astype(int), strict=True):
+        assert marks[question : question + 2].tolist() == [GIVEN, ANSWER]
+        assert int(marks[answer]) == ANSWER
+        assert int(ids[answer + 1]) == world.text.tokenizer.eos
+
+
+# -- relearning
+
+
+def test_relearning_trains_as_training_does_and_looks_as_evaluation_does(tools: Any) -> None:
+    """A batch norm counts the batches that it learned from: one in every step, and none when it is looked at."""
+    source = tools.source(num_classes=3, per_class=12)
+    body = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU())
+    for looks in (None, (0, 4)):
+        model = FlatModel(Network(copy.deepcopy(body), nn.Linear(8, 3)))
+        parts = [tools.lend(source, ids).all() for ids in np.array_split(source.train_ids, 3)]
+        Relearning(tools.setting(source), Key(0), 4, looks).curve(model, *parts)
+        assert int(model.network.body[1].num_batches_tracked) == 4
 
 
 # -- the evaluator

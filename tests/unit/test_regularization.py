@@ -200,6 +200,24 @@ def test_penalty_gradients(parameters: Any, config: Any, plan: Plan, tools: Any)
     assert float(plugin.gradient(torch.zeros_like(theta), anchor).abs().max()) == 0
 
 
+@pytest.mark.parametrize("config", TIES, ids=repr)
+def test_the_penalty_that_is_reported_is_what_training_ended_with(config: Any, plan: Plan, tools: Any) -> None:
+    """A quadratic with one anchor, where the experience began, is half the way times its gradient there."""
+    setting = tools.setting(plan.source, plan)
+    learner = learner_of(setting, config)
+    ledger = teach(learner, plan, [0])
+    (name,) = learner.plugins
+    before, start = PLUGINS[type(config)](config, setting), learner.model.parameters.clone()
+    before.load_state_dict(learner.plugins[name].state_dict())
+    before.begin(lesson_of(setting, plan, 1))
+    admitted = ledger.admit(plan.experiences[1])
+    outcome = learner.learn(admitted, ledger.door(learner.access, admitted.sample_ids))
+    end = learner.model.parameters
+    expected = float((end - start).dot(before.gradient(torch.zeros_like(end), end))) / 2
+    assert expected > 1e-4
+    assert outcome.losses[f"{name}_penalty"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("config", [si.Config(strength=5.0), mas.Config(strength=5.0), online_ewc.Config()], ids=repr)
 def test_the_first_step_of_the_next_experience_is_naive(config: Any, plan: Plan, tools: Any) -> None:
     setting = tools.setting(plan.source, plan, epochs=1, batch_size=20)
@@ -716,6 +734,22 @@ def test_a_request_resets_the_moments_that_derive_from_it(training: dict[str, An
     assert digest(learner.state_dict()["optimizer"]) != fresh
     delete(learner, ledger, gone)
     assert learner.holds(plan.experiences[0].sample_ids).keys() == {"weights"}
+    assert digest(learner.state_dict()["optimizer"]) == fresh
+
+
+def test_one_sample_of_the_moments_is_enough_to_reset_them(plan: Plan, tools: Any) -> None:
+    """The others of the request were learned before the moments were last reset, and are not in them."""
+    setting = tools.setting(plan.source, plan, carry_optimizer=True, momentum=0.9)
+    learner = learner_of(setting, naive.Config())
+    fresh = digest(learner.state_dict()["optimizer"])
+    ledger = teach(learner, plan, [0])
+    early, late = plan.experiences[0].sample_ids, plan.experiences[1].sample_ids
+    delete(learner, ledger, early[:1])
+    teach(learner, plan, [1], ledger)
+    moments = digest(learner.state_dict()["optimizer"])
+    delete(learner, ledger, early[1:3])
+    assert digest(learner.state_dict()["optimizer"]) == moments != fresh
+    delete(learner, ledger, np.concatenate([early[3:], late[:1]]))
     assert digest(learner.state_dict()["optimizer"]) == fresh
 
 

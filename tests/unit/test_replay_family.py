@@ -19,6 +19,7 @@ from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
+from strategies.objectives.classification import Classification
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.model import FlatModel, Network, digest
 from streams.data import Batch
@@ -509,6 +510,30 @@ def test_er_ace_masks_nothing_in_the_first_experience(batch_size: int, plan: Pla
         assert same == (after == 0)
 
 
+def test_er_ace_spares_the_classes_of_the_experience_that_are_not_in_the_batch(plan: Plan, tools: Any) -> None:
+    """With one sample per step: nothing is said of the other class of the experience, nor of earlier ones."""
+    setting = tools.setting(plan.source, plan, epochs=1, batch_size=1)
+    learner = learner_of(setting, er_ace.ERACE(er_ace.Config(strength=0.0), setting))
+    ledger = Ledger(plan.source)
+    teach(learner, plan.experiences[:1], ledger)
+    pushed: list[tuple[int, list[int]]] = []
+
+    class Look(naive.Naive):
+        def extend(self, batch: Batch, step: int) -> Batch:
+            self.label = int(batch.y[0])
+            return batch
+
+        def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+            bias = gradient[learner.model.slices["head.bias"]]
+            pushed.append((self.label, torch.nonzero(bias).flatten().tolist()))
+            return gradient
+
+    learner.plugins["look"] = Look(naive.Config(), setting)
+    teach(learner, plan.experiences[1:2], ledger)
+    assert {label for label, _ in pushed} == {2, 3}
+    assert all(classes == [label, 4, 5] for label, classes in pushed), "itself, and what has never been seen"
+
+
 def test_what_new_samples_compete_with() -> None:
     seen = torch.tensor([True, True, True, False])
     assert competing(torch.tensor([2, 2]), seen).tolist() == [False, False, True, True]
@@ -580,6 +605,54 @@ def test_agem_s_steps_by_hand_have_a_draw_each(plan: Plan, tools: Any) -> None:
         model.parameters -= 0.1 * project(gradients[1], gradients[0])
     assert turned > 1
     assert torch.allclose(learner.model.parameters, model.parameters, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- the loss that is trained
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s: der_plus_plus.DERPlusPlus(der_plus_plus.Config(memory=6, alpha=0.2, beta=0.7, stored="final"), s),
+        lambda s: er_ace.ERACE(er_ace.Config(memory=6, strength=0.7), s),
+        lambda s: agem.AGEM(agem.Config(memory=6), s),
+    ],
+    ids=["der-plus-plus", "er-ace", "agem"],
+)
+def test_old_samples_have_the_loss_that_is_trained(make: Any, plan: Plan, tools: Any) -> None:
+    """One step by hand where another loss is trained than the one that evaluates."""
+    setting = tools.setting(plan.source, plan, epochs=1, batch_size=100, lr=0.05)
+    setting = replace(setting, objective=Classification(6, loss="bce"))
+    longer = replace(setting, training=setting.training.model_copy(update={"epochs": 300, "lr": 1.0}))
+    plugin, ledger = make(setting), Ledger(plan.source)
+    learner, before = learner_of(setting, plugin), learner_of(longer, make(longer))
+    teach(before, plan.experiences[:1], ledger)
+    learner.load_state_dict(before.state_dict())
+    state, kept, model = plugin.state_dict(), torch.from_numpy(plugin.stored_ids()), setting.make_model()
+    model.load_state_dict(learner.model.state_dict())
+    own, x, y = torch.from_numpy(plan.experiences[1].sample_ids), plan.source.x, plan.source.y
+
+    def gradient(ids: torch.Tensor, outputs: list[int]) -> torch.Tensor:
+        model.gradient.zero_()
+        taught = F.one_hot(y[ids], 6)[:, outputs].float()
+        F.binary_cross_entropy_with_logits(model(x[ids])[:, outputs], taught).backward()
+        return model.gradient.clone()
+
+    everything, old = list(range(6)), gradient(kept, list(range(6)))
+    if isinstance(plugin, agem.AGEM):
+        new = gradient(own, everything)
+        assert float(new.dot(old)) < 0
+        expected = project(new, old)
+    elif isinstance(plugin, er_ace.ERACE):
+        expected = gradient(own, [2, 3, 4, 5]) + 0.7 * old
+    else:
+        expected = gradient(own, everything) + 0.7 * old
+        model.gradient.zero_()
+        F.mse_loss(model(x[state["ids"]]), state["outputs"]).backward()
+        expected = expected + 0.2 * model.gradient
+    start = learner.model.parameters.clone()
+    teach(learner, plan.experiences[1:2], ledger)
+    assert torch.allclose(learner.model.parameters, start - 0.05 * expected, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------------------------- CPR

@@ -19,8 +19,10 @@ from lifelong.report.columns import Cell, columns
 from lifelong.report.facts import Facts, Learned, Requested, matrix_of
 from lifelong.report.lives import Life, Point
 from lifelong.report.spread import Spread, spread
+from lifelong.report.study_figures import _over_requests
 from lifelong.report.summary import Line
 from lifelong.report.tradeoff import _bars, _panel
+from lifelong.report.unlearning import correction
 from lifelong.results.series import Series
 from lifelong.results.table import Row, Table, row
 from streams.config import parse
@@ -138,6 +140,19 @@ def test_error_bars_reach_from_the_mean_to_the_band() -> None:
     assert bars["arrayminus"] == pytest.approx([0.1])
 
 
+def test_error_bars_of_requests_do_so_too() -> None:
+    values = np.array([[0.4, 0.1], [0.4, 0.1], [0.7, 0.4]])
+    point: Any = SimpleNamespace(
+        by_request=lambda name, key: values, requests=["request-0", "request-1"], begun=[(0, "one")]
+    )
+    figure: go.Figure = make_subplots(rows=1, cols=1)
+    _over_requests(figure, point, 0, "one", "forget", {"row": 1, "col": 1}, True)
+    (drawn,) = figure.data
+    assert drawn.y == pytest.approx([0.5, 0.2])
+    assert drawn.error_y.array == pytest.approx([0.2, 0.2])
+    assert drawn.error_y.arrayminus == pytest.approx([0.1, 0.1])
+
+
 def test_the_line_of_the_front_goes_from_near_to_far() -> None:
     ends = {
         "far": {"distance": 0.3, "retained": 0.9},
@@ -153,6 +168,33 @@ def test_the_line_of_the_front_goes_from_near_to_far() -> None:
     points = {t.name: (t.x[0], t.y[0]) for t in figure.data if t.mode == "markers"}
     assert points == {name: tuple(values.values()) for name, values in ends.items()}
     assert [t.name for t in figure.data if t.mode == "markers" and t.marker.symbol.endswith("-open")] == ["dominated"]
+
+
+def test_what_is_left_of_damage_stands_under_whose_it_is() -> None:
+    values = {
+        ("corrected_accuracy", "run"): 0.11,
+        ("corrected_accuracy", "clean"): 0.22,
+        ("corrected_accuracy", "original"): 0.33,
+        ("recovery", "clean"): 0.44,
+        ("attack_success", "run"): 0.55,
+        ("unaffected_accuracy", "run"): 0.66,
+        ("unnamed_fit", "run"): 0.77,
+    }
+    rows = [row(LAST, model, "stream", metric, v, 1) for (metric, model), v in values.items()]
+    facts: Any = SimpleNamespace(
+        measure="accuracy", num_events=EVENTS, series={"one": Series(Table(rows))}, strategies=["one"]
+    )
+    heads, cells = cells_of(correction(facts))
+    assert dict(zip(heads, cells, strict=True)) == {
+        "strategy": "one",
+        "corrected accuracy": "0.110",
+        "clean reference": "0.220",
+        "doing nothing": "0.330",
+        "recovery": "0.440",
+        "attack success": "0.550",
+        "unaffected accuracy": "0.660",
+        "fit of what was not named": "0.770",
+    }
 
 
 def life(value: float, done: bool) -> Life:

@@ -15,7 +15,7 @@ from streams.plan import Again, Consolidate, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import task_incremental
-from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded
+from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded, worst_case
 
 KEY = Key(0) / "schedule"
 MODULES: dict[str, Any] = {
@@ -89,6 +89,32 @@ def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
         parse(periodic.Config, {"scope": []}, "schedule")
 
 
+@pytest.mark.parametrize("name", ["burst", "delayed", "periodic", "poisson"])
+def test_what_a_requester_demands_is_heard(name: str, tools: Any) -> None:
+    """Reason and exactness arrive with the events of every schedule that draws its requests."""
+    plan, config = make_plan(tools, 6), MODULES[name].Config(reason="suppress", exact=True)
+    events = assemble(plan, MODULES[name].place(plan, config, KEY), Service(), KEY).events
+    demands = {(e.reason, e.exact) for e in events if not isinstance(e, Experience)}
+    assert demands == {("suppress", True)}
+
+
+OTHER: dict[str, Any] = {
+    **{"after": 2, "age": 1, "count": 2, "every": 2, "exact": True, "gamma": 0.5, "kind": "easy", "limit": 1},
+    **{"lr": 0.1, "passes": 3, "rate": 2.0, "reason": "suppress", "requests": 2, "rounds": 3, "samples": 7},
+    **{"scope": "class", "start": 2, "step": 3.0, "window": 1},
+}
+
+
+@pytest.mark.parametrize("module", [burst, delayed, periodic, poisson, worst_case], ids=lambda m: m.__name__[18:])
+def test_every_option_tells(module: Any, tools: Any) -> None:
+    """Another value of any option places other requests, or requests for other things."""
+    plan = make_plan(tools, 20)
+    base = {"scope": ("sample", "class")} if "scope" in module.Config.model_fields else {}
+    plain = module.place(plan, module.Config(**base), KEY)
+    for option in module.Config.model_fields:
+        assert module.place(plan, module.Config(**base | {option: OTHER[option]}), KEY) != plain, option
+
+
 def test_burst(tools: Any) -> None:
     plan = make_plan(tools, 4)
     assert shape(burst.place(plan, burst.Config(after=2, requests=3), KEY)) == "L0 L1 R R R L2 L3"
@@ -128,7 +154,7 @@ def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
         {
             "requests": [
                 {"after": 3, "scope": "class", "keys": [2]},
-                {"after": 1, "scope": "task", "keys": [0], "again_after": 2},
+                {"after": 1, "scope": "task", "keys": [0], "again_after": 2, "exact": True},
                 {"after": 3, "scope": "sample", "count": 4, "reason": "correct"},
             ]
         }
@@ -136,7 +162,7 @@ def test_explicit_order_of_arrival_and_relearning(tools: Any) -> None:
     scheduled = explicit.place(make_plan(tools, 4), config, KEY)
     assert shape(scheduled) == "L0 R L1 A0 L2 R R L3"
     assert [m for m in scheduled if isinstance(m, RequestSpec)] == [
-        RequestSpec("task", (0,)),
+        RequestSpec("task", (0,), exact=True),
         RequestSpec("class", (2,)),
         RequestSpec("sample", None, 4, 0, "correct"),
     ]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import shutil
 import struct
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -476,6 +478,16 @@ def test_regression_strata_are_quantiles(tmp_path):
     np.savez(tmp_path / "tied.npz", x=np.zeros((100, 2)), y=np.repeat([0, 1], [90, 10]))
     tied = load_arrays(tmp_path / "tied.npz", target="regression", strata=10)
     assert np.bincount(tied.class_ids).min() > 0
+    for made in (source, tied):
+        bounds = [tuple(map(float, name.strip("[)").split(", "))) for name in made.class_names]
+        for value, stratum in zip(made.y.tolist(), made.class_ids, strict=True):
+            low, high = bounds[stratum]
+            assert low <= value * (1 + 1e-3) + 1e-9
+            assert value < high or value == pytest.approx(high, rel=1e-3)
+    np.savez(tmp_path / "edge.npz", x=np.zeros((4, 2)), y=np.array([0.0, 1.0, 1.0, 2.0]))
+    edge = load_arrays(tmp_path / "edge.npz", target="regression", strata=2, test_fraction=0.5)
+    assert edge.class_names == ("[-inf, 1)", "[1, inf)")
+    assert edge.class_ids.tolist() == [0, 1, 1, 1], "a target on an edge is in the stratum above"
 
 
 @pytest.mark.parametrize(
@@ -607,10 +619,64 @@ def test_a_folder_is_decoded_once_and_again_when_an_image_changes(tmp_path, monk
     Image.new("RGB", (9, 6), (7, 7, 7)).save(changed)
     other = load_arrays(tmp_path / "data", image_size=4)
     assert other.x[5].unique().tolist() == [7]
-    assert list((tmp_path / "cache" / "images").iterdir()) == [other.cached], "no copy of the older image is left"
+    assert list((tmp_path / "cache" / "images").glob("*.npy")) == [other.cached], "no copy of the older image is left"
     pixels, cut = other.x.clone(), other.cached.read_bytes()[:-9]
     other.cached.write_bytes(cut)
     assert torch.equal(load_arrays(tmp_path / "data", image_size=4).x, pixels), "what is damaged is made again"
+
+
+def test_images_are_read_again_only_where_one_may_have_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    write_images(tmp_path / "data", ("ant", "bee"), 3)
+    reads, content_of = [], _folders._content_of
+    monkeypatch.setattr(_folders, "_content_of", lambda files: reads.append(1) or content_of(files))
+    monkeypatch.setattr(Source, "_computed_digest", computed := Counted(Source._computed_digest))
+    image = tmp_path / "data" / "bee" / "2.png"
+
+    def load() -> str:
+        return load_arrays(tmp_path / "data", image_size=4).digest()
+
+    first = load()
+    assert load() == first
+    assert (len(reads), computed.calls) == (2, 1), "what was just written may be written again at the same time"
+    monkeypatch.setattr(_folders, "_SETTLED_S", -3600.0)
+    assert [load() for _ in range(3)] == [first] * 3
+    assert (len(reads), computed.calls) == (3, 1)
+
+    status, pixels = image.stat(), image.read_bytes()
+    image.write_bytes(pixels[:-1] + bytes([pixels[-1] ^ 1]))  # the same size, in what no decoder reads
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    load()
+    assert len(reads) == 4, "times that were set back hide no change"
+    Image.new("RGB", (9, 6), (7, 7, 7)).save(image)
+    second = load()
+    assert second != first
+    assert len(reads) == 5
+    assert second == load_arrays(tmp_path / "data", image_size=4)._computed_digest()
+
+    kept = load_arrays(tmp_path / "data", image_size=4)
+    assert kept.digest() == second
+    assert replace(kept, x=kept.x + 1).digest() != second, "another array has a digest of its own"
+    assert replace(kept, user_ids=kept.user_ids[::-1].copy()).digest() != second
+    calls = computed.calls
+    for file in (tmp_path / "cache" / "images").glob("*.digest"):
+        file.write_text("0" * 90)
+    assert load() == second
+    assert computed.calls == calls + 1, "a damaged digest is made again"
+
+
+class Counted:
+    """A method that counts its calls."""
+
+    def __init__(self, method):
+        self.calls, self._method = 0, method
+
+    def __get__(self, instance, owner=None):
+        def counted():
+            self.calls += 1
+            return self._method(instance)
+
+        return counted
 
 
 def test_a_folder_is_read_without_a_cache(tmp_path, monkeypatch):

@@ -794,6 +794,19 @@ def test_any_model_of_linear_and_convolution_layers(kind: str, digits: Source, t
     assert digest(deleted.state_dict()) == digest(clean.state_dict())
 
 
+@pytest.mark.parametrize("outputs", [None, 10])
+def test_superfluous_outputs_have_a_share_in_the_softmax(outputs: int | None, world: World) -> None:
+    """A subnetwork is trained against all outputs that it has, and not only against those of its classes."""
+    canvas = world.strategy(supsup, outputs=outputs)._canvas
+    objective, batch = canvas.objective_of((1,)), world.held_out_of(1)
+    own = torch.randn(len(batch), outputs or 2, generator=Key(0).torch(), requires_grad=True)
+    losses = objective.losses(objective.widen(own, batch), batch)
+    labels = torch.searchsorted(torch.tensor(world.plan.units[1].classes), batch.y)
+    assert torch.allclose(losses, nn.functional.cross_entropy(own, labels, reduction="none"), atol=1e-5)
+    (slope,) = torch.autograd.grad(losses.sum(), own)
+    assert bool((slope.abs() > 0).all())
+
+
 def test_too_few_outputs_are_refused(world: World, tools: Any) -> None:
     with pytest.raises(ConfigError, match=r"1 are too few for the 2 classes.*or leave it null"):
         world.strategy(supsup, outputs=1)

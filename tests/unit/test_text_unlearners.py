@@ -17,6 +17,7 @@ from strategies.objectives.causal_lm import CausalLM, answered
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.text.other_answers import Refusals, log_likelihoods
+from strategies.unlearners import loku, rmu
 from strategies.unlearners._paired import Pair
 from strategies.unlearners.graddiff import Ascent
 from strategies.unlearners.npo import npo_losses
@@ -203,6 +204,34 @@ def test_rmu_holds_retained_states_where_they_are(source: Source) -> None:
     with torch.no_grad():
         after = life.model.features(held.x)
     assert float((after - before).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize(("samples", "compared"), [(None, 20), (7, 7), (1000, 40)])
+def test_loku_compares_as_many_retained_samples_as_asked(
+    samples: int | None, compared: int, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, importance = list[int](), loku.importance
+
+    def noted(model: Any, objective: Any, data: Data, batch_size: int) -> torch.Tensor:
+        looked.append(len(data))
+        return importance(model, objective, data.part(np.arange(2)), batch_size)
+
+    monkeypatch.setattr(loku, "importance", noted)
+    life = live(source, "loku", epochs=1, rank=4, fisher_samples=samples, fisher_batch=16)
+    assert (len(life.data(0)), len(source.train_ids)) == (20, 60)
+    life.forget()
+    assert looked == [20, compared]
+
+
+@pytest.mark.parametrize(("depth", "steered"), [(1, 0), (2, 0), (3, 1)])
+def test_rmu_steers_the_lower_of_two_blocks_in_the_middle(
+    depth: int, steered: int, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, blocks_of = list[int](), rmu.blocks_of
+    monkeypatch.setattr(rmu, "blocks_of", lambda model: blocks_of(model)[:depth])
+    monkeypatch.setattr(rmu, "check_block", lambda blocks, block, where: chosen.append(block))
+    live(source, "rmu", epochs=1, weights="all").forget()
+    assert chosen == [steered]
 
 
 def test_rmu_refuses_a_block_that_is_not_there(source: Source) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lives import teach
 from torch import nn
 
 from strategies.base import Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
-from strategies.learners import importance_log, naive
+from strategies.learners import importance_log, naive, update_log
 from strategies.objectives.classification import Classification
 from strategies.objectives.regression import Regression
 from strategies.outcome import Outcome
@@ -26,12 +27,14 @@ from strategies.unlearners import (
     blindspot,
     boundary_shrink,
     concept_poisoning,
+    laf,
     salun,
     scrub,
     ssd,
     unsir,
 )
 from streams.data import Batch, Data
+from streams.errors import TrainingError
 from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
@@ -275,3 +278,52 @@ def test_blindspot_weighs_the_distance_of_attention_maps(tools: Any) -> None:
     followed = (outputs - models[1](x)).abs().squeeze(1) + 50 * (maps[0] - maps[1]).square().mean(1)
     expected = torch.where(is_forget, followed, outputs.abs().squeeze(1))
     assert torch.allclose(losses, expected.detach(), atol=1e-6)
+
+
+def test_the_limit_of_an_update_log_is_that_of_a_life(plan: Plan, tools: Any) -> None:
+    """Every experience takes ten steps; what is left of the limit after the first is too little for the second."""
+    setting = tools.setting(plan.source, plan)
+    step = setting.make_model().parameters.numel() * 4 / 2**20
+    for room, fits in ((21, True), (15, False)):
+        config = update_log.Config(max_megabytes=room * step)
+        learner = SGDLearner(setting, lambda config=config: [("update-log", update_log.UpdateLogger(config, setting))])
+        teach(learner, plan, [0])
+        if fits:
+            teach(learner, plan, [1])
+        else:
+            with pytest.raises(TrainingError, match="20 steps of this model"):
+                teach(learner, plan, [1])
+
+
+def test_laf_s_first_auto_encoder_learns_the_features_of_all_data(
+    plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[tuple[str, int]] = []
+    train = laf.train_vae
+
+    def noted(vae: Any, e: torch.Tensor, *rest: Any) -> Any:
+        learned.append((str(rest[-1].path[-1]), len(e)))
+        return train(vae, e, *rest)
+
+    monkeypatch.setattr(laf, "train_vae", noted)
+    life = Learned(plan, tools, laf.LAF, laf.Config(epochs=1, vae_epochs=1, max_ratio=None))
+    life.serve("class", 0)
+    assert learned == [("whole", 40), ("forget", 10)]
+
+
+def test_laf_r_repairs_the_head_alone(plan: Plan, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.Tensor] = []
+    life = Learned(plan, tools, laf.LAF, laf.Config(epochs=1, vae_epochs=1, max_ratio=None, repair=FitConfig(lr=0.1)))
+
+    def noted(model: FlatModel, *rest: Any) -> Outcome:
+        before = model.parameters.clone()
+        outcome = fit(model, *rest)
+        moved.append(model.parameters != before)
+        return outcome
+
+    monkeypatch.setattr(laf, "fit", noted)
+    life.serve("class", 0)
+    (where,) = moved
+    head = life.model.mask("head").bool()
+    assert bool(where[head].any())
+    assert not bool(where[~head].any())

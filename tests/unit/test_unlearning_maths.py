@@ -33,11 +33,13 @@ from strategies.unlearners.influence import (
     removal_direction,
     woodfisher_inverse,
 )
-from strategies.unlearners.l1_sparse import l1_weight
+from strategies.unlearners.l1_sparse import Config as L1Config
+from strategies.unlearners.l1_sparse import Shrink, l1_weight
 from strategies.unlearners.laf import alignment, psi
 from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.prune_first import largest
 from strategies.unlearners.salun import pull_back, saliency, saliency_mask
+from streams.data import Batch
 from streams.errors import ConfigError
 from streams.randomness import Key
 
@@ -49,6 +51,17 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_l1_weights_fall_to_zero_before_the_plain_epochs() -> None:
     assert [l1_weight(1.0, e, 4, 1) for e in range(4)] == pytest.approx([1, 2 / 3, 1 / 3, 0])
     assert l1_weight(0.5, 0, 1, 0) == 0.5
+
+
+def test_the_l1_penalty_is_the_same_throughout_an_epoch() -> None:
+    shrink, found = Shrink(L1Config(epochs=4, gamma=1.0, plain_epochs=1), steps_per_epoch=3), []
+    theta = torch.tensor([2.0, -3.0, 0.0])
+    batch = Batch(torch.arange(1), torch.zeros(1, 1), torch.zeros(1))
+    for step in range(12):
+        assert shrink.extend(batch, step) is batch
+        found.append(shrink.gradient(torch.zeros(3), theta).tolist())
+    expected = [[w, -w, 0.0] for e in range(4) for w in [l1_weight(1.0, e, 4, 1)] * 3]
+    assert np.allclose(found, expected)
 
 
 def test_drawn_labels_are_uniform_over_the_candidates() -> None:
@@ -132,6 +145,15 @@ def test_a_log_of_importances_is_a_mean_and_gives_back() -> None:
     log.remove(a, 10)
     assert log.mean.tolist() == [0, 0, 0]
     assert log.count == 0
+
+
+def test_what_is_left_of_importances_is_never_negative() -> None:
+    """Later weights may say more of some samples than was noted of all."""
+    log = ImportanceLog("loss", torch.zeros(3))
+    log.add(torch.tensor([1.0, 2.0, 3.0]), 10)
+    log.remove(torch.tensor([4.0, 2.0, 0.0]), 5)
+    assert log.mean.tolist() == [0.0, 2.0, 6.0]
+    assert log.count == 5
 
 
 def test_a_log_of_updates_gives_back_what_touched_the_samples() -> None:
@@ -354,6 +376,8 @@ def test_recalibrated_norms_are_the_statistics_of_the_data(tools: Any) -> None:
     assert torch.allclose(first.running_var, inner.var(0), atol=1e-5)
     assert first.momentum == 0.1
     assert torch.equal(model.parameters, weights)
+    recalibrate(model, Classification(3), data, batch_size=len(data) // 3)
+    assert torch.allclose(first.running_mean, inner.mean(0), atol=1e-5), "every batch counts as much as the others"
 
 
 def test_training_ends_where_a_hook_says_so(tools: Any) -> None:

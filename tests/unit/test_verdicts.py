@@ -373,9 +373,11 @@ def test_criteria_are_one_family() -> None:
 
 def test_looks_have_wider_intervals_and_allow_for_each_other() -> None:
     a = [0.1, 0.3, 0.2, 0.25, 0.02]
-    config = study(criteria=[criterion(above=0.0)], seeds={"looks": [5, 10, 20]})
-    found = results(config, {"a": a})
-    looked = Results(config, found.tables, seeds=(0, 1, 2, 3, 4)).verdicts()[0]
+    compared = [{"metric": "average_accuracy", "of": ["a"], "minus": "b"}]
+    config = study(criteria=[criterion(above=0.0)], comparisons=compared, seeds={"looks": [5, 10, 20]})
+    found = results(config, {"a": a, "b": [0.0] * 5})
+    by_five = Results(config, found.tables, seeds=(0, 1, 2, 3, 4))
+    looked = by_five.verdicts()[0]
     assert looked.outcome == "undecided"
     assert looked.reason == "the interval spans the bar"
     assert looked.estimate is not None
@@ -383,6 +385,8 @@ def test_looks_have_wider_intervals_and_allow_for_each_other() -> None:
     assert looked.estimate.p is not None
     assert (looked.estimate.low or 1) < 0 < t_interval(a)[0]
     assert 2 * looked.estimate.p < looked.p_corrected < 3 * looked.estimate.p
+    (difference,) = by_five.differences()
+    assert difference.p_corrected == pytest.approx(looked.p_corrected), "comparisons allow for the looks, too"
 
 
 def test_validity_is_judged_first() -> None:

@@ -119,3 +119,15 @@ def test_what_a_strategy_says_that_it_holds_is_told_and_not_replaced(stream: Str
     life = Leaky(holds={3: [9]})
     _, second = findings_of(life, stream)
     assert (second.held, second.upheld) == (("memory",), False)
+
+
+def test_a_guarantee_that_nobody_can_look_behind_is_neither_upheld_nor_refuted() -> None:
+    claimed = replace(GOOD, claim="certified", independent=False, as_without=False, held=("weights",))
+    assert claimed.upheld
+    assert Verified("mine", "certified", True, (claimed,), "state").grade == "cannot be tested"
+    assert Verified("mine", "certified", False, (claimed,), "state").grade == "none"
+
+
+def test_certified_stands_between_law_and_none() -> None:
+    assert weakest(["law", "certified"]) == "certified"
+    assert weakest(["none", "certified"]) == "none"

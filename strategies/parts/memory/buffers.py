@@ -18,6 +18,16 @@ def keep_uniform(ids: np.ndarray, capacity: int, key: Key) -> np.ndarray:
     return np.sort(ids[key.order(ids)[:capacity]])
 
 
+def shares(count: int, most: int, key: Key) -> list[int]:
+    """Return how many samples may be read of each of `count` memories, so that they are at most `most` together.
+
+    As many of each; if there are more memories than samples may be read, one sample of some, which are drawn.
+    """
+    if count <= most:
+        return [most // max(count, 1)] * count
+    return np.isin(np.arange(count), key.order(np.arange(count))[:most]).astype(int).tolist()
+
+
 def keep_balanced(ids: np.ndarray, classes: np.ndarray, capacity: int, key: Key) -> np.ndarray:
     """Return at most `capacity` ids with as even a share for every class as the ids allow, ascending.
 

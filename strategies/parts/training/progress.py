@@ -177,13 +177,13 @@ def _text(name: Key) -> str:
 
 
 def state_of(part: Any) -> Any:
-    """Return a copy of what changes in something, as checkpoints can hold it.
+    """Return what changes in something, as checkpoints can hold it, to be written before it changes again.
 
     That is: tensors, arrays, generators, plain values, and lists, dicts and tuples of these; what has a `state_dict`;
     and hooks, of which it is the attributes that they name in `carries`.
     """
     if isinstance(part, torch.Tensor):
-        return part.detach().clone()
+        return _alone(part.detach())
     if isinstance(part, np.ndarray):
         return {"array": torch.from_numpy(part.copy())}
     if isinstance(part, torch.Generator):
@@ -222,6 +222,12 @@ def put_back(part: Any, state: Any) -> Any:
     else:
         return state
     return part
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that brings no more along to a file than itself; a copy only if it is part of another."""
+    is_part = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+    return tensor.clone() if is_part else tensor
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

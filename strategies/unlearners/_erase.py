@@ -1,0 +1,263 @@
+"""What erasers of image generators share: the prompts of a request, images of the model's own, and steps of a part.
+
+An eraser derives from `Eraser` and says in `erase` what it lowers; everything it needs of the request is in `Erasure`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+import torch
+from pydantic import Field
+from typing_extensions import override
+
+from strategies.base import Access, Door, Learner, Outcome, Predicts, Scope, Setting, Unlearner
+from strategies.objectives._denoising import DenoisingObjective
+from strategies.parts.diffusion.parts import GeneratorPart, part_mask
+from strategies.parts.diffusion.sampling import ddim, ddim_times
+from strategies.parts.diffusion.schedules import STEPS
+from strategies.parts.model import FlatModel
+from strategies.parts.passes import StepConfig, passes
+from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.optimizers import make_optimizer
+from strategies.parts.weights.fisher import evaluating
+from streams.errors import StreamError
+from streams.events import DeletionRequest
+from streams.randomness import Key
+
+
+class EraserConfig(StepConfig):
+    """Options of steps on images that the model makes itself."""
+
+    part: GeneratorPart = "conditioning"
+    """Which weights move: where the prompt enters the image network (its cross-attention; in `mlp-denoiser` what reads
+    the prompt, and FiLM); keys and values alone; the rest of the image network; the text encoder; all."""
+    steps: int = Field(150, ge=1)
+    """Steps."""
+    batch_size: int = Field(32, ge=1)
+    """Images per step."""
+    images: int = Field(64, ge=1)
+    """How many images the model makes for each set of prompts before the first step; steps draw from them."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Update rule."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate. For models of a million weights; published for Stable Diffusion: 1e-5."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """Images with the prompts that they were made for.
+
+    Attributes:
+        images: float ``[n, P]`` as models denoise them: in [-1, 1], or latents.
+        prompts: int64 ``[n, 2]``.
+    """
+
+    images: torch.Tensor
+    prompts: torch.Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Noised:
+    """Some of them at drawn steps: what a network is asked about, under any prompts.
+
+    Attributes:
+        noisy: float ``[B, P]``.
+        time: int64 ``[B]``.
+        prompts: int64 ``[B, 2]``, those that the images were made for.
+        noise: float ``[B, P]`` that was added.
+        clean: float ``[B, P]``, without.
+    """
+
+    noisy: torch.Tensor
+    time: torch.Tensor
+    prompts: torch.Tensor
+    noise: torch.Tensor
+    clean: torch.Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Erasure:
+    """One request, as erasers see it.
+
+    Attributes:
+        prompts: int64 ``[Q, 2]``, what must no longer be drawn.
+        live: int64 ``[L, 2]``, what must still be.
+        gone: int64 ``[G, 2]``, what earlier requests erased.
+        model: trained; as it is served at the moment of the request when it begins.
+        teacher: a frozen copy of it.
+        objective: asks both.
+        key: names all draws.
+    """
+
+    prompts: np.ndarray
+    live: np.ndarray
+    gone: np.ndarray
+    model: FlatModel
+    teacher: FlatModel
+    objective: DenoisingObjective
+    key: Key
+
+    @property
+    def axis(self) -> int:
+        """What goes: 1 a style, where no prompt with the request's styles is left; else 0, an object."""
+        return int(bool(self.objective.prompts.styles) and not np.isin(self.prompts[:, 1], self.live[:, 1]).any())
+
+    def says(self, model: FlatModel, noised: Noised, prompts: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what a model predicts, ``[B, P]``, under the images' own prompts or under others ``[B, 2]``."""
+        asked_for = noised.prompts if prompts is None else prompts
+        return self.objective.outputs(model, self.objective.asking(noised.noisy, noised.time, asked_for))
+
+    def answers(self, model: FlatModel, noised: Noised, prompts: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the same without gradient and in evaluation mode."""
+        with torch.no_grad(), evaluating(model):
+            return self.says(model, noised, prompts)
+
+    def drawn(self, prompts: np.ndarray, count: int, name: str) -> Shown:
+        """Return `count` images of the teacher's, for the prompts in turn; `name` names their noise."""
+        chosen = prompts[np.arange(count) % len(prompts)]
+        noise = (self.key / "images" / name).normals(np.arange(count), self.objective.num_outputs)
+        start = torch.from_numpy(noise).to(self.model.parameters)
+        predict = partial(self.objective.outputs, self.teacher)
+        return Shown(self.objective.generated(predict, chosen, start), self.tensor(chosen))
+
+    def ways(
+        self, model: FlatModel, prompts: np.ndarray, size: int, sampler: tuple[int, float], name: str, step: int
+    ) -> Noised:
+        """Return `size` images on their way from noise to prompts, all at one drawn step of DDIM.
+
+        Args:
+            model: that draws them.
+            prompts: what it draws, in turn.
+            size: how many.
+            sampler: its steps and its guidance.
+            name, step: name the draws.
+        """
+        key, objective = self.key / name / step, self.objective
+        chosen = prompts[np.arange(size) % len(prompts)]
+        times = ddim_times(sampler[0])
+        stop = times[int(len(times) * (key / "time").uniform(np.array([0]))[0])]
+        noise = torch.from_numpy((key / "noise").normals(np.arange(size), objective.num_outputs))
+        noise = noise.to(self.model.parameters)
+        with torch.no_grad(), evaluating(model):
+            clean = objective.clean_by(partial(objective.outputs, model), chosen, sampler[1])
+            noisy = ddim(clean, noise, objective.shares, sampler[0], objective.limit, stop)
+        time = torch.full((size,), stop, device=noisy.device)
+        return Noised(noisy, time, self.tensor(chosen), noise, noisy)
+
+    def noised(self, shown: Shown, size: int, name: str, step: int) -> Noised:
+        """Return `size` of some images, drawn with replacement, at drawn steps and under drawn noise."""
+        key, places = self.key / name / step, np.arange(size)
+        device = shown.images.device
+        rows = torch.from_numpy((len(shown.images) * (key / "rows").uniform(places)).astype(np.int64)).to(device)
+        time = torch.from_numpy((STEPS * (key / "time").uniform(places)).astype(np.int64)).to(device)
+        noise = torch.from_numpy((key / "noise").normals(places, shown.images.shape[1])).to(shown.images)
+        clean = shown.images[rows]
+        noisy = self.objective.schedule.noised(clean, noise, time)
+        return Noised(noisy, time, shown.prompts[rows], noise, clean)
+
+    def tensor(self, prompts: np.ndarray) -> torch.Tensor:
+        """Return prompts on the model's device."""
+        return torch.from_numpy(prompts).to(self.model.parameters.device)
+
+    def descend(self, config: EraserConfig, loss_of: Callable[[int, int], torch.Tensor], passed: int = 1) -> Outcome:
+        """Take steps along the gradient of a loss with respect to the part that `config` names.
+
+        Args:
+            config: part, steps and optimizer.
+            loss_of: from the number of a step and a batch size to the scalar to lower.
+            passed: how often an image passes the trained network in a step, for the cost.
+        """
+        model = self.model
+        optimizer = make_optimizer(config, model.parameters)
+        with (
+            model.moving_only(part_mask(model, config.part)),
+            passes(model, config, self.key / "dropout", partial(loss_of, 0), moving=[optimizer]) as steps,
+        ):
+            for step in steps.up_to(config.steps):
+                loss = loss_of(step, config.batch_size)
+                model.gradient.zero_()
+                loss.backward()
+                optimizer.step(model.parameters, steps.clip(model.gradient))
+                model.hold()
+                steps.samples += passed * config.batch_size
+                steps.done(loss)
+        return steps.outcome(model.parameters)
+
+
+class Eraser(Unlearner, ABC):
+    """An unlearner of image generators that works on prompts: it reads no sample, and none of them is exact."""
+
+    supports: ClassVar[frozenset[Predicts]] = frozenset({"images"})
+    config: Any
+    """An `EraserConfig`."""
+
+    def __init__(self, config: EraserConfig, setting: Setting) -> None:
+        """Refuse a part that the model has not.
+
+        Raises:
+            ConfigError: the objective is another one, or the part has no weights.
+        """
+        super().__init__(config, setting)
+        self._objective = DenoisingObjective.of(setting.objective)
+        part_mask(setting.outline(), config.part)
+        prompts = self._objective.prompts
+        more: tuple[tuple[Scope, bool], ...] = (("user", prompts.of_users), ("sample", prompts.of_samples))
+        self.scopes = ("class", "task", *(scope for scope, names in more if names))
+
+    @property
+    @override
+    def access(self) -> Access:
+        """No samples; prompts are known without."""
+        return Access()
+
+    @override
+    def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
+        """Erase the prompts of a request from the weights.
+
+        Raises:
+            StreamError: it names images, and others of the same prompts stay.
+        """
+        prompts, model = self._objective.prompts, learner.model
+        wanted = named_prompts(self._objective, request)
+        alive = prompts.of(door.live_ids)
+        live = alive[~prompts.among(alive, wanted)]
+        learned = learner.holds(np.arange(self.setting.num_samples)).get("weights", np.array([], dtype=np.int64))
+        known = prompts.of(learned)
+        gone = known[~prompts.among(known, np.concatenate([wanted, live]))]
+        teacher = frozen_copy(self.setting, model)
+        key = self.setting.key / self.name / request.name
+        return self.erase(Erasure(wanted, live, gone, model, teacher, self._objective, key)).graded("none")
+
+    @abstractmethod
+    def erase(self, erasure: Erasure) -> Outcome:
+        """Change the model; return what that cost."""
+
+
+def named_prompts(objective: DenoisingObjective, request: DeletionRequest) -> np.ndarray:
+    """Return the prompts that a request deletes, ``[Q, 2]``: none of whose training samples it leaves.
+
+    Raises:
+        StreamError: it deletes some samples of a prompt and leaves others.
+    """
+    prompts = objective.prompts
+    wanted = prompts.of(request.sample_ids)
+    covered = np.union1d(request.sample_ids, request.barred_ids)
+    if any(r.scope not in ("class", "user") for r in request.requests):
+        same = np.flatnonzero(prompts.among(prompts.of_all, wanted) & prompts.is_training)
+        left = np.setdiff1d(same, covered)
+        if len(left):
+            text = prompts.text(prompts.of_all[left[0]])
+            raise StreamError(
+                f"{request.name} names images, and not all of {text!r}: erasers work on prompts, and what is left "
+                f"would go with them. Use an unlearner that works on images, such as retrain, salun or graddiff."
+            )
+    return wanted
