@@ -19,7 +19,8 @@ from strategies.isolated._hard_attention import MaskedChain, annealed, compensat
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_uniform, shares
-from strategies.parts.memory.exemplars import Draws, Remember
+from strategies.parts.memory.draws import Draws
+from strategies.parts.memory.exemplars import Remember
 from strategies.parts.passes import Passes, passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import Optimizer, make_optimizer

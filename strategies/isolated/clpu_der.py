@@ -14,7 +14,8 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_uniform, shares
-from strategies.parts.memory.exemplars import Draws, Remember
+from strategies.parts.memory.draws import Draws
+from strategies.parts.memory.exemplars import Remember
 from strategies.parts.model import FlatModel
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool

@@ -17,7 +17,7 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.objectives._base import ClassObjective
 from strategies.parts.memory.buffers import draw_positions, keep_balanced
-from strategies.parts.memory.exemplars import Draws
+from strategies.parts.memory.draws import Draws
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer

@@ -229,7 +229,7 @@ class UnifiedKD(Strategy):
             heads = _Heads(head, self.config.projection).to(model.parameters.device)
         for parameter in model.network.parameters():  # they are views of a vector that ends here
             parameter.data, parameter.grad = parameter.data.clone(), None
-        return FlatModel(Network(model.network.body, heads))
+        return FlatModel(Network(model.network.body, heads, model.network.passing))
 
 
 @final
