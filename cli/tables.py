@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,35 @@ def show_run(run: Run, as_json: bool) -> Path:
     report = write(run)
     emit(f"report: {report}")
     return report
+
+
+def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
+    """Print the means of several seeds of a run, with their intervals, one table for each access."""
+    from lifelong.report.columns import REMARK
+    from lifelong.report.seeds import INTERVAL, in_words, over_seeds
+
+    heads, lines = over_seeds(runs)
+    if as_json:
+        strategies = [
+            {"strategy": s.strategy, "access": s.access, "seeds": s.seeds, "remark": s.remark}
+            | {head.key: asdict(mean) for head, mean in zip(heads, s.means, strict=True)}
+            for s in lines
+        ]
+        emit_json({"folders": [str(run.folder) for run in runs], "interval": INTERVAL, "strategies": strategies})
+        return
+    remarked = any(s.remark for s in lines)
+    titles = ["strategy", *([REMARK[0]] if remarked else []), *(h.title for h in heads)]
+    for number, access in enumerate(dict.fromkeys(s.access for s in lines)):
+        rows = [
+            [s.strategy, *([s.remark] if remarked else [])]
+            + [in_words(mean, head.kind, len(runs)) for mean, head in zip(s.means, heads, strict=True)]
+            for s in lines
+            if s.access == access
+        ]
+        if number and not terminal().is_terminal:
+            emit("")
+        emit_table(titles, rows, f"access: {access}", numbers=True)
+    emit(f"{len(runs)} seeds. {INTERVAL[0].upper()}{INTERVAL[1:]}.")
 
 
 def write(run: Run, file: Path | None = None) -> Path:

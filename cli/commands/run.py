@@ -13,7 +13,8 @@ import typer
 
 from cli.arguments import OVERRIDABLE, RunFolder, Runs, Set, Trust, What, split
 from cli.output import Json, note
-from cli.tables import show_run
+from cli.tables import show_run, show_seeds
+from streams.errors import ConfigError
 
 if TYPE_CHECKING:
     from lifelong.execution.runner import Run
@@ -50,13 +51,29 @@ def run(
     as_json: Json = False,
     wandb: Wandb = False,
     trust: Trust = False,
-    workers: Workers = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Run so many seeds, from `seed` on, and print their means with intervals."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that live references beside each other, where that saves time; each needs memory. With "
+            "--seeds: that run seeds; by default one per core.",
+        ),
+    ] = None,
 ) -> None:
     """Play a stream to every strategy; go on where an earlier attempt stopped.
 
-    Example: lifelong run quickstart --set seed=1 --training.lr=0.1
+    Example: lifelong run quickstart --set seed=1 --training.lr=0.1; or lifelong run quickstart --seeds 16
     """
     name, overrides = split(what, context)
+    if seeds is not None:
+        if fresh:
+            raise ConfigError("--fresh deletes one run, and --seeds are many. Leave one of them out.")
+        _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, wandb, trust)
+        return
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.config.run import load_config
@@ -66,9 +83,60 @@ def run(
         prepared = prepare(load_config(name, [*sets, *overrides], trust))
         if not quiet:
             _announce(prepared, prepared.folder(runs))
-        return run_prepared(prepared, runs, trackers, fresh, workers)
+        return run_prepared(prepared, runs, trackers, fresh, workers or 1)
 
     _finish(_watched(play, quiet, wandb), as_json, wandb)
+
+
+def _run_seeds(
+    name: str,
+    assignments: list[str],
+    count: int,
+    runs: Path,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+    wandb: bool,
+    trust: bool,
+) -> None:
+    """Run a configuration under many seeds, and print one table."""
+    from lifelong.study.forkserver import start_forkserver
+
+    start_forkserver()  # its imports go on beside our own
+    from lifelong.config.run import load_config
+    from lifelong.execution.runner import load_run
+    from lifelong.setup.preparation import prepare
+    from lifelong.study.jobs import is_done
+    from lifelong.study.local import run_local
+    from lifelong.study.many_seeds import jobs_of_seeds
+    from lifelong.study.progress import Progress
+
+    config = load_config(name, assignments, trust)
+    jobs = jobs_of_seeds(config, count, runs, f"{config.name}-seeds" if wandb else None)
+    pending = [job for job in jobs if not is_done(job)]
+    if pending:
+        prepare(config)  # what is wrong with it is said once
+    if not quiet:
+        first, last = config.seed, config.seed + count - 1
+        note(f"{config.name}: seeds {first} to {last}, {count - len(pending)} of them finished before; folder {runs}")
+    failed = []
+    try:
+        with Progress(jobs, silent=quiet) as progress:
+            for result in run_local(pending, workers):
+                progress.result(result)
+                failed += [result] if result.error else []
+    except KeyboardInterrupt:
+        done = sum(map(is_done, jobs))
+        note(
+            f"\nStopped with {done} of {count} seeds finished; what they did is saved. Give the same command to go on."
+        )
+        raise typer.Exit(130) from None
+    show_seeds([load_run(job.folder) for job in jobs if is_done(job)], as_json)
+    for result in failed:
+        again = " ".join(map(shlex.quote, [name, *(f"--set={a}" for a in assignments), f"--set={result.job.label}"]))
+        note(f"\nFAILED: {result.job.label}\n{str(result.error).rstrip()}\nRun it alone:\n  lifelong run {again}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def resume(

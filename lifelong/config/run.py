@@ -16,7 +16,7 @@ from lifelong.config.parts import StrategyParts, find_part
 from lifelong.config.shipped import ready_scenarios
 from lifelong.config.trust import require_trust
 from strategies.parts.fit import Training
-from strategies.parts.model import Trained
+from strategies.parts.model import Precision, Trained
 from streams.config import Config, Named, NameOrOptions, parse
 from streams.errors import ConfigError, closest
 
@@ -172,6 +172,13 @@ class RecordingConfig(Config):
     null keeps it only when the run is stopped by Ctrl-C or SIGTERM."""
 
 
+DECIDES_LIVES = (
+    *("model", "trained", "objective", "training"),
+    *("device", "threads", "deterministic", "precision", "channels_last"),
+)
+"""Keys that decide, beside data, seed and strategy, what becomes of a model in a life."""
+
+
 class RunConfig(Config):
     """Everything that decides the results of a run."""
 
@@ -213,6 +220,13 @@ class RunConfig(Config):
     """Torch threads; results are repeatable to the bit for a fixed number of threads."""
     deterministic: bool = True
     """Whether torch must use deterministic algorithms (needed for exact resume on a GPU)."""
+    precision: Precision = "single"
+    """Of the arithmetic inside the model. bf16: matrix products and convolutions have 8 bits of mantissa (torch's
+    autocast); weights, outputs, losses and updates stay in single precision. Results are others. It saves time for
+    ResNets and transformers, on CPUs too, and none for small perceptrons."""
+    channels_last: bool = False
+    """Whether images pass with their channels as the last dimension in memory, which convolutions on CPUs like better.
+    Results differ by rounding."""
 
     @model_validator(mode="after")
     def _safe_names(self) -> RunConfig:

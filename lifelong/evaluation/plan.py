@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from streams.events import DeletionRequest
 from streams.positions import positions_in
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RequestPlan:
     """What one request is measured on, as positions into `EvaluationPlan.ids`.
 
@@ -43,14 +44,19 @@ class RequestPlan:
         """Name of the request."""
         return self.deletion.name
 
-    @property
+    @functools.cached_property
     def until(self) -> int:
         """Index of the first event after which nothing of the forget set is deleted any more."""
         return int(self.forget_until.max())
 
+    @functools.cached_property
+    def whole_until(self) -> int:
+        """Index of the first event that learns any of the forget set again, or the number of events."""
+        return int(self.forget_until.min())
+
     def at(self, event: int) -> RequestPlan:
         """Return what is left of the request after `event`: without what has been learned again by then."""
-        if self.forget_until.min() > event:
+        if self.whole_until > event:
             return self
         parts: dict[str, np.ndarray] = {}
         for name in ("forget", "forget_test", "non_members"):

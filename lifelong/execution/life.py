@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lifelong.trackers._base import RunInfo, Watch
 from strategies.base import State, Strategy
 from strategies.parts.fit import observed
 from strategies.parts.training.progress import Progress, keeping
+from strategies.parts.training.timing import now
 from strategies.parts.training.timing import timing as timed_parts
 from strategies.step import Step, ledger_after, restore, step
 from streams.errors import LifelongError
@@ -43,9 +43,9 @@ class _Looks:
 
     def __call__(self, step: int) -> None:
         if step % self._every == 0:
-            started = time.perf_counter()
+            started = now()
             self.scores.append(self._evaluator.evaluate(self._strategy).scores)
-            self.seconds += time.perf_counter() - started
+            self.seconds += now() - started
 
     def state_dict(self) -> State:
         """Return the scores, for an event that is interrupted."""
@@ -120,12 +120,12 @@ class Life:
             first = self._record_prefix(self._prefix, strategy, ledger, measure)
         learned = sum(not isinstance(e, DeletionRequest) for e in stream.events[:first])
         for index in range(first, len(stream.events)):
-            started = time.perf_counter()
+            started = now()
             with timed_parts() as spent:
                 done, looks, was_kept = self._step(strategy, index, ledger)
-            acted = time.perf_counter()
+            acted = now()
             outputs = self._evaluate(strategy, index)
-            evaluated = time.perf_counter()
+            evaluated = now()
             rows = [] if outputs is None else measure.update(index, outputs)
             if plan.watched[index]:
                 rows += measure.within(index, looks.scores)

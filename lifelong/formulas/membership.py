@@ -178,8 +178,11 @@ def membership_ks(
 
 def _class_weights(member_classes: np.ndarray, other_classes: np.ndarray) -> np.ndarray | None:
     """Return weights of others that give them the members' class mix, or None if a class has no other sample."""
-    classes, counts = np.unique(member_classes, return_counts=True)
     weights = np.zeros(len(other_classes))
+    if len(member_classes) == 1:
+        classes, counts = member_classes, np.ones(1, dtype=np.int64)
+    else:
+        classes, counts = np.unique(member_classes, return_counts=True)
     for c, count in zip(classes, counts, strict=True):
         same = other_classes == c
         if not same.any():
@@ -224,7 +227,7 @@ class MembershipAttack:
     def __init__(self, losses: np.ndarray, classes: np.ndarray) -> None:
         """Take the losses and classes ``[N]`` of all samples."""
         self._losses, self._classes = losses, classes
-        self._sorted: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._sorted: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # with the array whose id is the key
 
     def auc(self, members: np.ndarray, others: np.ndarray) -> float | None:
         """Return the AUC of "lower loss means member", or None if a class of the members has no unseen sample.
@@ -245,12 +248,11 @@ class MembershipAttack:
 
     def _in_order(self, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how unseen samples are sorted by their losses, and these."""
-        name = others.tobytes()
-        if name not in self._sorted:
+        if id(others) not in self._sorted:
             losses = self._losses[others]
             order = np.argsort(losses, kind="stable")
-            self._sorted[name] = order, losses[order]
-        return self._sorted[name]
+            self._sorted[id(others)] = others, order, losses[order]
+        return self._sorted[id(others)][1:]
 
 
 def membership_p(

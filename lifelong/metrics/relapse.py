@@ -74,8 +74,10 @@ class Relapse:
             if event == request.event or key not in self._served:
                 continue
             served_positions, served_sides = self._served[key]
-            left = positions_in(served_positions, positions)
-            change = _mean(sides) - _mean(tuple(side[left] for side in served_sides))
+            if positions is not served_positions:
+                left = positions_in(served_positions, positions)
+                served_sides = tuple(side[left] for side in served_sides)
+            change = _mean(sides) - _mean(served_sides)
             if not np.isfinite(change):
                 continue
             metric, n = f"{self._metric}{suffix}", len(positions)
@@ -103,10 +105,12 @@ def mean_relapse(rows: Iterable[Row]) -> list[Row]:
     Args:
         rows: relapse of every request, at every event that has a reference.
     """
-    relapses = [r for r in rows if r.metric == "relapse"]
+    relapses: dict[int, list[Row]] = {}
+    for relapse in rows:
+        if relapse.metric == "relapse":
+            relapses.setdefault(relapse.event, []).append(relapse)
     result = []
-    for event in sorted({r.event for r in relapses}):
-        here = [r for r in relapses if r.event == event]
+    for event, here in sorted(relapses.items()):
         sizes = [row(r.event, r.model, r.subject, "abs_relapse", abs(r.value or 0.0), r.n) for r in here]
         result += mean_rows(event, "retrained", [*here, *sizes], ("relapse", "abs_relapse"))
     return result

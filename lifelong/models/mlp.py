@@ -11,6 +11,9 @@ from torch import nn
 from strategies.parts.model import Network
 from streams.config import Config as BaseConfig
 
+STACKS = True
+"""Several of them that differ in their weights alone can take their steps at once (`strategies.parts.stacked`)."""
+
 
 class Config(BaseConfig):
     """Options of `mlp`."""

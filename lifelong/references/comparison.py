@@ -236,7 +236,18 @@ def lives_of(
     """Return what computes lives of one strategy under one seed, on the data of a run, here or `elsewhere`."""
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
-    decisive = {k: p.resolved[k] for k in ("model", "objective", "training", "threads", "device")}
+    what = (
+        "model",
+        "trained",
+        "objective",
+        "training",
+        "threads",
+        "device",
+        "deterministic",
+        "precision",
+        "channels_last",
+    )
+    decisive = {k: p.resolved[k] for k in what}
     afterwards = {"seed", "metrics"}  # what is made of outputs
     decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
     strategy = parts.data()

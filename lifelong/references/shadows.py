@@ -11,7 +11,6 @@ models of several lives are trained at once.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from strategies.base import Outcome, Strategy
 from strategies.parts.together import together
+from strategies.parts.training.timing import now
 from streams.events import Event, Experience, Request
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -235,7 +235,7 @@ class _Lives:
 
     def add(self, group: Sequence[int]) -> None:
         """Live some at once, or find them in the cache."""
-        started = time.perf_counter()
+        started = now()
         lives = [functools.partial(self._live_once, life) for life in group]
         for points, cost in [live() for live in lives] if self._own else together(lives):
             for point, outputs in points:
@@ -245,7 +245,7 @@ class _Lives:
                 self._margins[point.event].append(np.zeros(0) if margins is None else margins)
                 self._kept[point.event].append(kept)
             self.cost += replace(cost, seconds=0.0)
-        self.cost += Cost(seconds=time.perf_counter() - started)
+        self.cost += Cost(seconds=now() - started)
 
     def files(self, life: int) -> list[Path]:
         """Return where a life is kept."""

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import itertools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,8 @@ from lifelong.files import write_cached
 from lifelong.references.snapshot import Snapshot
 from strategies.base import Strategy
 from strategies.outcome import Outcome
+from strategies.parts.together import give_way
+from strategies.parts.training.timing import now
 from strategies.step import ledger_after, restore, step
 from streams.errors import CheckpointError
 from streams.events import Event
@@ -147,7 +148,7 @@ class References:
         Yields:
             The point and its outputs, with `visits` among their details.
         """
-        started = time.perf_counter()
+        started = now()
         files = {p: self.file_of(c, p.event) for p, c in wanted.items()}
         if not all(self._is_whole(file) for file in files.values()):
             with self._locked():  # another process may have computed them in the meantime
@@ -156,7 +157,7 @@ class References:
                 for outcome in self._live_somewhere(missing) if missing else ():
                     self.cost.outcome += outcome
         self.cost.cached += len(wanted) - self.cost.computed
-        self.cost.seconds += time.perf_counter() - started
+        self.cost.seconds += now() - started
         for point, file in files.items():
             yield point, self._must_read(file)
 
@@ -173,7 +174,14 @@ class References:
         self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.blake2b(self._identity.encode(), digest_size=8).hexdigest()
         with (self._folder / f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not give_way():  # nobody here holds it
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                        break
             yield
 
     def file_of(self, events: tuple[Event, ...], at: int) -> Path:

@@ -12,7 +12,6 @@ import json
 import logging
 import pickle
 import shutil
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from lifelong.results.pieces import Pieces, joined, places
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
+from strategies.parts.training import timing
 from streams.errors import CheckpointError
 from streams.files import is_sound_zip
 
@@ -164,7 +164,7 @@ class Record:
         Args:
             must: write in any case, as after a deletion.
         """
-        return must or time.perf_counter() - self._saved_at >= _PATIENCE * self._cost
+        return must or timing.now() - self._saved_at >= _PATIENCE * self._cost
 
     def save(self, checkpoint: Checkpoint, must: bool) -> None:
         """Write a checkpoint.
@@ -177,7 +177,7 @@ class Record:
         Raises:
             CheckpointError: the state holds what no checkpoint can hold.
         """
-        now = time.perf_counter()
+        now = timing.now()
         if (path := _unsavable(checkpoint.state, "state_dict()")) is not None:
             raise CheckpointError(
                 f"{path}, which a checkpoint cannot hold. A state is made of tensors, numbers, texts, None, and dicts, "
@@ -204,7 +204,7 @@ class Record:
         self._drop_pieces([new] if must else [new, *older[-1:]])
         if self._within.exists():  # of this event or of one before
             shutil.rmtree(self._within)
-        self._saved_at = time.perf_counter()
+        self._saved_at = timing.now()
         self._cost = self._saved_at - now
 
     def within(self, event: int, device: str) -> Within:

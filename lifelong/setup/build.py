@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import cast
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 
 from lifelong.config.parts import Part, StrategyParts
-from lifelong.config.run import RunConfig, StrategyConfig, find_strategy
+from lifelong.config.run import RunConfig, StrategyConfig, content_hash, find_strategy
 from lifelong.setup.adaptive_requests import Requester
 from lifelong.setup.frozen_features import embedded
 from lifelong.setup.suitability import check_parts, check_predicts, check_support, check_training, part_of
@@ -20,7 +22,7 @@ from strategies.base import Guard, Learner, Plugin, Setting, Strategy, Unlearner
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.objectives._base import NamedObjective, Objective
-from strategies.parts.model import FlatModel, Network, frozen, without_values
+from strategies.parts.model import FlatModel, Network, Passing, frozen, without_values
 from strategies.parts.text.token_body import TokenBody
 from streams.config import Config, resolve
 from streams.errors import ConfigError, closest
@@ -32,9 +34,32 @@ from streams.registry import class_of, is_file
 from streams.source import Source
 from streams.stream import Stream
 
+_kept: ContextVar[dict[str, Source] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def sources_kept() -> Iterator[None]:
+    """Load every source once while this is open: nobody changes one."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
 
 def make_source(config: RunConfig) -> Source:
     """Load the data."""
+    kept = _kept.get()
+    if kept is None:
+        return _loaded(config)
+    named = [None if part is None else part.model_dump(mode="json") for part in (config.source, config.features)]
+    name = content_hash([*named, config.device])
+    if name not in kept:
+        kept[name] = _loaded(config)
+    return kept[name]
+
+
+def _loaded(config: RunConfig) -> Source:
     module, options = resolve("sources", config.source, "source")
     source: Source = module.load(options)
     return source if config.features is None else embedded(source, config.features, config.device)
@@ -129,6 +154,7 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
+            network.passing = Passing(config.precision, config.channels_last)
             return FlatModel(network, config.trained)
 
         @functools.cache

@@ -187,7 +187,19 @@ class Chooser:
             code_of(resolved),
             plan.source.digest(),
             self._config.seed,
-            {k: resolved[k] for k in ("model", "objective", "training", "trained", "threads", "device")},
+            {
+                k: resolved[k]
+                for k in (
+                    "model",
+                    "objective",
+                    "training",
+                    "trained",
+                    "threads",
+                    "device",
+                    "precision",
+                    "channels_last",
+                )
+            },
             [event_digest(e) for e in learned],
             hashlib.blake2b(candidates.tobytes(), digest_size=16).hexdigest(),
             repr((spec, key)),

@@ -6,16 +6,17 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lifelong.config.run import RunConfig, content_hash
-from lifelong.files import code_of, code_version
+from lifelong.files import code_of, code_version, names_in
 from lifelong.study.config import Cell, learner_groups
 from lifelong.trackers._base import Tracker
 from streams.config import parse
 from streams.errors import BusyError, LifelongError
+from streams.registry import load, others_code
 
 # A worker that is taken for dead may need that long to notice it and to let go of its run folder.
 _PATIENCE_S, _LOOK_AGAIN_S = 60.0, 0.2
@@ -34,6 +35,7 @@ class Job:
         code: version of the code that it is for.
         group: group in W&B, or None if nothing is sent there.
         point: grid values and seed, as people read them.
+        cohort: what it shares with the jobs that it may run side by side with, or None.
     """
 
     cell: int
@@ -44,6 +46,7 @@ class Job:
     code: str
     group: str | None = None
     point: str = ""
+    cohort: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -80,8 +83,21 @@ def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
             resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
             folder = f"{cell.config.name}-{content_hash([resolved, code_of(resolved)])}"
             label = f"{' + '.join(group)} ({point})"
-            jobs.append(Job(index, label, job_data, str(root), folder, code_version(), point=point))
+            job = Job(index, label, job_data, str(root), folder, code_version(), point=point)
+            jobs.append(replace(job, cohort=cohort_of(resolved)))
     return jobs
+
+
+def cohort_of(resolved: dict[str, Any]) -> str | None:
+    """Return what a resolved run shares with those that differ in the seed; None if it gains nothing from company.
+
+    Only small models on the CPU gain, whose steps are taken at once. Code of the user's may keep things in its module,
+    and has its process to itself.
+    """
+    stacks = vars(load("models", resolved["model"]["name"])).get("STACKS", False)
+    if not stacks or resolved["device"] != "cpu" or resolved["threads"] != 1 or others_code(names_in(resolved)):
+        return None
+    return content_hash({key: value for key, value in resolved.items() if key != "seed"})
 
 
 def _readable(cells: Sequence[Cell]) -> list[list[str]]:
@@ -103,16 +119,19 @@ def _plain(value: object) -> str:
 
 def execute(job: Job, trackers: Sequence[Tracker] = ()) -> JobResult:
     """Run a job in this process; a failure is a result, not an exception."""
-    started = time.perf_counter()
+    from strategies.parts.training.timing import now
+
+    started = now()
     try:
         _run(job, trackers)
     except Exception:  # whatever it was: the other jobs go on, and the study shows this one's traceback
-        return JobResult(job, time.perf_counter() - started, traceback.format_exc())
-    return JobResult(job, time.perf_counter() - started)
+        return JobResult(job, now() - started, traceback.format_exc())
+    return JobResult(job, now() - started)
 
 
 def _run(job: Job, watching: Sequence[Tracker]) -> None:
     from lifelong.execution.runner import run
+    from strategies.parts.together import give_way
 
     if job.code != code_version():
         raise LifelongError(
@@ -131,7 +150,8 @@ def _run(job: Job, watching: Sequence[Tracker]) -> None:
         except BusyError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_LOOK_AGAIN_S)
+            if not give_way():
+                time.sleep(_LOOK_AGAIN_S)
         else:
             return
 

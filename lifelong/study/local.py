@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 
+from lifelong.study.cohorts import cohorts, execute_together
 from lifelong.study.forkserver import start_forkserver
-from lifelong.study.jobs import Job, JobResult, execute
+from lifelong.study.jobs import Job, JobResult
 
 _TERMINATE_S = 25.0  # to end a step and to keep where training stands; job schedulers give 30 in all
 
@@ -36,38 +37,41 @@ def visible_gpus() -> list[str]:
 def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    A worker that dies takes only its own job along, which goes on from its last checkpoint in a new worker. Where jobs
-    ask for a GPU and there are several, workers take one each in turn; their jobs know it as ``cuda``.
+    Jobs that differ in the seed alone run side by side in one worker, as a cohort. A worker that dies takes only its
+    own jobs along; each goes on from its last checkpoint in a worker of its own. Where jobs ask for a GPU and there
+    are several, workers take one each in turn; their jobs know it as ``cuda``.
 
     Args:
         jobs: what to run.
         workers: processes; None takes one per core.
         attempts: how often a job is started whose worker dies (killed, out of memory).
     """
-    waiting = deque((job, attempts) for job in jobs)
+    workers = workers or num_cores()
+    waiting = deque((cohort, attempts) for cohort in cohorts(jobs, workers))
     gpus = visible_gpus() if any(job.config.get("device") == "cuda" for job in jobs) else []
     shares = itertools.cycle([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}])
     idle: list[_Worker] = []
-    busy: dict[_Worker, tuple[Job, int]] = {}
+    busy: dict[_Worker, tuple[tuple[Job, ...], int]] = {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < (workers or num_cores()):
+            while waiting and len(busy) < workers:
                 worker = idle.pop() if idle else _Worker(next(shares))
                 busy[worker] = waiting.popleft()
                 worker.give(busy[worker][0])
             ready = wait([worker.pipe for worker in busy])
             for worker in [w for w in busy if w.pipe in ready]:
-                job, attempts_left = busy.pop(worker)
-                result = worker.take()
-                if result is not None:
+                cohort, attempts_left = busy.pop(worker)
+                results = worker.take()
+                if results is not None:
                     idle.append(worker)
-                    yield result
+                    yield from results
                     continue
                 how = worker.stop()
-                if attempts_left > 1:
-                    waiting.appendleft((job, attempts_left - 1))
+                if attempts_left > 1:  # by itself each, since one of them may be what kills its worker
+                    waiting.extendleft(((job,), attempts_left - 1) for job in reversed(cohort))
                 else:
-                    yield JobResult(job, 0.0, f"Its worker process died {attempts} times, the last time {how}.")
+                    died = f"Its worker process died {attempts} times, the last time {how}."
+                    yield from (JobResult(job, 0.0, died) for job in cohort)
     finally:
         for worker in [*idle, *busy]:
             worker.ask()
@@ -76,7 +80,7 @@ def run_local(jobs: Sequence[Job], workers: int | None = None, attempts: int = 2
 
 
 class _Worker:
-    """A process that runs one job after another."""
+    """A process that runs one cohort after another."""
 
     def __init__(self, share: Mapping[str, str]) -> None:
         context = start_forkserver()
@@ -85,18 +89,18 @@ class _Worker:
         self._process.start()
         child_pipe.close()
 
-    def give(self, job: Job) -> None:
-        """Hand over a job; if the process is dead, `take` will tell."""
+    def give(self, cohort: tuple[Job, ...]) -> None:
+        """Hand over a cohort; if the process is dead, `take` will tell."""
         with contextlib.suppress(OSError):
-            self.pipe.send(job)
+            self.pipe.send(cohort)
 
-    def take(self) -> JobResult | None:
-        """Return what came of the job, or None if the process is dead."""
+    def take(self) -> list[JobResult] | None:
+        """Return what came of its jobs, or None if the process is dead."""
         try:
-            result: JobResult = self.pipe.recv()
+            results: list[JobResult] = self.pipe.recv()
         except (EOFError, OSError):
             return None
-        return result
+        return results
 
     def ask(self) -> None:
         """Ask the process to end."""
@@ -125,8 +129,8 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the study was stopped; what is written is kept
         while True:
-            job: Job = pipe.recv()
-            pipe.send(execute(job))
+            cohort: tuple[Job, ...] = pipe.recv()
+            pipe.send(execute_together(cohort))
 
 
 def _end_with_parent() -> None:

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 
 from lifelong.files import cache_folder, write_atomically
 from lifelong.results.table import Row
-from lifelong.study.jobs import Job, JobResult, execute
-from lifelong.trackers._base import RunInfo
+from lifelong.study.cohorts import cohorts, execute_together
+from lifelong.study.jobs import Job, JobResult
+from lifelong.trackers._base import RunInfo, Tracker
 from streams.errors import ConfigError
 
 _PASSED_ON = (
@@ -53,16 +54,17 @@ def run_ray(
 ) -> Iterator[JobResult]:
     """Yield the result of every job as it comes in.
 
-    Jobs end with the process that calls this, whatever ends it. A job that is tried again on the same disk goes on
-    from its last checkpoint. Where workers have a disk of their own, results come back as file contents and are written
-    here. References are shared between workers that see the same ``$LIFELONG_CACHE``.
+    Jobs that differ in the seed alone are one job to Ray, a cohort. They end with the process that calls this, whatever
+    ends it. What is tried again on the same disk goes on from its last checkpoints. Where workers have a disk of their
+    own, results come back as file contents and are written here. References are shared between workers that
+    see the same ``$LIFELONG_CACHE``.
 
     Args:
         jobs: what to run.
         address: of a running cluster; None takes ``$RAY_ADDRESS``, or else starts one on this machine.
-        cpus, gpus: resources of one job (fractions share a GPU).
-        memory: GB of memory that Ray sets aside for one job on its node; 0 lets it not count.
-        retries: how often a job is started again whose worker or node was lost.
+        cpus, gpus: resources of one cohort (fractions share a GPU).
+        memory: GB of memory that Ray sets aside for one cohort on its node; 0 lets it not count.
+        retries: how often a cohort is started again whose worker or node was lost.
         told: is told how far a job is: the name of its run folder, events lived in all strategies, and events of one.
 
     Raises:
@@ -84,7 +86,10 @@ def run_ray(
             )
             remote = ray.remote(**share, max_retries=retries, retry_exceptions=False)(_run_on_worker)
             board: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
-            running: dict[Any, Job] = {remote.remote(job, str(token), board): job for job in jobs}
+            slots = max(1, int(ray.cluster_resources().get("CPU", 1.0) / max(cpus, 1e-3)))
+            running: dict[Any, tuple[Job, ...]] = {
+                remote.remote(cohort, str(token), board): cohort for cohort in cohorts(jobs, slots)
+            }
             while running:
                 done, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
                 if told is not None:
@@ -93,13 +98,15 @@ def run_ray(
                             told(name, lived, events)
                 if not done:
                     continue
-                job = running.pop(done[0])
+                cohort = running.pop(done[0])
                 try:
-                    result: JobResult = ray.get(done[0])
+                    results: list[JobResult] = ray.get(done[0])
                 except ray.exceptions.RayError as error:
-                    result = JobResult(job, 0.0, f"Ray lost the worker each time the job was tried: {error}")
-                _write_files(job, result.files)
-                yield replace(result, job=job, files={})
+                    lost = f"Ray lost the worker each time the job was tried: {error}"
+                    results = [JobResult(job, 0.0, lost) for job in cohort]
+                for job, result in zip(cohort, results, strict=True):
+                    _write_files(job, result.files)
+                    yield replace(result, job=job, files={})
     finally:
         token.unlink(missing_ok=True)
 
@@ -245,22 +252,28 @@ def _ends_with(board: Any) -> Iterator[None]:
             over.set()
 
 
-def _run_on_worker(job: Job, token: str, board: Any) -> JobResult:
-    """Run a job on a worker, for as long as the driver is there; bring back what it wrote to a disk of its own."""
+def _run_on_worker(cohort: tuple[Job, ...], token: str, board: Any) -> list[JobResult]:
+    """Run a cohort on a worker, for as long as the driver is there; bring back what it wrote to a disk of its own."""
     try:
         with _ends_with(board):
-            return _run_here(job, token, _Reporter(job, board))
+            return _run_here(cohort, token, board)
     except KeyboardInterrupt:
-        os._exit(1)  # where the node was stopped and not the driver, Ray starts the job again on another
+        os._exit(1)  # where the node was stopped and not the driver, Ray starts the jobs again on another
 
 
-def _run_here(job: Job, token: str, reporter: _Reporter) -> JobResult:
+def _run_here(cohort: tuple[Job, ...], token: str, board: Any) -> list[JobResult]:
+    def reporters(job: Job) -> list[Tracker]:
+        return [_Reporter(job, board)]
+
     if Path(token).exists():
-        return execute(job, [reporter])
-    worker_job = replace(job, root=str(cache_folder() / "studies" / Path(job.root).name))
-    result = execute(worker_job, [reporter])
-    files = {f.relative_to(worker_job.folder).as_posix(): f.read_bytes() for f in _left_by(worker_job.folder)}
-    return replace(result, files=files)
+        return execute_together(cohort, reporters)
+    root = cache_folder() / "studies" / Path(cohort[0].root).name
+    results = execute_together([replace(job, root=str(root)) for job in cohort], reporters)
+    return [replace(result, files=_files_of(result.job.folder)) for result in results]
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in _left_by(folder)}
 
 
 def _left_by(folder: Path) -> list[Path]:

@@ -118,7 +118,9 @@ class AdapterHost:
                 adapters.append(LowRank(linear, rank, scale, dropout))
                 _replace(network.body, path, adapters[-1])
             self.blocks.append(adapters)
-        self._network = Network(_Still(network.body, [a for b in self.blocks for a in b]), network.head)
+        self._network = Network(
+            _Still(network.body, [a for b in self.blocks for a in b]), network.head, network.passing
+        )
         self._head = list(network.head.parameters())
         self._initial = [p.detach().clone() for p in self._head]
         self.head_size = sum(p.numel() for p in self._head)

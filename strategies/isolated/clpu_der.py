@@ -14,11 +14,13 @@ from strategies.base import Access, Door, Outcome, Setting, State, Strategy
 from strategies.isolated._whole_tasks import Finer, named_tasks
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.memory.buffers import draw_positions, keep_uniform, shares
-from strategies.parts.memory.exemplars import Draws, Remember
+from strategies.parts.memory.draws import Draws
+from strategies.parts.memory.exemplars import Remember
 from strategies.parts.model import FlatModel
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
+from strategies.ranges import log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import RequestError
@@ -110,6 +112,7 @@ class ClpuDer(Strategy):
     state_grows = True
     reads_permanent_only = True
     test_options = {"memory": 20, "finer": "coarsen"}
+    ranges = {"alpha": log(0.05, 5.0), "beta": log(0.1, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""

@@ -9,7 +9,8 @@ import torch
 from typing_extensions import override
 
 from strategies.base import Access, Lesson, Outcome, Plugin, Setting, State
-from strategies.parts.memory.exemplars import Draws, Exemplars, Policy
+from strategies.parts.memory.draws import Draws
+from strategies.parts.memory.exemplars import Exemplars, Policy
 from streams.config import Config as BaseConfig
 from streams.events import DeletionRequest
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
+from strategies.parts.memory.draws import Draws
 from strategies.parts.memory.exemplars import Policy
 from streams.data import Batch
 
@@ -30,6 +31,10 @@ class Replay(Rehearsal):
     carries = ()
     config: Config
     name: ClassVar[str] = "replay"
+
+    @override
+    def adds(self) -> tuple[Draws, ...]:
+        return () if self._draws is None else (self._draws,)
 
     @override
     def extend(self, batch: Batch, step: int) -> Batch:

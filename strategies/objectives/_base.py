@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,22 @@ class Scored:
 def precise(values: torch.Tensor) -> torch.Tensor:
     """Return half-precision numbers in single precision, others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class RowLosses(Protocol):
+    """Losses of which each is a function of one row of outputs and its target, with their gradient.
+
+    The bits are those that a graph would give, and those of a row depend on no other row.
+    """
+
+    def weighed(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return what `slopes` needs of ``targets [..., B]`` whose losses are weighed by ``weights [..., B]``."""
+
+    def slopes(self, outputs: torch.Tensor, weighed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `losses` needs, and the gradient ``[B, C]`` of the weighed sum by ``outputs [B, C]``."""
+
+    def losses(self, noted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the losses ``[B]``, given what `slopes` has noted."""
 
 
 class Objective(ABC):
@@ -140,6 +156,16 @@ class Objective(ABC):
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return the model's outputs ``[B, num_outputs]`` for a batch that was `drawn`."""
         return model(*batch.inputs)
+
+    @property
+    def passes_once(self) -> bool:
+        """Whether `outputs` calls the model with the batch's inputs, and does nothing else with it."""
+        return type(self).outputs is Objective.outputs
+
+    @property
+    def row_losses(self) -> RowLosses | None:
+        """Its losses in a form that needs no graph, where `outputs` are those of the model; None if there is none."""
+        return None
 
     def training_on(self, data: Data) -> Objective:
         """Return the objective to train on `data` with, and to take its Fisher by.
@@ -275,6 +301,11 @@ class ClassObjective(Objective):
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         """Return logits ``[B, C]``; minus infinity outside the sample's task."""
         return self.mask(self.logits(model, batch), batch)
+
+    @property
+    @override
+    def passes_once(self) -> bool:
+        return type(self).outputs is ClassObjective.outputs and type(self).logits is ClassObjective.logits
 
 
 class NamedObjective(Objective):

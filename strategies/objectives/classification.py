@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from typing_extensions import override
 
 from strategies.metric import Metric
-from strategies.objectives._base import ClassObjective, FisherEstimator, NamedObjective, Objective, Predicts, Scored
+from strategies.objectives._base import (
+    ClassObjective,
+    FisherEstimator,
+    NamedObjective,
+    Objective,
+    Predicts,
+    RowLosses,
+    Scored,
+)
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
@@ -119,6 +127,11 @@ class Classification(ClassObjective, NamedObjective):
         """Return -log p(y | x) under the softmax."""
         return F.cross_entropy(outputs, batch.y, reduction="none")
 
+    @property
+    @override
+    def row_losses(self) -> RowLosses | None:
+        return None if self.masks else _CrossEntropies(self._num_classes)
+
     @override
     def scores(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return 1 where the argmax is the label, else 0."""
@@ -162,6 +175,32 @@ class Classification(ClassObjective, NamedObjective):
         return [(true.detach().neg().exp() if estimator == "p-weighted" else ones, true)]
 
 
+_NO_REDUCTION, _NOTHING_IGNORED = 0, -100
+
+
+@final
+class _CrossEntropies:
+    """Cross-entropies under the softmax, with the operations that a graph would call."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+
+    def weighed(self, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        like = torch.empty(targets.numel(), self._num_classes)
+        slopes = torch.ops.aten.nll_loss_backward(
+            weights.reshape(-1), like, targets.reshape(-1), None, _NO_REDUCTION, _NOTHING_IGNORED, like[:1, 0]
+        )
+        return slopes.view(*targets.shape, self._num_classes)
+
+    def slopes(self, outputs: torch.Tensor, weighed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_p = torch.log_softmax(outputs, 1)
+        return log_p, torch._log_softmax_backward_data(weighed, log_p, 1, log_p.dtype)
+
+    def losses(self, noted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses: torch.Tensor = torch.ops.aten.nll_loss_forward(noted, targets, None, _NO_REDUCTION, _NOTHING_IGNORED)[0]
+        return losses
+
+
 def bce_losses(outputs: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return the binary cross-entropy of every sample, ``[B]``: the mean over the outputs that count.
 
@@ -199,6 +238,11 @@ class _Training(Objective):
     @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
         return self._plain.outputs(model, batch)
+
+    @property
+    @override
+    def passes_once(self) -> bool:
+        return self._plain.passes_once
 
     @override
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -7,17 +7,21 @@ What learns something beside the weights, or in their place (scores, codes, gate
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 
 from strategies.objectives._base import Objective
 from strategies.outcome import Outcome
+from strategies.parts.by_hand import ByHand
+from strategies.parts.memory.draws import Draws
 from strategies.parts.model import FlatModel
 from strategies.parts.passes import FitConfig, Training, is_observed, observed, passes
+from strategies.parts.perceptron import layers_of
 from strategies.parts.training.optimizers import Optimizer, make_optimizer
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -37,6 +41,14 @@ class Hooks:
     def extend(self, batch: Batch, step: int) -> Batch:
         """Return the batch to train on, for example with replayed samples added."""
         return batch
+
+    def adds(self) -> Sequence[Draws] | None:
+        """Return what `extend` puts behind the batch of every step, if that is all it does and it is drawn already.
+
+        Then the samples of all steps can be looked up at once, which is faster; what is trained on is the same. None
+        does not tell.
+        """
+        return None
 
     def displace(self, parameters: torch.Tensor, slopes: Slopes) -> torch.Tensor:
         """Return the weights ``[P]`` to take the step from; they stay displaced."""
@@ -130,19 +142,20 @@ def _same_noise(device: torch.device) -> Iterator[None]:
 
 
 @final
-class _Descent:
-    """From a batch to the gradient of what is minimised at the model's weights."""
+class Criterion:
+    """From outputs to what is minimised: the objective's losses, and what `losses` and `loss` hooks make of them."""
 
     def __init__(self, model: FlatModel, objective: Objective, hooks: Sequence[Hooks]) -> None:
+        """Take the objective in its form for training."""
         self._model, self._objective = model, objective
-        self._keeps = any(type(h).stepped is not Hooks.stepped for h in hooks)
-        self.kept = model.gradient
-        self._losses = [h.losses for h in hooks if type(h).losses is not Hooks.losses]
-        self._loss = [h.loss for h in hooks if type(h).loss is not Hooks.loss]
-        self._gradient = [h.gradient for h in hooks if type(h).gradient is not Hooks.gradient]
+        self._losses, self._loss = overridden(hooks, "losses"), overridden(hooks, "loss")
+        self.is_plain = not (self._losses or self._loss)
+        """Whether it is the mean of the objective's losses."""
+        self.passes_once = objective.passes_once and not self._loss
+        """Whether the model is called once, with the batch; `loss` hooks may call it again."""
 
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss and its gradient ``[P]``, which the next call overwrites."""
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Pass a batch, and return the scalar to differentiate."""
         model = self._model
         model.passing = batch
         outputs = self._objective.outputs(model, batch)
@@ -153,25 +166,61 @@ class _Descent:
         loss = losses.mean()
         for change in self._loss:
             loss = change(loss, outputs, batch, model)
-        model.gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient = model.gradient
+        return loss
+
+
+def overridden(hooks: Sequence[Hooks], name: str) -> list[Any]:
+    """Return the bound methods of that name, of hooks that override it."""
+    return [getattr(h, name) for h in hooks if getattr(type(h), name) is not getattr(Hooks, name)]
+
+
+@final
+class _Descent:
+    """From a batch to the gradient of what is minimised at the model's weights."""
+
+    def __init__(self, model: FlatModel, objective: Objective, hooks: Sequence[Hooks], rows: int) -> None:
+        self._model = model
+        criterion, layers = Criterion(model, objective, hooks), layers_of(model)
+        self._differentiate: Callable[[Batch], torch.Tensor]
+        if layers is None:
+            self._differentiate = functools.partial(_by_graph, model, criterion)
+        else:
+            self._differentiate = ByHand(model, layers, objective, criterion, rows)
+        self._keeps = bool(overridden(hooks, "stepped"))
+        self.kept = model.gradient
+        self._gradient = overridden(hooks, "gradient")
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss and its gradient ``[P]``, which the next call overwrites."""
+        loss = self._differentiate(batch)
+        gradient = self._model.gradient
         if self._keeps:
             self.kept = gradient.clone()
         for alter in self._gradient:
-            gradient = alter(gradient, model.parameters)
-        return loss.detach(), gradient
+            gradient = alter(gradient, self._model.parameters)
+        return loss, gradient
+
+
+def _by_graph(model: FlatModel, criterion: Criterion, batch: Batch) -> torch.Tensor:
+    """Return the loss of a batch; its gradient is that of the model then."""
+    loss = criterion(batch)
+    model.gradient.zero_()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A `fit` without hooks that has not begun."""
+    """A `fit` that has not begun. The objective is in its form for training on `data`."""
 
     model: FlatModel
     objective: Objective
     data: Data
     training: FitConfig
     key: Key
+    hooks: Sequence[Hooks] = ()
+    optimizer: Optimizer | None = None
+    is_observed: bool = False
 
 
 _company: ContextVar[Callable[[Job], Outcome | None] | None] = ContextVar("company", default=None)
@@ -179,12 +228,23 @@ _company: ContextVar[Callable[[Job], Outcome | None] | None] = ContextVar("compa
 
 @contextlib.contextmanager
 def in_company(join: Callable[[Job], Outcome | None]) -> Iterator[None]:
-    """Have every `fit` inside that has no hooks offered to `join`, which trains it or returns None."""
+    """Have every `fit` inside offered to `join`, which trains it or returns None."""
     token = _company.set(join)
     try:
         yield
     finally:
         _company.reset(token)
+
+
+def rows_of(data: Data, training: FitConfig, hooks: Sequence[Hooks]) -> int:
+    """Return how many samples a batch has at most, as far as is known before the first step."""
+    return min(training.batch_size, len(data)) + sum(draws.size for draws in drawn_before(hooks) or ())
+
+
+def drawn_before(hooks: Sequence[Hooks]) -> list[Draws] | None:
+    """Return all that hooks add to batches, in order; None if one of them does not tell before the first step."""
+    told = [h.adds() for h in hooks if type(h).extend is not Hooks.extend]
+    return None if None in told else [draws for several in told for draws in several or ()]
 
 
 _IN_A_STEP = ("extend", "displace", "losses", "loss", "gradient", "proceed", "stepped")
@@ -234,19 +294,17 @@ def fit(
     """
     if not len(data):
         return Outcome()
+    objective = objective.training_on(data)
     company = _company.get()
-    plain = optimizer is None and model.is_free and not is_observed() and not any(map(_changes_steps, hooks))
-    if company is not None and plain:
-        done = company(Job(model, objective, data, training, key))
+    if company is not None:
+        done = company(Job(model, objective, data, training, key, hooks, optimizer, is_observed()))
         if done is not None:
             return done
-    extend = [h.extend for h in hooks if type(h).extend is not Hooks.extend]
-    displace = [h.displace for h in hooks if type(h).displace is not Hooks.displace]
-    may_stop = [h.proceed for h in hooks if type(h).proceed is not Hooks.proceed]
-    note_step = [h.stepped for h in hooks if type(h).stepped is not Hooks.stepped]
-    objective = objective.training_on(data)
-    descent = _Descent(model, objective, hooks)
-    slopes = Slopes(model, _Descent(model, objective, ()), descent)
+    extend, displace = overridden(hooks, "extend"), overridden(hooks, "displace")
+    may_stop, note_step = overridden(hooks, "proceed"), overridden(hooks, "stepped")
+    rows = rows_of(data, training, hooks)
+    descent = _Descent(model, objective, hooks, rows)
+    slopes = Slopes(model, _Descent(model, objective, (), rows), descent)
     optimizer = optimizer or make_optimizer(training, model.parameters)
     drawing = key / "drawn"
     changing = [h for h in hooks if _changes_steps(h)]

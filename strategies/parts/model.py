@@ -6,7 +6,8 @@ import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
@@ -25,19 +26,60 @@ ATTENTION = frozenset({"attention", "attn", "self_attention", "self_attn", "Self
 """Names that path components of self-attention blocks have in torchvision and transformers."""
 
 
+Precision = Literal["single", "bf16"]
+"""Of the arithmetic inside networks; weights, outputs and losses are in single precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """How a network is passed.
+
+    Attributes:
+        precision: bf16 lets torch's autocast do matrix products and convolutions in half precision.
+        channels_last: whether images, and the weights of convolutions, pass with their channels as the last dimension
+            in memory.
+    """
+
+    precision: Precision = "single"
+    channels_last: bool = False
+
+    def through(self, module: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        """Return what a module makes of its inputs, in single precision."""
+        if self.precision == "single":
+            return module(*inputs)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            outputs = module(*inputs)
+        return outputs.float()
+
+
 @final
 class Network(nn.Module):
     """A body that makes features and a head that reads them."""
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        """Take ``body: inputs -> [B, F]`` and ``head: [B, F] -> [B, outputs]``."""
+    def __init__(self, body: nn.Module, head: nn.Module, passing: Passing = Passing()) -> None:  # noqa: B008 (frozen)
+        """Take ``body: inputs -> [B, F]`` and ``head: [B, F] -> [B, outputs]``, and how they are passed."""
         super().__init__()
         self.body = body
         self.head = head
+        self.passing = passing
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs ``[B, outputs]`` of `Batch.inputs`."""
-        return self.head(self.body(*inputs))
+        return self.passing.through(lambda *x: self.head(self._features(*x)), *inputs)
+
+    def features(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the features ``[B, F]`` of `Batch.inputs`."""
+        return self.passing.through(self._features, *inputs)
+
+    def _features(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if not self.passing.channels_last:
+            return self.body(*inputs)
+        weights = {name: _channels_last(p) for name, p in self.body.named_parameters() if p.ndim == 4}
+        return torch.func.functional_call(self.body, weights, tuple(_channels_last(x) for x in inputs))
+
+
+def _channels_last(values: torch.Tensor) -> torch.Tensor:
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
 
 
 @final
@@ -64,6 +106,8 @@ class FlatModel:
         self.network = network
         self.passing: Batch | None = None
         """The batch that the training loop passes at this moment, for who listens in (`Tap`)."""
+        self.by_hand: Callable[..., torch.Tensor | None] | None = None
+        """What passes the training loop's batch in place of the network; returns None for all else."""
         freeze(network, trained)
         self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         self._still = [m for m in self._norms if m.affine and not any(p.requires_grad for p in m.parameters())]
@@ -87,7 +131,8 @@ class FlatModel:
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the network's outputs for `Batch.inputs`."""
-        return self.network(*inputs)
+        outputs = None if self.by_hand is None else self.by_hand(*inputs)
+        return self.network(*inputs) if outputs is None else outputs
 
     @property
     def gradient(self) -> torch.Tensor:
@@ -110,7 +155,7 @@ class FlatModel:
 
     def features(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the penultimate features ``[B, F]``."""
-        return self.network.body(*inputs)
+        return self.network.features(*inputs)
 
     @property
     def has_batch_norm(self) -> bool:

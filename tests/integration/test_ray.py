@@ -23,7 +23,7 @@ from lifelong.execution.process import lock
 from lifelong.results.integrity import check_finished
 from lifelong.results.table import read_rows
 from lifelong.study import ray as on_ray
-from lifelong.study.jobs import Job, JobResult
+from lifelong.study.jobs import Job
 from lifelong.study.study import Study
 from lifelong.verification.certificate import verify
 from streams.errors import BusyError, ConfigError
@@ -135,7 +135,7 @@ def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> No
     study = Study(TINY | {"seeds": 1}, root=tmp_path / "driver")
     (job,) = study.jobs
     board = Board()
-    result = on_ray._run_here(job, str(tmp_path / "not here"), on_ray._Reporter(job, board))
+    (result,) = on_ray._run_here((job,), str(tmp_path / "not here"), board)
     assert result.error is None
     assert not job.folder.exists()
     on_ray._write_files(job, result.files)
@@ -147,14 +147,26 @@ def test_a_worker_with_a_disk_of_its_own_sends_its_results(tmp_path: Path) -> No
     assert lifelong.load_run(job.folder).done
     shared = tmp_path / "token"
     shared.touch()
-    assert on_ray._run_here(job, str(shared), on_ray._Reporter(job, Board())).files == {}
+    assert on_ray._run_here((job,), str(shared), Board())[0].files == {}
     assert board.told == [(job.name, lived, 6) for lived in range(7)]
+
+
+def test_a_cohort_is_one_job_whose_runs_come_back_one_by_one(tmp_path: Path) -> None:
+    few = TINY["base"] | {"training": {"epochs": 1}, "scenario": {"name": "class-incremental", "experiences": 3}}
+    study = Study(TINY | {"base": few, "seeds": 2}, root=tmp_path / "driver")
+    board = Board()
+    results = on_ray._run_here(tuple(study.jobs), str(tmp_path / "not here"), board)
+    for job, result in zip(study.jobs, results, strict=True):
+        assert result.error is None
+        on_ray._write_files(job, result.files)
+    assert study.pending == []
+    assert {name for name, _, _ in board.told} == {job.name for job in study.jobs}
 
 
 @pytest.mark.nightly
 def test_a_run_that_came_back_can_be_verified(tmp_path: Path) -> None:
     (job,) = Study(TINY | {"seeds": 1}, root=tmp_path / "driver").jobs
-    result = on_ray._run_here(job, str(tmp_path / "not here"), on_ray._Reporter(job, Board()))
+    (result,) = on_ray._run_here((job,), str(tmp_path / "not here"), Board())
     on_ray._write_files(job, result.files)
     assert verify(job.folder, controls=False).upheld
 
@@ -207,7 +219,7 @@ def test_other_code_on_a_worker_is_refused(tmp_path: Path) -> None:
     shared = tmp_path / "token"
     shared.touch()
     other = replace(job, code="0123456789abcdef")
-    result: JobResult = on_ray._run_here(other, str(shared), on_ray._Reporter(other, Board()))
+    (result,) = on_ray._run_here((other,), str(shared), Board())
     assert "Install the same version everywhere" in str(result.error)
 
 

@@ -23,7 +23,7 @@ from strategies.learner import SGDLearner
 from strategies.learners import l2
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import Training, fit
-from strategies.parts.model import FlatModel, digest, frozen, is_finite, is_in, num_bytes, without_values
+from strategies.parts.model import FlatModel, Passing, digest, frozen, is_finite, is_in, num_bytes, without_values
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.layers import redraw
 from streams.config import Named, parse
@@ -234,6 +234,20 @@ def test_l2_on_attention_ties_nothing_else(tools: Any) -> None:
     assert tied | free == set(model.slices)
     assert len(tied) == 2 * 4 * 2  # blocks x projections x (weight, bias)
     assert all(".attention." in n for n in tied)
+
+
+def test_how_a_network_is_passed_changes_its_arithmetic_and_nothing_else() -> None:
+    model, x = flat(resnet_18, {"width": 2}), images(4)
+    model.train(False)
+    plain, features = model(x), model.features(x)
+    for how in (Passing("bf16"), Passing(channels_last=True), Passing("bf16", channels_last=True)):
+        model.network.passing = how
+        outputs = model.copied("cpu")(x)
+        assert outputs.dtype == model.features(x).dtype == torch.float32
+        assert torch.allclose(outputs, plain, atol=0.05)
+        assert torch.allclose(model.features(x), features, atol=0.05)
+        assert torch.allclose(outputs, plain, atol=1e-5) == (how.precision == "single")
+        outputs.sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_frozen_batch_norms_keep_their_statistics() -> None:

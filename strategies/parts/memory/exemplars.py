@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.parts.fit import Hooks
 from strategies.parts.memory.buffers import draw_positions, keep_balanced, keep_uniform
+from strategies.parts.memory.draws import Draws
 from streams.data import Batch, Data
 from streams.ledger import Door
 from streams.positions import positions_in
@@ -17,18 +18,6 @@ from streams.randomness import Key
 
 Policy = Literal["reservoir", "class-balanced"]
 """A uniform subset of all that was seen, or an equal share for every class."""
-
-
-@final
-class Draws:
-    """The samples to use at every step of a lesson, drawn before it begins."""
-
-    def __init__(self, data: Data, positions: torch.Tensor) -> None:
-        """Take `data` and ``positions [steps, size]`` into it."""
-        self._data, self._positions = data, positions
-
-    def __getitem__(self, step: int) -> Batch:
-        return self._data.batch(self._positions[step])
 
 
 @final

@@ -99,6 +99,7 @@ def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
         places.append((rows[:, None] * longest + torch.arange(states.shape[1])).flatten())
     place = torch.cat(places)
     token_rows = is_token[place].nonzero().squeeze(1)
-    logits = model.network.head(torch.cat(hidden).index_select(0, token_rows))
+    rows = torch.cat(hidden).index_select(0, token_rows)
+    logits = model.network.passing.through(model.network.head, rows)
     padded = logits.new_zeros(len(is_token), logits.shape[1]).index_copy_(0, place[token_rows], logits)
     return padded.view(len(batch), longest, -1)
