@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import capacity, doctor, init, pretrain, preview, registry, results, run, study, traces, verify
+from cli.commands import capacity, doctor, init, pretrain, preview, registry, results, run, study, traces, tune, verify
 from streams.errors import LifelongError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, study, preview, results, verify, traces, capacity, registry, init, pretrain, doctor):
+for module in (run, study, tune, preview, results, verify, traces, capacity, registry, init, pretrain, doctor):
     module.register(app)
 
 

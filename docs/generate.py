@@ -25,14 +25,17 @@ from lifelong.config.annotate import Option, options
 from lifelong.config.run import RunConfig
 from lifelong.metrics.catalogue import MEASURES, OF_MEASURE, THEMES, Metric
 from lifelong.setup.preparation import prepare
+from lifelong.setup.suitability import Method, part_of
 from lifelong.study.config import StudyConfig
 from strategies.base import EVERYTHING, Unlearner
+from strategies.ranges import in_words
 from streams.config import parse
 from streams.registry import KINDS, class_of, entries, load
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "studies" / "results"
 MARK = re.compile(r"<!-- (?!end)(.+?) -->(.*?)<!-- end -->", re.DOTALL)
+METHODS = ("learners", "unlearners", "guards", "isolated")
 SKIPPED_KINDS = {"trackers", "metrics"}  # without options: flags of the command line, and what is always measured
 
 
@@ -51,9 +54,17 @@ def configuration() -> str:
             continue
         parts.append(f"## {kind.capitalize()}\n")
         for name, entry in entries(kind).items():
-            rows = options(load(kind, name).Config)
-            parts.append(f"### {name}\n\n{entry.summary()}\n\n" + (_table(rows) if rows else "No options.\n"))
+            module = load(kind, name)
+            rows = options(module.Config)
+            tuned = _tuned(part_of(kind, module)) if kind in METHODS else ""
+            parts.append(f"### {name}\n\n{entry.summary()}\n\n" + (_table(rows) if rows else "No options.\n") + tuned)
     return "\n".join(parts)
+
+
+def _tuned(part: type[Method]) -> str:
+    """Return what a study tunes of a method, or nothing."""
+    ranges = [f"`{option}` {in_words(space)}" for option, space in part.ranges.items()]
+    return f"\nTuned: {'; '.join(ranges)}.\n" if ranges else ""
 
 
 def metrics() -> str:

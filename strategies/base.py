@@ -17,6 +17,7 @@ from strategies.parts.fit import Hooks, Training
 from strategies.parts.model import FlatModel, num_bytes
 from strategies.parts.training.optimizers import Optimizer
 from strategies.predicts import EVERYTHING, Predicts
+from strategies.ranges import Space
 from streams.config import Config, NameOrOptions
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -118,6 +119,8 @@ class Strategy(ABC):
     """At which requests it is exact. None: its outcomes say, and they say the same of all requests."""
     state_grows: bool = False
     """Whether its state grows with the experiences and requests that it has seen; it is bounded otherwise."""
+    within_units: bool = False
+    """Whether it knows no classes of an experience but those of its units; a stream that brings others is refused."""
     reads_permanent_only: bool = False
     """Whether the earlier samples that it may read are those of permanent experiences alone."""
     test_options: ClassVar[Mapping[str, Any]] = {}
@@ -127,6 +130,8 @@ class Strategy(ABC):
     idle_state: ClassVar[Mapping[str, str]] = {}
     """Parts of the state that no life of the tests changes, with the reason; ``model/buffers`` is a part in a part, and
     ``*`` stands for any number."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """Own options that decide how strongly it acts, and in which range they are tuned; at most six."""
 
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """What a model may predict that it can serve; checked before it is built, and read without importing it."""
@@ -219,6 +224,8 @@ class Learner(ABC):
     """See `Strategy.inert`."""
     idle_state: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.idle_state`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     @property
     @abstractmethod
@@ -310,6 +317,8 @@ class Plugin(Hooks):
     """See `Strategy.inert`."""
     idle_state: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.idle_state`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -397,6 +406,8 @@ class Unlearner(ABC):
     """See `Strategy.test_options`."""
     inert: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.inert`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
@@ -453,6 +464,8 @@ class Guard(ABC):
     """See `Strategy.inert`."""
     idle_state: ClassVar[Mapping[str, str]] = {}
     """See `Strategy.idle_state`."""
+    ranges: ClassVar[Mapping[str, Space]] = {}
+    """See `Strategy.ranges`."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.

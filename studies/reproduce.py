@@ -17,6 +17,10 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside this file, whichever is installed
+
+from lifelong.report import tuning
+
 STUDIES = Path(__file__).parent
 RESULTS = STUDIES / "results"
 PAGE = STUDIES.parent / "docs" / "reproduction.md"
@@ -144,6 +148,10 @@ def _outcome(o: dict[str, Any]) -> str:
             _row(f"{c['of']} - {c['minus']}", c["what"], *_numbers(c, c.get("sides"), present))
             for c in o["comparisons"]
         ]
+        lines.append("")
+    if o.get("tuning"):
+        lines += [_row(*(head for head, _ in tuning.HEADS)), "| --- " * len(tuning.HEADS) + "|"]
+        lines += [_row(*tuning.cells(search)) for search in o["tuning"]]
         lines.append("")
     if o.get("variances"):  # outcomes of earlier versions have none
         lines += ["| number | drawn anew | times | standard deviation | note |", "| --- " * 5 + "|"]

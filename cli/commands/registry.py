@@ -88,6 +88,12 @@ def show(
         )
     else:
         emit("It has no options.")
+    if kind in METHODS:
+        from lifelong.setup.suitability import part_of
+        from strategies.ranges import in_words
+
+        tuned = [f"{option} {in_words(space)}" for option, space in part_of(kind, module).ranges.items()]
+        emit(f"\nTuned: {'; '.join(tuned)}." if tuned else "\nNothing of it is tuned.")
 
 
 def _description(module: ModuleType) -> str:

@@ -17,6 +17,7 @@ from streams.errors import ConfigError
 if TYPE_CHECKING:
     from lifelong.study.jobs import JobResult
     from lifelong.study.study import Study
+    from lifelong.study.tuning import Tuning
 
 
 _NUMBERS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
@@ -127,6 +128,12 @@ def _list(study: Study, as_json: bool) -> None:
     """Print the number of every run, all that may be needed."""
     from lifelong.study.jobs import is_done
 
+    if study.tuned is None:
+        raise ConfigError(
+            f"--list-jobs: which runs are judged depends on the tuning, which is not finished. Run it with: lifelong "
+            f"study {study.file}; it can be stopped when the first judged run begins."
+        )
+
     if as_json:
         emit_json([{"job": n, "run": j.label, "done": is_done(j)} for n, j in enumerate(study.all_jobs)])
         return
@@ -186,12 +193,14 @@ def _run(
             f"study {study.config.name}: {study.config.claim}\n"
             f"{len(study.jobs)} runs, {len(study.jobs) - todo} of them finished before; folder {study.folder}"
         )
-        if not todo:
+        if study.tuning is not None and study.tuned is None:
+            note(_about(study.tuning))
+        if not todo and study.tuned is not None:
             note("Nothing to compute: this study was finished before.")
         elif study.config.criteria:
             note(study.prospect())
     try:
-        with stopping(), Progress(study.jobs, silent=quiet) as progress:
+        with stopping(), Progress(study.jobs if study.tuned is not None else [], silent=quiet) as progress:
             told, begin = progress.told, progress.expect
             return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, begin, told)
     except KeyboardInterrupt:
@@ -210,6 +219,16 @@ def _warn(study: Study) -> None:
     configs = [cell.config for cell in study.cells if cell.seed == study.cells[0].seed]
     for said in dict.fromkeys(line for c in configs for line in without_effect(c.find_strategies(), c.training)):
         note(said)
+
+
+def _about(tuning: Tuning) -> str:
+    """Say what is tuned before the study is judged."""
+    tune = tuning.tune
+    return (
+        f"First {len(tuning.spaces)} strategies are tuned ({' and '.join(tune.information)} information): "
+        f"{tune.trials} trials each on seeds {', '.join(map(str, tune.seeds.search))}, at most {tuning.num_runs():,} "
+        f"runs. A run whose training diverges counts as the worst."
+    )
 
 
 def _report(study: Study) -> Path | None:
@@ -247,6 +266,7 @@ def _show(outcome: dict[str, Any]) -> None:
         emit("")
         heads = ["number", "drawn anew", "times", "standard deviation", "note"]
         emit_table(heads, [r for c in outcome["variances"] for r in _components(c)], "variances")
+    show_tuning(outcome.get("tuning", []))
     if outcome["looked_before"]:
         emit(added(outcome["looked_before"]))
     late = outcome["runs_done_when_criteria_were_declared"]
@@ -254,6 +274,15 @@ def _show(outcome: dict[str, Any]) -> None:
         emit(f"These criteria were declared, or changed, when {late} of {outcome['runs']} runs were finished already.")
     if outcome["runs_done"] < outcome["runs"]:
         emit(f"{outcome['runs_done']} of {outcome['runs']} runs are finished; the rest is left out.")
+
+
+def show_tuning(searches: list[dict[str, Any]]) -> None:
+    """Print what tuning came to."""
+    from lifelong.report.tuning import HEADS, cells
+
+    if searches:
+        emit("")
+        emit_table([head for head, _ in HEADS], [cells(s) for s in searches], "tuning")
 
 
 def _numbers(row: dict[str, Any], sides: Sequence[float] | None) -> list[str]:
@@ -310,6 +339,10 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
         note(f"Playing the first events of some of {len(pending)} runs ...")
     count = min(workers or num_cores(), max(len(pending), 1))
     estimate = forecast(study.pending, study.cells)
+    if study.tuning is not None and study.tuned is None:
+        samples = study.tuning.samples()
+        estimate += forecast(*samples).times(study.tuning.num_runs() / len(samples[0]))
+        note(_about(study.tuning))
     if study.config.criteria:
         note(study.prospect())
     if as_json:
@@ -321,8 +354,9 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     if not pending:
         emit("All runs are finished; nothing would be computed.")
         return
+    tuned = " and the tuning before them" if study.tuned is None else ""
     emit(
-        f"{len(study.jobs) - len(pending)} of {len(study.jobs)} runs are finished. The others take about "
+        f"{len(study.jobs) - len(pending)} of {len(study.jobs)} runs are finished. The others{tuned} take about "
         f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
         f"their first events."
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from lifelong.files import write_atomically
-from lifelong.report import study_drawings, study_tables
+from lifelong.report import study_drawings, study_tables, tuning
 from lifelong.report.columns import GREY, MARK
 from lifelong.report.gathering import gather_lives
 from lifelong.report.lives import Lives, Point
@@ -45,6 +45,8 @@ def write_study_report(study: Study, file: Path | None = None) -> Path:
 def render(lives: Lives) -> str:
     """Return the report as HTML."""
     sections = [("verdicts", "Verdicts", _verdicts(lives))]
+    if lives.study.tuning is not None:
+        sections += [("tuning", "Tuning", _tuning(lives.study))]
     if lives.points:
         sections += [
             ("results", "Results", _per_point(lives, lambda p: _html(study_tables.results(p)))),
@@ -132,6 +134,16 @@ def _verdicts(lives: Lives) -> str:
     more = (study_tables.comparisons(lives), study_tables.components(lives))
     judged = "".join(_judged(grid) for grid in (study_tables.validity(lives), study_tables.verdicts(lives)))
     return (judged or "<p>The study declares no criteria.</p>") + "".join(_html(grid) for grid in more if grid.num_rows)
+
+
+def _tuning(study: Study) -> str:
+    searches = study.tuning_outcome()
+    if not searches:
+        return "<p>The searches are not finished.</p>"
+    rows = tuple(tuple(tuning.cells(search)) for search in searches)
+    return _html(
+        Grid("What was searched on seeds of its own, before anything was judged.", tuning.HEADS, (("", rows),))
+    )
 
 
 def _judged(grid: Grid) -> str:

@@ -164,11 +164,13 @@ def check_parts(unlearner: Unlearner, learner: Learner, plugins: Sequence[str], 
 
 
 def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
-    """Refuse a stream with a request that the strategy's unlearner cannot serve.
+    """Refuse a stream with classes that the strategy would not know, or a request that its unlearner cannot serve.
 
     Raises:
-        ConfigError: names the request, and the unlearners that can serve it.
+        ConfigError: names the experience; or the request, and the unlearners that can serve it.
     """
+    if strategy.within_units:
+        _check_classes(stream, where)
     if not isinstance(strategy, Composed):
         return
     unlearner, learner = strategy.unlearner, strategy.learner
@@ -188,6 +190,18 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         if reason := refusal(unlearner):
             can = those_that_can("unlearners", unlearner.setting, plugins, _not_refused(refusal))
             raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
+
+
+def _check_classes(stream: Stream, where: str) -> None:
+    labels = stream.source.y.numpy()
+    for experience in stream.experiences if labels.dtype.kind != "f" else ():
+        known = [c for unit in experience.units for c in stream.units[unit].classes]
+        if len(others := np.setdiff1d(labels[experience.sample_ids], known)):
+            raise ConfigError(
+                f"{where}.isolated: of {experience.name} it would know the classes of its units alone, and samples of "
+                f"class {stream.source.class_names[others[0]]} come with it. Choose a scenario that keeps classes "
+                f"together, or leave this strategy out."
+            )
 
 
 def _not_refused(refusal: Callable[[Unlearner], str]) -> Callable[[Unlearner], bool]:

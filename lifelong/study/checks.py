@@ -8,7 +8,8 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics import selection, traits
 from lifelong.metrics.catalogue import BUILT_IN, MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
-from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
+from lifelong.study.config import Cell, Criterion, StudyConfig, Variance
+from lifelong.study.quantities import Quantity
 from lifelong.study.seeds import all_seeds
 from streams.errors import ConfigError, closest
 from streams.stream import Stream

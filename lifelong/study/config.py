@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,42 +19,15 @@ from lifelong.config.run import (
     override,
     read_config,
 )
+from lifelong.study.quantities import Quantity
 from lifelong.study.seeds import Seeds, all_seeds
+from lifelong.study.tune import Tune
 from streams.config import Config, parse
 from streams.errors import ConfigError, closest
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 MOST_RUNS = 10_000
 """Grid points times seeds that a study may have: laying out more takes minutes before anything is said of them."""
-
-
-class Quantity(Config):
-    """A number of every run: one row of its table."""
-
-    metric: str
-    """Name of the metric, such as average_accuracy."""
-    subject: str = "stream"
-    """stream, requests, event, a unit or a request."""
-    model: str = "run"
-    """run, or the reference the row belongs to."""
-    event: int | Annotated[str, Field(pattern=r"^(last|request-\d+)$")] = "last"
-    """The event after which it holds: its index, the request that it serves (`request-4`), or `last`."""
-    reduce: Literal["one", "mean", "sum", "max", "min"] = "one"
-    """Take the one row, or reduce over all events up to `event`."""
-    where: dict[str, Any] = {}
-    """Only runs with these values of grid keys."""
-    chance: Annotated[float, Field(lt=1)] | None = None
-    """What guessing scores, for scores of which 1 is perfect. A criterion that compares two strategies is not testable
-    if neither is above it (its interval over seeds is not), or if joint training is not, where the runs have it as a
-    reference."""
-    above_chance: bool = False
-    """Take (score - chance) / (1 - chance) in place of the score."""
-
-    @model_validator(mode="after")
-    def _chance_is_known(self) -> Self:
-        if self.above_chance and self.chance is None:
-            raise ValueError("above_chance needs chance, what guessing scores")
-        return self
 
 
 class Comparison(Quantity):
@@ -147,6 +120,8 @@ class Size(Config):
     """Values of configuration keys, on top of the study's."""
     grid: dict[str, Values] | None = None
     """Another grid; null takes the study's."""
+    tune: dict[str, Any] = {}
+    """Values of keys of `tune`, on top of the study's."""
 
 
 class StudyConfig(Config):
@@ -169,6 +144,8 @@ class StudyConfig(Config):
     seeds: Seeds = (0, 1, 2)
     """Seeds, or their number, or when to look (`looks`, `open`). All strategies live the same stream under the same
     seed, so differences are paired."""
+    tune: Tune | None = None
+    """Search the best options of every strategy first, on seeds of their own; null runs all as they are written."""
     sizes: dict[str, Size] = {}
     """Named sizes of the same study, usually small and full."""
     comparisons: tuple[Comparison, ...] = ()
@@ -236,11 +213,15 @@ def in_size(study: StudyConfig, size: str) -> StudyConfig:
     if size not in study.sizes:
         raise ConfigError(f"study {study.name!r}: there is no size {size!r}. {closest(size, study.sizes)}")
     chosen = study.sizes[size]
+    if chosen.tune and study.tune is None:
+        raise ConfigError(f"sizes.{size}.tune: the study has no `tune` that this could change.")
+    tuned = study.tune and study.tune.model_dump(mode="json", exclude_unset=True) | chosen.tune
     return study.model_copy(
         update={
             "seeds": chosen.seeds or study.seeds,
             "set": study.set | chosen.set,
             "grid": study.grid if chosen.grid is None else chosen.grid,
+            "tune": study.tune if tuned is None else parse(Tune, tuned, f"sizes.{size}.tune"),
         }
     )
 

@@ -40,6 +40,10 @@ class Forecast:
         """Return both together."""
         return Forecast(self.seconds + other.seconds, self.size + other.size)
 
+    def times(self, factor: float) -> Forecast:
+        """Return that many of it."""
+        return Forecast(factor * self.seconds, factor * self.size)
+
 
 def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
     """Estimate what `jobs` take together.

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
 from lifelong.results.table import Row, Table
-from lifelong.study.config import Quantity
+from streams.config import Config
+
+
+class Quantity(Config):
+    """A number of every run: one row of its table."""
+
+    metric: str
+    """Name of the metric, such as average_accuracy."""
+    subject: str = "stream"
+    """stream, requests, event, a unit or a request."""
+    model: str = "run"
+    """run, or the reference the row belongs to."""
+    event: int | Annotated[str, Field(pattern=r"^(last|request-\d+)$")] = "last"
+    """The event after which it holds: its index, the request that it serves (`request-4`), or `last`."""
+    reduce: Literal["one", "mean", "sum", "max", "min"] = "one"
+    """Take the one row, or reduce over all events up to `event`."""
+    where: dict[str, Any] = {}
+    """Only runs with these values of grid keys."""
+    chance: Annotated[float, Field(lt=1)] | None = None
+    """What guessing scores, for scores of which 1 is perfect. A criterion that compares two strategies is not testable
+    if neither is above it (its interval over seeds is not), or if joint training is not, where the runs have it as a
+    reference."""
+    above_chance: bool = False
+    """Take (score - chance) / (1 - chance) in place of the score."""
+
+    @model_validator(mode="after")
+    def _chance_is_known(self) -> Self:
+        if self.above_chance and self.chance is None:
+            raise ValueError("above_chance needs chance, what guessing scores")
+        return self
 
 
 def in_words(quantity: Quantity) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from lifelong.study.jobs import Job, JobResult, execute, is_done, make_jobs
 from lifelong.study.judging import Difference, Verdict
 from lifelong.study.local import run_local
 from lifelong.study.seeds import Looks, all_seeds, rule_of
+from lifelong.study.tuning import Execute, Tuning
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
@@ -65,15 +66,28 @@ class Study:
             config = with_base(config, Path())
         self.size, self.declared = size, config
         self.config = config if size is None else in_size(config, size)
-        self.cells = lay_out(self.config)
-        check(self.config, self.cells)
-        resolved = [c.resolved for c in self.cells]
-        self.identity = content_hash([resolved, code_of(resolved)])
+        self._written = lay_out(self.config)
         root = check_on_disk(root, "root")
+        place = root.absolute() / f"study-{self.config.name}"
+        self.tuning = Tuning(self.config, self._written, place) if self.config.tune else None
+        resolved = [c.resolved for c in self._written]
+        searched = [self.tuning.identity] if self.tuning else []
+        self.identity = content_hash([resolved, code_of(resolved), *searched])
         self.folder = root / f"study-{self.config.name}-{self.identity}"
-        self.all_jobs = make_jobs(self.cells, root.absolute() / f"study-{self.config.name}")
+        if self.tuning:
+            self.tuning.open(self.folder, self.identity)
+        self._place = place
         self._looked: tuple[int, ...] | None = None
-        self._reached: int | None = None
+        self._reached: int | None
+        self._settle()
+        check(self.config, self.cells)
+
+    def _settle(self) -> None:
+        """Lay out what is judged, with what tuning has come to."""
+        self.tuned = self.tuning.tuned() if self.tuning else []
+        self.cells = lay_out(self.tuning.with_variants(self.tuned)) if self.tuning else self._written
+        self.all_jobs = make_jobs(self.cells, self._place)
+        self._reached = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -99,7 +113,7 @@ class Study:
     def looked_before(self) -> tuple[int, ...]:
         """Numbers of seeds at which verdicts were seen before the others were added, without a plan for that."""
         if self._looked is None:
-            self._looked = earlier_looks(self.folder, self.config, self.cells)
+            self._looked = earlier_looks(self.folder, self.config, self._written)
         return self._looked
 
     @property
@@ -137,6 +151,8 @@ class Study:
             return prepare(config.model_copy(update={"device": "cpu"}) if elsewhere else config, runs=False)
 
         check_streams(self.config, [c for c in self.cells if c.seed == self.cells[0].seed], settled)
+        if self.tuning:
+            self.tuning.check(settled(self._written[0].config).setting)
 
     def run(
         self,
@@ -171,30 +187,57 @@ class Study:
         Raises:
             LifelongError: bad input, a folder that cannot be written to, or a cluster that does not answer.
         """
-        results: list[JobResult] = []
+
+        def execute(jobs: list[Job]) -> Iterable[JobResult]:
+            if on == "ray":
+                from lifelong.study.ray import run_ray
+
+                return run_ray(jobs, address, cpus, gpus, memory, told=told)
+            return run_local(jobs, workers)
+
         with disk_errors(self.folder), _locked(self.folder):
-            if self.pending:
+            if self.pending or self.tuned is None:
                 self.check(elsewhere=on == "ray")
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
-            while (jobs := self.pending) and not any(r.error for r in results):
+            results = self._tune(execute, begin, watch)
+            while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
                 if wandb:
                     jobs = [replace(job, group=self.folder.name) for job in jobs]
-                if on == "ray":
-                    from lifelong.study.ray import run_ray
-
-                    coming = run_ray(jobs, address, cpus, gpus, memory, told=told)
-                else:
-                    coming = run_local(jobs, workers)
-                for result in coming:
+                for result in execute(jobs):
                     results.append(result)
                     if watch is not None:
                         watch(result)
                 self._reached = None
             self._conclude([r for r in results if r.error])
         return results
+
+    def tune(
+        self,
+        workers: int | None = None,
+        watch: Callable[[JobResult], None] | None = None,
+        begin: Callable[[list[Job]], None] | None = None,
+    ) -> list[JobResult]:
+        """Run the searches alone, on this machine; see `run`."""
+        with disk_errors(self.folder), _locked(self.folder):
+            if self.tuned is None:
+                self.check()
+            self._declare()
+            return self._tune(lambda jobs: run_local(jobs, workers), begin, watch)
+
+    def _tune(
+        self,
+        execute: Execute,
+        begin: Callable[[list[Job]], None] | None,
+        watch: Callable[[JobResult], None] | None,
+    ) -> list[JobResult]:
+        if self.tuning is None or self.tuned is not None:
+            return []
+        failed = self.tuning.run(execute, begin, watch)
+        self._settle()
+        return failed
 
     def run_one(self, number: int, wandb: bool = False) -> JobResult:
         """Run one job here, beside others that run elsewhere on the same disk: a task of a job array.
@@ -204,8 +247,13 @@ class Study:
             wandb: also send everything to Weights & Biases.
 
         Raises:
-            ConfigError: there is no job of that number.
+            ConfigError: there is no job of that number, or the study has to be tuned before.
         """
+        if self.tuned is None:
+            raise ConfigError(
+                f"--job {number}: what is run depends on the tuning, which is not finished. Run it with: lifelong "
+                f"study {self.file}; it can be stopped when the first judged run begins, for a job array of these."
+            )
         if not 0 <= number < len(self.all_jobs):
             raise ConfigError(f"--job {number}: the study has jobs 0 to {len(self.all_jobs) - 1} (--list-jobs).")
         with disk_errors(self.folder):
@@ -290,7 +338,25 @@ class Study:
             "verdicts": [asdict(v) for v in results.verdicts()],
             "comparisons": [asdict(d) for d in results.differences()],
             "variances": [asdict(c) for c in results.components()],
-        }
+        } | ({"tuning": self.tuning_outcome()} if self.tuning else {})
+
+    def tuning_outcome(self) -> list[dict[str, Any]]:
+        """Return what tuning came to, as plain data: nothing before it is finished.
+
+        `helped` is the goal of the strategy as it is written minus that of the tuned one, over the judged seeds:
+        above 0 tuning helped on seeds that it had not seen.
+        """
+        if self.tuning is None or not self.tuned:
+            return []
+        tables = self._results_of(self.seeds, self.tuning.metrics_read()).tables
+        found = []
+        for t in self.tuned:
+            before = self.tuning.loss_by_seed(t.information, t.strategy, tables)
+            after = self.tuning.loss_by_seed(t.information, t.name, tables)
+            gains = [before[seed] - after[seed] for seed in before if seed in after]
+            helped = self.rule.estimate(gains) if gains else None
+            found.append({"name": t.name, **asdict(t), "helped": helped and asdict(helped)})
+        return found
 
     def _declare(self) -> None:
         """Write down what the study is, and how many runs were finished when its criteria were first seen."""
@@ -298,7 +364,7 @@ class Study:
             "file": str(self.file),
             "size": self.size,
             "config": self.declared.model_dump(mode="json", exclude_unset=True),
-            **declaration(self.folder, self.config, self.cells, sum(map(is_done, self.all_jobs))),
+            **declaration(self.folder, self.config, self._written, sum(map(is_done, self.all_jobs))),
             "looked_before": list(self.looked_before),
         }
         write_atomically(self.folder / "study.json", with_digest(description))

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from lifelong.results.table import Table
-from lifelong.study.config import Cell, Criterion, Quantity, StudyConfig, Variance
+from lifelong.study.config import Cell, Criterion, StudyConfig, Variance
 from lifelong.study.inference import Rule
 from lifelong.study.judging import (
     Difference,
@@ -23,7 +23,7 @@ from lifelong.study.judging import (
     judge,
     judge_gates,
 )
-from lifelong.study.quantities import in_words, over_points, value_of
+from lifelong.study.quantities import Quantity, in_words, over_points, value_of
 from lifelong.study.seeds import all_seeds, rule_of
 from lifelong.study.statistics import floor_margin, nested_variances, t_interval
 

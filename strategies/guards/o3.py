@@ -28,6 +28,7 @@ from strategies.parts.lowrank.changes import overlap, overlap_ratio
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
+from strategies.ranges import linear, log
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key, seeded_globals
@@ -156,6 +157,14 @@ class O3(Guard):
     supports = frozenset({"tokens"})
     state_grows = True
     test_options = {"epochs": 1, "rank": 4, "encoder": {"rank": 4}}
+    ranges = {
+        "lr": log(1e-4, 1e-2),
+        "epochs": linear(1, 20),
+        "orthogonality": log(0.01, 1.0),
+        "gamma": log(10.0, 1e4),
+        "nu": linear(0.01, 0.5),
+        "sharpness": log(1.0, 100.0),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no request.

@@ -92,6 +92,7 @@ class Subnetworks(Strategy, ABC):
     }
     always = {"optimizer": "adam"}
     state_grows = True
+    within_units = True
     test_options = {"density": 0.2}
 
     def __init__(

@@ -24,6 +24,7 @@ from strategies.parts.memory.exemplars import Remember
 from strategies.parts.passes import Passes, passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import Optimizer, make_optimizer
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -121,7 +122,15 @@ class AmnesiacHAT(Strategy):
     unheeded = {**Strategy.unheeded, "bn_mode": "it takes no model with batch norms"}
     exact = "sometimes"
     state_grows = True
+    within_units = True
     test_options = {"memory": 8, "finer": "coarsen", "window": 2, "repair": "joint", "steps": 2}
+    ranges = {
+        "intensity": log(1e-8, 1e-2),
+        "s_max": log(50.0, 1000.0),
+        "sparsity": linear(0.1, 2.0),
+        "alpha": log(0.05, 5.0),
+        "beta": log(0.1, 10.0),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.

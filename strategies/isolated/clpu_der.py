@@ -20,6 +20,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
+from strategies.ranges import log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import RequestError
@@ -111,6 +112,7 @@ class ClpuDer(Strategy):
     state_grows = True
     reads_permanent_only = True
     test_options = {"memory": 20, "finer": "coarsen"}
+    ranges = {"alpha": log(0.05, 5.0), "beta": log(0.1, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned."""

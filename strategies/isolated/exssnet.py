@@ -6,6 +6,7 @@ from typing import Literal, final
 
 from strategies.base import Setting
 from strategies.isolated._subnetworks import Subnetworks, TrainedConfig
+from strategies.ranges import log
 
 
 class Config(TrainedConfig):
@@ -23,6 +24,7 @@ class Exssnet(Subnetworks):
     """Trains exclusive weights: what an older task computes with cannot change, and newer ones may read it."""
 
     supports = frozenset({"classes", "numbers"})
+    ranges = {"density": log(0.02, 0.5)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""

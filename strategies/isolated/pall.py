@@ -22,6 +22,7 @@ from strategies.parts.passes import passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.ranks import kth_smallest
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -117,8 +118,10 @@ class Pall(Strategy):
     unheeded = {**Strategy.unheeded, "bn_mode": "batch norms keep no statistics in it: all tasks would share them"}
     exact = "sometimes"
     state_grows = True
+    within_units = True
     idle_state = {"model/buffers": "what tasks share is put back to the start after each"}
     test_options = {"memory": 50, "finer": "coarsen", "steps": 3}
+    ranges = {"sparsity": linear(0.5, 0.95), "alpha": log(0.05, 5.0), "beta": log(0.1, 10.0), "steps": linear(10, 200)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with nothing learned.

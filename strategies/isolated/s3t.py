@@ -17,6 +17,7 @@ from strategies.parts.fit import fit
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.sharding.sequences import Order, drawn, matched, prefixes, rotations
 from strategies.parts.sharding.stages import partition
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
@@ -116,6 +117,7 @@ class S3T(Strategy):
     exact = "always"
     state_grows = True
     test_options = {"shards": 2, "slices": 1, "sequences": 1}
+    ranges = {"rank": (4, 8, 16, 32), "alpha": log(4.0, 64.0), "dropout": linear(0.0, 0.5)}
 
     def __init__(self, config: Config, setting: Setting, recipe: Recipe = HONEST) -> None:
         """Freeze a fresh model; nothing is learned."""

@@ -6,6 +6,7 @@ from typing import final
 
 from strategies.base import Setting
 from strategies.isolated._subnetworks import Subnetworks, TrainedConfig
+from strategies.ranges import log
 
 
 class Config(TrainedConfig):
@@ -17,6 +18,7 @@ class Ssnet(Subnetworks):
     """Trains all weights of a mask: older tasks that share them are changed."""
 
     supports = frozenset({"classes", "numbers"})
+    ranges = {"density": log(0.02, 0.5)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask."""

@@ -7,6 +7,7 @@ from typing import final
 from strategies.base import Setting
 from strategies.isolated._answers import Inference, Signal
 from strategies.isolated._subnetworks import SubnetworkConfig, Subnetworks
+from strategies.ranges import log
 from streams.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ class Supsup(Subnetworks):
     """Learns masks, never weights: nothing that one task does can reach another."""
 
     supports = frozenset({"classes", "numbers"})
+    ranges = {"density": log(0.02, 0.5)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no mask.

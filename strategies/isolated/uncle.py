@@ -21,6 +21,7 @@ from strategies.parts.model import FlatModel, Network
 from strategies.parts.passes import FitConfig, Passes, passes
 from strategies.parts.sharding.ensembles import pool
 from strategies.parts.training.optimizers import make_optimizer
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.events import DeletionRequest, Experience
@@ -94,7 +95,9 @@ class Uncle(Strategy):
 
     supports = frozenset({"classes"})
     state_grows = True
+    within_units = True
     test_options = {"hidden": [16], "chunks": 4, "steps": 4, "floor": 2, "finer": "coarsen"}
+    ranges = {"preserve": log(1e-3, 1.0), "unlearn": log(1e-3, 1.0), "lr": log(1e-4, 1e-2), "steps": linear(20, 200)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make the hypernetwork for the setting's model."""

@@ -20,6 +20,7 @@ from strategies.parts.model import FlatModel, Network
 from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.teachers.tap import Tap
 from strategies.parts.weights.layers import redraw
+from strategies.ranges import linear, log, to_one
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -113,6 +114,13 @@ class UnifiedKD(Strategy):
 
     supports = frozenset({"classes"})
     test_options = {"memory": 30, "batch": 8, "projection": 8, "epochs": 1}
+    ranges = {
+        "distil": log(0.01, 1.0),
+        "contrast": log(0.01, 1.0),
+        "supervised": log(0.03, 3.0),
+        "gamma": linear(0.1, 0.9),
+        "decay": to_one(0.9, 0.9999),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with student and teacher at the initial weights.

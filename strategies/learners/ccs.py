@@ -12,6 +12,7 @@ from strategies.learners._selection import Chosen, SurveyConfig, SurveyingSelect
 from strategies.outcome import Draw, Selector
 from strategies.parts.model import FlatModel
 from strategies.parts.selection.coverage import coverage_draw
+from strategies.ranges import linear
 from streams.data import Data
 from streams.randomness import Key
 
@@ -35,6 +36,7 @@ class CCS(SurveyingSelection):
     config: Config
     supports = frozenset({"classes", "tokens"})
     name: ClassVar[str] = "ccs"
+    ranges = {"hardest": linear(0.0, 0.5)}
 
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.base import Plugin
 from strategies.parts.model import FlatModel
+from strategies.ranges import log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 
@@ -38,6 +39,7 @@ class CPR(Plugin):
     carries = ()
     config: Config
     supports = frozenset({"classes"})
+    ranges = {"strength": log(0.01, 1.0)}
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

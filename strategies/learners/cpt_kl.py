@@ -7,6 +7,7 @@ from typing import ClassVar, final
 from typing_extensions import override
 
 from strategies.learners._original import HeldToOriginal, OriginalConfig
+from strategies.ranges import log
 
 
 class Config(OriginalConfig):
@@ -20,6 +21,7 @@ class CPTKL(HeldToOriginal):
     config: Config
     supports = frozenset({"tokens"})
     name: ClassVar[str] = "cpt_kl"
+    ranges = {"strength": log(0.1, 10.0)}
 
     @property
     @override

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from strategies.base import Setting
 from strategies.learners._dark import DarkConfig, DarkExperience
+from strategies.ranges import log
 
 
 class Config(DarkConfig):
@@ -22,6 +23,7 @@ class DER(DarkExperience):
     """Distils the past by stored outputs alone."""
 
     supports = frozenset({"classes", "numbers", "images"})
+    ranges = {"alpha": log(0.03, 3.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""

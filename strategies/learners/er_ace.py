@@ -14,6 +14,7 @@ from strategies.learners._rehearsal import Rehearsal, RehearsalConfig
 from strategies.objectives._base import Objective
 from strategies.parts.memory.exemplars import Policy
 from strategies.parts.model import FlatModel
+from strategies.ranges import log
 from streams.data import Batch
 
 
@@ -53,6 +54,7 @@ class ERACE(Rehearsal):
     config: Config
     supports = frozenset({"classes", "numbers"})
     name: ClassVar[str] = "er-ace"
+    ranges = {"strength": log(0.1, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory and no class seen."""

@@ -15,6 +15,7 @@ from strategies.objectives._base import FisherEstimator
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.importance import Pull, Tie, TieConfig, check_stiff, make_pull
+from strategies.ranges import log
 from streams.data import Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -54,6 +55,7 @@ class EWC(Plugin):
     carries = ()
     test_options = {"strength": 10.0}
     config: Config
+    ranges = {"strength": log(1.0, 1e5)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""

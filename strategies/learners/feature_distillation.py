@@ -12,6 +12,7 @@ from strategies.base import Lesson, Setting
 from strategies.learners._distil import DistillingPlugin
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.tap import Tap
+from strategies.ranges import log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 
@@ -38,6 +39,7 @@ class FeatureDistillation(DistillingPlugin):
     config: Config
     supports = frozenset({"classes", "numbers", "images"})
     term: ClassVar[str] = "feature_distillation"
+    ranges = {"strength": log(0.1, 100.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher, or with the initial model as one."""

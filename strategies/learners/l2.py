@@ -12,6 +12,7 @@ from typing_extensions import override
 from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.importance import Pull, TieConfig, check_stiff, make_pull
+from strategies.ranges import log
 
 
 class Config(TieConfig):
@@ -36,6 +37,7 @@ class L2(Plugin):
 
     carries = ()
     config: Config
+    ranges = {"strength": log(1e-3, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with the initial weights as anchor."""

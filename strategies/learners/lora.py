@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
+from strategies.ranges import log
 
 
 class Config(LowRankConfig):
@@ -21,3 +22,4 @@ class LoRA(LowRankPlugin):
 
     config: Config
     name = "lora"
+    ranges = {"rank": (4, 8, 16, 32), "alpha": log(4.0, 64.0)}

@@ -14,6 +14,7 @@ from strategies.learners._distil import DistillingPlugin
 from strategies.objectives._base import ClassObjective
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.tap import Tap
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -61,6 +62,7 @@ class LwF(DistillingPlugin):
     config: Config
     supports = frozenset({"classes", "numbers"})
     term: ClassVar[str] = "lwf_distillation"
+    ranges = {"strength": log(0.1, 10.0), "temperature": linear(1.0, 5.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher.

@@ -12,6 +12,7 @@ from strategies.base import Lesson, Outcome
 from strategies.learners._tied import Tied
 from strategies.parts.weights.fisher import output_sensitivity
 from strategies.parts.weights.importance import TieConfig
+from strategies.ranges import log
 
 
 class Config(TieConfig):
@@ -40,6 +41,7 @@ class MAS(Tied):
     config: Config
     name: ClassVar[str] = "mas"
     idle_state = {"tie/spread": "all terms have one anchor"}
+    ranges = {"strength": log(0.01, 100.0)}
 
     @property
     @override

@@ -29,6 +29,7 @@ from strategies.parts.text.alignment import (
     share_of_tokens,
     with_prompt,
 )
+from strategies.ranges import linear, log
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
@@ -103,6 +104,13 @@ class MixCPT(HeldToOriginal):
     config: Config
     supports = frozenset({"tokens"})
     name: ClassVar[str] = "mix_cpt"
+    ranges = {
+        "strength": log(0.1, 10.0),
+        "instructions": linear(0.0, 0.5),
+        "sft_lr": log(0.01, 1.0),
+        "dpo_lr": log(1e-3, 0.3),
+        "beta": log(0.01, 1.0),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory.

@@ -12,6 +12,7 @@ from typing_extensions import override
 from strategies.base import Setting, State
 from strategies.learners._lowrank import LowRankConfig, LowRankPlugin
 from strategies.parts.lowrank.changes import Factors
+from strategies.ranges import log
 from streams.events import DeletionRequest
 
 
@@ -35,6 +36,7 @@ class OLoRA(LowRankPlugin):
     state_grows = True
     config: Config
     name = "o-lora"
+    ranges = {"rank": (4, 8, 16, 32), "alpha": log(4.0, 64.0), "strength": log(0.05, 5.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no subspace."""

@@ -13,6 +13,7 @@ from strategies.learners._tied import Tied
 from strategies.objectives._base import FisherEstimator
 from strategies.parts.weights.fisher import diagonal_fisher
 from strategies.parts.weights.importance import TieConfig
+from strategies.ranges import linear, log
 
 
 class Config(TieConfig):
@@ -43,6 +44,7 @@ class OnlineEWC(Tied):
     name: ClassVar[str] = "online-ewc"
     component: ClassVar[str] = "fisher"
     idle_state = {"tie/spread": "all terms have one anchor"}
+    ranges = {"strength": log(1.0, 1e5), "decay": linear(0.5, 1.0)}
 
     @property
     @override

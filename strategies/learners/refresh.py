@@ -19,6 +19,7 @@ from strategies.base import Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._base import FisherEstimator
 from strategies.parts.fit import Slopes
 from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -84,6 +85,7 @@ class Refresh(Plugin):
     carries = ("_generator",)
     test_options = {"temperature": 1e-6}
     config: Config
+    ranges = {"gamma": log(1e-4, 0.1), "steps": linear(1, 5), "damping": log(0.01, 100.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with no Fisher information."""

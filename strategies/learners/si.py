@@ -11,6 +11,7 @@ from typing_extensions import override
 from strategies.base import Lesson, Outcome, Setting
 from strategies.learners._tied import Tied
 from strategies.parts.weights.importance import TieConfig
+from strategies.ranges import log
 
 
 class Config(TieConfig):
@@ -49,6 +50,7 @@ class SI(Tied):
     config: Config
     name: ClassVar[str] = "si"
     idle_state = {"tie/spread": "all terms have one anchor"}
+    ranges = {"strength": log(0.01, 100.0), "damping": log(1e-3, 1.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""

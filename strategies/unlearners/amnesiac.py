@@ -31,6 +31,7 @@ class Amnesiac(Unlearner):
     """
 
     config: Config
+    ranges = {}  # what it subtracts has no strength; the options are those of a repair that is off by default
 
     @property
     @override

@@ -16,6 +16,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.weights.layers import redraw
+from strategies.ranges import linear, log
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import RetainConfig, finish, members, retained_access, retained_data
 from streams.data import Batch
@@ -70,6 +71,7 @@ class BadTeacher(Unlearner):
 
     config: Config
     supports = frozenset({"classes"})
+    ranges = {"lr": log(1e-5, 1e-2), "epochs": linear(1, 10), "batch_size": (16, 64, 256), "temperature": log(0.5, 5.0)}
 
     @property
     @override

@@ -14,6 +14,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.layers import redraw
+from strategies.ranges import LR, linear, log
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish, members
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
@@ -117,6 +118,7 @@ class Blindspot(RetainUnlearner):
     test_options = {"proxy": {"epochs": 1}}
     config: Config
     supports = frozenset({"numbers"})
+    ranges = {"lr": LR, "epochs": linear(1, 10), "attention": log(1.0, 500.0)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -14,6 +14,7 @@ from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._base import ClassObjective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel, Network
+from strategies.ranges import TRAINED
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.randomness import Key, seeded_torch
@@ -55,6 +56,7 @@ class BoundaryExpand(Unlearner):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"classes"})
+    ranges = TRAINED
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make sure that the head can get another output.

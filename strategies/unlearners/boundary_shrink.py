@@ -14,6 +14,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
+from strategies.ranges import TRAINED, log
 from streams.data import Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
@@ -74,6 +75,7 @@ class BoundaryShrink(Unlearner):
     test_options = {"epochs": 1, "limits": None}
     config: Config
     supports = frozenset({"classes"})
+    ranges = TRAINED | {"bound": log(0.01, 0.5)}
 
     @property
     @override

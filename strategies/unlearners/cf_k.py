@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from strategies.ranges import EPOCHS, LR
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 
 
@@ -17,3 +18,4 @@ class CFk(LastLayers):
 
     test_options = {"epochs": 1}
     config: Config
+    ranges = {"lr": LR, "epochs": EPOCHS}  # k goes up to the depth of the network, which a study knows

@@ -15,6 +15,7 @@ from strategies.base import Door, Learner, Outcome, Scope
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
+from strategies.ranges import TRAINED, linear
 from strategies.unlearners._classes import whole_classes
 from strategies.unlearners._relabel import candidate_labels, draw_labels
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish, live_classes
@@ -169,6 +170,7 @@ class ConceptPoisoning(RetainUnlearner):
     supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
+    ranges = TRAINED | {"size": linear(0.2, 0.8)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.layers import redraw
+from strategies.ranges import EPOCHS, LR
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 from streams.randomness import Key
 
@@ -23,6 +24,7 @@ class EUk(LastLayers):
 
     test_options = {"epochs": 1, "k": 1}
     config: Config
+    ranges = {"lr": LR, "epochs": EPOCHS}  # k goes up to the depth of the network, which a study knows
 
     @override
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import fit
+from strategies.ranges import TRAINED
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -33,6 +34,7 @@ class Finetune(RetainUnlearner):
 
     test_options = {"epochs": 2, "batch_size": 64}
     config: Config
+    ranges = TRAINED
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.model import FlatModel, is_in
 from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.ranges import log
 from strategies.unlearners._classes import named_classes
 from strategies.unlearners._retained import RetainedData, RetainUnlearner, live_classes
 from streams.config import Config as BaseConfig
@@ -85,6 +86,7 @@ class FisherForgetting(RetainUnlearner):
 
     config: Config
     supports = frozenset({"classes"})
+    ranges = {"alpha": log(1e-9, 1e-5)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -14,6 +14,7 @@ from strategies.objectives._base import Objective
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
+from strategies.ranges import TRAINED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, Holding, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -77,6 +78,7 @@ class FLAT(PairedUnlearner):
     test_options = {"epochs": 1, "lr": 1e-3}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = TRAINED_ON_TEXT
 
     @override
     def prepare(

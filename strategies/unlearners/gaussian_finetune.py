@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import fit
+from strategies.ranges import LR, linear
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, retained_data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -39,6 +40,7 @@ class GaussianFinetune(Unlearner):
 
     config: Config
     supports = frozenset({"numbers"})
+    ranges = {"lr": LR, "epochs": linear(1, 10)}
 
     @property
     @override

@@ -11,6 +11,7 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
+from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -50,6 +51,7 @@ class GradDiff(ReferencedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
+    ranges = PAIRED_ON_TEXT
 
     @override
     def prepare(

@@ -11,6 +11,7 @@ from typing_extensions import override
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.ranges import TRAINED
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -53,6 +54,7 @@ class GradientAscent(Unlearner):
 
     test_options = {"epochs": 2, "batch_size": 64}
     config: Config
+    ranges = TRAINED
 
     @property
     @override

@@ -15,6 +15,7 @@ from strategies.objectives.causal_lm import joined
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
+from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from strategies.unlearners._retained import Endless, retained_data
 from streams.data import Batch, Data
@@ -72,6 +73,7 @@ class IDK(PairedUnlearner):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = PAIRED_ON_TEXT
 
     @override
     def prepare(

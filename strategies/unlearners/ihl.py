@@ -11,6 +11,7 @@ from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
+from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._hinge import Invert
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Data
@@ -31,6 +32,7 @@ class IHL(PairedUnlearner):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = PAIRED_ON_TEXT
 
     @override
     def prepare(

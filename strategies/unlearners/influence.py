@@ -14,6 +14,7 @@ from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating, gradient_of, loss_gradient
+from strategies.ranges import log
 from strategies.unlearners._retained import RetainedData, RetainUnlearner
 from streams.config import Config as BaseConfig
 from streams.data import Data
@@ -155,6 +156,7 @@ class Influence(RetainUnlearner):
 
     test_options = {"iterations": 3}
     config: Config
+    ranges = {"alpha": log(0.1, 100.0)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

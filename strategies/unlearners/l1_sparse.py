@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import Hooks, fit
+from strategies.ranges import TRAINED, log
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
@@ -71,6 +72,7 @@ class L1Sparse(RetainUnlearner):
 
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
+    ranges = TRAINED | {"gamma": log(1e-6, 1e-3)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

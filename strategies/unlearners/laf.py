@@ -17,6 +17,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
+from strategies.ranges import linear, log
 from strategies.unlearners._retained import Endless, RetainedData, RetainUnlearner
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
@@ -89,6 +90,12 @@ class LAF(RetainUnlearner):
 
     test_options = {"epochs": 1, "vae_epochs": 1, "max_ratio": None}
     config: Config
+    ranges = {
+        "lr_unlearn": log(1e-6, 1e-2),
+        "lr_align": log(1e-6, 1e-2),
+        "epochs": linear(1, 40),
+        "tau": log(1.0, 100.0),
+    }
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Make sure that there is a body to train.

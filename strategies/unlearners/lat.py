@@ -21,6 +21,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
+from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, Pair, PairsConfig
 from strategies.unlearners._retained import Endless, retained_access, retained_data
 from streams.data import Batch, Data
@@ -158,6 +159,7 @@ class LAT(Unlearner):
     test_options = {"epochs": 1, "attack_steps": 2, "defence_steps": 1}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = PAIRED_ON_TEXT | {"radius": log(0.03, 3.0), "away": log(0.1, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need text.

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.weights.fisher import output_sensitivity
+from strategies.ranges import log
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -23,6 +24,7 @@ class LFSSD(Unlearner):
     """Dampens by mean_x |d ||f(x)||^2 / d theta|; labels are not read."""
 
     config: Config
+    ranges = {"alpha": log(0.1, 100.0), "strength": log(0.1, 5.0)}
 
     @property
     @override

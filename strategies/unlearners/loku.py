@@ -13,6 +13,7 @@ from strategies.base import Access, Door, Learner, Outcome, Setting, Unlearner
 from strategies.objectives._text import TextObjective
 from strategies.parts.lowrank.changes import Factors, LowRankSteps, Matrix, check_rank, fresh_factors, matrices_of
 from strategies.parts.model import FlatModel
+from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._hinge import Invert
 from strategies.unlearners._paired import PairedConfig, paired
 from strategies.unlearners._retained import retained_access, retained_data, some_retained_data
@@ -83,6 +84,7 @@ class LoKU(Unlearner):
     test_options = {"epochs": 1, "rank": 4, "fisher_batch": 16}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = PAIRED_ON_TEXT | {"lr": log(1e-5, 1e-2)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need text.

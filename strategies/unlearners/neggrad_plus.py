@@ -12,6 +12,7 @@ from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.ranges import TRAINED, to_one
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._retained import DefaultRetainConfig, Endless, RetainUnlearner, finish
 from streams.data import Batch, Data
@@ -56,6 +57,7 @@ class NegGradPlus(RetainUnlearner):
 
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
+    ranges = TRAINED | {"alpha": to_one(0.5, 0.9999)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

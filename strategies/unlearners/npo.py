@@ -13,6 +13,7 @@ from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Passed, Values, before_request
+from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -65,6 +66,7 @@ class NPO(ReferencedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
+    ranges = PAIRED_ON_TEXT | {"beta": log(0.01, 1.0)}
 
     @override
     def prepare(

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
+from strategies.ranges import TRAINED, to_one
 from strategies.unlearners._following import Following
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
 from streams.config import Named, NameOrOptions
@@ -48,6 +49,7 @@ class PruneFirst(Following):
 
     test_options = {"epochs": 1, "method": {"name": "finetune", "epochs": 1}}
     config: Config
+    ranges = TRAINED | {"sparsity": to_one(0.5, 0.99)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Build the unlearner that follows.

@@ -7,6 +7,7 @@ from typing import final
 from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
+from strategies.ranges import TRAINED
 from strategies.unlearners._relabel import RelabelConfig, relabel
 from strategies.unlearners._retained import RetainUnlearner
 from streams.data import Data
@@ -33,6 +34,7 @@ class RandomLabel(RetainUnlearner):
     test_options = {"epochs": 1, "batch_size": 64, "redraw": "batch"}
     config: Config
     supports = frozenset({"classes", "tokens", "images"})
+    ranges = TRAINED
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -16,6 +16,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
+from strategies.ranges import TRAINED_ON_TEXT, log
 from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -137,6 +138,7 @@ class RMU(Unlearner):
     test_options = {"epochs": 1, "block": 0}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = TRAINED_ON_TEXT | {"steering": log(0.5, 10.0), "retain_weight": log(1.0, 1200.0)}
 
     @property
     @override

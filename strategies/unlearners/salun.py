@@ -14,6 +14,7 @@ from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.parts.weights.ranks import kth_smallest
+from strategies.ranges import TRAINED, linear
 from strategies.unlearners._relabel import RelabelConfig, relabel, steps_per_epoch
 from strategies.unlearners._retained import RetainUnlearner
 from streams.data import Data
@@ -104,6 +105,7 @@ class SalUn(RetainUnlearner):
     test_options = {"epochs": 1, "batch_size": 64, "order": "forget-first"}
     config: Config
     supports = frozenset({"classes", "tokens", "images"})
+    ranges = TRAINED | {"share": linear(0.1, 0.9)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

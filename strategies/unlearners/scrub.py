@@ -17,6 +17,7 @@ from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.fisher import evaluating
+from strategies.ranges import LR, linear, log
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
@@ -108,6 +109,14 @@ class SCRUB(RetainUnlearner):
     test_options = {"epochs": 2, "max_epochs": 1, "rewind": 0.2, "decay_epochs": [1]}
     config: Config
     supports = frozenset({"classes"})
+    ranges = {
+        "lr": LR,
+        "epochs": linear(1, 10),
+        "max_epochs": linear(1, 5),
+        "temperature": linear(1.0, 5.0),
+        "alpha": log(1e-3, 1.0),
+        "gamma": linear(0.0, 1.0),
+    }
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

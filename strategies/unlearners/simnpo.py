@@ -12,6 +12,7 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
+from strategies.ranges import TRAINED_ON_TEXT, linear, log
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -60,6 +61,7 @@ class SimNPO(PairedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
+    ranges = TRAINED_ON_TEXT | {"beta": linear(1.0, 10.0), "margin": linear(0.0, 2.0), "forget_weight": log(0.05, 1.0)}
 
     @override
     def prepare(

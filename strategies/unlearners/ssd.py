@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.ranges import log
 from strategies.unlearners._dampen import DampenConfig, dampen, dampen_access
 from streams.data import Data
 from streams.events import DeletionRequest
@@ -30,6 +31,7 @@ class SSD(Unlearner):
     """Dampens by the diagonal of the empirical Fisher information."""
 
     config: Config
+    ranges = {"alpha": log(0.1, 100.0), "strength": log(0.1, 5.0)}
 
     @property
     @override

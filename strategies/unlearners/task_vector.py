@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, fit
+from strategies.ranges import TRAINED, log
 from streams.events import DeletionRequest
 
 
@@ -29,6 +30,7 @@ class TaskVector(Unlearner):
 
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
+    ranges = TRAINED | {"alpha": log(0.1, 16.0)}
 
     @property
     @override

@@ -16,6 +16,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
 from strategies.parts.training.optimizers import Beta
+from strategies.ranges import TRAINED_ON_TEXT, log
 from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
@@ -53,6 +54,7 @@ class TeacherRevert(Unlearner):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = TRAINED_ON_TEXT | {"strength": log(0.1, 10.0)}
 
     @property
     @override

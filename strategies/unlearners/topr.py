@@ -12,6 +12,7 @@ from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Passed, Values, before_request
+from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -58,6 +59,7 @@ class TOPR(PairedUnlearner):
 
     test_options = {"epochs": 1}
     config: Config
+    ranges = PAIRED_ON_TEXT
 
     @override
     def prepare(

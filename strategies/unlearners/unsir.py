@@ -16,6 +16,7 @@ from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating
+from strategies.ranges import LR, linear, log
 from strategies.unlearners._classes import task_of, whole_classes
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
@@ -106,6 +107,13 @@ class UNSIR(RetainUnlearner):
     supports = frozenset({"classes"})
     scopes: tuple[Scope, ...] = ("class", "task")
     whole_classes = True
+    ranges = {
+        "lr": LR,
+        "repair_lr": LR,
+        "copies": linear(1, 40),
+        "noise_lr": log(0.01, 1.0),
+        "noise_penalty": log(0.01, 1.0),
+    }
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

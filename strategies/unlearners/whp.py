@@ -19,6 +19,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.text.other_answers import Values
+from strategies.ranges import TRAINED_ON_TEXT, linear
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -147,6 +148,7 @@ class WHP(Unlearner):
     test_options = {"epochs": 1, "reinforce": {"epochs": 1}}
     config: Config
     supports = frozenset({"tokens"})
+    ranges = TRAINED_ON_TEXT | {"alpha": linear(1.0, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Need terms where text is translated.

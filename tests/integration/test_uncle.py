@@ -180,6 +180,17 @@ def test_what_becomes_of_codes() -> None:
         assert np.array_equal(life.strategy.holds(gone)["weights"], gone)
 
 
+def test_nothing_of_a_forgotten_task_is_left_in_statistics() -> None:
+    strategy = (life := Life(steps=2, forgotten="keep", training={"epochs": 1})).strategy
+    strategy._buffers = {"mean": torch.zeros(2)}
+    for task in strategy._tasks:
+        task.buffers = {"mean": torch.ones(2)}
+    life.forget()
+    assert [t.buffers["mean"].tolist() for t in strategy._tasks] == [[0.0, 0.0], [1.0, 1.0]]
+    strategy._buffers["mean"] += 1
+    assert strategy._tasks[0].buffers["mean"].tolist() == [0.0, 0.0], "its own copy"
+
+
 def test_parts_of_tasks_are_refused() -> None:
     life = Life(tasks=1)
     (request,) = life.stream.requests[0].requests

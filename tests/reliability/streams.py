@@ -186,8 +186,11 @@ def claimants(world: World) -> Iterable[tuple[str, Callable[[], Strategy]]]:
 
 def world_build(world: World, candidate: Candidate) -> Strategy:
     from lifelong.setup.build import make_strategy
+    from lifelong.setup.suitability import check_stream
 
-    return make_strategy(candidate.config, world.setting, candidate.name)
+    strategy = make_strategy(candidate.config, world.setting, candidate.name)
+    check_stream(strategy, world.stream, candidate.name)
+    return strategy
 
 
 def test(world: World, build: Callable[[], Strategy], request: int, key: Key) -> Finding:

@@ -377,6 +377,13 @@ def test_histogram_entropy_does_not_depend_on_the_scale() -> None:
         assert histogram_entropy(7 + scale * shape, "raw-scale") == pytest.approx(released, abs=0.2)
 
 
+def test_outliers_are_counted_in_the_outermost_bins() -> None:
+    """One of a hundred lies ten deviations away, and the others in a single bin."""
+    values = np.concatenate([np.linspace(-1, 1, 99), [1000.0]])
+    expected = -(0.99 * np.log2(0.99) + 0.01 * np.log2(0.01))
+    assert histogram_entropy(values) == pytest.approx(expected)
+
+
 def test_histogram_entropy_of_known_shapes() -> None:
     uniform, spikes = DRAW.uniform(size=5000), np.repeat([0.0, 1.0], 2500) + 0.01 * DRAW.normal(size=5000)
     assert histogram_entropy(uniform) == pytest.approx(4.5, abs=0.15)

@@ -280,3 +280,5 @@ def test_losses_and_divergences_of_a_regressor_are_those_of_unit_gaussians() -> 
     assert torch.allclose(Regression().losses(now, batch), -normal.log_prob(y).squeeze(1) - constant, atol=1e-5)
     expected = torch.distributions.kl_divergence(normal, other).squeeze(1)
     assert torch.allclose(Regression().divergences(now, before, batch), expected, atol=1e-5)
+    ((weight, _),) = Regression().fisher_terms(now, batch, "p-weighted", torch.Generator())
+    assert torch.allclose(weight, normal.log_prob(y).exp().squeeze(1), atol=1e-5)

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 FLOORS = ("streams", "strategies", "lifelong", "cli")
 METHODS = ("learners", "unlearners", "guards", "isolated")
-LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray")
-BUILDING_BLOCKS = ("strategies.base", "strategies.outcome", "strategies.parts", "strategies.objectives")
+LATE = ("avalanche", "transformers", "wandb", "plotly", "torchvision", "ray", "optuna")
+BUILDING_BLOCKS = tuple(f"strategies.{name}" for name in ("base", "outcome", "parts", "objectives", "ranges"))
 
 
 def files(package: str) -> list[Path]:

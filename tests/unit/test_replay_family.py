@@ -13,7 +13,7 @@ from torch import nn
 
 from strategies.base import Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
-from strategies.learners import agem, cpr, der, der_plus_plus, er_ace, frequency_replay, naive
+from strategies.learners import agem, cpr, der, der_plus_plus, er_ace, frequency_replay, naive, random_selection
 from strategies.learners._dark import DarkMemory, distillation
 from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
@@ -605,6 +605,21 @@ def test_agem_s_steps_by_hand_have_a_draw_each(plan: Plan, tools: Any) -> None:
         model.parameters -= 0.1 * project(gradients[1], gradients[0])
     assert turned > 1
     assert torch.allclose(learner.model.parameters, model.parameters, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- what comes once more
+
+
+def test_what_comes_again_brings_its_budget_again(plan: Plan, tools: Any) -> None:
+    """A quarter of the twenty samples that an experience brings, whether or not they are in the pool already."""
+    setting = tools.setting(plan.source, plan)
+    plugin = random_selection.RandomSelection(random_selection.Config(share=0.25), setting)
+    learner, ledger = learner_of(setting, plugin), Ledger(plan.source)
+    for name in ("first", "again"):
+        experience = ledger.admit(replace(plan.experiences[0], name=name))
+        outcome = learner.learn(experience, ledger.door(learner.access, experience.sample_ids))
+        assert outcome.draw is not None
+        assert (len(outcome.draw.pool), int(outcome.draw.drawn.sum())) == (20, 5)
 
 
 # ------------------------------------------------------------------------------------------- the loss that is trained

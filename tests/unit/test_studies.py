@@ -12,6 +12,7 @@ from lifelong.results.table import Row, Table
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Criterion, StudyConfig, in_size, lay_out, read_study
 from lifelong.study.seeds import all_seeds
+from lifelong.study.tuning import Tuning
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import ConfigError
@@ -28,6 +29,8 @@ def test_every_study_can_be_laid_out(file: Path, size: str) -> None:
     assert f"lifelong study studies/{file.name}" in head
     study = in_size(read_study(file), size)
     cells = lay_out(study)
+    if study.tune is not None:
+        cells = lay_out(Tuning(study, cells, Path()).with_variants(None))
     check(study, cells)
     assert study.criteria
     assert len(all_seeds(study.seeds)) >= 3

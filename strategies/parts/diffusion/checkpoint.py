@@ -42,7 +42,10 @@ def part_of(checkpoint: str, part: CheckpointPart) -> Any:
             return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(checkpoint, subfolder=part))
         if not needs_values() and part == "text_encoder":
             return CLIPTextModel(CLIPTextConfig.from_pretrained(checkpoint, subfolder=part))
-        return kinds[part].from_pretrained(checkpoint, subfolder=part, **options)
+        loaded = kinds[part].from_pretrained(checkpoint, subfolder=part, **options)
+        if part == "tokenizer" and len(loaded) <= len(loaded.all_special_tokens):  # made of nothing, without a word
+            raise OSError("it knows no words")
+        return loaded
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"checkpoint: {checkpoint!r} has no part {part!r} that can be read ({str(error).splitlines()[0]}). "
