@@ -90,7 +90,7 @@ def _streams(counts: Counts) -> str:
     rows: list[list[object]] = []
     sums: dict[str, int] = {}
     for name, found in sorted(counts["strategies"].items()):
-        if not any(key.startswith("claims ") and key != "claims nothing" for key in found):
+        if not any(f"claims {grade}" in found for grade in ("bits", "law")):
             continue
         claimed = sum(found.get(f"claims {grade}", 0) for grade in ("bits", "law"))
         cells = [claimed, *(found.get(key, 0) for key in ("as with other data", "as without", "gave up others"))]

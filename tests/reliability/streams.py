@@ -213,6 +213,10 @@ def count(counts: Counts, name: str, where: str, found: Finding) -> None:
         counts.add(1, "strategies", name, "claims nothing")
         return
     counts.add(1, "strategies", name, f"claims {found.claim}")
+    if found.claim == "certified":  # up to noise, which bits do not show
+        if not found.upheld:
+            counts.fail(f"{name}, {where}, {found.request}: {found}")
+        return
     counts.add(found.independent, "strategies", name, "as with other data")
     if found.stranded or found.traces:
         counts.add(1, "strategies", name, "gave up others")
@@ -245,8 +249,8 @@ def main() -> int:
             key = Key(options.seed) / "stream" / number / name
             try:
                 found = test(world, build, dice.choice(requests), key)
-            except (ConfigError, TrainingError) as error:  # it says that it is not for such a stream or rate
-                counts.add(1, "strategies", name, "refused" if isinstance(error, ConfigError) else "diverged")
+            except (ConfigError, StreamError, TrainingError) as error:  # it says that this stream or rate is not for it
+                counts.add(1, "strategies", name, "diverged" if isinstance(error, TrainingError) else "refused")
                 continue
             except LifelongError as error:
                 counts.fail(f"{name}, {where}: {type(error).__name__}: {error}")
