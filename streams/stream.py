@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from streams.errors import LedgerError, StreamError
-from streams.events import DeletionRequest, Event, Experience, Request, Unit
+from streams.events import DeletionRequest, Event, Experience, Request, Scope, Unit
 from streams.ledger import Ledger
 from streams.names import names_of
 from streams.source import Source
@@ -61,7 +63,8 @@ class Stream:
 
     def describe(self) -> list[dict[str, object]]:
         """Return one JSON-ready record per event, for manifests and previews."""
-        return [_describe(i, e, self) for i, e in enumerate(self.events)]
+        names = functools.cache(lambda scope: names_of(scope, self.source, self.units))
+        return [_describe(i, e, names) for i, e in enumerate(self.events)]
 
 
 def event_digest(event: Event) -> str:
@@ -113,7 +116,7 @@ def _hash(values: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(values, dtype=np.int64).data, digest_size=16).hexdigest()
 
 
-def _describe(index: int, event: Event, stream: Stream) -> dict[str, object]:
+def _describe(index: int, event: Event, names: Callable[[Scope], tuple[str, ...]]) -> dict[str, object]:
     record: dict[str, object] = {"event": index, "name": event.name, "digest": event_digest(event)}
     if isinstance(event, Experience):
         record |= {
@@ -131,17 +134,16 @@ def _describe(index: int, event: Event, stream: Stream) -> dict[str, object]:
             "reason": event.reason,
             "exact": event.exact,
             "samples": len(event.sample_ids),
-            "requests": [_describe_request(r, stream) for r in event.requests],
+            "requests": [_describe_request(r, names(r.scope)) for r in event.requests],
         }
     return record
 
 
-def _describe_request(request: Request, stream: Stream) -> dict[str, object]:
+def _describe_request(request: Request, names: tuple[str, ...]) -> dict[str, object]:
     record = {
         "scope": request.scope,
         "keys": list(request.keys),
         "samples": len(request.sample_ids),
         "received": request.received,
     }
-    names = names_of(request.scope, stream.source, stream.units)
     return record | ({"names": [names[k] for k in request.keys]} if names else {})

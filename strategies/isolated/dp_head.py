@@ -17,6 +17,7 @@ from strategies.outcome import Guarantee
 from strategies.parts.convex.accounts import Accounts
 from strategies.parts.convex.gaussian import group, mu_of
 from strategies.parts.convex.softmax import Rows, errors
+from strategies.ranges import linear, log
 from streams.events import DeletionRequest, Experience
 
 
@@ -52,6 +53,7 @@ class DPHead(ConvexHead):
     supports = frozenset({"classes"})
     state_grows = True
     test_options = {"steps": 3}
+    ranges = {"lr": log(0.1, 20.0), "steps": linear(5, 200), "clip_norm": log(0.1, 10.0)}
     inert = dict.fromkeys(
         ("epsilon", "delta"), "they decide which requests are certified, and nothing about the weights"
     )

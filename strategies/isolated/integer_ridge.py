@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+import torch
 from pydantic import Field
 from typing_extensions import override
 
@@ -27,7 +28,8 @@ class Config(HeadConfig):
 class IntegerRidge(ConvexHead):
     """Keeps sums of products of integers, which are the same in whatever order samples come and go.
 
-    It reads the request's samples and keeps none. The head is solved from the sums, in float64.
+    It reads the request's samples and keeps none. The head is solved from the sums, in float64. A sample that comes
+    again while it is there counts once.
     """
 
     supports = frozenset({"classes"})
@@ -40,6 +42,7 @@ class IntegerRidge(ConvexHead):
         self._config = config
         self._scale = (2 ** (config.bits - 1) - 1) / (1.0 if config.clip == "unit" else float(config.clip))
         self._sums = Moments.nothing(*self._head.shape, self._secret.device)
+        self._counted = np.zeros(setting.num_samples, dtype=bool)
 
     @property
     @override
@@ -49,8 +52,10 @@ class IntegerRidge(ConvexHead):
 
     @override
     def learn(self, experience: Experience, door: Door) -> Outcome:
-        """Add the samples."""
-        rows, notes = self._rows(door.fetch(experience.sample_ids))
+        """Add the samples that are not there yet."""
+        new = experience.sample_ids[~self._counted[experience.sample_ids]]
+        self._counted[new] = True
+        rows, notes = self._rows(door.fetch(new))
         self._sums = self._sums + moments(rows, self._scale, self._head.shape[1])
         self._solve()
         return Outcome(1, len(rows), 0).noted(**notes)
@@ -59,6 +64,7 @@ class IntegerRidge(ConvexHead):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Subtract the samples."""
         rows, _ = self._rows(door.forget_set())
+        self._counted[request.sample_ids] = False
         self._sums = self._sums - moments(rows, self._scale, self._head.shape[1])
         self._solve()
         return Outcome(1, len(rows), 0, exactness="bits")
@@ -75,11 +81,13 @@ class IntegerRidge(ConvexHead):
 
     @override
     def state_dict(self) -> State:
-        return {"gram": self._sums.gram.clone(), "products": self._sums.products.clone(), "count": self._sums.count}
+        sums = {"gram": self._sums.gram.clone(), "products": self._sums.products.clone(), "count": self._sums.count}
+        return {**sums, "counted": torch.from_numpy(self._counted.copy())}
 
     @override
     def load_state_dict(self, state: State) -> None:
         self._sums = Moments(state["gram"].clone(), state["products"].clone(), state["count"])
+        self._counted = state["counted"].numpy().copy()
         self._solve()
 
     def _solve(self) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import override
 from strategies.base import Outcome, Setting
 from strategies.parts.diffusion.parts import GeneratorPart
 from strategies.parts.diffusion.prompts import NOTHING
+from strategies.ranges import linear, log
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised, Shown
 from streams.errors import ConfigError, StreamError, closest
 
@@ -51,6 +52,7 @@ class ConceptAblation(Eraser):
     """Redirects prompts to anchors. A request must leave something to draw in place of what goes."""
 
     test_options = {"steps": 3, "images": 4, "batch_size": 4}
+    ranges = {"lr": log(1e-5, 1e-2), "steps": linear(20, 500), "prior": linear(0.0, 4.0)}
     supports = frozenset({"images"})
     config: Config
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.parts.diffusion.prompts import NOTHING
+from strategies.ranges import linear, log
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised
 
 
@@ -50,6 +51,7 @@ class ESD(Eraser):
     """Trains a part on images of its own; it needs neither the forget set nor retained data."""
 
     test_options = {"steps": 3, "images": 4, "batch_size": 4, "trajectory_steps": 4}
+    ranges = {"lr": log(1e-5, 1e-2), "steps": linear(20, 500), "eta": linear(0.0, 3.0), "retain": linear(0.0, 4.0)}
     supports = frozenset({"images"})
     config: Config
 

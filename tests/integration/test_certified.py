@@ -24,10 +24,11 @@ from strategies.isolated import anchored_head, descent_to_delete, dp_head, integ
 from strategies.isolated.certified_head import HONEST, CertifiedHead, Config, Recipe
 from strategies.parts.convex.gaussian import epsilon_of, mu_of
 from strategies.parts.convex.softmax import gradient
+from strategies.parts.model import digest
 from strategies.step import step
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
-from streams.events import Event
+from streams.events import DeletionRequest, Event, Request
 from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.stream import Stream
@@ -460,6 +461,18 @@ def test_sums_of_integers_are_exact_whatever_is_deleted(setting: Setting, stream
     known = data.y != 1
     right = (strategy.predict(data).argmax(1) == data.y)[known].float().mean()
     assert float(right) > 0.8
+
+
+def test_a_sample_that_comes_twice_counts_once(setting: Setting, stream: Stream) -> None:
+    first, last = stream.experiences
+    again = replace(last, sample_ids=np.union1d(last.sample_ids, first.sample_ids[::2]))
+    ids = first.sample_ids[:6]
+    events = (first, again, DeletionRequest("r", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 2),)))
+    strategies = [integer_ridge.IntegerRidge(integer_ridge.Config(l2=0.01), setting) for _ in range(2)]
+    for strategy, of_life in zip(strategies, (events, surviving(events)), strict=True):
+        lived(strategy, stream, of_life)
+    assert digest(strategies[0].state_dict()) == digest(strategies[1].state_dict())
+    assert strategies[0].state_dict()["count"] == len(np.union1d(first.sample_ids, last.sample_ids)) - len(ids)
 
 
 def test_solving_from_zero_is_exact_in_law_with_noise(setting: Setting, stream: Stream) -> None:

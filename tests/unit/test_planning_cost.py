@@ -150,6 +150,7 @@ def costs_of(case: str, r: int, tools: Any) -> dict[str, int]:
     assert len(stream.requests) > 3
     costs["evaluation"], plan = calls_of(lambda: plan_evaluation(stream, config.evaluation))
     costs["suitability"], _ = calls_of(lambda: check_stream(strategy, stream, "strategies.it"))
+    costs["described"], _ = calls_of(stream.describe)
     costs["preview"], _ = calls_of(lambda: preview(config, stream))
     events = np.flatnonzero(plan.measured[:-1]).tolist()  # after the last event every request is looked at
     costs["measuring"], _ = calls_of(lambda: [(plan.detailed(e), plan.followed(e), plan.looked_at(e)) for e in events])
