@@ -6,7 +6,7 @@
 CPU time on one thread, interleaved rounds. `steps`: a step by hand against PyTorch's own, in `fit`, with its set-up.
 `passing`: a ResNet's step with `precision: bf16` and `channels_last`.
 `runs`: 16 seeds of a digits study in one process against one seed. `studies`: a study, by seed, against another
-checkout of the project (``--before DIR``), workers and their imports included.
+checkout of the project (``--before DIR``), imports included.
 """
 
 from __future__ import annotations
@@ -163,46 +163,48 @@ STUDIES: dict[str, tuple[dict[str, Any], float]] = {
 }
 
 
-def measure_studies(before: Path | None) -> list[Result]:
+def measure_studies(before: Path | None, count: int) -> list[Result]:
     """Compare the CPU time per seed of studies with that of another checkout of the project, one round."""
     if before is None:
         return []
     results = []
     for name, (study, gate) in STUDIES.items():
         costs = {}
-        for side, root, seeds in (("ours", Path(__file__).parents[2], SEEDS), ("before", before, 2)):
+        for side, root, seeds in (("ours", Path(__file__).parents[2], count), ("before", before, 2)):
             costs[side] = [_cpu_of_study(root, {**study, "seeds": seeds}) / seeds]
         results.append(ratio(f"{name}, per seed", costs["ours"], costs["before"], gate))
     return results
 
 
+_RUN = """
+import json, resource, sys
+from lifelong.study.study import Study
+study = Study(json.loads(sys.argv[1]), root=sys.argv[2])
+try:
+    from lifelong.study.cohorts import cohorts, execute_together
+    results = [r for cohort in cohorts(study.jobs, 1) for r in execute_together(cohort)]
+except ImportError:  # the code before there were any
+    from lifelong.study.jobs import execute
+    results = [execute(job) for job in study.jobs]
+assert not [r.error for r in results if r.error], results
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
 def _cpu_of_study(root: Path, study: dict[str, Any]) -> float:
-    """Run a study in one worker of a checkout; return the CPU seconds of that process and its children."""
+    """Run a study in one process of a checkout, one torch thread; return its CPU seconds."""
     folder = tempfile.mkdtemp()
-    code = (
-        "import json\n"
-        "from lifelong.study.study import Study\n"
-        "if __name__ == '__main__':\n"
-        f"    study = Study(json.loads({json.dumps(study)!r}), root={folder!r})\n"
-        "    assert not [r for r in study.run(workers=1) if r.error]\n"
-    )
-    script = Path(folder) / "run.py"
-    script.write_text(code, encoding="utf-8")
-    environment = {
-        "PYTHONPATH": str(root),
-        "OMP_NUM_THREADS": "1",
-        "LIFELONG_CACHE": f"{folder}/cache",
-        "PATH": os.environ["PATH"],
-    }
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "LIFELONG_CACHE": f"{folder}/cache"}
     try:
-        timed = subprocess.run(
-            ["bash", "-c", f"TIMEFORMAT='%U %S'; time {sys.executable} {script}"],
+        done = subprocess.run(
+            [sys.executable, "-c", _RUN, json.dumps(study), f"{folder}/runs"],
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
-        return sum(map(float, timed.stderr.strip().splitlines()[-1].split()))
+        return float(done.stdout.splitlines()[-1])
     finally:
         shutil.rmtree(folder)
 
@@ -212,6 +214,7 @@ def main() -> int:
     parser.add_argument(
         "--parts", nargs="+", choices=["steps", "runs", "passing", "studies"], default=["steps", "runs"]
     )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the part `studies`")
     parser.add_argument("--before", type=Path, metavar="DIR", help="another checkout, for the part `studies`")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,7 +226,7 @@ def main() -> int:
     if "passing" in options.parts:
         results += measure_passing(max(2, options.rounds // 3))
     if "studies" in options.parts:
-        results += measure_studies(options.before)
+        results += measure_studies(options.before, options.seeds)
     return report(results, options.json)
 
 

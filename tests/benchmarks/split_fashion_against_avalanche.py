@@ -100,7 +100,7 @@ def live_avalanche(name: str, benchmark: Any, evaluator: Any = None) -> float:
 
 def live_bare(stream: Stream) -> float:
     """Naive training and evaluation by hand; return the CPU seconds."""
-    x, y, network = stream.source.x, stream.source.y, make_network()
+    x, y, network = stream.source.inputs(), stream.source.y, make_network()
     test = torch.from_numpy(stream.source.test_ids)
 
     def work() -> None:
