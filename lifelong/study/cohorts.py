@@ -29,7 +29,7 @@ def cohorts(jobs: Sequence[Job], workers: int) -> list[tuple[Job, ...]]:
     >>> from dataclasses import replace
     >>> one = Job(0, "a", {}, "runs", "a", "code", cohort="c")
     >>> jobs = [replace(one, name=n) for n in "abcde"] + [replace(one, name="f", cohort=None)]
-    >>> [[job.name for job in cohort] for cohort in cohorts(jobs, 2)]
+    >>> [[job.name for job in cohort] for cohort in cohorts(jobs, 3)]
     [['a', 'b', 'c'], ['d', 'e'], ['f']]
     """
     alike: dict[tuple[str, ...], list[Job]] = {}

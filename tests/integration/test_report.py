@@ -321,6 +321,23 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional |= {"draw_share", "draw_balance", "drawn_samples", "pool_share", "pool_size", "outside_band"}  # selection
     optional |= {"selector", "cluster_share", "cluster_draw", "cluster_nmi", "small_gradients"}
     optional |= {"selection_forward", "selection_backward"}
+    optional |= {
+        "certified",
+        "clipped_share",
+        "epsilon_spent",
+        "epsilon_spent_max",
+        "exhausted_requests",
+        "mu_spent_max",
+    }
+    optional |= {
+        "newton_steps",
+        "noise",
+        "residual",
+        "resolved",
+        "trained_again",
+    }  # these and the above: certified removal
+    optional |= {"cra", "cra_erased", "ira", "ua", "erased_in_range", "in_range", "extracted", "fid", "kid"}  # images
+    optional |= {"instead_js", "picture_accuracy", "picture_style_accuracy", "same_noise", "same_noise_live"}
     assert set(METRICS) - found == optional
 
 

@@ -146,8 +146,8 @@ class Crash(BaseException):
 
 
 def replace_everywhere(patch: pytest.MonkeyPatch, function: Any, other: Any) -> None:
-    """Put `other` in the place of a function in every module of ours that has imported it."""
-    ours = [module for name, module in sys.modules.items() if name.startswith("lifelong.")]
+    """Put `other` in the place of a function in every module of ours that has it."""
+    ours = [module for name, module in sys.modules.items() if name.startswith(("lifelong.", "streams."))]
     found = [module for module in ours if vars(module).get(function.__name__) is function]
     assert found
     for module in found:

@@ -23,7 +23,7 @@ from streams.schedules.periodic import Config as Periodic
         (
             RunConfig,
             {"traning": {}},
-            "traning: there is no such key. Did you mean 'training'? Allowed: deterministic, ",
+            "traning: there is no such key. Did you mean 'training'? Allowed: channels_last, deterministic, ",
         ),
         (RunConfig, {"training": {"lrr": 1}}, "training.lrr: there is no such key. Did you mean 'lr'? Allowed: batch_"),
         (
