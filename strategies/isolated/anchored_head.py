@@ -64,9 +64,7 @@ class AnchoredHead(ConvexHead):
         super().__init__(config, setting)
         self._config = config
         self._accounts = Accounts(setting.num_samples, mu_of(config.epsilon, config.delta), config.scope)
-        self._task = np.full(setting.num_samples, -1)  # that taught each sample last
-        self._taught = np.zeros(0, dtype=np.int64)  # of every task how many samples
-        self._gone = np.zeros(0, dtype=np.int64)  # how many of these are deleted
+        self._taught: list[np.ndarray] = []  # the samples of every task, -1 for those that were deleted since
         self._moves = np.zeros(0)  # how far it moved the weights
 
     @property
@@ -86,8 +84,7 @@ class AnchoredHead(ConvexHead):
         here = newton.at(self._secret, rows, strength, tilt)
         solved = newton.solve(here, rows, strength, config.tol, tilt)
         self._derived[ids] = True
-        self._task[ids] = len(self._taught)
-        self._taught, self._gone = np.append(self._taught, len(ids)), np.append(self._gone, 0)
+        self._taught.append(ids.copy())
         self._moves = np.append(self._moves, float((solved.weights - self._secret).norm()))
         passed = solved.passes * len(rows)
         outcome = Outcome(solved.steps, passed, passed)
@@ -100,9 +97,10 @@ class AnchoredHead(ConvexHead):
     def forget(self, request: DeletionRequest, door: Door) -> Outcome:
         """Find out how much of the request's samples can still be there."""
         self._accounts.open(request.name, request.sample_ids)
-        np.add.at(self._gone, self._task[request.sample_ids], 1)
+        for ids in self._taught:
+            ids[np.isin(ids, request.sample_ids)] = -1
         weights = self._secret
-        if (self._gone == self._taught).all():
+        if all((ids < 0).all() for ids in self._taught):
             weights = self._head.zeros()
             self._derived[:] = False
             self._moves[:] = 0.0
@@ -110,17 +108,18 @@ class AnchoredHead(ConvexHead):
 
     @override
     def state_dict(self) -> State:
-        chain = {name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in ("taught", "gone", "moves")}
-        tasks = {"derived": torch.from_numpy(self._task.copy())}
-        return {**super().state_dict(), "accounts": self._accounts.state_dict(), "chain": chain, "tasks": tasks}
+        chain = {
+            "taught": [torch.from_numpy(ids.copy()) for ids in self._taught],
+            "moves": torch.from_numpy(self._moves.copy()),
+        }
+        return {**super().state_dict(), "accounts": self._accounts.state_dict(), "chain": chain}
 
     @override
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self._accounts.load_state_dict(state["accounts"])
-        for name, values in state["chain"].items():
-            setattr(self, f"_{name}", values.numpy().copy())
-        self._task = state["tasks"]["derived"].numpy().copy()
+        self._taught = [ids.numpy().copy() for ids in state["chain"]["taught"]]
+        self._moves = state["chain"]["moves"].numpy().copy()
 
     def _distance(self) -> float:
         """Return how far the weights can be from those of a life without all that is deleted."""
@@ -128,7 +127,8 @@ class AnchoredHead(ConvexHead):
         strength = config.l2 + config.anchor
         solver = 2 * (config.tol + SLACK) / strength
         links: list[Link] = []
-        for taught, gone, move in zip(self._taught, self._gone, self._moves, strict=True):
+        for ids, move in zip(self._taught, self._moves, strict=True):
+            taught, gone = len(ids), int((ids < 0).sum())
             if gone == taught:
                 farthest = 2 * bound / config.anchor  # L is that of the loss and of its regulariser in the ball
                 links.append(("gone", min(move, farthest) if config.moves == "measured" or not move else farthest))

@@ -435,6 +435,17 @@ def test_what_lies_behind_fades_from_an_anchored_head(setting: Setting, stream: 
     assert measured[-1].guarantee.residual < by_bound[-1].guarantee.residual
 
 
+def test_a_sample_that_two_tasks_taught_is_behind_both(setting: Setting, stream: Stream) -> None:
+    """What the earlier one kept of it counts, too."""
+    first, request, *_ = stream.events
+    config = anchored_head.Config(sigma=0.3, scope="last")
+    once, twice = (anchored_head.AnchoredHead(config, setting) for _ in range(2))
+    of_one = lived(once, stream, (first, request))[-1].guarantee.residual
+    of_both = lived(twice, stream, (first, replace(first, name="again"), request))[-1].guarantee.residual
+    assert of_both == pytest.approx(of_one * (1 + config.anchor / (config.anchor + config.l2)))
+    assert [int((ids < 0).sum()) for ids in twice._taught] == [len(request.sample_ids)] * 2
+
+
 def test_a_private_head_pays_for_a_request_by_its_rows(setting: Setting, stream: Stream) -> None:
     config = dp_head.Config(steps=4, noise_multiplier=200.0)
     outcomes = lived(dp_head.DPHead(config, setting), stream)
