@@ -18,10 +18,10 @@ from strategies.parts.diffusion.prompts import NOTHING
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
-from strategies.unlearners import concept_ablation, esd
-from strategies.unlearners._erase import Eraser, Erasure, named_prompts
+from strategies.unlearners import _anchors, concept_ablation, esd
+from strategies.unlearners._erase import Eraser, Erasure, esd_target, named_prompts
 from strategies.unlearners.concept_ablation import ConceptAblation
-from strategies.unlearners.esd import ESD, esd_target
+from strategies.unlearners.esd import ESD
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
 from streams.events import DeletionRequest, Request
@@ -196,12 +196,11 @@ def test_the_nearest_anchor_is_the_prompt_that_is_answered_alike(setting: Settin
         words.data[:, 9] = words[:, 4]
 
     e = erasure(setting, prompts(3), prompts(1, 8, 9), change=twin)
-    nearest = ConceptAblation(parse(concept_ablation.Config, {}), setting)
-    assert nearest._anchor(e, np.array([3, NOTHING]), 0).tolist() == [8, NOTHING]
-    assert concept_ablation.distances(e, prompts(3), prompts(1, 8))[0, 1] == 0
+    assert _anchors.anchor_of(e, "nearest", np.array([3, NOTHING]), 0).tolist() == [8, NOTHING]
+    assert _anchors.distances(e, prompts(3), prompts(1, 8))[0, 1] == 0
     # An earlier request had led 3 to 8; now 8 goes, and 3 must not go on leading to it.
     later = erasure(setting, prompts(8), prompts(1, 9), gone=prompts(3, 5), change=twin)
-    assert concept_ablation.anchored_on(later, prompts(8, 1, 9), prompts(8)).tolist()[0]
+    assert _anchors.anchored_on(later, prompts(8, 1, 9), prompts(8)).tolist()[0]
     for remap, count in ((True, 1), (False, 0)):
         again = erasure(setting, prompts(8), prompts(1, 9), gone=prompts(3), change=twin)
         config = parse(concept_ablation.Config, {**SMALL, "remap": remap})
@@ -215,8 +214,7 @@ def test_anchors_are_live_and_keep_what_does_not_go(source: Source) -> None:
 
     def anchor(kind: str, erased: list[int], left: np.ndarray) -> list[int]:
         e = erasure(setting, np.array([erased]), left)
-        chosen = ConceptAblation(parse(concept_ablation.Config, {"anchor": kind}), setting)
-        return chosen._anchor(e, np.array(erased), 0).tolist()
+        return _anchors.anchor_of(e, kind, np.array(erased), 0).tolist()
 
     assert anchor("nearest", [3, 1], live)[1] == 1, "an object goes: another object in the same style"
     assert anchor("nearest", [1, 2], live)[0] == 1, "a style goes: the same object in another style"
@@ -226,7 +224,7 @@ def test_anchors_are_live_and_keep_what_does_not_go(source: Source) -> None:
     with pytest.raises(StreamError, match="'5' is not live at that moment"):
         anchor("5", [3, 0], live)
     with pytest.raises(ConfigError, match="names no class or style of the data"):
-        anchor("cat", [3, 0], live)
+        ConceptAblation(concept_ablation.Config(anchor="cat"), setting)
     assert ConceptAblation(concept_ablation.Config(), setting).needs_retained
     assert not ConceptAblation(concept_ablation.Config(anchor="empty"), setting).needs_retained
 
