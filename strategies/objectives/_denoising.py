@@ -112,13 +112,15 @@ class DenoisingObjective(Objective):
         """Draw a step and noise for every sample, and whether it is told its prompt; looks from outside always tell.
 
         `Batch.extra` gets `time` int64, `noise` float ``[B, P]``, `style` int64 (unless it is there) and `told` bool.
+        Samples that are `named` there (bool) are told their prompts always.
         """
         ids, device = batch.ids.cpu().numpy(), batch.x.device
         extra = dict(self.with_styles(batch).extra)
         time = (STEPS * (key / "time").uniform(ids)).astype(np.int64)
         drop = 0.0 if key == EVALUATION else self.config.drop
-        told = (key / "told").uniform(ids) >= drop
-        extra["time"], extra["told"] = torch.from_numpy(time).to(device), torch.from_numpy(told).to(device)
+        told = torch.from_numpy((key / "told").uniform(ids) >= drop).to(device)
+        extra["told"] = told | extra["named"] if "named" in extra else told
+        extra["time"] = torch.from_numpy(time).to(device)
         extra["noise"] = torch.from_numpy((key / "noise").normals(ids, self._pixels)).to(batch.x)
         return replace(batch, extra=extra)
 

@@ -1,4 +1,4 @@
-"""What erasers share that lead a prompt to another one, its anchor: which that is, and what earlier requests led there."""
+"""What erasers share that lead a prompt to an anchor: which prompt that is, and what earlier requests led there."""
 
 from __future__ import annotations
 

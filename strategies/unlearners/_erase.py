@@ -33,7 +33,6 @@ from streams.errors import StreamError
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
-
 SELECTION = 20
 """Batches whose gradients say which weights a request needs most."""
 
@@ -69,7 +68,9 @@ class EraserConfig(StepConfig):
     @model_validator(mode="after")
     def _protects_what_moves(self) -> Self:
         if self.protect == "prompts" and self.part != "key-value":
-            raise ValueError(f"protect: prompts protects what keys and values answer; set part: key-value, not {self.part}")
+            raise ValueError(
+                f"protect: prompts protects what keys and values answer; set part: key-value, not {self.part}"
+            )
         return self
 
 

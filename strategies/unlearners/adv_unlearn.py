@@ -36,8 +36,8 @@ class Config(EraserConfig):
     words: int = Field(1, ge=1, le=8)
     """How many words an attack puts before the prompt."""
     radius: float | None = Field(1.0, ge=0)
-    """Largest length of such a word, over the mean length of the vocabulary's; null sets no limit, as published. 0 is no
-    attack."""
+    """Largest length of such a word, over the mean length of the vocabulary's; null sets no limit, as published. 0 is
+    no attack."""
     warm_up: int = Field(30, ge=0)
     """Steps without an attack, before all others."""
     attack_steps: int = Field(10, ge=0)

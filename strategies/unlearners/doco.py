@@ -1,4 +1,4 @@
-"""DoCo: play against a critic until what is drawn for the prompt that goes cannot be told from what its anchor gives."""
+"""DoCo: play against a critic until it cannot tell images of the prompt that goes from those of its anchor."""
 
 from __future__ import annotations
 
@@ -145,8 +145,10 @@ def _image(erasure: Erasure, predicted: torch.Tensor, noised: Noised) -> torch.T
     return erasure.objective.schedule.clean(predicted, noised.noisy, noised.time)
 
 
-def _teach(critic: FlatModel, optimizer: Optimizer, real: torch.Tensor, fake: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Let the critic take a step: images of the anchor are of the first kind, those of the prompt that goes of the second.
+def _teach(
+    critic: FlatModel, optimizer: Optimizer, real: torch.Tensor, fake: torch.Tensor, shape: tuple[int, ...]
+) -> None:
+    """Let the critic take a step: what the anchor gives is of the first kind, what the erased prompt gives the second.
 
     Its gradient is that of this loss alone; what the model's own loss left there is dropped.
     """

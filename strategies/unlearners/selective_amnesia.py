@@ -19,9 +19,9 @@ from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown
 class Config(EraserConfig):
     """Options of `selective-amnesia` (Heng and Soh 2023, arXiv 2305.10120).
 
-    Published for CIFAR-10: 20,000 steps at lr 1e-4, weights of all parts. Its losses are sums over pixels, and gradients
-    are summed over all 1,000 steps of diffusion before they are squared. Here all of these are means: its strength of 10
-    is one of 10^7 times the number of pixels.
+    Published for CIFAR-10: 20,000 steps at lr 1e-4. Its losses are sums over pixels, and gradients are summed over all
+    1,000 steps of diffusion before they are squared. Here all of these are means: its strength of 10 is one of 10^7
+    times the number of pixels.
     """
 
     part: GeneratorPart = "all"

@@ -19,7 +19,6 @@ from strategies.parts.training.optimizers import Beta, make_optimizer
 from strategies.ranges import linear, log
 from strategies.unlearners._anchors import anchor_of
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised
-from streams.errors import StreamError
 from streams.randomness import Key
 
 
@@ -57,7 +56,7 @@ class Config(EraserConfig):
     sigma: float = Field(2.5, gt=0)
     """Noise over signal from which the generator draws."""
     sigmas: tuple[float, float] = (0.13, 13.0)
-    """Least and most noise over signal at which scores are compared. Published: steps 38 to 712 of a linear schedule."""
+    """Least and most noise over signal where scores are compared. Published: steps 38 to 712 of a linear schedule."""
 
     @model_validator(mode="after")
     def _trains_several(self) -> Self:
@@ -69,7 +68,7 @@ class Config(EraserConfig):
 
 
 def distillation_loss(real: torch.Tensor, fake: torch.Tensor, drawn: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Return mean <p - s, (p - x) - alpha (p - s)> / omega, with omega the mean of |p - x| of an image, without gradient.
+    """Return mean <p - s, (p - x) - alpha (p - s)> / omega; omega is the mean |p - x| of an image, without gradient.
 
     Args:
         real, fake: p and s ``[B, P]``: images that the model and the score network make of noised ones.
@@ -104,13 +103,6 @@ class SFD(Eraser):
 
     @override
     def erase(self, erasure: Erasure) -> Outcome:
-        """Serve a request.
-
-        Raises:
-            StreamError: nothing is left that could be drawn in place of what goes.
-        """
-        if not len(erasure.live):
-            raise StreamError("sfd: nothing is left that could be drawn in place of what goes.")
         config, model = self.config, erasure.model
         erasure.teacher.network.requires_grad_(False)
         score = frozen_copy(self.setting, model)
@@ -149,7 +141,7 @@ class Distillation:
             self._nearest = np.stack([anchor_of(erasure, "nearest", p, n) for n, p in enumerate(erasure.prompts)])
 
     def score_loss(self, step: int, size: int) -> torch.Tensor:
-        """Return the denoising error of the score network on what the generator draws; some of it without its prompt."""
+        """Return the error of the score network on what the generator draws; some of it is without its prompt."""
         erasure, config = self._erasure, self._config
         total = torch.zeros(())
         for name, weight in (("live", 1.0), ("gone", config.forget)):
