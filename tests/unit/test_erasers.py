@@ -319,6 +319,7 @@ def test_what_reads_prompts_answers_those_that_stay_as_before(kind: type[Eraser]
     def change(protect: str) -> tuple[float, float]:
         e = erasure(setting, prompts(3), prompts(1, 2))
         options = {**SMALL, "steps": 10, "lr": 1e-2, "part": "key-value", "protect": protect}
+        options |= {"critic_channels": 4, "warm_up": 2} if kind is DoCo else {}
         kind(parse(config, options), setting).erase(e)  # type: ignore[arg-type]
 
         def read(model: FlatModel, asked: np.ndarray) -> torch.Tensor:
@@ -429,7 +430,7 @@ def test_an_attack_finds_words_within_its_ball(setting: Setting) -> None:
         attack = adv_unlearn.Attack(e, parse(adv_unlearn.Config, options))
         found = []
         for step in range(10):
-            found.append(float((attack.said(asked) - shown).square().mean()))
+            found.append(float((attack.said(asked) - shown).square().mean().detach()))
             attack.find(asked, shown, step)
             if radius is not None:
                 assert float(attack.found.norm(dim=1).max()) <= radius * attack._length * (1 + 1e-5)

@@ -125,6 +125,21 @@ def test_without_words_nothing_is_attacked(prepared: Prepared) -> None:
     assert values["asr"] == values["asr_random_words"] == values["asr_other_noise"] == values["pre_asr"]
 
 
+def test_an_image_counts_from_its_first_success_and_chance_is_counted_apart(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, _ = audits(prepared)
+    script = iter(["0001", "1001", "0000", "0000", "0000", "0010", "0100"])  # none; words, random, noise; twice
+    monkeypatch.setattr(audit, "draws", lambda *_: np.array([d == "1" for d in next(script)]))
+    monkeypatch.setattr(audit, "_search", lambda *_: torch.zeros(4, 3, dtype=torch.int64))
+    values = audit.attack(model_of(prepared), target_of(prepared, audit))
+    assert values["pre_asr"] == 0.25
+    assert values["asr"] == 0.5, "what needed no attack counts, too"
+    assert values["asr_random_words"] == 0.5
+    assert values["asr_other_noise"] == 0.5
+    assert values["asr_over_chance"] == 0
+
+
 def test_where_prompts_are_not_heeded_words_do_nothing(prepared: Prepared, both: tuple[UnlearnDiffAtk, Invert]) -> None:
     audit, invert = both
     model, target = model_of(prepared, heeds=False), target_of(prepared, audit)
