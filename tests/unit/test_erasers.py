@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from strategies.base import Setting
 from strategies.objectives.denoising import Config, Denoising
 from strategies.parts.diffusion.parts import is_in_part, last_text_block, part_mask
 from strategies.parts.diffusion.prompts import NOTHING
+from strategies.parts.diffusion.words import vocabulary
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
@@ -289,7 +291,9 @@ def test_the_penalties_pull_towards_the_start() -> None:
     torch.testing.assert_close(_gentle.pull(theta, start, 1.5, 2.5, 2)[:2], by_hand.grad[:2])  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("name", "strength"), [("l1_sp", 20.0), ("l2_sp", 2000.0)])
+@pytest.mark.parametrize(
+    ("name", "strength"), [("l1_sp", 20.0), pytest.param("l2_sp", 2000.0, marks=pytest.mark.nightly)]
+)
 def test_a_penalty_keeps_weights_near_where_the_request_began(name: str, strength: float, setting: Setting) -> None:
     def way(options: dict[str, float]) -> float:
         e = erasure(setting, prompts(3), prompts(1, 2))
@@ -311,7 +315,7 @@ def test_the_selected_weights_are_those_with_the_largest_sums_of_gradients(setti
     assert outcome.forward == (20 + 4) * 6, "the gradients are paid for"
 
 
-@pytest.mark.parametrize("kind", [ESD, ConceptAblation, DoCo])
+@pytest.mark.parametrize("kind", [ESD, *(pytest.param(k, marks=pytest.mark.nightly) for k in (ConceptAblation, DoCo))])
 def test_what_reads_prompts_answers_those_that_stay_as_before(kind: type[Eraser], setting: Setting) -> None:
     """To 1e-5, and with Adam; without the projection it does not."""
     config = {ESD: esd.Config, ConceptAblation: concept_ablation.Config, DoCo: doco.Config}[kind]
@@ -520,6 +524,7 @@ def test_selective_amnesia_learns_noise_and_is_held_back(setting: Setting) -> No
     assert tied[1] < 0.5 * free[1]
 
 
+@pytest.mark.nightly
 def test_replay_holds_on_to_prompts_that_stay(setting: Setting) -> None:
     def error(gamma: float) -> float:
         e = erasure(setting, prompts(3), prompts(1, 2))
@@ -581,3 +586,61 @@ def test_a_generator_draws_for_the_prompt_what_the_model_calls_its_anchor(settin
         goal = e.says(e.teacher, probe)
         after, before = (float((e.says(m, probe, renamed) - goal).square().mean()) for m in (e.model, e.teacher))
     assert after < 0.5 * before
+
+
+# -- a text encoder of transformers
+
+
+@pytest.fixture(scope="module")
+def clip(source: Source) -> Setting:
+    """A UNet with cross-attention to two blocks of CLIP, which words of vectors enter through a hook."""
+    pytest.importorskip("diffusers")
+    from lifelong.models import unet_small
+
+    objective = Denoising.for_data(parse(Config, {"steps": 2}), source, None, "cpu")
+    options = {"channels": [8], "patch": 4, "groups": 4, "heads": 2, "words": 16, "text_layers": 2}
+    config = parse(unet_small.Config, options)
+
+    def make() -> FlatModel:
+        with seeded_globals(Key(0)):
+            return FlatModel(unet_small.build(config, *objective.sizes(source.input_shape)))
+
+    return Setting(Key(1), make, objective, Training(), (), len(source))
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # of diffusers, at import time
+@pytest.mark.parametrize(
+    "kind",
+    [AdvUnlearn, FewShotErasing, DoCo, SelectiveAmnesia, SFD],
+)
+def test_erasers_work_on_a_unet(kind: type[Eraser], clip: Setting) -> None:
+    """They move what their part names, in cross-attention and CLIP, and leave no hook."""
+    module = importlib.import_module(kind.__module__)
+    options = kind.test_options | ({"seen": "noise"} if kind is FewShotErasing else {})
+    e = erasure(clip, prompts(3), prompts(1, 2))
+    config = parse(module.Config, options)
+    kind(config, clip).erase(e)
+    mask = part_mask(e.model, config.part)
+    assert not (moved(e) & ~mask).any()
+    assert float(moved(e)[mask].float().mean()) > 0.3
+    assert not any(m._forward_hooks for m in e.model.network.modules())
+    if kind is FewShotErasing:
+        names = {name for name, where in e.model.slices.items() if mask[where].any()}
+        assert all(".1.self_attn." in name or ".mlp." in name for name in names), "of two blocks, the last attention"
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_vectors_stand_where_words_would(clip: Setting) -> None:
+    """Those of a word say what the word says."""
+    e = erasure(clip, prompts(3), prompts(1))
+    asked = e.noised(e.drawn(prompts(3), 2, "some"), 2, "forget", 0)
+    words = vocabulary(e.model.network)
+    batch = e.objective.asking(asked.noisy, asked.time, asked.prompts, prefix=2)
+    batch.extra["words"][:, :2] = torch.tensor([5, 7])  # type: ignore[index]
+    with torch.no_grad():
+        said, spoken = e.objective.outputs(e.model, batch), e.says_after(e.model, asked, words[[5, 7]])
+        other = e.says_after(e.model, asked, words[[5, 6]])
+    torch.testing.assert_close(said, spoken)
+    assert not torch.allclose(said, other)

@@ -59,7 +59,8 @@ class Life:
     def begins(self, name: str, *classes: int) -> Lesson:
         ids = of_classes(self.source, *classes)
         door = self.ledger.door(Access(), ids)
-        lesson = Lesson(Experience(name, (), ids), door.fetch(ids), door, self.model, Key(1) / name, 4)
+        data = self.ledger.lend(ids)
+        lesson = Lesson(Experience(name, (), ids), data, door, self.model, Key(1) / name, 4)
         self.plugin.begin(lesson)
         return lesson
 
