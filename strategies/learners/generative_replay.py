@@ -39,7 +39,7 @@ class GenerativeReplay(Plugin):
     carries = ()
     supports = frozenset({"images"})
     test_options = {"per_prompt": 2, "batch": 8}
-    ranges = {"per_prompt": linear(4, 64), "batch": linear(8, 128)}
+    ranges = {"per_prompt": linear(4, 64)}
     config: Config
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -16,6 +16,7 @@ from strategies.parts.diffusion.schedules import STEPS
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.optimizers import Beta, make_optimizer
+from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import linear, log
 from strategies.unlearners._anchors import anchor_of
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised
@@ -37,7 +38,7 @@ class Config(EraserConfig):
     """Steps of each network."""
     batch_size: int = Field(64, ge=1)
     """Images per step."""
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(3e-5, gt=0)
     """Learning rate of the generator."""
     betas: tuple[Beta, Beta] = (0.0, 0.999)
     """Decay rates of `adam`'s moments, of both networks."""
@@ -146,7 +147,7 @@ class Distillation:
         total = torch.zeros(())
         for name, weight in (("live", 1.0), ("gone", config.forget)):
             prompts, _ = self._prompts(name, "score", step, size)
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(erasure.model):
                 drawn = self._generated(prompts, f"score-{name}", step)
             told = (erasure.key / "told" / name / step).uniform(np.arange(size)) >= erasure.objective.config.drop
             shown = np.where(told[:, None], prompts, NOTHING)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
-from lifelong.setup.preparation import prepare
 from lifelong.setup import worst_case_requests
+from lifelong.setup.preparation import prepare
 from lifelong.setup.worst_case_requests import project, select, unlearn, updated
 from strategies.parts.fit import FitConfig, fit
 from streams.errors import StreamError
