@@ -575,19 +575,6 @@ def test_the_score_network_is_served_and_the_teacher_is_frozen(setting: Setting)
         parse(sfd.Config, {"selected": 0.1})
 
 
-@pytest.mark.nightly
-def test_a_generator_draws_for_the_prompt_what_the_model_calls_its_anchor(setting: Setting) -> None:
-    """The error of the served network, asked about images of the anchor under the prompt that goes, falls."""
-    e = erasure(setting, prompts(3), prompts(8))
-    SFD(parse(sfd.Config, {"steps": 300, "warm_up": 20, "lr": 1e-3, "score_lr": 3e-3}), setting).erase(e)
-    probe = e.noised(e.drawn(prompts(8), 32, "probe"), 64, "probe", 0)
-    renamed = e.tensor(prompts(3)).expand(64, -1)
-    with torch.no_grad():
-        goal = e.says(e.teacher, probe)
-        after, before = (float((e.says(m, probe, renamed) - goal).square().mean()) for m in (e.model, e.teacher))
-    assert after < 0.5 * before
-
-
 # -- a text encoder of transformers
 
 
