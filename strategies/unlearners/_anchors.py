@@ -11,7 +11,6 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Setting
-from strategies.metric import Metric
 from strategies.parts.diffusion.prompts import NOTHING
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown
 from streams.errors import ConfigError, StreamError, closest
@@ -20,14 +19,6 @@ KINDS = ("nearest", "superclass", "random", "empty")
 """Anchors that are no names."""
 PROBES = 64
 """Noisy images on which prompts are compared."""
-
-METRICS = {
-    "remapped": Metric(
-        "Prompts that earlier requests erased and that this one erases anew, as they were drawn like what goes now.",
-        "prompts",
-        "neither",
-    )
-}
 
 
 class AnchoredConfig(EraserConfig):

@@ -11,10 +11,8 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.parts.diffusion.parts import GeneratorPart
 from strategies.ranges import linear, log
-from strategies.unlearners._anchors import METRICS, Anchored, AnchoredConfig
+from strategies.unlearners._anchors import Anchored, AnchoredConfig
 from strategies.unlearners._erase import Erasure
-
-__all__ = ["METRICS", "ConceptAblation", "Config"]
 
 
 class Config(AnchoredConfig):

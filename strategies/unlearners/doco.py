@@ -15,11 +15,9 @@ from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
 from strategies.parts.weights.fisher import gradient_of
 from strategies.ranges import linear, log
-from strategies.unlearners._anchors import METRICS, Anchored, AnchoredConfig
+from strategies.unlearners._anchors import Anchored, AnchoredConfig
 from strategies.unlearners._critic import critic_of, verdict_loss
 from strategies.unlearners._erase import Erasure, Noised, Shown
-
-__all__ = ["METRICS", "Config", "DoCo"]
 
 
 class Config(AnchoredConfig):
