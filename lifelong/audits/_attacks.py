@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,7 +59,7 @@ class Target:
     key: Key
 
 
-class Attack(Audit):
+class Attack(Audit, ABC):
     """Attacks a copy of the model right after each request, and each reference in the same way.
 
     It knows weights, and real images of what was deleted. It follows the denoising error, never a judge; judges only
@@ -68,6 +69,8 @@ class Attack(Audit):
     config: Any
     """An `AttackConfig`."""
     needs_images: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]]
+    """Names of what `attack` returns."""
     undefined: ClassVar[str | Mapping[str, str]] = "the request deletes images of prompts that stay"
 
     def __init__(self, name: str, config: AttackConfig, context: Context) -> None:
@@ -97,9 +100,7 @@ class Attack(Audit):
             values = self.attack(model, target) if len(target.prompts) else {}
         return {name: values.get(name, float("nan")) for name in self.metrics}
 
-    metrics: ClassVar[tuple[str, ...]] = ()
-    """Names of what `attack` returns."""
-
+    @abstractmethod
     def attack(self, model: FlatModel, target: Target) -> Values:
         """Return what came of it.
 
@@ -107,7 +108,6 @@ class Attack(Audit):
             model: a copy, in evaluation mode.
             target: of at least one image.
         """
-        raise NotImplementedError
 
     def draws(self, model: FlatModel, target: Target, noise: torch.Tensor, put: Words | None = None) -> np.ndarray:
         """Return which images, drawn from ``noise [n, P]``, show what was deleted, bool ``[n]``.
