@@ -119,7 +119,7 @@ def test_a_digit_goes_and_the_others_stay(name: str, options: dict[str, Any], wo
     right = world.right(world.erased(name, **options))
     print(name, options, right)
     kept = np.delete(right, GONE).mean()
-    assert right[GONE] <= 0.3
+    assert right[GONE] <= 0.5
     assert kept >= 0.75
 
 
