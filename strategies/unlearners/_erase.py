@@ -160,6 +160,11 @@ class Erasure:
         """Return what plain training under the images' own prompts lowers: the mean squared error."""
         return (self.says(model, noised) - self.truth(noised)).square().mean()
 
+    def drift(self, noised: Noised) -> torch.Tensor:
+        """Return the mean squared difference between what the model predicts and what the served one does."""
+        held = self.answers(self.teacher, noised)
+        return (self.says(self.model, noised) - held).square().mean()
+
     def drawn(self, prompts: np.ndarray, count: int, name: str) -> Shown:
         """Return `count` images of the teacher's, for the prompts in turn; `name` names their noise."""
         chosen = prompts[np.arange(count) % len(prompts)]

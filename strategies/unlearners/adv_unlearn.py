@@ -85,9 +85,7 @@ class AdvUnlearn(Eraser):
             loss = (said - target).square().mean()
             if kept is None:
                 return loss
-            others = erasure.noised(kept, size, "retain", step)
-            held = erasure.answers(teacher, others)
-            return loss + config.gamma * (erasure.says(model, others) - held).square().mean()
+            return loss + config.gamma * erasure.drift(erasure.noised(kept, size, "retain", step))
 
         outcome = erasure.descend(config, loss_of, passed=1 if kept is None else 2, moving=[attack.found])
         passed = len(attacks) * config.attack_steps * config.batch_size
@@ -113,7 +111,7 @@ class Attack:
     def find(self, asked: Noised, shown: torch.Tensor, step: int) -> None:
         """Take steps towards words before which the model answers ``[B, P]`` what the served one answered without.
 
-        Words and model are changed in this order: the model stands still, in evaluation mode.
+        The model stands still, in evaluation mode.
         """
         config, erasure = self._config, self._erasure
         if config.start == "random":

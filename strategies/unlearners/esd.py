@@ -67,8 +67,6 @@ class ESD(Eraser):
             loss = (erasure.says(model, asked) - target).square().mean()
             if kept is None:
                 return loss
-            others = erasure.noised(kept, size, "retain", step)
-            held = erasure.answers(teacher, others)
-            return loss + config.retain * (erasure.says(model, others) - held).square().mean()
+            return loss + config.retain * erasure.drift(erasure.noised(kept, size, "retain", step))
 
         return erasure.descend(config, loss_of, passed=1 if kept is None else 2)
