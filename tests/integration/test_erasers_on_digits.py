@@ -117,7 +117,6 @@ def test_the_original_draws_every_digit(world: World) -> None:
 )
 def test_a_digit_goes_and_the_others_stay(name: str, options: dict[str, Any], world: World) -> None:
     right = world.right(world.erased(name, **options))
-    print(name, options, right)
     kept = np.delete(right, GONE).mean()
     assert right[GONE] <= 0.5
     assert kept >= 0.75
@@ -139,7 +138,6 @@ def test_attacks_bring_back_what_was_never_gone_and_less_of_what_was_erased_unde
         found[name] = {}
         for audit in audits:
             found[name] |= audit.attack(model, audit._target(1, request))
-        print(name, found[name])
     assert found["original"]["inverted"] >= 0.9
     assert found["original"]["pre_asr"] >= 0.9
     assert found["esd"]["inverted"] >= 0.5, "what looks erased is not"
