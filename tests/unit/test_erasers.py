@@ -240,7 +240,10 @@ def test_anchors_are_live_and_keep_what_does_not_go(source: Source) -> None:
     assert anchor("nearest", [3, 1], live)[1] == 1, "an object goes: another object in the same style"
     assert anchor("nearest", [1, 2], live)[0] == 1, "a style goes: the same object in another style"
     assert anchor("b", [1, 2], live) == [1, 1]
-    assert anchor("random", [3, 0], live)[1] == 0
+    for gone, same in (([3, 0], 1), ([3, 1], 1), ([1, 2], 0), ([2, 2], 0)):
+        e = erasure(setting, np.array([gone]), live)
+        drawn = [_anchors.anchor_of(e, "random", np.array(gone), number) for number in range(4)]
+        assert {int(a[same]) for a in drawn} == {gone[same]}, "whichever is drawn"
     assert anchor("empty", [3, 0], live) == [NOTHING, NOTHING]
     with pytest.raises(StreamError, match="'5' is not live at that moment"):
         anchor("5", [3, 0], live)
