@@ -124,7 +124,8 @@ def _unanswerable(quantity: Quantity, stream: Stream, measure: str) -> str | Non
     if quantity.subject not in subjects and not _names_its_subjects(quantity.metric):
         return f".subject: no run has {quantity.subject!r}. {closest(quantity.subject, subjects)}"
     other_measures = [m for m in MEASURES if m != measure and quantity.metric.endswith(m)]
-    if other_measures and not quantity.metric.endswith(measure):
+    has_own_name = any(quantity.metric.endswith(name) for name in BUILT_IN.metrics)  # such as picture_accuracy
+    if other_measures and not quantity.metric.endswith(measure) and not has_own_name:
         return f".metric: no run produces {quantity.metric!r}; these runs are scored by {measure}."
     if isinstance(quantity.event, int) and not -1 <= quantity.event < len(stream.events):
         return f".event: there is no event {quantity.event}; the stream has events 0 to {len(stream.events) - 1}."

@@ -9,7 +9,8 @@ import pytest
 
 from lifelong.config.run import RunConfig
 from lifelong.results.table import Row, Table
-from lifelong.study.checks import check
+from lifelong.setup.preparation import prepare
+from lifelong.study.checks import _unanswerable, check
 from lifelong.study.config import Cell, Criterion, StudyConfig, in_size, lay_out, read_study
 from lifelong.study.seeds import all_seeds
 from lifelong.study.tuning import Tuning
@@ -113,3 +114,11 @@ def test_against_needs_a_strategy_and_values_of_the_grid() -> None:
         study = parse(StudyConfig, STUDY | {"criteria": [criterion | {"against": against}]})
         with pytest.raises(ConfigError, match=message):
             check(study, lay_out(study))
+
+
+def test_a_metric_may_end_as_the_score_of_another_objective_does() -> None:
+    """`picture_accuracy` is what an audit says of generators, and no score of a classifier."""
+    stream = prepare(RunConfig()).stream
+    for metric, problem in (("picture_accuracy", False), ("readout_accuracy", False), ("average_accuracy", True)):
+        asked = Criterion(name="it", metric=metric, of="a", above=0.5)
+        assert (_unanswerable(asked, stream, "negative_denoising_error") is not None) == problem
