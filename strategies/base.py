@@ -398,6 +398,8 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
+    needs_convolutions: ClassVar[bool] = False
+    """Whether it changes convolutions alone, and refuses a network without one."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
     exact: ExactAt | None = None

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from contract.candidates import Candidate
 
 
+CONVOLVED = ", convolved"
+"""Ends the name of a world whose model looks at the digits as pictures."""
+
+
 @dataclass(frozen=True, eq=False)
 class World:
     """A stream and what strategies are built in."""
@@ -55,7 +59,7 @@ class World:
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith(("task-incremental", "declared"))
-        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name.endswith(CONVOLVED))
         setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
@@ -159,12 +163,12 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, convolved: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy, images).to(device))
+        return FlatModel(_network(objective, noisy, convolved).to(device))
 
 
-def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, convolved: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -175,7 +179,10 @@ def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    first = [nn.Linear(64, 12)]
+    if convolved:
+        first = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=3), nn.Flatten(), nn.Linear(16, 12)]
+    layers = [*first, nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -288,15 +295,14 @@ def make_world(full_name: str, device: str = "cpu") -> World:
         return _world_of_pictures(device)
     if full_name == "text":
         return _world_of_text(device)
-    name = full_name.removesuffix(" by class")
-    by_class = name != full_name
+    convolved = full_name.endswith(CONVOLVED)
+    by_class = full_name.removesuffix(CONVOLVED).endswith(" by class")
+    name = full_name.removesuffix(CONVOLVED).removesuffix(" by class")
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
     if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
-    if name == "images":
-        source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
         source, objective = replace(source, y=target), Regression()
@@ -317,7 +323,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     if name == "carrying":
         training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
     setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
+        Key(0), partial(_model, objective, 0, False, device, convolved), objective, training, stream.units, len(source)
     )
     return World(full_name, stream, setting, device=device)
 
