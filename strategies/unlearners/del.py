@@ -85,6 +85,21 @@ def chosen_units(units: torch.Tensor, sizes: torch.Tensor, share: float) -> torc
     return chosen
 
 
+def most_needed(model: FlatModel, gradient: torch.Tensor, config: Config) -> torch.Tensor:
+    """Return the weights of the units that the forget set needs most, bool ``[P]``.
+
+    Args:
+        model: whose weights they are.
+        gradient: ``[P]``, of the forget loss.
+        config: which share, and how units are scored.
+    """
+    scores = (model.parameters * gradient).abs()
+    shapes = {name: p.shape for name, p in model.network.named_parameters() if name in model.slices}
+    units = [unit_scores(scores[model.slices[n]], s, config.top, config.top_of) for n, s in shapes.items()]
+    sizes = torch.cat([torch.full((s[0],), math.prod(s[1:]), device=scores.device) for s in shapes.values()])
+    return chosen_units(torch.cat(units), sizes, config.share).repeat_interleave(sizes)
+
+
 @final
 class DEL(RetainUnlearner):
     """Finds the units whose weights times gradients are large on the forget set, resets them, and trains only these.
@@ -101,7 +116,7 @@ class DEL(RetainUnlearner):
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model = self.config, learner.model
         forget_set = door.forget_set()
-        mask = self._mask(model, loss_gradient(model, self.setting.objective, forget_set))
+        mask = most_needed(model, loss_gradient(model, self.setting.objective, forget_set), config)
         start = self.setting.make_model()
         if config.initial == "fresh":
             start = redraw(start, key / "draw")
@@ -112,12 +127,3 @@ class DEL(RetainUnlearner):
             outcome = fit(model, self.setting.objective, retained, config, key, optimizer=optimizer)
         cost = Outcome(forward=len(forget_set), backward=len(forget_set))
         return outcome + cost + finish(config, learner, retained)
-
-    def _mask(self, model: FlatModel, gradient: torch.Tensor) -> torch.Tensor:
-        """Return which weights are reset, bool ``[P]``."""
-        config, scores = self.config, (model.parameters * gradient).abs()
-        shapes = {name: p.shape for name, p in model.network.named_parameters() if name in model.slices}
-        units = [unit_scores(scores[model.slices[n]], s, config.top, config.top_of) for n, s in shapes.items()]
-        sizes = [torch.full((s[0],), math.prod(s[1:]), device=scores.device) for s in shapes.values()]
-        chosen = chosen_units(torch.cat(units), torch.cat(sizes), config.share)
-        return chosen.repeat_interleave(torch.cat(sizes))

@@ -95,8 +95,8 @@ class Contrast(Hooks):
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        with torch.no_grad():
-            others = self._objective.outputs(model, next(self._batches))
+        # in training mode, like the released code: batch norms see the retained batch as well
+        others = self._objective.outputs(model, next(self._batches)).detach()
         return contrast(outputs, others, self._temperature)
 
 

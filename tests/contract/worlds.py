@@ -168,9 +168,7 @@ def _model(objective: Objective, seed: int, noisy: bool, device: str, convolved:
         return FlatModel(_network(objective, noisy, convolved).to(device))
 
 
-def _setting(
-    objective: Objective, training: Training, stream: Stream, device: str, convolved: bool = False
-) -> Setting:
+def _setting(objective: Objective, training: Training, stream: Stream, device: str, convolved: bool = False) -> Setting:
     make_model = partial(_model, objective, 0, False, device, convolved)
     return Setting(Key(0), make_model, objective, training, stream.units, len(stream.source), device=device)
 
@@ -186,11 +184,16 @@ def _network(objective: Objective, noisy: bool, convolved: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    first = [nn.Linear(64, 12)]
-    if convolved:
-        first = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=3), nn.Flatten(), nn.Linear(16, 12)]
-    layers = [*first, nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*first_layers(convolved), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
+
+
+def first_layers(convolved: bool) -> list[nn.Module]:
+    """From 64 numbers to 12, with a convolution or without."""
+    if convolved:
+        kernels = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=3), nn.Flatten()]
+        return [*kernels, nn.Linear(16, 12), nn.ReLU()]
+    return [nn.Linear(64, 12), nn.ReLU()]
 
 
 def small_denoiser(objective: Denoising) -> Network:
