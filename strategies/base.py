@@ -399,7 +399,7 @@ class Unlearner(ABC):
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
     needs_convolutions: ClassVar[bool] = False
-    """Whether it changes convolutions alone, and refuses a network without one."""
+    """Whether it changes convolutions alone at its default options, and refuses a network without one."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
     exact: ExactAt | None = None

@@ -85,7 +85,9 @@ class MSG(RetainUnlearner):
     erodes is to be read from the retained accuracy.
     """
 
-    test_options = {"epochs": 2, "layers": "weights"}
+    needs_convolutions = True
+
+    test_options = {"epochs": 2}
     config: Config
     supports = frozenset({"classes", "numbers"})
     ranges = TRAINED | {"share": linear(0.05, 0.7), "kept": (0.0, 0.1, 1.0)}

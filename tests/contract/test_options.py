@@ -18,7 +18,7 @@ import pytest
 from contract.candidates import Candidate, class_named, everywhere
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
-from contract.worlds import CONVOLVED, World, world_of
+from contract.worlds import World, first_of, world_of
 from pydantic import BaseModel
 
 from lifelong.config.run import StrategyConfig
@@ -237,7 +237,7 @@ class Lives:
         affine = half.name != "amnesiac-hat"  # it takes no norms with weights
         self._setting = replace(
             self._world.setting,
-            make_model=lambda: noisy_model(self._world.setting.objective, affine, self._world.name.endswith(CONVOLVED)),
+            make_model=lambda: noisy_model(self._world.setting.objective, affine, first_of(self._world.name)),
             training=Training(epochs=1, lr=0.05, batch_size=10),
         )
         self._ends: dict[str, Whole | None] = {}
