@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
 from _reliability import reliability
+from torch import nn
 
 from lifelong.config.annotate import Option, options
 from lifelong.config.run import RunConfig
@@ -28,6 +30,7 @@ from lifelong.setup.preparation import prepare
 from lifelong.setup.suitability import Method, part_of
 from lifelong.study.config import StudyConfig
 from strategies.base import EVERYTHING, Unlearner
+from strategies.parts.model import FlatModel, Network
 from strategies.ranges import in_words
 from streams.config import parse
 from streams.registry import KINDS, class_of, entries, load
@@ -177,6 +180,8 @@ def _unlearners() -> str:
     setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
     images = {"objective": "denoising", "model": {"name": "mlp-denoiser", "width": 8, "blocks": 1}}
     of_images = prepare(parse(RunConfig, {"schedule": "none", **images})).setting
+    convolved = Network(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten()), nn.Linear(64, 10))
+    with_convolutions = replace(setting, make_model=lambda: FlatModel(convolved), make_outline=None)
     lines = ["| unlearner | reads | requests | for models of | |", "| --- | --- | --- | --- | --- |"]
     text = []
     for name, entry in entries("unlearners").items():
@@ -185,7 +190,8 @@ def _unlearners() -> str:
         if kind.supports == {"tokens"}:
             text.append(f"`{name}`")
             continue
-        unlearner = kind(module.Config(), of_images if kind.supports == {"images"} else setting)
+        place = of_images if kind.supports == {"images"} else with_convolutions if kind.needs_convolutions else setting
+        unlearner = kind(module.Config(), place)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
         what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes

@@ -91,12 +91,9 @@ class SFRon(RetainUnlearner):
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model = self.config, learner.model
         forget_set = door.forget_set()
-        information, outcome = [], Outcome()
-        for name, data in (("forget", forget_set), ("retained", retained)):
-            fisher, cost = self._fisher(model, data, key / "fisher" / name)
-            information.append(fisher)
-            outcome += cost
-        mask = matters_more(*information, config.gamma)
+        of_forgotten, cost = self._fisher(model, forget_set, key / "fisher" / "forget")
+        of_retained, more = self._fisher(model, retained, key / "fisher" / "retained")
+        mask = matters_more(of_forgotten, of_retained, config.gamma)
         climbed, kept = (self.setting.objective.training_on(data) for data in (forget_set, retained))
         forgotten = Endless(climbed, forget_set, config.batch_size, key / "forgotten")
         others = Endless(kept, retained, config.batch_size, key / "retained")
@@ -126,7 +123,7 @@ class SFRon(RetainUnlearner):
                 model.hold()
                 steps.samples += len(batch)
                 steps.done(loss)
-        return outcome + steps.outcome(model.parameters)
+        return cost + more + steps.outcome(model.parameters)
 
     def _fisher(self, model: FlatModel, data: Data, key: Key) -> tuple[torch.Tensor, Outcome]:
         estimator: Literal["batch", "empirical"] = "batch" if self.config.estimator == "batch" else "empirical"

@@ -37,8 +37,9 @@ def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
 
 def weights_of(model: FlatModel, kinds: tuple[type[nn.Module], ...]) -> dict[str, tuple[slice, torch.Size]]:
     """Return place and shape of the trained weights of layers of some kinds, by name; biases do not count."""
+    named = {name.removesuffix(".weight"): p.shape for name, p in model.network.named_parameters()}
     return {
-        name: (model.slices[f"{name}.weight"], module.weight.shape)
+        name: (model.slices[f"{name}.weight"], named[name])
         for name, module in model.network.named_modules()
         if isinstance(module, kinds) and f"{name}.weight" in model.slices
     }
