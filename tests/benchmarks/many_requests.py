@@ -8,8 +8,8 @@ Glyphs arrive one by one (`online`), and deletions of single samples between the
 after 1, 2, 4, 8 ... more events (`evaluation.follow: geometric`).
 
 - naive, replay (with finetune): 10,000 events with 3,300 requests, one after every other glyph up to the end.
-- sisa, s3t: one experience of 10,800 glyphs, then 10,000 requests. Their own training is told apart from all that is
-  done around it: evaluation, rows, files, checkpoints.
+- sisa, s3t: one experience of 10,800 glyphs, of which the script is to be told (Latin, Cyrillic ...), then 10,000
+  requests. Their own training is told apart from all that is done around it: evaluation, rows, files, checkpoints.
 - plan: what is done before the first event, for both streams.
 - references: those of ten requests, drawn by name, for naive and replay, whose lives go on from where they ended.
 - workers: naive's once more with an empty cache, by one process and by two, in wall time.
@@ -73,8 +73,8 @@ FLAT, PLANNED_S, PEAK_GIB, SIZE_MB, REPORT_S, FASTER = 1.1, 20, 1, 300, 20, 1.25
 Cost = dict[str, Any]
 
 
-def config_of(name: str, share: int) -> dict[str, Any]:
-    """Return the run of one strategy, of which a share is lived."""
+def config_of(name: str, share: int, place: Path) -> dict[str, Any]:
+    """Return the run of one strategy, of which a share is lived; `place` is for its data."""
     common = {
         "name": "many",
         "model": {"name": "mlp", "hidden": [64]},
@@ -91,12 +91,24 @@ def config_of(name: str, share: int) -> dict[str, Any]:
             "schedule": {"name": "periodic", **asked, "start": 20, "every": 2},
         }
     return common | {
-        "source": {"name": "glyphs", "pool": 2179, "classes": 1000 // share, "split": "pairs", "test_fraction": 0.1},
+        "source": {"name": "arrays", "path": str(scripts(1000 // share, place))},
         "scenario": {"name": "class-incremental", "experiences": 1},
         "schedule": {"name": "burst", **asked, "after": 1, "requests": 10_000 // share},
         "model": {"name": "mlp", "hidden": [16, 16]},
         "references": {"kinds": []},
     }
+
+
+def scripts(characters: int, place: Path) -> Path:
+    """Return a file of glyphs whose classes are scripts: of many classes, most of the time would go into outputs."""
+    from streams.sources.glyphs import Config, load
+
+    file = place / "scripts.npz"
+    if not file.exists():
+        source = load(Config(pool=2179, classes=characters, split="pairs", test_fraction=0.1))
+        columns = {"x": source.x.numpy(), "y": source.superclass_ids[source.class_ids], "test": source.is_test}
+        write_atomically(file, lambda handle: np.savez(handle, **columns))  # type: ignore[arg-type]
+    return file
 
 
 class _Lived(BaseException):
@@ -157,22 +169,22 @@ class _Clock:
         pass
 
 
-def prepared_for(name: str, share: int, cache: Path) -> Prepared:
+def prepared_for(name: str, share: int, place: Path, cache: str = "cache") -> Prepared:
     """Return the run of a strategy, which finds in its cache nothing that others have computed."""
-    os.environ["LIFELONG_CACHE"] = str(cache)
+    os.environ["LIFELONG_CACHE"] = str(place / cache)
     from lifelong.config.run import RunConfig
     from lifelong.setup.preparation import prepare
     from streams.config import parse
 
     torch.set_num_threads(1)
-    return prepare(parse(RunConfig, config_of(name, share)))
+    return prepare(parse(RunConfig, config_of(name, share, place)))
 
 
 def plan(name: str, share: int, place: Path) -> Cost:
     """Return what is done before the first event; the glyphs have been drawn."""
-    prepared_for(name, share, place / "cache")
+    prepared_for(name, share, place)
     made: list[Prepared] = []
-    seconds = cpu_seconds(lambda: made.append(prepared_for(name, share, place / "cache")))
+    seconds = cpu_seconds(lambda: made.append(prepared_for(name, share, place)))
     return {"seconds": seconds, "events": len(made[0].stream.events), "requests": len(made[0].stream.requests)}
 
 
@@ -183,7 +195,7 @@ def live(name: str, share: int, place: Path) -> Cost:
     from lifelong.execution.runner import run_prepared
     from streams.events import DeletionRequest
 
-    prepared, clock = prepared_for(name, share, place / "cache"), _Clock(place / "events.txt")
+    prepared, clock = prepared_for(name, share, place), _Clock(place / "events.txt")
     stepping._served = clock.notes(stepping._served)
     if name in LEARNERS:
         life.compare = _end_of_life  # type: ignore[assignment]
@@ -245,7 +257,7 @@ def refer(name: str, share: int, place: Path, to: str = "referred", workers: int
     if not root.exists():
         shutil.copytree(place / "lived", place / "copy", dirs_exist_ok=True)
         (place / "copy").rename(root)
-    prepared, clock = prepared_for(name, share, place / f"cache-{to}"), _Clock(place / "referring.txt")
+    prepared, clock = prepared_for(name, share, place, f"cache-{to}"), _Clock(place / "referring.txt")
     done = run_prepared(prepared, root, [clock], workers=workers).summaries["it"]
     others = resource.getrusage(resource.RUSAGE_CHILDREN)
     return clock.referred | {
