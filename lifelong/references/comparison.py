@@ -224,7 +224,9 @@ def _live_elsewhere(
 ) -> list[Outcome]:
     """Live where nobody has lived before: what a user's file keeps in its module would make all lives alike."""
     config = p.config.model_copy(update={"strategies": {name: p.config.strategies[name]}})
-    return calls(_live_here, [(config, p.stream, name, kind, under_way, missing) for missing in parts], workers)
+    places = [None if under_way is None else under_way / str(number) for number in range(len(parts))]
+    given = [(config, p.stream, name, kind, place, part) for place, part in zip(places, parts, strict=True)]
+    return calls(_live_here, given, workers)
 
 
 def _live_here(

@@ -24,7 +24,7 @@ class UnderWay:
         """Keep nothing yet.
 
         Args:
-            folder: where states are kept; other processes may keep theirs there, of lives of their own.
+            folder: where states are kept, of this process alone.
             identity: hash of all that decides a life beside its events; states of another are not found.
             device: where states are loaded to.
             every: seconds between two states; None keeps one only when asked to stop, in the middle of a training.
@@ -48,9 +48,10 @@ class UnderWay:
         """Have the trainings of an event kept, with which the chain of that name ends."""
         folder = self._folder / f"within-{name}"
         progress = Progress(self._store(folder), self._every)
-        self._mine.add(folder)
         with keeping(progress):
             yield progress
+        if progress.keeps:
+            self._mine.add(folder)
 
     def is_due(self, progress: Progress) -> bool:
         """Return whether to keep the state after an event: some of it was kept, or the last state is old."""

@@ -4,8 +4,8 @@
 
 Everything is imported once; every attempt is the command line in a process of its own, forked from there. One half of
 the kills come at a random instant of the life, the others a random moment after some write, lesson, request, look or
-reference has begun, or after a state in the middle of a training was kept: every 20 ms in the run of long lessons, after
-every step in the others. A quarter of the kills are SIGTERM, which the program handles; the others SIGKILL, which it
+reference has begun, or after a state in the middle of a training was kept, which is after every step or, in the run of
+long lessons, every 20 ms. A quarter of the kills are SIGTERM, which the program handles; the others SIGKILL, which it
 cannot. In a study the victim is the study or one of its workers. A life is killed up to sixteen times and then left
 alone. Compared are all files of the run folders and of the cache, but for seconds and dates: tables and outputs as
 bytes, states by digest. It is counted where an attempt after a kill comes back to: into the middle of an event or of a
