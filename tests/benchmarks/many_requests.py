@@ -290,14 +290,14 @@ def measured(work: Callable[..., Cost], *arguments: Any) -> Cost:
 
 def costs_of(part: str, share: int, folder: Path) -> dict[str, Cost]:
     """Return what a part costs, by strategy; each in a process of its own."""
-    calls: dict[str, tuple[Any, ...]] = {
-        "plan": tuple((name, plan) for name in ("naive", "sisa")),
-        "references": tuple((name, refer) for name in LEARNERS),
-        "workers": tuple((f"{n}", refer, f"workers-{n}", n) for n in (1, 2)),
-        "report": tuple((name, tell) for name in LIVES),
-    }.get(part, ((part, live),))
+    calls: dict[str, list[tuple[Any, ...]]] = {
+        "plan": [(name, plan) for name in ("naive", "sisa")],
+        "references": [(name, refer) for name in LEARNERS],
+        "workers": [(f"{n}", refer, f"workers-{n}", n) for n in (1, 2)],
+        "report": [(name, tell) for name in LIVES],
+    }
     costs = {}
-    for key, work, *more in calls:
+    for key, work, *more in calls.get(part, [(part, live)]):
         name = "naive" if part == "workers" else key
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
