@@ -8,6 +8,7 @@ from typing import Any
 
 FILE = Path(__file__).parents[1] / "tests" / "benchmarks" / "results" / "many_requests.json"
 NAMES = ("naive", "replay", "sisa", "s3t")
+PARTS = ("plan", *NAMES, "references", "workers", "report")
 GIB, MB = 2**30, 10**6
 
 Costs = dict[str, dict[str, Any]]
@@ -59,7 +60,9 @@ def _workers(costs: dict[str, Costs]) -> list[str]:
 def _measured(parts: dict[str, Any]) -> str:
     loads = [found["machine"]["load"][0] for found in parts.values()]
     first = next(iter(parts.values()))["machine"]
+    missing = [part for part in PARTS if part not in parts]
+    left = f" Parts that are not measured yet: {', '.join(missing)}." if missing else ""
     return (
         f"Measured on {first['time'][:10]} with torch {first['torch']} on {first['cores']} cores, at a load of "
-        f"{min(loads):.1f} to {max(loads):.1f}."
+        f"{min(loads):.1f} to {max(loads):.1f}.{left}"
     )
