@@ -5,7 +5,7 @@
 Everything is imported once; every attempt is the command line in a process of its own, forked from there. One half of
 the kills come at a random instant of the life, the others a random moment after some write, lesson, request, look or
 reference has begun, or after a state in the middle of a training was kept, which is after every step or, in the run of
-long lessons, every 20 ms. A quarter of the kills are SIGTERM, which the program handles; the others SIGKILL, which it
+long lessons, every 5 ms. A quarter of the kills are SIGTERM, which the program handles; the others SIGKILL, which it
 cannot. In a study the victim is the study or one of its workers. A life is killed up to sixteen times and then left
 alone. Compared are all files of the run folders and of the cache, but for seconds and dates: tables and outputs as
 bytes, states by digest. It is counted where an attempt after a kill comes back to: into the middle of an event or of a
@@ -60,14 +60,14 @@ RUN = DIGITS | {
 }
 LESSONS = DIGITS | {
     "name": "killed-lessons",
-    "training": {"epochs": 20, "batch_size": 16, "lr": 0.02, "momentum": 0.5},
+    "training": {"epochs": 8, "batch_size": 16, "lr": 0.02, "momentum": 0.5},
     "strategies": {
         "ewc-scrub": {"learner": "ewc", "unlearner": {"name": "scrub", "epochs": 3}},
         "replay-retrain": {"learner": {"name": "replay", "memory": 100}, "unlearner": "retrain"},
         "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 2}},
     },
     "references": {"kinds": ["retrained"]},
-    "recording": {"checkpoint_minutes": 0.02 / 60},
+    "recording": {"checkpoint_minutes": 0.005 / 60},
 }
 TEXT: dict[str, Any] = {
     "name": "killed-text",
