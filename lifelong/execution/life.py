@@ -86,7 +86,7 @@ class Life:
         """Live to the end, then compute references. Nothing happens if that was done before."""
         try:
             if self._record.done:
-                self._record.drop_details()  # a crash may have come before
+                self._record.drop_rest()  # a crash may have come before
                 return
             access = self._play()
             rows, cost = compare(self._p, self._name, self._record, self._instruments, self._shared)

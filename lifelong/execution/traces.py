@@ -129,6 +129,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         until = int(file.parent.name.removeprefix("event-"))
         if any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events[:until]):
             yield Trace(file, "where training stood that was interrupted; it has learned it, then or before")
+    if learned:
+        for file in sorted((life / "checkpoints" / "references").rglob("*.pt")):
+            yield Trace(file, "where a reference stood that was interrupted; it may have learned it")
     if evaluated:
         for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
             yield Trace(life / name_of_file, f"its {number} after every evaluation")

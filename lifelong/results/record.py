@@ -102,6 +102,11 @@ class Record:
         self._within = folder / "checkpoints" / "within"
 
     @property
+    def references(self) -> Path:
+        """Folder for states of references whose lives are not over, until the strategy is done."""
+        return self.folder / "checkpoints" / "references"
+
+    @property
     def done(self) -> bool:
         """Whether the strategy has lived to the end and its references are written."""
         return (self.folder / "done.json").exists()
@@ -264,10 +269,11 @@ class Record:
         kept += sorted((self.folder / SHOWN).glob("event-*.npz"))
         marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
         write_atomically(self.folder / "done.json", with_digest(summary | {"files": marks}), fsync=self._fsync)
-        self.drop_details()
+        self.drop_rest()
 
-    def drop_details(self) -> None:
-        """Remove details, unless they are to be kept: features and probabilities of samples that were deleted."""
+    def drop_rest(self) -> None:
+        """Remove details, unless they are to be kept, with what they tell of deleted samples; and lives under way."""
+        shutil.rmtree(self.references, ignore_errors=True)
         if not self._keep_details:
             shutil.rmtree(self.folder / "details", ignore_errors=True)
 
