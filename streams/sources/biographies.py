@@ -5,8 +5,8 @@ are documents alone, biographies of further people; their test rows ask about th
 So a model that learns a domain gains from it only what it can also say when asked, in a format that it knows from the
 general data. Questions are plain text: the question, a line break, the answer.
 
-With `reserved` people domain 1 is general, too, about other people. A learner that mixes in nothing of it shows there how
-much it keeps of what it could do before, and not of what it rehearses.
+With `reserved` people domain 1 is general, too, about other people. A learner that mixes in nothing of it shows there
+how much it keeps of what it could do before, and not of what it rehearses.
 
 A user is a person (or ``world``), a class is an attribute or ``biography``; people and facts are those of `people`.
 """

@@ -804,7 +804,7 @@ def test_general_data_beside_a_checkpoint_is_mixed_in_and_never_learned_alone(wo
     assert life.learn(0).steps == 0
     assert torch.equal(life.model.parameters, before)
     general = few.domain(0)
-    assert not len(life.learner.holds(general)["weights"] if "weights" in life.learner.holds(general) else NOTHING)
+    assert not len(life.learner.holds(general).get("weights", NOTHING))
     assert len(life.plugin.stored_ids())
     life.learn(1)
     original = life.plugin.offers()[0]
@@ -827,7 +827,7 @@ def test_a_second_general_domain_is_in_no_mixture(world: World) -> None:
     config = biographies.Config(general=4, reserved=3, domains=2, people=2, renderings=1, world=False, vocabulary=400)
     source = biographies.load(config)
     assert source.domain_ids is not None
-    asks = np.asarray(((source.x[:, 1] == GIVEN).sum(1) > 1)) & ~source.is_test
+    asks = np.asarray((source.x[:, 1] == GIVEN).sum(1) > 1) & ~source.is_test
     assert np.unique(source.domain_ids[asks]).tolist() == [0, 1], "only general domains are asked about in training"
     people = [np.unique(source.user_ids[source.domain_ids == d]) for d in range(4)]
     assert [len(p) for p in people] == [4, 3, 2, 2]
