@@ -154,7 +154,7 @@ class MixCPT(HeldToOriginal):
         """Return the domain's samples with general ones among them, by shares of tokens."""
         self._mixed, self._shares = {}, {}
         if self.is_general or not len(ids):
-            return ids
+            return super().select(ids, experience, door, model)
         key = self.setting.key / "mix-cpt" / "mixture" / experience.name / experience.incarnation
         domain_tokens = int(num_tokens(door.fetch(ids)).sum())
         shares: dict[Kind, float] = {
@@ -177,7 +177,9 @@ class MixCPT(HeldToOriginal):
         """Keep general questions, or align the format."""
         domains = self._lessons + 1 - self.config.general
         if self.is_general:
-            self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
+            known = self.config.general_known
+            general = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
+            self._memory.compete(general.part(np.flatnonzero(with_prompt(general))))
         every, cost = self.config.align_every, Outcome().noted(**self._shares)
         if not self.is_general and every is not None and domains % every == 0:
             cost += self._align(lesson)

@@ -367,6 +367,23 @@ def test_what_is_kept_are_general_questions(world: World) -> None:
     assert np.array_equal(life.strategy.stored_ids(), asked)
 
 
+def test_general_data_beside_a_checkpoint_is_mixed_in_without_being_learned_first(world: World) -> None:
+    life = Life(world, general_known=True, align_every=None)
+    before = life.model.parameters.clone()
+    assert life.learn(0).steps == 0
+    assert torch.equal(life.model.parameters, before)
+    general = world.domain(0)
+    assert not len(life.strategy.holds(general).get("weights", ()))
+    assert len(life.strategy.stored_ids()) == 80
+    outcome = life.learn(1)
+    assert outcome.notes["mixture_instructions"] > 0.1
+    assert outcome.losses["mix_cpt_distillation"] > 0
+    assert torch.equal(life.plugin._original.model.parameters, before)  # the checkpoint itself is the original
+    gone = life.strategy.stored_ids()[:5]
+    life.forget(gone)
+    assert not np.isin(life.strategy.stored_ids(), gone).any()
+
+
 # -- stage 2 (checks 9 and 10)
 
 
@@ -568,6 +585,15 @@ def test_instruction_tuning_keeps_general_questions_and_no_plain_text(world: Wor
     asking = ids[with_prompt(world.data(ids))]
     assert len(asking) < len(ids)
     assert np.array_equal(strategy.stored_ids(), asking)
+
+
+def test_instruction_tuning_beside_a_checkpoint_keeps_questions_that_it_has_not_learned(world: World) -> None:
+    options = {"name": "instruction-tuning", "general_known": True, "memory": 1000}
+    strategy = make_strategy(parse(StrategyConfig, {"learner": options, "unlearner": "none"}), world.setting, "mine")
+    ledger, ids = Ledger(world.source), world.domain(0)
+    experience = ledger.admit(Experience("general", (), ids))
+    assert strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids)).steps == 0
+    assert np.array_equal(strategy.stored_ids(), ids[with_prompt(world.data(ids))])
 
 
 # -- bad input
