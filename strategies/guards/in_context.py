@@ -104,10 +104,8 @@ class InContext(Guard):
             return self._objective.outputs(model, batch)
         if self.config.form == "refusal":
             outputs = self._objective.outputs(model, batch)
-            for row, names in enumerate(subjects):
-                if names:
-                    outputs[row] = self._refused(batch.x[row], outputs.shape[1])
-            return outputs
+            refused = (self._refused(x, outputs.shape[1]) for x in batch.x)
+            return torch.stack([r if names else o for o, r, names in zip(outputs, refused, subjects, strict=True)])
         prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(subjects, batch.x, strict=True)]
         longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
         outputs = self._objective.outputs(model, longer)

@@ -58,9 +58,6 @@ class Config(OriginalConfig):
     mixed: int | None = Field(None, ge=1)
     """How many of the general experiences, from the first on, are kept for the mixture; null keeps all. What the others
     teach is rehearsed by no mixture, and shows how much is kept of what is not."""
-    learn_general: bool = True
-    """Whether the general experiences are learned before they are mixed in. false: the initial model is the original, a
-    checkpoint that knows such text, and what they bring is only kept for the mixture."""
     preference_part: float = Field(0.2, ge=0, le=1)
     """Part of the kept questions that serve as preference data, drawn by name; the others are instructions."""
     rejected: Literal["wrong", "refusal"] = "wrong"
@@ -143,11 +140,6 @@ class MixCPT(HeldToOriginal):
         self._template = template(config.template, self._text.tokenizer)
         self._answers = objective.on("answer")
         self._memory = Exemplars(config.memory, "reservoir", setting.key / "mix-cpt" / "priority")
-        if not (config.learn_general or config.general):
-            raise ConfigError(
-                "mix-cpt.learn_general: false says what becomes of general experiences, and general: 0 says that there "
-                "are none. Set general to their number."
-            )
         self._mixed: dict[Kind, Turns] = {}
         self._renewal: Renewal | None = None
         self._shares: dict[str, float] = {}
@@ -168,10 +160,8 @@ class MixCPT(HeldToOriginal):
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the domain's samples with general ones among them, by shares of tokens."""
         self._mixed, self._shares = {}, {}
-        if self.is_general:
-            return ids if self.config.learn_general else ids[:0]
-        if not len(ids):
-            return ids
+        if self.is_general or not len(ids):
+            return super().select(ids, experience, door, model)
         key = self.setting.key / "mix-cpt" / "mixture" / experience.name / experience.incarnation
         domain_tokens = int(num_tokens(door.fetch(ids)).sum())
         shares: dict[Kind, float] = {
@@ -213,7 +203,8 @@ class MixCPT(HeldToOriginal):
         """Keep general questions (general text, where nothing is asked), or align the format."""
         domains = self._lessons + 1 - self.config.general
         if self.is_general and (self.config.mixed is None or self._lessons < self.config.mixed):
-            data = lesson.data if self.config.learn_general else lesson.door.fetch(lesson.experience.sample_ids)
+            known = self.config.general_known
+            data = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
             asks = with_prompt(data)
             self._memory.compete(data.part(np.flatnonzero(asks)) if asks.any() else data)
         every, cost = self.config.align_every, Outcome().noted(**self._shares)

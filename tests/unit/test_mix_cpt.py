@@ -368,6 +368,23 @@ def test_what_is_kept_are_general_questions(world: World) -> None:
     assert np.array_equal(life.strategy.stored_ids(), asked)
 
 
+def test_general_data_beside_a_checkpoint_is_mixed_in_without_being_learned_first(world: World) -> None:
+    life = Life(world, general_known=True, align_every=None)
+    before = life.model.parameters.clone()
+    assert life.learn(0).steps == 0
+    assert torch.equal(life.model.parameters, before)
+    general = world.domain(0)
+    assert not len(life.strategy.holds(general).get("weights", ()))
+    assert len(life.strategy.stored_ids()) == 80
+    outcome = life.learn(1)
+    assert outcome.notes["mixture_instructions"] > 0.1
+    assert outcome.losses["mix_cpt_distillation"] > 0
+    assert torch.equal(life.plugin._original.model.parameters, before)  # the checkpoint itself is the original
+    gone = life.strategy.stored_ids()[:5]
+    life.forget(gone)
+    assert not np.isin(life.strategy.stored_ids(), gone).any()
+
+
 # -- stage 2 (checks 9 and 10)
 
 
@@ -569,6 +586,15 @@ def test_instruction_tuning_keeps_general_questions_and_no_plain_text(world: Wor
     asking = ids[with_prompt(world.data(ids))]
     assert len(asking) < len(ids)
     assert np.array_equal(strategy.stored_ids(), asking)
+
+
+def test_instruction_tuning_beside_a_checkpoint_keeps_questions_that_it_has_not_learned(world: World) -> None:
+    options = {"name": "instruction-tuning", "general_known": True, "memory": 1000}
+    strategy = make_strategy(parse(StrategyConfig, {"learner": options, "unlearner": "none"}), world.setting, "mine")
+    ledger, ids = Ledger(world.source), world.domain(0)
+    experience = ledger.admit(Experience("general", (), ids))
+    assert strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids)).steps == 0
+    assert np.array_equal(strategy.stored_ids(), ids[with_prompt(world.data(ids))])
 
 
 # -- bad input
@@ -799,7 +825,7 @@ def test_every_epoch_is_mixed_with_others(world: World, mixture: str, monkeypatc
 
 def test_general_data_beside_a_checkpoint_is_mixed_in_and_never_learned_alone(world: World) -> None:
     few = replace(world, setting=replace(world.setting, training=Training(epochs=2, batch_size=16, lr=1e-3)))
-    life = Life(few, align_every=None, learn_general=False, instructions=0.4)
+    life = Life(few, align_every=None, general_known=True, instructions=0.4)
     before = life.model.parameters.clone()
     assert life.learn(0).steps == 0
     assert torch.equal(life.model.parameters, before)
@@ -814,13 +840,11 @@ def test_general_data_beside_a_checkpoint_is_mixed_in_and_never_learned_alone(wo
     mixed = np.intersect1d(weights, general)
     assert len(mixed)
     assert np.isin(mixed, life.plugin.stored_ids()).all()
-    fixed = Life(few, align_every=None, learn_general=False, instructions=0.4, mixture="fixed")
+    fixed = Life(few, align_every=None, general_known=True, instructions=0.4, mixture="fixed")
     fixed.learn(0)
     fixed.learn(1)
     once = np.intersect1d(fixed.learner.holds(np.arange(len(few.source)))["weights"], general)
     assert len(once) < len(mixed), "what later epochs have mixed in is in the weights, too"
-    with pytest.raises(ConfigError, match="learn_general: false says what becomes of general experiences"):
-        Life(few, general=0, learn_general=False)
 
 
 def test_a_second_general_domain_is_in_no_mixture(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ from strategies.outcome import Outcome, Selector
 from strategies.parts.model import FlatModel
 from strategies.parts.selection.gradient_features import Block, Form, Projector, normalised, sample_features
 from strategies.parts.selection.selectors import Formulas, el2n, entropies, groundings, log_perplexities
+from strategies.parts.training.ragged import every_position
 from strategies.parts.weights.fisher import evaluating
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -102,23 +104,25 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
     """Look at every sample of `data`, in evaluation mode; the model is left as it is."""
     scores: dict[Selector, list[torch.Tensor]] = {name: [] for name in look.selectors}
     features, embeddings, norms, cost = [], [], [], Outcome()
-    for batch in objective.batches(data, look.batch_size):
-        if look.block is not None:
-            outputs, sample_vectors, norm = sample_features(
-                model, objective, batch, look.block, look.projector, look.form, look.memory
-            )
-            features.append(sample_vectors.cpu())
-            norms.append(norm.cpu())
-            cost += Outcome(backward=len(batch))
-        with evaluating(model), torch.inference_mode():
-            if look.block is None and look.selectors:
-                outputs = objective.outputs(model, batch)
-            for name in look.selectors:
-                scores[name].append(norm if name == "grand" else _score(name, model, objective, batch, outputs, look))
-            if look.embeddings:
-                embeddings.append(objective.embeddings(model, batch).float().cpu().clone())
-        passes = 1 + int(look.embeddings) + sum("grounding" in name for name in look.selectors)
-        cost += Outcome(forward=passes * len(batch))
+    positions = every_position() if look.formulas == "released" else contextlib.nullcontext()
+    with positions:
+        for batch in objective.batches(data, look.batch_size):
+            if look.block is not None:
+                outputs, sample_vectors, norm = sample_features(
+                    model, objective, batch, look.block, look.projector, look.form, look.memory
+                )
+                features.append(sample_vectors.cpu())
+                norms.append(norm.cpu())
+                cost += Outcome(backward=len(batch))
+            with evaluating(model), torch.inference_mode():
+                if look.block is None and look.selectors:
+                    outputs = objective.outputs(model, batch)
+                for name in look.selectors:
+                    scores[name].append(norm if name == "grand" else _score(name, model, objective, batch, outputs, look))
+                if look.embeddings:
+                    embeddings.append(objective.embeddings(model, batch).float().cpu().clone())
+            passes = 1 + int(look.embeddings) + sum("grounding" in name for name in look.selectors)
+            cost += Outcome(forward=passes * len(batch))
     n = len(data)
     small = float((torch.cat(norms) < 1e-6).double().mean()) if norms else 0.0
     return Surveyed(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
+from strategies.parts.text.growing import growing
 from streams.data import Batch
 from streams.text import GIVEN, NOTHING, SAID, Tokenizer, prompt_lengths
 
@@ -15,10 +17,20 @@ Predict = Callable[[Batch], torch.Tensor]
 
 
 @torch.inference_mode()
-def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer) -> list[str]:
-    """Return what the model answers to each prompt, token by token the most likely one, until its end or a full row."""
+def greedy(predict: Predict, batch: Batch, tokenizer: Tokenizer, most: int | None = None) -> list[str]:
+    """Return what the model answers to each prompt, token by token the most likely one, until its end.
+
+    Args:
+        predict: from a batch to logits ``[B, T, V]``.
+        batch: rows with prompts.
+        tokenizer: gives the end token.
+        most: tokens of an answer; None is as many as the row has room for.
+    """
     given = prompt_lengths(batch.x)
-    return _continue_rows(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
+    if most is None:
+        return _continue_rows(predict, batch, given, [batch.x.shape[2] - n for n in given.tolist()], tokenizer)
+    room = replace(batch, x=F.pad(batch.x, (0, max(0, int(given.max()) + most - batch.x.shape[2]))))
+    return _continue_rows(predict, room, given, [most] * len(batch), tokenizer)
 
 
 @torch.inference_mode()
@@ -52,18 +64,19 @@ def _continue_rows(
     x[:, 1][torch.arange(x.shape[2], device=x.device) >= lengths[:, None]] = NOTHING
     continuations: list[list[int]] = [[] for _ in most]
     going = torch.tensor([i for i, m in enumerate(most) if m > 0], dtype=torch.long, device=x.device)
-    while len(going):
-        logits = predict(replace(batch, x=x, task=None).rows(going))
-        at = lengths[going] + torch.tensor([len(continuations[i]) for i in going.tolist()], device=x.device)
-        tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
-        x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID
-        alive = []
-        for i, t in zip(going.tolist(), tokens.tolist(), strict=True):
-            if t != tokenizer.eos:
-                continuations[i].append(t)
-                if len(continuations[i]) < most[i]:
-                    alive.append(i)
-        going = torch.tensor(alive, dtype=torch.long, device=x.device)
+    with growing():
+        while len(going):
+            logits = predict(replace(batch, x=x, task=None).rows(going))
+            at = lengths[going] + torch.tensor([len(continuations[i]) for i in going.tolist()], device=x.device)
+            tokens = logits[torch.arange(len(going), device=x.device), at - 1].argmax(1)
+            x[going, 0, at], x[going, 1, at] = tokens.to(x.dtype), SAID
+            alive = []
+            for i, t in zip(going.tolist(), tokens.tolist(), strict=True):
+                if t != tokenizer.eos:
+                    continuations[i].append(t)
+                    if len(continuations[i]) < most[i]:
+                        alive.append(i)
+            going = torch.tensor(alive, dtype=torch.long, device=x.device)
     return [tokenizer.decode(ids) for ids in continuations]
 
 
