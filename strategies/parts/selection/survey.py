@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 
-from strategies.objectives._base import Objective, Without
+from strategies.objectives._base import EVALUATION, Objective, Without
 from strategies.outcome import Outcome, Selector
 from strategies.parts.model import FlatModel
 from strategies.parts.selection.gradient_features import Block, Form, Projector, normalised, sample_features
@@ -111,10 +111,10 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look, key: 
     positions = every_position() if look.formulas == "released" else contextlib.nullcontext()
     goes_on = contextlib.nullcontext(lambda: None) if key is None else interruptible(key, [found])
     with positions, goes_on as stepped:
-        for batch in objective.batches(data, look.batch_size):
-            num_done += len(batch)
+        for part in data.positions().split(look.batch_size):  # one batch in memory, whatever the pool takes
+            num_done += len(part)
             if num_done > found.samples:
-                found.add(model, objective, batch)
+                found.add(model, objective, objective.drawn(data.batch(part), EVALUATION))
                 stepped()
     return found.surveyed()
 
