@@ -7,10 +7,13 @@ import pytest
 from scipy.stats import nct, norm, t, ttest_1samp
 
 from lifelong.study.anytime import C_SQUARED, anytime_interval, anytime_p, least_p, radius
+from lifelong.study.config import StudyConfig
 from lifelong.study.inference import Rule, prospect
 from lifelong.study.judging import Evidence, judge
 from lifelong.study.looks import level_of_each, over_looks
+from lifelong.study.seeds import all_seeds, rule_of
 from lifelong.study.statistics import t_interval
+from streams.config import parse
 
 
 def p_values(draws: np.ndarray, seeds: int) -> np.ndarray:
@@ -161,3 +164,9 @@ def test_the_effect_that_would_be_seen_is_seen_four_times_in_five() -> None:
     (verdict,) = judge([Evidence("", "", "above", 1.0, ratios, ratio=True)], Rule())
     assert verdict.reason is not None
     assert f"a factor of {np.exp(Rule().detectable(noisy, 1)):.3g} beyond it" in verdict.reason
+
+
+def test_looks_may_begin_at_seeds_that_nobody_has_seen() -> None:
+    study = parse(StudyConfig, {"name": "a", "claim": "a", "base": {}, "seeds": {"looks": [5, 10], "first": 200}})
+    assert all_seeds(study.seeds) == tuple(range(200, 210))
+    assert rule_of(study.seeds) == Rule((5, 10))
