@@ -14,9 +14,11 @@ from PIL import Image
 import lifelong
 from lifelong.config.run import RunConfig
 from lifelong.evaluation.sealing import secret_of
+from lifelong.metrics.selection import answers_of, selection_rows
 from lifelong.study.quantities import Quantity, value_of
 from lifelong.verification.replay import altered
 from strategies.objectives.causal_lm import scored
+from strategies.outcome import Draw
 from streams.config import parse
 from streams.errors import ConfigError, DataError
 from streams.ledger import Ledger
@@ -155,6 +157,25 @@ def test_copies_and_exchanged_rows_are_told_by_their_images(tmp_path: Path) -> N
     for row in range(8):
         twin = np.flatnonzero((source.x == changed.x[row]).all(2).all(1).numpy())
         assert any(source.images.contents()[i] == changed.images.contents()[row] for i in twin)
+
+
+def test_clusters_are_held_against_answers(tmp_path: Path) -> None:
+    source = written(tmp_path, turns="each")
+    pool = source.train_ids
+    spoken = [source.x[i, 0][source.x[i, 1] == ANSWER].tolist() for i in pool]
+    numbers = answers_of(source, pool)
+    assert all((spoken[0] == s) == (numbers[0] == n) for s, n in zip(spoken, numbers, strict=True))
+    assert len(np.unique(numbers)) == len({tuple(s) for s in spoken}) > 3
+    by = {"answers": numbers, "skills": source.class_ids[pool], "neither": np.arange(len(pool)) % 2}
+    found = {}
+    for name, clusters in by.items():
+        draw = Draw(pool, np.ones(len(pool), dtype=bool), clusters)
+        rows_of_draw = {r.metric: r.value for r in selection_rows(0, draw, source) if r.subject == "event"}
+        found[name] = (rows_of_draw["cluster_nmi_answers"] or 0.0, rows_of_draw["cluster_nmi"] or 0.0)
+    assert found["answers"][0] == pytest.approx(1.0)
+    assert found["answers"][1] < 0.9
+    assert found["skills"][1] == pytest.approx(1.0)
+    assert max(found["neither"]) < 0.7
 
 
 @pytest.mark.parametrize(
