@@ -80,7 +80,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
             "requests": [{"after": 1, "scope": "user", "keys": [0]}, {"after": 2, "scope": "user", "keys": [3]}],
         },
         "objective": {"name": "causal-lm", "answers": {"records": ["wrong"]}},
-        "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 2, "heads": 2},
+        "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 2, "heads": 2, "tied": False},
         "training": {"epochs": 1, "optimizer": "adam", "lr": 0.01, "batch_size": 32},
         "strategies": {"npo": {"unlearner": {"name": "npo", "epochs": 1}}, "kept": {"unlearner": "none"}},
         "evaluation": {"probe": 4},
