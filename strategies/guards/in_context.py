@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
 from strategies.guards._names import Names
+from strategies.guards._refusal import refusal_logits
 from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import prefixed
 from strategies.parts.model import FlatModel
@@ -19,11 +20,6 @@ from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.text import GIVEN
-
-FORCED = 50.0
-"""Logit of a token that is said in any case; all others have 0."""
-
 
 class Config(BaseConfig):
     """Options of `in-context` (instructions as in RWKU, arXiv 2406.10890, and in ECO's baseline, arXiv 2406.07933).
@@ -98,7 +94,8 @@ class InContext(Guard):
             return self._objective.outputs(model, batch)
         if self.config.form == "refusal":
             outputs = self._objective.outputs(model, batch)
-            refused = (self._refused(x, outputs.shape[1]) for x in batch.x)
+            refusal, count = self._text.refusals[0], self._objective.num_outputs
+            refused = (refusal_logits(x, outputs.shape[1], refusal, count) for x in batch.x)
             return torch.stack([r if names else o for o, r, names in zip(outputs, refused, subjects, strict=True)])
         prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(subjects, batch.x, strict=True)]
         longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
@@ -137,12 +134,3 @@ class InContext(Guard):
                 return tokens
             names = names[1:]
         return []
-
-    def _refused(self, x: torch.Tensor, length: int) -> torch.Tensor:
-        """Return logits ``[length, V]`` of a row that say a refusal and then nothing."""
-        refusal = [*self._text.refusals[0]]
-        start = int((x[1] == GIVEN).sum()) - 1
-        logits = torch.zeros(length, self._objective.num_outputs, device=x.device)
-        for position in range(max(0, start), length):
-            logits[position, refusal[min(position - start, len(refusal) - 1)]] = FORCED
-        return logits

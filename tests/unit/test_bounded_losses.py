@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,10 @@ from text_lives import Life, live, slope
 
 from strategies.objectives.causal_lm import CausalLM, joined
 from strategies.parts.text.generation import sampled
-from strategies.unlearners import altpo
+from strategies.unlearners import altpo, pdu
 from strategies.unlearners._weighted import weighted_ascent
 from strategies.unlearners.ce_u import places, without_truth
+from strategies.unlearners.pdu import flatness
 from strategies.unlearners.undial import lowered, soft_cross_entropies
 from streams.data import Batch
 from streams.errors import DataError
@@ -206,6 +208,63 @@ def test_the_second_request_does_not_undo_the_first(name: str, source: Source) -
     life.forget(1, "request-1")
     assert level(0) > start + 0.5 * (first - start)
     assert bool(torch.isfinite(life.model.parameters).all())
+
+
+# -- PDU
+
+
+def test_flat_logits_have_no_loss() -> None:
+    assert flatness(torch.tensor([[2.0, 1.0, 0.0], [7.0, 7.0, 7.0]])).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("bound", "rises"), [(-5.0, True), (1e4, False)])
+def test_the_multiplier_rises_where_the_bound_is_missed_and_falls_to_0(bound: float, rises: bool, source: Source) -> None:
+    life = live(source, "pdu")
+    objective: Any = life.setting.objective.for_unlearning()
+    config = pdu.Config(start=1.0, warm_up=0.5, rate=0.5, memory=0.0)
+    batch = life.data(1).part(np.arange(4)).all()
+    hook = pdu.Multiplier(objective, itertools.repeat(batch), bound, config, 8)
+    nothing, values = torch.zeros(0), []
+    for _ in range(8):
+        hook.loss(torch.zeros(()), objective.outputs(life.model, batch), batch, life.model)
+        hook.stepped(nothing, nothing)
+        values.append(hook.value)
+    assert values[:4] == [1.0] * 4  # it waits while it warms up
+    retained = float(objective.losses(objective.outputs(life.model, batch), batch).mean())
+    expected = 1.0 + 0.5 * (retained - bound)
+    assert values[4] == pytest.approx(max(0.0, expected), rel=1e-4)
+    assert (values[-1] > values[4]) if rises else values[-1] == 0.0
+    capped = pdu.Multiplier(objective, itertools.repeat(batch), -1e9, config.model_copy(update={"most": 7.0}), 1)
+    capped.loss(torch.zeros(()), objective.outputs(life.model, batch), batch, life.model)
+    capped.stepped(nothing, nothing)
+    assert capped.value == 7.0
+
+
+def test_pdu_by_hand(source: Source) -> None:
+    """One step of SGD on all of the request: flatness of its answers plus lambda_0 times the retained loss."""
+    life = live(source, "pdu", epochs=1, batch_size=200, optimizer="sgd", lr=0.01, clip_norm=None, start=3.0)
+    forget, kept = life.data(0).all(), life.data(1).all().concat(life.data(2).all())
+    objective: Any = life.setting.objective.for_unlearning()
+
+    def answers(batch: Batch) -> Any:
+        return objective.scored(objective.outputs(life.model, batch), batch)
+
+    loss = flatness(answers(forget).logits).mean() + 3.0 * answers(kept).token_losses().mean()
+    expected = life.model.parameters - 0.01 * slope(life, loss)
+    outcome = life.forget(0)
+    assert torch.allclose(life.model.parameters, expected, atol=2e-5)
+    assert outcome.notes["multiplier"] == pytest.approx(3.0, abs=0.5)
+
+
+def test_the_budget_of_a_stream_is_that_of_the_first_request(source: Source) -> None:
+    """The bound of later requests does not follow what the earlier ones have broken."""
+    bounds = {}
+    for budget in ("request", "stream"):
+        learner = "first-reference" if budget == "stream" else "naive"
+        life = live(source, "pdu", passes=10, learner=learner, budget=budget, epochs=3, lr=5e-3, start=0.0, rate=0.0)
+        bounds[budget] = [life.forget(user, f"request-{user}").notes["retained_bound"] for user in (0, 1)]
+    assert bounds["request"][0] == pytest.approx(bounds["stream"][0], rel=0.05)
+    assert bounds["request"][1] > 1.3 * bounds["stream"][1]
 
 
 # -- alternatives
