@@ -213,22 +213,25 @@ class ECO(Guard):
 
     # -- who is flagged
 
-    def _words(self, batch: Batch) -> np.ndarray:
-        """Return which tokens of the vocabulary each prompt has, float64 ``[B, V]``."""
-        found = np.zeros((len(batch), self._objective.num_outputs))
-        for row, (tokens, marks) in zip(found, batch.x.cpu(), strict=True):
-            row[tokens[marks == GIVEN].long().numpy()] = 1.0
-        return found
+    def _words(self, batch: Batch) -> Any:
+        """Return which tokens of the vocabulary each prompt has, a sparse matrix of scipy ``[B, V]``."""
+        from scipy.sparse import csr_matrix
+
+        rows, places = (batch.x[:, 1] == GIVEN).nonzero(as_tuple=True)
+        tokens = batch.x[rows, 0, places].cpu().numpy()
+        pairs = np.unique(np.stack([rows.cpu().numpy(), tokens]), axis=1)
+        return csr_matrix((np.ones(pairs.shape[1]), pairs), shape=(len(batch), self._objective.num_outputs))
 
     def _fitted(self, forget_set: Data, retained: Data) -> np.ndarray:
         """Return the weights of a logistic regression, both kinds of prompts weighing alike."""
+        from scipy.sparse import vstack
         from sklearn.linear_model import LogisticRegression
 
         parts = [self._words(data.all()) for data in (forget_set, retained) if len(data)]
         if len(parts) < 2:  # nothing is retained: every prompt is flagged
             return np.append(np.zeros(self._objective.num_outputs), 50.0)
-        labels = np.repeat([1, 0], [len(p) for p in parts])
-        fitted = LogisticRegression(C=100.0, class_weight="balanced", max_iter=1000).fit(np.concatenate(parts), labels)
+        labels = np.repeat([1, 0], [p.shape[0] for p in parts])
+        fitted = LogisticRegression(C=100.0, class_weight="balanced", max_iter=1000).fit(vstack(parts), labels)
         return np.append(fitted.coef_[0], fitted.intercept_)
 
     def _strengths(self, batch: Batch) -> list[_Request | None]:
@@ -237,7 +240,7 @@ class ECO(Guard):
             return [None] * len(batch)
         flags: list[_Request | None] = [None] * len(batch)
         named = self._names.named(batch) if self.config.classifier == "names" and self._names is not None else []
-        words = self._words(batch) if self.config.classifier == "words" else np.zeros(0)
+        words = self._words(batch) if self.config.classifier == "words" else None
         for r in self._requests:
             if self.config.classifier == "names":
                 hit = [not set(r.names).isdisjoint(found) for found in named]
