@@ -69,9 +69,7 @@ class Tokenizer:
         special = {"bos_token": self._inner.id_to_token(self.bos), "eos_token": self._inner.id_to_token(self.eos)}
         if self._inner.token_to_id("<pad>") == PAD:  # one that was trained here
             special |= {"pad_token": "<pad>", "unk_token": "<unk>"}
-        return PreTrainedTokenizerFast(
-            tokenizer_object=self._inner, clean_up_tokenization_spaces=False, **special
-        )
+        return PreTrainedTokenizerFast(tokenizer_object=self._inner, clean_up_tokenization_spaces=False, **special)
 
     def to_json(self) -> str:
         """Return everything that decides what it does."""
@@ -337,7 +335,9 @@ def chat_template(name: str, where: str) -> tuple[str, str]:
     outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
     said = "{}"
     if outer.chat_template is None:
-        raise ConfigError(f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question.")
+        raise ConfigError(
+            f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question."
+        )
     text = outer.apply_chat_template([{"role": "user", "content": said}], tokenize=False, add_generation_prompt=True)
     before, behind = text.split(said)
     start = outer.bos_token or outer.eos_token

@@ -41,7 +41,9 @@ def save(network: Network, tokenizer: Tokenizer, folder: Path, merged: bool, abo
             f"model: transformers could not load this network, whose body ({type(body).__name__}) is none of its "
             f"decoders, or sees images. Language models of the project can be exported (tiny-llama, causal-checkpoint)."
         )
-    adapted = sorted(name.partition(_WRAPPED)[0] for name in body.inner.state_dict() if name.endswith(f"{_WRAPPED}weight"))
+    adapted = sorted(
+        name.partition(_WRAPPED)[0] for name in body.inner.state_dict() if name.endswith(f"{_WRAPPED}weight")
+    )
     if not merged and not adapted:
         raise ConfigError("--adapters: this model was trained without (model.lora). Leave it out.")
     base = folder if merged else folder / "base"
@@ -77,7 +79,9 @@ def _assembled(network: Network, adapted: Sequence[str]) -> Any:
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]):
         whole = AutoModelForCausalLM.from_config(config)
-    weights = {name.replace(_WRAPPED, "."): value.float() for name, value in inner.state_dict().items() if ".lora_" not in name}
+    weights = {
+        name.replace(_WRAPPED, "."): value.float() for name, value in inner.state_dict().items() if ".lora_" not in name
+    }
     for path in adapted:
         layer = inner.get_submodule(path)
         weights[f"{path}.weight"] = weights[f"{path}.weight"] + layer.get_delta_weight("default").float()

@@ -1,4 +1,4 @@
-"""What guards share that answer with a second model beside the learner's: assistants of requests, and what they keep."""
+"""What guards share that answer with a second model beside the learner's, and what they keep of it."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ class Config(BaseConfig):
     """
 
     encoder: Literal["words", "states"] = "words"
-    """words: the tokens of a prompt, hashed to `dims` numbers. states: the mean hidden state of the learner's model; what
-    is learned later moves prompts, and not what is stored."""
+    """words: the tokens of a prompt, hashed to `dims` numbers. states: the mean hidden state of the learner's model;
+    what is learned later moves prompts, and not what is stored."""
     dims: int = Field(512, ge=8)
     """Numbers that tokens are hashed to (words)."""
     tau: float | None = Field(0.8, gt=0, le=1)
-    """Cosine to the nearest forgotten prompt from which on a prompt is refused (published: 0.8 or 0.9 by data set). null
-    sets it for each request so that a share of the retained prompts is refused."""
+    """Cosine to the nearest forgotten prompt from which on a prompt is refused (published: 0.8 or 0.9 by data set).
+    null sets it for each request so that a share of the retained prompts is refused."""
     false_refusals: float = Field(0.01, gt=0, lt=1)
     """That share. False refusals add up over requests."""
 
@@ -127,7 +127,9 @@ class CURaTE(Guard):
         if tau is None:
             retained = door.retained()
             derived, passed = retained.ids.copy(), passed + len(retained)
-            nearest = (self._encoded(learner.model, retained) @ vectors.T).amax(1) if len(retained) else vectors.new_zeros(1)
+            nearest = (
+                (self._encoded(learner.model, retained) @ vectors.T).amax(1) if len(retained) else vectors.new_zeros(1)
+            )
             # Just above what is allowed to be refused, and never above the prompts themselves.
             tau = min(1 - 1e-4, float(torch.quantile(nearest, 1 - config.false_refusals)) + 1e-4)
         self._requests.append(_Request(request.name, forget_set.ids.copy(), vectors, tau, derived))

@@ -275,7 +275,7 @@ class ECO(Guard):
             return self._objective.outputs(model, batch)
 
     def _noise(self, row: torch.Tensor, request: _Request) -> torch.Tensor:
-        """Return what is added to a row's embeddings, ``[L, dims]``: drawn by request and prompt, the same each time."""
+        """Return what is added to a row's embeddings, ``[L, dims]``: drawn by request and prompt, always the same."""
         is_prompt = row[1] == GIVEN
         marked = self._names.positions(row) if self._names is not None else torch.zeros_like(is_prompt)
         if not bool(marked.any()):  # all tokens but the start token and the last
@@ -305,4 +305,3 @@ def _added(block: nn.Module, noise: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-

@@ -21,6 +21,7 @@ from streams.data import Batch
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
 
+
 class Config(BaseConfig):
     """Options of `in-context` (instructions as in RWKU, arXiv 2406.10890, and in ECO's baseline, arXiv 2406.07933).
 

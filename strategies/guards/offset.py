@@ -1,4 +1,4 @@
-"""Offset: the difference that unlearning makes to a small assistant is added to the model's logits (delta-unlearning)."""
+"""Offset: add to the model's logits the difference that unlearning makes to a small assistant (delta-unlearning)."""
 
 from __future__ import annotations
 

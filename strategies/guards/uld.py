@@ -66,9 +66,7 @@ def passing_tokens(logits: torch.Tensor, ratio: float) -> torch.Tensor:
     return near
 
 
-def without(
-    base: torch.Tensor, assistants: Sequence[torch.Tensor], strength: float, ratio: float
-) -> torch.Tensor:
+def without(base: torch.Tensor, assistants: Sequence[torch.Tensor], strength: float, ratio: float) -> torch.Tensor:
     """Return l_base - strength sum_k log softmax(l_k) at tokens that pass the filter, and l_base at the others.
 
     The difference is never negative, so that a token that does not pass is never made the likeliest. A uniform
@@ -102,7 +100,9 @@ class _Reversed(Hooks):
         self._objective, self._batches, self._config = objective, batches, config
         text = objective.needed_text("guard: 'uld'")
         self._paraphrased = text.paraphrased if config.paraphrases else None
-        self._wrong = WrongAnswers(objective, key, true_too=False) if config.wrong and text.perturbed is not None else None
+        self._wrong = (
+            WrongAnswers(objective, key, true_too=False) if config.wrong and text.perturbed is not None else None
+        )
         self._text = text
         self.retained = 0
 

@@ -11,11 +11,10 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Unlearner
-from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
 from strategies.unlearners._norms import recalibrate
-from streams.data import Batch, Data
+from streams.data import Data
 from streams.errors import StreamError
 from streams.events import DeletionRequest
 from streams.randomness import Key

@@ -66,7 +66,7 @@ class Alternatives:
 
     @torch.no_grad()
     def log_likelihoods(self, model: FlatModel, objective: Objective, data: Data, batch_size: int = 64) -> Values:
-        """Return log p(answer | prompt) of every sample and answer, ``[n, R]``; where there are fewer, the last again."""
+        """Return log p(answer | prompt) of every sample and answer, ``[n, R]``; of fewer the last again."""
         model.train(False)
         most = max(map(len, self.answers))
         parts = []
@@ -107,7 +107,7 @@ class PreferAlternatives(ForgetLoss):
 
 @final
 class AltPO(ReferencedUnlearner):
-    """Alternate preference optimisation. Alternatives derive from what is deleted, and go when the request is served."""
+    """Alternate preference optimisation. Alternatives derive from what is deleted, and go with the request."""
 
     test_options = {"epochs": 1, "lr": 1e-3, "alternatives": 2}
     config: Config
@@ -145,7 +145,9 @@ class AltPO(ReferencedUnlearner):
             asked = prefixed(batch, [prefix] * len(batch)) if prefix else batch
             true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
             texts = [
-                sampled(lambda b: objective.outputs(model, b), asked, text.tokenizer, key / "draw" / k, config.temperature)
+                sampled(
+                    lambda b: objective.outputs(model, b), asked, text.tokenizer, key / "draw" / k, config.temperature
+                )
                 for k in range(config.alternatives)
             ]
             for row, right in enumerate(true):
@@ -153,7 +155,9 @@ class AltPO(ReferencedUnlearner):
                 others = [s for s in dict.fromkeys(said) if s.strip() and right.strip() not in s]
                 count += sum(right.strip() in s for s in said)
                 answers = [(*text.tokenizer.encode(s), text.tokenizer.eos) for s in others]
-                found.append(answers or [text.refusals[0]])  # it says nothing but the truth: a refusal is another answer
+                found.append(
+                    answers or [text.refusals[0]]
+                )  # it says nothing but the truth: a refusal is another answer
         return Alternatives(data.ids, found, key), count / (config.alternatives * max(1, len(data)))
 
     def _of_source(self, batch: Batch, options: WrongAnswers) -> list[list[tuple[int, ...]]]:

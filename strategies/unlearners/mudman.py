@@ -1,4 +1,4 @@
-"""MUDMAN: unlearn by the gradients of an adversary that relearns, and only where that does not hurt what is retained."""
+"""MUDMAN: unlearn by the gradients of an adversary that relearns, where that does not hurt what is retained."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Config(FitConfig):
     fork: int = Field(32, ge=1)
     """The adversary is a new copy of the model after every so many steps."""
     loss: Forgetting = "entropy"
-    """What is lowered at the adversary: minus the entropy of answer tokens; minus their loss (descent on p); or the true logit
-    minus the mean of all."""
+    """What is lowered at the adversary: minus the entropy of answer tokens; minus their loss (descent on p); or the true
+    logit minus the mean of all."""
     masked: bool = True
     """Whether only those weights move whose unlearning and retained gradients have the same sign, so that the step
     lowers the retained loss too, to first order."""
     norm: Literal["masked", "released"] = "masked"
-    """Every step is as long as the first gradient: what is left under the mask (masked), or before it, so that a step shrinks with what
-    is masked (released)."""
+    """Every step is as long as the first gradient: under the mask (masked), or before it, so that a step shrinks with
+    what is masked (released)."""
     retained: RetainedData = "full"
     """Hold on to all live data, or to what the learner's plugins keep (a replay memory)."""
 

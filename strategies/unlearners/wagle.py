@@ -1,4 +1,4 @@
-"""WAGLE: run another unlearner, and let only those weights move that matter to the forget set and little to the rest."""
+"""WAGLE: run another unlearner, and let only those weights move that matter to the forget set, and not to the rest."""
 
 from __future__ import annotations
 

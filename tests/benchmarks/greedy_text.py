@@ -1,4 +1,4 @@
-"""What greedy text costs: answers of a tiny Llama to the questions of people, each token passed once, and by whole rows."""
+"""What greedy text costs: 400 answers of a tiny Llama, each token passed once, and by whole rows."""
 
 from __future__ import annotations
 

@@ -264,4 +264,3 @@ def test_who_has_no_blocks_has_no_assistant(source: Source) -> None:
     with pytest.raises(ConfigError, match="no TokenBody"):
         make_strategy(parse(StrategyConfig, {"guard": "uld"}), setting, "it")
     make_strategy(parse(StrategyConfig, {"guard": "whp-logit"}), setting, "it")
-

@@ -1,4 +1,4 @@
-"""Losses that end by themselves: UNDIAL, CE-U, WGA, SatImp, AltPO; their gradients by hand, and what they must not do."""
+"""Losses that end by themselves (UNDIAL, CE-U, WGA, SatImp, AltPO) and PDU: by hand, and what they must not do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from text_lives import Life, live, slope
 
-from strategies.objectives.causal_lm import CausalLM, joined
+from strategies.objectives.causal_lm import joined
 from strategies.parts.text.generation import sampled
 from strategies.unlearners import altpo, pdu
 from strategies.unlearners._weighted import weighted_ascent
@@ -218,7 +218,9 @@ def test_flat_logits_have_no_loss() -> None:
 
 
 @pytest.mark.parametrize(("bound", "rises"), [(-5.0, True), (1e4, False)])
-def test_the_multiplier_rises_where_the_bound_is_missed_and_falls_to_0(bound: float, rises: bool, source: Source) -> None:
+def test_the_multiplier_rises_where_the_bound_is_missed_and_falls_to_0(
+    bound: float, rises: bool, source: Source
+) -> None:
     life = live(source, "pdu")
     objective: Any = life.setting.objective.for_unlearning()
     config = pdu.Config(start=1.0, warm_up=0.5, rate=0.5, memory=0.0)

@@ -76,7 +76,9 @@ def test_what_is_flagged_is_broken_and_nothing_else_changes(classifier: str, sou
     assert torch.equal(said[4:], model[4:])
     forgotten = life.data(0).all()
     objective = life.setting.objective
-    before, after = (float(objective.losses(o, forgotten).mean()) for o in (base(life, forgotten), life.strategy.predict(forgotten)))
+    before, after = (
+        float(objective.losses(o, forgotten).mean()) for o in (base(life, forgotten), life.strategy.predict(forgotten))
+    )
     assert after > before + 1.0
     with torch.no_grad():
         assert float(objective.scores(life.strategy.predict(forgotten), forgotten).mean()) < 0.1
@@ -110,7 +112,9 @@ def test_noise_lies_on_names_and_is_the_same_each_time(source: Source) -> None:
         assert torch.equal(guard._noise(wide, request)[: len(noise)], noise)  # padding draws nothing
     other = guarded(source, classifier="names", sigma=3.0, dims=2)
     other.forget(0, "request-7")
-    assert not torch.equal(guard_of(other)._noise(batch.x[0], guard_of(other)._requests[0]), guard._noise(batch.x[0], request))
+    assert not torch.equal(
+        guard_of(other)._noise(batch.x[0], guard_of(other)._requests[0]), guard._noise(batch.x[0], request)
+    )
 
 
 def test_without_names_all_of_a_prompt_but_its_ends_is_corrupted(source: Source) -> None:

@@ -29,7 +29,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def test_scores_by_hand() -> None:
-    theta, forget, retained = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 3.0, 0.0]), torch.tensor([0.5, -0.5, 9.0])
+    theta, forget, retained = (
+        torch.tensor([2.0, -1.0, 0.5]),
+        torch.tensor([1.0, 3.0, 0.0]),
+        torch.tensor([0.5, -0.5, 9.0]),
+    )
     assert attributions(theta, forget, retained, 0.5).tolist() == [1.0, 0.0, 0.0]
     assert attributions(theta, forget, retained, 1e9).tolist() == pytest.approx([2.0, -3.0, 0.0])
     assert attributions(theta, forget, None, 0.5).tolist() == [2.0, -3.0, 0.0]

@@ -118,7 +118,9 @@ def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Su
                 if look.block is None and look.selectors:
                     outputs = objective.outputs(model, batch)
                 for name in look.selectors:
-                    scores[name].append(norm if name == "grand" else _score(name, model, objective, batch, outputs, look))
+                    scores[name].append(
+                        norm if name == "grand" else _score(name, model, objective, batch, outputs, look)
+                    )
                 if look.embeddings:
                     embeddings.append(objective.embeddings(model, batch).float().cpu().clone())
             passes = 1 + int(look.embeddings) + sum("grounding" in name for name in look.selectors)

@@ -16,7 +16,7 @@ from streams.text import GIVEN, NOTHING, SAID, Tokenizer, prompt_lengths
 Predict = Callable[[Batch], torch.Tensor]
 """From a batch to outputs; of text, logits ``[B, T, V]``."""
 Choose = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
-"""From logits ``[n, V]``, the rows of the batch that they are of and the number of the token to the next tokens ``[n]``."""
+"""From logits ``[n, V]``, the rows that they are of and the number of the token to the next tokens ``[n]``."""
 
 
 @torch.inference_mode()
