@@ -49,7 +49,7 @@ class Config(FitConfig):
     fork: int = Field(32, ge=1)
     """The adversary is a new copy of the model after every so many steps."""
     loss: Forgetting = "entropy"
-    """What is lowered at the adversary: minus the entropy of answer tokens; minus their loss (descent on p); or the true
+    """What is lowered at the adversary: minus the entropy of answer tokens; their loss with a minus; or the true
     logit minus the mean of all."""
     masked: bool = True
     """Whether only those weights move whose unlearning and retained gradients have the same sign, so that the step

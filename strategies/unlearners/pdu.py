@@ -40,8 +40,8 @@ class Config(FitConfig):
     slack: float = Field(0.1, ge=0)
     """The retained loss may be (1 + slack) times what it was (published as a number chosen by hand: 0.1 to 1.5)."""
     budget: Literal["request", "stream"] = "request"
-    """What it was: when this request came, so that it may grow by a factor of 1 + slack each time; or in the model as it
-    was when the first request came (stream), which the plugin `first-reference` keeps."""
+    """What it was: when this request came, so that it may grow by a factor of 1 + slack each time; or in the model as
+    it was when the first request came (stream), which the plugin `first-reference` keeps."""
     start: float = Field(50.0, ge=0)
     """lambda_0, the multiplier's first value (published: 100 on TOFU, 50 on MUSE)."""
     rate: float = Field(1.0, ge=0)
