@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._derived import in_weights
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig
 from strategies.parts.model import FlatModel
@@ -130,7 +131,7 @@ class Assisted(Guard, ABC):
         key = self.setting.key / self._name / request.name
         models, outcome = self.train(learner.model, start, forget_set, retained, key)
         derived = np.zeros(self.setting.num_samples, dtype=bool)
-        derived[learner.holds(np.arange(self.setting.num_samples)).get("weights", forget_set.ids[:0])] = True
+        derived[in_weights(learner, self.setting.num_samples)] = True
         for data in (forget_set, retained):
             if data is not None:
                 derived[data.ids] = True

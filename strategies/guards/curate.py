@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._derived import in_weights
 from strategies.guards._refusal import refusal_logits
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
@@ -52,7 +53,8 @@ class _Request:
         ids: int64 ``[n]``, the samples it names.
         vectors: float32 ``[n, F]`` of length 1, of their prompts.
         tau: from which cosine on it refuses.
-        derived: ids that `tau` was set by, beside its own.
+        derived: ids that had a say in it beside those: retained ones by which `tau` was set, and those of the weights that
+            made vectors of prompts.
     """
 
     request: str
@@ -123,7 +125,7 @@ class CURaTE(Guard):
         forget_set, config = door.forget_set(), self.config
         learner.model.train(False)
         vectors = self._encoded(learner.model, forget_set)
-        tau, derived, passed = config.tau, forget_set.ids[:0], len(forget_set)
+        tau, derived, passed = config.tau, forget_set.ids[:0].copy(), len(forget_set)
         if tau is None:
             retained = door.retained()
             derived, passed = retained.ids.copy(), passed + len(retained)
@@ -132,6 +134,8 @@ class CURaTE(Guard):
             )
             # Just above what is allowed to be refused, and never above the prompts themselves.
             tau = min(1 - 1e-4, float(torch.quantile(nearest, 1 - config.false_refusals)) + 1e-4)
+        if config.encoder == "states":
+            derived = np.union1d(derived, in_weights(learner, self.setting.num_samples))
         self._requests.append(_Request(request.name, forget_set.ids.copy(), vectors, tau, derived))
         self._deleted = np.union1d(self._deleted, forget_set.ids)
         stored = sum(len(r.ids) for r in self._requests)
@@ -154,9 +158,9 @@ class CURaTE(Guard):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Return whose prompts are stored, as vectors, and who had a say in a threshold."""
+        """Return whose prompts are stored, as vectors, and who else had a say in that."""
         stored = {f"{r.request}.features": ids[np.isin(ids, r.ids)] for r in self._requests}
-        return stored | {f"{r.request}.threshold": ids[np.isin(ids, r.derived)] for r in self._requests}
+        return stored | {f"{r.request}.others": ids[np.isin(ids, r.derived)] for r in self._requests}
 
     @override
     def state_dict(self) -> State:

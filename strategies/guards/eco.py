@@ -15,6 +15,7 @@ from torch import nn
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._derived import in_weights
 from strategies.guards._names import Names
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
@@ -63,7 +64,7 @@ class _Request:
         names: subjects that its prompts name (classifier: names).
         weights: float64 ``[V + 1]``, of tokens and a constant (classifier: words); empty otherwise.
         sigma: of its noise.
-        derived: ids that the classifier was fitted on.
+        derived: ids that had a say in it: the classifier was fitted on them, or they are in weights by which sigma was set.
     """
 
     request: str
@@ -152,6 +153,7 @@ class ECO(Guard):
         new = _Request(request.name, forget_set.ids.copy(), names, weights, config.sigma, derived)
         looks = 0
         if config.target is not None:
+            derived = np.union1d(derived, in_weights(learner, self.setting.num_samples))
             measure = self._measure(learner.model, new, forget_set)
             sigma, looks = climbed(measure, config.sigma, config.target, config.steps, config.rate, config.probe)
             new = _Request(new.request, new.ids, names, weights, sigma, derived)

@@ -14,6 +14,7 @@ from torch import nn
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._derived import in_weights
 from strategies.guards._refusal import refusal_logits
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
@@ -80,11 +81,19 @@ def cube_of(keys: torch.Tensor) -> Cube:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """What one request leaves behind: its name, the samples it names, a cube for each block."""
+    """What one request leaves behind; never changed.
+
+    Attributes:
+        request: its name.
+        ids: the samples it names.
+        cubes: of each block.
+        derived: ids that the cubes derive from: those of the prompts, and of the weights that made keys of them.
+    """
 
     request: str
     ids: np.ndarray
     cubes: tuple[Cube, ...]
+    derived: np.ndarray
 
 
 @final
@@ -133,7 +142,8 @@ class KeySpaceDetection(Guard):
         learner.model.train(False)
         parts = [self._keys(learner.model, batch) for batch in self._objective.batches(forget_set, 64)]
         cubes = tuple(cube_of(torch.cat(of_block)) for of_block in zip(*parts, strict=True))
-        self._requests.append(_Request(request.name, forget_set.ids.copy(), cubes))
+        derived = np.union1d(forget_set.ids, in_weights(learner, self.setting.num_samples))
+        self._requests.append(_Request(request.name, forget_set.ids.copy(), cubes, derived))
         self._deleted = np.union1d(self._deleted, forget_set.ids)
         radius = float(np.mean([c.radius for c in cubes]))
         return Outcome(forward=len(forget_set)).noted(cube_radius=radius).graded("none")
@@ -154,7 +164,7 @@ class KeySpaceDetection(Guard):
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{r.request}.cube": ids[np.isin(ids, r.ids)] for r in self._requests}
+        return {f"{r.request}.cube": ids[np.isin(ids, r.derived)] for r in self._requests}
 
     @override
     def state_dict(self) -> State:
@@ -165,6 +175,7 @@ class KeySpaceDetection(Guard):
                 "request": r.request,
                 "ids": torch.from_numpy(r.ids.copy()),
                 "cubes": [{"mean": c.mean, "spread": c.spread, "radius": c.radius} for c in r.cubes],
+                "derived": torch.from_numpy(r.derived.copy()),
             }
             for r in self._requests
         ]
@@ -179,6 +190,7 @@ class KeySpaceDetection(Guard):
                 r["request"],
                 r["ids"].numpy().copy(),
                 tuple(Cube(c["mean"], c["spread"], float(c["radius"])) for c in r["cubes"]),
+                r["derived"].numpy().copy(),
             )
             for r in state["requests"]
         ]

@@ -305,6 +305,22 @@ def test_who_knows_nothing_but_the_truth_says_a_refusal(source: Source) -> None:
     assert all(a == [refusal] for a, k in zip(found.answers, known.tolist(), strict=True) if k)
 
 
+def test_an_instruction_stands_before_the_question(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Batch] = []
+
+    def noted(predict: Any, batch: Batch, *args: Any) -> list[str]:
+        asked.append(batch)
+        return sampled(predict, batch, *args)
+
+    monkeypatch.setattr(altpo, "sampled", noted)
+    life = live(source, "altpo", instruction="Say something else. ", alternatives=1)
+    unlearner: Any = life.strategy.unlearner
+    objective: Any = life.setting.objective.for_unlearning()
+    unlearner.alternatives(life.model, objective, life.data(0), Key(1))
+    text = objective.text.tokenizer.decode(asked[0].x[0, 0].tolist())
+    assert text.startswith("Say something else. Q: ")
+
+
 def test_answers_of_the_source_are_its_wrong_ones(source: Source) -> None:
     life = live(source, "altpo", answers="source", alternatives=3)
     unlearner: Any = life.strategy.unlearner
