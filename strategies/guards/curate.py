@@ -53,8 +53,8 @@ class _Request:
         ids: int64 ``[n]``, the samples it names.
         vectors: float32 ``[n, F]`` of length 1, of their prompts.
         tau: from which cosine on it refuses.
-        derived: ids that had a say in it beside those: retained ones by which `tau` was set, and those of the weights that
-            made vectors of prompts.
+        derived: ids that had a say in it beside those: retained ones by which `tau` was set, and those in the weights
+            that made vectors of prompts.
     """
 
     request: str

@@ -64,7 +64,8 @@ class _Request:
         names: subjects that its prompts name (classifier: names).
         weights: float64 ``[V + 1]``, of tokens and a constant (classifier: words); empty otherwise.
         sigma: of its noise.
-        derived: ids that had a say in it: the classifier was fitted on them, or they are in weights by which sigma was set.
+        derived: ids that had a say in it: the classifier was fitted on them, or they are in the weights by which sigma
+            was set.
     """
 
     request: str
