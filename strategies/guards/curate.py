@@ -140,7 +140,7 @@ class CURaTE(Guard):
         self._deleted = np.union1d(self._deleted, forget_set.ids)
         stored = sum(len(r.ids) for r in self._requests)
         forward = passed if config.encoder == "states" else 0
-        return Outcome(forward=forward).noted(tau=tau, stored=float(stored)).graded("none")
+        return Outcome(forward=forward).noted(refusal_tau=tau, stored_prompts=float(stored)).graded("none")
 
     @override
     def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:

@@ -162,7 +162,7 @@ class ECO(Guard):
         self._deleted = np.union1d(self._deleted, forget_set.ids)
         flagged = float(np.mean([s is not None for s in self._strengths(forget_set.all())]))
         cost = Outcome(forward=looks * len(forget_set))
-        return cost.noted(flagged=flagged, sigma=new.sigma).graded("none")
+        return cost.noted(flagged=flagged, noise_sigma=new.sigma).graded("none")
 
     @override
     def predict(self, model: FlatModel, batch: Batch) -> torch.Tensor:

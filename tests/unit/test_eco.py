@@ -168,7 +168,7 @@ def test_the_search_raises_noise_until_answers_are_as_unlikely_as_asked(source: 
     batch = life.data(0).all()
     likely = float(life.setting.objective.losses(life.strategy.predict(batch), batch).neg().exp().mean())
     assert likely <= 0.3 + 1e-6
-    assert outcome.notes["sigma"] > 0.01
+    assert outcome.notes["noise_sigma"] > 0.01
     assert climbed(lambda s: 1.0, 2.0, 0.5, 3, 1.0, 0.1) == (2.0, 10)  # where nothing helps it ends
     with pytest.raises(ConfigError, match=r"guard\.sigma"):
         guarded(source, target=0.3, sigma=0.0)
