@@ -243,7 +243,7 @@ class ECO(Guard):
             return [None] * len(batch)
         flags: list[_Request | None] = [None] * len(batch)
         named = self._names.named(batch) if self.config.classifier == "names" and self._names is not None else []
-        words = self._words(batch) if self.config.classifier == "words" else None
+        words: Any = self._words(batch) if self.config.classifier == "words" else None
         for r in self._requests:
             if self.config.classifier == "names":
                 hit = [not set(r.names).isdisjoint(found) for found in named]
