@@ -163,7 +163,12 @@ class Assisted(Guard, ABC):
         base = self._objective.outputs(model, batch)
         if not self._models:
             return base
-        return self.combined(base, [[self._objective.outputs(m, batch) for m in models] for models in self._models])
+        said = [[self._objective.outputs(m, batch) for m in models] for models in self._models]
+        if all(o.stride(1) == 0 for o in (base, *(o for of_request in said for o in of_request))):
+            # Text grows, and every position says what the last one does: it is worked out once.
+            last = self.combined(base[:, :1], [[o[:, :1] for o in of_request] for of_request in said])
+            return last.expand(-1, base.shape[1], -1)
+        return self.combined(base, said)
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
