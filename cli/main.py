@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import capacity, doctor, init, models, pretrain, preview, registry, results, run, study, traces, tune, verify
+from cli.commands import (
+    capacity,
+    doctor,
+    init,
+    models,
+    pretrain,
+    preview,
+    registry,
+    results,
+    run,
+    study,
+    traces,
+    tune,
+    verify,
+)
 from streams.errors import LifelongError
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ from streams.files import write_atomically
 from streams.source import Source
 from streams.text import ANSWER, GIVEN
 
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """An object of a file.

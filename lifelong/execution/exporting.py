@@ -44,7 +44,9 @@ def export_model(
     p = prepare(config)
     text = p.stream.source.text
     if text is None:
-        raise ConfigError(f"export-model writes language models, and the run in {folder} is about {config.source.name}.")
+        raise ConfigError(
+            f"export-model writes language models, and the run in {folder} is about {config.source.name}."
+        )
     lived = strategy_after(p, folder, strategy, event)
     model = lived.network()
     if model is None:

@@ -319,6 +319,24 @@ def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
     return replace(batch, x=x)
 
 
+def prefixed(batch: Batch, prefixes: Sequence[Sequence[int]]) -> Batch:
+    """Return the batch with tokens put between each row's start token and what follows it; they are given.
+
+    Args:
+        batch: ``x [B, 2, L]``.
+        prefixes: one per row.
+    """
+    longest = max(len(p) for p in prefixes)
+    x = batch.x.new_zeros(len(batch), 2, batch.x.shape[2] + longest)
+    for row, old, prefix in zip(x, batch.x, prefixes, strict=True):
+        n = len(prefix)
+        row[:, 0] = old[:, 0]
+        row[0, 1 : 1 + n] = torch.tensor(list(prefix), dtype=x.dtype, device=x.device)
+        row[1, 1 : 1 + n] = GIVEN
+        row[:, 1 + n : n + old.shape[1]] = old[:, 1:]
+    return replace(batch, x=x)
+
+
 def joined(first: Batch, second: Batch) -> Batch:
     """Return two batches of rows that may differ in length as one, the shorter rows padded."""
     length = max(first.x.shape[2], second.x.shape[2])

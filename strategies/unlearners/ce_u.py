@@ -82,7 +82,7 @@ class OwnOthers(ForgetLoss):
 
 @final
 class CEU(PairedUnlearner):
-    """Cross-entropy unlearning. Its loss is an entropy, which never becomes 0: the answers' loss tells how far it is."""
+    """Cross-entropy unlearning. Its loss is an entropy and never 0: the loss of the answers tells how far it is."""
 
     test_options = {"epochs": 1, "lr": 1e-3}
     config: Config

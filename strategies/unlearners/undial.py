@@ -1,4 +1,4 @@
-"""UNDIAL: distil the model from itself with the logits of what is to go lowered; needs the forget set alone, and ends."""
+"""UNDIAL: distil the model from itself, the logits of what is to go lowered; reads the forget set alone, and ends."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ class Config(PairedConfig):
     """What is done with retained data; the method itself reads none."""
 
 
-def lowered(
-    logits: torch.Tensor, targets: torch.Tensor, beta: float, margin: float | None = None
-) -> torch.Tensor:
+def lowered(logits: torch.Tensor, targets: torch.Tensor, beta: float, margin: float | None = None) -> torch.Tensor:
     """Return the distributions ``[S, V]`` to distil: softmax of the logits, those of the targets lowered.
 
     Args:

@@ -136,7 +136,8 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
         texts += [put.prompt(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
         texts += [
-            put.answer(answer) for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
+            put.answer(answer)
+            for v in values
+            for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
         ]
     return train_tokenizer([*texts, *more], config.vocabulary)
-

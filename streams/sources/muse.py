@@ -1,8 +1,8 @@
-"""MUSE's News or Books from its folder: texts to learn and forget, folds, and questions about them that are never taught.
+"""MUSE's News or Books from its folder: texts to learn and forget, folds, and questions that are never taught.
 
 The folder is laid out as MUSE has it (Shi et al. 2024, arXiv 2407.06460): ``raw/`` with forget, retain1, retain2 and
-holdout, ``sust/`` with forget_1, forget_2 ..., ``knowmem/`` with forget_qa, retain2_qa (or retain_qa) and their ``_icl``
-examples. A file of texts is .txt, or .json with objects that have a ``text``; one of questions is .json with
+holdout, ``sust/`` with forget_1, forget_2 ..., ``knowmem/`` with forget_qa, retain2_qa (or retain_qa) and examples in
+forget_qa_icl. A file of texts is .txt, or .json with objects that have a ``text``; one of questions is .json with
 ``question`` and ``answer``.
 
 A user is a file of texts (forget, or fold-1, fold-2 ..., retain1, retain2), a class says whether it is one of those to
@@ -149,7 +149,9 @@ def _rows(text: str, name: str, config: Config, tokenizer: Tokenizer) -> torch.T
     return cut
 
 
-def _questions(root: Path, about: str, kind: str, form: Form, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+def _questions(
+    root: Path, about: str, kind: str, form: Form, tokenizer: Tokenizer
+) -> list[tuple[list[int], list[int]]]:
     """Return prompts and answers; MUSE calls the questions about what is kept retain_qa or retain2_qa."""
     folder = root / "knowmem"
     names = (f"{about}_{kind}", f"{about}2_{kind}")

@@ -1,4 +1,4 @@
-"""Real checkpoints in and out: tokenisers, chat templates, export to a Hugging Face folder, audits of what comes back."""
+"""Real checkpoints in and out: tokenisers, chat templates, Hugging Face folders, audits of what comes back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lifelong.setup.build import make_source
 from lifelong.setup.preparation import prepare
 from streams.errors import ConfigError, DataError
 from streams.sources import people, questions
-from streams.text import ANSWER, GIVEN, load_tokenizer, train_tokenizer
+from streams.text import ANSWER, GIVEN, train_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
 HAS_PEFT = importlib.util.find_spec("peft") is not None
@@ -80,7 +80,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
             "requests": [{"after": 1, "scope": "user", "keys": [0]}, {"after": 2, "scope": "user", "keys": [3]}],
         },
         "objective": {"name": "causal-lm", "answers": {"records": ["wrong"]}},
-        "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 2, "heads": 2},
+        "model": {"name": "tiny-llama", "width": 16, "inner": 16, "depth": 2, "heads": 2, "tied": False},
         "training": {"epochs": 1, "optimizer": "adam", "lr": 0.01, "batch_size": 32},
         "strategies": {"npo": {"unlearner": {"name": "npo", "epochs": 1}}, "kept": {"unlearner": "none"}},
         "evaluation": {"probe": 4},
@@ -127,9 +127,11 @@ def test_questions_are_put_as_the_checkpoints_chat_template_says(name: str, chec
     from transformers import AutoTokenizer
 
     if name == "people":
-        source = people.load(people.Config.model_validate(
-            {k: v for k, v in CORPUS.items() if k != "name"} | {"tokenizer": str(checkpoint), "prompt": "chat"}
-        ))
+        source = people.load(
+            people.Config.model_validate(
+                {k: v for k, v in CORPUS.items() if k != "name"} | {"tokenizer": str(checkpoint), "prompt": "chat"}
+            )
+        )
     else:
         file = tmp_path / "own.jsonl"
         file.write_text(json.dumps({"question": "Who is Ada?", "answer": "A poet."}), encoding="utf-8")
@@ -259,7 +261,8 @@ def test_an_exported_model_is_measured_as_it_was(run: lifelong.Run, place: Path,
     table = lifelong.load_run(prepare(config).folder("runs")).tables["theirs"]
     ours = run.tables["npo"]
     wanted = [
-        r for r in ours.rows
+        r
+        for r in ours.rows
         if r.event == 3 and r.subject == "request-1" and r.metric in ("truth_ratio", "gap_truth_ratio", "loss_auc")
     ]
     assert len({r.metric for r in wanted}) == 3

@@ -17,7 +17,9 @@ from streams.text import ANSWER, GIVEN
 
 
 def story(about: str) -> str:
-    return " ".join(f"Part {i} of the report on {about} says that {about} number {i} was seen again." for i in range(30))
+    return " ".join(
+        f"Part {i} of the report on {about} says that {about} number {i} was seen again." for i in range(30)
+    )
 
 
 @pytest.fixture
