@@ -30,7 +30,7 @@ class Looks(Config):
     """Judge with so many seeds, then, if a criterion is undecided, with more of them, as in [5, 10, 20]. Each look has
     the same level, so chosen that all of them together err as seldom as one would (Pocock)."""
     first: int = Field(0, ge=0)
-    """The first seed. Where verdicts of a fixed number were seen already, plan looks at seeds that were not: first: 200."""
+    """The first seed. Where verdicts of a fixed number were seen already, plan looks at seeds that were not (200)."""
 
     @model_validator(mode="after")
     def _rising(self) -> Looks:
