@@ -353,6 +353,10 @@ class Plugin(Hooks):
     def begin(self, lesson: Lesson) -> None:
         """Prepare for training on an experience."""
 
+    def trained_beside(self) -> np.ndarray:
+        """Return ids that its hooks put into batches and that nothing has trained on before; asked after `begin`."""
+        return np.array([], dtype=np.int64)
+
     def steps(self, lesson: Lesson) -> Optimizer | None:
         """Return what takes the steps in place of the configured optimizer, or None; asked after `begin`."""
         return None
