@@ -55,7 +55,7 @@ class World:
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith(("task-incremental", "declared"))
-        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "shaped")
         setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
@@ -159,12 +159,17 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, shaped: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy, images).to(device))
+        return FlatModel(_network(objective, noisy, shaped).to(device))
 
 
-def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
+def _setting(objective: Objective, training: Training, stream: Stream, device: str) -> Setting:
+    make_model = partial(_model, objective, 0, False, device)
+    return Setting(Key(0), make_model, objective, training, stream.units, len(stream.source), device=device)
+
+
+def _network(objective: Objective, noisy: bool, shaped: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -175,7 +180,7 @@ def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*([nn.Flatten()] if shaped else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -234,9 +239,7 @@ def _world_of_text(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("text", stream, setting, device=device)
 
 
@@ -256,9 +259,7 @@ def _world_of_pictures(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("pictures", stream, setting, device=device)
 
 
@@ -275,9 +276,7 @@ def _world_of_images(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = Denoising.for_data(DenoisingConfig(steps=2), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=40)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("images", stream, setting, device=device)
 
 
@@ -295,7 +294,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
-    if name == "images":
+    if name == "shaped":
         source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
@@ -316,9 +315,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     training = Training(epochs=2, lr=0.05, batch_size=40)
     if name == "carrying":
         training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World(full_name, stream, setting, device=device)
 
 
