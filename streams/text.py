@@ -333,13 +333,13 @@ def chat_template(name: str, where: str) -> tuple[str, str]:
     from transformers import AutoTokenizer
 
     outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
-    said = "{}"
     if outer.chat_template is None:
         raise ConfigError(
             f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question."
         )
-    text = outer.apply_chat_template([{"role": "user", "content": said}], tokenize=False, add_generation_prompt=True)
-    before, behind = text.split(said)
+    said = [{"role": "user", "content": "{}"}]
+    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    before, behind = text.split("{}")
     start = outer.bos_token or outer.eos_token
     return before.removeprefix(start), behind
 

@@ -33,7 +33,7 @@ from streams.text import SAID, prompt_lengths
 
 NAMES = ("uld", "offset", "whp-logit")
 SMALL: dict[str, dict[str, Any]] = {
-    "uld": {"layers": 1, "rank": 4, "epochs": 6, "lr": 1e-2},
+    "uld": {"layers": 2, "rank": None, "epochs": 8, "lr": 1e-2},
     "offset": {"layers": 1, "epochs": 6, "lr": 1e-2},
     "whp-logit": {"epochs": 6, "lr": 3e-3},
 }
@@ -221,7 +221,7 @@ def test_the_assistant_is_the_lowest_blocks_of_the_model(source: Source) -> None
 
 def test_adapters_of_the_assistant_are_merged(source: Source) -> None:
     """What answers is W + s B A: the same as the lesson that trained it, and other than the part it began as."""
-    life = guarded(source, "uld", epochs=1)
+    life = guarded(source, "uld", epochs=1, rank=4)
     before = guard_of(life)._part_of(life.model).parameters.clone()
     life.forget(0)
     after = guard_of(life)._models[0][0]
