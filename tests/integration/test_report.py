@@ -22,8 +22,9 @@ from lifelong.config.run import RunConfig, StrategyConfig
 from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import METRICS, describe
 from lifelong.report import unlearning
-from lifelong.report.facts import Series, gather, kept_events
+from lifelong.report.facts import Series, gather
 from lifelong.report.html import write_report
+from lifelong.report.matrix import kept_events
 from lifelong.results.table import Row, Table, read_rows
 from streams.config import parse
 from streams.errors import CheckpointError
