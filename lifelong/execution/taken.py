@@ -1,8 +1,8 @@
 """A strategy that another run in the same place has lived to its end is taken over from there, and not lived again.
 
 Each strategy of a run is alone: what becomes of it follows from the stream, its own options, and all that its run sets
-for everybody. Beside the run folders an index, in `INDEX`, names for every such life the folder that holds it; what is
-in that folder is copied, since each run folder can be removed, cleaned and given away by itself.
+for everybody. An index in the cache names for every such life, by place, the folder that holds it; what is in that
+folder is copied, since each run folder can be removed, cleaned and given away by itself.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from lifelong.config.run import content_hash
 from lifelong.execution.manifest import arithmetic
-from lifelong.files import write_atomically
+from lifelong.files import cache_folder, write_cached
 from lifelong.results.integrity import check_finished, read_json
 from lifelong.setup.preparation import Prepared
 from streams.errors import CheckpointError
 
-INDEX = ".lives"
-"""Folder beside the run folders, with a file for every life that has ended."""
+INDEX = "lives"
+"""Folder of the cache with a file for every life that has ended."""
 
 
 def take_over(p: Prepared, name: str, run_folder: Path) -> Path | None:
@@ -64,12 +64,12 @@ def offer(p: Prepared, name: str, run_folder: Path) -> None:
     if entry.exists() and (root / entry.read_text(encoding="utf-8").partition(" ")[2]).exists():
         return
     life = run_folder / "strategies" / name
-    write_atomically(entry, f"{_digest(life)} {life.relative_to(root)}".encode())
+    write_cached(entry, f"{_digest(life)} {life.relative_to(root)}".encode())
 
 
 def _entry(p: Prepared, name: str, root: Path) -> Path:
     """Return the file that names the folder of a life; other libraries may add in another order, and have their own."""
-    return root / INDEX / content_hash([p.life_of(name), arithmetic(p.config.device)])
+    return cache_folder() / INDEX / content_hash([str(root.resolve()), p.life_of(name), arithmetic(p.config.device)])
 
 
 def _digest(life: Path) -> str:

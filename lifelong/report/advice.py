@@ -25,8 +25,8 @@ def advice(run: Run) -> list[str]:
             f"training.lr, or take a larger model."
         )
     measure = measure_of(run)
-    forgetful = {name: _lost(numbers, measure) for name, numbers in series.items() if name not in guessing}
-    forgetful = {name: lost for name, lost in forgetful.items() if lost is not None and lost >= FORGETS}
+    lost = {name: _lost(numbers, measure) or 0.0 for name, numbers in series.items() if name not in guessing}
+    forgetful = {name: fall for name, fall in lost.items() if fall >= FORGETS}
     for names in _by_learner(run, list(forgetful)):
         most, verb = max(forgetful[name] for name in names), "forgets" if len(names) == 1 else "forget"
         said.append(

@@ -13,13 +13,15 @@ import yaml
 
 from lifelong.files import write_atomically
 from lifelong.report import study_drawings, study_tables, tuning
-from lifelong.report.columns import GREY, MARK
+from lifelong.report.answers import in_short_over_seeds
+from lifelong.report.columns import GREY, MARK, columns
 from lifelong.report.gathering import gather_lives
 from lifelong.report.lives import Lives, Point
 from lifelong.report.markup import FOLD, OPEN, folded, opened, pairs, quoted, table
 from lifelong.report.page import drawing, page
 from lifelong.report.study_drawings import MAX_POINTS, Drawn
 from lifelong.report.study_tables import Grid
+from lifelong.report.summary import Line
 from lifelong.report.tables import glossary
 from lifelong.study.declaration import read_declared, read_verdicts
 from lifelong.study.study import Study
@@ -49,7 +51,7 @@ def render(lives: Lives) -> str:
         sections += [("tuning", "Tuning", _tuning(lives.study))]
     if lives.points:
         sections += [
-            ("results", "Results", _per_point(lives, lambda p: _html(study_tables.results(p)))),
+            ("results", "Results", _per_point(lives, _results)),
             ("known", "What is known", _section(lives, study_drawings.known)),
             ("requests", "What each request left behind", _requests(lives)),
             ("relapse", "What came back", _section(lives, study_drawings.came_back)),
@@ -130,6 +132,15 @@ def _unfinished(lives: Lives) -> str:
         f"far. To go on: <code>{escape(command(lives.study))}</code></p><details><summary>Which</summary>"
         f"<ul>{''.join(states)}</ul></details></div>"
     )
+
+
+def _results(point: Point) -> str:
+    groups: dict[str, dict[str, dict[int, Line]]] = {}
+    for _, name in point.begun:
+        if name in point.access:
+            finished = {seed: life.line for seed, life in point.lives[name].items() if life.done}
+            groups.setdefault(point.access[name], {})[name] = finished
+    return in_short_over_seeds(groups, columns(point.measure)) + _html(study_tables.results(point))
 
 
 def _verdicts(lives: Lives) -> str:

@@ -77,10 +77,11 @@ def same_learner(one: StrategyConfig, other: StrategyConfig) -> bool:
 def twin(name: str, series: Mapping[str, Series]) -> str | None:
     """Return an earlier strategy of which every score and loss of every event is this one's, to the last bit.
 
-    Nothing is returned where no request was served, and where all were served exactly: two exact answers are the same.
+    Nothing is returned where no request was served, where all were served exactly (two exact answers are the same),
+    and without losses, which alone have bits enough to tell.
     """
     own = series[name]
-    if not own.served() or all(_exact(own)):
+    if not own.served() or all(_exact(own)) or not own.subjects("forget_loss"):
         return None
     for other, candidate in series.items():
         if other == name:

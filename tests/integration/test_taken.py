@@ -88,7 +88,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def runs(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place where the first run has come to its end."""
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    return Path(shutil.copytree(first.folder.parent, tmp_path / "runs"))
+    copied = Path(shutil.copytree(first.folder.parent, tmp_path / "runs"))
+    run(config(), copied)  # it is finished; from now on it is known here
+    return copied
 
 
 def files(folder: Path, without: Collection[str] = ()) -> dict[str, bytes]:

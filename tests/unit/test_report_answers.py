@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lifelong.report.answers import best, in_short
+from lifelong.report.answers import Winner, best, best_over_seeds, in_short, in_short_over_seeds
 from lifelong.report.columns import Cell, Column
 from lifelong.report.facts import Requested
 from lifelong.report.figures import by_age
@@ -58,6 +58,21 @@ def test_nobody_is_best_where_there_is_nothing_to_compare(lines: tuple[Line, ...
     group = Group("retain: full", lines)
     assert best(group, HEADS) == {}
     assert in_short([group], HEADS) == ""
+
+
+def test_over_seeds_who_cannot_be_told_apart_is_said() -> None:
+    lines = {
+        "a": {seed: line("a", 0.90 + 0.01 * seed, 0.2, 10 + seed) for seed in range(4)},
+        "b": {seed: line("b", 0.90 + 0.01 * seed + 0.02 * (-1) ** seed, 0.01, 20 + seed) for seed in range(4)},
+        "c": {seed: line("c", 0.50 + 0.01 * seed, 0.02, 30 + seed, second=0.03) for seed in range(4)},
+    }
+    found = best_over_seeds(lines, HEADS)
+    assert found["average_accuracy"].alike in {("a",), ("b",)}  # their paired differences lie around 0
+    assert (found["abs_gap_forget_accuracy"].strategy, found["abs_gap_forget_accuracy"].alike) == ("b", ("c",))
+    assert found["request_steps"] == Winner("a", 11.5, ())  # every seed says so, by the same difference
+    assert "not told apart from it: c" in in_short_over_seeds({"retain: full": lines}, HEADS)
+    one = {name: {0: by_seed[0]} for name, by_seed in lines.items()}
+    assert best_over_seeds(one, HEADS) == {}
 
 
 def matrix(held: list[list[float]], learned: list[tuple[int, str]], deletions: list[int]) -> Matrix:
