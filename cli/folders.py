@@ -18,8 +18,8 @@ def find_folder(text: str, root: Path, told_by: Sequence[str] = (RUN, STUDY)) ->
     """Return the folder of a run or a study that `text` names.
 
     Args:
-        text: a path that exists; or ``last``, the folder of `root` in which something was written last; or the
-            beginning of the name of one folder of `root`, or of a path, ``runs/quick``.
+        text: a path that exists; or ``last``, the folder of `root` in which something was written last; or the name of
+            a folder of `root`, or its beginning if no other begins so; or the same of a path, ``runs/quick``.
         root: where run folders are kept.
         told_by: files of which a folder has one, if it is what is looked for.
 
@@ -33,6 +33,8 @@ def find_folder(text: str, root: Path, told_by: Sequence[str] = (RUN, STUDY)) ->
     there = {f.name: f for f in parent.glob("*/") if any((f / name).exists() for name in told_by)}
     if text == LAST and there:
         return max(there.values(), key=lambda folder: folder.stat().st_mtime_ns)
+    if path.name in there:
+        return there[path.name]
     begun = sorted(name for name in there if name.startswith(path.name))
     if len(begun) == 1:
         return there[begun[0]]

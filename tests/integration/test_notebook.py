@@ -119,6 +119,7 @@ def test_a_run_as_frame_table_and_figure(tiny: Run, capsys: pytest.CaptureFixtur
     assert repr(lifelong.load_run(tiny.folder)).startswith("<run tiny: kept, again; finished;")
 
 
+@pytest.mark.nightly
 def test_progress_and_overrides_of_a_dict(capsys: pytest.CaptureFixture[str]) -> None:
     config = lifelong.load_config(TINY, ["references.kinds=[]"])
     assert lifelong.run(config, progress=True).done
@@ -160,6 +161,7 @@ def test_a_class_of_a_cell_is_a_strategy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert lifelong.load_config(TINY | {"strategies": {"a": bare}}).strategies["a"].unlearner.name == str(file)
 
 
+@pytest.mark.nightly
 def test_options_may_be_left_out_and_magic_commands_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = CELL.partition("def shrunk")[2].replace("shrunk(learner.model.parameters, self.config.scale)", "pass")
     scope = notebook(monkeypatch, IMPORTS, "def shrunk" + cell.replace("    config: Config\n", ""))

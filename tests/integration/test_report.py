@@ -383,10 +383,13 @@ def test_a_last_line_without_end_is_left_out(tmp_path: Path) -> None:
 def test_chromium_draws_it_without_complaint(page: Page, run: Run, tmp_path: Path, scheme: str) -> None:
     file = run.folder / "report.html"
     shown = tmp_path / "shown.html"
-    probe = "<script>document.title = document.querySelectorAll('.plot .main-svg').length + ' drawn';</script></body>"
+    count = "document.title = document.querySelectorAll('.plot .main-svg').length + ' drawn'"
+    # figures are drawn when they come near the screen, and all of them before the page is printed
+    probe = f"<script>dispatchEvent(new Event('beforeprint')); setInterval(() => {{ {count} }}, 100);</script></body>"
     shown.write_text(file.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
     options = [
         "--dump-dom",
+        "--virtual-time-budget=30000",
         "--enable-logging=stderr",
         f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
     ]

@@ -128,6 +128,7 @@ def test_trackers_are_told_as_if_it_was_lived(runs: Path, tmp_path: Path) -> Non
         assert sorted(again.rows[name], key=key) == sorted(rows, key=key)
 
 
+@pytest.mark.nightly
 def test_a_strategy_may_be_called_otherwise(runs: Path, lived: list[str]) -> None:
     renamed = {f"{name}-2": strategy for name, strategy in BASE["strategies"].items()}
     assert run(config(strategies=renamed), runs).done
@@ -138,11 +139,16 @@ def test_a_strategy_may_be_called_otherwise(runs: Path, lived: list[str]) -> Non
     "change",
     [
         {"seed": 1},
-        {"evaluation": {"every": 2}},
-        {"references": {"kinds": []}},
-        {"training": {"epochs": 1, "batch_size": 32}},
-        {"schedule": {"name": "explicit", "requests": [{"after": 2, "scope": "sample", "count": 6}]}},
-        {"recording": {"keep": "all"}},
+        *(
+            pytest.param(change, marks=pytest.mark.nightly)
+            for change in (
+                {"evaluation": {"every": 2}},
+                {"references": {"kinds": []}},
+                {"training": {"epochs": 1, "batch_size": 32}},
+                {"schedule": {"name": "explicit", "requests": [{"after": 2, "scope": "sample", "count": 6}]}},
+                {"recording": {"keep": "all"}},
+            )
+        ),
     ],
     ids=str,
 )
@@ -168,6 +174,7 @@ def test_what_is_gone_cleaned_or_damaged_is_lived(runs: Path, first: Run, lived:
     assert lived == []
 
 
+@pytest.mark.nightly
 def test_fresh_takes_nothing_and_other_libraries_neither(
     runs: Path, lived: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +186,7 @@ def test_fresh_takes_nothing_and_other_libraries_neither(
     assert set(lived) == {"kept", "changed"}
 
 
+@pytest.mark.nightly
 def test_half_of_a_life_gives_way_to_a_whole_one(runs: Path, lived: list[str]) -> None:
     class Stop(Told):
         def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:

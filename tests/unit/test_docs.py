@@ -134,6 +134,7 @@ def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkey
     assert again.folder != run.folder
 
 
+@pytest.mark.nightly
 def test_the_unlearner_of_adding_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was told to forget it no longer answers, and what it kept it still knows."""
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
