@@ -125,9 +125,10 @@ class _Enough(BaseException):
 
 def _of_job(job: Job, allowed_s: float) -> Forecast:
     """Play every strategy of a job for a while in a temporary folder, and extrapolate where that was not all."""
-    size, seconds, prefix, left = 0.0, 0.0, 0.0, 0.0
-    is_first = True
-    for name in job.config["strategies"]:
+    size, seconds, prefix = 0.0, 0.0, 0.0
+    references: list[float] = []
+    are_lived = False  # by one of the strategies, which share them
+    for number, name in enumerate(job.config["strategies"]):
         started = time.perf_counter()
         config = parse(RunConfig, job.config | {"strategies": {name: job.config["strategies"][name]}})
         prepared = prepare(config)
@@ -142,17 +143,17 @@ def _of_job(job: Job, allowed_s: float) -> Forecast:
         rate, share = _rate(trial), len(prepared.stream.events) / max(len(trial.acted), 1)
         acting = _seconds(trial, rate, retrains)
         seconds += took if trial.is_whole else sum(acting) + trial.other_s * share
-        seconds += prepared_s if is_first else -prefix  # strategies of a job share their life up to the first request
-        # References are shared, too: those that were lived for one need not be lived for the next.
-        left = 0.0 if trial.is_whole else max(left, _references(prepared, rate, trial.measuring()))
-        if prepared.stream.requests:
+        seconds += -prefix if number else prepared_s  # strategies of a job share their life up to the first request
+        references.append(_references(prepared, rate, trial.measuring()))
+        are_lived |= trial.is_whole
+        if prepared.stream.requests and not trial.is_whole:
             seconds += sum(acting) * prepared.config.references.shadows
         first = next((i for i, e in enumerate(trial.events) if isinstance(e, DeletionRequest)), len(trial.events))
         prefix = sum(acting[:first])
         size += written * share
-        is_first = False
+    seconds += 0.0 if are_lived else max(references)
     points = size_of(prepared.stream, prepared.config.references, prepared.config.service.copies).references
-    return Forecast(seconds + left, size + 8.0 * len(prepared.plan.ids) * points, seconds + left)
+    return Forecast(seconds, size + 8.0 * len(prepared.plan.ids) * points, seconds)
 
 
 def _rate(trial: _Trial) -> float:

@@ -192,7 +192,7 @@ def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, m
 
 def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
     model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
-    for file, text in zip((model, objective), examples()[3:5], strict=True):
+    for file, text in zip((model, objective), examples()[4:6], strict=True):
         file.write_text(text, encoding="utf-8")
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
