@@ -55,7 +55,7 @@ class World:
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith(("task-incremental", "declared"))
-        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "shaped")
         setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
@@ -159,9 +159,9 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, shaped: bool = False) -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy, images).to(device))
+        return FlatModel(_network(objective, noisy, shaped).to(device))
 
 
 def _setting(objective: Objective, training: Training, stream: Stream, device: str) -> Setting:
@@ -169,7 +169,7 @@ def _setting(objective: Objective, training: Training, stream: Stream, device: s
     return Setting(Key(0), make_model, objective, training, stream.units, len(stream.source), device=device)
 
 
-def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, shaped: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -180,7 +180,7 @@ def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*([nn.Flatten()] if shaped else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
 
 
@@ -294,7 +294,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
-    if name == "images":
+    if name == "shaped":
         source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
