@@ -16,7 +16,11 @@ FORGETS = 0.2
 def advice(run: Run) -> list[str]:
     """Return what a newcomer should know before the numbers of a run are believed; mostly nothing."""
     series = {name: Series(table) for name, table in run.tables.items() if name in run.summaries}
-    guessing = [name for name, numbers in series.items() if _guesses(numbers)]
+    measure = measure_of(run)
+    lost = {name: _lost(numbers, measure) or 0.0 for name, numbers in series.items()}
+    forgetful = {name: fall for name, fall in lost.items() if fall >= FORGETS}
+    # Who has forgotten all but the last is at chance as well, and had learned.
+    guessing = [name for name, numbers in series.items() if name not in forgetful and _guesses(numbers)]
     said = []
     if guessing:
         said.append(
@@ -24,9 +28,6 @@ def advice(run: Run) -> list[str]:
             f"chance: the stream is not learned, and nothing can be said of unlearning. Raise training.epochs or "
             f"training.lr, or take a larger model."
         )
-    measure = measure_of(run)
-    lost = {name: _lost(numbers, measure) or 0.0 for name, numbers in series.items() if name not in guessing}
-    forgetful = {name: fall for name, fall in lost.items() if fall >= FORGETS}
     for names in _by_learner(run, list(forgetful)):
         most, verb = max(forgetful[name] for name in names), "forgets" if len(names) == 1 else "forget"
         said.append(

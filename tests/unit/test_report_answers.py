@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lifelong.config.run import RunConfig
+from lifelong.execution.runner import Run
+from lifelong.report.advice import advice
 from lifelong.report.answers import Winner, best, best_over_seeds, in_short, in_short_over_seeds
 from lifelong.report.columns import Cell, Column
 from lifelong.report.facts import Requested
@@ -14,6 +19,7 @@ from lifelong.report.summary import Group, Line
 from lifelong.report.tables import falls_of
 from lifelong.results.series import Series
 from lifelong.results.table import Table, row
+from streams.config import parse
 
 HEADS = (
     Column("average_accuracy", "average accuracy", "score", "", better="higher"),
@@ -105,6 +111,33 @@ def test_what_fell_by_itself_and_through_requests() -> None:
     assert fall == pytest.approx(0.5)
     assert through == pytest.approx(0.3)
     assert "task-1" not in falls_of(scores), "it is not held at the end"
+
+
+def told(**strategies: tuple[float, float, float]) -> list[str]:
+    """Advice on strategies: what each lost, how informed it is at the end, and how its retrained reference is."""
+    tables = {
+        name: Table(
+            [
+                row(3, "run", "stream", "average_accuracy", 0.5, 1),
+                row(3, "run", "stream", "forgetting_from_first", lost, 1),
+                row(3, "run", "stream", "informedness", own, 1),
+                row(3, "retrained", "stream", "informedness", retrained, 1),
+            ]
+        )
+        for name, (lost, own, retrained) in strategies.items()
+    }
+    learners = {name: {"learner": name, "unlearner": "none"} for name in ("naive", "ewc")}
+    config = parse(RunConfig, {"strategies": {name: learners.get(name, {}) for name in strategies}})
+    return advice(Run(Path(), config, tables, dict.fromkeys(strategies, {})))
+
+
+def test_advice_is_given_where_numbers_cannot_tell() -> None:
+    assert told(naive=(0.0, 0.8, 0.8)) == []
+    (chance,) = told(naive=(0.0, 0.01, 0.02))
+    assert chance.startswith("At the end naive and the model retrained without deleted data both answer no better")
+    assert told(naive=(0.0, 0.01, 0.9)) == []  # the remark says that it collapsed
+    (forgets,) = told(naive=(0.6, 0.01, 0.02), ewc=(0.1, 0.5, 0.5))
+    assert forgets.startswith("naive forgets without being asked: 0.60 of accuracy is lost")
 
 
 def test_age_counts_from_the_request() -> None:
