@@ -23,8 +23,8 @@ _ASKED = {
 def best(group: Group, heads: Sequence[Column]) -> dict[str, list[str]]:
     """Return, by key of a column, the strategies of a group that are best in it, the best first.
 
-    Those whose distance to the reference is within that of a second retraining are all best: they differ by chance. A
-    number that says nothing, and strategies whose model broke, do not count. Nothing is best among fewer than two.
+    Those whose distance to the reference is within that of a second retraining of their learner are all best: they
+    differ by chance. A number that says nothing, and strategies whose model broke, do not count. Nothing is best among fewer than two.
     """
     found = {}
     for place, head in enumerate(heads):
@@ -35,9 +35,11 @@ def best(group: Group, heads: Sequence[Column]) -> dict[str, list[str]]:
         key = {name: value[0] for name, value in each if value}
         if len(key) < 2:
             continue
-        least, floor = min(key.values()), (_floor(group.lines, place) or 0.0) if is_distance else 0.0
-        limit = max(least, floor) if is_distance else least
-        chosen = sorted((name for name, value in key.items() if value <= limit + 1e-12), key=key.__getitem__)
+        least = min(key.values())
+        # Two retrainings of its own learner say what chance does to a strategy.
+        floors = {line.strategy: _floor([line], place) if is_distance else None for line in group.lines}
+        limits = {name: max(least, floors[name] or 0.0) if is_distance else least for name in key}
+        chosen = sorted((name for name, value in key.items() if value <= limits[name] + 1e-12), key=key.__getitem__)
         if len(chosen) < len(key):
             found[head.key] = chosen
     return found
@@ -55,8 +57,9 @@ def in_short(groups: Sequence[Group], heads: Sequence[Column]) -> str:
                 continue
             cells = {line.strategy: line.cells[place] for line in group.lines}
             who = ", ".join(f"<strong>{escape(n)}</strong> ({_number(cells[n], head)})" for n in winners[head.key])
-            floor = _floor(group.lines, place) if head.better == "zero" else None
-            noise = f"; retraining twice differs by {floor:.3f}" if floor else ""
+            first = [line for line in group.lines if line.strategy in winners[head.key]]
+            floor = _floor(first, place) if head.better == "zero" else None
+            noise = f"; retraining twice differs by up to {floor:.3f}" if floor else ""
             items.append(f"<li>{_capital(question)}: {who}{noise}</li>")
         if items:
             parts.append(f"<h3>{escape(group.access)}</h3><ul>{''.join(items)}</ul>")

@@ -200,7 +200,7 @@ def by_age(series: Series, metric: str, model: str, requested: Sequence[Requeste
 
 def paid(facts: Facts) -> go.Figure:
     """Draw what is known, and how far deleted data is from retraining, against all that a life cost."""
-    titles = (f"average {look.words(facts.measure)} at the end", "distance to retraining on deleted data")
+    titles = (f"average {look.words(facts.measure)}", "forget gap")
     figure = make_subplots(
         rows=2, cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.05, vertical_spacing=0.08
     )

@@ -50,7 +50,7 @@ details { margin: .75rem 0; } summary { cursor: pointer; padding: .25rem 0; } su
 .scroll { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
-caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
+caption span { display: inline-block; position: sticky; left: 0; max-width: min(calc(100vw - 2.5rem), 1160px); }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
 th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }

@@ -166,7 +166,7 @@ def by_scope(facts: Facts) -> str:
         ("steps \u2193", meaning("steps")),
     ]
     caption = "Requests apart by what they name: means over those of one kind, right after each was served."
-    return table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return folded(caption, len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
 
 
 def lost(facts: Facts) -> str:

@@ -46,7 +46,7 @@ def test_who_is_best_and_who_is_as_good_by_chance() -> None:
         "request_steps": ["c"],
     }
     text = in_short([group], HEADS)
-    assert "<strong>a</strong> (0.010), <strong>b</strong> (0.015); retraining twice differs by 0.020" in text
+    assert "<strong>a</strong> (0.010), <strong>b</strong> (0.015); retraining twice differs by up to 0.020" in text
     assert "One seed: a difference may be chance." in text
 
 
