@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from lifelong.config.cells import in_files
 from lifelong.config.parts import StrategyParts, find_part
 from lifelong.config.shipped import ready_scenarios
 from lifelong.config.trust import require_trust
@@ -375,11 +376,13 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     return result
 
 
-def load_config(name_or_file: str, assignments: list[str] | None = None, trust: bool = False) -> RunConfig:
-    """Load a ready scenario by name, or a YAML file, with overrides.
+def load_config(
+    what: str | Path | Mapping[str, Any], assignments: list[str] | None = None, trust: bool = False
+) -> RunConfig:
+    """Load a ready scenario by name, a YAML file, or what one would hold, with overrides.
 
     Args:
-        name_or_file: which.
+        what: which. In a dict a class of a notebook or a script may stand for its name (`lifelong.config.cells`).
         assignments: overrides, as ``key.sub=value``.
         trust: whether code may be run that a run folder names, where the file lies in one.
 
@@ -387,6 +390,21 @@ def load_config(name_or_file: str, assignments: list[str] | None = None, trust: 
         ConfigError: there is no such name or file, or it is not valid.
         TrustError: it lies in a run folder that names code that was not run here before.
     """
+    data = in_files(what) if isinstance(what, Mapping) else _read_named(str(what), trust)
+    data = override(data, assignments or [])
+    if isinstance(data.get("seed"), list):
+        base = "the rest" if isinstance(what, Mapping) else what
+        raise ConfigError(
+            f"seed: {data['seed']} is not valid: a run has one seed, an integer. Several are a study: write a file "
+            f"with `base: {base}` and `seeds: {data['seed']}` for `lifelong study` (docs/studies.md)."
+        )
+    config = parse(RunConfig, data)
+    config.resolved()
+    return config
+
+
+def _read_named(name_or_file: str, trust: bool) -> dict[str, Any]:
+    """Return what a ready scenario or a YAML file holds."""
     ready = ready_scenarios()
     file = ready.get(name_or_file, Path(name_or_file))
     if name_or_file not in ready and file.suffix not in {".yaml", ".yml"}:
@@ -398,12 +416,4 @@ def load_config(name_or_file: str, assignments: list[str] | None = None, trust: 
         raise ConfigError(f"{file} is a study, not a run. Run it with: lifelong study {file}")
     if file.with_name("manifest.json").exists():
         require_trust(data, file.parent, trust)
-    data = override(data, assignments or [])
-    if isinstance(data.get("seed"), list):
-        raise ConfigError(
-            f"seed: {data['seed']} is not valid: a run has one seed, an integer. Several are a study: write a file "
-            f"with `base: {name_or_file}` and `seeds: {data['seed']}` for `lifelong study` (docs/studies.md)."
-        )
-    config = parse(RunConfig, data)
-    config.resolved()
-    return config
+    return data

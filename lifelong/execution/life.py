@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lifelong.references.points import requests_with_references, wanted_points
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
+from lifelong.results.table import Row, read_rows
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
@@ -68,25 +70,41 @@ class Life:
         shared: Shared,
         watch: Watch,
         prefix: Prefix | None,
+        taken_from: Path | None = None,
     ) -> None:
+        """Open or create the folder.
+
+        Args:
+            prepared: the run.
+            name, folder: of the strategy.
+            instruments, shared, watch: of the run.
+            prefix: the beginning that it shares with others.
+            taken_from: the run folder from which its whole life was taken over.
+        """
         self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
         self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
         recording = prepared.config.recording
-        self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
+        life = prepared.life_of(name)
+        self._record = Record(folder, life, prepared.plan, recording.keep == "all", recording.fsync)
         self._every_s = None if recording.checkpoint_minutes is None else 60 * recording.checkpoint_minutes
         self._last = len(prepared.stream.events) - 1
         self._shows = recording.keep != "numbers"
         # Details are for being held against references.
         beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
         self._detailed = range(self._last + 1) if recording.keep == "all" else beside
-        self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
+        self._is_taken = taken_from is not None
+        self._info = RunInfo(
+            prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder, taken_from
+        )
 
     def live(self) -> None:
         """Live to the end, then compute references. Nothing happens if that was done before."""
         try:
             if self._record.done:
                 self._record.drop_rest()  # a crash may have come before
+                if self._is_taken:
+                    self._retell()
                 return
             access = self._play()
             rows, cost = compare(self._p, self._name, self._record, self._instruments, self._shared)
@@ -98,6 +116,19 @@ class Life:
         finally:
             self._record.close()
             self._watch.end()
+
+    def _retell(self) -> None:
+        """Tell trackers what was lived elsewhere."""
+        rows = read_rows(self._record.folder / "results.jsonl")
+        of_event: dict[int, list[Row]] = {}
+        for r in rows:
+            if r.model == "run":
+                of_event.setdefault(r.event, []).append(r)
+        self._watch.begin(self._info, 0)
+        for line in (self._record.folder / "timings.jsonl").read_text(encoding="utf-8").splitlines():
+            timing = json.loads(line)
+            self._watch.event(timing["event"], of_event.get(timing["event"], []), timing["act_s"])
+        self._watch.references([r for r in rows if r.model != "run"], 0.0)
 
     def _play(self) -> Access:
         """Live through the events that are left; return the access that the strategy was held to."""

@@ -29,7 +29,7 @@ from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "images", "judges", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "judges", "lives", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
