@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lifelong.results.table import Row, Table, row
-from lifelong.study.quantities import Quantity, over_points, value_of
+from lifelong.study.quantities import Quantity, in_words, over_points, value_of
 
 SERVED = {"request-0": 2, "request-1": 4}
 
@@ -67,3 +67,22 @@ def test_seeds_without_all_points_are_left_out_of_means_over_points() -> None:
     values = {("a", 5): 1.0, ("b", 5): 4.0, ("b", 2): 2.0, ("a", 2): 10.0, ("a", 3): 7.0}
     assert over_points(values) == {2: 6.0, 5: 2.5}
     assert list(over_points(values)) == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "js"),
+        ({"model": "retrained"}, "js (retrained)"),
+        ({"subject": "requests"}, "js of requests"),
+        ({"reduce": "mean"}, "mean of js"),
+        ({"chance": 0.1}, "js"),
+        ({"chance": 0.1, "above_chance": True}, "js above chance (0.1)"),
+        ({"event": 3}, "js at event 3"),
+        ({"event": 3, "reduce": "sum"}, "sum of js until event 3"),
+        ({"event": "request-2"}, "js at request-2"),
+        ({"where": {"seed": 1, "lr": 0.5}}, "js where seed=1, lr=0.5"),
+    ],
+)
+def test_a_quantity_in_words(options: dict[str, Any], words: str) -> None:
+    assert in_words(Quantity(metric="js", **options)) == words
