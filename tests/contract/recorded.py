@@ -8,7 +8,10 @@ If a change is meant, write them anew and look at the difference before committi
 from __future__ import annotations
 
 import json
+import platform
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from contract.candidates import Candidate, candidates, image_candidates, picture_candidates, text_candidates
+from contract.candidates import Candidate, candidates, picture_candidates, text_candidates
 from contract.lived import Lived
 from contract.worlds import World, world_of
 
 from strategies.base import Outcome, State, Strategy
+from strategies.objectives._base import EVALUATION
 from strategies.step import step
 from streams.ledger import Ledger
 
@@ -37,13 +41,19 @@ def made_here() -> list[str]:
     return [torch.__version__.partition("+")[0], torch.backends.cpu.get_cpu_capability()]
 
 
+def processor() -> str:
+    """Return which processor this is: short lives are the same to many digits on the very same one alone."""
+    file = Path("/proc/cpuinfo")
+    models = re.findall(r"(?m)^model name\s*:\s*(.*)$", file.read_text(encoding="utf-8")) if file.exists() else []
+    return models[0] if models else platform.processor()
+
+
 def places() -> list[tuple[Candidate, str]]:
-    """Return every strategy once: in the form that it lives in anyway, on text, with pictures, and drawing images."""
+    """Return every strategy once: in the form that it lives in anyway, on text, and with pictures."""
     return [
         *((c, c.home) for c in candidates() if not c.sampled),
         *((c, "text") for c in text_candidates()),
         *((c, "pictures") for c in picture_candidates()),
-        *((c, "images") for c in image_candidates()),
     ]
 
 
@@ -71,17 +81,17 @@ def _record(world: World, strategy: Strategy, events: list[tuple[str, Outcome, S
     record = {}
     for number, (name, done, state) in enumerate(events):
         told = {f"{s} {m}": v for s, metrics in done.traits.items() for m, v in metrics.items()} | done.losses
-        numbers = [done.steps, done.forward, done.backward, *sums(state), *(told[n] for n in sorted(told))]
+        numbers = [done.steps, done.forward, done.backward, *sums(state)[:2], *(told[n] for n in sorted(told))]
         record[f"{number} {name}"] = [float(f"{x:.6g}") for x in numbers]
-    record["answers"] = [float(f"{x:.6g}") for x in sums(outputs_of(world, strategy))]
+    record["answers"] = [float(f"{x:.6g}") for x in sums(outputs_of(world, strategy))[:2]]
     return record
 
 
 def outputs_of(world: World, strategy: Strategy) -> list[torch.Tensor]:
     """Return what a strategy says of every seventh sample."""
     data = Ledger(world.original or world.stream.source, world.stream.task_of)
-    rows = np.arange(0, len(world.stream.source), 7)
-    return [strategy.predict(world.setting.objective.asked(b)) for b in data.lend(rows).batches(64)]
+    objective, rows = world.setting.objective, np.arange(0, len(world.stream.source), 7)
+    return [strategy.predict(objective.asked(objective.drawn(b, EVALUATION))) for b in data.lend(rows).batches(64)]
 
 
 def sums(value: Any) -> list[float]:
@@ -90,14 +100,14 @@ def sums(value: Any) -> list[float]:
     That is of ids, masks and counts: a remainder, in which each has a weight by its place as well.
     """
     sizes, weighted, check = 0.0, 0.0, 0
-    for place, tensor in enumerate(_tensors(value)):
-        numbers = tensor.detach().flatten()
-        if tensor.is_floating_point():
-            numbers = numbers.double().nan_to_num(0.0, 0.0, 0.0)
-            sizes += float(numbers.abs().sum())
-            weighted += float(numbers @ torch.cos(torch.arange(len(numbers), dtype=torch.float64) + place))
-        else:
-            check += int((numbers.long() % 1009 * (torch.arange(len(numbers)) % 997 + place + 1)).sum())
+    tensors = list(_tensors(value))
+    for place, tensor in enumerate(t for t in tensors if t.is_floating_point()):
+        numbers = tensor.detach().double().flatten().nan_to_num(0.0, 0.0, 0.0)
+        sizes += float(numbers.abs().sum())
+        weighted += float(numbers @ torch.cos(torch.arange(len(numbers), dtype=torch.float64) + place))
+    for place, tensor in enumerate(t for t in tensors if not t.is_floating_point()):
+        counts = tensor.flatten().long() % 1009
+        check += int((counts * (torch.arange(len(counts)) % 997 + place + 1)).sum())
     return [sizes, weighted, check % 10007]
 
 
@@ -109,15 +119,18 @@ def alike(found: list[float] | str, expected: list[float] | str) -> bool:
     return near and found[2] == expected[2]
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """Return the numbers of a state, in order of name: weights, ids, masks and counts."""
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield tensors and counts of a state, in order of name."""
     if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, bool | int | float):
-        return [torch.tensor(value)]
-    if isinstance(value, dict):
-        return [t for key in sorted(value, key=str) for t in _tensors(value[key])]
-    return [t for part in value for t in _tensors(part)] if isinstance(value, list | tuple) else []
+        yield value
+    elif isinstance(value, int):
+        yield torch.tensor(value)
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield from _tensors(value[key])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
 
 
 def differs(found: dict[str, list[float]], expected: dict[str, list[float]]) -> str | None:
@@ -156,7 +169,7 @@ def write_options(names: list[str]) -> None:
     from contract.test_options import halves, records_of  # it imports this file
 
     old = json.loads(OPTIONS.read_text(encoding="utf-8")) if OPTIONS.exists() else {}
-    records: dict[str, Any] = {"made": made_here()}
+    records: dict[str, Any] = {"made": [*made_here(), processor()]}
     for half in halves():
         key = f"{half.kind}-{half.name}"
         kept = key in old and names and not any(name in key for name in names)
