@@ -11,7 +11,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ def _record(world: World, strategy: Strategy, events: list[tuple[str, Outcome, S
     record = {}
     for number, (name, done, state) in enumerate(events):
         told = {f"{s} {m}": v for s, metrics in done.traits.items() for m, v in metrics.items()} | done.losses
-        numbers = [done.steps, done.forward, done.backward, *sums(state)[:2], *(told[n] for n in sorted(told))]
+        numbers = [done.steps, done.forward, done.backward, *sums(_floats(state))[:2], *(told[n] for n in sorted(told))]
         record[f"{number} {name}"] = [float(f"{x:.6g}") for x in numbers]
-    record["answers"] = [float(f"{x:.6g}") for x in sums(outputs_of(world, strategy))[:2]]
+    record["answers"] = [float(f"{x:.6g}") for x in sums(_floats(outputs_of(world, strategy)))[:2]]
     return record
 
 
@@ -94,20 +94,20 @@ def outputs_of(world: World, strategy: Strategy) -> list[torch.Tensor]:
     return [strategy.predict(objective.asked(objective.drawn(b, EVALUATION))) for b in data.lend(rows).batches(64)]
 
 
-def sums(value: Any) -> list[float]:
+def sums(numbers: list[torch.Tensor]) -> list[float]:
     """Return the sum of sizes of all floats, a sum in which each has a weight by its place, and a check of all else.
 
     That is of ids, masks and counts: a remainder, in which each has a weight by its place as well.
     """
     sizes, weighted, check = 0.0, 0.0, 0
-    tensors = list(_tensors(value))
-    for place, tensor in enumerate(t for t in tensors if t.is_floating_point()):
-        numbers = tensor.detach().double().flatten().nan_to_num(0.0, 0.0, 0.0)
-        sizes += float(numbers.abs().sum())
-        weighted += float(numbers @ torch.cos(torch.arange(len(numbers), dtype=torch.float64) + place))
-    for place, tensor in enumerate(t for t in tensors if not t.is_floating_point()):
-        counts = tensor.flatten().long() % 1009
-        check += int((counts * (torch.arange(len(counts)) % 997 + place + 1)).sum())
+    for place, tensor in enumerate(numbers):
+        values = tensor.detach().flatten()
+        if tensor.is_floating_point():
+            values = values.double().nan_to_num(0.0, 0.0, 0.0)
+            sizes += float(values.abs().sum())
+            weighted += float(values @ torch.cos(torch.arange(len(values), dtype=torch.float64) + place))
+        else:
+            check += int((values.long() % 1009 * (torch.arange(len(values)) % 997 + place + 1)).sum())
     return [sizes, weighted, check % 10007]
 
 
@@ -119,18 +119,24 @@ def alike(found: list[float] | str, expected: list[float] | str) -> bool:
     return near and found[2] == expected[2]
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield tensors and counts of a state, in order of name."""
+def numbers_of(value: Any) -> list[torch.Tensor]:
+    """Return the numbers of a state, in order of name: weights, ids, masks and counts."""
+    if isinstance(value, bool | int | float):
+        return [torch.tensor(value)]
+    return _inside(value, numbers_of)
+
+
+def _floats(value: Any) -> list[torch.Tensor]:
+    """Return the floats of a state, in order of name."""
+    return [t for t in _inside(value, _floats) if t.is_floating_point()]
+
+
+def _inside(value: Any, of: Callable[[Any], list[torch.Tensor]]) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, int):
-        yield torch.tensor(value)
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            yield from _tensors(value[key])
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
+        return [value]
+    if isinstance(value, dict):
+        return [t for key in sorted(value, key=str) for t in of(value[key])]
+    return [t for part in value for t in of(part)] if isinstance(value, list | tuple) else []
 
 
 def differs(found: dict[str, list[float]], expected: dict[str, list[float]]) -> str | None:
@@ -170,7 +176,7 @@ def write_options(names: list[str]) -> None:
 
     old = json.loads(OPTIONS.read_text(encoding="utf-8")) if OPTIONS.exists() else {}
     records: dict[str, Any] = {"made": [*made_here(), processor()]}
-    for half in halves():
+    for half in (h for h in halves() if h.form != "images"):
         key = f"{half.kind}-{half.name}"
         kept = key in old and names and not any(name in key for name in names)
         records[key] = old[key] if kept else records_of(half)
