@@ -40,8 +40,11 @@ pytest.register_assert_rewrite("contract.promises")  # functions that assert, ou
 
 
 def group_of(nodeid: str) -> str:
-    """Return what a test shares something costly with: a life of the contract suite, or all tests of a file."""
+    """Return what a test shares something costly with: the import of a large library, a life of the contract suite, or
+    all tests of a file."""
     file, _, test = nodeid.partition("::")
+    if "avalanche" in test and "/contract/" in file:
+        return "avalanche"
     life = re.search(r"\[(.+)\]$", test) if file.endswith("contract/test_strategies.py") else None
     return file if life is None else life[1]
 

@@ -236,6 +236,7 @@ def test_every_call_finds_a_process_without_a_past(keeper: Any) -> None:
     assert keeper.count() == 2
 
 
+@pytest.mark.nightly
 def test_what_a_fresh_process_raises_is_raised_here(keeper: Any) -> None:
     with pytest.raises(ConfigError, match="nothing of that name"):
         fresh.call(keeper.refuse)

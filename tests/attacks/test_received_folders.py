@@ -176,6 +176,7 @@ def test_a_call_is_remembered_with_its_arguments(here: Path) -> None:
     require_trust({"levels": ["strategies.salun.unlearning_seed"], "file": "digits.csv"}, here, trust=False)
 
 
+@pytest.mark.nightly
 def test_ones_own_runs_ask_for_nothing(here: Path, call: Call) -> None:
     Path("mine.py").write_text(HARMLESS)
     Path("mine.yaml").write_text(yaml.safe_dump(config("./mine.py")))

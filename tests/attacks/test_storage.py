@@ -348,7 +348,8 @@ def test_a_state_that_cannot_be_saved_is_refused_at_once(
     assert checkpoints(folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_run_that_goes_on(
     number: signal.Signals, whole: lifelong.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ class Candidate:
         name: for test ids.
         config: what the strategy is made of.
         own: whether it is of a file outside the project, which may have declared nothing.
-        sampled: whether it repeats what others show, but for some options: in forms other than its home at night alone.
+        sampled: whether it repeats what others show, but for some options: tried less by default.
     """
 
     name: str
@@ -77,6 +77,11 @@ class Candidate:
     def keeps(self) -> bool:
         """Whether no other candidate keeps the same: of a learner's state it is the learner that decides."""
         return self.own or not self.forgets or self.name in VARIANTS
+
+    @property
+    def in_all_forms(self) -> bool:
+        """Whether it is tried in every form by default, not at home alone: all that is isolated, some of the others."""
+        return self.own or (self.config.isolated is not None and not self.sampled) or self.name in SAMPLE
 
     def in_depth(self, form: str) -> bool:
         """Whether what takes long is tried in that form by default, too, and not at night alone."""

@@ -164,6 +164,11 @@ def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bo
         return FlatModel(_network(objective, noisy, images).to(device))
 
 
+def _setting(objective: Objective, training: Training, stream: Stream, device: str) -> Setting:
+    make_model = partial(_model, objective, 0, False, device)
+    return Setting(Key(0), make_model, objective, training, stream.units, len(stream.source), device=device)
+
+
 def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
@@ -234,9 +239,7 @@ def _world_of_text(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("text", stream, setting, device=device)
 
 
@@ -256,9 +259,7 @@ def _world_of_pictures(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("pictures", stream, setting, device=device)
 
 
@@ -275,9 +276,7 @@ def _world_of_images(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = Denoising.for_data(DenoisingConfig(steps=2), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=40)
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World("images", stream, setting, device=device)
 
 
@@ -316,9 +315,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     training = Training(epochs=2, lr=0.05, batch_size=40)
     if name == "carrying":
         training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
-    setting = Setting(
-        Key(0), partial(_model, objective, 0, False, device), objective, training, stream.units, len(source)
-    )
+    setting = _setting(objective, training, stream, device)
     return World(full_name, stream, setting, device=device)
 
 

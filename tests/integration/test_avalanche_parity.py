@@ -230,6 +230,7 @@ def test_deleted_data_does_not_interfere(name: str, stream: Stream, tools: Any) 
     assert marks[0] == marks[1]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", CONFIGS)
 def test_resume_goes_on_to_the_same_bits_at_every_event(name: str, stream: Stream, tools: Any) -> None:
     setting = tools.setting(stream.source, momentum=0.9)

@@ -329,6 +329,7 @@ def test_a_corrupt_checkpoint(call: Call, folder: Path) -> None:
     assert (strategy / "results.jsonl").read_bytes() == expected
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_of_another_configuration(call: Call, folder: Path) -> None:
     other = Path(json.loads(call("run", "tiny.yaml", "--quiet", "--json", "--seed=1")[1])["folder"])
     strategy = unfinish(folder)
@@ -470,6 +471,7 @@ def test_a_class_deleted_entirely(call: Call) -> None:
     assert lines["alone"]["exact"]["value"] == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_everything_deleted(call: Call, after: int) -> None:
     """At the end nothing is held: scores are undefined with a reason, and exact strategies are as good as new.

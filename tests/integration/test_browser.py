@@ -63,7 +63,7 @@ class Shown:
         return dict(self.page.evaluate(script, figure))
 
 
-@pytest.fixture(params=["run", "study"])
+@pytest.fixture(params=["run", pytest.param("study", marks=pytest.mark.nightly)])
 def shown(request: pytest.FixtureRequest, browser: Any, files: dict[str, Path]) -> Iterator[Shown]:
     found = Shown(browser, files[request.param])
     yield found
@@ -116,6 +116,7 @@ def test_a_click_on_the_legend_hides_a_strategy_and_another_brings_it_back(shown
     )
 
 
+@pytest.mark.nightly
 def test_pointing_at_a_curve_shows_its_numbers(shown: Shown) -> None:
     figure = "figure-score" if shown.page.locator("#figure-score").count() else "figure-average-0"
     plot = shown.page.locator(f"#{figure} .nsewdrag").first
@@ -151,6 +152,7 @@ def test_the_keyboard_reaches_everything(shown: Shown) -> None:
     assert summary.evaluate("s => s.parentElement.open")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["run", "study"])
 def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], name: str) -> None:
     found = Shown(browser, files[name])
@@ -169,6 +171,7 @@ def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], n
     assert found.complaints == []
 
 
+@pytest.mark.nightly
 def test_verdicts_can_be_read_in_both(browser: Any, files: dict[str, Path]) -> None:
     found = Shown(browser, files["study"], "dark")
     for outcome in ("reproduced", "contradicted", "undecided", "not-testable"):

@@ -114,6 +114,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+@pytest.mark.nightly
 def test_a_run_builds_its_network_once_and_an_untrained_one(config: dict[str, Any], tmp_path: Path) -> None:
     run = lifelong.run(parse(lifelong.RunConfig, config), tmp_path / "runs")
     assert {r.model for t in run.tables.values() for r in t.rows} == {"run", "retrained"}
@@ -204,6 +205,7 @@ def test_a_learner_that_waits_for_its_turn_holds_no_model(config: dict[str, Any]
     assert strategy.learner.model is not model
 
 
+@pytest.mark.nightly
 def test_a_file_that_is_changed_while_a_run_goes_on_changes_nothing(config: dict[str, Any], tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(UNLEARNER.replace("AMOUNT", "0.0"), encoding="utf-8")
@@ -220,6 +222,7 @@ def test_a_file_that_is_changed_while_a_run_goes_on_changes_nothing(config: dict
     assert len(set(cache.iterdir())) == 2 * len(references)
 
 
+@pytest.mark.nightly
 def test_names_of_strategies_are_looked_up_once(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

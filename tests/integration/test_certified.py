@@ -211,6 +211,7 @@ def _found(strategy: Any, stream: Stream, requests: tuple[int, ...]) -> tuple[Li
     return life, list(findings)
 
 
+@pytest.mark.nightly
 def test_verify_upholds_what_is_true(setting: Setting, stream: Stream) -> None:
     life, findings = _found(lambda: CertifiedHead(OPTIONS, setting), stream, (1, 3, 4))
     assert all(f.upheld for f in findings)
@@ -345,6 +346,7 @@ def test_no_attack_on_newton_removal_beats_its_bound(
     assert _violated(scores[:, 0], scores[:, 1], config.epsilon, config.delta) is violated
 
 
+@pytest.mark.nightly
 def test_newton_removal_trains_again_when_its_bounds_are_spent(setting: Setting, stream: Stream) -> None:
     first, request, *_ = stream.events
     single = [replace(request.requests[0], sample_ids=np.array([i])) for i in first.sample_ids[:12]]
@@ -382,6 +384,7 @@ def test_the_noise_of_an_objective_is_drawn_anew_and_kept_nowhere(setting: Setti
     assert not torch.equal(strategy._normal("another"), tilt)
 
 
+@pytest.mark.nightly
 def test_what_the_literature_proves_is_upheld_by_verify(setting: Setting, stream: Stream) -> None:
     for build in (
         lambda: newton_removal.NewtonRemoval(newton_removal.Config(l2=0.1), setting),

@@ -166,6 +166,7 @@ def test_following_fewer_requests_leaves_out_rows_and_changes_none(
         assert sizes[1] < sizes[0]
 
 
+@pytest.mark.nightly
 def test_looking_within_experiences_changes_nothing(run: Callable[..., lifelong.Run]) -> None:
     plain, watched = run(), run(dense_every=2)
     for name in CONFIG["strategies"]:

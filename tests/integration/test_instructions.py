@@ -44,6 +44,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_every_skill_has_its_row_and_a_deleted_one_counts_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

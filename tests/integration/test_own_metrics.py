@@ -220,6 +220,7 @@ def study_of(config: RunConfig, metric: str, folder: Path) -> StudyConfig:
     return parse(StudyConfig, {"name": "mine", "claim": "it works", "base": base, "criteria": [criterion]})
 
 
+@pytest.mark.nightly
 def test_images_sampled_from_a_denoiser_are_measured_and_judged_in_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

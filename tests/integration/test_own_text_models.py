@@ -46,6 +46,7 @@ def test_a_file_that_wraps_a_language_model_is_accepted(module: str, scenario: s
     prepare(config.model_copy(update={"model": config.model.model_copy(update={"name": str(own)})}))
 
 
+@pytest.mark.nightly
 def test_audits_look_into_a_body_that_says_where_its_layers_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def test_an_address_that_nobody_answers(address: str, tmp_path: Path) -> None:
     assert time.monotonic() - began < 25
 
 
+@pytest.mark.nightly
 def test_an_address_where_something_else_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_ray, "_ANSWER_S", 6.0)
     with socket.create_server(("127.0.0.1", 0)) as server:

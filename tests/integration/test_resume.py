@@ -117,7 +117,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     return file, result_of(run.folder), time.monotonic() - began
 
 
-@pytest.mark.parametrize(("seed", "attempts"), [(0, 1), pytest.param(1, 3, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize(("seed", "attempts"), [(0, 1), (1, 3)])
 def test_killed_at_random_instants(seed: int, attempts: int, uninterrupted: Any, tmp_path: Path) -> None:
     file, expected, seconds = uninterrupted
     (tmp_path / "cache").mkdir()
@@ -406,6 +407,7 @@ def test_a_damaged_cache_is_computed_again(at_home: Path) -> None:
     assert {f: f.read_bytes() for f in files} == whole
 
 
+@pytest.mark.nightly
 def test_two_processes_on_one_folder(uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, *_ = uninterrupted
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))

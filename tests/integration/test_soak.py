@@ -57,6 +57,7 @@ class Meter:
     def end(self) -> None: ...
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -207,6 +207,7 @@ def test_seeds_that_are_added_after_a_look_are_noticed(call: Call, tmp_path: Pat
         assert Study(QUICK | {"criteria": [HELPS], "seeds": 4} | changes, root=tmp_path / "runs").looked_before == ()
 
 
+@pytest.mark.nightly
 def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> None:
     grid = {"strategies.again.unlearner": ["retrain", {"name": "finetune", "epochs": 1}]}
     study = Study(TINY | {"grid": grid, "seeds": 1, "criteria": [], "comparisons": []}, root=tmp_path)
@@ -228,6 +229,7 @@ def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> Non
     assert first[3:] != second[3:]
 
 
+@pytest.mark.nightly
 def test_from_python(tmp_path: Path) -> None:
     study = lifelong.Study(TINY | {"sizes": {"small": {"seeds": 1}}}, "small", tmp_path)
     heard: list[JobResult] = []
@@ -319,6 +321,7 @@ def test_killed_at_random_it_goes_on_and_ends_the_same(tmp_path: Path, undisturb
     assert rows_of(study) == undisturbed
 
 
+@pytest.mark.nightly
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     study = Study(write(tmp_path))
     with start("study", "tiny.yaml") as process:
@@ -331,6 +334,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.nightly
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     study = Study(TINY, root=tmp_path)
     killed = []
@@ -352,6 +356,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, undisturbed: dict[s
     assert rows_of(study) == undisturbed
 
 
+@pytest.mark.nightly
 def test_a_job_whose_worker_always_dies_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process ends without a word, as when the kernel runs out of memory."""
     study = Study(TINY, root=tmp_path)
@@ -456,6 +461,7 @@ def test_other_bad_input(call: Call, tmp_path: Path) -> None:
         assert "Traceback" not in err
 
 
+@pytest.mark.nightly
 def test_a_disk_that_is_full_is_told_and_freed_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(TINY | {"seeds": 1}, root=tmp_path)
 
@@ -526,6 +532,7 @@ def test_workers_take_the_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.Monke
     assert shares == [{}]
 
 
+@pytest.mark.nightly
 def test_a_job_array_needs_no_process_that_waits(tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY | {"seeds": 2, "criteria": TINY["criteria"][:1]}))

@@ -291,6 +291,7 @@ def test_a_study_that_has_not_begun_has_a_report(tiny_study: Study, tmp_path: Pa
     assert figures_of(page) == {}
 
 
+@pytest.mark.nightly
 def test_every_point_of_a_grid_has_its_figures(tiny_study: Study, tmp_path: Path) -> None:
     from lifelong.study.jobs import execute
 

@@ -86,6 +86,7 @@ def without_seconds(trials: Sequence[Trial]) -> list[Trial]:
     return [replace(trial, seconds=0.0) for trial in trials]
 
 
+@pytest.mark.nightly
 def test_a_study_is_tuned_killed_and_judged(tmp_path: Path, ran: list[str]) -> None:
     class Killed(BaseException):
         pass

@@ -86,6 +86,7 @@ def test_the_weights_of_a_forgotten_task_collapse() -> None:
     assert life.loss(0) == pytest.approx(math.log(2), abs=0.1)
 
 
+@pytest.mark.nightly
 def test_noise_that_is_drawn_once_is_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: ten draws that stay the same have a mean, of root mean square 1 / sqrt(10), and that is learned."""
     life = Life(steps=600, unlearn=0.1)

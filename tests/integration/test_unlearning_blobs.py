@@ -274,6 +274,7 @@ def test_retraining_leaves_no_tensor_as_it_was(fx: Blobs) -> None:
     assert digest(again.learner.model.state_dict()) == digest(model.state_dict())
 
 
+@pytest.mark.nightly
 def test_relearning_a_class_takes_a_retrained_model_hundreds_of_steps(fx: Blobs) -> None:
     request = fx.request(*CLASS_0)
     ledger = Ledger(fx.source)
@@ -332,6 +333,7 @@ def corrected(fx: Blobs, strategy: Composed) -> float:
     return float((strategy.predict(replace(data, x=triggered)).argmax(1) == data.y).float().mean())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", [3, 13])
 def test_which_half_of_a_backdoor_is_named_decides_whether_dampening_by_the_loss_removes_it(seed: int) -> None:
     """The weights of a trigger are selected if the named samples hold more than alpha n_f / n of their importance.
@@ -664,6 +666,7 @@ def test_a_pass_over_both_kinds_of_data_keeps_npo_bounded(fx: Blobs) -> None:
     assert "diverged" not in outcome.losses  # it would have failed
 
 
+@pytest.mark.nightly
 def test_laf_needs_no_label_and_leaves_the_head() -> None:
     fx = blobs(hidden=(64, 32))
     request = fx.request(*CLASS_0)

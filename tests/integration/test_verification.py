@@ -69,6 +69,7 @@ def test_claims_are_upheld_and_controls_caught(run: lifelong.Run) -> None:
     assert any("Adaptive" in line for line in written["does_not_support"])
 
 
+@pytest.mark.nightly
 def test_a_control_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     config = CONFIG | {"model": {"name": "mlp", "hidden": [8]}, "strategies": {"sisa": CONFIG["strategies"]["sisa"]}}
     found = verify(lifelong.run(parse(lifelong.RunConfig, config), tmp_path).folder, requests=1)
@@ -113,6 +114,7 @@ def test_what_cannot_be_verified_says_why(run: lifelong.Run, tmp_path: Path) -> 
         verify(moved)
 
 
+@pytest.mark.nightly
 def test_the_command(run: lifelong.Run) -> None:
     line = [sys.executable, "-c", "from cli.main import main; main()", "verify", str(run.folder)]
     line += [part for name in ("sisa", "s3t", "clpu") for part in ("--strategy", name)]

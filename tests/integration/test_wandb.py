@@ -131,6 +131,7 @@ def test_flatten_leaves_nothing_out() -> None:
     assert flatten(nested) == {"a": {}, "b": [], "c": None, "d.0": [1], "d.1.e": 2}
 
 
+@pytest.mark.nightly
 def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
     base = {k: v for k, v in TINY.items() if k not in {"name", "strategies"}}
     claims = {"name": "shared", "claim": "it is seen", "seeds": 1, "base": base, "strategies": TINY["strategies"]}

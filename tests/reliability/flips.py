@@ -194,7 +194,7 @@ class Place:
     def kind(self, file: Path) -> str:
         """Files of one kind are counted together."""
         parent = file.parent.name
-        return f"{parent}/*{file.suffix}" if parent in ("checkpoints", "details", *CACHED) else file.name
+        return f"{parent}/*{file.suffix}" if parent in ("checkpoints", "pieces", "details", *CACHED) else file.name
 
 
 OF_RUNS = ("config.yaml", "stream.json", "manifest.json", "done.json", "columns.bin", "timings.jsonl")

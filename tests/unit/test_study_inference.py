@@ -92,6 +92,7 @@ def test_looking_after_every_seed_errs_seldom_only_where_it_is_allowed() -> None
     assert np.mean(np.array(shifted) < 0.05) > 0.9
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("rule", [Rule(), Rule(looks=(5, 10))])
 def test_a_study_says_something_false_in_one_of_twenty(rule: Rule) -> None:
     """Four criteria whose numbers lie exactly at their bars: nothing that is said of them is true."""
