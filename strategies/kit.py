@@ -13,7 +13,6 @@ from strategies.parts.training.endless import Endless
 from strategies.ranges import TRAINED, linear, log, to_one
 from strategies.unlearners._retained import (
     DefaultRetainConfig,
-    Endless,
     RetainConfig,
     RetainUnlearner,
     finish,
