@@ -370,6 +370,10 @@ class Plugin(Hooks):
     def begin(self, lesson: Lesson) -> None:
         """Prepare for training on an experience."""
 
+    def trained_beside(self) -> np.ndarray:
+        """Return ids that its hooks put into batches and that nothing has trained on before; asked after `begin`."""
+        return np.array([], dtype=np.int64)
+
     def steps(self, lesson: Lesson) -> Optimizer | None:
         """Return what takes the steps in place of the configured optimizer, or None; asked after `begin`."""
         return None
@@ -415,6 +419,8 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
+    needs_convolutions: ClassVar[bool] = False
+    """Whether it changes convolutions alone at its default options, and refuses a network without one."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
     exact: ExactAt | None = None

@@ -19,6 +19,7 @@ from cli.tables import show_runs, show_seeds
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lifelong.config.run import RunConfig
     from lifelong.execution.runner import Run
     from lifelong.results.table import Row
     from lifelong.setup.preparation import Prepared
@@ -77,15 +78,33 @@ def run(
         _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, wandb, trust)
         return
 
-    def play(trackers: list[Tracker]) -> Run:
+    def configured() -> RunConfig:
         from lifelong.config.run import load_config
+
+        return load_config(name, [*sets, *overrides], trust)
+
+    play_config(configured, runs, fresh, quiet, as_json, wandb, workers or 1)
+
+
+def play_config(
+    configured: Callable[[], RunConfig],
+    runs: Path,
+    fresh: bool,
+    quiet: bool,
+    as_json: bool,
+    wandb: bool = False,
+    workers: int = 1,
+) -> None:
+    """Run a configuration, which is loaded when Ctrl-C is handled, and print what came out."""
+
+    def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution.runner import run_prepared
         from lifelong.setup.preparation import prepare
 
-        prepared = prepare(load_config(name, [*sets, *overrides], trust))
+        prepared = prepare(configured())
         if not quiet:
             _announce(prepared, prepared.folder(runs))
-        return run_prepared(prepared, runs, trackers, fresh, workers or 1)
+        return run_prepared(prepared, runs, trackers, fresh, workers)
 
     _finish([_watched(play, quiet, wandb)], as_json, wandb)
 

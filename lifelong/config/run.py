@@ -169,8 +169,9 @@ class RecordingConfig(Config):
     fsync: bool = False
     """Wait until the disk has every checkpoint, so that a power cut costs no more than a killed process does."""
     checkpoint_minutes: float | None = Field(10.0, ge=0)
-    """Within an event that lasts longer, where its training stands is kept every so many minutes (0: after every step).
-    null keeps it only when the run is stopped by Ctrl-C or SIGTERM."""
+    """Within an event that lasts longer, where its training stands is kept every so many minutes (0: after every step),
+    and likewise where the life of a reference stands. null keeps it only when the run is stopped by Ctrl-C or SIGTERM
+    in a training."""
 
 
 DECIDES_LIVES = (

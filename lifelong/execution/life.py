@@ -12,7 +12,7 @@ import torch
 
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.execution.prefix import Prefix
+from lifelong.execution.prefix import Lived, Prefix
 from lifelong.metrics.cost import cost_rows
 from lifelong.metrics.measure import Measure
 from lifelong.references.comparison import Shared, compare
@@ -102,7 +102,7 @@ class Life:
         """Live to the end, then compute references. Nothing happens if that was done before."""
         try:
             if self._record.done:
-                self._record.drop_details()  # a crash may have come before
+                self._record.drop_rest()  # a crash may have come before
                 if self._is_taken:
                     self._retell()
                 return
@@ -163,6 +163,8 @@ class Life:
             rows += cost_rows(index, stream, plan, done, strategy, learned)
             learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
+            if done.outcome.draw is not None:
+                self._record.write_draw(index, done.outcome.draw)
             self._show(index, outputs)
             if outputs is not None and index in self._detailed and outputs.stored():
                 self._record.write_details(index, outputs)
@@ -174,7 +176,7 @@ class Life:
             }
             self._record.write_timing(timing)
             if self._prefix is not None:
-                self._prefix.add(index, rows, outputs, timing, strategy)
+                self._prefix.add(index, Lived(rows, outputs, timing, done.outcome.draw), strategy)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             if was_kept or self._record.is_due(must):
                 self._record.save(Checkpoint(index, strategy.state_dict(), whole=index == self._last), must)
@@ -184,13 +186,15 @@ class Life:
     def _record_prefix(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
         assert prefix.state is not None
-        for index, (rows, outputs, timing) in enumerate(prefix.lived):
-            if outputs is not None:
-                measure.update(index, outputs)
-            self._show(index, outputs)
-            self._record.write(rows, outputs)
-            self._record.write_timing(timing)
-            self._watch.event(index, rows, float(timing["act_s"]))
+        for index, lived in enumerate(prefix.lived):
+            if lived.outputs is not None:
+                measure.update(index, lived.outputs)
+            self._show(index, lived.outputs)
+            self._record.write(lived.rows, lived.outputs)
+            if lived.draw is not None:
+                self._record.write_draw(index, lived.draw)
+            self._record.write_timing(lived.timing)
+            self._watch.event(index, lived.rows, float(lived.timing["act_s"]))
         ledger_after(ledger, self._p.stream.events[: prefix.length])
         restore(strategy, prefix.state, ledger)
         if self._record.is_due(must=False):

@@ -47,6 +47,28 @@ def _slices_of_last(model: FlatModel, k: int, where: str) -> list[slice]:
     ]
 
 
+def weights_of(model: FlatModel, kinds: tuple[type[nn.Module], ...]) -> dict[str, tuple[slice, torch.Size]]:
+    """Return place and shape of the trained weights of layers of some kinds, by name; biases do not count."""
+    named = {name.removesuffix(".weight"): p.shape for name, p in model.network.named_parameters()}
+    return {
+        name: (model.slices[f"{name}.weight"], named[name])
+        for name, module in model.network.named_modules()
+        if isinstance(module, kinds) and f"{name}.weight" in model.slices
+    }
+
+
+def convolutions(model: FlatModel, who: str, otherwise: str) -> dict[str, tuple[slice, torch.Size]]:
+    """Return place and shape ``[out, in, height, width]`` of the trained kernels of two-dimensional convolutions.
+
+    Raises:
+        ConfigError: there are none; says who needs them, and what to do otherwise.
+    """
+    found = weights_of(model, (nn.Conv2d,))
+    if not found:
+        raise ConfigError(f"{who} changes the kernels of convolutions, and this model trains none. {otherwise}")
+    return found
+
+
 def redraw(model: FlatModel, key: Key) -> FlatModel:
     """Draw all weights of `model` anew, by a name of their own, and return it.
 
