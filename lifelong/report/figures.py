@@ -16,6 +16,8 @@ from lifelong.results.series import Series
 
 MAX_PANELS = 12
 """Requests up to which each gets a panel of its own."""
+MAX_AGES = 50
+"""Ages of requests that are told apart."""
 _MAX_CELLS = 500_000
 
 
@@ -159,16 +161,15 @@ def came_back(facts: Facts) -> go.Figure:
             (by_age(series, "relapse", "retrained", facts.requested), False),
         )
         for place, (means, in_legend) in enumerate(panels_of, 1):
-            shown = [list(means)[i] for i in kept_events(len(means), [], MAX_ROWS // 2)]
             figure.add_scatter(
-                x=shown,
-                y=[means[age] for age in shown],
+                x=list(means),
+                y=list(means.values()),
                 name=name,
                 legendgroup=name,
                 showlegend=in_legend,
                 row=1,
                 col=place,
-                **look.line(number, len(shown) <= 60),
+                **look.line(number, with_markers=True),
             )
         retrained = by_age(series, metric, "retrained", facts.requested)
         figure.add_scatter(
@@ -189,12 +190,20 @@ def came_back(facts: Facts) -> go.Figure:
 
 
 def by_age(series: Series, metric: str, model: str, requested: Sequence[Requested]) -> dict[int, float]:
-    """Return the mean over requests of a number by its age: events since the request was served."""
+    """Return the mean over requests of a number by its age: events since the request was served.
+
+    Of a long life ages that lie close together are one, called by the lowest: of many, each has few requests.
+    """
+    known = [
+        (event - request.event, r.value)
+        for request in requested
+        for event, r in series.rows(metric, request.name, model).items()
+        if r.value is not None and event >= request.event
+    ]
+    width = max(1, -(-max((age for age, _ in known), default=0) // MAX_AGES))
     values: dict[int, list[float]] = {}
-    for request in requested:
-        for event, r in series.rows(metric, request.name, model).items():
-            if r.value is not None and event >= request.event:
-                values.setdefault(event - request.event, []).append(r.value)
+    for age, value in known:
+        values.setdefault(age // width * width, []).append(value)
     return {age: sum(of) / len(of) for age, of in sorted(values.items())}
 
 

@@ -181,10 +181,10 @@ def _requests(facts: Facts) -> str:
 
 def _came_back(facts: Facts) -> str:
     caption = (
-        "Deleted data by its age: means over the requests that are so old, with fewer requests the farther to the "
-        "right; data that is learned again leaves. Left: lines are the strategies, open diamonds the retrained "
-        "reference of each. Right: the change since the request less that of the retrained reference: above 0 it came "
-        "back, below 0 it faded more than it does without it; 0 is ideal."
+        "Deleted data by its age: means over the requests that are so old (or a little older, in long lives), with "
+        "fewer requests the farther to the right; data that is learned again leaves. Left: lines are the strategies, "
+        "open diamonds the retrained reference of each. Right: the change since the request less that of the retrained "
+        "reference: above 0 it came back, below 0 it faded more than it does without it; 0 is ideal."
     )
     return _drawn("figure-relapse", figures.came_back(facts), caption)
 

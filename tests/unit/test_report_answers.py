@@ -154,3 +154,7 @@ def test_age_counts_from_the_request() -> None:
     asked = [Requested(2, "one", ("class",), "", 1, ()), Requested(5, "two", ("class",), "", 1, ())]
     ages = by_age(Series(Table(rows)), "forget_accuracy", "run", asked)
     assert ages == {0: pytest.approx(0.4), 2: pytest.approx(0.6)}
+    long = [row(2 + age, "run", "one", "forget_accuracy", float(age), 1) for age in range(200)]
+    by_fours = by_age(Series(Table(long)), "forget_accuracy", "run", asked[:1])
+    assert list(by_fours)[:3] == [0, 4, 8]
+    assert by_fours[4] == pytest.approx(5.5)
