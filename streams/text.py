@@ -357,19 +357,37 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     Returns:
         ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN`, `ANSWER` and `IMAGE`.
     """
-    encoded = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
+    return conversation_rows(([pair] for pair in pairs), tokenizer)
+
+
+def conversation_rows(
+    conversations: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]], tokenizer: Tokenizer
+) -> torch.Tensor:
+    """Return the same of several turns, each a prompt with an answer, one after the other in a row."""
+    encoded = []
+    for turns in conversations:
+        ids, parts = [tokenizer.bos], [GIVEN]
+        for prompt, answer in turns:
+            ids += [*prompt, *answer]
+            parts += [GIVEN] * len(prompt) + [ANSWER] * len(answer)
+        encoded.append((ids, parts))
     result = torch.zeros(len(encoded), 2, max(len(ids) for ids, _ in encoded), dtype=torch.int32)
-    for row, (ids, prompt_length) in zip(result, encoded, strict=True):
-        row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-        row[1, :prompt_length], row[1, prompt_length : len(ids)] = GIVEN, ANSWER
+    for row, both in zip(result, encoded, strict=True):
+        row[:, : len(both[0])] = torch.tensor(both, dtype=torch.int32)
     pictured = result[:, 0] == PICTURED
     result[:, 0][pictured], result[:, 1][pictured] = 0, IMAGE
     return result
 
 
 def prompt_lengths(x: torch.Tensor) -> torch.Tensor:
-    """Return how many positions come before each answer, start token and images among them: int64 ``[B]``."""
-    return ((x[:, 1] == GIVEN) | (x[:, 1] == IMAGE)).sum(1)
+    """Return how many positions come before the first answer, start token and images among them: int64 ``[B]``."""
+    return ((x[:, 1] == GIVEN) | (x[:, 1] == IMAGE)).cumprod(1).sum(1)
+
+
+def first_answer(row: torch.Tensor) -> list[int]:
+    """Return the token ids of the first answer of a row ``[2, L]``, its end token among them."""
+    behind = row[:, int(prompt_lengths(row[None])) :]
+    return behind[0, : int((behind[1] == ANSWER).int().cumprod(0).sum())].tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,4 +140,9 @@ METRICS: dict[str, Metric] = {
     "small_gradients": Metric(
         "Share of the pool with a gradient norm below 1e-6, the direction of which is noise.", "share", "neither"
     ),
+    "remapped": Metric(
+        "Prompts that earlier requests erased and that this one erases anew, as they were drawn like what goes now.",
+        "prompts",
+        "neither",
+    ),
 }

@@ -12,6 +12,7 @@ import torch
 
 from lifelong.files import write_atomically
 from lifelong.models._language import Decoder
+from lifelong.models._sight import Sight
 from strategies.parts.model import Network
 from streams.checkpoints import checkpoint_folder
 from streams.errors import ConfigError
@@ -33,22 +34,24 @@ def save(network: Network, tokenizer: Tokenizer, folder: Path, merged: bool, abo
         about: goes into ``lifelong.json``.
 
     Raises:
-        ConfigError: it is no decoder of transformers that reads text alone, or has no adapters to write.
+        ConfigError: it is no decoder of transformers, has no adapters to write, or has adapters and sees images.
     """
     body = network.body
-    if not isinstance(body, Decoder) or body.sight is not None:
+    if not isinstance(body, Decoder):
         raise ConfigError(
             f"model: transformers could not load this network, whose body ({type(body).__name__}) is none of its "
-            f"decoders, or sees images. Language models of the project can be exported (tiny-llama, causal-checkpoint)."
+            f"decoders. Language models of the project can be exported (tiny-llama, tiny-llava, causal-checkpoint)."
         )
     adapted = sorted(
         name.partition(_WRAPPED)[0] for name in body.inner.state_dict() if name.endswith(f"{_WRAPPED}weight")
     )
     if not merged and not adapted:
         raise ConfigError("--adapters: this model was trained without (model.lora). Leave it out.")
+    if body.sight is not None and adapted:
+        raise ConfigError("model.lora: a model that sees images is exported without adapters only. Train its weights.")
     base = folder if merged else folder / "base"
     base.mkdir(parents=True, exist_ok=True)
-    whole = _assembled(network, adapted if merged else [])
+    whole = _assembled(network, adapted if merged else []) if body.sight is None else _seeing(network, body.sight, base)
     for name, number in (("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)):
         setattr(whole.config, name, number)
         setattr(whole.generation_config, name, number)
@@ -87,6 +90,35 @@ def _assembled(network: Network, adapted: Sequence[str]) -> Any:
         weights[f"{path}.weight"] = weights[f"{path}.weight"] + layer.get_delta_weight("default").float()
     whole.get_decoder().load_state_dict(weights)
     whole.get_output_embeddings().weight.data.copy_(read)
+    return whole.float().eval()
+
+
+def _seeing(network: Network, sight: Sight, folder: Path) -> Any:
+    """Return a LLaVA of transformers with the network's weights as float32; write beside it how images are prepared."""
+    from transformers import LlavaForConditionalGeneration
+
+    body = network.body
+    assert isinstance(body, Decoder)
+    config, side = copy.deepcopy(sight.config), int(sight.config.vision_config.image_size)
+    [read] = network.head.parameters()
+    config.tie_word_embeddings = read is body.inner.get_input_embeddings().weight
+    config.text_config.tie_word_embeddings = config.tie_word_embeddings
+    config.text_config.num_hidden_layers = len(body.layers)
+    config.dtype = torch.float32
+    with torch.random.fork_rng(devices=[]):
+        whole = LlavaForConditionalGeneration(config)
+    whole.model.language_model.load_state_dict(body.inner.state_dict())
+    whole.model.vision_tower.load_state_dict(sight.tower.state_dict())
+    whole.model.multi_modal_projector.load_state_dict(sight.projector.state_dict())
+    whole.lm_head.weight.data.copy_(read)
+    prepared = {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": sight.mean.flatten().tolist(),
+        "image_std": sight.std.flatten().tolist(),
+        "size": {"height": side, "width": side},
+        "do_center_crop": False,
+    }
+    write_atomically(folder / "preprocessor_config.json", (json.dumps(prepared, indent=1) + "\n").encode())
     return whole.float().eval()
 
 

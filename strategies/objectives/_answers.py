@@ -33,7 +33,7 @@ from strategies.parts.text.scores import (
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.source import Source
-from streams.text import ANSWER, GIVEN, Text
+from streams.text import GIVEN, Text, first_answer
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 """Records whose lowness tells members from non-members."""
@@ -159,7 +159,7 @@ class Answers(Measurement):
         """Return what greedy answers are like."""
         tokenizer, stem = self._text.tokenizer, self._stem
         said = [words(g) for g in greedy(predict, batch, tokenizer, self._config.tokens)]
-        true = [tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
+        true = [tokenizer.decode(first_answer(x)) for x in batch.x]  # greedy text goes on from the first prompt
         recall = [rouge_l(words(t, stem), words(" ".join(s), stem))[0] for t, s in zip(true, said, strict=True)]
         numbers = {"rouge_recall": recall, "text_entropy": map(ngram_entropy, said), "text_words": map(len, said)}
         return {name: np.fromiter(values, dtype=np.float32, count=len(said)) for name, values in numbers.items()}

@@ -59,6 +59,7 @@ class NegGradPlus(RetainUnlearner):
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
     ranges = TRAINED | {"alpha": to_one(0.5, 0.9999)}
+    becomes = {"finetune": {"alpha": 1.0}}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

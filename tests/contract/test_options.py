@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,10 +16,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
+from contract import recorded
 from contract.candidates import Candidate, class_named, everywhere
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
-from contract.worlds import World, world_of
+from contract.worlds import World, first_of, world_of
 from pydantic import BaseModel
 
 from lifelong.config.run import StrategyConfig
@@ -259,7 +261,7 @@ class Lives:
         affine = half.name != "amnesiac-hat"  # it takes no norms with weights
         self._setting = replace(
             self._world.setting,
-            make_model=lambda: noisy_model(self._world.setting.objective, affine),
+            make_model=lambda: noisy_model(self._world.setting.objective, affine, first_of(self._world.name)),
             training=Training(epochs=1, lr=0.05, batch_size=10),
         )
         self._ends: dict[str, Whole | None] = {}
@@ -276,12 +278,24 @@ class Lives:
                 self._ends[key] = None
                 return None
             try:
-                self._ends[key] = self._live(config, strategy)
+                self._live(config, strategy)
+                self._ends[key] = whole_of(self._world, strategy)
             except LifelongError as error:  # that a request is refused is an end, too
                 self._ends[key] = type(error).__name__, "refused"
         return self._ends[key]
 
-    def _live(self, config: StrategyConfig, strategy: Strategy) -> Whole:
+    def recorded(self, options: Options) -> list[float] | str:
+        """Return sums of the state in the end and of its answers, or the name of the error that refuses the options."""
+        try:
+            config = self._half.changed(options)
+            strategy = make_strategy(config, self._setting, "it")
+            self._live(config, strategy)
+        except LifelongError as error:
+            return type(error).__name__
+        sums = recorded.sums(recorded.numbers_of([strategy.state_dict(), recorded.outputs_of(self._world, strategy)]))
+        return [float(f"{x:.8g}") for x in sums]
+
+    def _live(self, config: StrategyConfig, strategy: Strategy) -> None:
         ledger = self._ledger()
         events = _events(self._world.name)
         if self._half.kind in ("unlearners", "guards"):
@@ -290,7 +304,6 @@ class Lives:
             events = tuple(e for e in events if isinstance(e, DeletionRequest))
         for event in events:
             step(strategy, event, ledger)
-        return whole_of(self._world, strategy)
 
     def _state(self, config: StrategyConfig, learned: list[Experience]) -> State:
         """Return what is there before the first request: the same whatever the unlearner's options."""
@@ -406,6 +419,18 @@ def dead_options(half: Half) -> set[str]:
     }
 
 
+def records_of(half: Half) -> dict[str, list[float] | str]:
+    """Return what comes of every option: of each value that says how, and of one that says how much."""
+    lives = Lives(half)
+    config = parse(half.config, half.options)
+    changes: list[Change] = []
+    for path, annotation, default in _options(half.config):
+        values = _others(annotation, _value(config, path), default)
+        changes += [(path, value) for value in values[: 5 if _is_switch(annotation) else 1]]
+    named = {"": half.options} | {f"{'.'.join(p)}={v!r}": _with(half.options, p, v) for p, v in changes}
+    return {name: lives.recorded(options) for name, options in named.items()}
+
+
 def _param(half: Half) -> Any:
     marks = [] if len(list(_options(half.config))) <= FEW and half.form != "text" else [pytest.mark.nightly]
     return pytest.param(half, id=f"{half.kind}-{half.name}", marks=marks)
@@ -415,3 +440,17 @@ def _param(half: Half) -> Any:
 def test_an_option_tells_or_is_declared_inert(part: Half) -> None:
     dead = dead_options(part) - set(BEYOND.get((part.kind, part.name), ()))
     assert dead == set(class_named(part.kind, part.name).inert)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", [pytest.param(h, id=f"{h.kind}-{h.name}") for h in halves() if h.form != "images"])
+def test_what_an_option_does_is_as_recorded(part: Half) -> None:
+    """See `contract.recorded`, also for what to do where a change is meant."""
+    records = json.loads(recorded.OPTIONS.read_text(encoding="utf-8"))
+    here = [*recorded.made_here(), recorded.processor()]
+    if records["made"] != here:
+        pytest.skip(f"the records are of torch and processor {records['made']}, and these are {here}")
+    expected = records[f"{part.kind}-{part.name}"]
+    found = records_of(part)
+    assert list(found) == list(expected)
+    assert [name for name, numbers in found.items() if not recorded.alike(numbers, expected[name])] == []

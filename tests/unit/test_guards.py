@@ -20,7 +20,7 @@ from strategies.base import Access, Door, Guard, Learner, Outcome, Plugin, Setti
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.outcome import Exactness, weaker
-from strategies.parts.model import FlatModel, digest
+from strategies.parts.model import FlatModel, digest, num_bytes
 from strategies.unlearners import none, retrain
 from streams.config import Config
 from streams.data import Batch
@@ -162,6 +162,29 @@ def test_a_guard_takes_part_in_every_prediction_until_what_it_guards_is_back(too
     assert set(held) == {"weights", "guard.ids"}
     life.learn("again", ids[:2], incarnation=1)
     assert life.guard.ids.tolist() == ids[2:].tolist()
+
+
+def test_what_learner_and_guard_store_is_stored(tools: Any) -> None:
+    class Keeper(Shift):
+        """Keeps the samples that it guards against."""
+
+        @override
+        def stored_ids(self) -> np.ndarray:
+            return self.ids
+
+    class Memory(Plugin):
+        """Says that it keeps two samples."""
+
+        @override
+        def stored_ids(self) -> np.ndarray:
+            return np.array([3, 8])
+
+    life = Life(tools, plugins=[("memory", Memory)], guard_type=Keeper)
+    assert life.strategy.stored_ids().tolist() == [3, 8]
+    ids = life.source.train_ids[:2]
+    life.forget(ids)
+    assert life.strategy.stored_ids().tolist() == sorted({3, 8, *ids.tolist()})
+    assert life.strategy.state_bytes() == num_bytes(life.strategy.state_dict())
 
 
 def test_a_readout_reads_the_bare_weights(tools: Any) -> None:
