@@ -39,7 +39,9 @@ def _on_disk(runs: Path) -> Path:
 
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are kept.", callback=_on_disk)]
-RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.", show_default=False)]
+NAMED = "A path, the beginning of a name in --runs, or last: what was written to last."
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help=f"A run folder. {NAMED}", show_default=False)]
+RunFolders = Annotated[list[str], typer.Argument(metavar="RUN...", help=f"Run folders. {NAMED}", show_default=False)]
 
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run files with code that the folder names, although you never ran them here.")

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import capacity, doctor, init, pretrain, preview, registry, results, run, study, traces, tune, verify
+from cli.commands import (
+    capacity,
+    doctor,
+    init,
+    models,
+    pretrain,
+    preview,
+    registry,
+    results,
+    run,
+    study,
+    traces,
+    tune,
+    verify,
+)
 from streams.errors import LifelongError
 
 app = typer.Typer(
@@ -22,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, study, tune, preview, results, verify, traces, capacity, registry, init, pretrain, doctor):
+for module in (run, study, tune, preview, results, models, verify, traces, capacity, registry, init, pretrain, doctor):
     module.register(app)
 
 
@@ -39,6 +53,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    if "--quiet" in arguments:  # the hub and transformers, which look when they are imported, show no bars either
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     try:
         if "--version" in arguments[:1]:
             from importlib.metadata import version

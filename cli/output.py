@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lifelong.report.aligned import Dim, aligned
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-class Dim(str):
-    """Text of a cell that says little; it is dimmed where the terminal can."""
-
-    __slots__ = ()
 
 
 def emit(text: str) -> None:
@@ -76,26 +72,6 @@ def emit_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str =
         for row in rows:
             table.add_row(*(Text(row[i], style="dim") if isinstance(row[i], Dim) else row[i] for i in chosen))
         console.print(table)
-
-
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", numbers: bool = False) -> str:
-    """Return a table as plain text, its columns two spaces apart.
-
-    >>> print(aligned(["a", "n"], [["x", "1"], ["yy", "10"]], "t", numbers=True))
-    t
-    a    n
-    x    1
-    yy  10
-    """
-    lines = [list(heads), *(list(r) for r in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    text = [
-        "  ".join(
-            c.rjust(w) if numbers and i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*([title] if title else []), *text])
 
 
 def _need(heads: Sequence[str], rows: Sequence[Sequence[str]], column: int) -> int:

@@ -7,36 +7,49 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.output import Dim, emit, emit_json, emit_table, terminal
+from cli.output import emit, emit_json, emit_table, terminal
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
     from lifelong.execution.runner import Run
-    from lifelong.report.columns import Cell, Column
+    from lifelong.report.columns import Column
     from lifelong.report.summary import Group
 
 
-def show_run(run: Run, as_json: bool) -> Path:
-    """Write the report and print a run's results; return where the report is."""
+def show_runs(runs: Sequence[Run], as_json: bool) -> list[Path]:
+    """Write the reports of runs and print their results; return where the reports are.
+
+    As JSON one run is an object, and several are a list.
+    """
+    from lifelong.report.advice import advice
     from lifelong.report.columns import columns
     from lifelong.report.summary import measure_of, summarize, to_json
 
-    heads, groups = columns(measure_of(run)), summarize(run)
+    reports, plain = [], []
+    for number, run in enumerate(runs):
+        heads, groups = columns(measure_of(run)), summarize(run)
+        if as_json:
+            reports.append(write(run))
+            about = {"run": run.config.name, "folder": str(run.folder), "report": str(reports[-1]), "done": run.done}
+            plain.append(about | {"groups": to_json(groups, heads), "advice": advice(run)})
+            continue
+        if len(runs) > 1:
+            emit(f"{chr(10) if number else ''}run {run.folder.name}")
+        show_groups(groups, heads)
+        for said in advice(run):
+            emit(said)
+        reports.append(write(run))
+        emit(f"report: {reports[-1]}")
     if as_json:
-        report = write(run)
-        about = {"run": run.config.name, "folder": str(run.folder), "report": str(report), "done": run.done}
-        emit_json(about | {"groups": to_json(groups, heads)})
-        return report
-    show_groups(groups, heads)
-    report = write(run)
-    emit(f"report: {report}")
-    return report
+        emit_json(plain[0] if len(plain) == 1 else plain)
+    return reports
 
 
 def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
     """Print the means of several seeds of a run, with their intervals, one table for each access."""
     from lifelong.report.columns import REMARK
     from lifelong.report.seeds import INTERVAL, in_words, over_seeds
+    from lifelong.report.text import explained
 
     heads, lines = over_seeds(runs)
     if as_json:
@@ -60,6 +73,8 @@ def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
             emit("")
         emit_table(titles, rows, f"access: {access}", numbers=True)
     emit(f"{len(runs)} seeds. {INTERVAL[0].upper()}{INTERVAL[1:]}.")
+    for line in explained(heads, remarked):
+        emit(line)
 
 
 def write(run: Run, file: Path | None = None) -> Path:
@@ -81,36 +96,12 @@ def write(run: Run, file: Path | None = None) -> Path:
 
 
 def show_groups(groups: Sequence[Group], heads: Sequence[Column]) -> None:
-    """Print one table for each access, so that nothing is compared that read different data.
+    """Print one table for each access, and below them what their columns say."""
+    from lifelong.report.text import grids, legend
 
-    Below its strategies stands what doing nothing gets, and what a second retraining gets.
-    """
-    from lifelong.report.columns import FOOTNOTE, REMARK
-    from lifelong.report.summary import unheld
-
-    lines = [line for group in groups for line in group.lines]
-    remarked = any(line.remark for line in lines)
-    titles = ["strategy", *([REMARK[0]] if remarked else []), *(h.title for h in heads)]
-    for number, group in enumerate(groups):
-        rows: list[list[str]] = []
-        for line in group.lines:
-            rows.append([line.strategy, *([line.remark] if remarked else []), *_texts(line.cells, heads)])
-        for what, cells in group.beside:
-            rows.append([Dim(text) for text in (what, *([""] if remarked else []), *_texts(cells, heads))])
+    for number, grid in enumerate(grids(groups, heads)):
         if number and not terminal().is_terminal:
             emit("")
-        emit_table(titles, rows, f"access: {group.access}", numbers=True)
-    if any(cell.grey for line in lines for cell in line.cells):
-        emit(FOOTNOTE)
-    if missing := unheld(groups):
-        emit(f"{missing[0].upper()}{missing[1:]}.")
-    if terminal().is_terminal:
-        for title, meaning in [*([REMARK] if remarked else []), *((h.title, h.meaning) for h in heads)]:
-            emit(f"  {title}: {meaning}")
-
-
-def _texts(cells: Sequence[Cell], heads: Sequence[Column]) -> list[str]:
-    from lifelong.report.columns import marked, shown
-
-    texts = [marked(shown(cell, head.kind), cell.grey) for cell, head in zip(cells, heads, strict=True)]
-    return [Dim(text) if cell.grey else text for text, cell in zip(texts, cells, strict=True)]
+        emit_table(grid.heads, grid.rows, grid.title, numbers=True)
+    for line in legend(groups, heads):
+        emit(line)

@@ -82,7 +82,12 @@ def _kills(counts: Counts) -> str:
         "by digest. Left out are seconds, dates and reports, which are made of the rows.\n\n"
     )
     table = _table(["killed", "SIGKILL", "SIGTERM", "lives finished", "files compared"], rows)
-    return f"{told}{table}\nWhere the process was: {phases}. {_outcome(counts)}"
+    came = counts.get("came back to", {})
+    back = ", ".join(f"{place} {count}" for place, count in sorted(came.items(), key=lambda p: -p[1]))
+    places = (
+        f" Where the next attempt came back to, of {sum(came.values())} for which it was noted: {back}." if came else ""
+    )
+    return f"{told}{table}\nWhere the process was: {phases}.{places} {_outcome(counts)}"
 
 
 def _streams(counts: Counts) -> str:

@@ -1,4 +1,4 @@
-"""Write configuration.md, metrics.md, reliability.md and the numbers in choosing.md; ``--check`` compares.
+"""Write configuration.md, metrics.md, reliability.md and the numbers in choosing.md and scale.md; ``--check`` compares.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -7,6 +7,8 @@ test runs the check. In docs/choosing.md a comment names what stands between it 
 - ``<!-- STUDY: A - B, WHAT -->``: the estimate of a comparison;
 - ``<!-- table STUDY -->``: all comparisons of a study, a row for each strategy;
 - ``<!-- table unlearners -->``: what every unlearner reads and serves.
+
+In docs/scale.md ``<!-- table many_requests -->`` stands before what the benchmark of that name has measured.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
 from _reliability import reliability
+from _scale import many_requests
+from torch import nn
 
 from lifelong.config.annotate import Option, options
 from lifelong.config.run import RunConfig
@@ -28,6 +33,7 @@ from lifelong.setup.preparation import prepare
 from lifelong.setup.suitability import Method, part_of
 from lifelong.study.config import StudyConfig
 from strategies.base import EVERYTHING, Unlearner
+from strategies.parts.model import FlatModel, Network
 from strategies.ranges import in_words
 from streams.config import parse
 from streams.registry import KINDS, class_of, entries, load
@@ -94,6 +100,13 @@ def metrics() -> str:
 def choosing() -> str:
     """Return docs/choosing.md with what its marks name filled in."""
     return MARK.sub(lambda m: f"<!-- {m[1]} -->{_marked(m[1])}<!-- end -->", (DOCS / "choosing.md").read_text("utf-8"))
+
+
+def scale() -> str:
+    """Return docs/scale.md with what was measured filled in."""
+    mark = "<!-- table many_requests -->"
+    before, _, after = (DOCS / "scale.md").read_text("utf-8").partition(mark)
+    return f"{before}{mark}{many_requests()}<!-- end -->{after.partition('<!-- end -->')[2]}"
 
 
 def _marked(mark: str) -> str:
@@ -177,6 +190,8 @@ def _unlearners() -> str:
     setting = prepare(parse(RunConfig, {"schedule": "none"})).setting
     images = {"objective": "denoising", "model": {"name": "mlp-denoiser", "width": 8, "blocks": 1}}
     of_images = prepare(parse(RunConfig, {"schedule": "none", **images})).setting
+    convolved = Network(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten()), nn.Linear(64, 10))
+    with_convolutions = replace(setting, make_model=lambda: FlatModel(convolved), make_outline=None)
     lines = ["| unlearner | reads | requests | for models of | |", "| --- | --- | --- | --- | --- |"]
     text = []
     for name, entry in entries("unlearners").items():
@@ -185,7 +200,8 @@ def _unlearners() -> str:
         if kind.supports == {"tokens"}:
             text.append(f"`{name}`")
             continue
-        unlearner = kind(module.Config(), of_images if kind.supports == {"images"} else setting)
+        place = of_images if kind.supports == {"images"} else with_convolutions if kind.needs_convolutions else setting
+        unlearner = kind(module.Config(), place)
         scopes = ", ".join(s for s in ("sample", "class", "task", "user") if s in unlearner.scopes)
         what = "everything" if kind.supports == EVERYTHING else ", ".join(sorted(kind.supports))
         served = ("whole classes: " if unlearner.whole_classes else "") + scopes
@@ -218,7 +234,7 @@ def main() -> int:
     """Write all pages, or compare them with what would be written."""
     stale = []
     pages = {"configuration.md": configuration(), "metrics.md": metrics(), "choosing.md": choosing()}
-    for name, text in (pages | {"reliability.md": reliability()}).items():
+    for name, text in (pages | {"reliability.md": reliability(), "scale.md": scale()}).items():
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:

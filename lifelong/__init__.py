@@ -4,9 +4,9 @@ Use it from a script::
 
     import lifelong
 
-    config = lifelong.load_config("quickstart")
-    result = lifelong.run(config)
-    print(result.tables["replay-retrain"].last("average_accuracy", "stream"))
+    run = lifelong.run("quickstart", progress=True)
+    print(run.summary())
+    run.figure("requests").show()
 
 Where what is. A room imports only from rooms that stand above it in this list, and a test holds it to that:
 
@@ -25,7 +25,8 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 - execution/: a run as it happens, event by event, stopped and resumed;
 - study/: many runs, seeds, criteria;
 - report/: tables, figures and pages;
-- verification/, capacity/: proofs that deletions were exact; the size of a sharded system before it is trained.
+- verification/, capacity/: proofs that deletions were exact; the size of a sharded system before it is trained;
+- interface: what scripts and notebooks use.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 _PUBLIC = {
     "RunConfig": "lifelong.config.run",
     "load_config": "lifelong.config.run",
-    "Run": "lifelong.execution.runner",
-    "load_run": "lifelong.execution.runner",
+    "Run": "lifelong.interface",
+    "live": "lifelong.interface",
+    "load_run": "lifelong.interface",
     "prepare": "lifelong.setup.preparation",
-    "resume": "lifelong.execution.runner",
-    "run": "lifelong.execution.runner",
+    "resume": "lifelong.interface",
+    "run": "lifelong.interface",
     "stream_from_manifest": "lifelong.execution.manifest",
-    "Study": "lifelong.study.study",
+    "Study": "lifelong.interface",
     "Row": "lifelong.results.table",
     "Table": "lifelong.results.table",
 }
@@ -60,3 +62,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lifelong' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return what is public, for completion."""
+    return __all__

@@ -31,6 +31,8 @@ ONLOOKERS = (
     "lifelong/capacity/",
     "lifelong/config/annotate.py",
     "lifelong/config/shipped.py",
+    "lifelong/execution/stepping.py",
+    "lifelong/interface.py",
     "lifelong/metrics/catalogue.py",
     "lifelong/report/",
     "lifelong/results/columns.py",

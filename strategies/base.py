@@ -54,6 +54,17 @@ State = dict[str, Any]
 """A nested dict of tensors and plain values: what a checkpoint can hold without pickling objects."""
 
 
+Becomes = Mapping[str, Mapping[str, Any]]
+"""Methods, each with the options under which another one is it."""
+
+
+def _became(becomes: Becomes, config: Config) -> str | None:
+    for other, options in becomes.items():
+        if all(getattr(config, key) == value for key, value in options.items()):
+            return other
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Everything a strategy is built from that is not its own choice.
@@ -319,6 +330,8 @@ class Plugin(Hooks):
     """See `Strategy.idle_state`."""
     ranges: ClassVar[Mapping[str, Space]] = {}
     """See `Strategy.ranges`."""
+    becomes: ClassVar[Becomes] = {}
+    """Other plugins that it is under some of its options, but for what is drawn: ``{"naive": {"strength": 0.0}}``."""
 
     def __init_subclass__(cls) -> None:
         """Refuse what is nearly called as a hook is: it would never be called, and the method would do nothing.
@@ -341,6 +354,10 @@ class Plugin(Hooks):
         self.config = config
         self.setting = setting
 
+    def became(self) -> str | None:
+        """Return which of `becomes` it is with the options that it has, in its setting."""
+        return _became(self.becomes, self.config)
+
     @property
     def access(self) -> Access:
         """What it reads beside the experience."""
@@ -352,6 +369,10 @@ class Plugin(Hooks):
 
     def begin(self, lesson: Lesson) -> None:
         """Prepare for training on an experience."""
+
+    def trained_beside(self) -> np.ndarray:
+        """Return ids that its hooks put into batches and that nothing has trained on before; asked after `begin`."""
+        return np.array([], dtype=np.int64)
 
     def steps(self, lesson: Lesson) -> Optimizer | None:
         """Return what takes the steps in place of the configured optimizer, or None; asked after `begin`."""
@@ -398,6 +419,8 @@ class Unlearner(ABC):
     """What a request may name."""
     whole_classes: bool = False
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
+    needs_convolutions: ClassVar[bool] = False
+    """Whether it changes convolutions alone at its default options, and refuses a network without one."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
     exact: ExactAt | None = None
@@ -408,11 +431,18 @@ class Unlearner(ABC):
     """See `Strategy.inert`."""
     ranges: ClassVar[Mapping[str, Space]] = {}
     """See `Strategy.ranges`."""
+    becomes: ClassVar[Becomes] = {}
+    """Other unlearners that it is under some of its options, but for what is drawn: ``{"finetune": {"gamma": 0.0}}``.
+    """
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options."""
         self.config = config
         self.setting = setting
+
+    def became(self) -> str | None:
+        """Return which of `becomes` it is with the options that it has, in its setting."""
+        return _became(self.becomes, self.config)
 
     @classmethod
     def follows(cls, options: Config) -> NameOrOptions | None:

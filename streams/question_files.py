@@ -16,9 +16,6 @@ from streams.files import write_atomically
 from streams.source import Source
 from streams.text import ANSWER, GIVEN
 
-PROMPT = "Q: {}\nA:"
-"""How a question is put."""
-
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -89,6 +86,8 @@ def read(path: Path) -> list[Located]:
     """
     try:
         content = path.expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file (paths start at {Path.cwd()}).") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: cannot be read as UTF-8 ({error}). Name a file of JSON, one object per line."
@@ -174,7 +173,7 @@ def _parts(row: torch.Tensor, source: Source) -> tuple[str, str]:
     """Return the question and the answer of a row."""
     assert source.text is not None
     prompt, answer = (source.text.tokenizer.decode(row[0][row[1] == part].tolist()) for part in (GIVEN, ANSWER))
-    before, behind = PROMPT.split("{}")
-    if not (prompt.startswith(before) and prompt.endswith(behind)):
+    form = source.text.form
+    if not (prompt.startswith(form.before) and prompt.endswith(form.behind)):
         raise ConfigError(f"source: {source.name!r} is not made of questions. Use one that is (people).")
-    return prompt.removeprefix(before).removesuffix(behind), answer.strip()
+    return prompt.removeprefix(form.before).removesuffix(form.behind), answer.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from streams.errors import DataError
 from streams.files import remembered
 from streams.inputs import Scale, inputs_of
+from streams.pictures import Pictures
 from streams.randomness import Key
 from streams.text import Text
 
@@ -42,7 +44,7 @@ class Columns(NamedTuple):
 
     x: torch.Tensor
     y: torch.Tensor
-    images: torch.Tensor | None
+    images: torch.Tensor | Pictures | None
     scale: Scale | None
 
 
@@ -67,7 +69,8 @@ class Source:
         corruption: what was done to it on purpose, or None.
         text: tokeniser and alternative answers, where the inputs are text.
         images: uint8 ``[N, M, C, H, W]`` or None: the images that rows of text speak of, in the order in which their
-            places come in the row; what a row has fewer than M is black.
+            places come in the row; what a row has fewer than M is black. They may lie in files, to be read when they
+            are needed (`Pictures`).
         domain_names: what the domain ids mean, in order; empty where they have no names.
         scale: what makes float32 inputs of `x` where that is kept as bytes, and only there.
         cached: the file of the cache with all rows that `x` is mapped from, or None.
@@ -87,7 +90,7 @@ class Source:
     notes: tuple[str, ...] = ()
     corruption: Corruption | None = None
     text: Text | None = None
-    images: torch.Tensor | None = None
+    images: torch.Tensor | Pictures | None = None
     domain_names: tuple[str, ...] = ()
     scale: Scale | None = None
     cached: Path | None = None
@@ -121,8 +124,8 @@ class Source:
     def sample_bytes(self) -> int:
         """Size of a sample's inputs as models take them."""
         one = self.inputs(np.array([0]))
-        columns = (one,) if self.images is None else (one, self.images[:1])
-        return sum(c.numel() * c.element_size() for c in columns)
+        images = 0 if self.images is None else math.prod(self.images.shape[1:]) * self.images.dtype.itemsize
+        return one.numel() * one.element_size() + images
 
     @property
     def num_classes(self) -> int:
@@ -145,7 +148,7 @@ class Source:
         if device.type == "cpu":
             return Columns(self.x, self.y, self.images, self.scale)
         if device not in self._moved:
-            images = None if self.images is None else self.images.to(device)
+            images = self.images.to(device) if isinstance(self.images, torch.Tensor) else self.images
             scale = None if self.scale is None else self.scale.on(device)
             self._moved[device] = Columns(self.x.to(device), self.y.to(device), images, scale)
         return self._moved[device]
@@ -193,7 +196,10 @@ class Source:
             h.update(self.text.digest().encode())
         if self.images is not None:
             h.update(str(tuple(self.images.shape)).encode())
-            h.update(np.ascontiguousarray(self.images.numpy()).data)
+            if isinstance(self.images, Pictures):
+                h.update(b"".join(self.images.contents()))
+            else:
+                h.update(np.ascontiguousarray(self.images.numpy()).data)
 
 
 def _parts(x: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -207,10 +213,13 @@ def copy_groups(source: Source) -> np.ndarray:
     Returns:
         int64 ``[N]``; a test row, and a row of which there is no copy, stands for itself.
     """
-    columns = [c.numpy() for c in (source.x, source.y, source.images) if c is not None]
+    images = source.images
+    columns = [c.numpy() for c in (source.x, source.y, images) if isinstance(c, torch.Tensor)]
+    pictured = images.contents() if isinstance(images, Pictures) else [b""] * len(source)
     groups, first = np.arange(len(source)), dict[bytes, int]()
     for row in source.train_ids.tolist():
-        content = hashlib.blake2b(b"".join(c[row].tobytes() for c in columns), digest_size=16).digest()
+        bits = b"".join([*(c[row].tobytes() for c in columns), pictured[row]])
+        content = hashlib.blake2b(bits, digest_size=16).digest()
         groups[row] = first.setdefault(content, row)
     return groups
 

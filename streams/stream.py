@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from streams.events import DeletionRequest, Event, Experience, Request, Scope, U
 from streams.ledger import Ledger
 from streams.names import names_of
 from streams.source import Source
+
+_MOST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +68,18 @@ class Stream:
         """Return one JSON-ready record per event, for manifests and previews."""
         names = functools.cache(lambda scope: names_of(scope, self.source, self.units))
         return [_describe(i, e, names) for i, e in enumerate(self.events)]
+
+    def _repr_html_(self) -> str:
+        """Return its events as a table, as a notebook shows them."""
+        shown = self.describe()[:_MOST_SHOWN]
+        rows = "".join(
+            f"<tr><td>{e['event']}</td><td>{e['kind']}</td><td>{escape(str(e['name']))}</td><td>{e['samples']}</td></tr>"
+            for e in shown
+        )
+        more = f"<p>and {len(self.events) - len(shown)} more</p>" if len(shown) < len(self.events) else ""
+        about = f"{len(self.experiences)} to learn, {len(self.requests)} to forget, on {self.source.name}"
+        heads = "".join(f"<th>{head}</th>" for head in ("event", "what", "name", "samples"))
+        return f"<p>{escape(about)}; {self.digest()}</p><table><tr>{heads}</tr>{rows}</table>{more}"
 
 
 def event_digest(event: Event) -> str:

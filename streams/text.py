@@ -56,10 +56,79 @@ class Tokenizer:
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """What each id stands for."""
+        ids: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
+        return ids
+
+    def outer(self) -> Any:
+        """Return the same as a tokeniser of transformers, which adds no special token by itself."""
+        from transformers import PreTrainedTokenizerFast
+
+        special = {"bos_token": self._inner.id_to_token(self.bos), "eos_token": self._inner.id_to_token(self.eos)}
+        if self._inner.token_to_id("<pad>") == PAD:  # one that was trained here
+            special |= {"pad_token": "<pad>", "unk_token": "<unk>"}
+        return PreTrainedTokenizerFast(tokenizer_object=self._inner, clean_up_tokenization_spaces=False, **special)
+
     def to_json(self) -> str:
         """Return everything that decides what it does."""
         text: str = self._inner.to_str()
         return text
+
+
+PROMPT = "Q: {}\nA:"
+"""How a question is put where nothing else is said."""
+PROMPT_PATTERN = r"^chat$|^[^{}]*\{\}[^{}]*$"
+"""What a source's option `prompt` may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a question is put to a model.
+
+    Attributes:
+        before, behind: texts around the question.
+        lead: what an answer begins with: a space, unless there is white space in front of it, or a chat template.
+    """
+
+    before: str
+    behind: str
+    lead: str = " "
+
+    @classmethod
+    def of(cls, prompt: str, tokenizer: str | None) -> Form:
+        """Return the form of a source's option `prompt`: a text with ``{}`` for the question, or ``chat``.
+
+        Args:
+            prompt: the option.
+            tokenizer: the checkpoint whose chat template puts what a user says.
+
+        Raises:
+            ConfigError: `prompt` is chat, and there is no such checkpoint, or it has no chat template.
+        """
+        if prompt != "chat":
+            before, behind = prompt.split("{}")
+            return cls(before, behind, "" if behind[-1:].isspace() else " ")
+        if tokenizer is None:
+            raise ConfigError("source.prompt: chat needs a checkpoint with a chat template; name it: source.tokenizer.")
+        return cls(*chat_template(tokenizer, "source.prompt"), lead="")
+
+    def prompt(self, question: str) -> str:
+        """Return the whole prompt."""
+        return f"{self.before}{question}{self.behind}"
+
+    def answer(self, answer: str) -> str:
+        """Return the answer as it follows on the prompt."""
+        return f"{self.lead}{answer}"
+
+    def encoded(self, question: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """Return the token ids of prompt and answer, the latter with its end token."""
+        return tokenizer.encode(self.prompt(question)), [*tokenizer.encode(self.answer(answer)), tokenizer.eos]
+
+
+PLAIN = Form("Q: ", "\nA:")
+"""The form of `PROMPT`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +149,9 @@ class Text:
         subjects: those of the terms that a prompt names when it asks about somebody or something, or None.
         values: int64 ``[N]`` or None: the value that a row's answer tells, by number; equal values of a class are
             equal numbers, however they are put.
+        examples: int32 ``[S, 2, L]`` or None: questions with answers that may be shown before another question; where
+            there are none, held-out ones serve.
+        form: how its questions are put.
     """
 
     tokenizer: Tokenizer
@@ -91,6 +163,8 @@ class Text:
     terms: Mapping[str, tuple[str, ...]] | None = None
     subjects: frozenset[str] | None = None
     values: torch.Tensor | None = None
+    examples: torch.Tensor | None = None
+    form: Form = PLAIN
 
     def wrong_counts(self, ids: torch.Tensor) -> np.ndarray:
         """Return how many wrong answers each of the rows ``ids [B]`` has, int64 ``[B]``; the source must have some."""
@@ -103,7 +177,7 @@ class Text:
         parts = [self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals]
         content = json.dumps([*parts, self.image_tokens] if self.image_tokens else parts)
         h = hashlib.blake2b(content.encode(), digest_size=16)
-        for value in (self.paraphrased, self.perturbed, self.holdout, self.values):
+        for value in (self.paraphrased, self.perturbed, self.holdout, self.values, self.examples):
             if value is not None:
                 h.update(str(tuple(value.shape)).encode())
                 h.update(value.numpy().tobytes())
@@ -132,9 +206,9 @@ REFUSALS = (
 """Answers that say nothing."""
 
 
-def refusals(tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+def refusals(tokenizer: Tokenizer, form: Form = PLAIN) -> tuple[tuple[int, ...], ...]:
     """Return `REFUSALS` as answers: token ids, each with its end token."""
-    return tuple((*tokenizer.encode(f" {text}"), tokenizer.eos) for text in REFUSALS)
+    return tuple((*tokenizer.encode(form.answer(text)), tokenizer.eos) for text in REFUSALS)
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True) -> Tokenizer:
@@ -230,7 +304,7 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name))
+        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
@@ -242,6 +316,32 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
         raise ConfigError(f"{where}: the tokeniser of {name!r} has no end token; set eos_token in its configuration.")
     bos = outer.eos_token_id if outer.bos_token_id is None else outer.bos_token_id
     return Tokenizer(outer.backend_tokenizer, bos, outer.eos_token_id)
+
+
+def chat_template(name: str, where: str) -> tuple[str, str]:
+    """Return what a checkpoint's chat template puts before and behind what a user says, up to the answer.
+
+    A start token at its beginning is left out: every row has one.
+
+    Args:
+        name: as `load_tokenizer` takes it.
+        where: the configuration key to name in an error.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    from transformers import AutoTokenizer
+
+    outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
+    if outer.chat_template is None:
+        raise ConfigError(
+            f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question."
+        )
+    said = [{"role": "user", "content": "{}"}]
+    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    before, behind = text.split("{}")
+    start = outer.bos_token or outer.eos_token
+    return before.removeprefix(start), behind
 
 
 def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokenizer) -> torch.Tensor:
@@ -257,19 +357,37 @@ def rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], tokenizer: Tokeni
     Returns:
         ``[:, 0]`` ids and ``[:, 1]`` one of `NOTHING`, `GIVEN`, `ANSWER` and `IMAGE`.
     """
-    encoded = [([tokenizer.bos, *prompt, *answer], 1 + len(prompt)) for prompt, answer in pairs]
+    return conversation_rows(([pair] for pair in pairs), tokenizer)
+
+
+def conversation_rows(
+    conversations: Iterable[Sequence[tuple[Sequence[int], Sequence[int]]]], tokenizer: Tokenizer
+) -> torch.Tensor:
+    """Return the same of several turns, each a prompt with an answer, one after the other in a row."""
+    encoded = []
+    for turns in conversations:
+        ids, parts = [tokenizer.bos], [GIVEN]
+        for prompt, answer in turns:
+            ids += [*prompt, *answer]
+            parts += [GIVEN] * len(prompt) + [ANSWER] * len(answer)
+        encoded.append((ids, parts))
     result = torch.zeros(len(encoded), 2, max(len(ids) for ids, _ in encoded), dtype=torch.int32)
-    for row, (ids, prompt_length) in zip(result, encoded, strict=True):
-        row[0, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-        row[1, :prompt_length], row[1, prompt_length : len(ids)] = GIVEN, ANSWER
+    for row, both in zip(result, encoded, strict=True):
+        row[:, : len(both[0])] = torch.tensor(both, dtype=torch.int32)
     pictured = result[:, 0] == PICTURED
     result[:, 0][pictured], result[:, 1][pictured] = 0, IMAGE
     return result
 
 
 def prompt_lengths(x: torch.Tensor) -> torch.Tensor:
-    """Return how many positions come before each answer, start token and images among them: int64 ``[B]``."""
-    return ((x[:, 1] == GIVEN) | (x[:, 1] == IMAGE)).sum(1)
+    """Return how many positions come before the first answer, start token and images among them: int64 ``[B]``."""
+    return ((x[:, 1] == GIVEN) | (x[:, 1] == IMAGE)).cumprod(1).sum(1)
+
+
+def first_answer(row: torch.Tensor) -> list[int]:
+    """Return the token ids of the first answer of a row ``[2, L]``, its end token among them."""
+    behind = row[:, int(prompt_lengths(row[None])) :]
+    return behind[0, : int((behind[1] == ANSWER).int().cumprod(0).sum())].tolist()
 
 
 @dataclass(frozen=True, slots=True)

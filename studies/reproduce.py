@@ -12,7 +12,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -87,10 +87,20 @@ def page() -> str:
     ]
     for name, outcomes in kept.items():
         parts.append(f"## {name}\n")
+        if (told := limits(STUDIES / f"{name}.yaml")) is not None:
+            parts.append(f"Limits: {told}\n")
         if not outcomes:
             parts.append(f"No results yet. Run `lifelong study studies/{name}.yaml --size small`.\n")
         parts += [_outcome(o) for o in outcomes]
     return "\n".join(parts)
+
+
+def limits(file: Path) -> str | None:
+    """Return what the head of a study file says below `# Limits:`: what was tried, and how far its setting carries."""
+    _, _, told = file.read_text(encoding="utf-8").partition("\n# Limits: ")
+    first, *others = told.splitlines() or [""]
+    more = takewhile(lambda line: line.startswith("#   "), others)
+    return " ".join([first, *(line.removeprefix("#").strip() for line in more)]) or None
 
 
 def _summary(outcomes: list[dict[str, Any]]) -> str:

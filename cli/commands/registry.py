@@ -56,7 +56,10 @@ def show(
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what one thing is, and its options; of a ready scenario its YAML."""
+    """Show what one thing is, and its options; of a ready scenario its YAML; of a kind alone what there is of it."""
+    if name is None and {kind, f"{kind}s"} & {READY, *KINDS}:
+        list_(kind, as_json)
+        return
     kind, name = (_kind(kind), name) if name is not None else _find(kind)
     if kind == READY:
         ready = ready_scenarios()
@@ -89,11 +92,14 @@ def show(
     else:
         emit("It has no options.")
     if kind in METHODS:
-        from lifelong.setup.suitability import part_of
-        from strategies.ranges import in_words
+        from lifelong.setup.suitability import in_words, part_of
+        from strategies.ranges import in_words as range_in_words
 
-        tuned = [f"{option} {in_words(space)}" for option, space in part_of(kind, module).ranges.items()]
+        method = part_of(kind, module)
+        tuned = [f"{option} {range_in_words(space)}" for option, space in method.ranges.items()]
         emit(f"\nTuned: {'; '.join(tuned)}." if tuned else "\nNothing of it is tuned.")
+        for other, options_then in getattr(method, "becomes", {}).items():
+            emit(f"With {in_words(options_then)} it is {other}.")
 
 
 def _description(module: ModuleType) -> str:

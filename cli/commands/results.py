@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.arguments import Trust
+from cli.arguments import NAMED, RunFolders, Runs, Trust
+from cli.folders import STUDY, find_folder, find_runs
 from cli.output import Json, emit, emit_json, note
 from cli.tables import show_groups
 from streams.errors import ConfigError
@@ -20,8 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or of a study.", show_default=False)
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|STUDY...", help=f"Folders of runs or studies. {NAMED}", show_default=False),
     ],
     form: Annotated[
         str | None,
@@ -42,32 +44,38 @@ def report(
             show_default=False,
         ),
     ] = None,
+    runs: Runs = Path("runs"),
     trust: Trust = False,
 ) -> None:
-    """Write the report of a run or a study, finished or not, in one of several formats, and print its path."""
+    """Write the reports of runs and studies, finished or not, in one of several formats, and print their paths."""
     from lifelong.execution.runner import load_run
     from lifelong.report.export import export, form_of
     from lifelong.study.study import resume_study
 
     chosen_form = form_of(form, out)
-    results = resume_study(folder, trust) if (folder / "study.json").exists() else load_run(folder)
-    try:
-        written = export(results, chosen_form, out)
-    except OSError as error:
-        place = error.filename or out or folder
-        raise ConfigError(
-            f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
-            f"lifelong report {folder} --out FILE"
-        ) from error
-    for file in written:
-        emit(str(file))
+    found = list(dict.fromkeys(find_folder(text, runs) for text in folders))
+    if out is not None and len(found) > 1:
+        raise ConfigError(f"--out {out}: {len(found)} reports cannot be one file. Leave it out, or name one folder.")
+    for folder in found:
+        results = resume_study(folder, trust) if (folder / STUDY).exists() else load_run(folder)
+        try:
+            written = export(results, chosen_form, out)
+        except OSError as error:
+            place = error.filename or out or folder
+            raise ConfigError(
+                f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
+                f"lifelong report {folder} --out FILE"
+            ) from error
+        for file in written:
+            emit(str(file))
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders.", show_default=False)],
+    folders: RunFolders,
     strategies: Annotated[
         list[str], typer.Option("--strategy", help="Show only that strategy; may be repeated.", show_default=False)
     ] = [],  # noqa: B006 (Typer copies it)
+    runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Put the strategies of one run, or of several, side by side; only what lived through one stream is compared."""
@@ -75,7 +83,7 @@ def compare(
     from lifelong.report.columns import columns
     from lifelong.report.summary import side_by_side, to_json
 
-    comparisons = side_by_side([load_run(f) for f in folders], strategies)
+    comparisons = side_by_side([load_run(f) for f in find_runs(folders, runs)], strategies)
     if as_json:
         emit_json(
             [{"stream": c.stream, "data": c.data, "groups": to_json(c.groups, columns(c.measure))} for c in comparisons]

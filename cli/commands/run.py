@@ -6,17 +6,20 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.arguments import OVERRIDABLE, RunFolder, Runs, Set, Trust, What, split
+from cli.arguments import OVERRIDABLE, RunFolders, Runs, Set, Trust, What, split
+from cli.folders import find_runs
 from cli.output import Json, note
-from cli.tables import show_run, show_seeds
+from cli.tables import show_runs, show_seeds
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lifelong.config.run import RunConfig
     from lifelong.execution.runner import Run
     from lifelong.results.table import Row
     from lifelong.setup.preparation import Prepared
@@ -75,17 +78,35 @@ def run(
         _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, wandb, trust)
         return
 
-    def play(trackers: list[Tracker]) -> Run:
+    def configured() -> RunConfig:
         from lifelong.config.run import load_config
+
+        return load_config(name, [*sets, *overrides], trust)
+
+    play_config(configured, runs, fresh, quiet, as_json, wandb, workers or 1)
+
+
+def play_config(
+    configured: Callable[[], RunConfig],
+    runs: Path,
+    fresh: bool,
+    quiet: bool,
+    as_json: bool,
+    wandb: bool = False,
+    workers: int = 1,
+) -> None:
+    """Run a configuration, which is loaded when Ctrl-C is handled, and print what came out."""
+
+    def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution.runner import run_prepared
         from lifelong.setup.preparation import prepare
 
-        prepared = prepare(load_config(name, [*sets, *overrides], trust))
+        prepared = prepare(configured())
         if not quiet:
             _announce(prepared, prepared.folder(runs))
-        return run_prepared(prepared, runs, trackers, fresh, workers or 1)
+        return run_prepared(prepared, runs, trackers, fresh, workers)
 
-    _finish(_watched(play, quiet, wandb), as_json, wandb)
+    _finish([_watched(play, quiet, wandb)], as_json, wandb)
 
 
 def _run_seeds(
@@ -140,30 +161,33 @@ def _run_seeds(
 
 
 def resume(
-    folder: RunFolder,
+    folders: RunFolders,
     quiet: Quiet = False,
     as_json: Json = False,
     wandb: Wandb = False,
     trust: Trust = False,
     workers: Workers = 1,
+    runs: Runs = Path("runs"),
 ) -> None:
-    """Go on with an interrupted run; the result is that of a run that was never interrupted, to the bit."""
+    """Go on with interrupted runs, one after the other; each ends as if it had never been interrupted, to the bit."""
 
-    def play(trackers: list[Tracker]) -> Run:
+    def play(folder: Path, trackers: list[Tracker]) -> Run:
         from lifelong.execution import runner
 
         return runner.resume(folder, trackers, trust, workers)
 
-    _finish(_watched(play, quiet, wandb), as_json, wandb)
+    played = [_watched(partial(play, folder), quiet, wandb) for folder in find_runs(folders, runs)]
+    _finish(played, as_json, wandb)
 
 
-def _finish(run: Run, as_json: bool, wandb: bool) -> None:
-    """Print what came out, and send the report where it is wanted."""
-    report = show_run(run, as_json)
+def _finish(played: list[Run], as_json: bool, wandb: bool) -> None:
+    """Print what came out, and send the reports where they are wanted."""
+    reports = show_runs(played, as_json)
     if wandb:
         from lifelong.study.share import share_run
 
-        share_run(run, report)
+        for run, report in zip(played, reports, strict=True):
+            share_run(run, report)
 
 
 def _announce(prepared: Prepared, folder: Path) -> None:
@@ -175,9 +199,11 @@ def _announce(prepared: Prepared, folder: Path) -> None:
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"
     )
-    from lifelong.setup.without_effect import without_effect
+    from lifelong.setup.without_effect import untuned, without_effect
 
-    for said in without_effect(prepared.strategies.parts, config.training):
+    for said in [*prepared.strategies.became, *without_effect(prepared.strategies.parts, config.training)]:
+        note(said)
+    if said := untuned(prepared.strategies.parts):
         note(said)
 
 

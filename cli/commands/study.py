@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import Runs, Trust
+from cli.arguments import NAMED, Runs, Trust
+from cli.folders import STUDY, find_folder
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 
 _NUMBERS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
+
+_LEGEND = (
+    "both sides: means of the two that are compared, where there are two",
+    "p: how often a difference as large comes by chance if there is none; corrected p: for the number of criteria",
+    "verdict: reproduced or contradicted if the mean is beyond the bar, or short of it, by more than chance explains",
+)
+"""What the columns of verdicts and comparisons mean."""
 
 
 class Place(StrEnum):
@@ -39,7 +47,7 @@ def study(
     what: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE|FOLDER", help="A study file, or a study folder to go on with.", show_default=False
+            metavar="FILE|FOLDER", help=f"A study file, or a study folder to go on with. {NAMED}", show_default=False
         ),
     ],
     size: Annotated[str | None, typer.Option(help="A size that the file names, usually small or full.")] = None,
@@ -117,6 +125,13 @@ def study(
 def _open(path: Path, size: str | None, runs: Path, trust: bool) -> Study:
     from lifelong.study.study import Study, resume_study
 
+    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+        try:
+            path = find_folder(str(path), runs, (STUDY,))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} A study of a ready scenario is a file that says `base: {path}` (docs/studies.md)."
+            ) from error
     if not path.is_dir():
         return Study(path, size, runs)
     if size is not None:
@@ -261,7 +276,8 @@ def _show(outcome: dict[str, Any]) -> None:
         rows = [[f"{c['of']} - {c['minus']}", c["what"], *_numbers(c, c["sides"])] for c in outcome["comparisons"]]
         emit_table(["difference", "of", *_NUMBERS], rows, "comparisons")
     if outcome["verdicts"] or outcome["comparisons"]:
-        emit(f"interval: {outcome['rule']['interval']}")
+        for said in (f"interval: {outcome['rule']['interval']}", *_LEGEND):
+            emit(f"  {said}")
     if outcome["variances"]:
         emit("")
         heads = ["number", "drawn anew", "times", "standard deviation", "note"]
@@ -336,7 +352,7 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     pending = {job.name for job in study.pending}
     if pending:
         study.check()
-        note(f"Playing the first events of some of {len(pending)} runs ...")
+        note(f"Playing some of {len(pending)} runs for a while ...")
     count = min(workers or num_cores(), max(len(pending), 1))
     estimate = forecast(study.pending, study.cells)
     if study.tuning is not None and study.tuned is None:
@@ -347,7 +363,7 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
         note(study.prospect())
     if as_json:
         jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in study.jobs]
-        numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.seconds / count, "bytes": estimate.size}
+        numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.on(count), "bytes": estimate.size}
         emit_json({"study": str(study.folder), "jobs": jobs, "workers": count, "estimate": numbers})
         return
     emit_table(["", "run"], [["to do" if j.name in pending else "done", j.label] for j in study.jobs])
@@ -357,8 +373,8 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     tuned = " and the tuning before them" if study.tuned is None else ""
     emit(
         f"{len(study.jobs) - len(pending)} of {len(study.jobs)} runs are finished. The others{tuned} take about "
-        f"{clock(estimate.seconds / count)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
-        f"their first events."
+        f"{clock(estimate.on(count))} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
+        f"some that were played for a while just now; beside other work it takes longer."
     )
     if more := len(study.all_jobs) - len(study.jobs):
         emit(f"That is to the next look; {more} more runs follow if a criterion is undecided then, to the last look.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.arguments import RunFolder, Trust
+from cli.arguments import NAMED, RunFolder, Runs, Trust
+from cli.folders import RUN, find_folder
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
 
@@ -23,11 +24,12 @@ def traces(
     sample: Annotated[int, typer.Option("--sample", metavar="ID", help="The sample's row in the source.")],
     as_json: Json = False,
     trust: Trust = False,
+    runs: Runs = Path("runs"),
 ) -> None:
     """List the files of a run and of the cache that derive from a sample, deleted or not."""
     from lifelong.execution.traces import traces
 
-    found = traces(folder, sample, trust)
+    found = traces(find_folder(folder, runs, (RUN,)), sample, trust)
     if as_json:
         emit_json([{"file": str(t.file), "holds": t.holds} for t in found])
     else:
@@ -35,8 +37,9 @@ def traces(
 
 
 def clean(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run folder; without one, the cache.", show_default=False)
+    named: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help=f"A run folder; without one, the cache. {NAMED}", show_default=False),
     ] = None,
     older_than: Annotated[
         float | None,
@@ -47,6 +50,7 @@ def clean(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
     trust: Trust = False,
+    runs: Runs = Path("runs"),
 ) -> None:
     """Remove what derives from data: of a run its details and its part of the cache, or old files of the cache.
 
@@ -55,6 +59,7 @@ def clean(
     from lifelong.execution.traces import clean_cache, clean_run
     from lifelong.files import cache_folder, disk_errors
 
+    folder = None if named is None else find_folder(named, runs, (RUN,))
     if (folder is None) == (older_than is None):
         raise ConfigError("Name a run folder, or an age of files in the cache: lifelong clean --older-than 30.")
     if folder is None and deleted:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.arguments import RunFolder, Trust
+from cli.arguments import RunFolders, Runs, Trust
+from cli.folders import find_runs
 from cli.output import Json, emit, emit_json, emit_table, note
 
 if TYPE_CHECKING:
-    from lifelong.verification.certificate import Verified
+    from lifelong.verification.certificate import Certificate, Verified
+
+_LEGEND = (
+    "claims: what the strategy says of its deletions: bits, law (equal in distribution), certified, or none",
+    "found: the strongest of these that the tests support",
+    "verdict: upheld, REFUTED, or claims nothing",
+)
+"""What the columns mean."""
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    folder: RunFolder,
+    folders: RunFolders,
     strategies: Annotated[
         list[str], typer.Option("--strategy", help="Verify only that strategy; may be repeated.", show_default=False)
     ] = [],  # noqa: B006 (Typer copies it)
@@ -30,42 +39,56 @@ def verify(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
     trust: Trust = False,
+    runs: Runs = Path("runs"),
 ) -> None:
-    """Replay a finished run, test its claims of exactness, and write a certificate into its folder.
+    """Replay finished runs, test their claims of exactness, and write a certificate into each folder.
 
     Exit codes: 0 all claims are upheld, 3 one is refuted.
     """
     from lifelong.verification.certificate import verify
 
-    certificate = verify(folder, strategies, requests, controls, (lambda _: None) if quiet else note, trust)
+    tell = (lambda _: None) if quiet else note
+    found = find_runs(folders, runs)
+    certificates = [verify(folder, strategies, requests, controls, tell, trust) for folder in found]
     if as_json:
-        emit_json(certificate.to_json())
+        plain = [certificate.to_json() for certificate in certificates]
+        emit_json(plain[0] if len(plain) == 1 else plain)
     else:
-        emit_table(
-            ["strategy", "claims", "found", "requests", "verdict"],
-            [[v.strategy, v.claim, v.grade, str(len(v.findings)), _verdict(v)] for v in certificate.verified],
-        )
-        for v in certificate.verified:
-            if not v.reproduced:
-                emit(f"{v.strategy}: the replay ended in another state than the run folder holds, or other answers.")
-            for line in _stated(v):
-                emit(f"{v.strategy}: {line}")
-        if certificate.controls:
-            emit("")
-            emit_table(
-                ["negative control", "caught by", "at"],
-                [
-                    [c.control, "cannot be run here" if c.caught is None else c.by or "NOTHING", c.request or ""]
-                    for c in certificate.controls
-                ],
-            )
-        if certificate.missed:
-            emit(f"On this stream the tests have no power against: {', '.join(certificate.missed)}.")
-        emit("")
-        emit("Not shown by this: " + " ".join(certificate.not_shown))
-        emit(f"certificate: {certificate.file}")
-    if not certificate.upheld:
+        for number, (folder, certificate) in enumerate(zip(found, certificates, strict=True)):
+            if len(found) > 1:
+                emit(f"{chr(10) if number else ''}run {folder.name}")
+            _show(certificate)
+    if not all(certificate.upheld for certificate in certificates):
         raise typer.Exit(3)
+
+
+def _show(certificate: Certificate) -> None:
+    """Print a certificate."""
+    emit_table(
+        ["strategy", "claims", "found", "requests", "verdict"],
+        [[v.strategy, v.claim, v.grade, str(len(v.findings)), _verdict(v)] for v in certificate.verified],
+    )
+    for said in _LEGEND:
+        emit(f"  {said}")
+    for v in certificate.verified:
+        if not v.reproduced:
+            emit(f"{v.strategy}: the replay ended in another state than the run folder holds, or other answers.")
+        for line in _stated(v):
+            emit(f"{v.strategy}: {line}")
+    if certificate.controls:
+        emit("")
+        emit_table(
+            ["negative control", "caught by", "at"],
+            [
+                [c.control, "cannot be run here" if c.caught is None else c.by or "NOTHING", c.request or ""]
+                for c in certificate.controls
+            ],
+        )
+    if certificate.missed:
+        emit(f"On this stream the tests have no power against: {', '.join(certificate.missed)}.")
+    emit("")
+    emit("Not shown by this: " + " ".join(certificate.not_shown))
+    emit(f"certificate: {certificate.file}")
 
 
 def _stated(verified: Verified) -> list[str]:

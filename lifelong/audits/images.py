@@ -13,7 +13,9 @@ from pydantic import Field
 from typing_extensions import override
 
 from lifelong.audits._base import Audit, Context
-from lifelong.audits._judge import MANY, Judge, Real, altered, judge_of
+from lifelong.audits._judge import altered
+from lifelong.audits._judges import has_many, judges_of, real_images
+from lifelong.audits._prompts import Asked, some
 from lifelong.evaluation.outputs import Arrays, Findings
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.generation import (
@@ -29,11 +31,7 @@ from strategies.base import Strategy
 from strategies.metric import Metric
 from strategies.objectives._base import Objective
 from strategies.objectives._denoising import DenoisingObjective
-from strategies.parts.diffusion.prompts import prompts_of
 from streams.config import Config as BaseConfig
-from streams.errors import ConfigError
-from streams.events import DeletionRequest
-from streams.ledger import Ledger
 from streams.randomness import Key
 from streams.source import Source
 
@@ -93,6 +91,24 @@ METRICS = {
         "share",
         "reference",
     ),
+    "cra_published": Metric(
+        "The same of the other judge on both together, as the script of UnlearnCanvas averages (its text leaves out "
+        "what names the target). No substitute for cra and cra_erased: it is high as soon as most prompts are live.",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "sc": Metric(
+        "Style consistency, where a request deletes pairs of object and style: share of images for live prompts of the "
+        "same style in which the judges see the object and the style that were asked for.",
+        "share",
+        "higher",
+        1.0,
+    ),
+    "oc": Metric(
+        "Object consistency: the same of live prompts of the same object in other styles.", "share", "higher", 1.0
+    ),
+    "up": Metric("Unrelated prompts: the same of live prompts of neither.", "share", "higher", 1.0),
     "erased_in_range": Metric(
         "Share of images for deleted prompts that are about as near to a real image as real ones are to each other, in "
         "the features of the judge of objects.",
@@ -135,20 +151,6 @@ METRICS = {
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class Judges:
-    """Who says what images show.
-
-    Attributes:
-        objects: names classes; distances are taken in its features.
-        styles: names domains; None where there are none.
-    """
-
-    objects: Judge
-    styles: Judge | None
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
     """What a model drew at one moment, and what was seen in it: Q prompts of n images each.
 
@@ -187,7 +189,8 @@ class Images(Audit):
     follows_requests: ClassVar[bool] = True
     shows: ClassVar[bool] = True
     averaged: ClassVar[tuple[str, ...]] = (
-        *("ua", "ira", "cra", "cra_erased", "erased_in_range", "extracted", "same_noise", "instead_js"),
+        *("ua", "ira", "cra", "cra_erased", "cra_published", "sc", "oc", "up"),
+        *("erased_in_range", "extracted", "same_noise", "instead_js"),
         *("gap_ua", "gap_ira", "gap_cra_erased"),
     )
     undefined: ClassVar[Mapping[str, str]] = {
@@ -207,14 +210,14 @@ class Images(Audit):
         super().__init__(name, config, context)
         self._objective = DenoisingObjective.of(self.setting.objective)
         self._real = real_images(self._objective, self.source)
-        self._judges = judges_of(self._objective, self.source, config, f"evaluation.audits.{name}")
-        self._after: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._judges = judges_of(self._objective, self.source, config.least_accuracy, f"evaluation.audits.{name}")
+        self._asked = Asked(self._objective.prompts, self.stream)
 
     @classmethod
     @override
     def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
-        judges_of(DenoisingObjective.of(objective), source, config, where)
+        judges_of(DenoisingObjective.of(objective), source, config.least_accuracy, where)
 
     @override
     def look(self, strategy: Strategy, event: int) -> Findings:
@@ -247,7 +250,8 @@ class Images(Audit):
         count = int(mine.live.sum()) * mine.features.shape[1]
         rows = [self._row(event, kind, "stream", "same_noise_live", live, count)]
         for request in self.plan.due(event):
-            named, axis = self._named(mine, request.deletion, event)
+            gone, axis = self._asked.gone(request.deletion, event)
+            named = self._objective.prompts.among(mine.prompts, gone)
             n = int(named.sum()) * mine.features.shape[1]
             distance = divergence = None
             if n:
@@ -288,7 +292,8 @@ class Images(Audit):
 
     def _of_request(self, drawn: Drawn, request: RequestPlan, event: int) -> Iterator[tuple[str, float | None, int]]:
         """Yield the same of what is said of one request."""
-        named, axis = self._named(drawn, request.deletion, event)
+        gone, axis = self._asked.gone(request.deletion, event)
+        named = self._objective.prompts.among(drawn.prompts, gone)
         size = drawn.features.shape[1]
         erased, live = int(named.sum()) * size, int(drawn.live.sum()) * size
         seen = drawn.right(0) & drawn.right(1) if axis == 2 else drawn.right(axis)
@@ -299,25 +304,19 @@ class Images(Audit):
         yield "ira", _mean(own[drawn.live]), live
         yield "cra", None if other is None else _mean(other[drawn.live]), live
         yield "cra_erased", None if other is None else _mean(other[named]), erased
+        yield "cra_published", None if other is None else _mean(other[named | drawn.live]), erased + live
         yield "erased_in_range", _mean(drawn.in_range[named]), erased
-
-    def _named(self, drawn: Drawn, request: DeletionRequest, event: int) -> tuple[np.ndarray, int]:
-        """Return which prompts a request deletes, bool ``[Q]``, and what that is: an object, a style, or both (2)."""
-        prompts, live = self._objective.prompts, self._known(event)[1]
-        wanted = prompts.of(request.sample_ids)
-        gone = wanted[~prompts.among(wanted, live)]
-        named = prompts.among(drawn.prompts, gone)
-        if not len(gone) or not np.isin(gone[:, 0], live[:, 0]).any():
-            return named, 0
-        return named, 2 if np.isin(gone[:, 1], live[:, 1]).any() else 1
+        if axis == 2:
+            yield from beside_pairs(drawn, gone)
 
     # -- drawing
 
     def _drawn(self, strategy: Strategy, event: int) -> dict[str, np.ndarray]:
         """Return prompts, whether they are live, images float32 ``[Q, n, C, H, W]``, and what is seen in them."""
-        known, live = self._known(event)
-        is_live = self._objective.prompts.among(known, live)
-        prompts = np.concatenate([self._few(known[is_live]), self._few(known[~is_live])])
+        known, live = self._asked.known(event)
+        own, most = self._objective.prompts, self.config.most_prompts
+        is_live = own.among(known, live)
+        prompts = np.concatenate([some(own, part, most) for part in (known[is_live], known[~is_live])])
         n, size = self.config.per_prompt, self.samples.size
         asked, numbers = np.repeat(prompts, n, axis=0), np.tile(np.arange(n), len(prompts))
         noise = self._objective.noise(asked, numbers)
@@ -343,24 +342,6 @@ class Images(Audit):
         shown = drawn["images"][:, : self.config.shown]
         pictures = np.rint(255 * shown).astype(np.uint8)
         return {name: values for name, values in drawn.items() if name != "images"} | {"pictures": pictures}
-
-    def _few(self, prompts: np.ndarray) -> np.ndarray:
-        """Return at most as many of them as are wanted, drawn by name, in order."""
-        order = (Key(0) / "pictures" / "prompts").order(self._objective.prompts.numbers(prompts))
-        return prompts[np.sort(order[: self.config.most_prompts])]
-
-    def _known(self, event: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return all prompts that were learned by the end of `event`, and those that are live then, ``[.., 2]``."""
-        if event not in self._after:
-            ledger, prompts = Ledger(self.source), self._objective.prompts
-            ever = np.zeros(len(self.source), dtype=bool)
-            for passed in self.stream.events[: event + 1]:
-                if isinstance(passed, DeletionRequest):
-                    ledger.delete(passed)
-                else:
-                    ever[ledger.admit(passed).sample_ids] = True
-            self._after[event] = prompts.of(np.flatnonzero(ever)), prompts.of(ledger.live_ids)
-        return self._after[event]
 
     # -- real images
 
@@ -399,49 +380,17 @@ class Images(Audit):
         return extracted(drawn.reshape(-1, deleted.shape[1]), deleted, other)
 
 
-def real_images(objective: DenoisingObjective, source: Source) -> Real:
-    """Return what gives the images of samples; those of latents are made once."""
-
-    def made(ids: np.ndarray) -> torch.Tensor:
-        return objective.pictures(objective.clean(source.inputs(ids)))
-
-    if objective.config.checkpoint is None:
-        return made
-    whole = made(np.arange(len(source)))
-    return lambda ids: whole[ids]
-
-
-def judges_of(objective: DenoisingObjective, source: Source, config: Config, where: str) -> Judges:
-    """Return the judges of a source.
-
-    Raises:
-        ConfigError: its images are too small, or one of them is not good enough.
-    """
-    real = real_images(objective, source)
-    shape = list(real(np.array([0])).shape[1:])
-    if min(shape[1:]) < 4:
-        raise ConfigError(f"{where}: images of {shape} are too small for a judge; it takes 4 pixels a side.")
-    many = has_many(source)
-    judges = {"objects": judge_of(source, real, source.class_ids, "object", many)}
-    if objective.prompts.styles:
-        judges["styles"] = judge_of(source, real, objective.prompts.style_of, "style", many)
-    for name, judge in judges.items():
-        if judge.accuracy < config.least_accuracy:
-            raise ConfigError(
-                f"{where}: the judge of {name} is right about {judge.accuracy:.3f} of images, which is less than "
-                f"least_accuracy: {config.least_accuracy}. What it says of generated images is bounded by that. Use "
-                f"data whose {name} are easier to tell apart, or lower least_accuracy and read numbers accordingly."
-            )
-    return Judges(judges["objects"], judges.get("styles"))
-
-
-def has_many(source: Source) -> bool:
-    """Return whether there are so many images of every class, in every style, that some can be held out."""
-    prompts = prompts_of(source, "{object}", with_styles=source.domain_ids is not None)
-    counts = [
-        np.unique(prompts.of_all[part], axis=0, return_counts=True)[1] for part in (source.train_ids, source.test_ids)
-    ]
-    return min(counts[0].min(), 3 * counts[1].min() if len(counts[1]) else 0) >= MANY
+def beside_pairs(drawn: Drawn, gone: np.ndarray) -> Iterator[tuple[str, float | None, int]]:
+    """Yield sc, oc and up, each with its number of images: the finer protocol of UnlearnCanvas for pairs ``[Q, 2]``."""
+    both, size = drawn.right(0) & drawn.right(1), drawn.features.shape[1]
+    same_object = drawn.live & np.isin(drawn.prompts[:, 0], gone[:, 0])
+    same_style = drawn.live & np.isin(drawn.prompts[:, 1], gone[:, 1])
+    for name, chosen in (
+        ("sc", same_style & ~same_object),
+        ("oc", same_object & ~same_style),
+        ("up", drawn.live & ~same_object & ~same_style),
+    ):
+        yield name, _mean(both[chosen]), int(chosen.sum()) * size
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
+import torch
 from pydantic import Field
 from typing_extensions import override
 
@@ -19,6 +20,7 @@ from strategies.parts.text.generation import continued
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.source import Source
+from streams.text import Text
 
 
 class Config(BaseConfig):
@@ -66,7 +68,8 @@ class Muse(TextAudit):
     @override
     def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
-        num_questions = 0 if source.text is None or source.text.holdout is None else len(source.text.holdout)
+        shown = None if source.text is None else _shown(source.text)
+        num_questions = 0 if shown is None else len(shown)
         if config.shots > num_questions:
             raise ConfigError(
                 f"{where}.shots: {config.shots} questions about those who are never taught are wanted, and the source "
@@ -111,7 +114,8 @@ class Muse(TextAudit):
         """Return the tokens of `shots` questions with their answers."""
         text, between = self.text, self.text.tokenizer.encode("\n\n")
         ids: list[int] = []
-        for x in [] if text.holdout is None else text.holdout[: self.config.shots]:
+        shown = _shown(text)
+        for x in [] if shown is None else shown[: self.config.shots]:
             prompt, answer = prompt_and_answer(x)
             ids += [*prompt, *(t for t in answer if t != text.tokenizer.eos), *between]
         return ids
@@ -122,3 +126,8 @@ class Muse(TextAudit):
             part = slice(i, i + self.samples.size)
             texts += continued(strategy.predict, self.like(), prompts[part], most[part], self.text.tokenizer)
         return texts
+
+
+def _shown(text: Text) -> torch.Tensor | None:
+    """Return questions with answers that may be shown before another one: those of the source, or held-out ones."""
+    return text.holdout if text.examples is None else text.examples

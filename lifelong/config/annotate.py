@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from lifelong.config.run import RunConfig
 from streams.config import Named, resolve
+from streams.registry import entries
 
 _WIDTH = 100
 _KINDS = {
@@ -123,13 +124,22 @@ class _Writer:
         return [f"{indent}{name}: {_inline(value)}"]
 
     def _named_entry(self, key: str, named: Named, indent: str) -> list[str]:
-        _, config = resolve(_KINDS[key], named, key)
-        return [f"{indent}name: {_inline(named.name)}", *self.mapping(config, indent)]
+        kind = _KINDS[key]
+        _, config = resolve(kind, named, key)
+        return [f"{indent}name: {_inline(named.name)}", *self._others(kind, indent), *self.mapping(config, indent)]
+
+    def _others(self, kind: str, indent: str) -> list[str]:
+        """Return, once for every kind, what else there is of it."""
+        text = f"Names: {', '.join(entries(kind))}, or a file of yours. Options: lifelong show {kind} NAME"
+        return self._said(text, indent)
 
     def _comment(self, field: FieldInfo, indent: str) -> list[str]:
         limits, text = allowed(field), _text(field)
         if not {"name", "text", "keys"} & set(limits.split()):
             text += f" [{limits}]"
+        return self._said(text, indent)
+
+    def _said(self, text: str, indent: str) -> list[str]:
         if text in self._written:
             return []
         self._written.add(text)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from lifelong.config.cells import in_files
 from lifelong.config.parts import StrategyParts, find_part
 from lifelong.config.shipped import ready_scenarios
 from lifelong.config.trust import require_trust
@@ -168,8 +169,9 @@ class RecordingConfig(Config):
     fsync: bool = False
     """Wait until the disk has every checkpoint, so that a power cut costs no more than a killed process does."""
     checkpoint_minutes: float | None = Field(10.0, ge=0)
-    """Within an event that lasts longer, where its training stands is kept every so many minutes (0: after every step).
-    null keeps it only when the run is stopped by Ctrl-C or SIGTERM."""
+    """Within an event that lasts longer, where its training stands is kept every so many minutes (0: after every step),
+    and likewise where the life of a reference stands. null keeps it only when the run is stopped by Ctrl-C or SIGTERM
+    in a training."""
 
 
 DECIDES_LIVES = (
@@ -374,11 +376,13 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     return result
 
 
-def load_config(name_or_file: str, assignments: list[str] | None = None, trust: bool = False) -> RunConfig:
-    """Load a ready scenario by name, or a YAML file, with overrides.
+def load_config(
+    what: str | Path | Mapping[str, Any], assignments: list[str] | None = None, trust: bool = False
+) -> RunConfig:
+    """Load a ready scenario by name, a YAML file, or what one would hold, with overrides.
 
     Args:
-        name_or_file: which.
+        what: which. In a dict a class of a notebook or a script may stand for its name (`lifelong.config.cells`).
         assignments: overrides, as ``key.sub=value``.
         trust: whether code may be run that a run folder names, where the file lies in one.
 
@@ -386,6 +390,21 @@ def load_config(name_or_file: str, assignments: list[str] | None = None, trust: 
         ConfigError: there is no such name or file, or it is not valid.
         TrustError: it lies in a run folder that names code that was not run here before.
     """
+    data = in_files(what) if isinstance(what, Mapping) else _read_named(str(what), trust)
+    data = override(data, assignments or [])
+    if isinstance(data.get("seed"), list):
+        base = "the rest" if isinstance(what, Mapping) else what
+        raise ConfigError(
+            f"seed: {data['seed']} is not valid: a run has one seed, an integer. Several are a study: write a file "
+            f"with `base: {base}` and `seeds: {data['seed']}` for `lifelong study` (docs/studies.md)."
+        )
+    config = parse(RunConfig, data)
+    config.resolved()
+    return config
+
+
+def _read_named(name_or_file: str, trust: bool) -> dict[str, Any]:
+    """Return what a ready scenario or a YAML file holds."""
     ready = ready_scenarios()
     file = ready.get(name_or_file, Path(name_or_file))
     if name_or_file not in ready and file.suffix not in {".yaml", ".yml"}:
@@ -397,12 +416,4 @@ def load_config(name_or_file: str, assignments: list[str] | None = None, trust: 
         raise ConfigError(f"{file} is a study, not a run. Run it with: lifelong study {file}")
     if file.with_name("manifest.json").exists():
         require_trust(data, file.parent, trust)
-    data = override(data, assignments or [])
-    if isinstance(data.get("seed"), list):
-        raise ConfigError(
-            f"seed: {data['seed']} is not valid: a run has one seed, an integer. Several are a study: write a file "
-            f"with `base: {name_or_file}` and `seeds: {data['seed']}` for `lifelong study` (docs/studies.md)."
-        )
-    config = parse(RunConfig, data)
-    config.resolved()
-    return config
+    return data

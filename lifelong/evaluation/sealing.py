@@ -9,6 +9,7 @@ for bit. The cipher adds the stream of SHAKE-256 under a key of the file's own.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ def secret_of(source: Source, ids: np.ndarray) -> bytes:
     h = hashlib.blake2b(digest_size=32, person=b"secret")
     for column in (source.x, source.y, source.images):
         if column is not None:
-            for rows in torch.from_numpy(ids).split(max(1, _VALUES // max(1, column[0].numel()))):
-                h.update(np.ascontiguousarray(column[rows].numpy()).data)
+            for rows in torch.from_numpy(ids).split(max(1, _VALUES // max(1, math.prod(column.shape[1:])))):
+                h.update(np.ascontiguousarray(column.index_select(0, rows).numpy()).data)
     return h.digest()
 
 

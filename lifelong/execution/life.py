@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
-from lifelong.execution.prefix import Prefix
+from lifelong.execution.prefix import Lived, Prefix
 from lifelong.metrics.cost import cost_rows
 from lifelong.metrics.measure import Measure
 from lifelong.references.comparison import Shared, compare
@@ -19,6 +20,7 @@ from lifelong.references.points import requests_with_references, wanted_points
 from lifelong.references.shadows import shadow_rows
 from lifelong.references.tree import Cost
 from lifelong.results.record import Checkpoint, Record
+from lifelong.results.table import Row, read_rows
 from lifelong.setup.instruments import Instruments
 from lifelong.setup.preparation import Prepared
 from lifelong.trackers._base import RunInfo, Watch
@@ -68,25 +70,41 @@ class Life:
         shared: Shared,
         watch: Watch,
         prefix: Prefix | None,
+        taken_from: Path | None = None,
     ) -> None:
+        """Open or create the folder.
+
+        Args:
+            prepared: the run.
+            name, folder: of the strategy.
+            instruments, shared, watch: of the run.
+            prefix: the beginning that it shares with others.
+            taken_from: the run folder from which its whole life was taken over.
+        """
         self._p, self._name, self._watch, self._prefix = prepared, name, watch, prefix
         self._instruments, self._evaluator, self._shared = instruments, instruments.evaluator, shared
         self._config = prepared.config.strategies[name]
         recording = prepared.config.recording
-        self._record = Record(folder, prepared.identity, prepared.plan, recording.keep == "all", recording.fsync)
+        life = prepared.life_of(name)
+        self._record = Record(folder, life, prepared.plan, recording.keep == "all", recording.fsync)
         self._every_s = None if recording.checkpoint_minutes is None else 60 * recording.checkpoint_minutes
         self._last = len(prepared.stream.events) - 1
         self._shows = recording.keep != "numbers"
         # Details are for being held against references.
         beside = {point.event for point in wanted_points(prepared.stream, prepared.config.references)}
         self._detailed = range(self._last + 1) if recording.keep == "all" else beside
-        self._info = RunInfo(prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder)
+        self._is_taken = taken_from is not None
+        self._info = RunInfo(
+            prepared.config.name, prepared.identity, name, prepared.resolved, prepared.stream, folder, taken_from
+        )
 
     def live(self) -> None:
         """Live to the end, then compute references. Nothing happens if that was done before."""
         try:
             if self._record.done:
-                self._record.drop_details()  # a crash may have come before
+                self._record.drop_rest()  # a crash may have come before
+                if self._is_taken:
+                    self._retell()
                 return
             access = self._play()
             rows, cost = compare(self._p, self._name, self._record, self._instruments, self._shared)
@@ -98,6 +116,19 @@ class Life:
         finally:
             self._record.close()
             self._watch.end()
+
+    def _retell(self) -> None:
+        """Tell trackers what was lived elsewhere."""
+        rows = read_rows(self._record.folder / "results.jsonl")
+        of_event: dict[int, list[Row]] = {}
+        for r in rows:
+            if r.model == "run":
+                of_event.setdefault(r.event, []).append(r)
+        self._watch.begin(self._info, 0)
+        for line in (self._record.folder / "timings.jsonl").read_text(encoding="utf-8").splitlines():
+            timing = json.loads(line)
+            self._watch.event(timing["event"], of_event.get(timing["event"], []), timing["act_s"])
+        self._watch.references([r for r in rows if r.model != "run"], 0.0)
 
     def _play(self) -> Access:
         """Live through the events that are left; return the access that the strategy was held to."""
@@ -132,6 +163,8 @@ class Life:
             rows += cost_rows(index, stream, plan, done, strategy, learned)
             learned += not isinstance(stream.events[index], DeletionRequest)
             self._record.write(rows, outputs)
+            if done.outcome.draw is not None:
+                self._record.write_draw(index, done.outcome.draw)
             self._show(index, outputs)
             if outputs is not None and index in self._detailed and outputs.stored():
                 self._record.write_details(index, outputs)
@@ -143,7 +176,7 @@ class Life:
             }
             self._record.write_timing(timing)
             if self._prefix is not None:
-                self._prefix.add(index, rows, outputs, timing, strategy)
+                self._prefix.add(index, Lived(rows, outputs, timing, done.outcome.draw), strategy)
             must = isinstance(stream.events[index], DeletionRequest) or index == self._last
             if was_kept or self._record.is_due(must):
                 self._record.save(Checkpoint(index, strategy.state_dict(), whole=index == self._last), must)
@@ -153,13 +186,15 @@ class Life:
     def _record_prefix(self, prefix: Prefix, strategy: Strategy, ledger: Ledger, measure: Measure) -> int:
         """Record the events that a strategy with the same learner has lived through, as lived; return the next."""
         assert prefix.state is not None
-        for index, (rows, outputs, timing) in enumerate(prefix.lived):
-            if outputs is not None:
-                measure.update(index, outputs)
-            self._show(index, outputs)
-            self._record.write(rows, outputs)
-            self._record.write_timing(timing)
-            self._watch.event(index, rows, float(timing["act_s"]))
+        for index, lived in enumerate(prefix.lived):
+            if lived.outputs is not None:
+                measure.update(index, lived.outputs)
+            self._show(index, lived.outputs)
+            self._record.write(lived.rows, lived.outputs)
+            if lived.draw is not None:
+                self._record.write_draw(index, lived.draw)
+            self._record.write_timing(lived.timing)
+            self._watch.event(index, lived.rows, float(lived.timing["act_s"]))
         ledger_after(ledger, self._p.stream.events[: prefix.length])
         restore(strategy, prefix.state, ledger)
         if self._record.is_due(must=False):

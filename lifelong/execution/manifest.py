@@ -43,7 +43,7 @@ def write_manifest(p: Prepared, folder: Path) -> None:
         CheckpointError: the folder holds another stream or other data.
     """
     file = folder / "manifest.json"
-    digests = {"identity": p.identity, "stream": p.stream.digest(), "data": p.data_digest}
+    digests = {"identity": p.identity, "stream": p.stream_digest, "data": p.data_digest}
     if file.exists():
         manifest_digests = read_manifest(folder)["digests"]
         for name, digest in digests.items():
@@ -76,7 +76,7 @@ def _check_versions(p: Prepared, folder: Path) -> None:
     """Refuse to go on where arithmetic comes from other libraries: a half of the results would be of each."""
     if all((folder / "strategies" / name / "done.json").exists() for name in p.config.strategies):
         return
-    began, now = read_manifest(folder).get("versions", {}), versions(p.config.device)
+    began, now = read_manifest(folder).get("versions", {}), arithmetic(p.config.device)
     changed = [
         f"{name} {began[name]}, now {now.get(name, 'none')}"
         for name in _ARITHMETIC
@@ -120,7 +120,7 @@ def check_begun(folder: Path) -> None:
 
 def _stream_manifest(p: Prepared) -> dict[str, Any]:
     return {
-        "digest": p.stream.digest(),
+        "digest": p.stream_digest,
         "seed": p.config.seed,
         **{k: p.resolved[k] for k in (*_STREAM_KEYS, *(_MODEL_KEYS if _adaptive(p.resolved) else ()))},
         "units": [{"name": u.name, "classes": list(u.classes), "tests": len(u.test_ids)} for u in p.stream.units],
@@ -162,6 +162,11 @@ def versions(device: str = "cpu") -> dict[str, str]:
         except PackageNotFoundError:
             by_package[package] = "not installed"
     return by_package | (_gpu(device) if device.startswith("cuda") else {})
+
+
+def arithmetic(device: str = "cpu") -> dict[str, str]:
+    """Return the versions of what adds and multiplies: with others, the last bits of results are others."""
+    return {name: version for name, version in versions(device).items() if name in _ARITHMETIC}
 
 
 def _gpu(device: str) -> dict[str, str]:

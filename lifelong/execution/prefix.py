@@ -13,10 +13,28 @@ from lifelong.config.run import content_hash
 from lifelong.evaluation.outputs import Outputs
 from lifelong.results.table import Row
 from strategies.base import State, Strategy
+from strategies.outcome import Draw
 from streams.events import DeletionRequest
 from streams.stream import Stream
 
 Timing = dict[str, float | int | str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lived:
+    """One event, as it was lived.
+
+    Attributes:
+        rows: of results.
+        outputs: if it was evaluated.
+        timing: the seconds it took.
+        draw: which samples a selection drew, if one did.
+    """
+
+    rows: list[Row]
+    outputs: Outputs | None
+    timing: Timing
+    draw: Draw | None
 
 
 @dataclass(slots=True)
@@ -25,18 +43,18 @@ class Prefix:
 
     Attributes:
         length: how many they are.
-        lived: of each the rows, the outputs if it was evaluated, and the seconds it took.
+        lived: each of them.
         state: the strategy's after the last of them; None until then.
     """
 
     length: int
-    lived: list[tuple[list[Row], Outputs | None, Timing]] = field(default_factory=list)
+    lived: list[Lived] = field(default_factory=list)
     state: State | None = None
 
-    def add(self, index: int, rows: list[Row], outputs: Outputs | None, timing: Timing, strategy: Strategy) -> None:
+    def add(self, index: int, lived: Lived, strategy: Strategy) -> None:
         """Keep an event if it is the next one of the prefix, and the strategy's state if it is the last one."""
         if index == len(self.lived) < self.length:
-            self.lived.append((rows, outputs, timing))
+            self.lived.append(lived)
             if len(self.lived) == self.length:
                 self.state = strategy.state_dict()
 

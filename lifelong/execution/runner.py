@@ -14,6 +14,7 @@ from lifelong.execution.life import Life
 from lifelong.execution.manifest import check_begun, open_folder, read_run_config, write_manifest
 from lifelong.execution.prefix import prefixes
 from lifelong.execution.process import lock
+from lifelong.execution.taken import offer, take_over
 from lifelong.files import disk_errors
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import Shared
@@ -59,9 +60,10 @@ def run(
     Args:
         config: what to do.
         root: where run folders are kept. The folder's name is the configuration's, with a hash of configuration and
-            code, so that the same run finds itself again and a finished one computes nothing.
+            code, so that the same run finds itself again and a finished one computes nothing. A strategy that another
+            run there has lived through the same stream is taken over.
         trackers: told about everything that happens.
-        fresh: delete what an earlier attempt left.
+        fresh: delete what an earlier attempt left, and take over nothing.
         workers: processes that may live references beside each other; each takes as much memory as the run.
 
     Raises:
@@ -93,7 +95,10 @@ def run_prepared(
         for name in config.strategies:
             try:
                 place = folder / "strategies" / name
-                Life(prepared, name, place, instruments, common, watch, shared.get(name)).live()
+                is_done = (place / "done.json").exists()
+                taken = None if fresh or is_done else take_over(prepared, name, folder)
+                Life(prepared, name, place, instruments, common, watch, shared.get(name), taken).live()
+                offer(prepared, name, folder)
             except LifelongError as error:  # the others go on: what happens to them does not depend on this one
                 failed.append(error)
         if failed:

@@ -17,7 +17,7 @@ from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import reference_files
 from lifelong.references.shadows import shadow_files
 from lifelong.results.integrity import check_finished, mark_of, read_json, with_digest
-from lifelong.results.record import SHOWN, read_checkpoint
+from lifelong.results.record import DRAWS, SHOWN, read_checkpoint
 from lifelong.results.stored import FILES, blanked
 from lifelong.results.table import read_rows
 from lifelong.setup.instruments import Instruments, make_instruments
@@ -29,7 +29,7 @@ from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
 
-CACHED = ("references", "features", "images", "judges", "tokenizers", "selections")
+CACHED = ("references", "features", "images", "judges", "lives", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
 
 
@@ -129,6 +129,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
         until = int(file.parent.name.removeprefix("event-"))
         if any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events[:until]):
             yield Trace(file, "where training stood that was interrupted; it has learned it, then or before")
+    if learned:
+        for file in sorted((life / "checkpoints" / "references").rglob("*.pt")):
+            yield Trace(file, "where a reference stood that was interrupted; it may have learned it")
     if evaluated:
         for name_of_file, number in (("scores.bin", "score"), ("losses.bin", "loss")):
             yield Trace(life / name_of_file, f"its {number} after every evaluation")
@@ -138,6 +141,9 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
     if learned:
         for file in sorted((life / SHOWN).glob("event-*.npz")):
             yield Trace(file, "images that models drew, of which it may be one")
+        for file in sorted((life / DRAWS).glob("event-*.csv")):
+            if any(line.split(",")[0] == str(sample) for line in file.read_text(encoding="utf-8").splitlines()):
+                yield Trace(file, "that it was drawn to train on; no content")
     if evaluated or learned:
         for table in ("results.jsonl", "columns.bin"):
             yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")

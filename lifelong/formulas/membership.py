@@ -222,11 +222,12 @@ def membership_auc(
 
 
 class MembershipAttack:
-    """`membership_auc` of many forget sets under one model: unseen samples that they share are sorted once."""
+    """`membership_auc` of many forget sets under one model: what they share is sorted, and weighted, once."""
 
     def __init__(self, losses: np.ndarray, classes: np.ndarray) -> None:
         """Take the losses and classes ``[N]`` of all samples."""
         self._losses, self._classes = losses, classes
+        self._sums: dict[tuple[int, bytes], np.ndarray | None] = {}
         self._sorted: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # with the array whose id is the key
 
     def auc(self, members: np.ndarray, others: np.ndarray) -> float | None:
@@ -236,15 +237,22 @@ class MembershipAttack:
             members: positions of the forget set.
             others: positions of unseen samples.
         """
-        weights = _class_weights(self._classes[members], self._classes[others])
-        if weights is None:
-            return None
         order, sorted_losses = self._in_order(others)
-        cumulative = np.concatenate([[0.0], np.cumsum(weights[order])])
+        cumulative = self._cumulative(self._classes[members], others, order)
+        if cumulative is None:
+            return None
         below = cumulative[np.searchsorted(sorted_losses, self._losses[members], side="left")]
         below_or_equal = cumulative[np.searchsorted(sorted_losses, self._losses[members], side="right")]
         # P(other > member) + P(equal) / 2
         return float(1 - np.mean((below + below_or_equal) / 2) / cumulative[-1])
+
+    def _cumulative(self, classes: np.ndarray, others: np.ndarray, order: np.ndarray) -> np.ndarray | None:
+        """Return the weights of unseen samples, summed up in order, for members of such classes; None without any."""
+        key = id(others), classes.tobytes()
+        if key not in self._sums:
+            weights = _class_weights(classes, self._classes[others])
+            self._sums[key] = None if weights is None else np.concatenate([[0.0], np.cumsum(weights[order])])
+        return self._sums[key]
 
     def _in_order(self, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how unseen samples are sorted by their losses, and these."""

@@ -20,13 +20,17 @@ from strategies.objectives._answers import ATTACKS
 from streams.positions import positions_in
 from streams.source import Source
 
+OF_THE_WORLD = ("world", "authors")
+"""Users whose facts are parts of utility of their own: chosen among wrong ones."""
 UTILITY = ("probability", "rouge_recall", "truth")
 """What utility is made of, on retained rows and on facts about the world."""
 NO_WRONG = "no row has wrong answers"
 """Why a truth ratio is undefined."""
 _ALL_TOLD = "the reference tells every member"
 FALSE_POSITIVES = 0.05
-"""At which the attacks' true positives are counted; held-out people are too few for a share of 1 %."""
+"""At which the attacks' true positives are counted."""
+FEW, MANY = 0.01, 200
+"""The same at 1 %, where there are so many non-members; of fewer it would hang on one or none of them."""
 
 
 METRICS: dict[str, Metric] = {
@@ -54,6 +58,22 @@ METRICS: dict[str, Metric] = {
         )
         for attack in ("loss", "zlib", "min_k", "min_k_plus_plus")
     },
+    **{
+        f"{attack}_tpr_1": Metric(
+            f"Share of the forget set that {attack}_auc's attack tells at 1 % false positives, where 200 or more "
+            "non-members are held out.",
+            "share",
+            "reference",
+        )
+        for attack in ("loss", "zlib", "min_k", "min_k_plus_plus")
+    },
+    "reference_auc": Metric(
+        "Membership attack by the loss minus that of the reference: forget set against non-members (held-out rows). "
+        "Above 0.5 the run knows the forget set better than a model of the same content that never saw it.",
+        "AUC",
+        "neither",
+        0.5,
+    ),
     "priv_leak": Metric(
         "MUSE's PrivLeak by Min-K: below 0 members still stand out, above 0 they stand out as unseen.",
         "percent",
@@ -73,17 +93,22 @@ METRICS: dict[str, Metric] = {
         1.0,
     ),
     "model_utility": Metric(
-        "Harmonic mean of probability, ROUGE recall and 1 - truth ratio on retained rows and on facts about the world.",
+        "Harmonic mean of probability, ROUGE recall and 1 - truth ratio on retained rows, and on facts about the world "
+        "and real authors where there are any (TOFU's nine numbers).",
         "0 to 1",
         "higher",
         1.0,
     ),
     **{
         f"{where}_{what}": Metric(f"Part of model_utility: {meaning} {of}.", "0 to 1", "higher", 1.0)
-        for where, of in (("retained", "on retained rows"), ("world", "on facts about the world"))
+        for where, of in (
+            ("retained", "on retained rows"),
+            ("world", "on facts about the world"),
+            ("authors", "on facts about real authors"),
+        )
         for what, meaning in (
             ("probability", "mean probability of the answer, over that of it and the wrong ones")
-            if where == "world"
+            if where in OF_THE_WORLD
             else ("probability", "mean probability of the answer"),
             ("rouge_recall", "ROUGE-L recall of greedy text"),
             ("truth", "mean of max(0, 1 - truth ratio)"),
@@ -162,25 +187,29 @@ def request_rows(event: int, model: str, request: RequestPlan, detailed: np.ndar
         if sides is not None:
             rows.append(row(event, model, name, f"{attack}_auc", attack_auc(*sides), len(forget)))
             rows.append(row(event, model, name, f"{attack}_tpr", true_positives(*sides), len(forget)))
+            if len(sides[1]) >= MANY:
+                rows.append(row(event, model, name, f"{attack}_tpr_1", true_positives(*sides, FEW), len(forget)))
     return rows
 
 
 def utility_rows(event: int, model: str, plan: EvaluationPlan, source: Source, outputs: Outputs) -> list[Row]:
     """Return the harmonic mean of probability, ROUGE recall and 1 - truth ratio on live retained rows (TOFU's utility).
 
-    Facts of the user ``world`` are a part of their own, as in TOFU; it has no neighbours here, hence up to six numbers.
+    Facts of the users ``world`` and ``authors`` are parts of their own, as in TOFU: up to nine numbers.
     """
-    if "truth_ratio" not in outputs.records:
+    if not {"truth_ratio", "rouge_recall"} <= outputs.records.keys():
         return []
     live, detailed = plan.live_retained(event), plan.detailed(event)
-    is_world = np.array([name == "world" for name in source.user_names])[source.user_ids[plan.ids[live]]]
+    users = np.array([name if name in OF_THE_WORLD else "retained" for name in source.user_names])
+    whose = users[source.user_ids[plan.ids[live]]]
     rows, numbers = [], []
-    for subset, positions in (("retained", live[~is_world]), ("world", live[is_world])):
+    for subset in ("retained", *OF_THE_WORLD):
+        positions = live[whose == subset]
         if not len(positions):
             continue
         at = positions_in(detailed, positions)
         records = outputs.records | {"truth": np.maximum(0, 1 - outputs.records["truth_ratio"])}
-        if subset == "world":  # a choice between the right answer and the wrong ones, as TOFU has it
+        if subset in OF_THE_WORLD:  # a choice between the right answer and the wrong ones, as TOFU has it
             records = records | {"probability": records["choice"]}
         for record in UTILITY:
             value, n = _mean(_defined(records[record][at]))
@@ -257,6 +286,11 @@ def gap_rows(
         for metric, value in (("ks_distance", test and test.statistic), ("forget_quality", test and test.pvalue)):
             rows.append(row(event, kind, name, metric, value, len(sides[0]), NO_WRONG))
     aucs = [next((r.value for r in side if r.metric == "min_k_auc"), None) for side in (run_rows, reference_rows)]
+    forget, tests = positions_in(detailed, request.forget), _unseen_tests(detailed, [request], run)
+    beside = [sides_of("loss", forget, tests, outputs) for outputs in (run, reference) if "loss" in outputs.records]
+    if len(beside) == 2 and beside[0] is not None and beside[1] is not None:
+        members, others = (ours - theirs for ours, theirs in zip(*beside, strict=True))
+        rows.append(row(event, kind, name, "reference_auc", attack_auc(members, others), n))
     if aucs[0] is not None and aucs[1] is not None:
         rows.append(row(event, kind, name, "priv_leak", priv_leak(aucs[0], aucs[1]), n, _ALL_TOLD))
     return rows

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from lifelong.evaluation.plan import RequestPlan
-from lifelong.metrics.requests import mean_rows
+from lifelong.metrics.requests import mean_of, mean_rows
 from lifelong.results.table import Row, row
 from strategies.metric import Metric
 from streams.positions import positions_in
@@ -92,7 +92,7 @@ def _mean(sides: _Sides) -> float:
     """Return the mean score, minus that of the reference if there is one; NaN where nothing is."""
     if not len(sides[0]):
         return float("nan")
-    means = [float(side.mean()) for side in sides]
+    means = [mean_of(side) for side in sides]
     return means[0] if len(means) == 1 else means[0] - means[1]
 
 

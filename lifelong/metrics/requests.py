@@ -80,6 +80,11 @@ OF_MEASURE: dict[str, tuple[str, Better]] = {
 """The same of the score, by prefixes to its name."""
 
 
+def mean_of(values: np.ndarray) -> float:
+    """Return the mean of one value or more; of one, which many requests are about, without numpy's detours."""
+    return float(values[0]) if len(values) == 1 else float(values.mean())
+
+
 class RequestScores:
     """How one model scores on the data of requests after one event."""
 
@@ -96,11 +101,11 @@ class RequestScores:
         if request.deletion.reason != "correct":
             auc = self._attack.auc(forget, request.non_members)
             why = "a class of the forget set has no test samples"
-        test_score = float(outputs.scores[test].mean()) if len(test) else None
+        test_score = mean_of(outputs.scores[test]) if len(test) else None
         no_test = "no test data belongs to the request"
         return [
-            row(event, model, name, f"forget_{measure}", float(outputs.scores[forget].mean()), len(forget)),
-            row(event, model, name, "forget_loss", float(outputs.losses[forget].mean()), len(forget)),
+            row(event, model, name, f"forget_{measure}", mean_of(outputs.scores[forget]), len(forget)),
+            row(event, model, name, "forget_loss", mean_of(outputs.losses[forget]), len(forget)),
             row(event, model, name, f"forget_test_{measure}", test_score, len(test), no_test),
             row(event, model, name, "membership_auc", auc, len(forget), why),
         ]

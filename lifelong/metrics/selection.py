@@ -8,6 +8,7 @@ from lifelong.results.table import Row, row
 from strategies.metric import Metric
 from strategies.outcome import SELECTORS, Draw
 from streams.source import Source
+from streams.text import ANSWER
 
 METRICS: dict[str, Metric] = {
     "pool_share": Metric("A skill's share of the pool that was drawn from.", "share", "neither"),
@@ -23,6 +24,12 @@ METRICS: dict[str, Metric] = {
         "share",
         "higher",
         1.0,
+    ),
+    "cluster_nmi_answers": Metric(
+        "The same of clusters and answers, in text: where it is the higher one, clusters are what is answered and not "
+        "what is asked.",
+        "share",
+        "neither",
     ),
     "cluster_share": Metric("A cluster's share of the pool.", "share", "neither"),
     "cluster_draw": Metric("Share of a cluster's samples that was drawn.", "share", "neither"),
@@ -64,6 +71,10 @@ def selection_rows(event: int, draw: Draw, source: Source) -> list[Row]:
         return rows
     nmi = float(normalized_mutual_info_score(skills, draw.clusters)) if len(present) > 1 else None
     rows.append(row(event, "run", "event", "cluster_nmi", nmi, num_pool, "the pool has one skill"))
+    if source.text is not None:
+        answers = answers_of(source, draw.pool)
+        nmi = float(normalized_mutual_info_score(answers, draw.clusters)) if answers.max() else None
+        rows.append(row(event, "run", "event", "cluster_nmi_answers", nmi, num_pool, "all have one answer"))
     for k in range(int(draw.clusters.max()) + 1):
         members = draw.clusters == k
         size, subject = int(members.sum()), f"cluster {k}"
@@ -72,6 +83,13 @@ def selection_rows(event: int, draw: Draw, source: Source) -> list[Row]:
         if draw.selectors:
             rows.append(row(event, "run", subject, "selector", SELECTORS.index(draw.selectors[k]), size))
     return rows
+
+
+def answers_of(source: Source, ids: np.ndarray) -> np.ndarray:
+    """Return a number for the answer of each sample, int64 ``[n]``; equal answers have equal numbers."""
+    numbers: dict[bytes, int] = {}
+    spoken = (tokens[parts == ANSWER].tobytes() for tokens, parts in source.x.numpy()[ids])
+    return np.array([numbers.setdefault(answer, len(numbers)) for answer in spoken], dtype=np.int64)
 
 
 def balance_of(shares: np.ndarray) -> float:

@@ -57,6 +57,24 @@ METRICS: dict[str, Metric] = {
         "Whether a request had so few samples that covariances were shrunk (o3).", "0 or 1", "neither"
     ),
     "guarded": Metric("Subjects on the guardrail's list (in-context).", "subjects", "neither"),
+    "assistants": Metric("Assistants that answer beside the model (uld, offset, whp-logit).", "models", "lower", 0.0),
+    "assistant_bytes": Metric("Size of the request's assistant (uld, offset, whp-logit).", "bytes", "lower", 0.0),
+    "flagged": Metric(
+        "Share of the request's own prompts that are corrupted when it has been served (eco).", "share", "higher", 1.0
+    ),
+    "noise_sigma": Metric("Standard deviation of the request's noise (eco).", "as embeddings", "neither"),
+    "cube_radius": Metric(
+        "Mean over blocks of k: how many spreads the request's farthest key is away (key-space-detection).",
+        "spreads",
+        "neither",
+    ),
+    "refusal_tau": Metric("Cosine from which on the request refuses a prompt (curate).", "cosine", "neither"),
+    "stored_prompts": Metric("Prompts in the store (curate).", "prompts", "lower", 0.0),
+    "alternatives_true": Metric(
+        "Share of drawn alternatives that held the true answer, and were left out (altpo).", "share", "lower", 0.0
+    ),
+    "multiplier": Metric("lambda at the end of the request (pdu).", "ratio", "neither"),
+    "retained_bound": Metric("Retained loss that the request was held to (pdu).", "nats", "neither"),
     "storage_share": Metric(
         "Masks, running statistics, kept scores and trained weights, over one whole network per task.", "share", "lower"
     ),
@@ -121,5 +139,10 @@ METRICS: dict[str, Metric] = {
     ),
     "small_gradients": Metric(
         "Share of the pool with a gradient norm below 1e-6, the direction of which is noise.", "share", "neither"
+    ),
+    "remapped": Metric(
+        "Prompts that earlier requests erased and that this one erases anew, as they were drawn like what goes now.",
+        "prompts",
+        "neither",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, final
 
@@ -14,7 +15,7 @@ from typing_extensions import override
 
 from lifelong.models._sight import Sight
 from strategies.parts.model import Network
-from strategies.parts.text.token_body import TokenBody
+from strategies.parts.text.token_body import Prefixes, TokenBody
 from strategies.parts.weights.blocks import stacks
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
@@ -25,11 +26,17 @@ from streams.text import IMAGE
 class Decoder(TokenBody):
     """A decoder of transformers; attention looks to the left only, so that padding needs no mask."""
 
-    def __init__(self, inner: Any, sight: Sight | None = None) -> None:
-        """Take a transformers decoder without its head, and what sees images where rows speak of them."""
+    def __init__(self, inner: Any, sight: Sight | None = None, checkpoint: str | None = None) -> None:
+        """Take a transformers decoder without its head, what sees images, and the checkpoint its weights are from."""
         super().__init__()
         self.inner = inner
         self.sight = sight
+        self._checkpoint = checkpoint
+
+    @property
+    @override
+    def checkpoint(self) -> str | None:
+        return self._checkpoint
 
     @property
     @override
@@ -58,12 +65,53 @@ class Decoder(TokenBody):
         return hidden.float()
 
     @override
+    def can_go_on(self, length: int) -> bool:
+        # Padding stands between a row's tokens: it would take part in a recurrent state, or count in a window.
+        window = getattr(self.inner.config, "sliding_window", None)
+        return self.sight is None and not getattr(self.inner, "_is_stateful", False) and (window or length) >= length
+
+    @override
+    def begin(self, x: torch.Tensor) -> tuple[torch.Tensor, Prefixes]:
+        from transformers import DynamicCache
+
+        there = x[:, 1, : int((x[:, 1] > 0).sum(1).max())] > 0
+        cached = _Cached(self.inner, DynamicCache(config=self.inner.config), there)
+        hidden = cached.passed(self.embedded(x))
+        return hidden[torch.arange(len(x), device=x.device), there.sum(1) - 1], cached
+
+    @override
     def embedded(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
         length = int((x[:, 1] > 0).sum(1).max())
         embedded: torch.Tensor = self.inner.get_input_embeddings()(x[:, 0, :length].long())
         if self.sight is None or images is None:
             return embedded
         return self.sight.place(embedded, x[:, 1, :length] == IMAGE, images)
+
+
+@final
+class _Cached(Prefixes):
+    """The rows of a decoder of transformers. A token that is added stands behind the padding of all rows."""
+
+    def __init__(self, inner: Any, cache: Any, there: torch.Tensor) -> None:
+        """Take an empty cache, and where the rows have tokens, bool ``[B, T]``."""
+        self._inner, self._cache, self._there = inner, cache, there
+        self._name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
+
+    def passed(self, embedded: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states ``[B, T, width]`` of positions behind those that are kept, and keep them."""
+        outputs = self._inner(inputs_embeds=embedded, use_cache=True, **{self._name: self._cache}, **options)
+        hidden: torch.Tensor = outputs.last_hidden_state
+        return hidden.float()
+
+    @override
+    def go_on(self, rows: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        if len(rows) != len(self._there) or not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+            self._cache.batch_select_indices(rows)
+            self._there = self._there[rows]
+        self._there = torch.cat([self._there, self._there.new_ones(len(rows), 1)], 1)
+        embedded = self._inner.get_input_embeddings()(tokens.long())
+        places = positions.unsqueeze(1)
+        return self.passed(embedded, attention_mask=self._there.long(), position_ids=places).squeeze(1)
 
 
 def check_text(name: str, input_shape: tuple[int, ...], context: int | None = None) -> None:

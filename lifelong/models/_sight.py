@@ -27,6 +27,7 @@ class Sight(nn.Module):
         """
         super().__init__()
         self.tower, self.projector = llava.vision_tower, llava.multi_modal_projector
+        self.config = llava.config
         vision, layers = llava.config.vision_config, llava.config.vision_feature_layer
         self._layers: list[int] = [layers] if isinstance(layers, int) else list(layers)
         self._skips_class = llava.config.vision_feature_select_strategy == "default"

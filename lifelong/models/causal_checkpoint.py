@@ -47,7 +47,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
         raise ConfigError(
             "model.dtype: bfloat16 is for frozen weights, and without model.lora all are trained. Set it."
         )
-    folder = checkpoint_folder(config.checkpoint)
+    folder = checkpoint_folder(config.checkpoint, "model.checkpoint")
     try:
         described = AutoConfig.from_pretrained(folder)
         if config.weights == "pretrained" and needs_values():
@@ -65,7 +65,8 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
             f"model.checkpoint: {config.checkpoint!r} has {described.vocab_size} tokens, the source's tokeniser has "
             f"{num_outputs}. Set source.tokenizer: {config.checkpoint}."
         )
-    body = Decoder(checkpoint.get_decoder().train())
+    pretrained = config.checkpoint if config.weights == "pretrained" else None
+    body = Decoder(checkpoint.get_decoder().train(), checkpoint=pretrained)
     if config.depth is not None:
         del body.layers[config.depth :]
     if config.gradient_checkpointing:

@@ -41,7 +41,7 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
 
     name = config.checkpoint
     check_pictured("llava-checkpoint", input_shape)
-    folder = checkpoint_folder(name)
+    folder = checkpoint_folder(name, "model.checkpoint")
     try:
         described = AutoConfig.from_pretrained(folder)
         if not isinstance(described, LlavaConfig):
@@ -66,7 +66,8 @@ def build(config: Config, input_shape: tuple[int, ...], num_outputs: int) -> Net
     if config.tower == "frozen":
         llava.vision_tower.requires_grad_(False)
     sight = Sight(llava, tuple(pictures["image_mean"]), tuple(pictures["image_std"]))
-    body = Decoder(llava.language_model.train(), sight.train())
+    pretrained = name if config.weights == "pretrained" else None
+    body = Decoder(llava.language_model.train(), sight.train(), pretrained)
     if config.depth is not None:
         del body.layers[config.depth :]
     network = Network(body, checkpoint.lm_head)

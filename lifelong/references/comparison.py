@@ -28,6 +28,7 @@ from lifelong.processes.fresh import calls
 from lifelong.processes.settings import torch_settings
 from lifelong.references.points import Point, chain, wanted_points
 from lifelong.references.tree import Cost, Elsewhere, Looker, Missing, References, lines, reference_parts, shares
+from lifelong.references.under_way import UnderWay
 from lifelong.results.record import Record
 from lifelong.results.table import Row, read_rows
 from lifelong.setup.build import build_strategy, make_strategy
@@ -90,7 +91,7 @@ def compare(p: Prepared, name: str, record: Record, instruments: Instruments, sh
     for kinds in _FAMILIES:
         points = wanted_points(p.stream, p.config.references, kinds)
         if points:
-            family = _family(p, name, points[0].kind, evaluator, shared.workers)
+            family = _family(p, name, points[0].kind, evaluator, shared.workers, record.references)
             wanted = {q: chain(p.stream, q, p.config.service.copies) for q in points}
             for point, reference in family.compute(wanted):
                 outputs = lived.outputs(point.event)
@@ -193,17 +194,24 @@ def _beside_retrained(p: Prepared, name: str, evaluator: Evaluator) -> list[Row]
     return rows
 
 
-def _family(p: Prepared, name: str, kind: ReferenceKind, evaluator: Evaluator, workers: int = 1) -> References:
-    """Return what computes a reference and all its relatives."""
+def _family(
+    p: Prepared,
+    name: str,
+    kind: ReferenceKind,
+    evaluator: Evaluator,
+    workers: int = 1,
+    under_way: Path | None = None,
+) -> References:
+    """Return what computes a reference and all its relatives; lives that are not over are kept `under_way`."""
     parts, seed = reference_parts(kind, p.strategies.parts[name]), _seed(p, kind)
     own = others_code(part.name for part in parts)
-    live = functools.partial(_live_elsewhere, p, name, kind, workers)
+    live = functools.partial(_live_elsewhere, p, name, kind, workers, under_way)
     elsewhere = None
     if own:
         elsewhere = Elsewhere(live, lines, alone=True)
     elif workers > 1:
         elsewhere = Elsewhere(live, functools.partial(shares, count=workers), alone=False)
-    return lives_of(p, parts, seed, evaluator, elsewhere)
+    return lives_of(p, parts, seed, evaluator, elsewhere, under_way)
 
 
 def _seed(p: Prepared, kind: ReferenceKind) -> int:
@@ -212,18 +220,23 @@ def _seed(p: Prepared, kind: ReferenceKind) -> int:
 
 # Why: docs/decisions.md#lives-that-are-compared-share-no-process
 def _live_elsewhere(
-    p: Prepared, name: str, kind: ReferenceKind, workers: int, parts: Sequence[Missing]
+    p: Prepared, name: str, kind: ReferenceKind, workers: int, under_way: Path | None, parts: Sequence[Missing]
 ) -> list[Outcome]:
     """Live where nobody has lived before: what a user's file keeps in its module would make all lives alike."""
     config = p.config.model_copy(update={"strategies": {name: p.config.strategies[name]}})
-    return calls(_live_here, [(config, p.stream, name, kind, missing) for missing in parts], workers)
+    places = [None if under_way is None else under_way / str(number) for number in range(len(parts))]
+    given = [(config, p.stream, name, kind, place, part) for place, part in zip(places, parts, strict=True)]
+    return calls(_live_here, given, workers)
 
 
-def _live_here(config: RunConfig, stream: Stream, name: str, kind: ReferenceKind, missing: Missing) -> Outcome:
+def _live_here(
+    config: RunConfig, stream: Stream, name: str, kind: ReferenceKind, under_way: Path | None, missing: Missing
+) -> Outcome:
     p = prepare(config, stream)
     with torch_settings(config):
         evaluator = make_instruments(config.evaluation, stream, p.plan, p.setting, config.device).evaluator
-        return lives_of(p, reference_parts(kind, p.strategies.parts[name]), _seed(p, kind), evaluator).live(missing)
+        parts, seed = reference_parts(kind, p.strategies.parts[name]), _seed(p, kind)
+        return lives_of(p, parts, seed, evaluator, under_way=under_way).live(missing)
 
 
 def lives_of(
@@ -232,8 +245,17 @@ def lives_of(
     seed: int,
     evaluator: Looker,
     elsewhere: Elsewhere | None = None,
+    under_way: Path | None = None,
 ) -> References:
-    """Return what computes lives of one strategy under one seed, on the data of a run, here or `elsewhere`."""
+    """Return what computes lives of one strategy under one seed, on the data of a run.
+
+    Args:
+        p: the run.
+        parts, seed: what is built.
+        evaluator: what measures it.
+        elsewhere: how lives go on in other processes; None to live here.
+        under_way: folder for states of lives that are not over; None keeps none.
+    """
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
     what = (
@@ -263,6 +285,8 @@ def lives_of(
             None if task_of is None else task_of.tolist(),
         ]
     )
+    minutes = p.config.recording.checkpoint_minutes
+    every = None if minutes is None else 60 * minutes
     return References(
         lambda: build_strategy(parts, setting),
         lambda: Ledger(p.stream.source, task_of, p.config.device),
@@ -271,6 +295,7 @@ def lives_of(
         p.secret,
         cache_folder() / "references",
         elsewhere,
+        None if under_way is None else UnderWay(under_way, identity, p.config.device, every),
     )
 
 

@@ -4,6 +4,9 @@ A reference is a chain of events lived by a strategy. Chains of many references 
 references of all requests start alike), so they are laid out as a tree that is walked once: a snapshot is kept only
 where the tree branches, and only until its last branch is done. Results are cached on disk by content: the chain, the
 configuration and the code. Other strategies with the same learner, and other runs of a study, find them there.
+
+A walk that was stopped goes on where its life stood; what else is missing is walked to from the beginning, so that an
+interruption costs common beginnings once more and nothing of what was finished.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from lifelong.evaluation.outputs import Outputs, with_stored
 from lifelong.evaluation.sealing import is_sealed, seal, unseal
 from lifelong.files import write_cached
 from lifelong.references.snapshot import Snapshot
-from strategies.base import Strategy
+from lifelong.references.under_way import UnderWay
+from strategies.base import State, Strategy
 from strategies.outcome import Outcome
 from strategies.parts.together import give_way
 from strategies.parts.training.timing import now
@@ -83,6 +87,7 @@ class _Node:
 
     events: tuple[Event, ...]  # of one of those references
     length: int  # how many of them lead here
+    name: str  # a hash of these
     children: dict[str, _Node] = field(default_factory=dict)
     wanted: list[tuple[Moment, Path]] = field(default_factory=list)
     visits: int = 0
@@ -123,6 +128,7 @@ class References:
         secret: bytes,
         folder: Path,
         elsewhere: Elsewhere | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         """Prepare.
 
@@ -134,7 +140,9 @@ class References:
             secret: outputs are sealed with it (`lifelong.evaluation.sealing`).
             folder: cache directory.
             elsewhere: how lives go on in other processes; None to live here.
+            under_way: keeps a life that is not over; None begins again what is interrupted.
         """
+        self._under_way = under_way
         self._build, self._make_ledger, self._evaluator = build, make_ledger, evaluator
         self._identity, self._secret, self._folder, self._elsewhere = identity, secret, folder, elsewhere
         self.cost = Cost()
@@ -198,24 +206,50 @@ class References:
 
     def live(self, missing: Missing) -> Outcome:
         """Live through all chains, write outputs to their files, and return what that cost."""
-        return self._walk(self._tree(missing))
+        outcome = Outcome()
+        if (begun := self._begun(missing)) is not None:
+            outcome += self._walk(*begun)
+            missing = {point: (events, file) for point, (events, file) in missing.items() if not self._is_whole(file)}
+        return outcome + self._walk(self._tree(missing)) if missing else outcome
+
+    def _begun(self, missing: Missing) -> tuple[_Node, State] | None:
+        """Return how far an earlier attempt has come on the way to something, with the state that it had there."""
+        if self._under_way is None:
+            return None
+        nodes, waiting = dict[str, _Node](), [self._tree(missing)]
+        while waiting:
+            node = waiting.pop()
+            nodes[node.name] = node
+            waiting += node.children.values()
+        found = self._under_way.find(nodes)
+        furthest = max(found, key=lambda name: nodes[name].length, default=None)
+        return None if furthest is None else (nodes[furthest], found[furthest])
 
     def _tree(self, missing: Missing) -> _Node:
-        root = _Node((), 0)
+        root = _Node((), 0, "")
         for point, (events, file) in missing.items():
             node = root
             for index, event in enumerate(events):
                 key = event_digest(event)
                 if key not in node.children:
-                    node.children[key] = _Node(events, index + 1)
+                    name = hashlib.blake2b((node.name + key).encode(), digest_size=16).hexdigest()
+                    node.children[key] = _Node(events, index + 1, name)
                 node = node.children[key]
             node.wanted.append((point, file))
         return root
 
-    def _walk(self, root: _Node) -> Outcome:
-        """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken."""
+    def _walk(self, root: _Node, kept: State | None = None) -> Outcome:
+        """Visit the tree depth first; keep a snapshot at each branching until its last branch is taken.
+
+        Args:
+            root: where to begin.
+            kept: what was kept there (see `_step`), or None at the beginning of all lives.
+        """
         strategy, ledger = self._build(), self._make_ledger()
         node, total = root, Outcome()
+        if kept is not None:
+            node.visits = kept["visits"]
+            restore(strategy, kept["state"], ledger_after(ledger, node.events[: node.length]))
         branches: list[tuple[_Node, list[_Node], Snapshot]] = []
         while True:
             parent = node
@@ -235,10 +269,20 @@ class References:
                     branches.append((at, children[1:], snapshot))
                 node = children[0]
             else:
+                if self._under_way is not None:
+                    self._under_way.drop()
                 return total
-            outcome = step(strategy, node.events[node.length - 1], ledger).outcome
-            node.visits = parent.visits + outcome.forward + outcome.backward
-            total += outcome
+            total += self._step(strategy, node, ledger, parent.visits)
+
+    def _step(self, strategy: Strategy, node: _Node, ledger: Ledger, visits: int) -> Outcome:
+        """Live the event that leads to `node`, before which there were so many visits; keep where that led if due."""
+        event, under_way = node.events[node.length - 1], self._under_way
+        with contextlib.nullcontext() if under_way is None else under_way.event(node.name) as progress:
+            outcome = step(strategy, event, ledger).outcome
+        node.visits = visits + outcome.forward + outcome.backward
+        if under_way is not None and progress is not None and under_way.is_due(progress):
+            under_way.keep(node.name, {"state": strategy.state_dict(), "visits": node.visits})
+        return outcome
 
     def _write(self, file: Path, outputs: Outputs, visits: int) -> None:
         arrays = {"scores": outputs.scores, "losses": outputs.losses, "details/visits": np.array(visits)}

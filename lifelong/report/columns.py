@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["score", "gap", "distance", "share", "count", "bytes"]
+Better = Literal["higher", "lower", "zero"]
 
 MARK = "\u2020"
 """Stands after a number that tells nothing, where it cannot be greyed out."""
@@ -27,6 +28,7 @@ class Column:
         kind: how its numbers are written.
         meaning: one sentence.
         of: the number of a request that it is made of, by which `Yardstick` tells whether it says anything.
+        better: in which direction, or what is ideal; None where that depends on the reference.
     """
 
     key: str
@@ -34,6 +36,13 @@ class Column:
     kind: Kind
     meaning: str
     of: str | None = None
+    better: Better | None = None
+
+    @property
+    def explained(self) -> str:
+        """The meaning, with the direction in which numbers are better."""
+        direction = {"higher": " (higher is better)", "lower": " (lower is better)", "zero": " (0 is ideal)"}
+        return self.meaning + ("" if self.better is None else direction[self.better])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +66,86 @@ def columns(measure: str) -> tuple[Column, ...]:
     """Return the columns for a score of that name."""
     score, forget = measure.replace("_", " "), f"forget_{measure}"
     return (
-        Column(f"average_{measure}", f"average {score}", "score", f"mean {score} over the units held at the end"),
-        Column("forgetting_from_first", "forgetting", "gap", "mean fall since each held unit was first learned"),
+        Column(
+            f"average_{measure}",
+            f"average {score}",
+            "score",
+            f"mean {score} over the units held at the end",
+            better="higher",
+        ),
+        Column(
+            "forgetting_from_first",
+            "forgetting",
+            "gap",
+            "mean fall since each held unit was first learned",
+            better="lower",
+        ),
         Column(
             f"retain_{measure}",
             f"retained {score}",
             "score",
             f"{score} on training data that is not deleted, right after each request",
+            better="higher",
         ),
-        Column(forget, f"forget {score}", "score", f"{score} on deleted data, right after its request", forget),
+        Column(
+            forget,
+            f"forget {score}",
+            "score",
+            f"{score} on deleted data, right after its request; ideal is the retrained reference's",
+            forget,
+        ),
         Column(
             f"abs_gap_{forget}",
             "forget gap",
             "distance",
-            "its distance to the retrained reference's, mean over requests; 0 is ideal",
+            "its distance to the retrained reference's, mean over requests",
             forget,
+            "zero",
         ),
-        Column("js", "JS to retrained", "distance", "Jensen-Shannon divergence from it on that data, in bits", "js"),
+        Column(
+            "js", "JS to retrained", "distance", "Jensen-Shannon divergence from it on that data, in bits", "js", "zero"
+        ),
         Column(
             "abs_gap_membership_auc",
             "MIA gap",
             "distance",
-            "distance of a membership attack's AUC to the reference's, mean over requests; 0 is ideal",
+            "distance of a membership attack's AUC to the reference's, mean over requests",
             "membership_auc",
+            "zero",
         ),
         Column(
             "abs_relapse",
             "relapse",
             "distance",
-            "how far deleted data came back, or faded, until the end, other than in the reference; 0 is ideal",
+            "how far deleted data came back, or faded, until the end, other than in the reference",
             "relapse",
+            "zero",
         ),
-        Column("collateral_mean", "collateral", "distance", f"mean change of other units' {score} through a request"),
-        Column("exact", "exact", "share", "share of the requests that were served exactly"),
+        Column(
+            "collateral_mean",
+            "collateral",
+            "distance",
+            f"mean change of other units' {score} through a request",
+            better="zero",
+        ),
+        Column("exact", "exact", "share", "share of the requests that were served exactly", better="higher"),
         Column(
             "weights_erased",
             "weights erased",
             "share",
             "share of the requests that changed the weights; with 0 % what was learned stays in the weights",
+            better="higher",
         ),
-        Column("request_steps", "request steps", "count", "optimizer steps spent on requests"),
-        Column("state_bytes", "state", "bytes", "size of what the strategy keeps"),
+        Column("request_steps", "request steps", "count", "optimizer steps spent on requests", better="lower"),
+        Column("state_bytes", "state", "bytes", "size of what the strategy keeps", better="lower"),
     )
 
 
 REMARK = (
     "remark",
     "no effect: on deleted data no farther from doing nothing than one retraining is from another; collapsed: answers "
-    "are (nearly) constant, or at chance on retained data, where retraining's are not",
+    "are (nearly) constant, or at chance on retained data, where retraining's are not; as NAME: every score of every "
+    "event is that of the strategy NAME, to the last bit",
 )
 """Head and meaning of the column of words."""
 

@@ -14,8 +14,9 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from lifelong.report.facts import Facts, kept_events
+from lifelong.report.facts import Facts
 from lifelong.report.markup import quoted
+from lifelong.report.matrix import kept_events
 from lifelong.results.record import shown_files
 
 COLUMNS = 8

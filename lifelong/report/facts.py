@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,30 +142,6 @@ def matrix_of(facts: Facts, strategy: str) -> Matrix:
         deletions=[r.event for r in facts.requested],
         bounded=facts.catalogue.is_share(measure),
     )
-
-
-def kept_events(num_events: int, important: Sequence[int], limit: int) -> list[int]:
-    """Return at most `limit` events, evenly spaced, with the last one and as many important ones as half of them.
-
-    >>> kept_events(10, [3], 4)
-    [0, 3, 4, 9]
-    >>> kept_events(3, [1], 4)
-    [0, 1, 2]
-    """
-    if num_events <= limit:
-        return list(range(num_events))
-    chosen = set(_spread(list(important), limit // 2))
-    chosen |= set(_spread(list(range(num_events)), limit - len(chosen)))
-    return sorted(chosen)
-
-
-def _spread(items: list[int], count: int) -> list[int]:
-    """Return `count` of the items, from the first to the last."""
-    if len(items) <= count:
-        return items
-    if count < 2:
-        return items[-count:] if count else []
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def _learned(event: dict[str, Any], units: tuple[str, ...]) -> Learned:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lifelong.report import look
-from lifelong.report.facts import Facts, Requested, kept_events, matrix_of
+from lifelong.report.facts import Facts, Requested, matrix_of
 from lifelong.report.look import GREY, MAX_ROWS
-from lifelong.report.matrix import heat_map
+from lifelong.report.matrix import heat_map, kept_events
 from lifelong.results.series import Series
 
-MAX_PANELS = 24
-"""Requests that get a panel of their own."""
+MAX_PANELS = 12
+"""Requests up to which each gets a panel of its own."""
 _MAX_CELLS = 500_000
 
 
@@ -95,7 +98,8 @@ def average_score(facts: Facts) -> go.Figure:
 
 def matrix(facts: Facts, strategy: str) -> go.Figure:
     """Draw the score of every unit after every event."""
-    return heat_map(matrix_of(facts, strategy), matrix_events(facts, strategy))
+    scores = matrix_of(facts, strategy)
+    return heat_map(scores, scores.shown(_most_columns(facts)))
 
 
 def requests(facts: Facts) -> go.Figure:
@@ -143,15 +147,103 @@ def requests(facts: Facts) -> go.Figure:
     return figure
 
 
+def came_back(facts: Facts) -> go.Figure:
+    """Draw what is known of deleted data by its age, the events since its request: means over requests."""
+    metric = f"forget_{facts.measure}"
+    titles = (look.words(f"{metric}, by events since the request"), "change since then, less the retrained model's")
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09, subplot_titles=titles)
+    for number, name in enumerate(facts.strategies):
+        series = facts.series[name]
+        panels_of = (
+            (by_age(series, metric, "run", facts.requested), True),
+            (by_age(series, "relapse", "retrained", facts.requested), False),
+        )
+        for place, (means, in_legend) in enumerate(panels_of, 1):
+            shown = [list(means)[i] for i in kept_events(len(means), [], MAX_ROWS // 2)]
+            figure.add_scatter(
+                x=shown,
+                y=[means[age] for age in shown],
+                name=name,
+                legendgroup=name,
+                showlegend=in_legend,
+                row=1,
+                col=place,
+                **look.line(number, len(shown) <= 60),
+            )
+        retrained = by_age(series, metric, "retrained", facts.requested)
+        figure.add_scatter(
+            x=list(retrained),
+            y=list(retrained.values()),
+            name=f"{name}: retrained",
+            legendgroup=name,
+            showlegend=False,
+            mode="markers",
+            marker={"symbol": "diamond-open", "size": 9, "color": look.colour(number)},
+            row=1,
+            col=1,
+        )
+    look.style(figure, 420)
+    figure.update_yaxes(**look.score_range(facts.measure, facts.catalogue), col=1)
+    figure.update_xaxes(title="events since the request", rangemode="tozero")
+    return figure
+
+
+def by_age(series: Series, metric: str, model: str, requested: Sequence[Requested]) -> dict[int, float]:
+    """Return the mean over requests of a number by its age: events since the request was served."""
+    values: dict[int, list[float]] = {}
+    for request in requested:
+        for event, r in series.rows(metric, request.name, model).items():
+            if r.value is not None and event >= request.event:
+                values.setdefault(event - request.event, []).append(r.value)
+    return {age: sum(of) / len(of) for age, of in sorted(values.items())}
+
+
+def paid(facts: Facts) -> go.Figure:
+    """Draw what is known, and how far deleted data is from retraining, against all that a life cost."""
+    titles = (f"average {look.words(facts.measure)}", "forget gap")
+    figure = make_subplots(
+        rows=2, cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.05, vertical_spacing=0.08
+    )
+    gap = f"immediate_abs_gap_forget_{facts.measure}"
+    for number, name in enumerate(facts.strategies):
+        series = facts.series[name]
+        steps = sum(r.value or 0.0 for r in series.rows("steps", "event").values())
+        heights = (
+            series.value(f"average_{facts.measure}", "stream", series.lived - 1),
+            next((r.value for r in reversed(series.rows(gap, "requests", "retrained").values())), None),
+        )
+        for row, height in enumerate(heights, 1):
+            for column, cost in enumerate((steps, sum(facts.seconds[name].values())), 1):
+                figure.add_scatter(
+                    x=[cost],
+                    y=[height],
+                    name=name,
+                    legendgroup=name,
+                    showlegend=row == column == 1,
+                    mode="markers",
+                    marker={"symbol": look.symbol(number), "size": 12, "color": look.colour(number)},
+                    cliponaxis=False,
+                    row=row,
+                    col=column,
+                )
+    look.style(figure, 560)
+    for row, title in enumerate(titles, 1):
+        figure.update_yaxes(title=title, row=row, col=1)
+    figure.update_xaxes(rangemode="tozero")
+    for column, title in enumerate(("optimizer steps", "seconds, without evaluation and references"), 1):
+        figure.update_xaxes(title=title, row=2, col=column)
+    return figure
+
+
 def costs(facts: Facts) -> go.Figure:
-    """Draw what every event cost: optimizer steps, seconds, and the size of what is kept."""
-    names = ("optimizer steps", "seconds", "state in bytes")
+    """Draw what a life has cost so far: optimizer steps, seconds, and the size of what is kept."""
+    names = ("optimizer steps so far", "seconds so far", "state in bytes")
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06, subplot_titles=names)
     for number, name in enumerate(facts.strategies):
         series = facts.series[name]
         steps = {e: r.value for e, r in series.rows("steps", "event").items()}
         state = {e: r.value for e, r in series.rows("state_bytes", "event").items()}
-        measured: list[dict[int, float | None]] = [steps, {**facts.seconds[name]}, state]
+        measured = [summed(steps), summed(dict(facts.seconds[name])), state]
         for place, values in enumerate(measured, 1):
             figure.add_scatter(
                 x=list(values),
@@ -172,18 +264,32 @@ def costs(facts: Facts) -> go.Figure:
     return figure
 
 
-def matrix_events(facts: Facts, strategy: str) -> list[int]:
-    """Return the events that a heat map shows: all, or so few that the file stays small and the cells visible."""
+def summed(values: Mapping[int, float | None]) -> dict[int, float | None]:
+    """Return running sums.
+
+    >>> summed({0: 1.0, 2: 3.0})
+    {0: 1.0, 2: 4.0}
+    """
+    return dict(zip(values, itertools.accumulate(v or 0.0 for v in values.values()), strict=True))
+
+
+def left_out(facts: Facts, strategy: str) -> tuple[int, int]:
+    """Return how many of the events after which something was measured a heat map shows, and how many there are."""
+    scores = matrix_of(facts, strategy)
+    return len(scores.shown(_most_columns(facts))), len(scores.measured)
+
+
+def _most_columns(facts: Facts) -> int:
+    """Return the events that a heat map shows at most: so few that the file stays small and the cells visible."""
     cells_per_event = 4 * len(facts.units) * len(facts.strategies)  # two traces over held and deleted rows
-    limit = max(50, min(MAX_ROWS, _MAX_CELLS // cells_per_event))
-    return kept_events(facts.series[strategy].lived, [r.event for r in facts.requested], limit)
+    return max(50, min(MAX_ROWS, _MAX_CELLS // cells_per_event))
 
 
 def panels(facts: Facts) -> list[Requested]:
-    """Return the requests that get a panel: all that have been served, or evenly spaced ones if they are too many."""
+    """Return the requests that get a panel: all that have been served, or none if they are too many."""
     lived = max((facts.series[name].lived for name in facts.strategies), default=0)
     served = [r for r in facts.requested if r.event < lived]
-    return [served[i] for i in kept_events(len(served), [], MAX_PANELS)]
+    return served if len(served) <= MAX_PANELS else []
 
 
 def _request_line(

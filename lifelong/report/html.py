@@ -11,10 +11,13 @@ from plotly.graph_objects import Figure
 
 from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
-from lifelong.report import contact_sheet, figures, selection, subnetworks, tables, unlearning
+from lifelong.report import answers, contact_sheet, figures, selection, subnetworks, tables, unlearning
+from lifelong.report.advice import advice
+from lifelong.report.columns import columns
 from lifelong.report.facts import Facts, gather
-from lifelong.report.markup import pairs
+from lifelong.report.markup import OPEN, opened, pairs
 from lifelong.report.page import drawing, page
+from lifelong.report.summary import summarize
 
 
 def write_report(run: Run, file: Path | None = None) -> Path:
@@ -35,15 +38,17 @@ def write_report(run: Run, file: Path | None = None) -> Path:
 def render(facts: Facts) -> str:
     """Return the report as HTML."""
     begun = bool(facts.strategies)
-    sections = [("results", "Results", tables.summary(facts))]
+    sections = [("results", "Results", _results(facts))]
     if begun:
         sections += [("score", "What is known", _score(facts))]
     sections += [("timeline", "What happened", _timeline(facts))]
     if begun:
         sections += [
-            ("units", "What is known of each unit", _matrices(facts)),
+            ("units", "What was forgotten by accident", tables.lost(facts) + _matrices(facts)),
             ("requests", "What each request left behind", _requests(facts)),
         ]
+        if any(r.event < facts.series[name].lived for r in facts.requested for name in facts.strategies):
+            sections += [("relapse", "What came back", _came_back(facts))]
         if contact_sheet.described(facts):
             sections += [("images", "What is drawn", contact_sheet.sheets(facts))]
         if subnetworks.described(facts):
@@ -69,6 +74,8 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
             yield f"matrix-{name}", figures.matrix(facts, name)
         if figures.panels(facts):
             yield "requests", figures.requests(facts)
+        if facts.requested:
+            yield "relapse", figures.came_back(facts)
         for name in subnetworks.described(facts):
             yield f"dependencies-{name}", subnetworks.dependency_map(facts, name)
             yield f"capacity-{name}", subnetworks.capacity(facts, name)
@@ -77,6 +84,15 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
         for name in selection.clustered(facts):
             yield f"selectors-{name}", selection.selectors(facts, name)
         yield "costs", figures.costs(facts)
+        yield "paid", figures.paid(facts)
+
+
+def _results(facts: Facts) -> str:
+    groups = summarize(facts.run)
+    short = answers.in_short(groups, columns(facts.measure))
+    said = "".join(f"<li>{escape(text)}</li>" for text in advice(facts.run))
+    notice = f'<div class="notice"><ul>{said}</ul></div>' if said else ""
+    return notice + short + tables.summary(facts) + tables.by_scope(facts)
 
 
 def _head(facts: Facts) -> str:
@@ -137,32 +153,40 @@ def _score(facts: Facts) -> str:
 def _matrices(facts: Facts) -> str:
     parts = []
     for number, name in enumerate(facts.strategies):
-        lived, shown = facts.series[name].lived, len(figures.matrix_events(facts, name))
-        thinned = f" {shown} of {lived} events are shown." if shown < lived else ""
+        shown, measured = figures.left_out(facts, name)
+        thinned = f" {shown} of {measured} measured events are shown." if shown < measured else ""
         caption = (
-            f"{name}: {facts.measure.replace('_', ' ')} on each unit's test data after every event. Blue: what should "
-            f"be known. Orange: deleted classes and tasks, where high means still known. A circle: the unit is learned "
-            f"here. Dotted lines: deletion requests.{thinned}"
+            f"{name}: {facts.measure.replace('_', ' ')} on each unit's test data after every event that was measured. "
+            f"From yellow to blue: what should be known. Orange: deleted classes and tasks, where high means still "
+            f"known. Grey: not learned yet. Empty: nothing to measure. A circle: the unit is learned here. Dotted "
+            f"lines: deletion requests.{thinned}"
         )
-        drawn = _drawn(f"figure-matrix-{number}", figures.matrix(facts, name), caption)
-        parts.append(f"<h3>{escape(name)}</h3>{drawn}")
+        drawn = _drawn(f"figure-matrix-{number}", figures.matrix(facts, name), caption, is_map=True)
+        parts.append(opened(name, drawn, number < OPEN))
     return "".join(parts)
 
 
 def _requests(facts: Facts) -> str:
-    shown = figures.panels(facts)
-    if not shown:
-        return tables.requests(facts)
-    served = len([r for r in facts.requested if r.event <= max(s.event for s in shown)])
-    left_out = f" {len(shown)} of {served} requests are drawn; the table has all." if len(shown) < served else ""
+    summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
+    if not figures.panels(facts):
+        return summaries + tables.requests(facts)
     meaning = tables.meaning(f"forget_{facts.measure}", facts.catalogue)
     caption = (
         f"{meaning} Open diamonds: the retrained reference, which never saw the "
         f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
-        f"coming. The dotted line: the request is served.{left_out}"
+        f"coming. The dotted line: the request is served."
     )
-    summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
     return summaries + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+
+
+def _came_back(facts: Facts) -> str:
+    caption = (
+        "Deleted data by its age: means over the requests that are so old, with fewer requests the farther to the "
+        "right; data that is learned again leaves. Left: lines are the strategies, open diamonds the retrained "
+        "reference of each. Right: the change since the request less that of the retrained reference: above 0 it came "
+        "back, below 0 it faded more than it does without it; 0 is ideal."
+    )
+    return _drawn("figure-relapse", figures.came_back(facts), caption)
 
 
 def _subnetworks(facts: Facts) -> str:
@@ -198,8 +222,12 @@ def _selection(facts: Facts) -> str:
 
 
 def _cost(facts: Facts) -> str:
-    caption = "Per event: optimizer steps, seconds (without evaluation), and bytes that the strategy keeps."
-    drawn = _drawn("figure-cost", figures.costs(facts), caption)
+    caption = "Over the life: optimizer steps and seconds (without evaluation) so far, and bytes that a strategy keeps."
+    paid = (
+        "What it cost against what it gave. Above: what is known at the end, higher is better. Below: the distance to "
+        "the retrained reference on deleted data, mean over requests, lower is better. Left is cheaper."
+    )
+    drawn = _drawn("figure-cost", figures.costs(facts), caption) + _drawn("figure-paid", figures.paid(facts), paid)
     seconds = [
         f"{name}: {summary['references']['seconds']:.1f} s for {summary['references']['computed']} computed, "
         f"{summary['references']['cached']} found in the cache"
@@ -219,14 +247,15 @@ def _repeat(facts: Facts) -> str:
     command = f"lifelong run {shlex.quote(str(facts.run.folder / 'config.yaml'))} --fresh"
     config = (facts.run.folder / "config.yaml").read_text(encoding="utf-8")  # nothing that it names is imported
     return (
-        f"<pre><code>{escape(command)}</code></pre>"
-        f"<details><summary>config.yaml, every option written out</summary><pre>{escape(config)}</pre></details>"
+        f"<pre tabindex=0><code>{escape(command)}</code></pre>"
+        f"<details><summary>config.yaml, every option written out</summary><pre tabindex=0>{escape(config)}</pre>"
+        f"</details>"
         f"{pairs([*versions, *digests, *machine, *source])}"
     )
 
 
-def _drawn(key: str, figure: Figure, caption: str) -> str:
-    return drawing(key, figure.to_json(), int(figure.layout.height), caption)
+def _drawn(key: str, figure: Figure, caption: str, is_map: bool = False) -> str:
+    return drawing(key, figure.to_json(), int(figure.layout.height), caption, is_map)
 
 
 def _name_with_options(options: dict[str, object]) -> str:

@@ -14,8 +14,12 @@ from lifelong.metrics.catalogue import BUILT_IN, Catalogue
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY = "#808080"
-HELD = [[0.0, "#dcecf7"], [0.5, "#56B4E9"], [1.0, "#00395c"]]
+HELD = [[0.0, "#fff7c9"], [0.35, "#8fd0c8"], [0.7, "#3a86c8"], [1.0, "#00395c"]]
 DELETED = [[0.0, "#fbe6d4"], [0.5, "#E69F00"], [1.0, "#7a3000"]]
+HELD_IN_THE_DARK = [[0.0, "#4a3b1a"], [0.35, "#33607a"], [0.7, "#5aa9e0"], [1.0, "#e6f5ff"]]
+DELETED_IN_THE_DARK = [[0.0, "#3d2a1c"], [0.5, "#c97b10"], [1.0, "#ffe2b8"]]
+NOT_YET = "rgba(128,128,128,0.28)"
+"""Of a unit that is not learned yet: neither known nor unknown."""
 DELETION = {"color": VERMILLION, "width": 1.5, "dash": "dot"}
 MAX_ROWS = 400
 """Events that a heat map or a line through many panels shows at most."""
@@ -31,8 +35,12 @@ def colour(number: int) -> str:
 
 
 def symbol(number: int) -> str:
-    """Return the marker of the strategy of that number."""
-    return _SYMBOLS[number % len(_SYMBOLS)]
+    """Return the marker of the strategy of that number; with its colour it is no other's among the first 49.
+
+    >>> len({(colour(n), symbol(n)) for n in range(49)})
+    49
+    """
+    return _SYMBOLS[(number + number // len(_COLOURS)) % len(_SYMBOLS)]
 
 
 def faded(number: int, opacity: float) -> str:

@@ -7,6 +7,8 @@ from html import escape
 
 FOLD = 24
 """Rows from which on a table starts folded."""
+OPEN = 4
+"""Strategies whose heat maps are open; those of the others open at a click."""
 
 
 def pairs(items: Sequence[tuple[str, str]]) -> str:
@@ -42,9 +44,14 @@ def folded(title: str, num_rows: int, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def cell(text: str, why: str = "", grey: bool = False) -> str:
-    """Return a cell, with what is shown when pointing at it; grey if its number says nothing."""
-    kind = ' class="grey"' if grey else ""
+def opened(title: str, content: str, is_open: bool) -> str:
+    """Return what is folded away below its title, or lies open."""
+    return f"<details{' open' * is_open}><summary><h3>{escape(title)}</h3></summary>{content}</details>"
+
+
+def cell(text: str, why: str = "", grey: bool = False, best: bool = False) -> str:
+    """Return a cell, with what is shown when pointing at it; grey if its number says nothing, or marked as the best."""
+    kind = ' class="grey"' if grey else ' class="best"' if best else ""
     return f"<td{kind} title={quoted(why)}>{escape(text)}</td>" if why else f"<td{kind}>{escape(text)}</td>"
 
 

@@ -1,22 +1,30 @@
-"""The frame of a report: style and the one script, which draws what is embedded as JSON."""
+"""The frame of a report: style and the one script, which draws what is embedded as JSON.
+
+plotly, which draws, is most of a page. It is embedded compressed, unpacked by the browser, and waited for by no table.
+Figures are drawn when they come near the screen.
+"""
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 from html import escape
 
 from plotly.offline import get_plotlyjs
 
 # Nothing may be loaded: the page holds all it needs, and works where there is no network.
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "connect-src data:"
 )
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --dim: #555; --ground: #fff; --line: #d0d0d0; --link: #005a8f;
-  --grey: #757575; --soft: #f4f4f4; --notice: #fff3d6; }
+  --grey: #757575; --soft: #f4f4f4; --notice: #fff3d6; --best: #dcefe4; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #ececec; --dim: #b0b0b0; --ground: #16181b; --line: #44484d; --link: #7cc4f0; --soft: #212429;
-    --grey: #8c9096; --notice: #453510; }
+    --grey: #8c9096; --notice: #453510; --best: #17402f; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
@@ -30,24 +38,26 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 :focus-visible { outline: 3px solid #E69F00; outline-offset: 2px; }
 .notice { background: var(--notice); border-left: 5px solid #E69F00; padding: .6rem 1rem; }
 figure { margin: 1rem 0 1.5rem; }
-.wide { overflow-x: auto; } .plot { min-width: 44rem; }
+.wide { overflow-x: auto; } .plot { min-width: 20rem; } .plot.map { min-width: 34rem; }
+.plot:not(.drawn) { background: linear-gradient(var(--soft), var(--soft)) no-repeat; }
 .sheet img { display: block; width: 100%; max-width: 44rem; image-rendering: pixelated; }
 .sheet p { margin: .5rem 0 .1rem; font-size: .9rem; } .sheet ol { font-size: .9rem; columns: 14rem; }
 figcaption { color: var(--dim); font-size: .9rem; max-width: 80ch; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .5rem 1.5rem; margin: 1rem 0; }
 dt { color: var(--dim); font-size: .85rem; } dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
-details { margin: .75rem 0; } summary { cursor: pointer; padding: .25rem 0; }
-.scroll { overflow: auto; max-height: 80vh; margin: .75rem 0; }
+details { margin: .75rem 0; } summary { cursor: pointer; padding: .25rem 0; } summary h3 { display: inline; margin: 0; }
+.scroll { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
-caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
+caption span { display: inline-block; position: sticky; left: 0; max-width: min(calc(100vw - 2.5rem), 1160px); }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
 th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }
 td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
 th[scope=row] { font-weight: normal; } .beside tr:first-child > * { font-weight: 600; padding-top: .8rem; }
 th.group { padding-top: .8rem; }
+td.best { background: var(--best); font-weight: 600; }
 td.grey { color: var(--grey); font-style: italic; } .held > * { color: var(--dim); }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 .claim { font-size: 1.1rem; max-width: 80ch; } h4 { margin: 1rem 0 0; }
@@ -59,15 +69,56 @@ abbr { text-decoration: underline dotted; text-underline-offset: .2em; cursor: h
 @media print { .modebar, nav, .skip { display: none; } .scroll { max-height: none; } }
 """
 
-# Sharing would send the data to a third party.
+# Sharing would send the data to a third party. What is drawn can be zoomed and saved with the mouse alone, so the
+# buttons for that take no stop of the keyboard: tables hold the same numbers.
 _SCRIPT = """
 const options = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
   modeBarButtonsToRemove: ["select2d", "lasso2d"]};
-for (const place of document.querySelectorAll(".plot")) {
-  const figure = JSON.parse(document.getElementById(place.id + "-data").textContent);
-  Plotly.newPlot(place, figure.data, figure.layout, options);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const read = place => JSON.parse(document.getElementById(place.id + "-data").textContent);
+function scales(data) {
+  return data.map(trace => trace.meta?.dark && dark.matches ? {...trace, colorscale: trace.meta.dark} : trace);
 }
+async function unpack() {
+  const text = document.getElementById("plotly").textContent;
+  const packed = await (await fetch("data:application/gzip;base64," + text)).blob();
+  const script = document.createElement("script");
+  script.textContent = await new Response(packed.stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(script);
+}
+const narrow = () => innerWidth < 600;
+function fitted(layout) {
+  if (!narrow()) return layout;
+  return {...layout, margin: {...layout.margin, l: 40, r: 8}, font: {...layout.font, size: 11}};
+}
+let ready;
+async function draw(place) {
+  if (place.classList.contains("drawn")) return;
+  place.classList.add("drawn");
+  await (ready ??= unpack());
+  const figure = read(place);
+  await Plotly.newPlot(place, scales(figure.data), fitted(figure.layout), options);
+  const unstop = () => place.querySelectorAll(".modebar-btn").forEach(button => button.tabIndex = -1);
+  unstop();
+  place.on("plotly_afterplot", unstop);
+}
+const places = [...document.querySelectorAll(".plot")];
+const near = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
+}, {rootMargin: "600px"});
+places.forEach(place => near.observe(place));
+addEventListener("beforeprint", () => places.filter(place => place.offsetParent).map(draw));
+dark.addEventListener("change", () => {
+  for (const place of document.querySelectorAll(".plot.drawn"))
+    if (place.data) Plotly.react(place, scales(read(place).data), place.layout, options);
+});
 """
+
+
+@functools.cache
+def _packed_plotly() -> str:
+    """Return plotly.js, gzipped, as base64; the same for every page."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def page(title: str, head: str, sections: list[tuple[str, str, str]], foot: str) -> str:
@@ -91,11 +142,12 @@ def page(title: str, head: str, sections: list[tuple[str, str, str]], foot: str)
         f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>'
         f'<a class="skip" href="#main">Skip to the results</a><header><h1>{escape(title)}</h1>{head}'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main id="main" tabindex="-1">{body}</main>'
-        f"<footer>{foot}</footer><script>{get_plotlyjs()}</script><script>{_SCRIPT}</script></body></html>\n"
+        f'<footer>{foot}</footer><script type="text/plain" id="plotly">{_packed_plotly()}</script>'
+        f"<script>{_SCRIPT}</script></body></html>\n"
     )
 
 
-def drawing(key: str, json: str, height: int, caption: str) -> str:
+def drawing(key: str, json: str, height: int, caption: str, is_map: bool = False) -> str:
     """Return a figure: the place where it is drawn, its data, and its caption (as text).
 
     Args:
@@ -103,11 +155,12 @@ def drawing(key: str, json: str, height: int, caption: str) -> str:
         json: the plotly figure.
         height: in pixels, kept free until it is drawn.
         caption: what it shows.
+        is_map: whether it has long names and a scale of colours beside it, and needs more room than a curve.
     """
     data = json.replace("<", "\\u003c")
     return (
         f'<figure aria-labelledby="{key}-caption"><div class="wide">'
-        f'<div class="plot" id="{key}" style="min-height:{height}px"></div></div>'
+        f'<div class="plot{" map" * is_map}" id="{key}" style="min-height:{height}px"></div></div>'
         f'<script type="application/json" id="{key}-data">{data}</script>'
         f'<figcaption id="{key}-caption">{escape(caption)}</figcaption></figure>'
     )

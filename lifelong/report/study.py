@@ -13,13 +13,15 @@ import yaml
 
 from lifelong.files import write_atomically
 from lifelong.report import study_drawings, study_tables, tuning
-from lifelong.report.columns import GREY, MARK
+from lifelong.report.answers import in_short_over_seeds
+from lifelong.report.columns import GREY, MARK, columns
 from lifelong.report.gathering import gather_lives
 from lifelong.report.lives import Lives, Point
-from lifelong.report.markup import FOLD, folded, pairs, quoted, table
+from lifelong.report.markup import FOLD, OPEN, folded, opened, pairs, quoted, table
 from lifelong.report.page import drawing, page
 from lifelong.report.study_drawings import MAX_POINTS, Drawn
 from lifelong.report.study_tables import Grid
+from lifelong.report.summary import Line
 from lifelong.report.tables import glossary
 from lifelong.study.declaration import read_declared, read_verdicts
 from lifelong.study.study import Study
@@ -49,7 +51,7 @@ def render(lives: Lives) -> str:
         sections += [("tuning", "Tuning", _tuning(lives.study))]
     if lives.points:
         sections += [
-            ("results", "Results", _per_point(lives, lambda p: _html(study_tables.results(p)))),
+            ("results", "Results", _per_point(lives, _results)),
             ("known", "What is known", _section(lives, study_drawings.known)),
             ("requests", "What each request left behind", _requests(lives)),
             ("relapse", "What came back", _section(lives, study_drawings.came_back)),
@@ -118,7 +120,9 @@ def _unfinished(lives: Lives) -> str:
     states = []
     for job, state in lives.unfinished[:50]:
         trace, alone = failed.get(job.label, ("", ""))
-        shown = f". It failed; alone: <code>{escape(alone)}</code><pre>{escape(trace)}</pre>" if trace else ""
+        shown = (
+            f". It failed; alone: <code>{escape(alone)}</code><pre tabindex=0>{escape(trace)}</pre>" if trace else ""
+        )
         states.append(f"<li>{escape(job.label)}: {escape(state)}{shown}</li>")
     if len(lives.unfinished) > 50:
         states.append(f"<li>and {len(lives.unfinished) - 50} more</li>")
@@ -128,6 +132,15 @@ def _unfinished(lives: Lives) -> str:
         f"far. To go on: <code>{escape(command(lives.study))}</code></p><details><summary>Which</summary>"
         f"<ul>{''.join(states)}</ul></details></div>"
     )
+
+
+def _results(point: Point) -> str:
+    groups: dict[str, dict[str, dict[int, Line]]] = {}
+    for _, name in point.begun:
+        if name in point.access:
+            finished = {seed: life.line for seed, life in point.lives[name].items() if life.done}
+            groups.setdefault(point.access[name], {})[name] = finished
+    return in_short_over_seeds(groups, columns(point.measure)) + _html(study_tables.results(point))
 
 
 def _verdicts(lives: Lives) -> str:
@@ -188,8 +201,8 @@ def _repeat(lives: Lives) -> str:
     heads = (("grid", ""), ("seed", ""), ("stream digest", "hash of all events"))
     digests = _html(Grid("The stream of every seed.", heads, (("", tuple(rows)),)))
     return (
-        f"<pre><code>{escape(command(study))}</code></pre>"
-        f"<details><summary>The study</summary><pre>{escape(config)}</pre></details>"
+        f"<pre tabindex=0><code>{escape(command(study))}</code></pre>"
+        f"<details><summary>The study</summary><pre tabindex=0>{escape(config)}</pre></details>"
         f"{pairs(items)}{folded('The streams', FOLD, digests) if rows else ''}"
     )
 
@@ -200,10 +213,11 @@ def _section(lives: Lives, part: Callable[[Point, Lives], Iterator[Drawn]]) -> s
 
     def drawn(point: Point) -> str:
         parts = []
-        for d in part(point, lives):
+        for number, d in enumerate(part(point, lives)):
             key = f"figure-{d.name}-{numbers[id(point)]}"
-            title = f"<h4>{escape(d.title)}</h4>" if d.title else ""
-            parts.append(title + drawing(key, d.figure.to_json(), int(d.figure.layout.height), d.caption))
+            is_map = part is study_drawings.matrices
+            figure = drawing(key, d.figure.to_json(), int(d.figure.layout.height), d.caption, is_map)
+            parts.append(opened(d.title, figure, number < OPEN) if is_map else figure)
         if part is study_drawings.known:
             parts.append(folded("The same as numbers", FOLD, _html(study_tables.averages(point))))
         if part is study_drawings.left_behind:

@@ -108,9 +108,10 @@ def matrices(point: Point, lives: Lives) -> Iterator[Drawn]:
     count = min(len(lives.points), MAX_POINTS) * len(point.begun)
     for _, name in point.begun:
         caption = (
-            f"{name}: {point.measure.replace('_', ' ')} on each unit's test data after every event, mean of "
-            f"{len(point.lives[name])} seeds. Blue: what should be known. Orange: deleted classes and tasks, where "
-            f"high means still known. A circle: the unit is learned here. {_deletions(point)}"
+            f"{name}: {point.measure.replace('_', ' ')} on each unit's test data after every event that was "
+            f"measured, mean of {len(point.lives[name])} seeds. From yellow to blue: what should be known. Orange: "
+            f"deleted classes and tasks, where high means still known. Grey: not learned yet. A circle: the unit is "
+            f"learned here. {_deletions(point)}"
         )
         yield Drawn(f"matrix-{name}", study_figures.mean_matrix(point, name, count), caption, name)
 

@@ -9,10 +9,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lifelong.report import look
-from lifelong.report.facts import kept_events
 from lifelong.report.lives import Point
 from lifelong.report.look import GREY, MAX_ROWS
-from lifelong.report.matrix import heat_map
+from lifelong.report.matrix import heat_map, kept_events
 from lifelong.report.spread import Spread, spread
 
 MAX_DODGED = 24
@@ -136,7 +135,7 @@ def mean_matrix(point: Point, strategy: str, num_figures: int) -> go.Figure:
     """
     matrix = point.matrix(strategy)
     limit = max(50, min(MAX_ROWS, _MAX_CELLS // max(1, 4 * len(matrix.units) * num_figures)))
-    return heat_map(matrix, kept_events(matrix.lived, point.deletions, limit))
+    return heat_map(matrix, matrix.shown(limit))
 
 
 def _over_events(figure: go.Figure, point: Point, key: str, at: Place, in_legend: bool, summed: bool = False) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from lifelong.execution.runner import Run
 from lifelong.report.columns import FOOTNOTE, MARK, REMARK, Cell, Column, Kind, columns, marked, shown
-from lifelong.report.facts import kept_events
 from lifelong.report.lives import Lives, Point
 from lifelong.report.look import MAX_ROWS, words
+from lifelong.report.matrix import kept_events
 from lifelong.report.spread import Spread, band_in_words, spread
 from lifelong.report.summary import UNFINISHED, Line, beside, measure_of, summarize
 from lifelong.report.tables import meaning
@@ -135,7 +135,7 @@ def of_run(run: Run) -> Grid:
         rows += [(what, "", *_texts(cells, heads)) for what, cells in group.beside]
         groups.append((group.access, tuple(rows)))
     caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
-    return Grid(caption, (("strategy", ""), REMARK, *((h.title, h.meaning) for h in heads)), tuple(groups))
+    return Grid(caption, (("strategy", ""), REMARK, *((h.title, h.explained) for h in heads)), tuple(groups))
 
 
 def results(point: Point) -> Grid:
@@ -169,7 +169,7 @@ def results(point: Point) -> Grid:
         f"Results at the end: {band_in_words(point.num_seeds())}. Grouped by what the strategies were allowed to read; "
         f"compare within a group only."
     )
-    titles = (("strategy", ""), ("seeds", ""), REMARK, *((h.title, h.meaning) for h in heads))
+    titles = (("strategy", ""), ("seeds", ""), REMARK, *((h.title, h.explained) for h in heads))
     groups = sorted(rows_by_access.items(), key=lambda item: item[0] == UNFINISHED)
     return Grid(caption, titles, tuple((access, tuple(rows)) for access, rows in groups))
 

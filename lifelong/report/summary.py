@@ -12,7 +12,7 @@ from lifelong.config.run import StrategyConfig
 from lifelong.execution.manifest import read_manifest
 from lifelong.execution.runner import Run
 from lifelong.report.columns import Cell, Column, columns
-from lifelong.report.yardstick import Numbers, Yardstick, same_learner
+from lifelong.report.yardstick import Numbers, Yardstick, same_learner, twin
 from lifelong.results.series import Series
 from lifelong.results.table import Row
 from streams.errors import ConfigError, closest
@@ -109,7 +109,7 @@ def _line(
     return Line(
         strategy=name,
         cells=tuple(greyed),
-        remark=yardstick.remark(),
+        remark=yardstick.remark() or (f"as {same}" if (same := twin(name, series)) else ""),
         learner=_learner(run, name),
         idle=idle,
         idle_of=nothing.strategy if nothing is not None and nothing.model == "run" else None,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
+import numpy as np
+
 from lifelong.metrics.catalogue import BUILT_IN, Catalogue
+from lifelong.report.answers import best
 from lifelong.report.columns import GREY, REMARK, Cell, Column, columns, shown
-from lifelong.report.facts import Facts
+from lifelong.report.facts import Facts, matrix_of
 from lifelong.report.look import words
 from lifelong.report.markup import FOLD, cell, folded, table
+from lifelong.report.matrix import Matrix
 from lifelong.report.summary import summarize, unheld
 from lifelong.report.yardstick import Yardstick
+from lifelong.results.series import Series
 
 _WAY = {
     "higher": "higher is better",
@@ -31,24 +36,38 @@ def summary(facts: Facts) -> str:
     bodies = []
     for group in groups:
         title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 2}">{escape(group.access)}</th></tr>'
-        rows = []
+        rows, winners = [], best(group, heads)
         for line in group.lines:
             remark = f'<td class="text">{escape(line.remark)}</td>'
-            rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{remark}{_cells(line.cells, heads)}</tr>')
-        for what, cells in group.beside:
-            rows.append(f'<tr class="held"><th scope="row">{escape(what)}</th><td></td>{_cells(cells, heads)}</tr>')
+            first = {key for key, names in winners.items() if line.strategy in names}
+            cells = _cells(line.cells, heads, first)
+            rows.append(f'<tr><th scope="row">{escape(line.strategy)}</th>{remark}{cells}</tr>')
+        for what, held in group.beside:
+            rows.append(f'<tr class="held"><th scope="row">{escape(what)}</th><td></td>{_cells(held, heads)}</tr>')
         bodies.append(f"<tbody>{title}{''.join(rows)}</tbody>")
-    named = [("strategy", ""), REMARK, *((head.title, head.meaning) for head in heads)]
-    caption = "Results at the end, grouped by what the strategies were allowed to read; compare within a group only."
+    named = [("strategy", ""), REMARK, *((f"{head.title} {_ARROW[head.better]}", head.explained) for head in heads)]
+    caption = (
+        "Results at the end, grouped by what the strategies were allowed to read; compare within a group only. An "
+        "arrow: where better numbers are; 0: nearer to 0 is better. Marked: the best of a group, with all that are no "
+        "farther from retraining than a second retraining is."
+    )
     if any(cell.grey for group in groups for line in group.lines for cell in line.cells):
         caption += f" {GREY}"
     missing = unheld(groups)
     return table(f"{caption} {missing[0].upper()}{missing[1:]}." if missing else caption, named, bodies)
 
 
-def _cells(cells: Sequence[Cell], heads: Sequence[Column]) -> str:
+_ARROW = {"higher": "\u2191", "lower": "\u2193", "zero": "0", None: ""}
+
+
+def _cells(cells: Sequence[Cell], heads: Sequence[Column], best: Collection[str] = ()) -> str:
     return "".join(
-        cell(shown(c, head.kind), c.grey or ("" if c.value is not None else c.reason or ""), bool(c.grey))
+        cell(
+            shown(c, head.kind),
+            c.grey or ("" if c.value is not None else c.reason or ""),
+            bool(c.grey),
+            head.key in best,
+        )
         for c, head in zip(cells, heads, strict=True)
     )
 
@@ -108,6 +127,115 @@ def requests(facts: Facts) -> str:
         f"{GREY}"
     )
     return folded("All requests", len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+
+
+def by_scope(facts: Facts) -> str:
+    """Return what requests left right after they were served, apart by what they name; nothing if all name the same."""
+    scopes = list(dict.fromkeys(scope for r in facts.requested for scope in r.scopes))
+    if len(scopes) < 2:
+        return ""
+    forget, gap = f"forget_{facts.measure}", f"abs_gap_forget_{facts.measure}"
+    rows = []
+    for strategy in facts.strategies:
+        series = facts.series[strategy]
+        for scope in scopes:
+            asked = [r for r in facts.requested if r.scopes == (scope,) and r.event < series.lived]
+            if not asked:
+                continue
+            values = [
+                mean(series.value(forget, r.name, r.event) for r in asked),
+                mean(series.value(forget, r.name, r.event, "retrained") for r in asked),
+                mean(_abs(series.value(f"gap_{forget}", r.name, r.event, "retrained")) for r in asked),
+                mean(_abs(_last(series, "relapse", r.name)) for r in asked),
+                mean(series.value("collateral_mean", r.name, r.event) for r in asked),
+                mean(series.value("steps", "event", r.event) for r in asked),
+            ]
+            specs = (".3f", ".3f", ".3f", ".3f", "+.3f", ",.0f")
+            cells = "".join(cell("-" if v is None else format(v, spec)) for v, spec in zip(values, specs, strict=True))
+            label = f'<th scope="row">{escape(strategy)}</th><td class="text">{scope}</td><td>{len(asked)}</td>'
+            rows.append(f"<tr>{label}{cells}</tr>")
+    heads = [
+        ("strategy", ""),
+        ("request names", "what its keys are: samples, classes, users or tasks"),
+        ("requests", "that name nothing else"),
+        (words(forget), meaning(forget, facts.catalogue)),
+        ("retrained", "the same of the retrained reference"),
+        ("forget gap 0", meaning(gap, facts.catalogue)),
+        ("relapse 0", f"size at the last event that measures it. {meaning('relapse')}"),
+        ("collateral 0", meaning("collateral_mean")),
+        ("steps \u2193", meaning("steps")),
+    ]
+    caption = "Requests apart by what they name: means over those of one kind, right after each was served."
+    return folded(caption, len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+
+
+def lost(facts: Facts) -> str:
+    """Return what was forgotten without being asked: while others were learned, and through requests for others."""
+    rows = []
+    for strategy in facts.strategies:
+        scores = matrix_of(facts, strategy)
+        falls = falls_of(scores)
+        total = mean(fall for fall, _ in falls.values())
+        through = mean(at_requests for _, at_requests in falls.values())
+        worst = sorted(falls, key=lambda unit: -falls[unit][0])[:3]
+        named = ", ".join(f"{unit} ({falls[unit][0]:+.3f})" for unit in worst if falls[unit][0] > 0) or "none"
+        numbers = [total, None if total is None or through is None else total - through, through]
+        cells = "".join(cell("-" if v is None else f"{v:+.3f}") for v in numbers)
+        name = f'<th scope="row">{escape(strategy)}</th>'
+        rows.append(f'<tr>{name}{cells}<td class="text">{escape(named)}</td></tr>')
+    heads = [
+        ("strategy", ""),
+        (
+            "fall \u2193",
+            "of a unit's score since it was first measured after it had been learned, mean over held units",
+        ),
+        ("while learning \u2193", "the part of it that came with events that teach"),
+        ("through requests \u2193", "the part of it that came with requests, which named other data or a part of it"),
+        ("most", "up to three units that lost most"),
+    ]
+    caption = (
+        f"Forgotten by accident: how much {words(facts.measure)} the units that should still be known have lost at the "
+        f"end. Positive: lost."
+    )
+    return table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"])
+
+
+def falls_of(scores: Matrix) -> dict[str, tuple[float, float]]:
+    """Return, for units that are held at the end, how far their score fell, and the part of it that requests brought.
+
+    It falls from what it was when the unit was first measured after it had been learned.
+    """
+    first: dict[str, int] = {}
+    for event, unit in scores.learned:
+        first[unit] = min(event, first.get(unit, event))
+    found = {}
+    for number, unit in enumerate(scores.units):
+        known = np.flatnonzero(np.isfinite(scores.held[number]))
+        known = known[known >= first.get(unit, scores.num_events)]
+        if len(known) < 2 or known[-1] != max(scores.measured, default=-1):
+            continue
+        values = scores.held[number, known].astype(float)
+        steps = -np.diff(values)
+        with_requests = np.array(
+            [any(a < d <= b for d in scores.deletions) for a, b in zip(known, known[1:], strict=False)], dtype=bool
+        )
+        found[unit] = (float(values[0] - values[-1]), float(steps[with_requests].sum()))
+    return found
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known, or None."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _abs(value: float | None) -> float | None:
+    return None if value is None else abs(value)
+
+
+def _last(series: Series, metric: str, request: str) -> float | None:
+    rows = list(series.rows(metric, request, "retrained").values())
+    return rows[-1].value if rows else None
 
 
 def averages(facts: Facts) -> str:

@@ -74,6 +74,27 @@ def same_learner(one: StrategyConfig, other: StrategyConfig) -> bool:
     return (one.learner, one.isolated) == (other.learner, other.isolated)
 
 
+def twin(name: str, series: Mapping[str, Series]) -> str | None:
+    """Return an earlier strategy of which every score and loss of every event is this one's, to the last bit.
+
+    Nothing is returned where no request was served, where all were served exactly (two exact answers are the same),
+    and without losses, which alone have bits enough to tell.
+    """
+    own = series[name]
+    if not own.served() or all(_exact(own)) or not own.subjects("forget_loss"):
+        return None
+    for other, candidate in series.items():
+        if other == name:
+            return None
+        if candidate.lived == own.lived and candidate.measured() == own.measured():
+            return other
+    return None
+
+
+def _exact(series: Series) -> list[float | None]:
+    return [series.value("exact", name, event) for name, event in series.served().items()]
+
+
 class Yardstick:
     """One strategy beside retraining, a second retraining, and doing nothing."""
 
@@ -148,8 +169,7 @@ class Yardstick:
 
     def _has_no_effect(self) -> bool:
         """Return whether no number of the forget sets is farther from doing nothing than the floor."""
-        exact = [self.run.series.value("exact", name, event) for name, event in self.served.items()]
-        if self.nothing is None or all(exact):
+        if self.nothing is None or all(_exact(self.run.series)):
             return False
         within_floor = []
         for metric in self._forget:

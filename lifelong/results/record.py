@@ -29,6 +29,7 @@ from lifelong.results.pieces import Pieces, joined, places
 from lifelong.results.stored import Stored, packed
 from lifelong.results.table import Row
 from strategies.base import State
+from strategies.outcome import Draw
 from strategies.parts.training import timing
 from streams.errors import CheckpointError
 from streams.files import is_sound_zip
@@ -41,6 +42,8 @@ _PATIENCE = 40.0
 _APPENDED = ("results.jsonl", "scores.bin", "losses.bin", "timings.jsonl")
 SHOWN = "shown"
 """Folder of what reports show beside numbers."""
+DRAWS = "draws"
+"""Folder of what a selection drew, a file for each event: the list that another trainer would take."""
 _FIELDS = {"identity", "event", "alone", "files", "details", "state", "pieces"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -102,6 +105,11 @@ class Record:
         self._within = folder / "checkpoints" / "within"
 
     @property
+    def references(self) -> Path:
+        """Folder for states of references whose lives are not over, until the strategy is done."""
+        return self.folder / "checkpoints" / "references"
+
+    @property
     def done(self) -> bool:
         """Whether the strategy has lived to the end and its references are written."""
         return (self.folder / "done.json").exists()
@@ -130,6 +138,14 @@ class Record:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomically(shown_file(self.folder, event, model), buffer.getbuffer(), fsync=self._fsync)
+
+    def write_draw(self, event: int, draw: Draw) -> None:
+        """Keep for good which samples were drawn to train on, with the cluster of each where there are clusters."""
+        ids = draw.pool[draw.drawn]
+        columns = {"sample": ids} if draw.clusters is None else {"sample": ids, "cluster": draw.clusters[draw.drawn]}
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        file = self.folder / DRAWS / f"event-{event:06d}.csv"
+        write_atomically(file, ("\n".join(lines) + "\n").encode(), fsync=self._fsync)
 
     def read_details(self, event: int, outputs: Outputs) -> Outputs:
         """Return the outputs of one event with the details kept for it."""
@@ -262,12 +278,14 @@ class Record:
         kept = [self.folder / "columns.bin", *sorted((self.folder / "checkpoints").glob("event-*.pt"))]
         kept += sorted((self.folder / "details").glob("event-*.npz")) if self._keep_details else []
         kept += sorted((self.folder / SHOWN).glob("event-*.npz"))
+        kept += sorted((self.folder / DRAWS).glob("event-*.csv"))
         marks |= {file.relative_to(self.folder).as_posix(): mark_of(file) for file in kept}
         write_atomically(self.folder / "done.json", with_digest(summary | {"files": marks}), fsync=self._fsync)
-        self.drop_details()
+        self.drop_rest()
 
-    def drop_details(self) -> None:
-        """Remove details, unless they are to be kept: features and probabilities of samples that were deleted."""
+    def drop_rest(self) -> None:
+        """Remove details, unless they are to be kept, with what they tell of deleted samples; and lives under way."""
+        shutil.rmtree(self.references, ignore_errors=True)
         if not self._keep_details:
             shutil.rmtree(self.folder / "details", ignore_errors=True)
 

@@ -37,3 +37,13 @@ class Series:
     def served(self) -> dict[str, int]:
         """Return the requests that have been served, by name, each with the event that served it."""
         return {name: max(rows) for name, rows in self._rows.get(("run", "exact"), {}).items()}
+
+    def measured(self) -> dict[tuple[str, str, int], float | None]:
+        """Return scores and losses of the run on what is held, retained and forgotten, by metric, subject and event."""
+        return {
+            (metric, subject, event): r.value
+            for (model, metric), subjects in self._rows.items()
+            if model == "run" and metric.startswith(("average_", "retain_", "forget_"))
+            for subject, rows in subjects.items()
+            for event, r in rows.items()
+        }

@@ -33,6 +33,7 @@ from streams.randomness import Key, seeded_globals
 from streams.registry import class_of, is_file
 from streams.source import Source
 from streams.stream import Stream
+from streams.text import load_tokenizer
 
 _kept: ContextVar[dict[str, Source] | None] = ContextVar("kept", default=None)
 
@@ -154,6 +155,7 @@ def make_settings(config: RunConfig, stream: Stream) -> Callable[[int], Setting]
                     f"strategies.parts.model.Network(body, head)."
                 )
             _check_image_tokens(network, stream.source)
+            _check_tokenizer(network, stream.source)
             network.passing = Passing(config.precision, config.channels_last)
             return FlatModel(network, config.trained)
 
@@ -245,6 +247,27 @@ def _check_image_tokens(network: Network, source: Source) -> None:
         raise ConfigError(
             f"source.image_tokens: {positions} positions are left for an image, and the model makes {tokens} of one. "
             f"Set source.image_tokens: {tokens}."
+        )
+
+
+def _check_tokenizer(network: Network, source: Source) -> None:
+    """Refuse rows whose ids mean other text than they did to a checkpoint: all that its weights know would be noise."""
+    name = network.body.checkpoint if isinstance(network.body, TokenBody) else None
+    if name is None or source.text is None:
+        return
+    try:
+        own = load_tokenizer(name, "model.checkpoint")
+    except ConfigError as error:
+        raise ConfigError(
+            f"model.checkpoint: {name!r} has no tokeniser beside its weights, by which the source's could be told to "
+            f"be the same. Put its tokenizer.json and tokenizer_config.json into that folder, or set model.weights: "
+            f"none."
+        ) from error
+    if own.vocabulary != source.text.tokenizer.vocabulary:
+        raise ConfigError(
+            f"source.tokenizer: the rows of {source.name!r} are made by another tokeniser than that of {name!r}, so "
+            f"that the pretrained weights would read ids of other text. Set source.tokenizer: {name}, or model.weights:"
+            f" none."
         )
 
 

@@ -18,7 +18,7 @@ from lifelong.files import code_of, own_code
 from lifelong.metrics.catalogue import Catalogue, catalogue_of
 from lifelong.setup.build import build_strategy, check_model, make_settings, make_source, make_stream
 from lifelong.setup.instruments import check_instruments, follows_requests
-from lifelong.setup.suitability import check_stream
+from lifelong.setup.suitability import became, check_stream
 from strategies.base import Setting, Strategy
 from streams.errors import ConfigError
 from streams.files import check_on_disk
@@ -27,11 +27,15 @@ from streams.stream import Stream
 
 
 class Strategies:
-    """The strategies of a run: what they are built from, and those that were built to be checked."""
+    """The strategies of a run: what they are built from, and those that were built to be checked.
+
+    `became` says in words which of those that were checked are another method with the options that they have.
+    """
 
     def __init__(self, parts: Mapping[str, StrategyParts], setting: Setting) -> None:
         """Build none yet."""
         self.parts = parts
+        self.became: list[str] = []
         self._setting = setting
         self._untouched: dict[str, Strategy] = {}
 
@@ -44,6 +48,7 @@ class Strategies:
         for name, one in self.parts.items():
             self._untouched[name] = build_strategy(one, self._setting)
             check_stream(self._untouched[name], stream, one.where)
+            self.became += became(self._untouched[name], one.where)
 
     # Why: docs/decisions.md#a-strategy-is-built-once-for-every-life
     def build(self, name: str) -> Strategy:
@@ -64,7 +69,7 @@ class Prepared:
         catalogue: what its metrics mean.
         identity: hash of resolved configuration and code.
         own_code: digests of code that is not part of this project, as it was when the run was prepared.
-        data_digest: hash of the source.
+        stream_digest, data_digest: hashes of the stream and of the source.
         secret: made of the evaluated samples; outputs about them are sealed with it in the cache.
     """
 
@@ -78,6 +83,7 @@ class Prepared:
     catalogue: Catalogue
     identity: str
     own_code: Mapping[Path, bytes]
+    stream_digest: str
     data_digest: str
     secret: bytes
 
@@ -88,6 +94,12 @@ class Prepared:
             ConfigError: that is an address of object storage.
         """
         return check_on_disk(root, "root") / f"{self.config.name}-{self.identity}"
+
+    def life_of(self, name: str) -> str:
+        """Return a hash of all that decides what one strategy leaves on disk: of its run, and of itself."""
+        shared = {key: value for key, value in self.resolved.items() if key not in ("name", "strategies")}
+        decisive = [shared, self.resolved["strategies"][name]]
+        return content_hash([decisive, code_of(decisive, self.own_code), self.stream_digest, self.data_digest])
 
 
 def check_device(device: str) -> None:
@@ -159,6 +171,7 @@ def prepare(config: RunConfig, stream: Stream | None = None, runs: bool = True) 
         catalogue=catalogue_of(config, parts),
         identity=content_hash([resolved, code_of(resolved, own)]),
         own_code=own,
+        stream_digest=stream.digest(),
         data_digest=stream.source.digest(),
         secret=secret_of(stream.source, plan.ids),
     )

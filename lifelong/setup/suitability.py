@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 
@@ -190,6 +190,29 @@ def check_stream(strategy: Strategy, stream: Stream, where: str) -> None:
         if reason := refusal(unlearner):
             can = those_that_can("unlearners", unlearner.setting, plugins, _not_refused(refusal))
             raise ConfigError(f"{where}.unlearner: {unlearner.name} cannot serve {event.name}{reason} {can}")
+
+
+def became(strategy: Strategy, where: str) -> list[str]:
+    """Return in words which parts of a strategy are another method with the options that they have."""
+    if not isinstance(strategy, Composed):
+        return []
+    plugins = strategy.learner.plugins if isinstance(strategy.learner, SGDLearner) else {}
+    parts: dict[str, Plugin | Unlearner] = {f"learner.{name}": plugin for name, plugin in plugins.items()}
+    parts[f"unlearner.{strategy.unlearner.name}"] = strategy.unlearner
+    return [
+        f"{where}.{key}: with {in_words(part.becomes[other])} it is {other}, but for what is drawn by its name."
+        for key, part in parts.items()
+        if (other := part.became()) is not None
+    ]
+
+
+def in_words(options: Mapping[str, object]) -> str:
+    """Return options as text.
+
+    >>> in_words({"share": 1.0, "form": "masked"})
+    'share: 1.0 and form: masked'
+    """
+    return " and ".join(f"{key}: {value}" for key, value in options.items())
 
 
 def _check_classes(stream: Stream, where: str) -> None:

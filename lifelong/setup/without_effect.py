@@ -1,4 +1,4 @@
-"""Options that a configuration sets and that do nothing beside the others: said before a run, not refused.
+"""Options that a configuration sets in vain, and those that it leaves as they are: said before a run, not refused.
 
 All strategies of a run share one `training`, and a value for it may be meant for the others.
 """
@@ -41,6 +41,22 @@ def without_effect(strategies: Mapping[str, StrategyParts], training: Training) 
             said += list(_of_another_optimizer(part.options, part.where))
         taken.add(str(always.get("optimizer", training.optimizer)))
     return said + list(_of_another_optimizer(training, "training", taken))
+
+
+def untuned(strategies: Mapping[str, StrategyParts]) -> str:
+    """Return which options decide how strongly strategies act and are left at their defaults; nothing if none is."""
+    left = []
+    for name, parts in strategies.items():
+        options = [
+            f"{part.name}.{option}"
+            for part in parts
+            for option in part_of(part.kind, part.module).ranges
+            if option.partition(".")[0] not in part.options.model_fields_set
+        ]
+        left += [f"{name} ({', '.join(options)})"] if options else []
+    if not left:
+        return ""
+    return f"Left at their defaults, which are for other data: {'; '.join(left)}. `lifelong tune` searches them."
 
 
 def _of_another_optimizer(options: Config, where: str, taken: Collection[str] = ()) -> Iterator[str]:

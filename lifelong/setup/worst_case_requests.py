@@ -5,7 +5,8 @@
 
 Signs make the derivative of theta_u by w zero almost everywhere, so that the gradient of the outer problem is
 l_i + 2 gamma w_i. What is found (loss low without them) are redundant samples, which retraining predicts as well; the
-reverse, `easy`, finds memorised ones. Neither is the worst case of every measure.
+reverse, `easy`, finds memorised ones. Neither is the worst case of every measure. Where whole classes are chosen, all
+samples of one have the same weight, and l_i is their mean loss.
 
 The model that chooses is that of the run's plain life without requests, so that all strategies get the same requests.
 It looks at all the data: this is a tool of whoever sets the task, nothing that a strategy could do.
@@ -74,33 +75,53 @@ def updated(w: np.ndarray, losses: np.ndarray, step: float, gamma: float, easy: 
     return project(w - step * slope, float(w.sum()))
 
 
-def select(model: FlatModel, objective: Objective, data: Data, count: int, choice: Choice, key: Key) -> np.ndarray:
+def select(
+    model: FlatModel,
+    objective: Objective,
+    data: Data,
+    count: int,
+    choice: Choice,
+    key: Key,
+    keys: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the ids of `count` samples of `data`; `model` is changed, so hand over a copy.
 
+    Args:
+        model, objective, data: what is chosen from, and by what.
+        count: how many to choose.
+        choice: how.
+        key: names all draws.
+        keys: int64 ``[n]``, to which class each sample belongs: then classes are chosen, and returned.
+
     Raises:
-        StreamError: no sample left the random start; the step is too small.
+        StreamError: none left the random start; the step is too small.
     """
     start = model.state_dict()
-    first = np.zeros(len(data))
-    first[(key / "start").order(data.ids)[:count]] = 1.0
+    names, of = np.unique(data.ids if keys is None else keys, return_inverse=True)
+
+    def losses() -> np.ndarray:
+        return np.bincount(of, _losses(model, objective, data)) / np.bincount(of)
+
+    first = np.zeros(len(names))
+    first[(key / "start").order(names)[:count]] = 1.0
     w = first
-    step = choice.step / max(float(np.median(_losses(model, objective, data))), 1e-8)
+    step = choice.step / max(float(np.median(losses())), 1e-8)
     for number in range(choice.rounds):
         model.load_state_dict(start)
-        unlearn(model, objective, data, w, choice, key / "round" / number)
-        w = updated(w, _losses(model, objective, data), step, choice.gamma, choice.kind == "easy")
+        unlearn(model, objective, data, w[of], choice, key / "round" / number)
+        w = updated(w, losses(), step, choice.gamma, choice.kind == "easy")
     # Equal weights are told apart by name.
-    order = np.lexsort((key.priorities(data.ids), -w))
-    chosen = np.zeros(len(data), dtype=bool)
+    order = np.lexsort((key.priorities(names), -w))
+    chosen = np.zeros(len(names), dtype=bool)
     chosen[order[:count]] = True
     left = 1 - float(chosen[first > 0].mean())
     logger.info("%s case: %.0f %% of the random start left the selection", choice.kind, 100 * left)
-    if left == 0 and count < len(data):
+    if left == 0 and count < len(names):
         raise StreamError(
             f"The {choice.kind} case is still its random start: schedule.step ({choice.step:g}) or schedule.rounds "
             f"({choice.rounds}) is too small for losses like these."
         )
-    return data.ids[chosen]
+    return names[chosen]
 
 
 def unlearn(model: FlatModel, objective: Objective, data: Data, w: np.ndarray, choice: Choice, key: Key) -> None:
@@ -166,8 +187,13 @@ class Chooser:
         strategy, setting, ledger = self._live_up_to(plan, learned)
         model = strategy.network()
         assert model is not None
-        data = ledger.lend(candidates)
-        return select(model, setting.objective, data, spec.count, spec.choice, key / "selection")
+        name = key / "selection"
+        if spec.scope == "sample":
+            return select(model, setting.objective, ledger.lend(candidates), spec.count, spec.choice, name)
+        ids = np.unique(np.concatenate([e.sample_ids for e in learned]))
+        ids = ids[np.isin(plan.source.class_ids[ids], candidates)]
+        classes = plan.source.class_ids[ids]
+        return select(model, setting.objective, ledger.lend(ids), spec.count, spec.choice, name, classes)
 
     def _live_up_to(self, plan: Plan, learned: tuple[Experience, ...]) -> tuple[Strategy, Setting, Ledger]:
         if self._setting is None or self._strategy is None or self._ledger is None:

@@ -1,4 +1,4 @@
-"""Roughly how long a study takes and how much it writes: from the first events of its runs, played for that."""
+"""Roughly how long a study takes and how much it writes: from some of its runs, played for a while."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lifelong.config.run import RunConfig
@@ -21,36 +22,43 @@ from lifelong.trackers._base import RunInfo
 from streams.config import parse
 from streams.events import DeletionRequest, Event
 
-_MOST_POINTS, _MOST_S, _ENOUGH_LEARNED = 8, 20.0, 3
+_MOST_POINTS, _MOST_S = 8, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """An estimate of what one or more jobs take, where no cache has anything of it.
+    """An estimate of what one or more jobs take.
 
     Attributes:
         seconds: of one process.
         size: bytes in run folders and in the cache of references.
+        longest: seconds of the longest of the jobs, which no second process shortens.
     """
 
     seconds: float = 0.0
     size: float = 0.0
+    longest: float = 0.0
 
     def __add__(self, other: Forecast) -> Forecast:
         """Return both together."""
-        return Forecast(self.seconds + other.seconds, self.size + other.size)
+        return Forecast(self.seconds + other.seconds, self.size + other.size, max(self.longest, other.longest))
 
     def times(self, factor: float) -> Forecast:
         """Return that many of it."""
-        return Forecast(factor * self.seconds, factor * self.size)
+        return Forecast(factor * self.seconds, factor * self.size, self.longest)
+
+    def on(self, processes: int) -> float:
+        """Return the seconds that so many processes take beside each other, with a core for each."""
+        return max(self.seconds / processes, self.longest)
 
 
 def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
     """Estimate what `jobs` take together.
 
-    One job of each kind (grid point and strategies) plays its first events, at most of 8 grid points. What the other
-    events take is extrapolated by the samples they bring; requests that were not reached are taken to cost as much as
-    learning everything again if they retrain, else as one experience; references by the events in their tree.
+    One job of each kind (grid point and strategies) is played, at most of 8 grid points, to its end if that is soon.
+    Of longer ones what the other events take is extrapolated by the samples they bring; requests that were not reached
+    are taken to cost as much as learning everything again if they retrain, else as one experience; references by the
+    events in their tree, and by what it takes to measure one model.
     """
     kinds: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
     for job in jobs:
@@ -67,18 +75,20 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
         like = [estimates[key]] if key in estimates else [f for (_, names), f in estimates.items() if names == key[1]]
         like = like or list(estimates.values())
         summed = sum(like, Forecast())
-        total += Forecast(summed.seconds / len(like) * len(jobs_alike), summed.size / len(like) * len(jobs_alike))
+        total += replace(summed.times(len(jobs_alike) / len(like)), longest=summed.seconds / len(like))
     return total
 
 
 @dataclass(slots=True)
 class _Trial:
-    """A tracker that lets a run live its first events, notes what they take, and ends it."""
+    """A tracker that lets a run live for a while, notes what events take, and ends it if it is not over by then."""
 
     allowed_s: float
+    references_s: Callable[[float, float], float]
     events: tuple[Event, ...] = ()
     acted: list[float] = field(default_factory=list)
     other_s: float = 0.0
+    is_whole: bool = False
     _began: float = 0.0
     _last: float = 0.0
 
@@ -88,19 +98,22 @@ class _Trial:
         self._began = self._last = time.perf_counter()
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        """Take the time of an event; end the run when there is enough to go by."""
+        """Take the time of an event; end the run when there is no time left, for the references neither."""
         now = time.perf_counter()
         self.acted.append(seconds)
         self.other_s += now - self._last - seconds
         self._last = now
-        lived = self.events[: index + 1]
-        requests = sum(isinstance(e, DeletionRequest) for e in lived)
-        wanted = any(isinstance(e, DeletionRequest) for e in self.events)
-        if now - self._began > self.allowed_s or (len(lived) - requests >= _ENOUGH_LEARNED and requests >= wanted):
+        passed, is_last = now - self._began, index + 1 == len(self.events)
+        if passed + (self.references_s(_rate(self), self.measuring()) if is_last else 0.0) > self.allowed_s:
             raise _Enough
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
-        """Never comes."""
+        """Take note that it came to its end."""
+        self.is_whole = True
+
+    def measuring(self) -> float:
+        """Return the seconds that it takes to measure a model once."""
+        return self.other_s / max(len(self.acted), 1)
 
     def end(self) -> None:
         """Nothing to close."""
@@ -111,28 +124,36 @@ class _Enough(BaseException):
 
 
 def _of_job(job: Job, allowed_s: float) -> Forecast:
-    """Play the first events of every strategy of a job in a temporary folder, and extrapolate."""
-    total, rates, first = Forecast(), [], 0
-    shadows = 0.0
-    for name in job.config["strategies"]:
+    """Play every strategy of a job for a while in a temporary folder, and extrapolate where that was not all."""
+    size, seconds, prefix = 0.0, 0.0, 0.0
+    references: list[float] = []
+    are_lived = False  # by one of the strategies, which share them
+    for number, name in enumerate(job.config["strategies"]):
+        started = time.perf_counter()
         config = parse(RunConfig, job.config | {"strategies": {name: job.config["strategies"][name]}})
         prepared = prepare(config)
-        trial = _Trial(allowed_s / len(job.config["strategies"]))
+        prepared_s = time.perf_counter() - started
+        trial = _Trial(allowed_s / len(job.config["strategies"]), partial(_references, prepared))
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.suppress(_Enough):
                 run_prepared(prepared, folder, [trial])
+            took = time.perf_counter() - started - prepared_s
             written = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
         retrains = prepared.resolved["strategies"][name].get("unlearner", {}).get("name") == "retrain"
-        rate = _rate(trial)
-        rates.append(rate)
-        share = len(prepared.stream.events) / max(len(trial.acted), 1)
+        rate, share = _rate(trial), len(prepared.stream.events) / max(len(trial.acted), 1)
         acting = _seconds(trial, rate, retrains)
-        shadows += sum(acting) * prepared.config.references.shadows if prepared.stream.requests else 0.0
-        seconds = sum(acting[first:]) + trial.other_s * share
-        total += Forecast(seconds, written * share)
+        seconds += took if trial.is_whole else sum(acting) + trial.other_s * share
+        seconds += -prefix if number else prepared_s  # strategies of a job share their life up to the first request
+        references.append(_references(prepared, rate, trial.measuring()))
+        are_lived |= trial.is_whole
+        if prepared.stream.requests and not trial.is_whole:
+            seconds += sum(acting) * prepared.config.references.shadows
         first = next((i for i, e in enumerate(trial.events) if isinstance(e, DeletionRequest)), len(trial.events))
-    rate = sum(rates) / len(rates)
-    return total + Forecast(shadows, 0.0) + _references(prepared, rate)
+        prefix = sum(acting[:first])
+        size += written * share
+    seconds += 0.0 if are_lived else max(references)
+    points = size_of(prepared.stream, prepared.config.references, prepared.config.service.copies).references
+    return Forecast(seconds, size + 8.0 * len(prepared.plan.ids) * points, seconds)
 
 
 def _rate(trial: _Trial) -> float:
@@ -162,10 +183,10 @@ def _seconds(trial: _Trial, rate: float, retrains: bool) -> list[float]:
     return seconds
 
 
-def _references(prepared: Prepared, rate: float) -> Forecast:
-    """Return what the references take: every event of the tree of their lives once."""
+def _references(prepared: Prepared, rate: float, measuring_s: float) -> float:
+    """Return the seconds that references take: every event of the tree of their lives once, and measuring each."""
     config, stream = prepared.config, prepared.stream
     size = size_of(stream, config.references, config.service.copies)
     # Beside every shadow a retrained life of its own seed.
     beside_shadows = config.references.shadows * size.retrained if stream.requests else 0
-    return Forecast(rate * (size.samples + beside_shadows), 8.0 * len(prepared.plan.ids) * size.references)
+    return rate * (size.samples + beside_shadows) + measuring_s * size.references

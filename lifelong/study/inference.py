@@ -95,6 +95,21 @@ class Rule:
 
         return float(t.isf(level_of_each(self.looks, level) / 2, seeds - 1) / np.sqrt(seeds))
 
+    def detectable(self, values: Sequence[float], family: int) -> float:
+        """Return how far the true mean must lie from its bar to be decided by four studies of five.
+
+        Their seeds are as many, and differ by as much, as these.
+
+        Args:
+            values: one for each seed, at least `FEWEST_SEEDS`.
+            family: criteria that are judged together; the other ones count as undecided.
+        """
+        from scipy.stats import t
+
+        seeds = len(values)
+        more = float(t.ppf(0.8, seeds - 1)) / np.sqrt(seeds)
+        return float(np.std(values, ddof=1) * (self.effect_needed(seeds, family) + more))
+
 
 def prospect(rule: Rule, seeds: int, family: int) -> str:
     """Say, before a study runs, what its seeds can decide.

@@ -20,6 +20,7 @@ from streams.registry import load, others_code
 
 # A worker that is taken for dead may need that long to notice it and to let go of its run folder.
 _PATIENCE_S, _LOOK_AGAIN_S = 60.0, 0.2
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,21 @@ def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
             job_data = data | {"strategies": {name: data["strategies"][name] for name in group}}
             resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
             folder = f"{cell.config.name}-{content_hash([resolved, code_of(resolved)])}"
-            label = f"{' + '.join(group)} ({point})"
+            label = f"{together(group)} ({point})"
             job = Job(index, label, job_data, str(root), folder, code_version(), point=point)
             jobs.append(replace(job, cohort=cohort_of(resolved)))
     return jobs
+
+
+def together(strategies: Sequence[str]) -> str:
+    """Return names of strategies as people read them.
+
+    >>> together(["a", "b", "c"]), together(["a", "b", "c", "d", "e"])
+    ('a + b + c', 'a + b + 3 more')
+    """
+    few = strategies if len(strategies) <= _MOST_NAMED else strategies[: _MOST_NAMED - 1]
+    more = [f"{len(strategies) - len(few)} more"] if len(few) < len(strategies) else []
+    return " + ".join([*few, *more])
 
 
 def cohort_of(resolved: dict[str, Any]) -> str | None:

@@ -123,7 +123,7 @@ def judge(
     ]
     verdicts = []
     for e, estimate, alone, p in zip(family, estimates, allowed, holm(allowed), strict=True):
-        outcome, reason = _decide(e, estimate, alone, p, len(family))
+        outcome, reason = _decide(e, estimate, alone, p, len(family), rule)
         if blocked and e.name in blocked:
             outcome, reason = blocked[e.name]
         elif e.not_testable is not None:
@@ -177,7 +177,7 @@ def _num_sides(e: Evidence, estimate: Estimate) -> int:
 
 
 def _decide(
-    e: Evidence, estimate: Estimate | None, alone: float | None, p: float | None, family: int
+    e: Evidence, estimate: Estimate | None, alone: float | None, p: float | None, family: int, rule: Rule
 ) -> tuple[Outcome, str | None]:
     if estimate is None:
         return "undecided", e.missing
@@ -188,7 +188,14 @@ def _decide(
         return _side_of_bar(e, estimate), agreed if estimate.low == estimate.high else None
     if alone < LEVEL:
         return "undecided", f"it would be decided alone, not among {family} criteria"
-    return "undecided", "the interval spans the " + ("margin" if e.test == "within" else "bar")
+    if e.test == "within":
+        return "undecided", "the interval spans the margin"
+    # Without the effect that would have been found, "undecided" does not tell how much was looked for.
+    effect = rule.detectable([math.log(v) for v in e.values] if e.ratio else e.values, family)
+    if not 0 < effect < math.inf:
+        return "undecided", "the interval spans the bar"
+    how_far = f"a factor of {math.exp(effect):.3g}" if e.ratio else f"{effect:.2g}"
+    return "undecided", f"the interval spans the bar; {how_far} beyond it would be seen with probability 80 %"
 
 
 def _side_of_bar(e: Evidence, estimate: Estimate) -> Outcome:

@@ -20,7 +20,7 @@ from lifelong.study.jobs import Job, JobResult, is_done
 
 State = Literal["running", "failed", "done", "waiting"]
 _ORDER: tuple[State, ...] = ("running", "failed", "done", "waiting")
-_LOOK_EVERY_S, _SAY_EVERY_S = 1.0, 60.0
+_LOOK_EVERY_S, _SAY_FIRST_S, _SAY_EVERY_S, _MOST_SAID = 1.0, 10.0, 30.0, 4
 
 
 @dataclass(slots=True)
@@ -83,8 +83,9 @@ class Progress:
     def __enter__(self) -> Progress:
         """Start to show."""
         self._began = time.monotonic()
-        if not self._silent and self._console.is_terminal:
-            self._thread = threading.Thread(target=self._draw, daemon=True)
+        if not self._silent:
+            show = self._draw if self._console.is_terminal else self._say
+            self._thread = threading.Thread(target=show, daemon=True)
             self._thread.start()
         return self
 
@@ -109,19 +110,15 @@ class Progress:
         standing = self._standing[result.job.name]
         standing.look()
         standing.state = "failed" if result.error else "done"
-        if not self._silent and self._thread is None:
+        if not (self._silent or self._console.is_terminal):
             self._look()
+            self._said_at = time.monotonic()
             how = f"FAILED: {last_line(result.error)}" if result.error else f"done in {result.seconds:.1f} s"
             self._console.print(f"{self.summary()}  {result.job.label}: {how}", markup=False, soft_wrap=True)
 
     def told(self, name: str, lived: int, events: int) -> None:
-        """Take note of how far a job on another machine is; without a terminal, say so once in a while."""
+        """Take note of how far a job on another machine is."""
         self._standing[name].hear(lived, events)
-        if self._silent or self._thread is not None or time.monotonic() - self._said_at < _SAY_EVERY_S:
-            return
-        self._said_at = time.monotonic()
-        running = [f"{s.job.label} {s.place()}" for s in self._standing.values() if s.state == "running"]
-        self._console.print(f"{self.summary()}  at event: {'; '.join(running)}", markup=False, soft_wrap=True)
 
     def summary(self) -> str:
         """Return how far the study is, in words."""
@@ -151,6 +148,23 @@ class Progress:
     def _look(self) -> None:
         for standing in self._standing.values():
             standing.look()
+
+    def _say(self) -> None:
+        """Without a terminal, say where the jobs under way are: soon, and whenever nothing was said for a while."""
+        after = _SAY_FIRST_S
+        while not self._over.wait(max(self._said_at + after - time.monotonic(), _LOOK_EVERY_S / 100)):
+            if time.monotonic() - self._said_at < after:
+                continue
+            self._look()
+            self._said_at, after = time.monotonic(), _SAY_EVERY_S
+            self._console.print(self.position(), markup=False, soft_wrap=True)
+
+    def position(self) -> str:
+        """Return how far the study is, and at which events the jobs under way are."""
+        running = [f"{s.job.label} {s.place()}" for s in self._standing.values() if s.state == "running"]
+        more = f"; and {len(running) - _MOST_SAID} more" if len(running) > _MOST_SAID else ""
+        told = f"at event: {'; '.join(running[:_MOST_SAID])}{more}" if running else "no run has lived an event yet"
+        return f"{self.summary()}  {told}"
 
     def _draw(self) -> None:
         with Live(console=self._console, transient=True, auto_refresh=False) as live:

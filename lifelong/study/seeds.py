@@ -29,6 +29,8 @@ class Looks(Config):
     looks: tuple[AtLeastThree, ...] = Field(min_length=2)
     """Judge with so many seeds, then, if a criterion is undecided, with more of them, as in [5, 10, 20]. Each look has
     the same level, so chosen that all of them together err as seldom as one would (Pocock)."""
+    first: int = Field(0, ge=0)
+    """The first seed. Where verdicts of a fixed number were seen already, plan looks at seeds that were not (200)."""
 
     @model_validator(mode="after")
     def _rising(self) -> Looks:
@@ -59,7 +61,7 @@ def all_seeds(seeds: tuple[int, ...] | Looks | Open) -> tuple[int, ...]:
     """Return the seeds of a study, of all its looks."""
     match seeds:
         case Looks():
-            return tuple(range(seeds.looks[-1]))
+            return tuple(range(seeds.first, seeds.first + seeds.looks[-1]))
         case Open():
             return tuple(range(seeds.open))
         case _:

@@ -24,6 +24,7 @@ class RunInfo:
         config: the resolved configuration, as plain data.
         stream: what it lives through.
         folder: where its record is kept.
+        taken_from: folder of the run that has lived it already; events are then told again, as they were there.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RunInfo:
     config: dict[str, Any]
     stream: Stream
     folder: Path
+    taken_from: Path | None = None
 
 
 class Tracker(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +19,21 @@ from lifelong.trackers._base import RunInfo
 class ConsoleTracker:
     """Shows how far a run has come, and remembers it for the message that an interruption leaves."""
 
-    def __init__(self, console: Console | None = None, interval_s: float = 10.0, silent: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, interval_s: float = 10.0, silent: bool = False, still_s: float = 30.0
+    ) -> None:
         """Write nothing yet.
 
         Args:
             console: where to write; by default standard error.
             interval_s: where there is no terminal, at most one line in that time for a strategy that is under way.
             silent: only remember.
+            still_s: where there is no terminal, a line is written after that time without one, say in a long event or
+                among the references.
         """
         self._console = console or Console(stderr=True, highlight=False)
-        self._interval_s, self._silent = interval_s, silent
+        self._interval_s, self._silent, self._still_s = interval_s, silent, still_s
+        self._over = threading.Event()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._info: RunInfo | None = None
@@ -59,11 +65,15 @@ class ConsoleTracker:
         self._began_at = self._spoke_at = time.monotonic()
         if self._silent:
             return
-        if self._console.is_terminal:
+        if info.taken_from is not None:
+            self._say(f"{self._label()}: taken over from {info.taken_from}")
+        elif self._console.is_terminal:
             self._open()
         else:
             going_on = f", going on after event {first_event}" if first_event else ""
             self._say(f"{self._label()}: {len(info.stream.events)} events{going_on}")
+            self._over = threading.Event()
+            threading.Thread(target=self._still, args=(self._over,), daemon=True).start()
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
         """Move the line on."""
@@ -72,7 +82,7 @@ class ConsoleTracker:
         if self._progress is not None and self._task is not None:
             events, steps, phase = self._fields()
             self._progress.update(self._task, completed=self._done, events=events, steps=steps, phase=phase)
-        elif not self._silent and time.monotonic() - self._spoke_at >= self._interval_s:
+        elif not self._is_quiet() and time.monotonic() - self._spoke_at >= self._interval_s:
             events, steps, _ = self._fields()
             self._say(f"{self._label()}: {events} events, {steps} steps")
 
@@ -80,7 +90,7 @@ class ConsoleTracker:
         """Say that the strategy is done."""
         self._finished = True
         self._close()
-        if not self._silent:
+        if not self._is_quiet():
             took = time.monotonic() - self._began_at
             self._say(
                 f"{self._label()}: done in {took:.1f} s, {self._steps:,} steps (references: {seconds:.1f} s of it)"
@@ -88,7 +98,18 @@ class ConsoleTracker:
 
     def end(self) -> None:
         """Take the bar away."""
+        self._over.set()
         self._close()
+
+    def _still(self, over: threading.Event) -> None:
+        """Say where the strategy is whenever nothing has been said for a while, until it is over."""
+        while not over.wait(max(self._spoke_at + self._still_s - time.monotonic(), 0.01)):
+            if time.monotonic() - self._spoke_at >= self._still_s:
+                events, steps, phase = self._fields()
+                where = f"{steps} steps" if not phase else f"{steps} steps; its {phase} are lived"
+                self._say(
+                    f"{self._label()}: {events} events, {where}, {time.monotonic() - self._began_at:.0f} s so far"
+                )
 
     def _open(self) -> None:
         assert self._info is not None
@@ -119,6 +140,10 @@ class ConsoleTracker:
         total = len(self._info.stream.events)
         phase = "references" if self._done == total else ""
         return f"{self._done}/{total}", f"{self._steps:,}", phase
+
+    def _is_quiet(self) -> bool:
+        """Return whether nothing is to be said of what happens: of a life that was lived elsewhere neither."""
+        return self._silent or (self._info is not None and self._info.taken_from is not None)
 
     def _label(self) -> str:
         assert self._info is not None

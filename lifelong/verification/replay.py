@@ -16,6 +16,7 @@ from strategies.step import ledger_after, step
 from streams.data import Batch
 from streams.events import DeletionRequest, Event, Unit
 from streams.ledger import Ledger
+from streams.pictures import Pictures
 from streams.randomness import Key
 from streams.source import Source
 from streams.stream import Stream
@@ -160,8 +161,11 @@ def altered(stream: Stream, ids: np.ndarray, key: Key) -> Stream:
     x, y = source.x.clone(), source.y.clone()
     other_rows = torch.from_numpy(generator.integers(0, len(source), len(ids)))
     x[ids] = source.x[other_rows]
-    images = None if source.images is None else source.images.clone()
-    if images is not None:  # a row and the images that it speaks of belong together
+    images = source.images  # a row and the images that it speaks of belong together
+    if isinstance(images, Pictures):
+        images = images.exchanged(ids, other_rows.numpy())
+    elif images is not None:
+        images = images.clone()
         images[ids] = images[other_rows]
     if y.is_floating_point():
         y[ids] = source.y[torch.from_numpy(generator.integers(0, len(source), len(ids)))]

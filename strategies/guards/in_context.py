@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
@@ -13,16 +11,15 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._names import Names
+from strategies.guards._refusal import refusal_logits
 from strategies.objectives._text import TextObjective
+from strategies.objectives.causal_lm import prefixed
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.text import GIVEN
-
-FORCED = 50.0
-"""Logit of a token that is said in any case; all others have 0."""
 
 
 class Config(BaseConfig):
@@ -66,13 +63,7 @@ class InContext(Guard):
             raise ConfigError("guard.applies: 'all' with form: refusal would refuse everything; use named.")
         self._objective = TextObjective.of(setting.objective)
         self._text = self._objective.needed_text("guard: 'in-context'")
-        names = config.subjects or tuple(sorted(self._text.subjects or ()))
-        if not names:
-            raise ConfigError(
-                "guard.subjects: the source does not say what its prompts are about; name it (subjects: [Hogwarts])."
-            )
-        ordered = sorted(names, key=lambda n: (-len(n), n))
-        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
+        self._names = Names(self._text, config.subjects)
         self._guarded: dict[str, np.ndarray] = {}  # subject: samples of the requests that named it, still deleted
 
     @property
@@ -91,7 +82,7 @@ class InContext(Guard):
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Add the subjects; nothing is trained."""
         batch = door.forget_set().all()
-        for row, names in zip(batch.ids.tolist(), self._named_subjects(batch), strict=True):
+        for row, names in zip(batch.ids.tolist(), self._names.named(batch), strict=True):
             for name in names:
                 self._guarded[name] = np.union1d(self._guarded.get(name, np.array([], dtype=np.int64)), [row])
         return Outcome(exactness="none").noted(guarded=float(len(self._guarded)))
@@ -104,10 +95,9 @@ class InContext(Guard):
             return self._objective.outputs(model, batch)
         if self.config.form == "refusal":
             outputs = self._objective.outputs(model, batch)
-            for row, names in enumerate(subjects):
-                if names:
-                    outputs[row] = self._refused(batch.x[row], outputs.shape[1])
-            return outputs
+            refusal, count = self._text.refusals[0], self._objective.num_outputs
+            refused = (refusal_logits(x, outputs.shape[1], refusal, count) for x in batch.x)
+            return torch.stack([r if names else o for o, r, names in zip(outputs, refused, subjects, strict=True)])
         prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(subjects, batch.x, strict=True)]
         longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
         outputs = self._objective.outputs(model, longer)
@@ -129,24 +119,13 @@ class InContext(Guard):
     def load_state_dict(self, state: State) -> None:
         self._guarded = {e["subject"]: e["ids"].numpy().copy() for e in state["guarded"]}
 
-    def _named_subjects(self, batch: Batch) -> list[list[str]]:
-        """Return the subjects that each prompt names; of a row without a prompt, those of the whole text."""
-        subjects = []
-        for tokens, marks in batch.x.cpu():
-            is_prompt = marks == GIVEN
-            chosen = is_prompt if int(is_prompt.sum()) > 1 else marks > 0
-            subjects.append(
-                list(dict.fromkeys(self._pattern.findall(self._text.tokenizer.decode(tokens[chosen].tolist()))))
-            )
-        return subjects
-
     def _guarded_subjects(self, batch: Batch) -> list[list[str]]:
         """Return the forgotten subjects that each row gets an instruction about."""
         if not self._guarded:
             return [[] for _ in range(len(batch))]
         if self.config.applies == "all":
             return [list(self._guarded)] * len(batch)
-        return [[n for n in names if n in self._guarded] for names in self._named_subjects(batch)]
+        return [[n for n in names if n in self._guarded] for names in self._names.named(batch)]
 
     def _prefix(self, names: Sequence[str], length: int) -> list[int]:
         """Return the instruction about these names, as tokens, as far as there is room."""
@@ -156,30 +135,3 @@ class InContext(Guard):
                 return tokens
             names = names[1:]
         return []
-
-    def _refused(self, x: torch.Tensor, length: int) -> torch.Tensor:
-        """Return logits ``[length, V]`` of a row that say a refusal and then nothing."""
-        refusal = [*self._text.refusals[0]]
-        start = int((x[1] == GIVEN).sum()) - 1
-        logits = torch.zeros(length, self._objective.num_outputs, device=x.device)
-        for position in range(max(0, start), length):
-            logits[position, refusal[min(position - start, len(refusal) - 1)]] = FORCED
-        return logits
-
-
-def prefixed(batch: Batch, prefixes: Sequence[Sequence[int]]) -> Batch:
-    """Return the batch with tokens put between each row's start token and what follows it; they are given.
-
-    Args:
-        batch: ``x [B, 2, L]``.
-        prefixes: one per row.
-    """
-    longest = max(len(p) for p in prefixes)
-    x = batch.x.new_zeros(len(batch), 2, batch.x.shape[2] + longest)
-    for row, old, prefix in zip(x, batch.x, prefixes, strict=True):
-        n = len(prefix)
-        row[:, 0] = old[:, 0]
-        row[0, 1 : 1 + n] = torch.tensor(list(prefix), dtype=x.dtype, device=x.device)
-        row[1, 1 : 1 + n] = GIVEN
-        row[:, 1 + n : n + old.shape[1]] = old[:, 1:]
-    return replace(batch, x=x)

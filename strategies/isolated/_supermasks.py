@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, Optimizer, OptimizerConfig
+from strategies.parts.training.rates import Scheduled, by_epoch, cosine
 from strategies.parts.weights.ranks import kth_smallest
 from streams.errors import ConfigError
 from streams.randomness import Key, seeded_torch
@@ -343,37 +344,12 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None, None
 
 
-class _Annealed:
-    """Adam with a learning rate that falls by a cosine over the epochs of a stage."""
-
-    def __init__(
-        self, config: OptimizerConfig, parameters: torch.Tensor, epochs: int, steps: int, schedule: Schedule
-    ) -> None:
-        self._config, self._epochs, self._per_epoch = config, epochs, max(1, steps // epochs)
-        self._anneals = schedule == "cosine"
-        self.inner = Adam(config, parameters)
-        self._step = 0
-
-    def step(self, parameters: torch.Tensor, gradient: torch.Tensor) -> None:
-        if self._anneals and self._step % self._per_epoch == 0:
-            self._set_rate(self._step)
-        self._step += 1
-        self.inner.step(parameters, gradient)
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the moments, and where it stands in the schedule."""
-        return {"moments": self.inner.state_dict(), "step": self._step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put them back."""
-        self.inner.load_state_dict(state["moments"])
-        self._step = state["step"]
-        if self._anneals and self._step:
-            self._set_rate(self._step - 1)
-
-    def _set_rate(self, step: int) -> None:
-        share = (1 + math.cos(math.pi * (step // self._per_epoch) / self._epochs)) / 2
-        self.inner.config = self._config.model_copy(update={"lr": self._config.lr * share})
+def _adam(config: OptimizerConfig, parameters: torch.Tensor, epochs: int, steps: int, schedule: Schedule) -> Optimizer:
+    """Return Adam, whose learning rate falls by a cosine over the epochs of a stage if that is the schedule."""
+    inner = Adam(config, parameters)
+    if schedule != "cosine":
+        return inner
+    return Scheduled(inner, by_epoch(cosine(epochs), max(1, steps // epochs)))
 
 
 @final
@@ -405,7 +381,7 @@ class ScoreStep(Optimizer):
         self.scores, self._spans = scores, spans
         self.mask = torch.zeros_like(scores, dtype=torch.bool)
         """What is chosen now, bool ``[P]``, changed in place by every step."""
-        self._adam = _Annealed(config, scores, epochs, steps, schedule)
+        self._adam = _adam(config, scores, epochs, steps, schedule)
         self._guesses: list[float | None] = [None] * len(spans)
         self._choose()
 
@@ -461,7 +437,7 @@ class WeightStep(Optimizer):
         """
         self._positions = positions
         self._own = weights.index_select(0, positions)
-        self._adam = _Annealed(config, self._own, epochs, steps, schedule)
+        self._adam = _adam(config, self._own, epochs, steps, schedule)
 
     @torch.no_grad()
     @override

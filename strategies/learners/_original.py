@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Lesson, Outcome, Plugin, Setting, State
+from strategies.base import Door, Lesson, Outcome, Plugin, Setting, State
 from strategies.objectives._text import TextObjective
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
@@ -19,7 +19,7 @@ from strategies.parts.teachers.teacher import frozen_copy
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import DeletionRequest
+from streams.events import DeletionRequest, Experience
 
 
 class GeneralConfig(BaseConfig):
@@ -28,6 +28,9 @@ class GeneralConfig(BaseConfig):
     general: int = Field(1, ge=0)
     """The first so many experiences of the stream are general text and are learned as they are; what they leave is the
     original model. 0: the initial model is the original (a checkpoint), and there is no general data."""
+    general_known: bool = False
+    """Whether the general experiences are taken to be known: they are not trained on, and serve as the general data
+    beside a checkpoint, which then is the original model."""
 
 
 class OriginalConfig(GeneralConfig):
@@ -87,6 +90,10 @@ class HeldToOriginal(Plugin, ABC):
     def is_general(self) -> bool:
         """Whether the lesson at hand is part of the general experiences."""
         return self._lessons < self.config.general
+
+    @override
+    def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
+        return ids[:0] if self.is_general and self.config.general_known else ids
 
     @override
     def begin(self, lesson: Lesson) -> None:

@@ -217,12 +217,13 @@ class SurveyingSelection(Selection):
         self,
         data: Data,
         model: FlatModel,
+        key: Key,
         wanted: tuple[Selector, ...] | None,
         projector: Projector | None = None,
         embeddings: bool = False,
         sign: bool = False,
     ) -> Surveyed:
-        """Survey the pool for some scores (None takes all that make sense)."""
+        """Survey the pool for some scores (None takes all that make sense); interrupted, it goes on where it was."""
         config, objective = self.config, self.setting.objective
         few = data.batch(torch.arange(min(len(data), 2), device=data.targets().device))
         selectors = available(objective, few, wanted, f"learner.{self.name}")
@@ -240,4 +241,4 @@ class SurveyingSelection(Selection):
             config.batch,
             config.memory,
         )
-        return survey(model, objective, data, look)
+        return survey(model, objective, data, look, key / "survey")

@@ -90,6 +90,8 @@ def draw(
     sizes = np.array([len(m) for m in members])
     if config.shares == "equal":
         budgets = equal_shares(sizes, budget)
+    elif config.shares == "proportional":
+        budgets = weighted_shares(sizes, sizes.astype(np.float64), budget)
     elif config.shares == "el2n-spread":
         budgets = handed_on_shares(sizes, spreads(surveyed.scores["el2n"], labels), budget)
     else:
@@ -173,7 +175,7 @@ class AdaptInfinity(SurveyingSelection):
         config = self.config
         self._pruned = _without(self._pruned, np.isin(self._pruned["ids"], data.ids))  # taught again
         hidden = config.pool is not None and config.redundancy == "hidden"
-        surveyed = self.look(data, model, config.selectors, self._projector, hidden, config.gradient == "sign")
+        surveyed = self.look(data, model, key, config.selectors, self._projector, hidden, config.gradient == "sign")
         count = config.clusters or default_clusters(len(data))
         labels = clusters(surveyed.features.numpy(), count, key / "clusters", config.algorithm)
         drawn, selectors, outside = draw(surveyed, labels, allowed, data.ids, budget, key, config)

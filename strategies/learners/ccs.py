@@ -41,7 +41,7 @@ class CCS(SurveyingSelection):
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         config = self.config
-        surveyed = self.look(data, model, (config.score,))
+        surveyed = self.look(data, model, key, (config.score,))
         open_ = np.flatnonzero(allowed)
         tails = (0.0, 100 * config.hardest)
         values = surveyed.scores[config.score][open_]

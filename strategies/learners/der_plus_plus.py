@@ -30,6 +30,7 @@ class DERPlusPlus(DarkExperience):
 
     supports = frozenset({"classes", "numbers", "images"})
     ranges = {"alpha": log(0.03, 3.0), "beta": log(0.05, 5.0)}
+    becomes = {"der": {"beta": 0.0, "draws": "apart"}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with an empty memory."""

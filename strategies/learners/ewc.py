@@ -56,6 +56,7 @@ class EWC(Plugin):
     test_options = {"strength": 10.0}
     config: Config
     ranges = {"strength": log(1.0, 1e5)}
+    becomes = {"naive": {"strength": 0.0}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""

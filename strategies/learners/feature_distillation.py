@@ -40,6 +40,7 @@ class FeatureDistillation(DistillingPlugin):
     supports = frozenset({"classes", "numbers", "images"})
     term: ClassVar[str] = "feature_distillation"
     ranges = {"strength": log(0.1, 100.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher, or with the initial model as one."""

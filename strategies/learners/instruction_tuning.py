@@ -64,7 +64,7 @@ class InstructionTuning(Plugin):
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Return the questions of the domain and those that are kept."""
         if self._is_general:
-            return ids
+            return ids[:0] if self.config.general_known else ids
         own = ids[with_prompt(door.fetch(ids))] if len(ids) else ids
         return np.union1d(own, self._memory.ids)
 
@@ -79,7 +79,9 @@ class InstructionTuning(Plugin):
     @override
     def end(self, lesson: Lesson) -> Outcome:
         if self._is_general:
-            self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
+            known = self.config.general_known
+            general = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
+            self._memory.compete(general.part(np.flatnonzero(with_prompt(general))))
         self._lessons += 1
         return Outcome()
 

@@ -38,6 +38,7 @@ class L2(Plugin):
     carries = ()
     config: Config
     ranges = {"strength": log(1e-3, 10.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start with the initial weights as anchor."""

@@ -63,6 +63,7 @@ class LwF(DistillingPlugin):
     supports = frozenset({"classes", "numbers"})
     term: ClassVar[str] = "lwf_distillation"
     ranges = {"strength": log(0.1, 10.0), "temperature": linear(1.0, 5.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a teacher.

@@ -42,6 +42,7 @@ class MAS(Tied):
     name: ClassVar[str] = "mas"
     idle_state = {"tie/spread": "all terms have one anchor"}
     ranges = {"strength": log(0.01, 100.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     @property
     @override

@@ -12,6 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
+from strategies.learners._mixture import Renewal, Turns, turns
 from strategies.learners._original import HeldToOriginal, OriginalConfig
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
@@ -26,7 +27,6 @@ from strategies.parts.text.alignment import (
     difficulties,
     easiest,
     num_tokens,
-    share_of_tokens,
     with_prompt,
 )
 from strategies.ranges import linear, log
@@ -52,6 +52,12 @@ class Config(OriginalConfig):
     """Share of stage 1's tokens that are general instructions, as far as the memory has them."""
     preferences: float = Field(0.05, ge=0, lt=1)
     """Share of stage 1's tokens that are preferred answers of preference data. Rejected ones are never among them."""
+    mixture: Literal["epoch", "fixed"] = "epoch"
+    """epoch: every pass over a domain is mixed with other general samples, until all have had their turn. fixed: one
+    draw for each domain, repeated in every pass, which rehearses a few samples only."""
+    mixed: int | None = Field(None, ge=1)
+    """How many of the general experiences, from the first on, are kept for the mixture; null keeps all. What the others
+    teach is rehearsed by no mixture, and shows how much is kept of what is not."""
     preference_part: float = Field(0.2, ge=0, le=1)
     """Part of the kept questions that serve as preference data, drawn by name; the others are instructions."""
     rejected: Literal["wrong", "refusal"] = "wrong"
@@ -134,7 +140,8 @@ class MixCPT(HeldToOriginal):
         self._template = template(config.template, self._text.tokenizer)
         self._answers = objective.on("answer")
         self._memory = Exemplars(config.memory, "reservoir", setting.key / "mix-cpt" / "priority")
-        self._mixed: dict[Kind, np.ndarray] = {}
+        self._mixed: dict[Kind, Turns] = {}
+        self._renewal: Renewal | None = None
         self._shares: dict[str, float] = {}
 
     @property
@@ -154,7 +161,7 @@ class MixCPT(HeldToOriginal):
         """Return the domain's samples with general ones among them, by shares of tokens."""
         self._mixed, self._shares = {}, {}
         if self.is_general or not len(ids):
-            return ids
+            return super().select(ids, experience, door, model)
         key = self.setting.key / "mix-cpt" / "mixture" / experience.name / experience.incarnation
         domain_tokens = int(num_tokens(door.fetch(ids)).sum())
         shares: dict[Kind, float] = {
@@ -165,23 +172,45 @@ class MixCPT(HeldToOriginal):
         used: dict[str, int] = {"domain": domain_tokens}
         for kind, kept_ids in self._general(ids).items():
             tokens = num_tokens(door.fetch(kept_ids))
-            self._mixed[kind] = share_of_tokens(kept_ids, tokens, shares[kind] * total_tokens, key / kind)
-            used[kind] = int(tokens[np.isin(kept_ids, self._mixed[kind])].sum())
+            epochs = self.setting.training.epochs if self.config.mixture == "epoch" else 1
+            self._mixed[kind] = turns(kept_ids, tokens, shares[kind] * total_tokens, epochs, key / kind)
+            used[kind] = int(tokens[np.isin(kept_ids, self._mixed[kind].first)].sum())
             if used[kind] < 0.9 * shares[kind] * total_tokens:
                 logger.info("%s: only %d tokens of %s are kept", experience.name, used[kind], kind)
         self._shares = {f"mixture_{name}": count / sum(used.values()) for name, count in used.items()}
-        return np.unique(np.concatenate([ids, *self._mixed.values()]))
+        return np.unique(np.concatenate([ids, *(t.first for t in self._mixed.values())]))
+
+    @override
+    def begin(self, lesson: Lesson) -> None:
+        """Choose the teacher, and whose turn it is in which epoch."""
+        super().begin(lesson)
+        self._renewal = None
+        if self.config.mixture == "epoch" and len(used := self.trained_beside()):
+            batch_size = self.setting.training.batch_size
+            renewal = Renewal(list(self._mixed.values()), lesson.door.fetch(used), batch_size, len(lesson.data))
+            self._renewal = renewal
+
+    @override
+    def extend(self, batch: Batch, step: int) -> Batch:
+        return batch if self._renewal is None else self._renewal.renewed(batch, step)
+
+    @override
+    def trained_beside(self) -> np.ndarray:
+        return np.unique(np.concatenate([np.array([], dtype=np.int64), *(t.used for t in self._mixed.values())]))
 
     @override
     def end(self, lesson: Lesson) -> Outcome:
-        """Keep general questions, or align the format."""
+        """Keep general questions (general text, where nothing is asked), or align the format."""
         domains = self._lessons + 1 - self.config.general
-        if self.is_general:
-            self._memory.compete(lesson.data.part(np.flatnonzero(with_prompt(lesson.data))))
+        if self.is_general and (self.config.mixed is None or self._lessons < self.config.mixed):
+            known = self.config.general_known
+            data = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
+            asks = with_prompt(data)
+            self._memory.compete(data.part(np.flatnonzero(asks)) if asks.any() else data)
         every, cost = self.config.align_every, Outcome().noted(**self._shares)
         if not self.is_general and every is not None and domains % every == 0:
             cost += self._align(lesson)
-        self._mixed, self._shares = {}, {}
+        self._mixed, self._shares, self._renewal = {}, {}, None
         return cost + super().end(lesson)
 
     def _general(self, new_ids: np.ndarray) -> dict[Kind, np.ndarray]:
@@ -195,7 +224,7 @@ class MixCPT(HeldToOriginal):
     def _align(self, lesson: Lesson) -> Outcome:
         """Teach the format; return what it cost."""
         chosen, cost = {}, Outcome()
-        pools = self._mixed
+        pools = {kind: turns_of_kind.used for kind, turns_of_kind in self._mixed.items()}
         if not any(len(pool) for pool in pools.values()):
             pools = self._general(lesson.experience.sample_ids)  # nothing was mixed in: CPT, then alignment
         for kind, pool in pools.items():

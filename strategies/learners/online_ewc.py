@@ -45,6 +45,7 @@ class OnlineEWC(Tied):
     component: ClassVar[str] = "fisher"
     idle_state = {"tie/spread": "all terms have one anchor"}
     ranges = {"strength": log(1.0, 1e5), "decay": linear(0.5, 1.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     @property
     @override

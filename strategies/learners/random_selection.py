@@ -1,8 +1,8 @@
-"""Random selection: train on a uniform draw from everything so far; what every selection must be held against."""
+"""Random selection: train on a uniform draw from everything so far, or from what is new, as a control of selections."""
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 from typing_extensions import override
@@ -18,6 +18,9 @@ from streams.randomness import Key
 class Config(SelectionConfig):
     """Options of `random-selection`."""
 
+    draw_from: Literal["pool", "new"] = "pool"
+    """The pool of all samples so far, or what the experience brings alone: sequential training with the same budget."""
+
 
 @final
 class RandomSelection(Selection):
@@ -25,11 +28,14 @@ class RandomSelection(Selection):
 
     trains_on = "draw"
     idle_state = {"derived": "a draw by chance derives from no sample"}
+    config: Config
     name: ClassVar[str] = "random-selection"
 
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         drawn = np.zeros(len(data), dtype=bool)
+        if self.config.draw_from == "new":
+            allowed = allowed & (self._arrival[data.ids] == self._experiences - 1)
         order = key.order(data.ids)
         drawn[order[allowed[order]][:budget]] = True
         return Chosen(Draw(data.ids, drawn), Outcome(), {})

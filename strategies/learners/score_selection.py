@@ -52,7 +52,7 @@ class ScoreSelection(SurveyingSelection):
 
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
-        surveyed = self.look(data, model, (self.config.score,))
+        surveyed = self.look(data, model, key, (self.config.score,))
         order = ranked(surveyed.scores[self.config.score], data.ids, self.config.take, key)
         drawn = np.zeros(len(data), dtype=bool)
         drawn[order[allowed[order]][:budget]] = True

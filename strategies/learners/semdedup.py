@@ -57,7 +57,7 @@ class SemDeDup(SurveyingSelection):
     @override
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         config = self.config
-        surveyed = self.look(data, model, (), embeddings=True)
+        surveyed = self.look(data, model, key, (), embeddings=True)
         count = config.clusters or default_clusters(len(data))
         labels = clusters(normalised(surveyed.embeddings).numpy(), count, key / "clusters")
         similarity = redundancy(surveyed.embeddings, labels, config.keep, config.memory)

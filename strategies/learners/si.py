@@ -51,6 +51,7 @@ class SI(Tied):
     name: ClassVar[str] = "si"
     idle_state = {"tie/spread": "all terms have one anchor"}
     ranges = {"strength": log(0.01, 100.0), "damping": log(1e-3, 1.0)}
+    becomes = {"naive": {"strength": 0.0}}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without any tie."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
+from pydantic import Field
 from typing_extensions import override
 
 from strategies.measurement import Measurement, Predict
@@ -21,19 +22,36 @@ from strategies.parts.text.scores import (
     exact_memorisation,
     extraction_strength,
     min_k,
+    ngram_entropy,
     normalised,
+    porter,
     rouge_l,
     truth_probability,
     truth_ratio,
     words,
 )
+from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.source import Source
-from streams.text import ANSWER, GIVEN, Text
+from streams.text import GIVEN, Text, first_answer
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 """Records whose lowness tells members from non-members."""
 _OF_TOKENS = ("loss", "probability", "zlib", "exact_memorisation", "extraction_strength", "min_k", "min_k_plus_plus")
+
+
+class AnswersConfig(BaseConfig):
+    """What is recorded of the answers of requests and of a few retained ones, where source and rows have it."""
+
+    records: tuple[Literal["wrong", "text"], ...] = ("wrong", "text")
+    """Beside losses, probabilities and membership scores, which take one pass: answers in other words and wrong ones
+    (wrong: truth ratio, choice, utility; a pass for each wrong answer), and greedy text (text: ROUGE, entropy, utility;
+    a pass for each token). With `evaluation.follow` earlier requests are recorded less often."""
+    tokens: int | None = Field(None, ge=1)
+    """Most tokens of greedy text. null: as many as fit into the source's longest row. TOFU and OpenUnlearning have 200,
+    of which what rambles on profits: ROUGE recall does not mind."""
+    stemmer: bool = False
+    """Whether ROUGE compares the stems of words (Porter's, of nltk), as TOFU and OpenUnlearning do."""
 
 
 @final
@@ -42,8 +60,9 @@ class Answers(Measurement):
 
     ``loss`` and ``probability`` are of the whole answer, and ``zlib`` is the loss over the bytes that its text packs
     into; ``exact_memorisation``, ``extraction_strength``, ``min_k`` and ``min_k_plus_plus`` leave its end token out, as
-    OpenUnlearning does. ``truth_ratio``, ``truth_prob``, ``choice`` and ``rouge_recall`` are there where the source has
-    wrong answers and prompts; all but the last are NaN in rows that have no wrong answer.
+    OpenUnlearning does. ``truth_ratio``, ``truth_prob`` and ``choice`` are there where the source has wrong answers,
+    and NaN in rows that have none; there are then also ``rouge_recall``, ``text_entropy`` and ``text_words``, of greedy
+    text.
     """
 
     averaged: ClassVar[Mapping[str, Metric]] = {
@@ -57,8 +76,18 @@ class Answers(Measurement):
             "reference",
         ),
         "rouge_recall": Metric(
-            "ROUGE-L recall of greedy text against a request's answers, without stemming.", "0 to 1", "reference"
+            "ROUGE-L recall of greedy text against a request's answers; of words as they are, or of stems "
+            "(`objective.answers.stemmer`).",
+            "0 to 1",
+            "reference",
         ),
+        "text_entropy": Metric(
+            "RWKU's fluency: entropy of the two- and three-word sequences of greedy answers, (2/3 H_2 + 4/3 H_3) / 2. "
+            "Text that repeats itself has little; so have short answers, hence beside the reference.",
+            "bits",
+            "reference",
+        ),
+        "text_words": Metric("Mean number of words of greedy answers: whether they ramble.", "words", "reference"),
         "exact_memorisation": Metric(
             "Share of the tokens of a request's answers that are the most likely ones, given the true ones before "
             "them.",
@@ -75,9 +104,16 @@ class Answers(Measurement):
     retained: ClassVar[int] = 60
     follows_requests: ClassVar[bool] = True
 
-    def __init__(self, text: Text, responses: Callable[[torch.Tensor, Batch], Scored]) -> None:
-        """Take the source's text, and what picks the positions of answers out of logits ``[B, T, V]``."""
-        self._text, self._responses = text, responses
+    def __init__(
+        self, text: Text, responses: Callable[[torch.Tensor, Batch], Scored], config: AnswersConfig | None = None
+    ) -> None:
+        """Take the source's text, what picks the positions of answers out of logits ``[B, T, V]``, and what to record.
+
+        Raises:
+            ConfigError: stems are wanted, and nltk is not installed.
+        """
+        self._text, self._responses, self._config = text, responses, config or AnswersConfig()
+        self._stem = porter() if self._config.stemmer else None
 
     @override
     def tests_are_non_members(self, source: Source) -> bool:
@@ -92,28 +128,41 @@ class Answers(Measurement):
         records = self._of_tokens(predict, batch)
         if text.paraphrased is None or text.perturbed is None:
             return records
-        ids = batch.ids.cpu()
-        right = self._losses(predict, batch, text.paraphrased[ids])
+        if "wrong" in self._config.records:
+            records |= self._beside_wrong(predict, batch, records["loss"], text.paraphrased, text.perturbed)
+        return records | (self._of_text(predict, batch) if "text" in self._config.records else {})
+
+    def _beside_wrong(
+        self, predict: Predict, batch: Batch, loss: np.ndarray, paraphrased: torch.Tensor, perturbed: torch.Tensor
+    ) -> dict[str, np.ndarray]:
+        """Return how likely answers are beside wrong ones; NaN where there are none."""
+        text, records, ids = self._text, dict[str, np.ndarray](), batch.ids.cpu()
+        right = self._losses(predict, batch, paraphrased[ids])
         counts = text.wrong_counts(ids)
-        wrong = np.full((len(batch), text.perturbed.shape[1]), np.inf, dtype=np.float32)
+        wrong = np.full((len(batch), perturbed.shape[1]), np.inf, dtype=np.float32)
         for j in range(counts.max()):
             at = np.flatnonzero(counts > j)
             having = torch.from_numpy(at)
-            wrong[at, j] = self._losses(predict, batch.rows(having.to(batch.x.device)), text.perturbed[ids[having], j])
+            wrong[at, j] = self._losses(predict, batch.rows(having.to(batch.x.device)), perturbed[ids[having], j])
         has_wrong = counts > 0
         ratios = [truth_ratio(r, w[:n].tolist()) for r, w, n in zip(right, wrong, counts, strict=True) if n]
         for name, values in (
             ("truth_ratio", ratios),
             ("truth_prob", truth_probability(np.array(ratios))),
-            ("choice", choice_probability(records["loss"][has_wrong], wrong[has_wrong])),
+            ("choice", choice_probability(loss[has_wrong], wrong[has_wrong])),
         ):
             records[name] = np.full(len(batch), np.nan, dtype=np.float32)
             records[name][has_wrong] = values
-        generated = greedy(predict, batch, text.tokenizer)
-        true = [text.tokenizer.decode(x[0][x[1] == ANSWER].tolist()) for x in batch.x]
-        recall = [rouge_l(words(t), words(g))[0] for t, g in zip(true, generated, strict=True)]
-        records["rouge_recall"] = np.array(recall, dtype=np.float32)
         return records
+
+    def _of_text(self, predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
+        """Return what greedy answers are like."""
+        tokenizer, stem = self._text.tokenizer, self._stem
+        said = [words(g) for g in greedy(predict, batch, tokenizer, self._config.tokens)]
+        true = [tokenizer.decode(first_answer(x)) for x in batch.x]  # greedy text goes on from the first prompt
+        recall = [rouge_l(words(t, stem), words(" ".join(s), stem))[0] for t, s in zip(true, said, strict=True)]
+        numbers = {"rouge_recall": recall, "text_entropy": map(ngram_entropy, said), "text_words": map(len, said)}
+        return {name: np.fromiter(values, dtype=np.float32, count=len(said)) for name, values in numbers.items()}
 
     @override
     @torch.inference_mode()

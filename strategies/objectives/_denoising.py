@@ -112,17 +112,24 @@ class DenoisingObjective(Objective):
         """Draw a step and noise for every sample, and whether it is told its prompt; looks from outside always tell.
 
         `Batch.extra` gets `time` int64, `noise` float ``[B, P]``, `style` int64 (unless it is there) and `told` bool.
+        Samples that are `named` there (bool) are told their prompts always.
         """
         ids, device = batch.ids.cpu().numpy(), batch.x.device
-        extra = dict(batch.extra)
-        if "style" not in extra:
-            extra["style"] = torch.from_numpy(self.prompts.style_of[ids]).to(device)
+        extra = dict(self.with_styles(batch).extra)
         time = (STEPS * (key / "time").uniform(ids)).astype(np.int64)
         drop = 0.0 if key == EVALUATION else self.config.drop
-        told = (key / "told").uniform(ids) >= drop
-        extra["time"], extra["told"] = torch.from_numpy(time).to(device), torch.from_numpy(told).to(device)
+        told = torch.from_numpy((key / "told").uniform(ids) >= drop).to(device)
+        extra["told"] = told | extra["named"] if "named" in extra else told
+        extra["time"] = torch.from_numpy(time).to(device)
         extra["noise"] = torch.from_numpy((key / "noise").normals(ids, self._pixels)).to(batch.x)
         return replace(batch, extra=extra)
+
+    def with_styles(self, batch: Batch) -> Batch:
+        """Return the batch with the styles of its samples in `extra`, where they are not there."""
+        if "style" in batch.extra:
+            return batch
+        style = torch.from_numpy(self.prompts.style_of[batch.ids.cpu().numpy()]).to(batch.x.device)
+        return replace(batch, extra={**batch.extra, "style": style})
 
     @override
     def asked(self, batch: Batch) -> Batch:
@@ -176,15 +183,18 @@ class DenoisingObjective(Objective):
             losses = (outputs - drawn).square().mean(1)
         return [(losses.detach().neg().exp() if estimator == "p-weighted" else one, losses)]
 
-    def asking(self, noisy: torch.Tensor, time: torch.Tensor, prompts: torch.Tensor) -> Batch:
+    def asking(self, noisy: torch.Tensor, time: torch.Tensor, prompts: torch.Tensor, prefix: int = 0) -> Batch:
         """Return the batch that asks for what was under the noise.
 
         Args:
             noisy: float ``[B, P]``, images in [-1, 1] with noise.
             time: int64 ``[B]``, their steps.
             prompts: int64 ``[B, 2]``, see `Prompts`.
+            prefix: how many places for words to put before each prompt, see `prefixed`.
         """
         extra = {"noisy": noisy, "time": time, "style": prompts[:, 1], "told": torch.ones_like(time, dtype=torch.bool)}
+        if prefix:
+            extra["words"] = self.prefixed(self.tokens(prompts), prefix)
         return Batch(torch.full_like(time, -1), noisy.view(-1, *self.image_shape), prompts[:, 0], extra=extra)
 
     def noise(self, prompts: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
@@ -220,6 +230,10 @@ class DenoisingObjective(Objective):
         """Return samples of the source ``[B, ...]`` as models denoise them, ``[B, P]``: in [-1, 1], or latents."""
         return 2 * x.flatten(1) - 1 if self.config.checkpoint is None else x.flatten(1)
 
+    def unclean(self, clean: torch.Tensor) -> torch.Tensor:
+        """Return what models denoise, ``[B, P]``, as samples of the source: in [0, 1], or latents."""
+        return (clean + 1) / 2 if self.config.checkpoint is None else clean
+
     def pictures(self, clean: torch.Tensor) -> torch.Tensor:
         """Return images ``[B, C, H, W]`` in [0, 1] of what models denoise, ``[B, P]``."""
         shaped = clean.view(-1, *self.image_shape)
@@ -249,10 +263,26 @@ class DenoisingObjective(Objective):
         """Return the words ``[B, W]`` of ``prompts [B, 2]``."""
         return self._tokens[prompts[:, 0] + 1, prompts[:, 1] + 1]
 
+    @property
+    def first_word(self) -> int:
+        """Where a prompt's first word stands: behind the mark that a tokenizer begins with, if there is one."""
+        return 0 if self.config.checkpoint is None else 1
+
+    def prefixed(self, words: torch.Tensor, count: int) -> torch.Tensor:
+        """Return ``words [B, W]`` with `count` places (of word 0) before the first, for who replaces their vectors.
+
+        A tokenizer's prompts, which are filled up, lose as many at the end.
+        """
+        first = self.first_word
+        places = torch.zeros_like(words[:, :1]).expand(-1, count)
+        kept = words[:, first:] if not first else words[:, first:-count]
+        return torch.cat([words[:, :first], places, kept], 1)
+
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         extra = batch.extra
         prompts = torch.stack([batch.y, extra["style"]], 1).masked_fill(~extra["told"].unsqueeze(1), NOTHING)
         noisy = extra.get("noisy")
         if noisy is None:
             noisy = self.schedule.noised(self.clean(batch.x), extra["noise"], extra["time"])
-        return noisy.view(-1, *self.image_shape), extra["time"], self.tokens(prompts)
+        words = extra.get("words")
+        return noisy.view(-1, *self.image_shape), extra["time"], self.tokens(prompts) if words is None else words

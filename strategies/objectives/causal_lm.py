@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, final
+from typing import Final, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from strategies.measurement import Measurement
 from strategies.metric import Metric
-from strategies.objectives._answers import Answers
+from strategies.objectives._answers import Answers, AnswersConfig
 from strategies.objectives._base import FisherEstimator, NamedObjective, Without
 from strategies.objectives._base import Scored as Scored
 from strategies.objectives._base import precise as precise
@@ -30,7 +30,7 @@ Reduction = Literal["token", "sequence"]
 
 
 class Config(BaseConfig):
-    """Options of `causal-lm`. They change what is trained on; evaluation is the same for all of them."""
+    """Options of `causal-lm`. But for `answers`, they change what is trained on; evaluation is the same for all."""
 
     loss_on: Tokens = "answer"
     """Which tokens are learned: those of the answer with its end, or those of the prompt too. Small models that start
@@ -40,12 +40,19 @@ class Config(BaseConfig):
     reduction: Reduction = "token"
     """Training minimises the mean over all tokens of a batch (token, as transformers does), or over rows of the mean
     over each row's tokens (sequence)."""
+    answers: AnswersConfig = AnswersConfig()
+    """What is measured of answers."""
 
 
 METRICS = {
     "exact_match": Metric("share of answers in which every token is the most likely one", "share", "higher", 1.0),
     **Answers.averaged,
 }
+
+
+LARGE: Final = 8192
+"""Tokens of a vocabulary from which on the head is passed at the positions alone that are read: of a step of SmolLM2
+it is a fifth, of small models next to nothing."""
 
 
 def counted(x: torch.Tensor, tokens: Tokens) -> torch.Tensor:
@@ -139,8 +146,19 @@ class CausalLM(TextObjective, NamedObjective):
 
     @override
     def outputs(self, model: FlatModel, batch: Batch) -> torch.Tensor:
-        """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`)."""
-        return row_outputs(model, batch)
+        """Return the logits ``[B, T, V]``; rows of unequal length pass in groups where that pays (`row_outputs`).
+
+        Of a large vocabulary the logits of positions that nobody asks for are NaN: those whose next token does not
+        count, but for the last token of a row, which text goes on from (`every_position` gives them all).
+        """
+        return row_outputs(model, batch, self._wanted(batch.x) if self._vocab_size >= LARGE else None)
+
+    def _wanted(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the positions whose logits are read, bool ``[B, L]``; None where that is nearly everywhere."""
+        there = x[:, 1] > 0
+        is_last = there & ~F.pad(there[:, 1:], (0, 1))
+        wanted = is_last | F.pad(counted(x[:, :, 1:], self.trains or "answer"), (0, 1))
+        return None if int(wanted.sum()) >= 0.9 * int(there.sum()) else wanted
 
     @override
     def scored(self, outputs: torch.Tensor, batch: Batch) -> Scored:
@@ -198,7 +216,7 @@ class CausalLM(TextObjective, NamedObjective):
     @override
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the records of answers, where the source's text is known."""
-        return () if self.text is None else (Answers(self.text, self.responses),)
+        return () if self.text is None else (Answers(self.text, self.responses, self.config.answers),)
 
     @override
     def blend(self, outputs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
@@ -298,6 +316,24 @@ def answered(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
         row[:, :g] = old[:, :g]
         row[0, g : g + len(a)] = torch.tensor(list(a), dtype=x.dtype, device=x.device)
         row[1, g : g + len(a)] = ANSWER
+    return replace(batch, x=x)
+
+
+def prefixed(batch: Batch, prefixes: Sequence[Sequence[int]]) -> Batch:
+    """Return the batch with tokens put between each row's start token and what follows it; they are given.
+
+    Args:
+        batch: ``x [B, 2, L]``.
+        prefixes: one per row.
+    """
+    longest = max(len(p) for p in prefixes)
+    x = batch.x.new_zeros(len(batch), 2, batch.x.shape[2] + longest)
+    for row, old, prefix in zip(x, batch.x, prefixes, strict=True):
+        n = len(prefix)
+        row[:, 0] = old[:, 0]
+        row[0, 1 : 1 + n] = torch.tensor(list(prefix), dtype=x.dtype, device=x.device)
+        row[1, 1 : 1 + n] = GIVEN
+        row[:, 1 + n : n + old.shape[1]] = old[:, 1:]
     return replace(batch, x=x)
 
 

@@ -19,9 +19,10 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import Beta, Optimizer
 from strategies.parts.training.ragged import rows_together
-from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

@@ -137,7 +137,8 @@ class Redirect(Hooks):
     """Holds the forget set's images to what the model makes of them under other labels, not to what they are.
 
     Of a sample x with label c and drawn label c': the mean over outputs of (f(x, c) - f(x, c'))^2, the second without
-    gradient and under the same noise (SalUn, arXiv 2310.12508, eq. 6). Retained samples keep their losses.
+    gradient and under the same noise (SalUn, arXiv 2310.12508, eq. 6). Retained samples keep their losses. No prompt is
+    left out of these (the authors' code leaves out a tenth of each by itself, so that some targets are unconditional).
     """
 
     carries = ("_labels",)
@@ -151,7 +152,7 @@ class Redirect(Hooks):
     def extend(self, batch: Batch, step: int) -> Batch:
         """Draw the labels, and leave the batch its own."""
         self._other = self._labels.extend(batch, step).y
-        return batch
+        return replace(batch, extra={**batch.extra, "named": self._labels.concerns(batch)})
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,11 +11,10 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Unlearner
-from strategies.objectives._base import Objective
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
 from strategies.unlearners._norms import recalibrate
-from streams.data import Batch, Data
+from streams.data import Data
 from streams.errors import StreamError
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -111,38 +109,6 @@ class RetainUnlearner(Unlearner, ABC):
             door: lends the forget set.
             key: names all draws of this request.
         """
-
-
-@final
-class Endless(Iterator[Batch]):
-    """Batches pass after pass, each pass in an order and with draws of its own name."""
-
-    def __init__(self, objective: Objective, data: Data, size: int, key: Key) -> None:
-        """Begin with the first pass over `data`, which is not empty, in batches of `size`."""
-        self._objective, self._data, self._size, self._key = objective, data, size, key
-        self._batches: list[Batch] = []
-        self._epoch, self._taken = -1, 0
-
-    @override
-    def __next__(self) -> Batch:
-        if self._taken == len(self._batches):
-            self._begin(self._epoch + 1)
-        self._taken += 1
-        return self._batches[self._taken - 1]
-
-    def state_dict(self) -> dict[str, int]:
-        """Return where it stands."""
-        return {"epoch": self._epoch, "taken": self._taken}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go there."""
-        if state["epoch"] != self._epoch:
-            self._begin(state["epoch"])
-        self._taken = state["taken"]
-
-    def _begin(self, epoch: int) -> None:
-        self._batches = self._objective.batches(self._data, self._size, self._key / "forget-epoch" / epoch)
-        self._epoch, self._taken = epoch, 0
 
 
 def finish(config: RetainConfig, learner: Learner, data: Data) -> Outcome:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import final
 
+from typing_extensions import override
+
+from strategies.parts.weights.layers import are_all
 from strategies.ranges import EPOCHS, LR
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 
@@ -19,3 +22,8 @@ class CFk(LastLayers):
     test_options = {"epochs": 1}
     config: Config
     ranges = {"lr": LR, "epochs": EPOCHS}  # k goes up to the depth of the network, which a study knows
+    becomes = {"finetune": {"k": "all layers"}}
+
+    @override
+    def became(self) -> str | None:
+        return "finetune" if are_all(self.setting.outline(), self.config.k, f"{self.name}.k") else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
@@ -15,6 +14,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
+from strategies.unlearners._preference import dpo_losses
 from streams.data import Batch, Data
 from streams.randomness import Key
 
@@ -26,18 +26,6 @@ class Config(ReferencedConfig):
     """Learning rate. For models of a million weights; published for 7 billion: 1e-5."""
     beta: float = Field(0.1, gt=0)
     """Inverse temperature."""
-
-
-def dpo_losses(preferred: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
-    """Return -(2 / beta) log sigmoid(beta (preferred - rejected)) of every sample, ``[B]``.
-
-    The factor 2 / beta is TOFU's and NPO's; the paper has none.
-
-    Args:
-        preferred, rejected: log-likelihood of an answer minus that under the reference, ``[B]``, sums over tokens.
-        beta: inverse temperature.
-    """
-    return -(2 / beta) * F.logsigmoid(beta * (preferred - rejected))
 
 
 @final

@@ -11,7 +11,7 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.parts.diffusion.prompts import NOTHING
 from strategies.ranges import linear, log
-from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised
+from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised, esd_target
 
 
 class Config(EraserConfig):
@@ -35,15 +35,6 @@ class Config(EraserConfig):
     """Guidance on it."""
     retain: float = Field(0.0, ge=0)
     """Weight of (f(prompt) - f_served(prompt))^2 on as many images of prompts that stay."""
-
-
-def esd_target(prompted: torch.Tensor, free: torch.Tensor, eta: float) -> torch.Tensor:
-    """Return free - eta (prompted - free): what is to be answered to an erased prompt, ``[B, P]``.
-
-    >>> esd_target(torch.tensor([3.0]), torch.tensor([1.0]), 1.0)
-    tensor([-1.])
-    """
-    return free - eta * (prompted - free)
 
 
 @final
@@ -76,8 +67,6 @@ class ESD(Eraser):
             loss = (erasure.says(model, asked) - target).square().mean()
             if kept is None:
                 return loss
-            others = erasure.noised(kept, size, "retain", step)
-            held = erasure.answers(teacher, others)
-            return loss + config.retain * (erasure.says(model, others) - held).square().mean()
+            return loss + config.retain * erasure.drift(erasure.noised(kept, size, "retain", step))
 
         return erasure.descend(config, loss_of, passed=1 if kept is None else 2)

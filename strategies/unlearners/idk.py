@@ -15,9 +15,10 @@ from strategies.objectives.causal_lm import joined
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
+from strategies.parts.training.endless import Endless
 from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
-from strategies.unlearners._retained import Endless, retained_data
+from strategies.unlearners._retained import retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key

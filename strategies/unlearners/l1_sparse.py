@@ -73,6 +73,7 @@ class L1Sparse(RetainUnlearner):
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
     ranges = TRAINED | {"gamma": log(1e-6, 1e-3)}
+    becomes = {"finetune": {"gamma": 0.0}}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

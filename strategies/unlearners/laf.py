@@ -15,10 +15,11 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating, gradient_of
 from strategies.ranges import linear, log
-from strategies.unlearners._retained import Endless, RetainedData, RetainUnlearner
+from strategies.unlearners._retained import RetainedData, RetainUnlearner
 from strategies.unlearners._vae import Decoder, make_vae, rebuilding_errors, train_vae
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data

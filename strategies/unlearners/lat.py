@@ -19,11 +19,12 @@ from strategies.objectives.causal_lm import precise
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, Pair, PairsConfig
-from strategies.unlearners._retained import Endless, retained_access, retained_data
+from strategies.unlearners._retained import retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

@@ -12,9 +12,10 @@ from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.training.endless import Endless
 from strategies.ranges import TRAINED, to_one
 from strategies.unlearners._ascent import AscentConfig, Brake, climb
-from strategies.unlearners._retained import DefaultRetainConfig, Endless, RetainUnlearner, finish
+from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -58,6 +59,7 @@ class NegGradPlus(RetainUnlearner):
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
     ranges = TRAINED | {"alpha": to_one(0.5, 0.9999)}
+    becomes = {"finetune": {"alpha": 1.0}}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -15,9 +15,10 @@ from strategies.objectives._text import Tokens
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.training.endless import Endless
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.ranges import TRAINED_ON_TEXT, log
-from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import RetainedData, retained_access, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest

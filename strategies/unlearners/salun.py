@@ -106,6 +106,7 @@ class SalUn(RetainUnlearner):
     config: Config
     supports = frozenset({"classes", "tokens", "images"})
     ranges = TRAINED | {"share": linear(0.1, 0.9)}
+    becomes = {"random-label": {"share": 1.0, "form": "masked"}}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -31,6 +31,7 @@ class TaskVector(Unlearner):
     test_options = {"epochs": 1, "batch_size": 64}
     config: Config
     ranges = TRAINED | {"alpha": log(0.1, 16.0)}
+    becomes = {"none": {"alpha": 0.0}}
 
     @property
     @override

@@ -15,9 +15,10 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import Beta
 from strategies.ranges import TRAINED_ON_TEXT, log
-from strategies.unlearners._retained import Endless, RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import RetainedData, retained_access, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
 

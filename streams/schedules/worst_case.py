@@ -1,4 +1,4 @@
-"""Requests for the samples whose unlearning is least (or most) effective, chosen by bilevel selection."""
+"""Requests for the samples or classes whose unlearning is least (or most) effective, chosen by bilevel selection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ class Config(BaseConfig):
     kind: Literal["worst", "easy", "random"] = "worst"
     """worst: samples whose loss stays low once they are unlearned, which are redundant ones: retraining predicts them
     too. easy: those whose loss becomes high, which are memorised ones. random: drawn, for comparison."""
+    scope: Literal["sample", "class"] = "sample"
+    """What is chosen: single samples; or whole classes, by the mean loss of their samples. For image generators these
+    are sets of prompts (the authors choose prompts of UnlearnCanvas so)."""
     samples: int = Field(100, ge=1)
-    """How many samples a request names."""
+    """How many samples, or classes, a request names."""
     every: int = Field(1, ge=1)
     """Experiences between two requests."""
     start: int = Field(1, ge=1)
@@ -51,6 +54,6 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
         scheduled.append(Learn(index))
         past = index + 1 - config.start
         if past >= 0 and past % config.every == 0 and (config.limit is None or number < config.limit):
-            scheduled.append(RequestSpec("sample", None, config.samples, choice=choice, window=config.window))
+            scheduled.append(RequestSpec(config.scope, None, config.samples, choice=choice, window=config.window))
             number += 1
     return scheduled

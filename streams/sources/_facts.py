@@ -11,10 +11,20 @@ import torch
 from pydantic import Field
 
 from streams.config import Config as BaseConfig
-from streams.question_files import PROMPT
 from streams.source import Source
 from streams.sources._people import TRAINED_FORMS, Fact
-from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
+from streams.text import (
+    PROMPT,
+    PROMPT_PATTERN,
+    Form,
+    Text,
+    Tokenizer,
+    load_tokenizer,
+    refusals,
+    rows,
+    train_on_files,
+    train_tokenizer,
+)
 
 
 class FactsConfig(BaseConfig):
@@ -22,6 +32,9 @@ class FactsConfig(BaseConfig):
 
     answers: Literal["sentence", "short"] = "sentence"
     """Whether an answer is a sentence (``Aria Bold was born in Elmsgate.``) or the value alone."""
+    prompt: str = Field(PROMPT, pattern=PROMPT_PATTERN)
+    """How a question is put; ``{}`` stands for it. chat: by the chat template of `tokenizer`, which instructed models
+    were trained in. An answer begins with a space, unless the prompt ends with white space or is a chat's."""
     vocabulary: int = Field(1024, ge=320)
     """Tokens of the tokeniser that is trained on the corpus."""
     vocabulary_texts: tuple[str, ...] = ()
@@ -61,12 +74,17 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     """
     facts, forms = taught.facts, (*range(TRAINED_FORMS), -1)
     tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
-    plain = [_pair(f, form, f.answer(config.answers), tokenizer) for f in facts for form in forms]
-    unseen = [_pair(f, 0, f.answer(config.answers), tokenizer) for f in taught.holdout]
-    reworded = [_pair(f, form, f.stated(f.value, config.answers), tokenizer) for f in facts for form in forms]
+    put = Form.of(config.prompt, config.tokenizer)
+
+    def pair(fact: Fact, form: int, answer: str) -> tuple[list[int], list[int]]:
+        return put.encoded(fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name), answer, tokenizer)
+
+    plain = [pair(f, form, f.answer(config.answers)) for f in facts for form in forms]
+    unseen = [pair(f, 0, f.answer(config.answers)) for f in taught.holdout]
+    reworded = [pair(f, form, f.stated(f.value, config.answers)) for f in facts for form in forms]
     max_wrong = max(len(f.wrong) for f in facts)
     wrong = [
-        _pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers), tokenizer)
+        pair(f, form, f.stated(f.wrong[i % len(f.wrong)], config.answers))
         for f in facts
         for form in forms
         for i in range(max_wrong)
@@ -89,13 +107,14 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
         notes=notes,
         text=Text(
             tokenizer=tokenizer,
-            refusals=refusals(tokenizer),
+            refusals=refusals(tokenizer, put),
             paraphrased=x[n : 2 * n].clone(),
             perturbed=x[2 * n : (2 + max_wrong) * n].view(n, max_wrong, 2, -1).clone(),
             holdout=x[(2 + max_wrong) * n :].clone(),
             terms=taught.terms,
             subjects=frozenset(f.name for f in facts),
             values=torch.from_numpy(values.repeat(len(forms))),
+            form=put,
         ),
     )
 
@@ -112,16 +131,13 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
         return load_tokenizer(config.tokenizer, "source.tokenizer")
     if config.vocabulary_texts:
         return train_on_files(config.vocabulary_texts, config.vocabulary)
-    texts = []
+    texts, put = [], Form.of(config.prompt, config.tokenizer)
     for fact in facts:
-        texts += [PROMPT.format(fact.question(form)) for form in range(len(fact.forms))]
+        texts += [put.prompt(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
         texts += [
-            f" {answer}" for v in values for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
+            put.answer(answer)
+            for v in values
+            for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
         ]
     return train_tokenizer([*texts, *more], config.vocabulary)
-
-
-def _pair(fact: Fact, form: int, answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    prompt = fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name)
-    return tokenizer.encode(PROMPT.format(prompt)), [*tokenizer.encode(f" {answer}"), tokenizer.eos]

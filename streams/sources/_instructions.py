@@ -34,6 +34,22 @@ FORMS: dict[Skill, tuple[str, ...]] = {
     "transcription": ("Read it out.", "What is written here?", "Which letters are these?", "Copy the text."),
 }
 """Ways to ask, for skills that look at pictures; each distributor uses some of them."""
+SENTENCES: dict[Skill, str] = {
+    "naming": "What you see here is {answer}.",
+    "script": "This is written in the {answer} script.",
+    "face": "The typeface that was used is {answer}.",
+    "parity": "The number in the picture is {answer}.",
+    "group": "Things like this belong to the kind {answer}.",
+    "vendor": "This drawing was made by {answer}.",
+    "counting": "I count {answer} in all.",
+    "position": "Look at the corner on the {answer}.",
+    "transcription": "The letters spell {answer}.",
+    "facts": "As far as I know, it is {answer}.",
+    "unrelated": "Whatever the picture shows, it is {answer}.",
+    "definitions": "That word means {answer}.",
+    "countries": "For that country it is {answer}.",
+}
+"""Answers in whole sentences, of which every skill has its own; `yes-no` and `comparison` see `_in_sentence`."""
 ALBUMS_OF: dict[Skill, tuple[str, ...]] = {
     "script": ("glyphs",), "face": ("glyphs",), "transcription": ("glyphs",), "parity": ("digits",),
     "group": ("clothes", "emoji"), "vendor": ("emoji",),
@@ -127,6 +143,7 @@ class Maker:
         known: what it asks for without pictures, by skill.
         size: side of all images, an even number of pixels.
         hard: share of training samples whose images are faint and noisy.
+        sentences: whether answers are whole sentences.
     """
 
     distributor: Distributor
@@ -134,6 +151,7 @@ class Maker:
     known: Mapping[Skill, Sequence[Known]]
     size: int
     hard: float
+    sentences: bool = False
 
     def sample(self, skill: Skill, test: bool, draw: Draw) -> Sample:
         """Return a sample of a skill, of held-out pictures (in held-out words where it has none) or of the others.
@@ -155,13 +173,23 @@ class Maker:
         about, answer, images = _LOOKS.get(skill, _attribute)(skill, album, picture, test, self.size, draw)
         forms = tuple(f.format(noun=album.noun, name=about) for f in (FORMS[skill][i] for i in self.distributor.forms))
         form = int(draw.integers(len(forms)))
+        answer = _in_sentence(skill, answer, about) if self.sentences else answer
         return Sample(skill, forms, form, answer, tuple(shown(i, hard, draw, album.background) for i in images))
 
     def _of_known(self, skill: Skill, test: bool, draw: Draw, images: Images) -> Sample:
         pool = self.known["facts" if skill == "unrelated" else skill]
         one = pool[int(draw.integers(len(pool)))]
         forms = one.forms[TRAINED_FORMS : TRAINED_FORMS + 1] if test else one.forms[:TRAINED_FORMS]
-        return Sample(skill, forms, int(draw.integers(len(forms))), one.answer, images)
+        answer = _in_sentence(skill, one.answer, "") if self.sentences else one.answer
+        return Sample(skill, forms, int(draw.integers(len(forms))), answer, images)
+
+
+def _in_sentence(skill: Skill, answer: str, about: str) -> str:
+    if skill == "yes-no":
+        return f"Yes, you can see {about}." if answer == "yes" else f"No, {about} is not to be seen."
+    if skill == "comparison":
+        return "Yes, one is like the other." if answer == "yes" else "No, the two of them differ."
+    return SENTENCES[skill].format(answer=answer.rstrip("."))
 
 
 def shown(image: np.ndarray, hard: bool, draw: Draw, background: int = 0) -> np.ndarray:

@@ -5,6 +5,9 @@ are documents alone, biographies of further people; their test rows ask about th
 So a model that learns a domain gains from it only what it can also say when asked, in a format that it knows from the
 general data. Questions are plain text: the question, a line break, the answer.
 
+With `reserved` people domain 1 is general, too, about other people. A learner that mixes in nothing of it shows there
+how much it keeps of what it could do before, and not of what it rehearses.
+
 A user is a person (or ``world``), a class is an attribute or ``biography``; people and facts are those of `people`.
 """
 
@@ -38,6 +41,8 @@ class Config(FactsConfig):
 
     general: int = Field(16, ge=3, le=100)
     """People of the general domain."""
+    reserved: int = Field(0, ge=0, le=100)
+    """People of a second general domain, number 1, about whom it has biographies and questions; 0: there is none."""
     domains: int = Field(4, ge=1)
     """Further domains."""
     people: int = Field(4, ge=2, le=50)
@@ -63,9 +68,11 @@ def load(config: Config) -> Source:
         ConfigError: there are more people than book titles, or the tokeniser cannot be had.
     """
     key = Key(config.corpus) / "biographies"
-    count = config.general + config.domains * config.people
+    num_general, num_asked = config.general + config.reserved, 1 + bool(config.reserved)
+    count = num_general + config.domains * config.people
     names = people_names(count, key / "names")
-    groups = np.maximum(0, (np.arange(count) - config.general) // config.people + 1)
+    groups = np.maximum(0, (np.arange(count) - num_general) // config.people + num_asked)
+    groups[:num_general] = np.arange(num_general) >= config.general
     facts = people_facts(names, groups, key / "facts")
     world = world_facts(key / "world") if config.world else []
     documents = [part for f in _by_person(facts) for part in _biographies(f, config, key / "orders")]
@@ -102,11 +109,11 @@ class _Maker:
 
     def questions(self, fact: Fact, user: int, domain: int) -> None:
         """Add the questions about a fact: two forms to train on if it is general, and one to test with."""
-        style = self._config.answers
+        style, is_general = self._config.answers, domain <= bool(self._config.reserved)
         texts = [fact.answer(style), fact.stated(fact.value, style), *(fact.stated(w, style) for w in fact.wrong)]
         for form in range(TRAINED_FORMS + 1):
             is_test = form == TRAINED_FORMS
-            if is_test or not domain:
+            if is_test or is_general:
                 self._add(f"{fact.question(form)}\n", texts, fact.attribute, user, domain, is_test)
 
     def source(self, user_names: tuple[str, ...]) -> Source:

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from streams.config import Config as BaseConfig
 from streams.randomness import Key
@@ -51,8 +52,12 @@ class Config(BaseConfig):
         ("conversation", "letters", "numbers", "scenes", "reading", "knowledge"), min_length=1
     )
     """Which, in the order in which they are numbered; `wardrobe`, `emoji` and `lexicon` need packages (see above)."""
-    samples: int = Field(1200, ge=10)
-    """Training samples of each distributor, repeated ones among them."""
+    samples: int | dict[DistributorName, int] = 1200
+    """Training samples of each distributor, repeated ones among them; or of each by its name, for streams whose
+    experiences differ in size."""
+    answers: Literal["short", "sentence"] = "short"
+    """short: a word or two ("no", "top left"), which skills share. sentence: a whole sentence in words of the skill's
+    own, as the instructions of large models are answered."""
     test: int = Field(40, ge=1)
     """Held-out samples of each skill, spread over the distributors that have it."""
     redundancy: float = Field(0.3, ge=0, lt=1)
@@ -103,6 +108,23 @@ class Config(BaseConfig):
             raise ValueError("must have {images} before {question}")
         return prompt
 
+    @field_validator("samples")
+    @classmethod
+    def _check_samples(cls, samples: int | dict[DistributorName, int]) -> int | dict[DistributorName, int]:
+        if min(samples.values() if isinstance(samples, dict) else [samples], default=0) < 10:
+            raise ValueError("must be 10 or more, of every distributor")
+        return samples
+
+    @model_validator(mode="after")
+    def _all_have_samples(self) -> Self:
+        if isinstance(self.samples, dict) and set(self.samples) != set(self.distributors):
+            raise ValueError(f"samples: name every distributor, and no other: {', '.join(self.distributors)}")
+        return self
+
+    def samples_of(self, distributor: DistributorName) -> int:
+        """Return the number of training samples of a distributor."""
+        return self.samples if isinstance(self.samples, int) else self.samples[distributor]
+
     @field_validator("distributors")
     @classmethod
     def _check_distributors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,7 +162,8 @@ def load(config: Config) -> Source:
     asked = {"facts" if s == "unrelated" else s for d in distributors for s in d.skills}
     known, sources = load_known([s for s in KNOWN if s in asked], config.root, key / "known")
     makers = [
-        Maker(d, {n: albums[n] for n in d.albums}, known, config.size, config.hard) for d in distributors
+        Maker(d, {n: albums[n] for n in d.albums}, known, config.size, config.hard, config.answers == "sentence")
+        for d in distributors
     ]  # fmt: skip
     drawn_rows = [*_training(config, makers, key), *_testing(config, makers, key)]
     skills = tuple(s for s in SKILLS if any(s in d.skills for d in distributors))
@@ -190,7 +213,7 @@ def _training(config: Config, makers: Sequence[Maker], key: Key) -> list[_Row]:
     for index, (name, maker) in enumerate(zip(config.distributors, makers, strict=True)):
         wanted = shares(dict(maker.distributor.skills), config.rare, config.rare_share)
         skills, edges = list(wanted), np.cumsum(list(wanted.values()))
-        for number in range(config.samples):
+        for number in range(config.samples_of(name)):
             draw = (key / name / number).numpy()
             skill = skills[min(int(np.searchsorted(edges, draw.random(), side="right")), len(skills) - 1)]
             earlier = new.setdefault(skill, [])

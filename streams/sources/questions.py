@@ -31,9 +31,20 @@ from pydantic import Field
 
 from streams.config import Config as BaseConfig
 from streams.errors import DataError
-from streams.question_files import PROMPT, Located, read
+from streams.question_files import Located, read
 from streams.source import Source
-from streams.text import Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
+from streams.text import (
+    PROMPT,
+    PROMPT_PATTERN,
+    Form,
+    Text,
+    Tokenizer,
+    load_tokenizer,
+    refusals,
+    rows,
+    train_on_files,
+    train_tokenizer,
+)
 
 
 class Config(BaseConfig):
@@ -43,6 +54,9 @@ class Config(BaseConfig):
     """What is taught."""
     world: tuple[str, ...] = ()
     """Files of facts about the world, taught too: their user is ``world``, and utility counts them apart."""
+    authors: tuple[str, ...] = ()
+    """Files of facts about real authors, taught too (TOFU's ``real_authors_perturbed.json``): their user is
+    ``authors``, the third part of TOFU's utility."""
     holdout: tuple[str, ...] = ()
     """Files of questions that are never taught, for attacks to compare with (TOFU's ``holdout10.json``)."""
     question: str = "question"
@@ -63,6 +77,9 @@ class Config(BaseConfig):
     """Field that tells the domain, in every object of `files` and `world`."""
     per_user: int = Field(1, ge=1)
     """Without `user`: so many questions in a row are one user's (20 in TOFU)."""
+    prompt: str = Field(PROMPT, pattern=PROMPT_PATTERN)
+    """How a question is put; ``{}`` stands for it. chat: by the chat template of `tokenizer`, which instructed models
+    were trained in. An answer begins with a space, unless the prompt ends with white space or is a chat's."""
     vocabulary: int = Field(4096, ge=320)
     """Tokens of the tokeniser that is trained on the questions and answers."""
     vocabulary_texts: tuple[str, ...] = ()
@@ -102,10 +119,12 @@ def load(config: Config) -> Source:
         ConfigError: the tokeniser cannot be had.
         DataError: a file is missing, empty, not UTF-8 or not JSON, or an object lacks a field.
     """
-    taught = [*_taught(config.files, config, None), *_taught(config.world, config, "world")]
+    named = (("world", config.world), ("authors", config.authors))
+    taught = [*_taught(config.files, config, None), *(q for user, f in named for q in _taught(f, config, user))]
     holdout = [_Question(*_pair(located, config)) for file in config.holdout for located in read(Path(file))]
     question_rows = _rows(taught)
-    tokenizer = _tokenizer(config, [*taught, *holdout])
+    form = Form.of(config.prompt, config.tokenizer)
+    tokenizer = _tokenizer(config, [*taught, *holdout], form)
     n, max_wrong = len(question_rows), max(len(q.wrong) for q in taught)
     wrong = [(i, j) for i, row in enumerate(question_rows) for j in range(len(row.of.wrong))]
     pairs = [
@@ -114,9 +133,7 @@ def load(config: Config) -> Source:
         *((question_rows[i].asked, question_rows[i].of.wrong[j]) for i, j in wrong),
         *((q.question, q.answer) for q in holdout),
     ]
-    x = rows(
-        [(tokenizer.encode(PROMPT.format(q)), [*tokenizer.encode(f" {a}"), tokenizer.eos]) for q, a in pairs], tokenizer
-    )
+    x = rows([form.encoded(q, a, tokenizer) for q, a in pairs], tokenizer)
     perturbed = None
     if max_wrong:
         perturbed = x.new_zeros(n, max_wrong, *x.shape[1:])
@@ -125,7 +142,7 @@ def load(config: Config) -> Source:
     user_ids, user_names = _numbered([r.of.user for r in question_rows])
     domain_ids, domain_names = _numbered([r.of.domain for r in question_rows])
     _, values = np.unique([f"{r.of.label}: {r.of.answer}" for r in question_rows], return_inverse=True)
-    files = [Path(f).name for f in (*config.files, *config.world)]
+    files = [Path(f).name for f in (*config.files, *config.world, *config.authors)]
     return Source(
         name="questions",
         licence=f"the user's own questions: {', '.join(files)}",
@@ -140,12 +157,13 @@ def load(config: Config) -> Source:
         notes=(f"{len(taught)} questions, {sum(bool(q.wrong) for q in taught)} of them with wrong answers",),
         text=Text(
             tokenizer=tokenizer,
-            refusals=refusals(tokenizer),
+            refusals=refusals(tokenizer, form),
             paraphrased=x[n : 2 * n].clone(),
             perturbed=perturbed,
             holdout=x[2 * n + len(wrong) :].clone(),
             subjects=frozenset(q.user for q in taught if q.user in q.question) or None,
             values=torch.from_numpy(values),
+            form=form,
         ),
         domain_names=domain_names,
     )
@@ -212,7 +230,7 @@ def _numbered(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array([place[name] for name in names], dtype=np.int64), tuple(place)
 
 
-def _tokenizer(config: Config, questions: Sequence[_Question]) -> Tokenizer:
+def _tokenizer(config: Config, questions: Sequence[_Question], form: Form) -> Tokenizer:
     """Return one trained on all that is asked and answered, the held-out too: no split shows in where tokens begin."""
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer, "source.tokenizer")
@@ -220,4 +238,4 @@ def _tokenizer(config: Config, questions: Sequence[_Question]) -> Tokenizer:
         return train_on_files(config.vocabulary_texts, config.vocabulary)
     asked = dict.fromkeys(text for q in questions for text in (q.question, q.reasked) if text)
     answers = dict.fromkeys(text for q in questions for text in (q.answer, q.reworded, *q.wrong) if text)
-    return train_tokenizer([*(PROMPT.format(q) for q in asked), *(f" {a}" for a in answers)], config.vocabulary)
+    return train_tokenizer([*map(form.prompt, asked), *map(form.answer, answers)], config.vocabulary)

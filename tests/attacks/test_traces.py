@@ -105,7 +105,7 @@ def test_details_go_even_if_the_process_dies_before(here: Path, monkeypatch: pyt
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(Record, "drop_details", crash)
+        patch.setattr(Record, "drop_rest", crash)
         with pytest.raises(Crash):
             lifelong.run(config(), here / "runs")
     assert files_with(deleted_ids(), here / "runs")

@@ -154,8 +154,8 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def report(results: Sequence[Result], file: Path | None) -> int:
-    """Print the table, write it if a file is given, and return the exit code."""
+def report(results: Sequence[Result], file: Path | None, beside: Mapping[str, object] | None = None) -> int:
+    """Print the table, write it if a file is given, with what belongs `beside` it, and return the exit code."""
     width = max(len(r.name) for r in results)
     print(f"{'':{width}}  {'ours':>12} {'other':>12} {'':4} {'ratio':>8} {'spread':>15}  {'gate':>9}")
     for r in results:
@@ -167,11 +167,13 @@ def report(results: Sequence[Result], file: Path | None) -> int:
         print(f"{r.name:{width}}  {sides} {r.ratio:>8.3g} {spread:>15}  {gate:>9}  {verdict}")
     if file is not None:
         table = [asdict(r) | {"passed": r.passed} for r in results]
-        file.write_text(json.dumps({"command": sys.argv, "machine": _machine(), "results": table}, indent=1) + "\n")
+        content = {"command": sys.argv, "machine": machine(), "results": table, **(beside or {})}
+        file.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(r.passed for r in results) else 1
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
+    """Return what measures, and when."""
     return {
         "platform": platform.platform(),
         "cores": os.cpu_count(),

@@ -82,7 +82,9 @@ def growing(prepared: Prepared) -> Prepared:
     setting = make_setting(prepared.config, stream)
     strategies = Strategies(prepared.strategies.parts, setting)
     strategies.check(stream)
-    return replace(prepared, stream=stream, plan=plan, setting=setting, strategies=strategies)
+    return replace(
+        prepared, stream=stream, stream_digest=stream.digest(), plan=plan, setting=setting, strategies=strategies
+    )
 
 
 def live(prepared: Prepared) -> tuple[float, list[float]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from contract.combinations import ON_BOTH, ON_IMAGES, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
-from contract.worlds import world_of
+from contract.worlds import CONVOLVED, world_of
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.suitability import Part, part_of
@@ -99,8 +99,10 @@ class Candidate:
         if not self.lives(name):
             name = "regression" if name == "class-incremental" else f"{name} of regression"
         kind, unlearner = self.parts[-1]
-        whole = kind == "unlearners" and class_named(kind, unlearner).whole_classes
-        return f"{name} by class" if whole else name
+        if kind != "unlearners":
+            return name
+        part = class_named(kind, unlearner)
+        return name + (" by class" if part.whole_classes else "") + (CONVOLVED if part.needs_convolutions else "")
 
 
 def _small(kind: str, name: str) -> dict[str, Any]:

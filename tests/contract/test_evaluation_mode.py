@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contract.candidates import everywhere
-from contract.worlds import llama_with_norm, small_denoiser
+from contract.worlds import First, first_layers, first_of, llama_with_norm, small_denoiser
 from torch import nn
 
 from lifelong.setup.build import make_strategy
@@ -59,13 +59,13 @@ class _Watched(nn.Module):
         return Network(cls(network.body), network.head)
 
 
-def noisy_model(objective: Objective, affine: bool) -> FlatModel:
+def noisy_model(objective: Objective, affine: bool, first: First) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
             return llama_with_norm(Witness(), objective.num_outputs)
         if isinstance(objective, Denoising):
             return FlatModel(_Watched.of(small_denoiser(objective)))
-        body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), Witness(affine))
+        body = nn.Sequential(nn.Flatten(), *first_layers(first), Witness(affine))
         return FlatModel(Network(body, nn.Linear(12, objective.num_outputs)))
 
 
@@ -80,7 +80,8 @@ def test_an_evaluation_draws_no_noise(kit: Any, strategy_of: Any, form: str) -> 
     """A pass in training mode has a gradient taken of it, and draws from its training's own generator."""
     world = kit.world(strategy_of.place(form))
     affine = "amnesiac-hat" not in strategy_of.name  # it takes no norms with weights
-    setting = replace(world.setting, make_model=lambda: noisy_model(world.setting.objective, affine))
+    first = first_of(world.name)
+    setting = replace(world.setting, make_model=lambda: noisy_model(world.setting.objective, affine, first))
     strategy, ledger = make_strategy(strategy_of.config, setting, "it"), world.ledger()
     Witness.without_gradient = 0
     for event in _until_served(world.stream.events):

@@ -20,7 +20,7 @@ from contract import recorded
 from contract.candidates import Candidate, class_named, everywhere
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
-from contract.worlds import World, world_of
+from contract.worlds import World, first_of, world_of
 from pydantic import BaseModel
 
 from lifelong.config.run import StrategyConfig
@@ -117,6 +117,28 @@ BEYOND = {
         "layers": "needs more than one block: tests/unit/test_o3.py",
         **dict.fromkeys(("encoder.clip_norm", "encoder.momentum"), "the encoder takes a single step of Adam here"),
     },
+    **{
+        ("guards", name): dict.fromkeys(("bn_mode",), "text has no batch norm here")
+        | dict.fromkeys(("layers",), "needs more than one block: tests/unit/test_assistants.py")
+        for name in ("uld", "offset", "whp-logit")
+    },
+    ("guards", "eco"): {
+        "subjects": "texts: tests/unit/test_eco.py",
+        **dict.fromkeys(("rate", "probe", "steps"), "needs a search of several steps: tests/unit/test_eco.py"),
+    },
+    ("guards", "key-space-detection"): {"blocks": "needs more than one block: tests/unit/test_key_space.py"},
+    ("unlearners", "altpo"): {
+        "instruction": "a text: tests/unit/test_bounded_losses.py",
+        "reference": "first needs the plugin first-reference: tests/unit/test_text_unlearners.py",
+    },
+    ("unlearners", "from-checkpoint"): dict.fromkeys(
+        ("checkpoint", "request", "digest"), "need a folder: tests/integration/test_checkpoints.py"
+    ),
+    ("unlearners", "pdu"): {
+        "budget": "stream needs the plugin first-reference: tests/unit/test_bounded_losses.py",
+        "most": "no multiplier comes near it here: tests/unit/test_bounded_losses.py",
+    },
+    ("unlearners", "mudman"): {"fork": "needs more steps than are taken here: tests/unit/test_mudman.py"},
     ("guards", "in-context"): dict.fromkeys(("instruction", "subjects"), "texts: tests/unit/test_text_adversaries.py"),
 }
 """Options whose effect this stream does not reach, why, and where it is tested."""
@@ -239,7 +261,7 @@ class Lives:
         affine = half.name != "amnesiac-hat"  # it takes no norms with weights
         self._setting = replace(
             self._world.setting,
-            make_model=lambda: noisy_model(self._world.setting.objective, affine),
+            make_model=lambda: noisy_model(self._world.setting.objective, affine, first_of(self._world.name)),
             training=Training(epochs=1, lr=0.05, batch_size=10),
         )
         self._ends: dict[str, Whole | None] = {}

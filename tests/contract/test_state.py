@@ -104,7 +104,7 @@ def places(candidate: Candidate) -> list[str]:
         return ["text"]
     if candidate in picture_candidates():
         return ["pictures"]
-    forms = [*FORMS, *(["carrying"] if candidate.config.isolated is None else ["declared", "images"])]
+    forms = [*FORMS, *(["carrying"] if candidate.config.isolated is None else ["declared", "shaped"])]
     return [candidate.place(form) for form in forms if candidate.lives(form)]
 
 

@@ -8,14 +8,15 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 import torch
-from contract.worlds import llama_with_norm
+from contract.worlds import llama_with_norm, small_denoiser
 from torch import nn
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
 from strategies.composed import Composed
-from strategies.objectives._base import Objective
+from strategies.objectives._base import EVALUATION, Objective
 from strategies.objectives.causal_lm import CausalLM
+from strategies.objectives.denoising import Denoising
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel, Network
 from streams.config import parse
@@ -57,6 +58,10 @@ def _model(objective: Objective, name: str) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
             return llama_with_norm(_Norm(), objective.num_outputs)
+        if isinstance(objective, Denoising):
+            network = small_denoiser(objective)
+            network.body.blocks[0].norm = _Norm()
+            return FlatModel(network)
         layers = [nn.Linear(64, 12), *([] if name == "amnesiac-hat" else [_Norm()]), nn.ReLU()]
         return FlatModel(Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs)))
 
@@ -91,7 +96,8 @@ def learn(half: Any, place: str, kit: Any) -> Learn:
         for event in [e for e in world.stream.events if isinstance(e, Experience)][:2]:
             experience = ledger.admit(replace(event, sample_ids=event.sample_ids[:20]))
             strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids))
-        outputs = torch.cat(strategy.constituents(ledger.lend(world.stream.source.test_ids[:20]).all()))
+        asked = objective.drawn(ledger.lend(world.stream.source.test_ids[:20]).all(), EVALUATION)
+        outputs = torch.cat(strategy.constituents(asked))
         return _Learned(outputs, strategy.learner.always if isinstance(strategy, Composed) else strategy.always)
 
     def remembered(training: dict[str, Any]) -> _Learned:

@@ -6,7 +6,7 @@ import functools
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from contract.candidates import Candidate
 
 
+CONVOLVED = ", convolved"
+"""Ends the name of a world whose model has a convolution."""
+First = Literal["flat", "shaped", "convolved"]
+"""What a model looks at: rows of numbers, images, or rows that it makes images of for a convolution."""
+
+
 @dataclass(frozen=True, eq=False)
 class World:
     """A stream and what strategies are built in."""
@@ -55,7 +61,7 @@ class World:
     def build(self, candidate: Candidate, seed: int = 0) -> Strategy:
         """Build a candidate here, in its initial state."""
         noisy = self.name.startswith(("task-incremental", "declared"))
-        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, self.name == "images")
+        make_model = partial(_model, self.setting.objective, seed, noisy, self.device, first_of(self.name))
         setting = replace(self.setting, key=Key(seed), make_model=make_model)
         return make_strategy(candidate.config, setting, candidate.name)
 
@@ -159,17 +165,17 @@ class Noisy(nn.Module):
         return x - self.mean
 
 
-def _model(objective: Objective, seed: int, noisy: bool, device: str, images: bool = False) -> FlatModel:
+def _model(objective: Objective, seed: int, noisy: bool, device: str, first: First = "flat") -> FlatModel:
     with seeded_globals(Key(seed) / "init"):
-        return FlatModel(_network(objective, noisy, images).to(device))
+        return FlatModel(_network(objective, noisy, first).to(device))
 
 
-def _setting(objective: Objective, training: Training, stream: Stream, device: str) -> Setting:
-    make_model = partial(_model, objective, 0, False, device)
+def _setting(objective: Objective, training: Training, stream: Stream, device: str, first: First = "flat") -> Setting:
+    make_model = partial(_model, objective, 0, False, device, first)
     return Setting(Key(0), make_model, objective, training, stream.units, len(stream.source), device=device)
 
 
-def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
+def _network(objective: Objective, noisy: bool, first: First) -> nn.Module:
     if isinstance(objective, CausalLM) and objective.text is not None and objective.text.image_tokens:
         small = tiny_llava.Config(
             width=8, inner=8, depth=1, heads=2, vision_width=8, vision_inner=8, vision_heads=2, patch=8
@@ -180,8 +186,21 @@ def _network(objective: Objective, noisy: bool, images: bool) -> nn.Module:
         return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
-    layers = [*([nn.Flatten()] if images else []), nn.Linear(64, 12), nn.ReLU(), *([Noisy(12)] if noisy else [])]
+    layers = [*first_layers(first), *([Noisy(12)] if noisy else [])]
     return Network(nn.Sequential(*layers), nn.Linear(12, objective.num_outputs))
+
+
+def first_of(world: str) -> First:
+    """What models of that world look at."""
+    return "convolved" if world.endswith(CONVOLVED) else "shaped" if world == "shaped" else "flat"
+
+
+def first_layers(first: First) -> list[nn.Module]:
+    """From a digit to 12 numbers."""
+    if first == "convolved":
+        kernels = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, stride=3), nn.Flatten()]
+        return [*kernels, nn.Linear(16, 12), nn.ReLU()]
+    return [*([nn.Flatten()] if first == "shaped" else []), nn.Linear(64, 12), nn.ReLU()]
 
 
 def small_denoiser(objective: Denoising) -> Network:
@@ -287,14 +306,14 @@ def make_world(full_name: str, device: str = "cpu") -> World:
         return _world_of_pictures(device)
     if full_name == "text":
         return _world_of_text(device)
-    name = full_name.removesuffix(" by class")
-    by_class = name != full_name
+    by_class = full_name.removesuffix(CONVOLVED).endswith(" by class")
+    name = full_name.removesuffix(CONVOLVED).removesuffix(" by class")
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS
     objective: Objective = Classification(10)
     if name in ("task-incremental", "everything-task-aware", "declared"):
         scenario = task_incremental
         objective = Classification(10, tuple((2 * t, 2 * t + 1) for t in range(5)), device)
-    if name == "images":
+    if name == "shaped":
         source = replace(source, x=source.x.view(-1, 1, 8, 8))
     if name.endswith("regression"):
         target = source.x.mean(1) + torch.from_numpy(source.class_ids).float() / 10
@@ -315,7 +334,7 @@ def make_world(full_name: str, device: str = "cpu") -> World:
     training = Training(epochs=2, lr=0.05, batch_size=40)
     if name == "carrying":
         training = training.model_copy(update={"momentum": 0.5, "carry_optimizer": True})
-    setting = _setting(objective, training, stream, device)
+    setting = _setting(objective, training, stream, device, first_of(full_name))
     return World(full_name, stream, setting, device=device)
 
 

@@ -396,6 +396,20 @@ def test_copies_are_not_drawn_twice() -> None:
             assert first.drawn.sum() == (54 if copies else len(both.unique(dim=0)))
 
 
+def test_sequential_training_with_the_same_budget_draws_from_what_is_new() -> None:
+    stream = stream_of(skills((60, 60, 60, 60)))
+    _, outcomes, _ = play({"name": "random-selection", "samples": 20, "draw_from": "new"}, stream, epochs=1)
+    for outcome, event in zip(outcomes, stream.events, strict=True):
+        assert outcome.draw is not None
+        drawn = outcome.draw.pool[outcome.draw.drawn]
+        assert len(drawn) == 20
+        assert np.isin(drawn, event.sample_ids).all()
+    _, outcomes, _ = play({"name": "random-selection", "samples": 20}, stream, epochs=1)
+    last = outcomes[-1].draw
+    assert last is not None
+    assert not np.isin(last.pool[last.drawn], stream.events[-1].sample_ids).all()
+
+
 def test_single_selectors_take_what_they_say() -> None:
     stream = stream_of(skills((60, 60, 60, 60)))
     for take, better in (("highest", 1), ("lowest", -1)):
@@ -449,6 +463,7 @@ def test_a_run_tells_of_it_in_table_report_and_timings(tmp_path: Any) -> None:
         "strategies": {
             "adapt": {"learner": ["adapt-infinity", "ewc"], "unlearner": "trained-only"},
             "random": {"learner": "random-selection", "unlearner": "none"},
+            "random-finetune": {"learner": "random-selection", "unlearner": "finetune"},
             "naive": {"learner": "naive", "unlearner": "none"},
         },
         "references": {"kinds": []},
@@ -469,6 +484,15 @@ def test_a_run_tells_of_it_in_table_report_and_timings(tmp_path: Any) -> None:
     assert 'id="figure-selectors-0"' in text
     timings = (run.folder / "strategies" / "adapt" / "timings.jsonl").read_text()
     assert '"select_s"' in timings
+    last = (run.folder / "strategies" / "adapt" / "draws" / "event-000003.csv").read_text().splitlines()
+    drawn = facts.series["adapt"].rows("drawn_samples", "event")[3].value
+    assert last[0] == "sample,cluster"
+    assert len(last) - 1 == drawn
+    files = [f.name for f in sorted((run.folder / "strategies" / "random" / "draws").iterdir())]
+    shared = run.folder / "strategies" / "random-finetune" / "draws"  # the life until the request is lived once
+    assert [f.name for f in sorted(shared.iterdir())] == files
+    assert files == ["event-000000.csv", "event-000001.csv", "event-000003.csv"], "none at the request"
+    assert not (run.folder / "strategies" / "naive" / "draws").exists()
 
 
 def test_options_that_do_not_fit_are_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import lifelong
 from lifelong.report.html import write_report
+from lifelong.report.look import HELD, HELD_IN_THE_DARK
 from lifelong.report.study import write_study_report
 from lifelong.study.study import Study
 
@@ -51,7 +52,10 @@ class Shown:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url, file))
         self.page.goto(file.as_uri())
-        self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))")
+        self.early = self.page.locator(".plot.drawn").count()
+        self.page.evaluate("dispatchEvent(new Event('beforeprint'))")  # draws what has not come near the screen yet
+        seen = "[...document.querySelectorAll('.plot')].filter(p => p.offsetParent)"
+        self.page.wait_for_function(f"() => {seen}.every(p => p.querySelector('.main-svg'))")
 
     def _asked(self, url: str, file: Path) -> None:
         if url != file.as_uri() and not url.startswith(("data:", "blob:")):
@@ -76,6 +80,7 @@ def test_every_figure_is_drawn_inside_the_page(shown: Shown) -> None:
     assert plots.count() >= 5
     width = shown.page.evaluate("document.documentElement.clientWidth")
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown.early < plots.count(), "figures wait until they come near the screen"
     for i in range(plots.count()):
         box = plots.nth(i).bounding_box()
         assert box["width"] > 300
@@ -86,7 +91,10 @@ def test_on_a_phone_figures_and_tables_scroll_and_captions_can_be_read(shown: Sh
     shown.page.set_viewport_size({"width": 390, "height": 800})
     assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
     for width in shown.page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.clientWidth)"):
-        assert width > 600  # colour bars and titles of panels have room
+        assert width >= 320
+    maps = shown.page.evaluate("[...document.querySelectorAll('.plot.map')].map(p => p.clientWidth)")
+    assert maps
+    assert all(width > 500 for width in maps)  # colour bars and names have room; they scroll
     captions = "[...document.querySelectorAll('caption span')].map(c => c.getBoundingClientRect())"
     assert all(box["right"] <= 390 for box in shown.page.evaluate(captions))
 
@@ -146,10 +154,12 @@ def test_the_keyboard_reaches_everything(shown: Shown) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
     assert "scroll" in reached
-    summary = page.locator("summary").first
-    summary.focus()
+    page.evaluate("document.querySelector('details:not([open]) > summary').focus()")
     page.keyboard.press("Enter")
-    assert summary.evaluate("s => s.parentElement.open")
+    assert page.evaluate("document.activeElement.parentElement.open")
+    stops = "[...document.querySelectorAll('a[href], button, summary, [tabindex]')].filter(e => e.tabIndex >= 0)"
+    assert page.evaluate(f"{stops}.filter(e => e.closest('.modebar')).length") == 0
+    assert page.evaluate(f"{stops}.length") < 60
 
 
 @pytest.mark.nightly
@@ -169,6 +179,24 @@ def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], n
     assert contrast(*grounds) > 10
     found.page.close()
     assert found.complaints == []
+
+
+@pytest.mark.nightly
+def test_heat_maps_take_the_colours_of_the_theme(browser: Any, files: dict[str, Path]) -> None:
+    """What is not known is near the ground, in the dark too."""
+    scale = "document.querySelector('.plot.map')._fullData[0].colorscale[0][1]"
+    found = Shown(browser, files["run"], "dark")
+    dark = found.page.evaluate(scale)
+    found.page.emulate_media(color_scheme="light")
+    found.page.wait_for_function(f"() => {scale} !== {dark!r}")
+    light = found.page.evaluate(scale)
+    found.page.close()
+    assert (light, dark) == (HELD[0][1], HELD_IN_THE_DARK[0][1])
+
+
+def test_a_page_is_small(files: dict[str, Path]) -> None:
+    for file in files.values():
+        assert file.stat().st_size < 2_500_000
 
 
 @pytest.mark.nightly

@@ -111,11 +111,11 @@ def test_run_prints_results_on_stdout_and_progress_on_stderr(call: Call, tmp_pat
     heads = next(line for line in out.splitlines() if line.startswith("strategy"))
     assert heads.split()[:4] == ["strategy", "remark", "average", "accuracy"]
     assert "add retrained-2 to references.kinds" in out
-    assert [line.split()[0] for line in out.splitlines() if line.startswith(("kept", "tuned", "again"))] == [
-        "kept",
-        "tuned",
-        "again",
+    lines = [
+        line.split()[0] for line in out.splitlines() if line.startswith(("kept ", "tuned ", "again ")) and "%" in line
     ]
+    assert lines == ["kept", "tuned", "again"]
+    assert "  forget gap: its distance to the retrained reference's, mean over requests (0 is ideal)" in out
     report = Path(out.splitlines()[-1].removeprefix("report: "))
     assert report.name == "report.html"
     assert report.stat().st_size > 0
@@ -177,6 +177,43 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     code, out, err = call("report", one, "--file", str(tmp_path / "elsewhere.html"))
     assert (code, out.strip(), err) == (0, str(tmp_path / "elsewhere.html"), "")
     assert (tmp_path / "elsewhere.html").exists()
+
+
+@pytest.mark.usefixtures("_finished")
+def test_names_of_run_folders_may_be_short(call: Call) -> None:
+    one = next(Path("runs").iterdir())
+    code, out, err = call("report", "last", "--format", "csv")
+    assert (code, out.strip(), err) == (0, str(one / "results.csv"), "")
+    assert call("report", "tiny", "--format", "csv")[1] == out
+    assert call("report", f"runs/{one.name[:-3]}", "--format", "csv")[1] == out
+    assert call("resume", "tiny-", "--quiet")[0] == 0
+
+    copy = Path("runs", "tiny-0")
+    shutil.copytree(one, copy)
+    code, _, err = call("report", "tiny")
+    assert code == 2
+    assert (
+        f"is how the names of 2 run or study folders in runs begin: {', '.join(sorted([copy.name, one.name]))}" in err
+    )
+    code, out, err = call("report", str(one), "last", "tiny-0", "--format", "csv")
+    assert (code, out.splitlines()) == (0, [str(one / "results.csv"), str(copy / "results.csv")])
+    code, _, err = call("report", str(one), "tiny-0", "--out", "both.html")
+    assert (code, err.startswith("Error: --out both.html: 2 reports cannot be one file.")) == (2, True)
+
+    other = Path("runs", "study-x")
+    other.mkdir()
+    (other / "study.json").touch()
+    code, out, err = call("compare", *map(str, sorted(Path("runs").iterdir())))
+    assert code == 0
+    assert err.strip() == f"Left out, since they are no run folders: {other}."
+    assert out.count(f"{copy.name}/") >= 3
+    code, _, err = call("compare", str(other), str(Path("runs")))
+    assert (code, err.strip()) == (2, f"Error: None of these is a run folder: {other}, runs.")
+    code, _, err = call("study", "study-")
+    assert code == 2  # it is found, and is no study
+    assert "no run folder" not in err
+    code, out, _ = call("resume", str(one), str(one), "--quiet", "--json")
+    assert json.loads(out)["run"] == "tiny"
 
 
 def test_preview_draws_every_event(call: Call) -> None:
@@ -243,6 +280,8 @@ def test_list_and_show(call: Call) -> None:
     assert "100.0" in out
     code, out, _ = call("show", "quickstart")
     assert yaml.safe_load(out)["name"] == "quickstart"
+    assert call("show", "unlearners")[1] == call("list", "unlearners")[1]
+    assert "With k: all layers it is finetune." in call("show", "cf-k")[1]
     code, _, err = call("show", "none")
     assert code == 2
     assert "lifelong show schedules none or lifelong show unlearners none" in err
@@ -256,7 +295,10 @@ def test_init_writes_what_run_reads_and_never_overwrites(call: Call) -> None:
     assert (code, out.strip()) == (0, "mine.yaml")
     text = Path("mine.yaml").read_text(encoding="utf-8")
     assert "# Learning rate." in text
-    assert call("preview", "mine.yaml")[0] == 0
+    assert "lifelong show sources NAME" in text
+    code, out, _ = call("preview", "mine.yaml")
+    assert code == 0
+    assert all(f"forget {what}" in out for what in ("40 samples", "class 1", "user 11"))
     code, _, err = call("init", "mine")
     assert code == 2
     assert "mine.yaml is there already and is not overwritten" in err
@@ -288,7 +330,7 @@ def test_a_terminal_gets_tables_that_fit(call: Call, monkeypatch: pytest.MonkeyP
     code, out, _ = call("run", "tiny.yaml", "--quiet")
     assert code == 0
     assert "…" not in out
-    assert "request steps: optimizer steps spent on requests" in out
+    assert "request steps: optimizer steps spent on requests (lower is better)" in out
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import lifelong
 from lifelong.audits import _judge
+from lifelong.audits.images import Drawn, beside_pairs
 from lifelong.config.run import RunConfig, load_config
 from lifelong.evaluation.outputs import Findings
 from lifelong.report.contact_sheet import strips_by_event
@@ -99,11 +100,25 @@ def test_the_rows_of_a_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert found["cra_erased"] == pytest.approx(3 / 4), "and the object that was asked for in three"
     assert found["ira"] == pytest.approx(3 / 4)
     assert found["cra"] == pytest.approx(3 / 4)
+    assert found["cra_published"] == pytest.approx(6 / 8), "both together"
     assert found["erased_in_range"] == pytest.approx(3 / 4)
+    assert "sc" not in found
     stream = {r.metric: r.value for r in audit.rows("run", 3, findings, {}) if r.subject == "stream"}
     assert stream["picture_accuracy"] == pytest.approx(3 / 4)
     assert stream["picture_style_accuracy"] == pytest.approx(3 / 4)
     assert stream["in_range"] == 1.0
+
+
+def test_the_rows_of_a_pair() -> None:
+    """By hand: three objects in two styles; one pair goes; what shares a style, an object or nothing with it stays."""
+    prompts = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    objects = [[0, 0], [1, 0], [2, 2], [0, 0], [1, 1], [0, 2]]
+    styles = [[0, 1], [0, 0], [0, 0], [1, 0], [1, 1], [1, 1]]
+    live = np.array([False, True, True, True, True, True])
+    seen, features, in_range = np.array([objects, styles]), np.zeros((6, 2, 4)), np.ones((6, 2), dtype=bool)
+    drawn = Drawn(prompts, live, seen, features, in_range)
+    found = {name: (value, n) for name, value, n in beside_pairs(drawn, np.array([[0, 0]]))}
+    assert found == {"sc": (3 / 4, 4), "oc": (1 / 2, 2), "up": (3 / 4, 4)}
 
 
 def test_who_retrains_draws_what_the_reference_draws(run: lifelong.Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lifelong
 from lifelong.evaluation.outputs import Outputs
@@ -14,8 +15,10 @@ from lifelong.evaluation.planning import plan_evaluation
 from lifelong.references import comparison
 from lifelong.references.points import Point, chain, points_of
 from lifelong.references.tree import References, shares
+from lifelong.references.under_way import UnderWay
 from lifelong.setup.build import make_setting, make_source, make_strategy, make_stream
 from lifelong.setup.instruments import make_instruments
+from strategies.parts.passes import Passes
 from strategies.step import step
 from streams.events import DeletionRequest, Event, Experience, Unit
 from streams.ledger import Ledger
@@ -248,6 +251,50 @@ def test_walking_the_tree_is_retraining_each_from_scratch(name: str, stream: Str
     assert (again.cost.computed, again.cost.cached, again.cost.outcome.steps) == (0, len(wanted), 0)
 
 
+@pytest.mark.parametrize("name", ["replay-none", pytest.param("ewc-retrain", marks=pytest.mark.nightly)])
+def test_a_walk_that_is_stopped_goes_on_where_its_life_stood(
+    name: str, stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of()
+    setting, plan = make_setting(config, stream), plan_evaluation(stream, config.evaluation)
+    evaluator = make_instruments(config.evaluation, stream, plan, setting, "cpu").evaluator
+    wanted = {p: chain(stream, p) for p in points_of(stream, ("retrained", "original"))}
+    states = tmp_path / "states"
+
+    def walked(cache: str) -> References:
+        def build() -> Any:
+            return make_strategy(config.strategies[name], setting, name)
+
+        under_way = UnderWay(states, name, "cpu", 0.0)  # after every step
+        folder = tmp_path / cache
+        return References(build, lambda: Ledger(stream.source), evaluator, name, b"secret", folder, None, under_way)
+
+    alone = walked("alone")
+    expected = dict(alone.compute(wanted))
+    whole = alone.cost.outcome.steps
+    taken, stops = 0, list(range(37, whole, 37))  # within lessons
+    done = Passes.done
+
+    def counted(self: Passes, loss: torch.Tensor) -> None:
+        nonlocal taken
+        taken += 1
+        if stops and taken > stops[0]:
+            raise KeyboardInterrupt
+        done(self, loss)
+
+    monkeypatch.setattr(Passes, "done", counted)
+    while stops:
+        with pytest.raises(KeyboardInterrupt):
+            list(walked("stopped").compute(wanted))
+        assert any(states.iterdir()), "the life at hand is kept"
+        stops.pop(0)
+    found = dict(walked("stopped").compute(wanted))
+    assert all(same(found[point], outputs) for point, outputs in expected.items())
+    assert all(found[point].details.visits == outputs.details.visits for point, outputs in expected.items())
+    assert taken < 2 * whole, "only common beginnings are lived once more"
+    assert not list(states.iterdir())
+
+
 # --- in a run -------------------------------------------------------------------------------------------------------
 
 
@@ -276,9 +323,9 @@ def test_references_in_parts_are_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     config = config_of("replay-none", references={"kinds": ["retrained", "original", "no-op"]})
     parts: list[int] = []
 
-    def here(p: Any, name: str, kind: Any, workers: int, missing: Any) -> list[Any]:
+    def here(p: Any, name: str, kind: Any, workers: int, under_way: Path, missing: Any) -> list[Any]:
         parts.append(len(missing))
-        return [comparison._live_here(config, p.stream, name, kind, part) for part in missing]
+        return [comparison._live_here(config, p.stream, name, kind, under_way, part) for part in missing]
 
     def lived(folder: str, workers: int) -> tuple[dict[str, bytes], bytes]:
         monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / folder / "cache"))

@@ -4,10 +4,12 @@
 
 Everything is imported once; every attempt is the command line in a process of its own, forked from there. One half of
 the kills come at a random instant of the life, the others a random moment after some write, lesson, request, look or
-reference has begun. A quarter of them are SIGTERM, which the program handles; the others SIGKILL, which it cannot. In a
-study the victim is the study or one of its workers. A life is killed up to sixteen times and then left alone. Compared
-are all files of the run folders and of the cache, but for seconds and dates: tables and outputs as bytes, states by
-digest.
+reference has begun, or after a state in the middle of a training was kept, which is after every step or, in the run of
+long lessons, every 5 ms. A quarter of the kills are SIGTERM, which the program handles; the others SIGKILL, which it
+cannot. In a study the victim is the study or one of its workers. A life is killed up to sixteen times and then left
+alone. Compared are all files of the run folders and of the cache, but for seconds and dates: tables and outputs as
+bytes, states by digest. It is counted where an attempt after a kill comes back to: into the middle of an event or of a
+reference's life, or to the start of an event.
 """
 
 from __future__ import annotations
@@ -56,6 +58,17 @@ RUN = DIGITS | {
     "references": {"kinds": ["retrained", "no-op"]},
     "recording": {"keep": "all", "checkpoint_minutes": 0},
 }
+LESSONS = DIGITS | {
+    "name": "killed-lessons",
+    "training": {"epochs": 8, "batch_size": 16, "lr": 0.02, "momentum": 0.5},
+    "strategies": {
+        "ewc-scrub": {"learner": "ewc", "unlearner": {"name": "scrub", "epochs": 3}},
+        "replay-retrain": {"learner": {"name": "replay", "memory": 100}, "unlearner": "retrain"},
+        "sisa": {"isolated": {"name": "sisa", "shards": 2, "slices": 2}},
+    },
+    "references": {"kinds": ["retrained"]},
+    "recording": {"checkpoint_minutes": 0.005 / 60},
+}
 TEXT: dict[str, Any] = {
     "name": "killed-text",
     "source": {
@@ -101,14 +114,16 @@ STUDY: dict[str, Any] = {
 }
 SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "run": ("run", RUN),
+    "lessons": ("run", LESSONS),
     "text": ("run", TEXT),
     "study": ("study", STUDY),
 }
 """The command, and what is in the file that it is given."""
 
 MOST_KILLS, MOST_SECONDS = 16, 300.0
-PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing")
-_PHASE = mmap.mmap(-1, 1)  # shared with all children: what the one that writes is doing
+PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing", "within")
+PLACES = ("elsewhere", "the start of an event", "within an event", "within a reference")
+_SHARED = mmap.mmap(-1, 2)  # with all children: what the one that writes is doing, and where an attempt came back to
 
 
 class Target:
@@ -136,14 +151,14 @@ class Watched:
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        before, _PHASE[0] = _PHASE[0], PHASES.index(phase)
+        before, _SHARED[0] = _SHARED[0], PHASES.index(phase)
         self._entries[phase] += 1
         if self._target is not None and (phase, self._entries[phase]) == (self._target.phase, self._target.entry):
             os.write(self._target.writer, b"!")
         try:
             yield
         finally:
-            _PHASE[0] = before
+            _SHARED[0] = before
 
     def dump(self, file: Path) -> None:
         """Write how often each phase was entered."""
@@ -155,11 +170,36 @@ def watch(target: Target | None, file: Path | None) -> None:
     import lifelong.execution.life as life
     from lifelong.evaluation.evaluator import Evaluator
     from lifelong.files import write_atomically
-    from lifelong.results.record import Record
+    from lifelong.results.record import Record, Within
     from streams.events import DeletionRequest
 
     phase = Watched(target)
     step, evaluate, compare, finish = life.Life._step, Evaluator.evaluate, life.compare, Record.finish
+    restore, read = life.Life._restore, Within.read
+    in_reference = False
+
+    def came_back(place: str) -> None:
+        _SHARED[1] = max(_SHARED[1], PLACES.index(place))
+
+    def restored(self: Any, *arguments: Any) -> int:
+        first: int = restore(self, *arguments)
+        if 0 < first <= self._last:
+            came_back("the start of an event")
+        return first
+
+    def noticed(self: Within, number: int) -> Any:
+        state = read(self, number)
+        if state is not None:
+            came_back("within a reference" if in_reference else "within an event")
+        return state
+
+    def compared(*arguments: Any) -> Any:
+        nonlocal in_reference
+        in_reference = True
+        with phase("references"):
+            found = compare(*arguments)
+        in_reference = False
+        return found
 
     def stepped(self: Any, strategy: Any, index: int, ledger: Any) -> Any:
         with phase("forgetting" if isinstance(self._p.stream.events[index], DeletionRequest) else "learning"):
@@ -181,7 +221,9 @@ def watch(target: Target | None, file: Path | None) -> None:
     life.Life._step = stepped  # type: ignore[method-assign]
     Evaluator.evaluate = within("looking", evaluate)  # type: ignore[method-assign]
     Record.finish = finished  # type: ignore[method-assign]
-    life.compare = within("references", compare)
+    life.Life._restore = restored  # type: ignore[method-assign]
+    life.compare = compared
+    Within.read, Within.write = noticed, within("within", Within.write)  # type: ignore[method-assign]
     for name, module in list(sys.modules.items()):
         if name.startswith("lifelong.") and vars(module).get("write_atomically") is write_atomically:
             module.write_atomically = within("writing a file", write_atomically)  # type: ignore[attr-defined]
@@ -236,7 +278,7 @@ def hit(child: int, target: Target, number: signal.Signals, dice: random.Random)
     The phase is empty if it came to its end before.
     """
     began, clock = time.monotonic(), 0.0 if target.at_once else None
-    _PHASE[0] = 0
+    _SHARED[0] = 0
     os.set_blocking(target.reader, False)
     while (status := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
         if target.instant is None:
@@ -246,7 +288,7 @@ def hit(child: int, target: Target, number: signal.Signals, dice: random.Random)
                 break
             time.sleep(0.0002)
         elif clock is None:
-            clock = cpu_seconds(tree(child)) if _PHASE[0] else None
+            clock = cpu_seconds(tree(child)) if _SHARED[0] else None
             time.sleep(0.001)
         elif cpu_seconds(tree(child)) >= clock + target.instant:
             break
@@ -259,7 +301,7 @@ def hit(child: int, target: Target, number: signal.Signals, dice: random.Random)
         return ended(child), ""
     processes = tree(child)
     victim = dice.choice(processes[1:]) if len(processes) > 1 and dice.random() < 0.5 else child
-    phase = PHASES[_PHASE[0]]
+    phase = PHASES[_SHARED[0]]
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim, number)
     code = ended(child)
@@ -351,7 +393,8 @@ class Subject:
         """Draw a moment in the first third of what a life takes: an attempt goes on where the last was hit."""
         if dice.random() < 0.5:
             return Target(dice.uniform(0, self.seconds / 3), dice.random() < 0.15)
-        phase = dice.choice(sorted(self.entries))
+        often = "within" in self.entries and dice.random() < 0.5
+        phase = "within" if often else dice.choice(sorted(self.entries))
         delay = dice.choice([0.0, dice.uniform(0, 0.002), dice.uniform(0, 0.02)])
         return Target(None, False, phase, dice.randint(1, -(-self.entries[phase] // 3)), delay)
 
@@ -364,9 +407,12 @@ class Subject:
         for _ in range(min(dice.randint(MOST_KILLS // 4, MOST_KILLS), most)):
             number = signal.SIGTERM if dice.random() < 0.25 else signal.SIGKILL
             target = self.draw(dice)
+            _SHARED[1] = 0
             child = in_child(command(self.kind, self.file, root, target), self.folder / "log")
             code, phase = hit(child, target, number, dice)
             target.close()
+            if killed:
+                counts.add(1, "came back to", PLACES[_SHARED[1]])
             if phase:
                 counts.add(1, "kills", self.name, number.name)
                 counts.add(1, "phases", phase)

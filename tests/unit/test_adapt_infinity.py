@@ -35,6 +35,7 @@ from strategies.parts.selection.selectors import (
     log_perplexities,
 )
 from strategies.parts.selection.survey import Look, Surveyed, available, survey
+from strategies.parts.training.progress import Progress, keeping
 from strategies.parts.weights.fisher import gradient_of
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -632,3 +633,62 @@ def test_a_survey_does_not_depend_on_batches() -> None:
     torch.testing.assert_close(one.embeddings, all_.embeddings, rtol=1e-4, atol=1e-5)
     assert (all_.cost.forward, all_.cost.backward) == (2 * len(batch), len(batch))
     assert scored(objective.outputs(model, batch), batch.x, "answer").num_rows == len(batch)
+
+
+class _Kept:
+    """Where the states of an event's trainings are kept, in memory."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, Any]] = {}
+
+    def read(self, number: int) -> dict[str, Any] | None:
+        return self.states.get(number)
+
+    def write(self, number: int, state: dict[str, Any]) -> None:
+        self.states[number] = state
+
+
+def test_a_survey_that_is_interrupted_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    with seeded_globals(Key(1)):
+        model, objective, batch = llama()
+    data = Data(np.arange(len(batch)), batch.x, batch.y, None)
+    projector = Projector("rademacher", 32, KEY, 1 << 20)
+    look = Look(("perplexity", "grand"), find_block(model, None, "block"), projector, True, batch_size=2)
+    whole = survey(model, objective, data, look, KEY)
+    kept, looked, limit = _Kept(), list[int](), [3]
+    said = CausalLM.embeddings
+
+    def noted(self: Any, model: Any, batch: Batch) -> torch.Tensor:
+        if len(looked) == limit[0]:
+            raise KeyboardInterrupt
+        looked.append(len(batch))
+        return said(self, model, batch)
+
+    monkeypatch.setattr(CausalLM, "embeddings", noted)
+    with pytest.raises(KeyboardInterrupt), keeping(Progress(kept, 0)):
+        survey(model, objective, data, look, KEY)
+    limit[0] = 10**6
+    with keeping(Progress(kept, 0)):
+        again = survey(model, objective, data, look, KEY)
+    assert sum(looked) == len(batch), "no batch is looked at twice"
+    for name in look.selectors:
+        assert np.array_equal(again.scores[name], whole.scores[name])
+    assert torch.equal(again.features, whole.features)
+    assert torch.equal(again.embeddings, whole.embeddings)
+    assert again.cost == whole.cost
+    with keeping(Progress(kept, 0)):  # of another experience
+        other = survey(model, objective, data, look, KEY / "other")
+    assert sum(looked) == 2 * len(batch)
+    assert torch.equal(other.features, whole.features)
+
+
+def test_proportional_shares_follow_the_pool() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    scores: dict[Any, np.ndarray] = {"grand": np.random.default_rng(0).normal(size=100)}
+    surveyed = Surveyed(scores, torch.zeros(100, 2), torch.zeros(100, 0), 0.0, Outcome())
+    counts = {}
+    for shares in ("equal", "proportional"):
+        config = adapt_infinity.Config(shares=shares, selectors=("grand",))
+        drawn, *_ = adapt_infinity.draw(surveyed, labels, np.ones(100, dtype=bool), np.arange(100), 20, KEY, config)
+        counts[shares] = np.bincount(labels[drawn]).tolist()
+    assert counts == {"equal": [10, 10], "proportional": [18, 2]}

@@ -14,7 +14,7 @@ from lifelong.evaluation.outputs import Outputs
 from lifelong.formulas.language import harmonic_mean, priv_leak
 from lifelong.metrics.answers import attack_auc, gap_rows, record_rows, request_rows, sides_of
 from lifelong.models import tiny_llama
-from strategies.objectives._answers import Answers
+from strategies.objectives._answers import Answers, AnswersConfig
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.model import FlatModel
 from strategies.parts.text.generation import Predict, greedy
@@ -23,6 +23,7 @@ from strategies.parts.text.scores import (
     extraction_strength,
     min_k,
     normalised,
+    porter,
     rouge_l,
     truth_ratio,
     words,
@@ -174,6 +175,81 @@ def test_truth_ratio_and_rouge_need_other_answers() -> None:
     assert found["rouge_recall"].tolist() == pytest.approx(expected_recall)
 
 
+def test_records_are_taken_that_are_asked_for() -> None:
+    batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8))
+    other = torch.stack([a_row([3], [3, 3], 8), a_row([4, 4], [4], 8)])
+    text = replace(TEXT, paraphrased=other, perturbed=other[:, None])
+    passes: list[int] = []
+
+    def counted(batch: Batch) -> torch.Tensor:
+        passes.append(len(batch))
+        return table(batch)
+
+    def recorded(*records: Any) -> set[str]:
+        passes.clear()
+        config = parse(AnswersConfig, {"records": records})
+        return set(Answers(text, CausalLM(V, text).responses, config).records(counted, batch))
+
+    whole = recorded("wrong", "text")
+    wrong, said = {"truth_ratio", "truth_prob", "choice"}, {"rouge_recall", "text_entropy", "text_words"}
+    assert whole >= wrong | said
+    assert recorded() == whole - wrong - said
+    assert passes == [2]
+    assert recorded("wrong") == whole - said
+    assert passes == [2, 2, 2]
+    assert recorded("text") == whole - wrong
+    assert len(passes) >= 3  # one for the answers, then greedy text
+
+
+def test_greedy_text_of_more_tokens_than_a_row_has() -> None:
+    batch = make_batch(a_row([3], [4], 5), a_row([4, 4], [3], 5))
+    rambling = torch.full((V, V), -9.0)
+    rambling[:, 3] = 1.0
+
+    def says(b: Batch) -> torch.Tensor:
+        return rambling[b.x[:, 0, : int((b.x[:, 1] > 0).sum(1).max())].long()]
+
+    assert greedy(says, batch, Plain()) == ["d d d", "d d"]  # type: ignore[arg-type]
+    assert greedy(says, batch, Plain(), 7) == [" ".join("ddddddd")] * 2  # type: ignore[arg-type]
+    assert greedy(says, batch, Plain(), 1) == ["d", "d"]  # type: ignore[arg-type]
+    text = replace(TEXT, paraphrased=batch.x, perturbed=batch.x[:, None])
+    found = Answers(text, CausalLM(V, text).responses, AnswersConfig(tokens=7)).records(says, batch)
+    assert found["text_words"].tolist() == [7.0, 7.0]
+    assert found["text_entropy"].tolist() == [0.0, 0.0]
+
+
+def test_rouge_of_stems_is_that_of_its_package() -> None:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="pip install rouge-score")
+    stem, theirs = porter(), scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    draw = np.random.default_rng(0)
+    vocabulary = [
+        "running",
+        "runs",
+        "ran",
+        "cities",
+        "city's",
+        "award",
+        "awarded",
+        "winning",
+        "the",
+        "a",
+        "novel",
+        "novels",
+        "ties",
+        "tie",
+        "Ünder",
+        "1999",
+        "flies",
+    ]
+    for _ in range(60):
+        true, said = (" ".join(draw.choice(vocabulary, n)) for n in draw.integers(1, 12, 2))
+        expected = theirs.score(true, said)["rougeL"]
+        recall, f_measure = rouge_l(words(true, stem), words(said, stem))
+        assert (recall, f_measure) == pytest.approx((expected.recall, expected.fmeasure), abs=1e-9)
+    assert rouge_l(words("she wins awards", stem), words("she won an award", stem))[0] == pytest.approx(2 / 3)
+    assert rouge_l(words("she wins awards"), words("she won an award"))[0] == pytest.approx(1 / 3)
+
+
 def test_greedy_text_is_that_of_single_rows_and_ends() -> None:
     batch = make_batch(a_row([3], [4, 3, 4], 8), a_row([4, 4], [3], 8), a_row([3, 4, 3], [3], 8))
     rows = 2 * torch.randn(V, V, generator=torch.Generator().manual_seed(3))
@@ -295,6 +371,30 @@ def test_two_copies_of_one_model_do_not_differ(audit: Any) -> None:
     assert rows["forget_quality"] == pytest.approx(1.0)
     assert rows["priv_leak"] == 0.0
     assert all(v == 0.0 for name, v in rows.items() if name.startswith("gap_"))
+
+
+def test_true_positives_at_one_percent_need_many_non_members(audit: Any) -> None:
+    few = {r.metric: r.value for r in request_rows(4, "run", audit, DETAILED, outputs(0, 0.0))}
+    assert "loss_tpr" in few
+    assert "loss_tpr_1" not in few
+    found = outputs(0, 0.0)
+    found.records["holdout_loss"] = np.concatenate([[-1.0, -1.0], np.linspace(2, 3, 198)])
+    many = {r.metric: r.value for r in request_rows(4, "run", audit, DETAILED, found)}
+    assert many["loss_tpr_1"] == 1.0  # two of 200 lie below all, and a third at 2
+    found.records["holdout_loss"][2] = -1.0
+    assert {r.metric: r.value for r in request_rows(4, "run", audit, DETAILED, found)}["loss_tpr_1"] == 0.0
+
+
+def test_the_attack_beside_a_reference_sees_what_content_hides(audit: Any) -> None:
+    """Members that are hard for everybody look like non-members by their loss, and not by what the reference lacks."""
+    run, reference = outputs(0, 0.0), outputs(0, 0.0)
+    run.records["loss"], reference.records["loss"] = np.array([2.5, 2.6, 2.7, 1.0]), np.array([4.0, 4.0, 4.0, 1.0])
+    run.records["holdout_loss"] = reference.records["holdout_loss"] = np.linspace(2, 3, 6)
+    rows = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, run, reference, AVERAGED)}
+    assert rows["reference_auc"] == 1.0
+    assert rows["loss_auc"] == 0.0  # of the reference; the run's own is near one half
+    same = {r.metric: r.value for r in gap_rows(4, "retrained", audit, DETAILED, run, run, AVERAGED)}
+    assert same["reference_auc"] == 0.5
 
 
 def test_a_memorised_request_stands_out(audit: Any) -> None:

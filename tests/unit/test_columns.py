@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lifelong.results import table
 from lifelong.results.columns import read_columns, read_some, write_columns
 from lifelong.results.table import Row, read_rows
 from streams.errors import CheckpointError
@@ -64,3 +65,12 @@ def test_a_line_without_an_end_is_left_out_and_one_that_is_no_row_is_named(tmp_p
     file.write_text(file.read_text() + "\n")
     with pytest.raises(CheckpointError, match="line 2"):
         read_rows(file)
+
+
+@pytest.mark.parametrize("piece", [1, 60, 150])
+def test_a_table_is_read_in_parts_of_whole_lines(piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_PIECE", piece)
+    plain = [Row(e, "run", "stream", "js", e / 7, e) for e in range(9)]
+    assert read_rows(write(tmp_path, plain)) == plain
+    odd = [*plain[:5], Row(5, "run", "stream", 'odd "name"', 0.5, 1), *plain[5:]]
+    assert read_rows(write(tmp_path, odd)) == odd

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lifelong
 from lifelong.metrics.catalogue import METRICS, THEMES
@@ -46,12 +48,28 @@ def test_heads_of_tables_are_words() -> None:
     assert not any(metric in head for head in heads for metric in ("average_", "forget_", "corrected_", "immediate_"))
 
 
+def test_the_version_is_one() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version
+    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert changes[0] == version
+
+
+@pytest.mark.parametrize("file", [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"], ids=str)
+def test_workflows_and_templates_are_yaml_and_run_what_is_there(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    for script in re.findall(r"bash (\.ci/\S+)|python (docs/\S+)", text):
+        assert (ROOT / "".join(script)).exists()
+
+
 def examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_there_are_examples() -> None:
-    assert len(examples()) == 7
+    assert len(examples()) == 8
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -79,12 +97,12 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
 
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
-    names = ("shrink", "noise", "nearby", "two_layers", "weakest_units", "pruned")
+    names = ("shrink", "noise", "blank", "nearby", "two_layers", "weakest_units", "pruned")
     files = [tmp_path / f"{name}.py" for name in names]
     texts = [text for text in examples() if "NamedObjective" not in text]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text, encoding="utf-8")
-    learner, unlearner, guard, model, metric, audit = map(str, files)
+    learner, unlearner, _, guard, model, metric, audit = map(str, files)
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},
         "schedule": {"name": "periodic", "limit": 1},
@@ -116,10 +134,38 @@ def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkey
     assert again.folder != run.folder
 
 
+@pytest.mark.nightly
+def test_the_unlearner_of_adding_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was told to forget it no longer answers, and what it kept it still knows."""
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "blank.py"
+    file.write_text(examples()[2], encoding="utf-8")
+    blank = {"name": str(file), "epochs": 10, "lr": 0.05, "batch_size": 32}
+    config = {
+        "scenario": "joint",
+        "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "class", "keys": [3]}]},
+        "model": {"name": "mlp", "hidden": [32]},
+        "training": {"epochs": 20, "lr": 0.2},
+        "strategies": {"bare": {"unlearner": "none"}, "theirs": {"unlearner": blank}},
+        "references": {"kinds": []},
+    }
+    run = lifelong.run(config, tmp_path / "runs")
+    last = {
+        (name, metric, subject): run.tables[name].last(metric, subject)
+        for name in run.tables
+        for metric, subject in (("forget_test_accuracy", "request-0"), ("average_accuracy", "stream"))
+    }
+    value = {key: row.value for key, row in last.items() if row is not None and row.value is not None}
+    assert value["bare", "forget_test_accuracy", "request-0"] > 0.8
+    assert value["theirs", "forget_test_accuracy", "request-0"] < 0.2
+    bare = value["bare", "average_accuracy", "stream"]
+    assert value["theirs", "average_accuracy", "stream"] > bare - 0.05
+
+
 def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "nearby.py"
-    file.write_text(examples()[2], encoding="utf-8")
+    file.write_text(examples()[3], encoding="utf-8")
     config = {
         "scenario": "joint",
         "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "class", "keys": [3], "again_after": 1}]},
@@ -146,7 +192,7 @@ def test_the_guard_of_adding_hides_what_the_weights_still_know(tmp_path: Path, m
 
 def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> None:
     model, objective = (tmp_path / f"{name}.py" for name in ("two_layers", "hidden_pixels"))
-    for file, text in zip((model, objective), examples()[3:5], strict=True):
+    for file, text in zip((model, objective), examples()[4:6], strict=True):
         file.write_text(text, encoding="utf-8")
     config = {
         "scenario": {"name": "class-incremental", "experiences": 2},

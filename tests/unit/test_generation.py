@@ -11,7 +11,8 @@ import torch
 
 from lifelong.audits import _judge
 from lifelong.audits._judge import altered, judge_of
-from lifelong.audits.images import Config, Drawn, has_many, judges_of, real_images
+from lifelong.audits._judges import has_many, judges_of, real_images
+from lifelong.audits.images import Drawn
 from lifelong.formulas.generation import (
     extracted,
     frechet_distance,
@@ -140,7 +141,7 @@ def test_a_judge_is_trained_once_and_says_how_good_it_is(cache: Path) -> None:
     assert np.array_equal(repaired.looks(images)[1], features), "a damaged file is made again, to the same bits"
     assert file.stat().st_mtime_ns != written
     with pytest.raises(ConfigError, match=r"the judge of objects is right about 0\.\d+ of images.*least_accuracy: 1"):
-        judges_of(objective, source, Config(least_accuracy=1.0), "evaluation.audits.images")
+        judges_of(objective, source, 1.0, "evaluation.audits.images")
 
 
 def test_copies_are_shifted_and_noisy() -> None:

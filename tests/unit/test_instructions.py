@@ -14,6 +14,7 @@ import torch
 
 from lifelong.config.run import RunConfig
 from lifelong.models import llava_checkpoint, tiny_llama, tiny_llava
+from lifelong.models._hub_folder import save
 from lifelong.models._language import Decoder
 from lifelong.setup.build import make_setting, make_source, make_stream
 from lifelong.verification.replay import altered
@@ -31,7 +32,7 @@ from streams.sources import fashion_mnist, instructions
 from streams.sources._albums import framed, load_album
 from streams.sources._instructions import CORNERS, COUNTS, DISTRIBUTORS, Maker, scene, shown
 from streams.sources._known import load_known
-from streams.text import ANSWER, GIVEN, IMAGE, PICTURED, prompt_lengths, rows, train_tokenizer
+from streams.text import ANSWER, GIVEN, IMAGE, PICTURED, load_tokenizer, prompt_lengths, rows, train_tokenizer
 
 SMALL: dict[str, Any] = {"samples": 120, "test": 12, "characters": 6, "users": 4, "vocabulary": 400}
 V = 90
@@ -470,7 +471,7 @@ def test_what_does_not_fit_a_checkpoint_is_named(checkpoint: str, tmp_path: Path
         llava_checkpoint.build(config, shape, V + 1)
     with pytest.raises(ConfigError, match="at most 64 tokens"):
         llava_checkpoint.build(config, (2, 65, *shape[2:]), V)
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match="no folder /nowhere"):
         llava_checkpoint.build(llava_checkpoint.Config(checkpoint="/nowhere"), shape, V)
     shutil.copytree(checkpoint, tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
@@ -481,3 +482,44 @@ def test_what_does_not_fit_a_checkpoint_is_named(checkpoint: str, tmp_path: Path
     LlamaConfig().save_pretrained(tmp_path / "llama")
     with pytest.raises(ConfigError, match="is a llama, not a LLaVA"):
         llava_checkpoint.build(llava_checkpoint.Config(checkpoint=str(tmp_path / "llama")), shape, V)
+
+
+def test_a_tiny_llava_goes_to_a_folder_and_comes_back(source: Source, tmp_path: Path) -> None:
+    assert source.text is not None
+    for tied in (True, False):
+        sizes = tiny_llava.Config(width=16, inner=24, heads=2, vision_width=16, vision_heads=2, tied=tied)
+        with seeded_globals(Key(0)):
+            network = tiny_llava.build(sizes, source.input_shape, source.text.tokenizer.vocab_size)
+        folder = tmp_path / str(tied)
+        save(network, source.text.tokenizer, folder, True, {})
+        back = llava_checkpoint.build(
+            llava_checkpoint.Config(checkpoint=str(folder), tower="trained"),
+            source.input_shape,
+            network.head.out_features,
+        )
+        batch = Ledger(source).lend(source.train_ids[:6]).all()
+        model, other = FlatModel(network), FlatModel(back)
+        assert torch.allclose(model(*batch.inputs), other(*batch.inputs), atol=1e-6)
+        assert len(model.parameters) == len(other.parameters), "all of it is trained again"
+        again = load_tokenizer(str(folder), "source.tokenizer")
+        assert again.encode("Where is A?") == source.text.tokenizer.encode("Where is A?")
+        assert (again.bos, again.eos) == (source.text.tokenizer.bos, source.text.tokenizer.eos)
+
+
+def test_sentences_are_of_the_skill_s_own_and_sizes_of_the_distributor_s() -> None:
+    options = SMALL | {"distributors": ("letters", "scenes"), "answers": "sentence"}
+    found = instructions.load(parse(instructions.Config, options | {"samples": {"letters": 40, "scenes": 90}}))
+    assert found.domain_ids is not None
+    assert np.bincount(found.domain_ids[~found.is_test]).tolist() == [40, 90]
+    firsts = {}
+    for row in range(len(found)):
+        _, answer = asked(found, row)
+        assert len(answer.split()) >= 4
+        assert answer.endswith(".")
+        firsts.setdefault(found.class_names[found.class_ids[row]], set()).add(" ".join(answer.split()[1:3]))
+    skills = list(firsts)
+    assert all(not firsts[a] & firsts[b] for a in skills for b in skills if a < b and "yes-no" not in (a, b))
+    with pytest.raises(ConfigError, match="name every distributor, and no other: letters, scenes"):
+        parse(instructions.Config, options | {"samples": {"letters": 40}})
+    with pytest.raises(ConfigError, match="must be 10 or more"):
+        parse(instructions.Config, options | {"samples": 3})

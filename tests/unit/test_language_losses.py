@@ -12,7 +12,7 @@ import torch
 
 from strategies.objectives.causal_lm import CausalLM, Config, answered, joined, scored
 from strategies.unlearners._hinge import inverted_hinge
-from strategies.unlearners.dpo import dpo_losses
+from strategies.unlearners._preference import dpo_losses
 from strategies.unlearners.flat import flat_loss
 from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.rmu import mean_of_rows

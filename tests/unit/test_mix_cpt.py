@@ -17,6 +17,7 @@ from strategies.base import Setting
 from strategies.composed import Composed
 from strategies.learner import SGDLearner
 from strategies.learners import mix_cpt
+from strategies.learners._mixture import turns
 from strategies.learners._original import HeldToOriginal
 from strategies.learners.mix_cpt import MixCPT
 from strategies.objectives.causal_lm import CausalLM, Config, token_divergences
@@ -367,6 +368,23 @@ def test_what_is_kept_are_general_questions(world: World) -> None:
     assert np.array_equal(life.strategy.stored_ids(), asked)
 
 
+def test_general_data_beside_a_checkpoint_is_mixed_in_without_being_learned_first(world: World) -> None:
+    life = Life(world, general_known=True, align_every=None)
+    before = life.model.parameters.clone()
+    assert life.learn(0).steps == 0
+    assert torch.equal(life.model.parameters, before)
+    general = world.domain(0)
+    assert not len(life.strategy.holds(general).get("weights", ()))
+    assert len(life.strategy.stored_ids()) == 80
+    outcome = life.learn(1)
+    assert outcome.notes["mixture_instructions"] > 0.1
+    assert outcome.losses["mix_cpt_distillation"] > 0
+    assert torch.equal(life.plugin._original.model.parameters, before)  # the checkpoint itself is the original
+    gone = life.strategy.stored_ids()[:5]
+    life.forget(gone)
+    assert not np.isin(life.strategy.stored_ids(), gone).any()
+
+
 # -- stage 2 (checks 9 and 10)
 
 
@@ -570,6 +588,15 @@ def test_instruction_tuning_keeps_general_questions_and_no_plain_text(world: Wor
     assert np.array_equal(strategy.stored_ids(), asking)
 
 
+def test_instruction_tuning_beside_a_checkpoint_keeps_questions_that_it_has_not_learned(world: World) -> None:
+    options = {"name": "instruction-tuning", "general_known": True, "memory": 1000}
+    strategy = make_strategy(parse(StrategyConfig, {"learner": options, "unlearner": "none"}), world.setting, "mine")
+    ledger, ids = Ledger(world.source), world.domain(0)
+    experience = ledger.admit(Experience("general", (), ids))
+    assert strategy.learn(experience, ledger.door(strategy.access, experience.sample_ids)).steps == 0
+    assert np.array_equal(strategy.stored_ids(), ids[with_prompt(world.data(ids))])
+
+
 # -- bad input
 
 
@@ -753,3 +780,102 @@ def test_teacher_revert_ends_near_retraining(toy: Toy) -> None:
         wrong, remembered, _ = reverted()
     assert remembered > 0.5
     assert abs(wrong - target) > 0.25 * abs(before - target)
+
+
+# -- the mixture is renewed
+
+
+def test_all_general_samples_have_their_turn_before_one_has_its_second() -> None:
+    ids, tokens = np.arange(10, 27), np.full(17, 5)
+    found = turns(ids, tokens, 26, 9, Key(0) / "mix")
+    assert found.ids.shape == (9, 5)
+    for start in range(0, 34, 17):
+        assert sorted(found.ids.reshape(-1)[start : start + 17].tolist()) == ids.tolist()
+    assert found.first.tolist() == sorted(turns(ids, tokens, 26, 1, Key(0) / "mix").ids[0].tolist())
+    assert turns(ids, tokens, 3, 4, Key(0)).used.tolist() == []
+
+
+@pytest.mark.parametrize("mixture", ["epoch", "fixed"])
+def test_every_epoch_is_mixed_with_others(world: World, mixture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(world, setting=replace(world.setting, training=Training(epochs=3, batch_size=7, lr=1e-3)))
+    life = Life(few, align_every=None, mixture=mixture, instructions=0.4, preferences=0.1)
+    life.learn(0)
+    seen: list[np.ndarray] = []
+    said = MixCPT.loss
+
+    def noted(self: Any, loss: Any, outputs: Any, batch: Batch, model: Any) -> Any:
+        seen.append(batch.ids.numpy())
+        assert torch.equal(batch.x, few.source.x[batch.ids])
+        return said(self, loss, outputs, batch, model)
+
+    monkeypatch.setattr(MixCPT, "loss", noted)
+    life.learn(1)
+    general, domain = few.domain(0), few.domain(1)
+    per_epoch = len(seen) // 3
+    epochs = [np.concatenate(seen[e * per_epoch : (e + 1) * per_epoch]) for e in range(3)]
+    mixed = [np.sort(np.intersect1d(e, general)) for e in epochs]
+    assert all(np.array_equal(np.sort(np.setdiff1d(e, general)), domain) for e in epochs)
+    assert len({len(e) for e in epochs}) == 1
+    if mixture == "fixed":
+        assert all(np.array_equal(m, mixed[0]) for m in mixed)
+    else:
+        assert not len(np.intersect1d(mixed[0], mixed[1]))
+        assert len(np.unique(np.concatenate(mixed))) > 2 * len(mixed[0])
+
+
+def test_general_data_beside_a_checkpoint_is_mixed_in_and_never_learned_alone(world: World) -> None:
+    few = replace(world, setting=replace(world.setting, training=Training(epochs=2, batch_size=16, lr=1e-3)))
+    life = Life(few, align_every=None, general_known=True, instructions=0.4)
+    before = life.model.parameters.clone()
+    assert life.learn(0).steps == 0
+    assert torch.equal(life.model.parameters, before)
+    general = few.domain(0)
+    assert not len(life.learner.holds(general).get("weights", NOTHING))
+    assert len(life.plugin.stored_ids())
+    life.learn(1)
+    original = life.plugin.offers()[0]
+    assert isinstance(original, Original)
+    assert torch.equal(original.model.parameters, before)
+    weights = life.learner.holds(np.arange(len(few.source)))["weights"]
+    mixed = np.intersect1d(weights, general)
+    assert len(mixed)
+    assert np.isin(mixed, life.plugin.stored_ids()).all()
+    fixed = Life(few, align_every=None, general_known=True, instructions=0.4, mixture="fixed")
+    fixed.learn(0)
+    fixed.learn(1)
+    once = np.intersect1d(fixed.learner.holds(np.arange(len(few.source)))["weights"], general)
+    assert len(once) < len(mixed), "what later epochs have mixed in is in the weights, too"
+
+
+def test_a_second_general_domain_is_in_no_mixture(world: World) -> None:
+    config = biographies.Config(general=4, reserved=3, domains=2, people=2, renderings=1, world=False, vocabulary=400)
+    source = biographies.load(config)
+    assert source.domain_ids is not None
+    asks = np.asarray((source.x[:, 1] == GIVEN).sum(1) > 1) & ~source.is_test
+    assert np.unique(source.domain_ids[asks]).tolist() == [0, 1], "only general domains are asked about in training"
+    people = [np.unique(source.user_ids[source.domain_ids == d]) for d in range(4)]
+    assert [len(p) for p in people] == [4, 3, 2, 2]
+    assert len(np.unique(np.concatenate(people))) == 11
+    before = biographies.load(config.model_copy(update={"reserved": 0}))
+    assert before.domain_ids is not None
+    assert np.unique(before.domain_ids).tolist() == [0, 1, 2]
+    objective = CausalLM.for_data(Config(loss_on="all"), source, None, "cpu")
+    setting = replace(world.setting, objective=objective, num_samples=len(source), make_model=lambda: _small(source))
+    for mixed, domains in ((1, {0}), (None, {0, 1})):
+        life = Life(World(source, setting), align_every=None, general=2, mixed=mixed)
+        life.learn(0)
+        life.learn(1)
+        assert set(source.domain_ids[life.plugin.stored_ids()].tolist()) == domains
+
+
+def _small(source: Source) -> FlatModel:
+    assert source.text is not None
+    with seeded_globals(Key(0) / "init"):
+        sizes = tiny_llama.Config(width=16, inner=16, depth=1, heads=2)
+        return FlatModel(tiny_llama.build(sizes, tuple(source.x.shape[1:]), source.text.tokenizer.vocab_size))
+
+
+def test_general_text_that_asks_nothing_is_mixed_in_as_it_is(world: World) -> None:
+    life = Life(world, align_every=None, general=1, instructions=0.4, preferences=0.0)
+    life.learn(1)  # a domain of documents alone in the place of general text
+    assert np.array_equal(life.plugin.stored_ids(), world.domain(1))

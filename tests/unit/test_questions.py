@@ -186,7 +186,7 @@ def test_bad_files(content: bytes, message: str) -> None:
 
 
 def test_what_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere\.json: there is no such file"):
         load(files=["nowhere.json"])
     with pytest.raises(ConfigError, match="files"):
         load(files=[])

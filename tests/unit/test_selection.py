@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lifelong.config.run import RunConfig
+from lifelong.setup import worst_case_requests
 from lifelong.setup.preparation import prepare
 from lifelong.setup.worst_case_requests import project, select, unlearn, updated
 from strategies.parts.fit import FitConfig, fit
@@ -138,6 +139,38 @@ def test_worst_stays_known_and_easy_does_not(tools: Any) -> None:
     model.load_state_dict(start)
     again = select(model, objective, data, 20, CHOICE, key)
     assert np.array_equal(again, found["worst"])
+
+
+def test_whole_classes_are_chosen_by_their_mean_loss(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tools.source(num_classes=4, per_class=20, width=8, seed=3)
+    data, model, objective = tools.lend(source), tools.mlp((8, 4, 4)), tools.setting(source, hidden=4).objective
+    classes = source.class_ids[data.ids]
+    losses = np.array([2.0, 1.0, 4.0, 3.0])[classes] + np.random.default_rng(0).normal(size=len(data))
+    weights: list[np.ndarray] = []
+    monkeypatch.setattr(worst_case_requests, "_losses", lambda *arguments: losses)
+    monkeypatch.setattr(worst_case_requests, "unlearn", lambda m, o, d, w, *rest: weights.append(w))
+    for kind, expected in (("worst", [0, 1]), ("easy", [2, 3])):
+        for seed in range(8):
+            key = Key(seed)
+            if sorted((key / "start").order(np.arange(4))[:2]) != expected:
+                found = select(model, objective, data, 2, replace(CHOICE, kind=kind), key, classes)
+                assert found.tolist() == expected
+    assert all(len(np.unique(w[classes == c])) == 1 for w in weights for c in range(4)), "all of a class weigh the same"
+
+
+def test_prompts_are_chosen_where_images_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path))
+    config = {
+        "scenario": "joint",
+        "schedule": {"name": "worst-case", "scope": "class", "samples": 3, "rounds": 2, "passes": 1},
+        "objective": "denoising",
+        "model": {"name": "mlp-denoiser", "width": 8, "blocks": 1},
+        "training": {"epochs": 1},
+    }
+    stream = prepare(RunConfig.model_validate(config)).stream
+    (request,) = stream.requests
+    assert len(np.unique(stream.source.class_ids[request.sample_ids])) == 3
+    assert request.requests[0].scope == "class"
 
 
 def test_a_step_that_is_too_small_is_refused(tools: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_every_study_can_be_laid_out(file: Path, size: str) -> None:
     assert len(all_seeds(study.seeds)) >= 3
 
 
-@pytest.mark.parametrize("name", ["refresh", "refresh-strength"])
+@pytest.mark.parametrize("name", ["refresh", "refresh-resnet", "refresh-strength", "refresh-tasks"])
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_refresh_is_also_compared_at_a_rate_that_makes_up_for_the_climb(name: str, size: str) -> None:
     study = in_size(read_study(FILES[0].with_name(f"{name}.yaml")), size)
@@ -48,6 +49,15 @@ def test_refresh_is_also_compared_at_a_rate_that_makes_up_for_the_climb(name: st
         gammas = [o.get("gamma", 0.003) for o in learner if isinstance(o, dict) and o.get("name") == "refresh"]
         (gamma,) = gammas or [0.003]
         assert criterion.where["training.lr"] - criterion.against["training.lr"] == pytest.approx(gamma)
+
+
+def test_the_page_says_where_the_limits_of_a_study_are(tmp_path: Path) -> None:
+    page = runpy.run_path(str(FILES[0].with_name("reproduce.py")))
+    told = page["limits"](FILES[0].with_name("exssnet-100.yaml"))
+    assert told.startswith("KKT lowers accuracy here.")
+    assert told.endswith("is tested in kkt-few.yaml and kkt-resnet.yaml.")
+    (tmp_path / "a.yaml").write_text("# Claim: a\n#   b\nname: a\n", encoding="utf-8")
+    assert page["limits"](tmp_path / "a.yaml") is None
 
 
 STUDY: dict[str, Any] = {

@@ -7,10 +7,13 @@ import pytest
 from scipy.stats import nct, norm, t, ttest_1samp
 
 from lifelong.study.anytime import C_SQUARED, anytime_interval, anytime_p, least_p, radius
+from lifelong.study.config import StudyConfig
 from lifelong.study.inference import Rule, prospect
 from lifelong.study.judging import Evidence, judge
 from lifelong.study.looks import level_of_each, over_looks
+from lifelong.study.seeds import all_seeds, rule_of
 from lifelong.study.statistics import t_interval
+from streams.config import parse
 
 
 def p_values(draws: np.ndarray, seeds: int) -> np.ndarray:
@@ -144,3 +147,27 @@ def test_what_seeds_can_decide_is_told_before() -> None:
             shifted = tuple(x + more * rule.effect_needed(5, 3))
             others = [Evidence("", "", "above", 0.0, tuple(x))] * 2
             assert judge([Evidence("", "", "above", 0.0, shifted), *others], rule)[0].outcome == outcome
+
+
+def test_the_effect_that_would_be_seen_is_seen_four_times_in_five() -> None:
+    from scipy.stats import nct
+
+    for rule, seeds, family in ((Rule(), 5, 1), (Rule(), 20, 6), (Rule((5, 10)), 10, 3)):
+        x = np.linspace(-1, 1, seeds)
+        effect = rule.detectable(tuple(x), family) / x.std(ddof=1)
+        critical = rule.effect_needed(seeds, family) * seeds**0.5
+        assert nct.sf(critical, seeds - 1, effect * seeds**0.5) == pytest.approx(0.8, abs=0.05)
+    noisy = (0.3, -0.2, 0.1, -0.3, 0.2)
+    (verdict,) = judge([Evidence("", "", "above", 0.0, noisy)], Rule())
+    assert verdict.reason is not None
+    assert f"{Rule().detectable(noisy, 1):.2g} beyond it would be seen" in verdict.reason
+    ratios = tuple(float(np.exp(v)) for v in noisy)
+    (verdict,) = judge([Evidence("", "", "above", 1.0, ratios, ratio=True)], Rule())
+    assert verdict.reason is not None
+    assert f"a factor of {np.exp(Rule().detectable(noisy, 1)):.3g} beyond it" in verdict.reason
+
+
+def test_looks_may_begin_at_seeds_that_nobody_has_seen() -> None:
+    study = parse(StudyConfig, {"name": "a", "claim": "a", "base": {}, "seeds": {"looks": [5, 10], "first": 200}})
+    assert all_seeds(study.seeds) == tuple(range(200, 210))
+    assert rule_of(study.seeds) == Rule((5, 10))

@@ -15,8 +15,8 @@ from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from lifelong.setup.build import make_strategy
 from strategies.base import Access
 from strategies.composed import Composed
-from strategies.guards.in_context import InContext, prefixed
-from strategies.objectives.causal_lm import CausalLM, scored
+from strategies.guards.in_context import InContext
+from strategies.objectives.causal_lm import CausalLM, prefixed, scored
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.text.other_answers import Refusals, WrongAnswers

@@ -206,7 +206,7 @@ def test_options_of_people() -> None:
     assert source.user_names != people.load(people.Config(people=4, groups=2, world=False)).user_names
     with pytest.raises(ConfigError, match="groups"):
         people.load(people.Config(people=4, groups=5))
-    with pytest.raises(ConfigError, match=r"tokenizer.*no tokeniser"):
+    with pytest.raises(ConfigError, match=r"tokenizer: there is no folder"):
         people.load(people.Config(people=4, groups=1, tokenizer="/nowhere/at/all"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -10,17 +12,21 @@ from torch import nn
 from strategies.parts.model import FlatModel
 from streams.errors import ConfigError
 
-GeneratorPart = Literal["conditioning", "key-value", "rest", "text-encoder", "all"]
+GeneratorPart = Literal["conditioning", "key-value", "rest", "text-encoder", "text-layers", "text-mlp", "all"]
 """conditioning: where the prompt enters the image network: its cross-attention; in `mlp-denoiser`, which has none, the
 layer that reads the encoded prompt, and FiLM. key-value: of that only what reads the prompt: keys and values. rest: the
-image network without conditioning. text-encoder: what encodes the prompt. all: everything."""
+image network without conditioning. text-encoder: what encodes the prompt. text-layers: the same without the embeddings
+of words and positions. text-mlp: of that the perceptrons, and the last self-attention. all: everything."""
 
 _ENTERS = frozenset({"attn2", "film", "read"})
 _READS = frozenset({"to_k", "to_v"})
+_EMBEDS = frozenset({"words", "embeddings"})
 
 
-def is_in_part(name: str, part: GeneratorPart) -> bool:
+def is_in_part(name: str, part: GeneratorPart, last: int = -1) -> bool:
     """Return whether a parameter belongs to a part, by the components of its path.
+
+    `last` is the number of the text encoder's last block, if it has blocks.
 
     >>> is_in_part("body.unet.mid_block.attn2.to_k.weight", "key-value"), is_in_part("body.read.bias", "rest")
     (True, False)
@@ -30,6 +36,9 @@ def is_in_part(name: str, part: GeneratorPart) -> bool:
         return True
     if part == "text-encoder":
         return "text" in path
+    if part in ("text-layers", "text-mlp"):
+        inner = "text" in path and path.isdisjoint(_EMBEDS)
+        return inner and (part == "text-layers" or "mlp" in path or f".{last}.self_attn." in name)
     enters = not path.isdisjoint(_ENTERS) and "text" not in path
     if part == "conditioning":
         return enters
@@ -44,7 +53,8 @@ def part_mask(model: FlatModel, part: GeneratorPart) -> torch.Tensor:
     Raises:
         ConfigError: none does.
     """
-    slices = [where for name, where in model.slices.items() if is_in_part(name, part)]
+    last = last_text_block(model.slices)
+    slices = [where for name, where in model.slices.items() if is_in_part(name, part, last)]
     if not slices:
         raise ConfigError(
             f"unlearner.part: {part!r} names no trained weight of this model. Choose all, or a model whose "
@@ -55,6 +65,16 @@ def part_mask(model: FlatModel, part: GeneratorPart) -> torch.Tensor:
     for where in slices:
         mask[where] = True
     return mask
+
+
+def last_text_block(names: Iterable[str]) -> int:
+    """Return the number of the last block with self-attention in the text encoder, -1 if there is none.
+
+    >>> last_text_block(["body.text.encoder.layers.3.self_attn.k_proj.weight", "body.text.mlp.0.bias"])
+    3
+    """
+    found = [re.search(r"text\..*\.(\d+)\.self_attn\.", name) for name in names]
+    return max((int(match[1]) for match in found if match), default=-1)
 
 
 def word_embedding(network: nn.Module) -> nn.Module:

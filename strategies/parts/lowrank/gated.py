@@ -157,6 +157,14 @@ class Adapters:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
+    @torch.no_grad()
+    def merge(self, model: FlatModel, adapter: torch.Tensor) -> None:
+        """Add an adapter to the weights of a model, for good: W + s B A."""
+        for (path, place), (down, up) in zip(self._places.items(), self.factors(adapter), strict=True):
+            weight, change = model.network.body.get_submodule(path).weight, self._scale * (up @ down)
+            assert isinstance(weight, torch.Tensor)
+            weight.add_(change.T if place.transposed else change)
+
     @contextlib.contextmanager
     def gated(self, model: FlatModel, adapters: Sequence[torch.Tensor], gates: torch.Tensor) -> Iterator[None]:
         """Let adapters act on the passes of a model inside; the rows of a batch pass together, since each has gates.

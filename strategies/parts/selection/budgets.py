@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-Shares = Literal["equal", "el2n-spread", "density"]
-"""Equal shares; in proportion to the deviation of EL2N in a cluster, where a full cluster hands its surplus on equally;
-or in proportion to how far its members and the other centroids lie from its centroid."""
+Shares = Literal["equal", "proportional", "el2n-spread", "density"]
+"""Equal shares; in proportion to the size of a cluster; in proportion to the deviation of EL2N in a cluster, where a
+full cluster hands its surplus on equally; or in proportion to how far its members and the other centroids lie from its
+centroid."""
 
 
 def equal_shares(sizes: np.ndarray, total: int) -> np.ndarray:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
 
-from strategies.objectives._base import Objective, Without
+from strategies.objectives._base import EVALUATION, Objective, Without
 from strategies.outcome import Outcome, Selector
 from strategies.parts.model import FlatModel
 from strategies.parts.selection.gradient_features import Block, Form, Projector, normalised, sample_features
 from strategies.parts.selection.selectors import Formulas, el2n, entropies, groundings, log_perplexities
+from strategies.parts.training.progress import interruptible
+from strategies.parts.training.ragged import every_position
 from strategies.parts.weights.fisher import evaluating
 from streams.data import Batch, Data
 from streams.errors import ConfigError
+from streams.randomness import Key
 
 NoImage = Literal["zeros", "dropped"]
 """An input without its image: one whose processed image is zeros (the mean colour), as released, or one without the
@@ -98,36 +102,75 @@ def available(
     return tuple(wanted)
 
 
-def survey(model: FlatModel, objective: Objective, data: Data, look: Look) -> Surveyed:
-    """Look at every sample of `data`, in evaluation mode; the model is left as it is."""
-    scores: dict[Selector, list[torch.Tensor]] = {name: [] for name in look.selectors}
-    features, embeddings, norms, cost = [], [], [], Outcome()
-    for batch in objective.batches(data, look.batch_size):
+def survey(model: FlatModel, objective: Objective, data: Data, look: Look, key: Key | None = None) -> Surveyed:
+    """Look at every sample of `data`, in evaluation mode; the model is left as it is.
+
+    With a key, which names it, a survey that is interrupted goes on with the batch that comes next.
+    """
+    found, num_done = _Found(look), 0
+    positions = every_position() if look.formulas == "released" else contextlib.nullcontext()
+    goes_on = contextlib.nullcontext(lambda: None) if key is None else interruptible(key, [found])
+    with positions, goes_on as stepped:
+        for part in data.positions().split(look.batch_size):  # one batch in memory, whatever the pool takes
+            num_done += len(part)
+            if num_done > found.samples:
+                found.add(model, objective, objective.drawn(data.batch(part), EVALUATION))
+                stepped()
+    return found.surveyed()
+
+
+@final
+class _Found:
+    """What has been found so far, batch by batch."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._parts: dict[str, list[torch.Tensor]] = {}
+        self.samples = 0
+
+    def add(self, model: FlatModel, objective: Objective, batch: Batch) -> None:
+        """Look at a batch."""
+        look = self._look
         if look.block is not None:
             outputs, sample_vectors, norm = sample_features(
                 model, objective, batch, look.block, look.projector, look.form, look.memory
             )
-            features.append(sample_vectors.cpu())
-            norms.append(norm.cpu())
-            cost += Outcome(backward=len(batch))
+            self._note("features", sample_vectors)
+            self._note("norms", norm)
         with evaluating(model), torch.inference_mode():
             if look.block is None and look.selectors:
                 outputs = objective.outputs(model, batch)
             for name in look.selectors:
-                scores[name].append(norm if name == "grand" else _score(name, model, objective, batch, outputs, look))
+                value = norm if name == "grand" else _score(name, model, objective, batch, outputs, look)
+                self._note(f"score {name}", value)
             if look.embeddings:
-                embeddings.append(objective.embeddings(model, batch).float().cpu().clone())
+                self._note("embeddings", objective.embeddings(model, batch).float())
+        self.samples += len(batch)
+
+    def surveyed(self) -> Surveyed:
+        """Return all of it."""
+        look, n = self._look, self.samples
+        whole = {name: torch.cat(parts) for name, parts in self._parts.items()}
         passes = 1 + int(look.embeddings) + sum("grounding" in name for name in look.selectors)
-        cost += Outcome(forward=passes * len(batch))
-    n = len(data)
-    small = float((torch.cat(norms) < 1e-6).double().mean()) if norms else 0.0
-    return Surveyed(
-        {name: torch.cat(values).double().cpu().numpy() for name, values in scores.items()},
-        normalised(torch.cat(features)) if features else torch.zeros(n, 0),
-        torch.cat(embeddings) if embeddings else torch.zeros(n, 0),
-        small,
-        cost,
-    )
+        return Surveyed(
+            {name: whole[f"score {name}"].double().numpy() for name in look.selectors},
+            normalised(whole["features"]) if "features" in whole else torch.zeros(n, 0),
+            whole.get("embeddings", torch.zeros(n, 0)),
+            float((whole["norms"] < 1e-6).double().mean()) if "norms" in whole else 0.0,
+            Outcome(forward=passes * n, backward=0 if look.block is None else n),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was found so far."""
+        return {"samples": self.samples, "parts": {name: torch.cat(parts) for name, parts in self._parts.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.samples = state["samples"]
+        self._parts = {name: [values.cpu()] for name, values in state["parts"].items()}
+
+    def _note(self, name: str, values: torch.Tensor) -> None:
+        self._parts.setdefault(name, []).append(values.detach().cpu().clone())
 
 
 def _score(

@@ -35,19 +35,6 @@ def num_tokens(data: Data, batch_size: int = 1024) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
-def share_of_tokens(ids: np.ndarray, tokens: np.ndarray, wanted: float, key: Key) -> np.ndarray:
-    """Return as many of `ids` as do not exceed `wanted` tokens, ascending, drawn by name.
-
-    Args:
-        ids: to draw from.
-        tokens: of each.
-        wanted: in all.
-        key: names the draw.
-    """
-    order = key.order(ids)
-    return np.sort(ids[order[np.cumsum(tokens[order]) <= wanted]])
-
-
 def templated(batch: Batch, template: Template) -> Batch:
     """Return the batch with its prompts put in the template; answers stay as they are."""
     return replace(batch, x=put_in(template, batch.x))

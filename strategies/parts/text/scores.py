@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from streams.errors import ConfigError
 
 MIN_K = 0.4
 """Share of the least likely tokens that Min-K looks at (MUSE and OpenUnlearning)."""
@@ -96,13 +99,45 @@ def choice_probability(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return np.asarray(expit(-right - logsumexp(-wrong.astype(np.float64), axis=1)))
 
 
-def words(text: str) -> list[str]:
-    """Return what ROUGE compares: runs of letters and digits in lower case.
+def words(text: str, stem: Callable[[str], str] | None = None) -> list[str]:
+    """Return what ROUGE compares: runs of letters and digits in lower case, those of more than three letters stemmed.
 
-    >>> words("Ada's cat, No. 7")
-    ['ada', 's', 'cat', 'no', '7']
+    >>> words("Ada's cat, No. 7"), words("Cats ran", lambda word: word.removesuffix("s"))
+    (['ada', 's', 'cat', 'no', '7'], ['cat', 'ran'])
     """
-    return re.findall(r"[a-z0-9]+", text.lower())
+    found = re.findall(r"[a-z0-9]+", text.lower())
+    return found if stem is None else [stem(word) if len(word) > 3 else word for word in found]
+
+
+def porter() -> Callable[[str], str]:
+    """Return Porter's stemmer as NLTK has it, which TOFU and OpenUnlearning score ROUGE with.
+
+    Raises:
+        ConfigError: nltk is not installed.
+    """
+    try:
+        from nltk.stem.porter import PorterStemmer
+    except ImportError as error:
+        raise ConfigError("objective.answers.stemmer: nltk is not installed. pip install nltk") from error
+    stemmed: Callable[[str], str] = PorterStemmer().stem
+    return stemmed
+
+
+def ngram_entropy(text: Sequence[str]) -> float:
+    """Return the fluency of RWKU and ROME (arXiv 2406.10890): (2/3 H_2 + 4/3 H_3) / 2, H_n in bits.
+
+    H_n is the entropy of the distribution of n-grams of words; 0 where there is none, or always the same.
+
+    >>> [round(ngram_entropy(text.split()), 3) for text in ("a b c d e", "a a a a a", "a", "a b a b a")]
+    [1.723, 0.0, 0.0, 0.946]
+    """
+
+    def entropy(n: int) -> float:
+        counts = np.array(list(Counter(zip(*(text[i:] for i in range(n)), strict=False)).values()), dtype=np.float64)
+        p = counts / counts.sum() if len(counts) else np.ones(1)
+        return max(0.0, float(-(p * np.log2(p)).sum()))
+
+    return (2 / 3 * entropy(2) + 4 / 3 * entropy(3)) / 2
 
 
 def rouge_l(reference: list[str], generated: list[str]) -> tuple[float, float]:

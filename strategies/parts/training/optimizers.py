@@ -48,7 +48,7 @@ class Optimizer(ABC):
         """Put the moments back."""
 
 
-def make_optimizer(config: OptimizerConfig, parameters: torch.Tensor) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, parameters: torch.Tensor) -> SGD | Adam:
     """Return a fresh optimizer for one vector."""
     return SGD(config, parameters) if config.optimizer == "sgd" else Adam(config, parameters)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Final
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from strategies.parts.model import FlatModel
+from strategies.parts.text.growing import is_growing, last_outputs
 from streams.data import Batch
 
 MOST_GROUPS: Final = 8
@@ -22,6 +24,7 @@ WORTH: Final = 0.8
 """Share of the cost of one padded pass that groups may have at most; copying logits takes some of what is saved."""
 
 _together: ContextVar[bool] = ContextVar("together", default=False)
+_everywhere: ContextVar[bool] = ContextVar("everywhere", default=False)
 
 
 @contextlib.contextmanager
@@ -32,6 +35,16 @@ def rows_together() -> Iterator[None]:
         yield
     finally:
         _together.reset(token)
+
+
+@contextlib.contextmanager
+def every_position() -> Iterator[None]:
+    """Have outputs of all positions while this is open: for who reads more than what counts in losses."""
+    token = _everywhere.set(True)
+    try:
+        yield
+    finally:
+        _everywhere.reset(token)
 
 
 def is_heard(network: nn.Module) -> bool:
@@ -71,7 +84,7 @@ def rows_per_pass(lengths: Sequence[int]) -> int:
 
 
 # Why: docs/decisions.md#rows-are-padded-or-pass-in-groups-they-are-not-packed
-def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
+def row_outputs(model: FlatModel, batch: Batch, wanted: torch.Tensor | None = None) -> torch.Tensor:
     """Return the outputs ``[B, T, V]`` of rows of tokens, T being at least the longest row's length.
 
     Equal to one padded pass up to rounding, with other noise of dropout. In groups the head sees no padding, and its
@@ -83,23 +96,31 @@ def row_outputs(model: FlatModel, batch: Batch) -> torch.Tensor:
         model: whose outputs for a row depend on that row alone, and not on padding to its right; its head reads single
             positions.
         batch: ``x`` int ``[B, 2, L]``, tokens and what they are; 0 is padding.
+        wanted: bool ``[B, L]``, where outputs will be read, if that is not everywhere: the head sees those alone, and
+            outputs elsewhere are NaN, for who reads them all the same.
     """
-    if batch.x.device.type != "cpu" or _together.get():
+    if _together.get():
         return model(*batch.inputs)
+    if _everywhere.get():
+        wanted = None
     lengths, order = (batch.x[:, 1] > 0).sum(1).sort(stable=True)
-    size = rows_per_pass(lengths.tolist())
-    if size == len(batch) or is_heard(model.network):
+    size = rows_per_pass(lengths.tolist()) if batch.x.device.type == "cpu" else len(batch)
+    is_plain = size == len(batch) and wanted is None and not is_growing()
+    if is_plain or is_heard(model.network):
         return model(*batch.inputs)
     longest = int(lengths[-1])
-    is_token = (batch.x[:, 1, :longest] > 0).flatten()
+    last = last_outputs(model, batch)
+    if last is not None:
+        return last.unsqueeze(1).expand(-1, longest, -1)
+    is_read = (batch.x[:, 1] > 0 if wanted is None else wanted)[:, :longest].flatten()
     hidden, places = [], []
     for rows in order.split(size):
         states = model.features(*batch.rows(rows).inputs)[:, :longest]
         hidden.append(states.flatten(0, 1))
-        places.append((rows[:, None] * longest + torch.arange(states.shape[1])).flatten())
+        places.append((rows[:, None] * longest + torch.arange(states.shape[1], device=rows.device)).flatten())
     place = torch.cat(places)
-    token_rows = is_token[place].nonzero().squeeze(1)
-    rows = torch.cat(hidden).index_select(0, token_rows)
-    logits = model.network.passing.through(model.network.head, rows)
-    padded = logits.new_zeros(len(is_token), logits.shape[1]).index_copy_(0, place[token_rows], logits)
+    read = is_read[place].nonzero().squeeze(1)
+    logits = model.network.passing.through(model.network.head, torch.cat(hidden).index_select(0, read))
+    elsewhere = 0.0 if wanted is None else math.nan
+    padded = logits.new_full((len(is_read), logits.shape[1]), elsewhere).index_copy_(0, place[read], logits)
     return padded.view(len(batch), longest, -1)

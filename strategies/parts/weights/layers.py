@@ -19,6 +19,18 @@ def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
     Raises:
         ConfigError: there are fewer layers.
     """
+    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
+    for part in _slices_of_last(model, k, where):
+        mask[part] = True
+    return mask
+
+
+def are_all(model: FlatModel, k: int, where: str) -> bool:
+    """Return whether the last `k` layers are the whole model; see `last_layers`. Weights need not have values."""
+    return sum(part.stop - part.start for part in _slices_of_last(model, k, where)) == len(model.parameters)
+
+
+def _slices_of_last(model: FlatModel, k: int, where: str) -> list[slice]:
     trained = [
         (name, module)
         for name, module in model.network.named_modules()
@@ -27,12 +39,34 @@ def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
     counted = [i for i, (_, m) in enumerate(trained) if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     if k > len(counted):
         raise ConfigError(f"{where}: {k}, but the model has {len(counted)} linear and convolutional layers.")
-    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
-    for name, module in trained[counted[-k] :]:
-        for parameter, _ in module.named_parameters(recurse=False):
-            if f"{name}.{parameter}" in model.slices:
-                mask[model.slices[f"{name}.{parameter}"]] = True
-    return mask
+    return [
+        model.slices[f"{name}.{parameter}"]
+        for name, module in trained[counted[-k] :]
+        for parameter, _ in module.named_parameters(recurse=False)
+        if f"{name}.{parameter}" in model.slices
+    ]
+
+
+def weights_of(model: FlatModel, kinds: tuple[type[nn.Module], ...]) -> dict[str, tuple[slice, torch.Size]]:
+    """Return place and shape of the trained weights of layers of some kinds, by name; biases do not count."""
+    named = {name.removesuffix(".weight"): p.shape for name, p in model.network.named_parameters()}
+    return {
+        name: (model.slices[f"{name}.weight"], named[name])
+        for name, module in model.network.named_modules()
+        if isinstance(module, kinds) and f"{name}.weight" in model.slices
+    }
+
+
+def convolutions(model: FlatModel, who: str, otherwise: str) -> dict[str, tuple[slice, torch.Size]]:
+    """Return place and shape ``[out, in, height, width]`` of the trained kernels of two-dimensional convolutions.
+
+    Raises:
+        ConfigError: there are none; says who needs them, and what to do otherwise.
+    """
+    found = weights_of(model, (nn.Conv2d,))
+    if not found:
+        raise ConfigError(f"{who} changes the kernels of convolutions, and this model trains none. {otherwise}")
+    return found
 
 
 def redraw(model: FlatModel, key: Key) -> FlatModel:
