@@ -9,10 +9,10 @@ from strategies.base import Access, Door, Guard, Learner, Lesson, Outcome, Plugi
 from strategies.parts.fit import FitConfig, Hooks, Training, fit
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.passes import passes
+from strategies.parts.training.endless import Endless
 from strategies.ranges import TRAINED, linear, log, to_one
 from strategies.unlearners._retained import (
     DefaultRetainConfig,
-    Endless,
     RetainConfig,
     RetainUnlearner,
     finish,

@@ -24,7 +24,8 @@ def best(group: Group, heads: Sequence[Column]) -> dict[str, list[str]]:
     """Return, by key of a column, the strategies of a group that are best in it, the best first.
 
     Those whose distance to the reference is within that of a second retraining of their learner are all best: they
-    differ by chance. A number that says nothing, and strategies whose model broke, do not count. Nothing is best among fewer than two.
+    differ by chance. A number that says nothing, and strategies whose model broke, do not count. Nothing is best
+    among fewer than two.
     """
     found = {}
     for place, head in enumerate(heads):

@@ -13,10 +13,11 @@ from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import ClassObjective, Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.training.rates import Scheduled, cosine
 from strategies.ranges import LR, linear, log
-from strategies.unlearners._retained import Endless, RetainConfig, RetainUnlearner, finish
+from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key

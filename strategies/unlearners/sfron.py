@@ -11,11 +11,12 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.model import FlatModel
 from strategies.parts.passes import StepConfig, passes
+from strategies.parts.training.endless import Endless
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.training.rates import Scheduled, cosine
 from strategies.parts.weights.fisher import diagonal_fisher, gradient_of
 from strategies.ranges import LR, linear, log
-from strategies.unlearners._retained import Endless, RetainedData, RetainUnlearner
+from strategies.unlearners._retained import RetainedData, RetainUnlearner
 from streams.data import Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
