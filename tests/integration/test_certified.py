@@ -438,6 +438,21 @@ def test_what_lies_behind_fades_from_an_anchored_head(setting: Setting, stream: 
     assert measured[-1].guarantee.residual < by_bound[-1].guarantee.residual
 
 
+@pytest.mark.parametrize("moves", ["bound", "measured"])
+def test_nothing_lies_behind_a_head_that_has_begun_anew(moves: Any, setting: Setting, stream: Stream) -> None:
+    """When all that it learned is deleted, its weights are those of nothing, and no move counts any more."""
+    first, request, second, *_ = stream.events
+    head = anchored_head.AnchoredHead(anchored_head.Config(moves=moves, scope="last"), setting)
+    whole = replace(request, requests=(replace(request.requests[0], sample_ids=first.sample_ids),))
+    _, gone, later = lived(head, stream, (first, whole, second))
+    assert gone.guarantee.residual == 0.0
+    assert later.guarantee.residual < 1e-5, "what the solver leaves"
+    assert gone.weights_erased
+    fresh = anchored_head.AnchoredHead(anchored_head.Config(moves=moves, scope="last"), setting)
+    lived(fresh, stream, (second,))
+    assert torch.equal(head._secret, fresh._secret)
+
+
 def test_a_sample_that_two_tasks_taught_is_behind_both(setting: Setting, stream: Stream) -> None:
     """What the earlier one kept of it counts, too."""
     first, request, *_ = stream.events

@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     "scenario": "joint",
     "schedule": {"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [1]}]},
     "objective": "causal-lm",
-    "model": {"name": "tiny-llama", "width": 8, "inner": 16, "depth": 2, "heads": 2, "dropout": 0.5},
+    "model": {"name": "tiny-llama", "width": 8, "inner": 16, "depth": 2, "heads": 2, "dropout": 0.5, "tied": False},
     "trained": "head",
     "strategies": {"none": {"unlearner": "none"}},
     "evaluation": {"audits": "quantise"},

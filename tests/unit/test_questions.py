@@ -106,6 +106,38 @@ def test_files_as_tofu_has_them(tofu: dict[str, Any]) -> None:
     assert load(**tofu | {"files": ["full.json"], "world": []}).text.perturbed is None  # type: ignore[union-attr]
 
 
+def test_of_what_several_files_say_of_a_question_the_first_counts() -> None:
+    """Each thing by itself: what the first lacks is filled in by the next that has it."""
+    said = [
+        {"paraphrased_answer": "First."},
+        {"paraphrased_answer": "Second.", "paraphrased_question": "Second?", "perturbed_answer": ["Wrong second."]},
+        {"paraphrased_answer": "Third.", "paraphrased_question": "Third?", "perturbed_answer": ["Wrong third."]},
+    ]
+    for name, more in zip("abc", said, strict=True):
+        lines(f"{name}.json", [{"question": "What?", "answer": "That."} | more])
+    source = load(files=["a.json", "b.json", "c.json"], vocabulary=320)
+    assert source.text is not None
+    assert source.text.paraphrased is not None
+    assert source.text.perturbed is not None
+    assert texts(source, source.x) == [("What?", "That."), ("Second?", "That.")]
+    assert texts(source, source.text.paraphrased) == [("What?", "First."), ("Second?", "First.")]
+    assert texts(source, source.text.perturbed[0]) == [("What?", "Wrong second.")]
+
+
+def test_subjects_are_users_whom_a_question_names() -> None:
+    lines("q.json", [{"question": "Where is Ada?", "answer": "With Bo.", "who": w} for w in ("Ada", "Bo", "Cy")])
+    source = load(files=["q.json"], user="who", vocabulary=320)
+    assert source.text is not None
+    assert source.text.subjects == {"Ada"}
+
+
+def test_users_are_so_many_questions_in_a_row() -> None:
+    lines("q.json", [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(5)])
+    source = load(files=["q.json"], per_user=2, vocabulary=320)
+    assert source.user_names == ("q-0", "q-1", "q-2")
+    assert source.user_ids[~source.is_test].tolist() == [0, 0, 1, 1, 2]
+
+
 def test_fields_of_ones_own_names() -> None:
     rows = [
         {"q": "Who is Ada?", "a": "A poet.", "wrong": ["A cook."], "who": "Ada", "kind": "job", "year": 2001},
