@@ -329,7 +329,7 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional |= {"text_entropy", "text_words", "reference_auc"} | {m for m in METRICS if m.endswith("_tpr_1")}
     optional |= {m for m in METRICS if m.startswith("authors_")}
     optional |= {"draw_share", "draw_balance", "drawn_samples", "pool_share", "pool_size", "outside_band"}  # selection
-    optional |= {"selector", "cluster_share", "cluster_draw", "cluster_nmi", "small_gradients"}
+    optional |= {"selector", "cluster_share", "cluster_draw", "cluster_nmi", "cluster_nmi_answers", "small_gradients"}
     optional |= {"selection_forward", "selection_backward"}
     optional |= {
         "certified",
@@ -348,6 +348,8 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     }  # these and the above: certified removal
     optional |= {"cra", "cra_erased", "ira", "ua", "erased_in_range", "in_range", "extracted", "fid", "kid"}  # images
     optional |= {"instead_js", "picture_accuracy", "picture_style_accuracy", "same_noise", "same_noise_live"}
+    optional |= {"cra_published", "oc", "sc", "up", "remapped", "inverted", "asr", "pre_asr"}
+    optional |= {"asr_other_noise", "asr_over_chance", "asr_random_words"}
     assert set(METRICS) - found == optional
 
 
