@@ -87,6 +87,7 @@ class Offset(Assisted):
 
     test_options = {"epochs": 1, "layers": 1}
     config: Config
+    supports = frozenset({"tokens"})
     ranges = {
         "lr": log(1e-4, 1e-2),
         "epochs": linear(1, 20),

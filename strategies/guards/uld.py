@@ -140,6 +140,7 @@ class ULD(Assisted):
 
     test_options = {"epochs": 1, "layers": 1, "rank": 2}
     config: Config
+    supports = frozenset({"tokens"})
     ranges = {
         "lr": log(1e-4, 1e-2),
         "epochs": linear(1, 20),

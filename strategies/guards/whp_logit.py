@@ -45,6 +45,7 @@ class WHPLogit(Assisted):
 
     test_options = {"epochs": 1}
     config: Config
+    supports = frozenset({"tokens"})
     ranges = {"lr": log(1e-5, 1e-3), "epochs": linear(1, 20), "strength": log(0.1, 10.0)}
 
     @property

@@ -107,6 +107,7 @@ class MixCPT(HeldToOriginal):
         "align_least": 2,
         "sft_epochs": 1,
     }
+    carries = HeldToOriginal.carries  # whose turn it is follows from the step
     config: Config
     supports = frozenset({"tokens"})
     name: ClassVar[str] = "mix_cpt"

@@ -110,7 +110,7 @@ class DEL(RetainUnlearner):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"classes", "numbers"})
-    ranges = TRAINED | {"batch_size": (16, 64, 128, 256), "share": linear(0.05, 0.7)}
+    ranges = TRAINED | {"epochs": linear(1, 40), "batch_size": (16, 64, 128, 256), "share": linear(0.05, 0.7)}
 
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:

@@ -41,7 +41,12 @@ class Life:
     def __init__(self, source: Source, tools: Any, name: str, **options: Any) -> None:
         def make_model() -> FlatModel:
             with seeded_globals(Key(0) / "init"):
-                body = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU())
+                first: nn.Module = nn.Linear(5, 8)
+                if class_of(load("unlearners", name), Unlearner).needs_convolutions:
+                    first = nn.Sequential(
+                        nn.Unflatten(1, (1, 5, 1)), nn.Conv2d(1, 8, 1), nn.AvgPool2d((5, 1)), nn.Flatten()
+                    )
+                body = nn.Sequential(first, nn.BatchNorm1d(8), nn.ReLU())
                 return FlatModel(Network(body, nn.Linear(8, 3)))
 
         self.source = source

@@ -127,9 +127,9 @@ def test_where_nothing_is_grey_a_mark_stands_and_says_why(form: Any, run: Run, t
 
 
 def test_the_terminal_marks_them_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    from cli.tables import show_run
+    from cli.tables import show_runs
 
-    show_run(run, as_json=False)
+    show_runs([run], as_json=False)
     printed = capsys.readouterr().out
     assert re.search(rf"\d{MARK}", printed)
     assert f"{MARK} says nothing about unlearning here" in printed

@@ -232,7 +232,7 @@ def test_the_multiplier_rises_where_the_bound_is_missed_and_falls_to_0(
         hook.stepped(nothing, nothing)
         values.append(hook.value)
     assert values[:4] == [1.0] * 4  # it waits while it warms up
-    retained = float(objective.losses(objective.outputs(life.model, batch), batch).mean())
+    retained = float(objective.losses(objective.outputs(life.model, batch), batch).detach().mean())
     expected = 1.0 + 0.5 * (retained - bound)
     assert values[4] == pytest.approx(max(0.0, expected), rel=1e-4)
     assert (values[-1] > values[4]) if rises else values[-1] == 0.0

@@ -26,7 +26,7 @@ EVENTS = (learn(10), learn(30), forget(0), learn(20), forget(1))
 
 
 def trial(*acted: float) -> _Trial:
-    return _Trial(1.0, EVENTS, list(acted))
+    return _Trial(1.0, lambda rate, measuring_s: 0.0, EVENTS, list(acted))
 
 
 def test_a_sample_takes_what_the_samples_of_the_first_experiences_took() -> None:

@@ -97,6 +97,7 @@ def test_every_audit_says_what_its_numbers_mean() -> None:
     assert set(entries("audits")) == {
         *("relearn", "readout", "weights"),
         *("muse", "relearn-rest", "quantise", "reintroduce", "probe", "images"),
+        *("unlearn-diff-atk", "invert"),
     }
     assert all(load("audits", name).METRICS for name in entries("audits"))
 

@@ -111,10 +111,11 @@ def test_a_heat_map_keeps_what_is_deleted_apart_from_what_is_held() -> None:
     deleted = np.array([[np.nan] * 4, [np.nan, np.nan, 0.875, 1.0]])
     learned = [(0, "a"), (1, "b"), (4, "c")]
     figure = heat_map(Matrix(("a", "b"), held, deleted, 6, learned, [2, 5], True), [0, 2, 3])
-    first, second, marks = figure.data
-    assert (first.name, second.name) == ("held", "deleted")
+    first, second, not_yet, marks = figure.data
+    assert (first.name, second.name, not_yet.name) == ("held", "deleted", "not learned yet")
     assert list(first.y) == ["a", "b", "b, deleted"]
-    assert list(first.x) == [0, 2, 3]
+    assert list(first.x) == [-0.5, 0.5, 2.5, 3.5]
+    assert np.array_equal(not_yet.z, [[np.nan] * 3, [0.0, np.nan, np.nan], [np.nan] * 3], equal_nan=True)
     assert np.array_equal(first.z, [[0.5, np.nan, 0.75], [np.nan, 0.375, 0.625], [np.nan] * 3], equal_nan=True)
     assert np.array_equal(second.z, [[np.nan] * 3, [np.nan] * 3, [np.nan, 0.875, 1.0]], equal_nan=True)
     assert (first.zmin, first.zmax) == (0, 1)

@@ -25,7 +25,13 @@ ROWS = [
 def info_of(strategy: str) -> Any:
     config = {"strategies": {"first": {}, "second": {}}}
     folder = Path("runs/mine/strategies") / strategy
-    return SimpleNamespace(config=config, strategy=strategy, stream=SimpleNamespace(events=[None] * 4), folder=folder)
+    return SimpleNamespace(
+        config=config,
+        strategy=strategy,
+        stream=SimpleNamespace(events=[None] * 4),
+        folder=folder,
+        taken_from=None,
+    )
 
 
 def test_lines_of_a_run_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
