@@ -21,7 +21,7 @@ def test_the_budget_is_spent_on_what_may_be_drawn(take: Any, drawn: list[int]) -
     """The first of all may not be drawn here; the next ones take their places. The median is 2.75."""
     allowed = np.array([False, False, True, True, False, True, True])
     surveyed = SimpleNamespace(scores={"el2n": SCORES}, cost=None)
-    chooser: Any = SimpleNamespace(look=lambda data, model, key, wanted: surveyed, config=Config(take=take))
+    chooser: Any = SimpleNamespace(look=lambda *asked: surveyed, config=Config(take=take))
     data = Data(np.arange(10, 17), torch.zeros(7, 1), torch.zeros(7, dtype=torch.long), None)
     chosen = ScoreSelection.choose(chooser, data, allowed, 2, None, Key(0))  # type: ignore[arg-type]
     assert np.flatnonzero(chosen.draw.drawn).tolist() == drawn
