@@ -79,6 +79,7 @@ def test_what_a_module_keeps_is_not_there_in_a_replay(run: lifelong.Run) -> None
     assert not any(f.independent or f.as_without for f in found.findings)
 
 
+@pytest.mark.nightly
 def test_a_leak_at_the_next_request_is_seen(run: lifelong.Run) -> None:
     """Other data must replace all that is deleted by then: the second request's own samples are not what leaks."""
     found = verified(run, "leaks_later")

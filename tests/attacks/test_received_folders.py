@@ -95,6 +95,7 @@ def test_from_python_too(received: Path) -> None:
     assert not Path("PWNED").exists()
 
 
+@pytest.mark.nightly
 def test_with_trust_it_runs_and_is_asked_for_once(received: Path, call: Call) -> None:
     code, _, errors = call("verify", str(received), "--trust", "--quiet", "--no-controls")
     assert Path("PWNED").exists(), errors

@@ -40,7 +40,7 @@ class Candidate:
         name: for test ids.
         config: what the strategy is made of.
         own: whether it is of a file outside the project, which may have declared nothing.
-        sampled: whether it repeats what others show, but for some options: tried less by default.
+        sampled: whether it repeats what others show, but for some options: tried at night alone.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Candidate:
     @property
     def in_all_forms(self) -> bool:
         """Whether it is tried in every form by default, not at home alone: all that is isolated, some of the others."""
-        return self.own or (self.config.isolated is not None and not self.sampled) or self.name in SAMPLE
+        return self.own or self.config.isolated is not None or self.name in SAMPLE
 
     def in_depth(self, form: str) -> bool:
         """Whether what takes long is tried in that form by default, too, and not at night alone."""

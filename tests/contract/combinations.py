@@ -7,7 +7,7 @@ from typing import Any
 TOGETHER = ("ewc", "replay", "l2")
 # Unlearners that are also tried on several plugins together; what they do to a learner, all others do too.
 ON_BOTH = ("none", "retrain", "finetune", "gradient-ascent", "neggrad-plus", "ssd")
-# Of what lives in its home form alone by default, these live in the other forms, too.
+# Of what is tried at night alone, these are tried by default, in all forms.
 SAMPLE = ("ewc+retrain", "replay+retrain", "er-ace+cpr+l2+finetune", "exssnet(private)")
 # Options that change what is kept or read.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _param(candidate: Candidate, form: str, *more: object, by_default: bool = True, what: str = "") -> object:
     """A candidate in a form as parameters; tests of one id share a life, and a process (see `group_of`)."""
-    by_default &= form in (candidate.home, *OTHER_FORMS) or candidate.in_all_forms
+    by_default &= not candidate.sampled and (form in (candidate.home, *OTHER_FORMS) or candidate.in_all_forms)
     marks = [] if by_default else [pytest.mark.nightly]
     return pytest.param(candidate, form, *more, marks=marks, id=f"{form}-{candidate.name}{what}")
 

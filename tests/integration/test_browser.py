@@ -99,6 +99,7 @@ def test_on_a_phone_figures_and_tables_scroll_and_captions_can_be_read(shown: Sh
     assert all(box["right"] <= 390 for box in shown.page.evaluate(captions))
 
 
+@pytest.mark.nightly
 def test_a_click_on_the_legend_hides_a_strategy_and_another_brings_it_back(shown: Shown) -> None:
     figure = "figure-score" if shown.page.locator("#figure-score").count() else "figure-average-0"
     before = shown.seen(figure)
@@ -139,6 +140,7 @@ def test_pointing_at_a_curve_shows_its_numbers(shown: Shown) -> None:
     assert any(character.isdigit() for character in "".join(texts))
 
 
+@pytest.mark.nightly
 def test_the_keyboard_reaches_everything(shown: Shown) -> None:
     page = shown.page
     page.keyboard.press("Tab")
