@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lifelong.config.run import StrategyConfig
@@ -23,6 +25,7 @@ from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
+from streams.sources import people
 
 PAIRED = ("npo", "simnpo", "graddiff", "topr", "idk", "dpo", "flat", "ihl")
 ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
@@ -93,3 +96,21 @@ def _begin(source: Source, unlearner: str, passes: int, learner: str, **options:
 def slope(life: Life, value: torch.Tensor) -> torch.Tensor:
     found = torch.autograd.grad(value, list(life.model.network.parameters()))
     return torch.cat([g.reshape(-1) for g in found])
+
+
+def under(source: Source, guard: dict[str, Any], passes: int = 25) -> Life:
+    """Return a life in which everything was learned, under a guard that was asked for nothing yet."""
+    life = live(source, "none", passes=passes)
+    strategy = make_strategy(parse(StrategyConfig, {"guard": guard}), life.setting, "it")
+    assert isinstance(strategy, Composed)
+    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
+    ledger = Ledger(source)
+    ledger.admit(Experience("all", (), source.train_ids))
+    return Life(source, life.setting, strategy, ledger)
+
+
+def three_people(cache: Path) -> Source:
+    """Return a corpus of three people."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(cache))
+        return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig
 from strategies.parts.model import FlatModel
 from strategies.parts.text.token_body import TokenBody
+from strategies.parts.training.endless import Endless
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -72,6 +73,8 @@ class Assisted(Guard, ABC):
     config: Any
     supports = frozenset({"tokens"})
     state_grows = True
+    reads_retained: ClassVar[bool] = True
+    """Whether assistants are trained on retained data, too."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without an assistant.
@@ -98,6 +101,11 @@ class Assisted(Guard, ABC):
         self._models: list[tuple[FlatModel, ...]] = []
         self._deleted = np.array([], dtype=np.int64)
 
+    @property
+    @override
+    def access(self) -> Access:
+        return Access(forget_set=True, retained="full" if self.reads_retained else 0)
+
     @abstractmethod
     def train(
         self, model: FlatModel, start: tuple[FlatModel, ...], forget_set: Data, retained: Data | None, key: Key
@@ -108,7 +116,7 @@ class Assisted(Guard, ABC):
             model: the learner's, which must stay as it is.
             start: those of the request before, where they are trained on, or a new part of the model.
             forget_set: what is to go.
-            retained: all live data, if `access` asks for it.
+            retained: all live data, if it `reads_retained`.
             key: names the draws.
         """
 
@@ -125,7 +133,7 @@ class Assisted(Guard, ABC):
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Train an assistant."""
         config, forget_set = self.config, door.forget_set()
-        retained = door.retained() if self.access.retained == "full" else None
+        retained = door.retained() if self.reads_retained else None
         resumed = config.requests == "resume" and bool(self._kept)
         start = self._models[-1] if resumed else (self._part_of(learner.model),)
         key = self.setting.key / self._name / request.name
@@ -223,9 +231,11 @@ class Assisted(Guard, ABC):
             part.parameters[where] = model.parameters[model.slices[name]]
         return part
 
+    def _supply(self, retained: Data | None, size: int, key: Key) -> Endless | None:
+        """Return retained batches of a size without end, or None where there is nothing to retain."""
+        return (
+            Endless(self._answering, retained, size, key / "retain") if retained is not None and len(retained) else None
+        )
+
     def _copy(self, model: FlatModel) -> FlatModel:
         return self._with(model.parameters)
-
-
-FORGET_ONLY = Access(forget_set=True)
-WITH_RETAINED = Access(forget_set=True, retained="full")

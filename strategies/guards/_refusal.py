@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from streams.data import Batch
 from streams.text import GIVEN
 
 FORCED = 50.0
@@ -26,3 +27,21 @@ def refusal_logits(row: torch.Tensor, length: int, refusal: Sequence[int], num_o
     for position in range(max(0, start), length):
         logits[position, refusal[min(position - start, len(refusal) - 1)]] = FORCED
     return logits
+
+
+def with_refusals(
+    outputs: torch.Tensor, batch: Batch, refusals: Sequence[Sequence[int] | None], num_outputs: int
+) -> torch.Tensor:
+    """Return outputs ``[B, T, V]`` with a refusal in the place of each row that has one.
+
+    Args:
+        outputs: of the model.
+        batch: the rows.
+        refusals: token ids for each row, or None.
+        num_outputs: V.
+    """
+    rows = [
+        said if refusal is None else refusal_logits(x, outputs.shape[1], refusal, num_outputs)
+        for x, said, refusal in zip(batch.x, outputs, refusals, strict=True)
+    ]
+    return torch.stack(rows)

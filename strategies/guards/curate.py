@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -12,10 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.base import Access, Door, Learner, Outcome, Setting, State
 from strategies.guards._derived import in_weights
-from strategies.guards._refusal import refusal_logits
-from strategies.objectives._text import TextObjective
+from strategies.guards._per_request import PerRequest
+from strategies.guards._prompts import name_of_prompt
+from strategies.guards._refusal import with_refusals
 from strategies.parts.model import FlatModel
 from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
@@ -82,12 +82,12 @@ def hashed_words(x: torch.Tensor, dims: int) -> torch.Tensor:
 
 
 @final
-class CURaTE(Guard):
+class CURaTE(PerRequest[_Request]):
     """A store of forgotten prompts. What is near to none of them is answered by the model as it is, to the bit."""
 
     config: Config
     supports = frozenset({"tokens"})
-    state_grows = True
+    component = "others"
     ranges = {"tau": linear(0.6, 0.95), "false_refusals": log(0.001, 0.1)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -97,11 +97,8 @@ class CURaTE(Guard):
             ConfigError: the source has no tokeniser.
         """
         super().__init__(config, setting)
-        self._objective = TextObjective.of(setting.objective)
         self._refusals = self._objective.needed_text("guard: 'curate'").refusals
         self._key = setting.key / "curate"
-        self._requests: list[_Request] = []
-        self._deleted = np.array([], dtype=np.int64)
 
     @property
     @override
@@ -111,13 +108,12 @@ class CURaTE(Guard):
     @override
     def relearned(self, ids: np.ndarray) -> None:
         """Drop the prompts of what is back."""
-        self._deleted = np.setdiff1d(self._deleted, ids)
-        kept = []
-        for r in self._requests:
-            stays = np.isin(r.ids, self._deleted)
-            if stays.any():
-                kept.append(replace(r, ids=r.ids[stays], vectors=r.vectors[torch.from_numpy(stays)]))
-        self._requests = kept
+        super().relearned(ids)
+        stay = [np.isin(r.ids, self._deleted) for r in self._requests]
+        self._requests = [
+            replace(r, ids=r.ids[stays], vectors=r.vectors[torch.from_numpy(stays)])
+            for r, stays in zip(self._requests, stay, strict=True)
+        ]
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
@@ -136,8 +132,7 @@ class CURaTE(Guard):
             tau = min(1 - 1e-4, float(torch.quantile(nearest, 1 - config.false_refusals)) + 1e-4)
         if config.encoder == "states":
             derived = np.union1d(derived, in_weights(learner, self.setting.num_samples))
-        self._requests.append(_Request(request.name, forget_set.ids.copy(), vectors, tau, derived))
-        self._deleted = np.union1d(self._deleted, forget_set.ids)
+        self.keep(_Request(request.name, forget_set.ids.copy(), vectors, tau, derived))
         stored = sum(len(r.ids) for r in self._requests)
         forward = passed if config.encoder == "states" else 0
         return Outcome(forward=forward).noted(refusal_tau=tau, stored_prompts=float(stored)).graded("none")
@@ -149,42 +144,22 @@ class CURaTE(Guard):
         near = self._near(model, batch)
         if not any(near):
             return outputs
-        count = self._objective.num_outputs
-        rows = [
-            refusal_logits(x, outputs.shape[1], self._refusal(x), count) if refused else said
-            for x, said, refused in zip(batch.x, outputs, near, strict=True)
-        ]
-        return torch.stack(rows)
+        refusals = [self._refusal(x) if refused else None for x, refused in zip(batch.x, near, strict=True)]
+        return with_refusals(outputs, batch, refusals, self._objective.num_outputs)
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Return whose prompts are stored, as vectors, and who else had a say in that."""
         stored = {f"{r.request}.features": ids[np.isin(ids, r.ids)] for r in self._requests}
-        return stored | {f"{r.request}.others": ids[np.isin(ids, r.derived)] for r in self._requests}
+        return stored | super().holds(ids)
 
     @override
-    def state_dict(self) -> State:
-        if not self._requests:
-            return {"requests": []}
-        requests = [
-            {
-                "request": r.request,
-                "ids": torch.from_numpy(r.ids.copy()),
-                "vectors": r.vectors,
-                "tau": r.tau,
-                "derived": torch.from_numpy(r.derived.copy()),
-            }
-            for r in self._requests
-        ]
-        return {"requests": requests, "deleted": torch.from_numpy(self._deleted.copy())}
+    def told(self, kept: _Request) -> State:
+        return {"vectors": kept.vectors, "tau": kept.tau}
 
     @override
-    def load_state_dict(self, state: State) -> None:
-        self._deleted = state["deleted"].numpy().copy() if "deleted" in state else self._deleted[:0]
-        self._requests = [
-            _Request(r["request"], r["ids"].numpy().copy(), r["vectors"], float(r["tau"]), r["derived"].numpy().copy())
-            for r in state["requests"]
-        ]
+    def made(self, request: str, ids: np.ndarray, derived: np.ndarray, state: State) -> _Request:
+        return _Request(request, ids, state["vectors"], float(state["tau"]), derived)
 
     def _near(self, model: FlatModel, batch: Batch) -> list[bool]:
         """Return which prompts are refused."""
@@ -210,6 +185,5 @@ class CURaTE(Guard):
 
     def _refusal(self, row: torch.Tensor) -> tuple[int, ...]:
         """Return the refusal that a prompt gets, always the same."""
-        prompt = hashlib.blake2b(row[0][row[1] == GIVEN].cpu().numpy().tobytes(), digest_size=8).hexdigest()
-        share = (self._key / "refusal" / prompt).uniform(np.zeros(1, dtype=np.int64))[0]
+        share = (self._key / "refusal" / name_of_prompt(row)).uniform(np.zeros(1, dtype=np.int64))[0]
         return self._refusals[int(share * len(self._refusals))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -14,10 +13,11 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import override
 
-from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.base import Access, Door, Learner, Outcome, Setting, State
 from strategies.guards._derived import in_weights
 from strategies.guards._names import Names
-from strategies.objectives._text import TextObjective
+from strategies.guards._per_request import PerRequest
+from strategies.guards._prompts import name_of_prompt
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.blocks import blocks_of
 from strategies.ranges import linear, log
@@ -99,13 +99,13 @@ def climbed(
 
 
 @final
-class ECO(Guard):
+class ECO(PerRequest[_Request]):
     """Embedding-corrupted prompts. Prompts that no classifier flags are answered by the model as it is, to the bit."""
 
     test_options = {"threshold": 0.5}
     config: Config
     supports = frozenset({"tokens"})
-    state_grows = True
+    component = "classifier"
     ranges = {"threshold": linear(0.3, 0.99), "sigma": log(0.1, 100.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -115,7 +115,6 @@ class ECO(Guard):
             ConfigError: names are wanted and there are none, the model has no blocks, or options contradict.
         """
         super().__init__(config, setting)
-        self._objective = TextObjective.of(setting.objective)
         self._text = self._objective.needed_text("guard: 'eco'")
         if config.target is not None and config.sigma == 0:
             raise ConfigError("guard.sigma: 0 is no noise to begin a search with; give it a small value such as 0.1.")
@@ -123,20 +122,12 @@ class ECO(Guard):
         has_names = config.classifier == "names" or bool(config.subjects or self._text.subjects)
         self._names = Names(self._text, config.subjects) if has_names else None
         self._key = setting.key / "eco"
-        self._requests: list[_Request] = []
-        self._deleted = np.array([], dtype=np.int64)
 
     @property
     @override
     def access(self) -> Access:
         """The forget set; its classifier also needs prompts that are to be answered."""
         return Access(forget_set=True, retained=0 if self.config.classifier == "names" else "full")
-
-    @override
-    def relearned(self, ids: np.ndarray) -> None:
-        """Drop the classifiers of requests whose samples are all back."""
-        self._deleted = np.setdiff1d(self._deleted, ids)
-        self._requests = [r for r in self._requests if np.isin(r.ids, self._deleted).any()]
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
@@ -158,8 +149,7 @@ class ECO(Guard):
             measure = self._measure(learner.model, new, forget_set)
             sigma, looks = climbed(measure, config.sigma, config.target, config.steps, config.rate, config.probe)
             new = _Request(new.request, new.ids, names, weights, sigma, derived)
-        self._requests.append(new)
-        self._deleted = np.union1d(self._deleted, forget_set.ids)
+        self.keep(new)
         flagged = float(np.mean([s is not None for s in self._strengths(forget_set.all())]))
         cost = Outcome(forward=looks * len(forget_set))
         return cost.noted(flagged=flagged, noise_sigma=new.sigma).graded("none")
@@ -179,40 +169,13 @@ class ECO(Guard):
         return outputs
 
     @override
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{r.request}.classifier": ids[np.isin(ids, r.derived)] for r in self._requests}
+    def told(self, kept: _Request) -> State:
+        return {"names": list(kept.names), "weights": torch.from_numpy(kept.weights.copy()), "sigma": kept.sigma}
 
     @override
-    def state_dict(self) -> State:
-        if not self._requests:
-            return {"requests": []}
-        requests = [
-            {
-                "request": r.request,
-                "ids": torch.from_numpy(r.ids.copy()),
-                "names": list(r.names),
-                "weights": torch.from_numpy(r.weights.copy()),
-                "sigma": r.sigma,
-                "derived": torch.from_numpy(r.derived.copy()),
-            }
-            for r in self._requests
-        ]
-        return {"requests": requests, "deleted": torch.from_numpy(self._deleted.copy())}
-
-    @override
-    def load_state_dict(self, state: State) -> None:
-        self._deleted = state["deleted"].numpy().copy() if "deleted" in state else self._deleted[:0]
-        self._requests = [
-            _Request(
-                r["request"],
-                r["ids"].numpy().copy(),
-                tuple(r["names"]),
-                r["weights"].numpy().copy(),
-                float(r["sigma"]),
-                r["derived"].numpy().copy(),
-            )
-            for r in state["requests"]
-        ]
+    def made(self, request: str, ids: np.ndarray, derived: np.ndarray, state: State) -> _Request:
+        names, weights = tuple(state["names"]), state["weights"].numpy().copy()
+        return _Request(request, ids, names, weights, float(state["sigma"]), derived)
 
     # -- who is flagged
 
@@ -285,8 +248,7 @@ class ECO(Guard):
             marked = is_prompt.clone()
             marked[0] = False
             marked[int(is_prompt.nonzero().max())] = False
-        prompt = hashlib.blake2b(row[0][is_prompt].cpu().numpy().tobytes(), digest_size=8).hexdigest()
-        generator = (self._key / request.request / "noise" / prompt).torch()
+        generator = (self._key / request.request / "noise" / name_of_prompt(row)).torch()
         drawn = torch.randn(int(is_prompt.sum()), self.config.dims, generator=generator).to(row.device)
         noise = torch.zeros(row.shape[1], self.config.dims, device=row.device)
         noise[is_prompt] = request.sigma * drawn

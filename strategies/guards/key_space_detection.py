@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,10 +14,10 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import override
 
-from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.base import Access, Door, Learner, Outcome, Setting, State
 from strategies.guards._derived import in_weights
-from strategies.guards._refusal import refusal_logits
-from strategies.objectives._text import TextObjective
+from strategies.guards._per_request import PerRequest
+from strategies.guards._refusal import with_refusals
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.ranges import linear
@@ -96,13 +97,39 @@ class _Request:
     derived: np.ndarray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Last:
+    """What was said of the last prompts.
+
+    Attributes:
+        model: whose keys they had.
+        version: counts the changes of its weights; None where nobody counts them.
+        requests: what was kept then.
+        inside: by a prompt's tokens, whether it is refused.
+    """
+
+    model: weakref.ref[FlatModel]
+    version: int | None
+    requests: tuple[_Request, ...]
+    inside: dict[bytes, bool]
+
+    def is_of(self, model: FlatModel, requests: list[_Request]) -> bool:
+        """Whether it holds for a model as it is, and what is kept now."""
+        is_same = self.model() is model and self.version is not None and self.version == _version(model)
+        return is_same and self.requests == tuple(requests)
+
+
+def _version(model: FlatModel) -> int | None:
+    return None if model.parameters.is_inference() else model.parameters._version
+
+
 @final
-class KeySpaceDetection(Guard):
+class KeySpaceDetection(PerRequest[_Request]):
     """A union of cubes, one per request and block. What lies in none is answered by the model as it is, to the bit."""
 
     config: Config
     supports = frozenset({"tokens"})
-    state_grows = True
+    component = "cube"
     ranges = {"reach": linear(0.05, 2.0), "outside": linear(0.0, 0.5)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
@@ -112,16 +139,13 @@ class KeySpaceDetection(Guard):
             ConfigError: a block is not there, or has no feed-forward layer of the known form.
         """
         super().__init__(config, setting)
-        self._objective = TextObjective.of(setting.objective)
         self._refusal = self._objective.needed_text("guard: 'key-space-detection'").refusals[0]
         blocks = blocks_of(setting.outline())
         self._blocks = ((len(blocks) - 1) // 2,) if config.blocks is None else config.blocks
         for block in self._blocks:
             check_block(blocks, block, "guard.blocks")
             _out_of(blocks[block])
-        self._requests: list[_Request] = []
-        self._deleted = np.array([], dtype=np.int64)
-        self._last: dict[bytes, bool] = {}  # what was said of the last prompts
+        self._last: _Last | None = None
 
     @property
     @override
@@ -129,22 +153,14 @@ class KeySpaceDetection(Guard):
         return Access(forget_set=True)
 
     @override
-    def relearned(self, ids: np.ndarray) -> None:
-        """Drop the cubes of requests whose samples are all back."""
-        self._last = {}
-        self._deleted = np.setdiff1d(self._deleted, ids)
-        self._requests = [r for r in self._requests if np.isin(r.ids, self._deleted).any()]
-
-    @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         """Note where the keys of the request's prompts lie."""
-        self._last, forget_set = {}, door.forget_set()
+        forget_set = door.forget_set()
         learner.model.train(False)
         parts = [self._keys(learner.model, batch) for batch in self._objective.batches(forget_set, 64)]
         cubes = tuple(cube_of(torch.cat(of_block)) for of_block in zip(*parts, strict=True))
         derived = np.union1d(forget_set.ids, in_weights(learner, self.setting.num_samples))
-        self._requests.append(_Request(request.name, forget_set.ids.copy(), cubes, derived))
-        self._deleted = np.union1d(self._deleted, forget_set.ids)
+        self.keep(_Request(request.name, forget_set.ids.copy(), cubes, derived))
         radius = float(np.mean([c.radius for c in cubes]))
         return Outcome(forward=len(forget_set)).noted(cube_radius=radius).graded("none")
 
@@ -155,45 +171,17 @@ class KeySpaceDetection(Guard):
         inside = self._inside(model, batch)
         if not any(inside):
             return outputs
-        count = self._objective.num_outputs
-        rows = [
-            refusal_logits(x, outputs.shape[1], self._refusal, count) if refused else said
-            for x, said, refused in zip(batch.x, outputs, inside, strict=True)
-        ]
-        return torch.stack(rows)
+        refusals = [self._refusal if refused else None for refused in inside]
+        return with_refusals(outputs, batch, refusals, self._objective.num_outputs)
 
     @override
-    def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{r.request}.cube": ids[np.isin(ids, r.derived)] for r in self._requests}
+    def told(self, kept: _Request) -> State:
+        return {"cubes": [{"mean": c.mean, "spread": c.spread, "radius": c.radius} for c in kept.cubes]}
 
     @override
-    def state_dict(self) -> State:
-        if not self._requests:
-            return {"requests": []}
-        requests = [
-            {
-                "request": r.request,
-                "ids": torch.from_numpy(r.ids.copy()),
-                "cubes": [{"mean": c.mean, "spread": c.spread, "radius": c.radius} for c in r.cubes],
-                "derived": torch.from_numpy(r.derived.copy()),
-            }
-            for r in self._requests
-        ]
-        return {"requests": requests, "deleted": torch.from_numpy(self._deleted.copy())}
-
-    @override
-    def load_state_dict(self, state: State) -> None:
-        self._last = {}
-        self._deleted = state["deleted"].numpy().copy() if "deleted" in state else self._deleted[:0]
-        self._requests = [
-            _Request(
-                r["request"],
-                r["ids"].numpy().copy(),
-                tuple(Cube(c["mean"], c["spread"], float(c["radius"])) for c in r["cubes"]),
-                r["derived"].numpy().copy(),
-            )
-            for r in state["requests"]
-        ]
+    def made(self, request: str, ids: np.ndarray, derived: np.ndarray, state: State) -> _Request:
+        cubes = tuple(Cube(c["mean"], c["spread"], float(c["radius"])) for c in state["cubes"])
+        return _Request(request, ids, cubes, derived)
 
     def _inside(self, model: FlatModel, batch: Batch) -> list[bool]:
         """Return which prompts are refused. While text is made its prompts stay the same, and are looked at once."""
@@ -201,14 +189,21 @@ class KeySpaceDetection(Guard):
             return [False] * len(batch)
         lengths = prompt_lengths(batch.x).tolist()
         prompts = [row[:n].cpu().numpy().tobytes() for row, n in zip(batch.x[:, 0], lengths, strict=True)]
-        if not all(p in self._last for p in prompts):
+        last = self._last
+        if last is None or not last.is_of(model, self._requests) or not all(p in last.inside for p in prompts):
             keys = self._keys(model, batch)
             config, found = self.config, torch.zeros(len(batch), dtype=torch.bool, device=batch.x.device)
             for r in self._requests:
                 for cube, of_block in zip(r.cubes, keys, strict=True):
                     found |= cube.holds(of_block, config.reach, config.outside)
-            self._last = dict(zip(prompts, found.tolist(), strict=True))
-        return [self._last[p] for p in prompts]
+            last = _Last(
+                weakref.ref(model),
+                _version(model),
+                tuple(self._requests),
+                dict(zip(prompts, found.tolist(), strict=True)),
+            )
+            self._last = last
+        return [last.inside[p] for p in prompts]
 
     @torch.no_grad()
     def _keys(self, model: FlatModel, batch: Batch) -> tuple[torch.Tensor, ...]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
+from strategies.guards._derived import in_weights
 from strategies.guards._detector import (
     Detector,
     detector_from,
@@ -208,8 +209,7 @@ class O3(Guard):
         used, rest = (data.part(np.sort(part)) for part in (order[rest_size:], order[:rest_size]))
         if not self._bundles:
             self._encoder.model.take_over(learner.model)
-            in_weights = learner.holds(np.arange(self.setting.num_samples)).get("weights", data.ids[:0])
-            self._encoder_derived[in_weights] = True
+            self._encoder_derived[in_weights(learner, self.setting.num_samples)] = True
         adapter, outcome, ratio = self._train_adapter(learner.model, used, key)
         encoder, cost = self._encoder.adapt(used, key)
         of_used = self._encoder.features_of(used, encoder)

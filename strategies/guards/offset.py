@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Outcome
-from strategies.guards._assistants import WITH_RETAINED, Assisted, LayersConfig
+from strategies.base import Outcome
+from strategies.guards._assistants import Assisted, LayersConfig
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.training.endless import Endless
 from strategies.ranges import linear, log
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -95,11 +94,6 @@ class Offset(Assisted):
         "retain_weight": log(0.1, 10.0),
     }
 
-    @property
-    @override
-    def access(self) -> Access:
-        return WITH_RETAINED
-
     @override
     def train(
         self, model: FlatModel, start: tuple[FlatModel, ...], forget_set: Data, retained: Data | None, key: Key
@@ -107,9 +101,7 @@ class Offset(Assisted):
         """Return the assistant, and the copy of it from before."""
         new, objective, config = start[0], self._answering, self.config
         old = start[1] if len(start) > 1 else self._copy(new)
-        batches = None
-        if retained is not None and len(retained):
-            batches = Endless(objective, retained, config.batch_size, key / "retain")
+        batches = self._supply(retained, config.batch_size, key)
         model.train(False)
         hook = _Through(objective, model, old, batches, config)
         outcome = fit(new, objective, forget_set, config, key, [hook])

@@ -11,15 +11,14 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Outcome
-from strategies.guards._assistants import WITH_RETAINED, Assisted, LayersConfig
+from strategies.base import Outcome
+from strategies.guards._assistants import Assisted, LayersConfig
 from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import joined, precise
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import WrongAnswers
-from strategies.parts.training.endless import Endless
 from strategies.parts.training.ragged import every_position
 from strategies.ranges import linear, log
 from streams.data import Batch, Data
@@ -148,21 +147,13 @@ class ULD(Assisted):
         "uniform_weight": log(0.5, 20.0),
     }
 
-    @property
-    @override
-    def access(self) -> Access:
-        return WITH_RETAINED
-
     @override
     def train(
         self, model: FlatModel, start: tuple[FlatModel, ...], forget_set: Data, retained: Data | None, key: Key
     ) -> tuple[tuple[FlatModel, ...], Outcome]:
         (assistant,) = start
         objective, config = self._answering, self.config
-        batches = None
-        if retained is not None and len(retained):
-            size = min(config.batch_size, max(1, len(forget_set)))
-            batches = Endless(objective, retained, size, key / "retain")
+        batches = self._supply(retained, min(config.batch_size, max(1, len(forget_set))), key)
         hook = _Reversed(objective, batches, config, key)
         if config.rank is None:
             outcome = fit(assistant, objective, forget_set, config, key, [hook])

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Outcome
-from strategies.guards._assistants import FORGET_ONLY, AssistantConfig, Assisted
+from strategies.base import Outcome
+from strategies.guards._assistants import AssistantConfig, Assisted
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.ranges import linear, log
@@ -46,12 +46,8 @@ class WHPLogit(Assisted):
     test_options = {"epochs": 1}
     config: Config
     supports = frozenset({"tokens"})
+    reads_retained = False
     ranges = {"lr": log(1e-5, 1e-3), "epochs": linear(1, 20), "strength": log(0.1, 10.0)}
-
-    @property
-    @override
-    def access(self) -> Access:
-        return FORGET_ONLY
 
     @override
     def train(

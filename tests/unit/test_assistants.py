@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_lives import Life, live
+from text_lives import Life, live, three_people, under
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
-from strategies.composed import Composed
 from strategies.guards._assistants import Assisted
 from strategies.guards.offset import shifted
 from strategies.guards.uld import passing_tokens, uniform_divergence, without
@@ -25,10 +24,8 @@ from strategies.parts.text import generation
 from strategies.parts.text.generation import greedy
 from streams.config import parse
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Access, Ledger
+from streams.ledger import Access
 from streams.source import Source
-from streams.sources import people
 from streams.text import SAID, prompt_lengths
 
 NAMES = ("uld", "offset", "whp-logit")
@@ -41,21 +38,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
+    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def guarded(source: Source, name: str, passes: int = 25, **options: Any) -> Life:
     """Return a life in which everything was learned, under a guard that was asked for nothing yet."""
-    life = live(source, "none", passes=passes)
-    config = parse(StrategyConfig, {"guard": {"name": name, **SMALL[name], **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+    return under(source, {"name": name, **SMALL[name], **options}, passes)
 
 
 class Noted:

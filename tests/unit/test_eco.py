@@ -7,42 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_lives import Life, live
+from text_lives import Life, three_people, under
 
-from lifelong.config.run import StrategyConfig
-from lifelong.setup.build import make_strategy
-from strategies.composed import Composed
 from strategies.guards._names import Names
 from strategies.guards.eco import ECO, climbed
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
-from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Access, Ledger
+from streams.ledger import Access
 from streams.source import Source
-from streams.sources import people
 from streams.text import GIVEN
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
+    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def guarded(source: Source, **options: Any) -> Life:
-    life = live(source, "none", passes=25)
-    config = parse(StrategyConfig, {"guard": {"name": "eco", **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+    return under(source, {"name": "eco", **options}, passes=25)
 
 
 def guard_of(life: Life) -> ECO:

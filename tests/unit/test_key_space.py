@@ -7,42 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_lives import Life, live
+from text_lives import Life, three_people, under
 
-from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_mixtral
-from lifelong.setup.build import make_strategy
 from strategies.base import Access
-from strategies.composed import Composed
 from strategies.guards.key_space_detection import Cube, KeySpaceDetection, _out_of, cube_of
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
-from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Ledger
 from streams.source import Source
-from streams.sources import people
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIFELONG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
+    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def guarded(source: Source, **options: Any) -> Life:
-    life = live(source, "none", passes=25)
-    config = parse(StrategyConfig, {"guard": {"name": "key-space-detection", **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+    return under(source, {"name": "key-space-detection", **options}, passes=25)
 
 
 def guard_of(life: Life) -> KeySpaceDetection:
@@ -66,7 +50,7 @@ def test_the_radius_is_what_a_search_would_find() -> None:
         low, high = (low, middle) if inside else (middle, high)
     assert cube.radius == pytest.approx(high, abs=1e-4)
     assert cube.holds(keys, 1.0, 0.0).all()
-    assert not cube.holds(keys, 0.99 * 0.0, 0.0).any()
+    assert not cube.holds(keys, 0.0, 0.0).any()
     assert int(cube.holds(keys, 0.9999, 0.0).sum()) < len(keys)
 
 
@@ -125,6 +109,18 @@ def test_requests_add_up_and_go_when_they_are_learned_again(source: Source) -> N
     assert np.array_equal(np.array(guard_of(life)._inside(life.model, batch)), first)
     guard_of(life).relearned(life.data(0).ids)
     assert torch.equal(life.strategy.predict(batch), base(life, batch))
+
+
+def test_prompts_are_looked_at_again_once_the_weights_have_moved(source: Source) -> None:
+    life = guarded(source)
+    life.forget(0)
+    batch = life.data(0).all()
+    assert all(guard_of(life)._inside(life.model, batch))
+    other = life.setting.make_model()  # the same prompts, another model
+    assert not all(guard_of(life)._inside(other, batch))
+    assert all(guard_of(life)._inside(life.model, batch))
+    life.model.parameters.copy_(other.parameters)
+    assert not all(guard_of(life)._inside(life.model, batch))
 
 
 def test_which_models_it_knows(source: Source) -> None:
