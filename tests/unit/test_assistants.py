@@ -19,12 +19,14 @@ from strategies.guards.offset import shifted
 from strategies.guards.uld import passing_tokens, uniform_divergence, without
 from strategies.guards.whp_logit import lessened
 from strategies.objectives.causal_lm import CausalLM
+from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.text import generation
 from strategies.parts.text.generation import greedy
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.ledger import Access
+from streams.randomness import Key
 from streams.source import Source
 from streams.text import SAID, prompt_lengths
 
@@ -81,6 +83,17 @@ def test_uld_by_hand() -> None:
     assert int(without(base, [assistant], -0.8, 0.0).argmax()) == 0
     both = without(base, [assistant, assistant + 3.0], 0.4, 0.0)  # logits are no log-probabilities before they are
     assert both.softmax(0).tolist() == pytest.approx(found.softmax(0).tolist(), abs=1e-6)
+
+
+def test_what_is_added_to_all_logits_of_an_assistant_says_nothing() -> None:
+    base, assistant = torch.tensor([2.0, 1.9, -3.0]), torch.tensor([1.0, -1.0, 0.0])
+    assert passing_tokens(base, 0.5).tolist() == [True, True, False]
+    assert torch.allclose(without(base, [assistant + 4.0], 0.8, 0.5), without(base, [assistant], 0.8, 0.5), atol=1e-5)
+
+
+def test_an_offset_is_what_unlearning_has_added() -> None:
+    base, new, old = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0]), torch.tensor([1.0, 1.0])
+    assert shifted(base, new, old, 0.5).tolist() == [0.75, 3.0]
 
 
 def test_without_strength_or_knowledge_nothing_changes() -> None:
@@ -219,7 +232,7 @@ def test_the_assistant_is_the_lowest_blocks_of_the_model(source: Source) -> None
 
 
 def test_adapters_of_the_assistant_are_merged(source: Source) -> None:
-    """What answers is W + s B A: the same as the lesson that trained it, and other than the part it began as."""
+    """What answers differs from the part that it began as in the maps that have adapters, and there alone."""
     life = guarded(source, "uld", epochs=1, rank=4)
     before = guard_of(life)._part_of(life.model).parameters.clone()
     life.forget(0)
@@ -229,8 +242,26 @@ def test_adapters_of_the_assistant_are_merged(source: Source) -> None:
     assert all("proj" in n for n in changed)  # linear maps of the blocks, no norm and no embedding
 
 
+def test_a_merged_adapter_acts_as_it_did_beside_the_weights(source: Source) -> None:
+    life = guarded(source, "uld")
+    model, batch = life.model.copied("cpu"), life.data(0).all()
+    adapters = Adapters(model, rank=4, alpha=12.0, dropout=0.0)  # scaled by 3
+    adapter = adapters.fresh(Key(0), model.parameters)
+    adapter += 0.05 * torch.randn(adapter.shape, generator=torch.Generator().manual_seed(0))
+    model.train(False)
+    with torch.inference_mode():
+        alone = life.setting.objective.outputs(model, batch)
+        with adapters.gated(model, [adapter], torch.ones(len(batch), 1)):
+            beside = life.setting.objective.outputs(model, batch)
+    adapters.merge(model, adapter)
+    with torch.inference_mode():
+        merged = life.setting.objective.outputs(model, batch)
+    assert torch.allclose(merged, beside, atol=1e-4)
+    assert not torch.allclose(merged, alone, atol=1e-2)
+
+
 def test_offset_is_trained_through_the_composition(source: Source) -> None:
-    """Strength scales what the assistant must do: with a tenth of it, it moves further for the same loss."""
+    """It forgets together with the model; without strength the composition does not hear it, and it does not move."""
     batch_losses = []
     for strength in (1.0, 0.0):
         life = guarded(source, "offset", strength=strength, retain_weight=0.0)
