@@ -13,13 +13,13 @@ from typing_extensions import override
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.objectives._text import TextObjective
-from strategies.objectives.causal_lm import answered, joined, prefixed
+from strategies.objectives.causal_lm import answered, prefixed
 from strategies.parts.model import FlatModel
 from strategies.parts.text.generation import sampled
 from strategies.parts.text.other_answers import Values, WrongAnswers, log_likelihoods
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
-from strategies.unlearners._preference import dpo_losses
+from strategies.unlearners._preference import Preference
 from streams.data import Batch, Data
 from streams.randomness import Key
 from streams.text import ANSWER
@@ -78,34 +78,6 @@ class Alternatives:
 
 
 @final
-class PreferAlternatives(ForgetLoss):
-    """The mean DPO loss of a batch."""
-
-    def __init__(
-        self, objective: Objective, alternatives: Alternatives, true: Values, other: Values, beta: float
-    ) -> None:
-        """Keep the reference's log-likelihoods of true answers ``[n]`` and of all alternatives ``[n, R]``."""
-        self._objective, self._alternatives, self._beta = objective, alternatives, beta
-        self._true, self._other = true, other
-        self._which = torch.zeros(0, dtype=torch.long)
-
-    @override
-    def extend(self, batch: Batch, step: int) -> Batch:
-        """Return true answers followed by alternatives."""
-        which = self._alternatives.drawn(batch, step)
-        self._which = torch.from_numpy(which).to(batch.ids.device)
-        return joined(batch, self._alternatives.put(batch, which))
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the scalar to lower."""
-        half = len(batch) // 2
-        first = batch.part(0, half)
-        log_p = self._objective.log_likelihoods(outputs, batch)
-        other = self._other.of(first).gather(1, self._which.unsqueeze(1)).squeeze(1)
-        return dpo_losses(log_p[half:] - other, log_p[:half] - self._true.of(first), self._beta).mean()
-
-
-@final
 class AltPO(ReferencedUnlearner):
     """Alternate preference optimisation. Alternatives derive from what is deleted, and go with the request."""
 
@@ -124,7 +96,7 @@ class AltPO(ReferencedUnlearner):
         true = log_likelihoods(reference, objective, forget_set)
         other = alternatives.log_likelihoods(reference, objective, forget_set)
         cost = Outcome(forward=len(forget_set) * (1 + 2 * self.config.alternatives))
-        loss = PreferAlternatives(objective, alternatives, true, other, self.config.beta)
+        loss = Preference(objective, alternatives, true, other, self.config.beta)
         return loss, cost.noted(alternatives_true=same)
 
     @torch.no_grad()
@@ -155,9 +127,8 @@ class AltPO(ReferencedUnlearner):
                 others = [s for s in dict.fromkeys(said) if s.strip() and right.strip() not in s]
                 count += sum(right.strip() in s for s in said)
                 answers = [(*text.tokenizer.encode(s), text.tokenizer.eos) for s in others]
-                found.append(
-                    answers or [text.refusals[0]]
-                )  # it says nothing but the truth: a refusal is another answer
+                # Who says nothing but the truth is taught a refusal, which is another answer, too.
+                found.append(answers or [text.refusals[0]])
         return Alternatives(data.ids, found, key), count / (config.alternatives * max(1, len(data)))
 
     def _of_source(self, batch: Batch, options: WrongAnswers) -> list[list[tuple[int, ...]]]:

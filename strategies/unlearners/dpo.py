@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
+from strategies.parts.text.other_answers import Refusals, log_likelihoods
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
-from strategies.unlearners._preference import dpo_losses
-from streams.data import Batch, Data
+from strategies.unlearners._preference import Preference
+from streams.data import Data
 from streams.randomness import Key
 
 
@@ -26,32 +25,6 @@ class Config(ReferencedConfig):
     """Learning rate. For models of a million weights; published for 7 billion: 1e-5."""
     beta: float = Field(0.1, gt=0)
     """Inverse temperature."""
-
-
-@final
-class PreferRefusals(ForgetLoss):
-    """The mean DPO loss of a batch."""
-
-    def __init__(self, objective: Objective, refusals: Refusals, true: Values, refused: Values, beta: float) -> None:
-        """Keep the reference's log-likelihoods of true answers ``[n]`` and of all refusals ``[n, R]``."""
-        self._objective, self._refusals, self._beta = objective, refusals, beta
-        self._true, self._refused = true, refused
-        self._which = torch.zeros(0, dtype=torch.long)
-
-    @override
-    def extend(self, batch: Batch, step: int) -> Batch:
-        """Return true answers followed by refusals."""
-        which = self._refusals.drawn(batch, step)
-        self._which = torch.from_numpy(which).to(batch.ids.device)
-        return self._refusals.beside(batch, which)
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the scalar to lower."""
-        half = len(batch) // 2
-        log_p = self._objective.log_likelihoods(outputs, batch)
-        true = self._true.of(batch.part(0, half))
-        refused = self._refused.of(batch.part(0, half)).gather(1, self._which.unsqueeze(1)).squeeze(1)
-        return dpo_losses(log_p[half:] - refused, log_p[:half] - true, self._beta).mean()
 
 
 @final
@@ -72,4 +45,4 @@ class DPO(ReferencedUnlearner):
         true = log_likelihoods(reference, objective, forget_set)
         refused = refusals.log_likelihoods(reference, objective, forget_set)
         cost = Outcome(forward=len(forget_set) * (1 + len(refusals.answers)))
-        return PreferRefusals(objective, refusals, true, refused, self.config.beta), cost
+        return Preference(objective, refusals, true, refused, self.config.beta), cost

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
+from strategies.parts.weights.ranks import largest
 from strategies.ranges import TRAINED, to_one
 from strategies.unlearners._following import Following
 from strategies.unlearners._retained import RetainConfig, finish, retained_access, some_retained_data
@@ -33,14 +33,6 @@ class Config(RetainConfig):
     """Passes over the retained data, with `recover`."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of `sgd`."""
-
-
-def largest(weights: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """Return which weights are not pruned, bool ``[P]``: the round((1 - sparsity) P) largest by magnitude."""
-    count = max(round((1 - sparsity) * len(weights)), 1)
-    mask = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
-    mask[weights.abs().topk(count).indices] = True
-    return mask
 
 
 @final
@@ -78,7 +70,7 @@ class PruneFirst(Following):
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
         model, outcome = learner.model, Outcome()
-        kept = largest(model.parameters, self.config.sparsity)
+        kept = largest(model.parameters, 1 - self.config.sparsity)
         model.parameters.mul_(kept)
         with model.moving_only(kept):
             if self.config.recover:

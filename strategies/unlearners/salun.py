@@ -13,7 +13,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, Slopes
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import loss_gradient
-from strategies.parts.weights.ranks import kth_smallest
+from strategies.parts.weights.ranks import kth_smallest, largest
 from strategies.ranges import TRAINED, linear
 from strategies.unlearners._relabel import RelabelConfig, relabel, steps_per_epoch
 from strategies.unlearners._retained import RetainUnlearner
@@ -34,14 +34,6 @@ class Config(RelabelConfig):
     leaky_mask: bool = False
     """Mask the gradient alone, as all published code did until February 2026: momentum and weight decay still move the
     others. For reproduction."""
-
-
-def saliency_mask(gradient: torch.Tensor, share: float) -> torch.Tensor:
-    """Return which weights have the largest absolute gradients, bool ``[P]``: round(share x P) of them."""
-    count = max(round(share * len(gradient)), 1)
-    mask = torch.zeros(len(gradient), dtype=torch.bool, device=gradient.device)
-    mask[gradient.abs().topk(count).indices] = True
-    return mask
 
 
 def saliency(model: FlatModel, objective: Objective, forget_set: Data) -> torch.Tensor:
@@ -116,7 +108,7 @@ class SalUn(RetainUnlearner):
             steps = config.epochs * steps_per_epoch(forget_set, retained, config)
             soften = Soften(model.parameters, 1 - config.share, steps)
             return relabel(learner, forget_set, retained, config, key, [soften])
-        mask = saliency_mask(saliency(model, self.setting.objective, forget_set), config.share)
+        mask = largest(saliency(model, self.setting.objective, forget_set), config.share)
         cost = Outcome(forward=len(forget_set), backward=len(forget_set))
         if config.leaky_mask:
             outcome = relabel(learner, forget_set, retained, config, key, [MaskGradient(mask)])

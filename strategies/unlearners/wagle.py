@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Setting
 from strategies.parts.weights.fisher import loss_gradient
+from strategies.parts.weights.ranks import largest
 from strategies.ranges import linear, log
 from strategies.unlearners._following import Following
 from streams.config import Config as BaseConfig
@@ -44,13 +45,6 @@ def attributions(
     if retained is None or gamma is None:
         return parameters * forget
     return (parameters - retained / gamma) * forget
-
-
-def largest(scores: torch.Tensor, share: float) -> torch.Tensor:
-    """Return which weights have the largest absolute scores, bool ``[P]``: round(share P) of them, one at least."""
-    mask = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    mask[scores.abs().topk(max(1, round(share * len(scores)))).indices] = True
-    return mask
 
 
 @final

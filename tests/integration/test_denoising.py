@@ -20,8 +20,9 @@ from strategies.composed import Composed
 from strategies.objectives._base import EVALUATION
 from strategies.parts.model import digest
 from strategies.parts.teachers.teacher import frozen_copy
+from strategies.parts.weights.ranks import largest
 from strategies.step import step
-from strategies.unlearners.salun import saliency, saliency_mask
+from strategies.unlearners.salun import saliency
 from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
@@ -184,7 +185,7 @@ def test_salun_teaches_other_labels_in_salient_weights_alone(served: Life) -> No
     assert isinstance(life.strategy, Composed)
     model, images = before.strategy.learner.model, before.images(1, test=False)
     data = Ledger(before.source).lend(images.ids.numpy())
-    mask = saliency_mask(saliency(model, before.objective, data), 0.5)
+    mask = largest(saliency(model, before.objective, data), 0.5)
     moved = life.strategy.learner.model.parameters != model.parameters
     assert not (moved & ~mask).any(), "only salient weights move"
     assert float(moved[mask].float().mean()) > 0.9

@@ -25,6 +25,7 @@ from strategies.outcome import Outcome
 from strategies.parts.fit import FitConfig, Training, fit
 from strategies.parts.model import FlatModel, Network, digest
 from strategies.parts.weights.fisher import diagonal_fisher
+from strategies.parts.weights.ranks import largest
 from strategies.step import ledger_after, step
 from streams.config import parse
 from streams.errors import ConfigError, TrainingError
@@ -220,7 +221,7 @@ def test_salun_with_every_weight_is_random_labels(fx: Blobs) -> None:
             relabel(strategy.learner, forget_set, retained, random_label.Config(epochs=2), Key(3))
         else:
             gradient = salun.saliency(model, fx.setting.objective, forget_set)
-            with model.moving_only(salun.saliency_mask(gradient, share)):
+            with model.moving_only(largest(gradient, share)):
                 relabel(strategy.learner, forget_set, retained, salun.Config(epochs=2), Key(3))
         results.append(digest(model.state_dict()))
     assert results[0] == results[1]

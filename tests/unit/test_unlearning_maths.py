@@ -18,6 +18,7 @@ from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.weights.dampening import ImportanceLog, adaptive_alpha, dampened
 from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
 from strategies.parts.weights.layers import last_layers, redraw
+from strategies.parts.weights.ranks import largest
 from strategies.parts.weights.updates import UpdateLog
 from strategies.unlearners._norms import recalibrate
 from strategies.unlearners._relabel import draw_labels
@@ -37,8 +38,7 @@ from strategies.unlearners.l1_sparse import Config as L1Config
 from strategies.unlearners.l1_sparse import Shrink, l1_weight
 from strategies.unlearners.laf import alignment, psi
 from strategies.unlearners.npo import npo_losses
-from strategies.unlearners.prune_first import largest
-from strategies.unlearners.salun import pull_back, saliency, saliency_mask
+from strategies.unlearners.salun import pull_back, saliency
 from streams.data import Batch
 from streams.errors import ConfigError
 from streams.randomness import Key
@@ -87,9 +87,9 @@ def test_a_drawn_label_depends_on_its_name_and_sample_alone() -> None:
 
 
 def test_saliency_masks_the_largest_sums_and_opposite_gradients_cancel(tools: Any) -> None:
-    mask = saliency_mask(torch.tensor([0.1, -5.0, 0.0, 3.0, -0.2]), 0.4)
+    mask = largest(torch.tensor([0.1, -5.0, 0.0, 3.0, -0.2]), 0.4)
     assert mask.tolist() == [False, True, False, True, False]
-    assert abs(int(saliency_mask(noise(1001), 0.3).sum()) - 0.3 * 1001) <= 1
+    assert abs(int(largest(noise(1001), 0.3).sum()) - 0.3 * 1001) <= 1
     # Two samples of one input and both labels, at equal probabilities: their gradients are opposite.
     source = tools.source(num_classes=2, per_class=1, test_per_class=1)
     source.x[1:] = source.x[0]
@@ -112,7 +112,7 @@ def test_soft_thresholding_puts_a_share_back() -> None:
 def test_pruning_keeps_the_largest() -> None:
     weights = torch.tensor([0.1, -3.0, 0.5, 2.0])
     assert largest(weights, 0.5).tolist() == [False, True, False, True]
-    assert int(largest(noise(1000), 0.95).sum()) == 50
+    assert int(largest(noise(1000), 0.05).sum()) == 50
 
 
 def test_dampening_by_hand() -> None:

@@ -12,7 +12,8 @@ from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
 from strategies.base import Access
 from strategies.parts.weights.fisher import gradient_of, loss_gradient
-from strategies.unlearners.wagle import attributions, largest
+from strategies.parts.weights.ranks import largest
+from strategies.unlearners.wagle import attributions
 from streams.config import parse
 from streams.errors import ConfigError
 from streams.source import Source

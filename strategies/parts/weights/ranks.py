@@ -1,4 +1,4 @@
-"""The k-th smallest of many values, by a kernel that is deterministic on every device."""
+"""The k-th smallest of many values, and which of them are the largest."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def kth_smallest(values: torch.Tensor, k: int) -> torch.Tensor:
     tensor(2.)
     """
     return values.sort().values[k - 1] if values.is_cuda else values.kthvalue(k).values
+
+
+def largest(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Return which of `values` ``[n]`` are the largest by magnitude, bool ``[n]``: round(share x n), at least one."""
+    mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    mask[values.abs().topk(max(round(share * len(values)), 1)).indices] = True
+    return mask
