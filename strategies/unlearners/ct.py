@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, final
 
 import torch
@@ -12,8 +11,7 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.training.optimizers import make_optimizer
-from strategies.parts.training.rates import Scheduled, by_epoch, cosine
+from strategies.parts.training.rates import at_rates, cosine
 from strategies.parts.weights.layers import convolutions
 from strategies.ranges import TRAINED
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
@@ -80,8 +78,7 @@ class CT(RetainUnlearner):
         way = 4 if config.turn == "transpose" else 1 + (key / "turn").number() % 7
         for place, shape in self._kernels(model).values():
             model.parameters[place] = turned(model.parameters[place].view(shape), way).flatten()
-        rates = by_epoch(cosine(config.epochs), math.ceil(len(retained) / config.batch_size))
-        optimizer = Scheduled(make_optimizer(config, model.parameters), rates)
+        optimizer = at_rates(config, model.parameters, cosine(config.epochs), len(retained))
         outcome = fit(model, self.setting.objective, retained, config, key, optimizer=optimizer)
         return outcome + finish(config, learner, retained)
 

@@ -12,8 +12,7 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.training.optimizers import make_optimizer
-from strategies.parts.training.rates import Scheduled, by_epoch, cosine
+from strategies.parts.training.rates import at_rates, cosine
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.parts.weights.layers import redraw
 from strategies.ranges import TRAINED, linear
@@ -121,8 +120,7 @@ class DEL(RetainUnlearner):
         if config.initial == "fresh":
             start = redraw(start, key / "draw")
         model.parameters[mask] = start.parameters[mask]
-        rates = by_epoch(cosine(config.epochs, end=0.01), math.ceil(len(retained) / config.batch_size))
-        optimizer = Scheduled(make_optimizer(config, model.parameters), rates)
+        optimizer = at_rates(config, model.parameters, cosine(config.epochs, end=0.01), len(retained))
         with model.moving_only(mask | model.mask("head").bool()):
             outcome = fit(model, self.setting.objective, retained, config, key, optimizer=optimizer)
         cost = Outcome(forward=len(forget_set), backward=len(forget_set))

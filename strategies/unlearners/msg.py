@@ -14,8 +14,7 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
-from strategies.parts.training.optimizers import make_optimizer
-from strategies.parts.training.rates import Scheduled, by_epoch, triangle
+from strategies.parts.training.rates import at_rates, triangle
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.parts.weights.layers import convolutions, weights_of
 from strategies.ranges import TRAINED, linear
@@ -116,8 +115,7 @@ class MSG(RetainUnlearner):
         training, decay = config, 0.0
         if config.decay == "gradient":
             training, decay = config.model_copy(update={"weight_decay": 0.0}), config.weight_decay
-        rates = by_epoch(triangle(config.epochs), math.ceil(len(retained) / config.batch_size))
-        optimizer = Scheduled(make_optimizer(training, model.parameters), rates)
+        optimizer = at_rates(training, model.parameters, triangle(config.epochs), len(retained))
         outcome = fit(model, objective, retained, training, key, [Gently(factors, decay)], optimizer)
         passed = len(compared) + len(forget_set)
         return outcome + Outcome(forward=passed, backward=passed) + finish(config, learner, retained)

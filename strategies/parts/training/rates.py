@@ -9,7 +9,8 @@ from typing import Any, final
 import torch
 from typing_extensions import override
 
-from strategies.parts.training.optimizers import SGD, Adam, Optimizer
+from strategies.parts.passes import FitConfig
+from strategies.parts.training.optimizers import SGD, Adam, Optimizer, make_optimizer
 
 Factor = Callable[[int], float]
 """What a step's learning rate is multiplied by; steps count from 0."""
@@ -37,6 +38,12 @@ def cosine(count: int, end: float = 0.0) -> list[float]:
 def by_epoch(factors: Sequence[float], steps_per_epoch: int) -> Factor:
     """Return one factor for all steps of an epoch; the last stays."""
     return lambda step: factors[min(step // steps_per_epoch, len(factors) - 1)]
+
+
+def at_rates(training: FitConfig, parameters: torch.Tensor, factors: Sequence[float], samples: int) -> Scheduled:
+    """Return a fresh optimizer for training on so many samples, with one factor for each epoch."""
+    steps_per_epoch = training.num_steps(samples) // training.epochs
+    return Scheduled(make_optimizer(training, parameters), by_epoch(factors, steps_per_epoch))
 
 
 @final
