@@ -173,6 +173,10 @@ class Erasure:
         predict = partial(self.objective.outputs, self.teacher)
         return Shown(self.objective.generated(predict, chosen, start), self.tensor(chosen))
 
+    def kept(self, weight: float, count: int) -> Shown | None:
+        """Return `count` images of the teacher's, for the prompts that stay; None if they weigh nothing, or none do."""
+        return self.drawn(self.live, count, "live") if weight > 0 and len(self.live) else None
+
     def evenly_drawn(self, low: float, high: float, count: int, name: str) -> Shown:
         """Return images of nothing, each number drawn evenly between two, for the prompts that go in turn."""
         numbers = (self.key / "images" / name).uniforms(np.arange(count), self.objective.num_outputs)
