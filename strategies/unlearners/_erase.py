@@ -152,6 +152,10 @@ class Erasure:
         with torch.no_grad(), evaluating(model):
             return self.says(model, noised, prompts)
 
+    def image(self, predicted: torch.Tensor, noised: Noised) -> torch.Tensor:
+        """Return the clean images ``[B, P]`` that predictions stand for."""
+        return self.objective.schedule.clean(predicted, noised.noisy, noised.time)
+
     def truth(self, noised: Noised) -> torch.Tensor:
         """Return what would be right to predict, ``[B, P]``."""
         return self.objective.schedule.target(noised.clean, noised.noise, noised.time)

@@ -195,8 +195,8 @@ class Distillation:
         return Noised(noisy, time, erasure.tensor(prompts), noise, drawn)
 
     def _image(self, model: FlatModel, noised: Noised, prompts: np.ndarray) -> torch.Tensor:
-        said = self._erasure.says(model, noised, self._erasure.tensor(prompts))
-        return self._erasure.objective.schedule.clean(said, noised.noisy, noised.time)
+        erasure = self._erasure
+        return erasure.image(erasure.says(model, noised, erasure.tensor(prompts)), noised)
 
 
 def _drawn(key: Key, count: int, size: int) -> np.ndarray:
