@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from strategies.base import Setting
 from strategies.parts.diffusion.prompts import NOTHING
-from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown
+from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown, in_turn
 from streams.errors import ConfigError, StreamError, closest
 
 KINDS = ("nearest", "superclass", "random", "empty")
@@ -77,7 +77,7 @@ class Anchored(Eraser, ABC):
         """Return images of anchors, drawn by the served model, under the prompts that go and under their own."""
         count = self.config.images
         own = erasure.drawn(anchors, count, "anchors")
-        return Shown(own.images, erasure.tensor(erased[np.arange(count) % len(erased)])), own
+        return Shown(own.images, erasure.tensor(in_turn(erased, count))), own
 
 
 def anchor_of(erasure: Erasure, chosen: str, prompt: np.ndarray, number: int) -> np.ndarray:

@@ -171,7 +171,7 @@ class Erasure:
 
     def drawn(self, prompts: np.ndarray, count: int, name: str) -> Shown:
         """Return `count` images of the teacher's, for the prompts in turn; `name` names their noise."""
-        chosen = prompts[np.arange(count) % len(prompts)]
+        chosen = in_turn(prompts, count)
         noise = (self.key / "images" / name).normals(np.arange(count), self.objective.num_outputs)
         start = torch.from_numpy(noise).to(self.model.parameters)
         predict = partial(self.objective.outputs, self.teacher)
@@ -185,7 +185,7 @@ class Erasure:
         """Return images of nothing, each number drawn evenly between two, for the prompts that go in turn."""
         numbers = (self.key / "images" / name).uniforms(np.arange(count), self.objective.num_outputs)
         images = torch.from_numpy(low + (high - low) * numbers).to(self.model.parameters)
-        return Shown(images, self.tensor(self.prompts[np.arange(count) % len(self.prompts)]))
+        return Shown(images, self.tensor(in_turn(self.prompts, count)))
 
     def ways(
         self, model: FlatModel, prompts: np.ndarray, size: int, sampler: tuple[int, float], name: str, step: int
@@ -200,7 +200,7 @@ class Erasure:
             name, step: name the draws.
         """
         key, objective = self.key / name / step, self.objective
-        chosen = prompts[np.arange(size) % len(prompts)]
+        chosen = in_turn(prompts, size)
         times = ddim_times(sampler[0])
         stop = times[int(len(times) * (key / "time").uniform(np.array([0]))[0])]
         noise = torch.from_numpy((key / "noise").normals(np.arange(size), objective.num_outputs))
@@ -307,6 +307,11 @@ class Erasure:
                 f"out."
             )
         return shield
+
+
+def in_turn(prompts: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` of some prompts ``[Q, 2]``, one after the other and from the first on again."""
+    return prompts[np.arange(count) % len(prompts)]
 
 
 def esd_target(prompted: torch.Tensor, free: torch.Tensor, eta: float) -> torch.Tensor:
