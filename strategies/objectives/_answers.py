@@ -158,9 +158,10 @@ class Answers(Measurement):
     def _of_text(self, predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
         """Return what greedy answers are like."""
         tokenizer, stem = self._text.tokenizer, self._stem
-        said = [words(g) for g in greedy(predict, batch, tokenizer, self._config.tokens)]
+        texts = greedy(predict, batch, tokenizer, self._config.tokens)
         true = [tokenizer.decode(first_answer(x)) for x in batch.x]  # greedy text goes on from the first prompt
-        recall = [rouge_l(words(t, stem), words(" ".join(s), stem))[0] for t, s in zip(true, said, strict=True)]
+        recall = [rouge_l(words(t, stem), words(g, stem))[0] for t, g in zip(true, texts, strict=True)]
+        said = [words(g) for g in texts]
         numbers = {"rouge_recall": recall, "text_entropy": map(ngram_entropy, said), "text_words": map(len, said)}
         return {name: np.fromiter(values, dtype=np.float32, count=len(said)) for name, values in numbers.items()}
 
