@@ -57,9 +57,9 @@ class Invert(Attack):
         places, device = np.arange(config.batch_size), vector.device
         for step in range(config.steps):
             key = target.key / "invert" / step
-            rows = (len(target.prompts) * (key / "rows").uniform(places)).astype(np.int64)
+            rows = (key / "rows").below(places, len(target.prompts))
             some = Target(target.prompts[rows], target.axis, target.noise[rows], target.clean[rows], key)
-            time = torch.from_numpy((STEPS * (key / "time").uniform(places)).astype(np.int64)).to(device)
+            time = torch.from_numpy((key / "time").below(places, STEPS)).to(device)
             noise = torch.from_numpy((key / "noise").normals(places, target.clean.shape[1])).to(target.clean)
             free = vector.clone().requires_grad_()
             put = Words(free.expand(config.batch_size, 1, -1), place, before=False)

@@ -211,5 +211,5 @@ class CURaTE(Guard):
     def _refusal(self, row: torch.Tensor) -> tuple[int, ...]:
         """Return the refusal that a prompt gets, always the same."""
         prompt = hashlib.blake2b(row[0][row[1] == GIVEN].cpu().numpy().tobytes(), digest_size=8).hexdigest()
-        share = (self._key / "refusal" / prompt).uniform(np.zeros(1, dtype=np.int64))[0]
-        return self._refusals[int(share * len(self._refusals))]
+        which = (self._key / "refusal" / prompt).below(np.zeros(1, dtype=np.int64), len(self._refusals))
+        return self._refusals[int(which[0])]

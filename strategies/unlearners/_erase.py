@@ -218,7 +218,7 @@ class Erasure:
         """
         key, places = self.key / name / step, np.arange(size)
         device = shown.images.device
-        rows = torch.from_numpy((len(shown.images) * (key / "rows").uniform(places)).astype(np.int64)).to(device)
+        rows = torch.from_numpy((key / "rows").below(places, len(shown.images))).to(device)
         shares = (key / "time").uniform(places)
         shares = (places + shares) / size if spread else shares
         time = torch.from_numpy((STEPS * shares).astype(np.int64)).to(device)
