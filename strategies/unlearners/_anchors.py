@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Setting
@@ -28,8 +27,6 @@ class AnchoredConfig(EraserConfig):
     """What is drawn in place of what goes, among what stays: nearest (whose answers differ least from those to the
     prompt that goes), superclass (the nearest of its superclass, or of all where none of it stays), random, empty (the
     empty prompt), or the name of a class or style."""
-    prior: float = Field(0.0, ge=0)
-    """Weight of plain training on images of the anchor under its own prompt."""
     remap: bool = True
     """Erase anew what an earlier request erased, where it is drawn like what goes now: its anchor goes, too."""
 
