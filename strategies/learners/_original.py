@@ -34,7 +34,7 @@ class GeneralConfig(BaseConfig):
 
 
 def general_data(config: GeneralConfig, lesson: Lesson) -> Data:
-    """Return the samples of a general experience, which no lesson has data of where they are taken to be known."""
+    """Return the samples of a general experience: what it teaches, or would teach if it were not known."""
     return lesson.door.fetch(lesson.experience.sample_ids) if config.general_known else lesson.data
 
 

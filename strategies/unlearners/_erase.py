@@ -62,8 +62,8 @@ class EraserConfig(StepConfig):
     l2_sp: float = Field(0.0, ge=0)
     """Weight of their mean squared distance (L2-SP; published: 25,000)."""
     selected: float = Field(1.0, gt=0, le=1)
-    """Share of the part's weights that move: those whose gradients, added up over `SELECTION` batches before the first
-    step, are largest (SelFT; published: 0.1). 1 moves them all."""
+    """Share of the part's weights that move: those whose gradients, added up over 20 batches before the first step, are
+    largest (SelFT; published: 0.1). 1 moves them all."""
 
     @model_validator(mode="after")
     def _protects_what_moves(self) -> Self:
