@@ -265,7 +265,7 @@ class Erasure:
             model.moving_only(mask),
             passes(model, config, self.key / "dropout", partial(loss_of, 0), moving=[optimizer, *moving]) as steps,
         ):
-            for step in steps.up_to(0 if steps.ended else config.steps):
+            for step in steps.up_to(config.steps):
                 loss = loss_of(step, config.batch_size)
                 model.gradient.zero_()
                 loss.backward()
