@@ -33,7 +33,7 @@ from strategies.parts.text.scores import (
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.source import Source
-from streams.text import GIVEN, Text, first_answer
+from streams.text import GIVEN, Text, first_answer, prompt_lengths
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 """Records whose lowness tells members from non-members."""
@@ -114,6 +114,12 @@ class Answers(Measurement):
         """
         self._text, self._responses, self._config = text, responses, config or AnswersConfig()
         self._stem = porter() if self._config.stemmer else None
+
+    @override
+    def longest_row(self, source: Source) -> int:
+        makes_text = "text" in self._config.records and self._text.perturbed is not None
+        most = self._config.tokens if makes_text else None
+        return 0 if most is None else int(prompt_lengths(source.x).max()) + most
 
     @override
     def tests_are_non_members(self, source: Source) -> bool:
