@@ -49,6 +49,10 @@ class Measurement(ABC):
         """
         return {}
 
+    def longest_row(self, source: Source) -> int:
+        """Return the most tokens of a row that it has a model make, 0 if it passes rows of the source alone."""
+        return 0
+
     def tests_are_non_members(self, source: Source) -> bool:
         """Return whether attacks hold a request against test samples, since `held_out` has no others."""
         return False

@@ -83,6 +83,15 @@ class Key:
         """Return one float64 in [0, 1) per id, a function of this name and that id alone."""
         return (self.priorities(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
+    def below(self, ids: np.ndarray, count: int | np.ndarray) -> np.ndarray:
+        """Return one of the numbers 0, 1 ... `count` - 1 per id (int64); each may have a count of its own.
+
+        >>> Key(0).below(np.arange(5), 3).tolist()
+        [1, 0, 0, 2, 2]
+        """
+        numbers: np.ndarray = (self.uniform(ids) * count).astype(np.int64)
+        return numbers
+
     def uniforms(self, ids: np.ndarray, count: int) -> np.ndarray:
         """Return `count` float64 in (0, 1) per id, ``[n, count]``; a row depends on this name and its id alone."""
         number = self.number()

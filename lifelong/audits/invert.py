@@ -17,6 +17,7 @@ from strategies.parts.diffusion.prompts import NOTHING
 from strategies.parts.diffusion.schedules import STEPS
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
+from strategies.parts.weights.recording import recorded
 
 
 class Config(AttackConfig):
@@ -57,9 +58,9 @@ class Invert(Attack):
         places, device = np.arange(config.batch_size), vector.device
         for step in range(config.steps):
             key = target.key / "invert" / step
-            rows = (len(target.prompts) * (key / "rows").uniform(places)).astype(np.int64)
+            rows = (key / "rows").below(places, len(target.prompts))
             some = Target(target.prompts[rows], target.axis, target.noise[rows], target.clean[rows], key)
-            time = torch.from_numpy((STEPS * (key / "time").uniform(places)).astype(np.int64)).to(device)
+            time = torch.from_numpy((key / "time").below(places, STEPS)).to(device)
             noise = torch.from_numpy((key / "noise").normals(places, target.clean.shape[1])).to(target.clean)
             free = vector.clone().requires_grad_()
             put = Words(free.expand(config.batch_size, 1, -1), place, before=False)
@@ -78,14 +79,9 @@ class Invert(Attack):
 
     def _embedded(self, model: FlatModel, target: Target, place: int) -> torch.Tensor:
         """Return the vector of that word as it is, ``[1, size]``: where to start."""
-        found: list[torch.Tensor] = []
-        module = word_embedding(model.network)
-        handle = module.register_forward_hook(lambda _, inputs, output: found.append(output.detach()))
-        try:
-            time = torch.zeros(1, dtype=torch.int64, device=target.clean.device)
-            prompts = torch.from_numpy(target.prompts[:1]).to(time.device)
-            with torch.no_grad():
-                self.objective.outputs(model, self.objective.asking(target.clean[:1], time, prompts))
-        finally:
-            handle.remove()
-        return found[0][:, place].clone()
+        time = torch.zeros(1, dtype=torch.int64, device=target.clean.device)
+        prompts = torch.from_numpy(target.prompts[:1]).to(time.device)
+        with torch.no_grad(), recorded([word_embedding(model.network)]) as calls:
+            self.objective.outputs(model, self.objective.asking(target.clean[:1], time, prompts))
+        ((_, _, embedded),) = calls
+        return embedded[:, place].clone()

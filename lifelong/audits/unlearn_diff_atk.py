@@ -86,9 +86,8 @@ class UnlearnDiffAtk(Attack):
         words = vocabulary(model.network)
         before = self.draws(model, target, target.noise)
         found, by_words, by_noise = before.copy(), before.copy(), before.copy()
-        for number, time in enumerate(attacked_steps(config.order, config.tries, target.key / "steps")):
-            if config.words == 0:
-                break
+        tries = config.tries if config.words else 0
+        for number, time in enumerate(attacked_steps(config.order, tries, target.key / "steps")):
             tokens = self._search(model, target, words, time, key / number)
             found |= self.draws(model, target, target.noise, self._put(words, tokens))
             drawn = (key / "random" / number).uniforms(np.arange(len(before)), config.words)

@@ -135,8 +135,7 @@ def _shifted(source: Source, session: BaseSession, key: Key) -> Iterator[torch.T
     for epoch in range(session.epochs):
         x = source.x.clone()
         down, right = (
-            np.floor((key / "shift" / epoch / axis).uniform(ids) * len(steps)).astype(np.int64) - session.shift
-            for axis in ("down", "right")
+            (key / "shift" / epoch / axis).below(ids, len(steps)) - session.shift for axis in ("down", "right")
         )
         for dy in steps:
             for dx in steps:

@@ -68,6 +68,13 @@ def check_instruments(config: EvaluationConfig, source: Source, setting: Setting
         ConfigError: says which.
     """
     all_metrics(config.metrics)
+    longest = max((m.longest_row(source) for m in setting.objective.measurements()), default=0)
+    body = token_body_of(setting.outline()) if longest else None
+    if body is not None and longest > body.context:
+        raise ConfigError(
+            f"objective.answers.tokens: with the longest prompt a row has up to {longest} tokens, and the model reads "
+            f"at most {body.context}. Make it fewer, or raise model.context where the model has it."
+        )
     for named in config.audits:
         module, options = resolve("audits", named, f"evaluation.audits.{named.name}")
         kind = class_of(module, Audit)

@@ -185,5 +185,5 @@ class CURaTE(PerRequest[_Request]):
 
     def _refusal(self, row: torch.Tensor) -> tuple[int, ...]:
         """Return the refusal that a prompt gets, always the same."""
-        share = (self._key / "refusal" / name_of_prompt(row)).uniform(np.zeros(1, dtype=np.int64))[0]
-        return self._refusals[int(share * len(self._refusals))]
+        which = (self._key / "refusal" / name_of_prompt(row)).below(np.zeros(1, dtype=np.int64), len(self._refusals))
+        return self._refusals[int(which[0])]

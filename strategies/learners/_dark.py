@@ -205,7 +205,7 @@ class DarkExperience(Plugin, ABC):
         own, epochs = lesson.data.ids, self.setting.training.epochs
         self._data = lesson.door.fetch(np.union1d(self._memory.ids, own))
         if self._options.stored == "seen":
-            self._visit[own] = ((lesson.key / "visit").uniform(own) * epochs).astype(np.int32)
+            self._visit[own] = (lesson.key / "visit").below(own, epochs).astype(np.int32)
         self._steps_per_epoch = lesson.steps // epochs
         self._key = lesson.key / "dark"
         self._objective = self.setting.objective.training_on(lesson.data)

@@ -17,7 +17,7 @@ from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
 from strategies.parts.teachers.teacher import frozen_copy
 from streams.config import Config as BaseConfig
-from streams.data import Batch
+from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 
@@ -31,6 +31,11 @@ class GeneralConfig(BaseConfig):
     general_known: bool = False
     """Whether the general experiences are taken to be known: they are not trained on, and serve as the general data
     beside a checkpoint, which then is the original model."""
+
+
+def general_data(config: GeneralConfig, lesson: Lesson) -> Data:
+    """Return the samples of a general experience: what it teaches, or would teach if it were not known."""
+    return lesson.door.fetch(lesson.experience.sample_ids) if config.general_known else lesson.data
 
 
 class OriginalConfig(GeneralConfig):

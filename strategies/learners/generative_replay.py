@@ -85,9 +85,9 @@ class GenerativeReplay(Plugin):
         if self._pool is None or self._lesson is None:
             return batch
         size = self.config.batch or self.setting.training.batch_size
-        shares = (self._lesson.key / "generative-replay" / step).uniform(np.arange(size))
-        rows = torch.from_numpy((len(self._pool) * shares).astype(np.int64)).to(self._pool.x.device)
-        return self._objective.with_styles(batch).concat(self._pool.rows(rows))
+        rows = (self._lesson.key / "generative-replay" / step).below(np.arange(size), len(self._pool))
+        drawn = self._pool.rows(torch.from_numpy(rows).to(self._pool.x.device))
+        return self._objective.with_styles(batch).concat(drawn)
 
     @override
     def end(self, lesson: Lesson) -> Outcome:

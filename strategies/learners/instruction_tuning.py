@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Plugin, Setting, State
-from strategies.learners._original import GeneralConfig, needs_all_tokens
+from strategies.learners._original import GeneralConfig, general_data, needs_all_tokens
 from strategies.parts.memory.exemplars import Exemplars
 from strategies.parts.model import FlatModel
 from strategies.parts.text.alignment import templated, with_prompt
@@ -79,8 +79,7 @@ class InstructionTuning(Plugin):
     @override
     def end(self, lesson: Lesson) -> Outcome:
         if self._is_general:
-            known = self.config.general_known
-            general = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
+            general = general_data(self.config, lesson)
             self._memory.compete(general.part(np.flatnonzero(with_prompt(general))))
         self._lessons += 1
         return Outcome()

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Lesson, Outcome, Setting, State
 from strategies.learners._mixture import Renewal, Turns, turns
-from strategies.learners._original import HeldToOriginal, OriginalConfig
+from strategies.learners._original import HeldToOriginal, OriginalConfig, general_data
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.memory.exemplars import Exemplars
@@ -204,8 +204,7 @@ class MixCPT(HeldToOriginal):
         """Keep general questions (general text, where nothing is asked), or align the format."""
         domains = self._lessons + 1 - self.config.general
         if self.is_general and (self.config.mixed is None or self._lessons < self.config.mixed):
-            known = self.config.general_known
-            data = lesson.door.fetch(lesson.experience.sample_ids) if known else lesson.data
+            data = general_data(self.config, lesson)
             asks = with_prompt(data)
             self._memory.compete(data.part(np.flatnonzero(asks)) if asks.any() else data)
         every, cost = self.config.align_every, Outcome().noted(**self._shares)

@@ -33,7 +33,7 @@ from strategies.parts.text.scores import (
 from streams.config import Config as BaseConfig
 from streams.data import Batch
 from streams.source import Source
-from streams.text import GIVEN, Text, first_answer
+from streams.text import GIVEN, Text, first_answer, prompt_lengths
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 """Records whose lowness tells members from non-members."""
@@ -116,6 +116,12 @@ class Answers(Measurement):
         self._stem = porter() if self._config.stemmer else None
 
     @override
+    def longest_row(self, source: Source) -> int:
+        makes_text = "text" in self._config.records and self._text.perturbed is not None
+        most = self._config.tokens if makes_text else None
+        return 0 if most is None else int(prompt_lengths(source.x).max()) + most
+
+    @override
     def tests_are_non_members(self, source: Source) -> bool:
         """In text without questions; questions about what was learned are no unseen text."""
         has_questions = int((source.x[:, 1] == GIVEN).sum(1).max()) != 1
@@ -158,9 +164,10 @@ class Answers(Measurement):
     def _of_text(self, predict: Predict, batch: Batch) -> dict[str, np.ndarray]:
         """Return what greedy answers are like."""
         tokenizer, stem = self._text.tokenizer, self._stem
-        said = [words(g) for g in greedy(predict, batch, tokenizer, self._config.tokens)]
+        texts = greedy(predict, batch, tokenizer, self._config.tokens)
         true = [tokenizer.decode(first_answer(x)) for x in batch.x]  # greedy text goes on from the first prompt
-        recall = [rouge_l(words(t, stem), words(" ".join(s), stem))[0] for t, s in zip(true, said, strict=True)]
+        recall = [rouge_l(words(t, stem), words(g, stem))[0] for t, g in zip(true, texts, strict=True)]
+        said = [words(g) for g in texts]
         numbers = {"rouge_recall": recall, "text_entropy": map(ngram_entropy, said), "text_words": map(len, said)}
         return {name: np.fromiter(values, dtype=np.float32, count=len(said)) for name, values in numbers.items()}
 

@@ -116,7 +116,7 @@ class DenoisingObjective(Objective):
         """
         ids, device = batch.ids.cpu().numpy(), batch.x.device
         extra = dict(self.with_styles(batch).extra)
-        time = (STEPS * (key / "time").uniform(ids)).astype(np.int64)
+        time = (key / "time").below(ids, STEPS)
         drop = 0.0 if key == EVALUATION else self.config.drop
         told = torch.from_numpy((key / "told").uniform(ids) >= drop).to(device)
         extra["told"] = told | extra["named"] if "named" in extra else told

@@ -171,7 +171,11 @@ class Criterion:
 
 def overridden(hooks: Sequence[Hooks], name: str) -> list[Any]:
     """Return the bound methods of that name, of hooks that override it."""
-    return [getattr(h, name) for h in hooks if getattr(type(h), name) is not getattr(Hooks, name)]
+    return [getattr(h, name) for h in hooks if _overrides(h, name)]
+
+
+def _overrides(hook: Hooks, name: str) -> bool:
+    return getattr(type(hook), name) is not getattr(Hooks, name)
 
 
 @final
@@ -243,7 +247,7 @@ def rows_of(data: Data, training: FitConfig, hooks: Sequence[Hooks]) -> int:
 
 def drawn_before(hooks: Sequence[Hooks]) -> list[Draws] | None:
     """Return all that hooks add to batches, in order; None if one of them does not tell before the first step."""
-    told = [h.adds() for h in hooks if type(h).extend is not Hooks.extend]
+    told = [h.adds() for h in hooks if _overrides(h, "extend")]
     return None if None in told else [draws for several in told for draws in several or ()]
 
 
@@ -251,7 +255,7 @@ _IN_A_STEP = ("extend", "displace", "losses", "loss", "gradient", "proceed", "st
 
 
 def _changes_steps(hook: Hooks) -> bool:
-    return any(getattr(type(hook), name) is not getattr(Hooks, name) for name in _IN_A_STEP)
+    return any(_overrides(hook, name) for name in _IN_A_STEP)
 
 
 def says_what_it_carries(kind: type[Hooks]) -> bool:

@@ -111,7 +111,7 @@ class Passes:
 
     def up_to(self, steps: int) -> Iterator[int]:
         """Yield the numbers of the steps that are left of so many, for who takes them on other batches."""
-        yield from range(self.number, steps)
+        yield from range(self.number, steps) if not self.ended else ()
 
     def clip(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient, scaled down in place if it is longer than `clip_norm`."""

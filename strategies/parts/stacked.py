@@ -121,9 +121,8 @@ class _Member:
         self.rows = padded(rows_of(job.data, job.training, job.hooks))
         self.number = 0  # of the step that is taken
         self.result: Outcome | Exception | None = None
-        self.total = torch.zeros(
-            ()
-        )  # of the losses of an epoch, weighed by how many samples of it are the experience's
+        self.total = torch.zeros(())
+        """Of the losses of an epoch, weighed by how many samples of it are the experience's."""
         self._seen = self._samples = self._epochs = 0
         self._kept: torch.Tensor | None = None
 

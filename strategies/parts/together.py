@@ -1,4 +1,4 @@
-"""Runs that go on side by side in one thread of time: what they `fit` at the same moment is trained at once.
+"""Runs that take turns: what they `fit` at the same moment is trained at once.
 
 A step of a small network is mostly overhead; stacked, sixteen of them cost about as much as two. `together` lets works
 run as if one after the other, each until it calls `fit`; when all wait there, those that are alike are trained as one,

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Setting
 from strategies.parts.diffusion.prompts import NOTHING
-from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown
+from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown, in_turn
 from streams.errors import ConfigError, StreamError, closest
 
 KINDS = ("nearest", "superclass", "random", "empty")
@@ -28,8 +27,6 @@ class AnchoredConfig(EraserConfig):
     """What is drawn in place of what goes, among what stays: nearest (whose answers differ least from those to the
     prompt that goes), superclass (the nearest of its superclass, or of all where none of it stays), random, empty (the
     empty prompt), or the name of a class or style."""
-    prior: float = Field(0.0, ge=0)
-    """Weight of plain training on images of the anchor under its own prompt."""
     remap: bool = True
     """Erase anew what an earlier request erased, where it is drawn like what goes now: its anchor goes, too."""
 
@@ -77,7 +74,7 @@ class Anchored(Eraser, ABC):
         """Return images of anchors, drawn by the served model, under the prompts that go and under their own."""
         count = self.config.images
         own = erasure.drawn(anchors, count, "anchors")
-        return Shown(own.images, erasure.tensor(erased[np.arange(count) % len(erased)])), own
+        return Shown(own.images, erasure.tensor(in_turn(erased, count))), own
 
 
 def anchor_of(erasure: Erasure, chosen: str, prompt: np.ndarray, number: int) -> np.ndarray:

@@ -62,8 +62,8 @@ class EraserConfig(StepConfig):
     l2_sp: float = Field(0.0, ge=0)
     """Weight of their mean squared distance (L2-SP; published: 25,000)."""
     selected: float = Field(1.0, gt=0, le=1)
-    """Share of the part's weights that move: those whose gradients, added up over `SELECTION` batches before the first
-    step, are largest (SelFT; published: 0.1). 1 moves them all."""
+    """Share of the part's weights that move: those whose gradients, added up over 20 batches before the first step, are
+    largest (SelFT; published: 0.1). 1 moves them all."""
 
     @model_validator(mode="after")
     def _protects_what_moves(self) -> Self:
@@ -152,6 +152,10 @@ class Erasure:
         with torch.no_grad(), evaluating(model):
             return self.says(model, noised, prompts)
 
+    def image(self, predicted: torch.Tensor, noised: Noised) -> torch.Tensor:
+        """Return the clean images ``[B, P]`` that predictions stand for."""
+        return self.objective.schedule.clean(predicted, noised.noisy, noised.time)
+
     def truth(self, noised: Noised) -> torch.Tensor:
         """Return what would be right to predict, ``[B, P]``."""
         return self.objective.schedule.target(noised.clean, noised.noise, noised.time)
@@ -167,17 +171,21 @@ class Erasure:
 
     def drawn(self, prompts: np.ndarray, count: int, name: str) -> Shown:
         """Return `count` images of the teacher's, for the prompts in turn; `name` names their noise."""
-        chosen = prompts[np.arange(count) % len(prompts)]
+        chosen = in_turn(prompts, count)
         noise = (self.key / "images" / name).normals(np.arange(count), self.objective.num_outputs)
         start = torch.from_numpy(noise).to(self.model.parameters)
         predict = partial(self.objective.outputs, self.teacher)
         return Shown(self.objective.generated(predict, chosen, start), self.tensor(chosen))
 
+    def kept(self, weight: float, count: int) -> Shown | None:
+        """Return `count` images of the teacher's, for the prompts that stay; None if they weigh nothing, or none do."""
+        return self.drawn(self.live, count, "live") if weight > 0 and len(self.live) else None
+
     def evenly_drawn(self, low: float, high: float, count: int, name: str) -> Shown:
         """Return images of nothing, each number drawn evenly between two, for the prompts that go in turn."""
         numbers = (self.key / "images" / name).uniforms(np.arange(count), self.objective.num_outputs)
         images = torch.from_numpy(low + (high - low) * numbers).to(self.model.parameters)
-        return Shown(images, self.tensor(self.prompts[np.arange(count) % len(self.prompts)]))
+        return Shown(images, self.tensor(in_turn(self.prompts, count)))
 
     def ways(
         self, model: FlatModel, prompts: np.ndarray, size: int, sampler: tuple[int, float], name: str, step: int
@@ -192,7 +200,7 @@ class Erasure:
             name, step: name the draws.
         """
         key, objective = self.key / name / step, self.objective
-        chosen = prompts[np.arange(size) % len(prompts)]
+        chosen = in_turn(prompts, size)
         times = ddim_times(sampler[0])
         stop = times[int(len(times) * (key / "time").uniform(np.array([0]))[0])]
         noise = torch.from_numpy((key / "noise").normals(np.arange(size), objective.num_outputs))
@@ -210,7 +218,7 @@ class Erasure:
         """
         key, places = self.key / name / step, np.arange(size)
         device = shown.images.device
-        rows = torch.from_numpy((len(shown.images) * (key / "rows").uniform(places)).astype(np.int64)).to(device)
+        rows = torch.from_numpy((key / "rows").below(places, len(shown.images))).to(device)
         shares = (key / "time").uniform(places)
         shares = (places + shares) / size if spread else shares
         time = torch.from_numpy((STEPS * shares).astype(np.int64)).to(device)
@@ -257,7 +265,7 @@ class Erasure:
             model.moving_only(mask),
             passes(model, config, self.key / "dropout", partial(loss_of, 0), moving=[optimizer, *moving]) as steps,
         ):
-            for step in steps.up_to(0 if steps.ended else config.steps):
+            for step in steps.up_to(config.steps):
                 loss = loss_of(step, config.batch_size)
                 model.gradient.zero_()
                 loss.backward()
@@ -299,6 +307,11 @@ class Erasure:
                 f"out."
             )
         return shield
+
+
+def in_turn(prompts: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` of some prompts ``[Q, 2]``, one after the other and from the first on again."""
+    return prompts[np.arange(count) % len(prompts)]
 
 
 def esd_target(prompted: torch.Tensor, free: torch.Tensor, eta: float) -> torch.Tensor:

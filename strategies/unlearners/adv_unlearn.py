@@ -67,8 +67,7 @@ class AdvUnlearn(Eraser):
     def erase(self, erasure: Erasure) -> Outcome:
         config, model, teacher = self.config, erasure.model, erasure.teacher
         shown = erasure.drawn(erasure.prompts, config.images, "erased")
-        holds = config.gamma > 0 and len(erasure.live) > 0
-        kept = erasure.drawn(erasure.live, config.images, "live") if holds else None
+        kept = erasure.kept(config.gamma, config.images)
         attack = Attack(erasure, config)
         attacks = range(config.warm_up, config.steps) if config.radius != 0 else range(0)
 

@@ -55,7 +55,7 @@ class Alternatives:
         """Return which of its answers each sample gets at a step, int64 ``[B]``."""
         ids = batch.ids.cpu().numpy()
         count = np.array([len(self._of(i)) for i in ids.tolist()])
-        return np.floor((self._key / "alternative" / step).uniform(ids) * count).astype(np.int64)
+        return (self._key / "alternative" / step).below(ids, count)
 
     def put(self, batch: Batch, which: np.ndarray) -> Batch:
         """Return the batch with those answers."""

@@ -96,9 +96,8 @@ def window_of(
     if config.patch == "center":
         return torch.tensor([(height - h) // 2, (width - w) // 2]).expand(len(x), 2)
     if config.patch == "random":
-        down = (key / "top").uniform(ids) * (height - h + 1)
-        right = (key / "left").uniform(ids) * (width - w + 1)
-        return torch.from_numpy(np.stack([down, right], 1).astype(np.int64))
+        down, right = (key / "top").below(ids, height - h + 1), (key / "left").below(ids, width - w + 1)
+        return torch.from_numpy(np.stack([down, right], 1))
     corners = [(t, s) for t in _places(height, h) for s in _places(width, w)]
     projections = []
     with torch.no_grad():

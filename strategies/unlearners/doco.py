@@ -94,8 +94,8 @@ class DoCo(Anchored):
             return asked, own
 
         def train_critic(asked: Noised, own: Noised) -> None:
-            real = _image(erasure, erasure.answers(erasure.teacher, own), own)
-            fake = _image(erasure, erasure.answers(model, asked), asked)
+            real = erasure.image(erasure.answers(erasure.teacher, own), own)
+            fake = erasure.image(erasure.answers(model, asked), asked)
             _teach(critic, optimizer, real, fake, shape)
 
         for step in range(config.warm_up):
@@ -105,7 +105,7 @@ class DoCo(Anchored):
             asked, own = pair("forget", step, size)
             if step >= 0:
                 train_critic(asked, own)
-            drawn = _image(erasure, erasure.says(model, asked), asked)
+            drawn = erasure.image(erasure.says(model, asked), asked)
             loss = verdict_loss(critic(drawn.view(-1, *shape)), second=False)
             if config.prior:
                 loss = loss + config.prior * erasure.error(model, own)
@@ -136,11 +136,6 @@ class DoCo(Anchored):
             return gradient
 
         return turned
-
-
-def _image(erasure: Erasure, predicted: torch.Tensor, noised: Noised) -> torch.Tensor:
-    """Return the clean images ``[B, P]`` that predictions stand for."""
-    return erasure.objective.schedule.clean(predicted, noised.noisy, noised.time)
 
 
 def _teach(

@@ -50,8 +50,7 @@ class ESD(Eraser):
     def erase(self, erasure: Erasure) -> Outcome:
         config, model, teacher = self.config, erasure.model, erasure.teacher
         shown = erasure.drawn(erasure.prompts, config.images, "erased")
-        holds = config.retain > 0 and len(erasure.live) > 0
-        kept = erasure.drawn(erasure.live, config.images, "live") if holds else None
+        kept = erasure.kept(config.retain, config.images)
 
         def noised(step: int, size: int) -> Noised:
             if config.trajectory == "noised":

@@ -55,8 +55,7 @@ class SelectiveAmnesia(Eraser):
     def erase(self, erasure: Erasure) -> Outcome:
         config, model = self.config, erasure.model
         noise = erasure.evenly_drawn(-1.0, 1.0, config.images, "noise")
-        holds = config.gamma > 0 and len(erasure.live) > 0
-        kept = erasure.drawn(erasure.live, config.images, "live") if holds else None
+        kept = erasure.kept(config.gamma, config.images)
         taught = erasure.drawn(np.concatenate([erasure.prompts, erasure.live]), config.fisher_images, "taught")
         start = model.parameters.clone()
         fisher = fisher_of(erasure, taught, config.fisher_steps) if config.strength else torch.zeros_like(start)

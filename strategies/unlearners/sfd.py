@@ -20,7 +20,6 @@ from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import linear, log
 from strategies.unlearners._anchors import anchor_of
 from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Noised
-from streams.randomness import Key
 
 
 class Config(EraserConfig):
@@ -171,10 +170,10 @@ class Distillation:
     def _prompts(self, name: str, what: str, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return what is asked for and what the model should call it, ``[B, 2]`` each."""
         erasure, key = self._erasure, self._erasure.key / what / name / step
-        others = erasure.live[_drawn(key / "others", len(erasure.live), size)]
+        others = erasure.live[(key / "others").below(np.arange(size), len(erasure.live))]
         if name == "live":
             return others, others
-        rows = _drawn(key / "rows", len(erasure.prompts), size)
+        rows = (key / "rows").below(np.arange(size), len(erasure.prompts))
         return erasure.prompts[rows], others if self._nearest is None else self._nearest[rows]
 
     def _generated(self, prompts: np.ndarray, name: str, step: int) -> torch.Tensor:
@@ -195,11 +194,5 @@ class Distillation:
         return Noised(noisy, time, erasure.tensor(prompts), noise, drawn)
 
     def _image(self, model: FlatModel, noised: Noised, prompts: np.ndarray) -> torch.Tensor:
-        said = self._erasure.says(model, noised, self._erasure.tensor(prompts))
-        return self._erasure.objective.schedule.clean(said, noised.noisy, noised.time)
-
-
-def _drawn(key: Key, count: int, size: int) -> np.ndarray:
-    """Return `size` numbers below `count`."""
-    numbers: np.ndarray = (count * key.uniform(np.arange(size))).astype(np.int64)
-    return numbers
+        erasure = self._erasure
+        return erasure.image(erasure.says(model, noised, erasure.tensor(prompts)), noised)

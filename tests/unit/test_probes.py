@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,19 @@ def test_examples_are_of_held_out_people_and_come_first() -> None:
     many = config_of([], [[1]], evaluation={"audits": {"name": "muse", "shots": 99}})
     with pytest.raises(ConfigError, match=r"evaluation.audits.muse.shots: 99 .* has 3"):
         check_instruments(many.evaluation, world.source, world.setting)
+
+
+@pytest.mark.parametrize(("answers", "fits"), [((), True), ({"tokens": 100}, True), ({"tokens": 600}, False)])
+def test_greedy_text_that_is_longer_than_the_model_reads_is_refused(answers: Any, fits: bool) -> None:
+    world = World(config_of([], [[1]], objective={"name": "causal-lm", "answers": dict(answers)}))
+    with contextlib.nullcontext() if fits else pytest.raises(ConfigError, match=r"answers.tokens: .* at most 512"):
+        check_instruments(config_of([], [[1]]).evaluation, world.source, world.setting)
+
+
+def test_greedy_text_that_is_not_recorded_may_be_long() -> None:
+    answers = {"tokens": 600, "records": ["wrong"]}
+    world = World(config_of([], [[1]], objective={"name": "causal-lm", "answers": answers}))
+    check_instruments(config_of([], [[1]]).evaluation, world.source, world.setting)
 
 
 def test_what_is_kept_is_asked_without_the_deleted(world: World) -> None:

@@ -85,6 +85,18 @@ def test_uniform_is_uniform() -> None:
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.01
 
 
+def test_numbers_below_are_equally_likely() -> None:
+    ids = np.arange(60_000)
+    counts = np.where(ids % 2, 3, 4)
+    numbers = (Key(5) / "n").below(ids, counts)
+    assert numbers.dtype == np.int64
+    for count in (3, 4):
+        found = np.bincount(numbers[counts == count], minlength=count)
+        assert len(found) == count
+        assert abs(found / 30_000 - 1 / count).max() < 0.015
+    np.testing.assert_array_equal((Key(5) / "n").below(ids[7:9], 4)[1], (Key(5) / "n").below(ids, 4)[8])
+
+
 def test_order_puts_every_id_anywhere() -> None:
     ids = np.arange(10)
     first = np.array([ids[(Key(0) / "e" / e).order(ids)[0]] for e in range(5000)])

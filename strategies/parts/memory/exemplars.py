@@ -29,7 +29,7 @@ class Remember(Hooks):
     def __init__(self, memory: np.ndarray, outputs: torch.Tensor, steps_per_epoch: int, epochs: int, key: Key) -> None:
         """Fill `outputs` ``[len(memory), C]`` for the ids `memory`, ascending."""
         self._memory, self._outputs, self._per_epoch = memory, outputs, steps_per_epoch
-        self._epoch = np.floor((key / "epoch").uniform(memory) * epochs).astype(np.int64)
+        self._epoch = (key / "epoch").below(memory, epochs)
         self._step = 0
 
     @override

@@ -114,11 +114,10 @@ class Rejected:
             DataError: a wrong answer is wanted, and a sample has none.
         """
         ids = batch.ids.cpu().numpy()
-        share = self.key.uniform(ids)
         if not self.wrong:
-            return [self.text.refusals[i] for i in (share * len(self.text.refusals)).astype(np.int64)]
+            return [self.text.refusals[i] for i in self.key.below(ids, len(self.text.refusals))]
         assert self.text.perturbed is not None
-        which = (share * counted_wrong(self.text, batch.ids)).astype(np.int64)
+        which = self.key.below(ids, counted_wrong(self.text, batch.ids))
         rows = [self.text.perturbed[i, j] for i, j in zip(ids.tolist(), which.tolist(), strict=True)]
         return [row[0][row[1] == ANSWER].tolist() for row in rows]
 

@@ -84,8 +84,7 @@ class Refusals:
 
     def drawn(self, batch: Batch, step: int) -> np.ndarray:
         """Return which refusal each sample gets at a step, int64 ``[B]``."""
-        share = (self._key / "refusal" / step).uniform(batch.ids.cpu().numpy())
-        return np.floor(share * len(self.answers)).astype(np.int64)
+        return (self._key / "refusal" / step).below(batch.ids.cpu().numpy(), len(self.answers))
 
     def put(self, batch: Batch, which: np.ndarray) -> Batch:
         """Return the batch with those refusals as answers."""
@@ -152,8 +151,7 @@ class WrongAnswers:
             DataError: a sample has no wrong answer.
         """
         count = counted_wrong(self._text, batch.ids) + self._true_too
-        share = (self._key / "option" / step).uniform(batch.ids.cpu().numpy())
-        return np.floor(share * count).astype(np.int64) - self._true_too
+        return (self._key / "option" / step).below(batch.ids.cpu().numpy(), count) - self._true_too
 
     def put(self, batch: Batch, which: np.ndarray) -> Batch:
         """Return the batch with those options as answers, to the prompts that it has."""
