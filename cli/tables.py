@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,21 +78,32 @@ def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
         emit(line)
 
 
-def write(run: Run, file: Path | None = None) -> Path:
-    """Write the report of a run and return where it is.
+def write(run: Run) -> Path:
+    """Write the report of a run into its folder and return where it is.
 
     Raises:
         ConfigError: it cannot be written there.
     """
     from lifelong.report.html import write_report
 
+    with report_errors(run.folder):
+        return write_report(run)
+
+
+@contextlib.contextmanager
+def report_errors(folder: Path, file: Path | None = None) -> Iterator[None]:
+    """Say of a report of `folder` that it cannot be written (to `file`), and how to write it elsewhere.
+
+    Raises:
+        ConfigError: the disk refused it.
+    """
     try:
-        return write_report(run, file)
+        yield
     except OSError as error:
-        place = error.filename or file or run.folder
+        place = error.filename or file or folder
         raise ConfigError(
             f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
-            f"lifelong report {run.folder} --file FILE"
+            f"lifelong report {folder} --out FILE"
         ) from error
 
 

@@ -253,9 +253,7 @@ def _report(study: Study) -> Path | None:
     try:
         return write_study_report(study)
     except OSError as error:
-        note(
-            f"The report could not be written: {error}. Write it elsewhere: lifelong report {study.folder} --file FILE"
-        )
+        note(f"The report could not be written: {error}. Write it elsewhere: lifelong report {study.folder} --out FILE")
         return None
 
 
