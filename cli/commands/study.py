@@ -143,12 +143,7 @@ def _list(study: Study, as_json: bool) -> None:
     """Print the number of every run, all that may be needed."""
     from lifelong.study.jobs import is_done
 
-    if study.tuned is None:
-        raise ConfigError(
-            f"--list-jobs: which runs are judged depends on the tuning, which is not finished. Run it with: lifelong "
-            f"study {study.file}; it can be stopped when the first judged run begins."
-        )
-
+    study.require_tuned("--list-jobs")
     if as_json:
         emit_json([{"job": n, "run": j.label, "done": is_done(j)} for n, j in enumerate(study.all_jobs)])
         return
