@@ -234,8 +234,9 @@ def _warn(study: Study) -> None:
 def _about(tuning: Tuning) -> str:
     """Say what is tuned before the study is judged."""
     tune = tuning.tune
+    who = "1 strategy is" if len(tuning.spaces) == 1 else f"{len(tuning.spaces)} strategies are"
     return (
-        f"First {len(tuning.spaces)} strategies are tuned ({' and '.join(tune.information)} information): "
+        f"First {who} tuned ({' and '.join(tune.information)} information): "
         f"{tune.trials} trials each on seeds {', '.join(map(str, tune.seeds.search))}, at most {tuning.num_runs():,} "
         f"runs. A run whose training diverges counts as the worst."
     )
