@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.output import emit, emit_json, emit_table, terminal
 from streams.errors import ConfigError
@@ -34,16 +34,26 @@ def show_runs(runs: Sequence[Run], as_json: bool) -> list[Path]:
             about = {"run": run.config.name, "folder": str(run.folder), "report": str(reports[-1]), "done": run.done}
             plain.append(about | {"groups": to_json(groups, heads), "advice": advice(run)})
             continue
-        if len(runs) > 1:
-            emit(f"{chr(10) if number else ''}run {run.folder.name}")
+        show_name(run.folder, number, len(runs))
         show_groups(groups, heads)
         for said in advice(run):
             emit(said)
         reports.append(write(run))
         emit(f"report: {reports[-1]}")
     if as_json:
-        emit_json(plain[0] if len(plain) == 1 else plain)
+        emit_json(one_or_all(plain))
     return reports
+
+
+def show_name(folder: Path, number: int, of: int) -> None:
+    """Print above the results of a run which of several it is."""
+    if of > 1:
+        emit(f"{chr(10) if number else ''}run {folder.name}")
+
+
+def one_or_all(plain: list[Any]) -> Any:
+    """Return as JSON what a command says of one run, or a list of it for several."""
+    return plain[0] if len(plain) == 1 else plain
 
 
 def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
