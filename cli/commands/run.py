@@ -195,7 +195,7 @@ def _announce(prepared: Prepared, folder: Path) -> None:
     stream, config = prepared.stream, prepared.config
     references = config.references.in_words(len(stream.requests))
     note(
-        f"stream {stream.digest()}: {len(stream.events)} events on {stream.source.name} "
+        f"stream {prepared.stream_digest}: {len(stream.events)} events on {stream.source.name} "
         f"({len(stream.experiences)} to learn, {len(stream.requests)} to forget)\n"
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"
