@@ -32,7 +32,7 @@ def find_folder(text: str, root: Path, told_by: Sequence[str] = (RUN, STUDY)) ->
     parent = root if path.parent == Path() else path.parent
     there = {f.name: f for f in parent.glob("*/") if any((f / name).exists() for name in told_by)}
     if text == LAST and there:
-        return max(there.values(), key=lambda folder: folder.stat().st_mtime_ns)
+        return max(there.values(), key=_written_at)
     if path.name in there:
         return there[path.name]
     begun = sorted(name for name in there if name.startswith(path.name))
@@ -47,6 +47,11 @@ def find_folder(text: str, root: Path, told_by: Sequence[str] = (RUN, STUDY)) ->
         )
     known = closest(text, there) if there else f"{parent} has none; is it --runs that you mean?"
     raise ConfigError(f"{text} is not a {what} folder, and no name of one in {parent} begins so. {known}")
+
+
+def _written_at(folder: Path) -> int:
+    """Return when something was written; what is appended to a file does not touch its folder."""
+    return max(f.stat().st_mtime_ns for f in (folder, *folder.glob("strategies/*/timings.jsonl")))
 
 
 def find_runs(texts: Sequence[str], root: Path) -> list[Path]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.output import emit, emit_json, emit_table, terminal
 from streams.errors import ConfigError
@@ -33,16 +34,26 @@ def show_runs(runs: Sequence[Run], as_json: bool) -> list[Path]:
             about = {"run": run.config.name, "folder": str(run.folder), "report": str(reports[-1]), "done": run.done}
             plain.append(about | {"groups": to_json(groups, heads), "advice": advice(run)})
             continue
-        if len(runs) > 1:
-            emit(f"{chr(10) if number else ''}run {run.folder.name}")
+        show_name(run.folder, number, len(runs))
         show_groups(groups, heads)
         for said in advice(run):
             emit(said)
         reports.append(write(run))
         emit(f"report: {reports[-1]}")
     if as_json:
-        emit_json(plain[0] if len(plain) == 1 else plain)
+        emit_json(one_or_all(plain))
     return reports
+
+
+def show_name(folder: Path, number: int, of: int) -> None:
+    """Print above the results of a run which of several it is."""
+    if of > 1:
+        emit(f"{chr(10) if number else ''}run {folder.name}")
+
+
+def one_or_all(plain: list[Any]) -> Any:
+    """Return as JSON what a command says of one run, or a list of it for several."""
+    return plain[0] if len(plain) == 1 else plain
 
 
 def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
@@ -77,21 +88,32 @@ def show_seeds(runs: Sequence[Run], as_json: bool) -> None:
         emit(line)
 
 
-def write(run: Run, file: Path | None = None) -> Path:
-    """Write the report of a run and return where it is.
+def write(run: Run) -> Path:
+    """Write the report of a run into its folder and return where it is.
 
     Raises:
         ConfigError: it cannot be written there.
     """
     from lifelong.report.html import write_report
 
+    with report_errors(run.folder):
+        return write_report(run)
+
+
+@contextlib.contextmanager
+def report_errors(folder: Path, file: Path | None = None) -> Iterator[None]:
+    """Say of a report of `folder` that it cannot be written (to `file`), and how to write it elsewhere.
+
+    Raises:
+        ConfigError: the disk refused it.
+    """
     try:
-        return write_report(run, file)
+        yield
     except OSError as error:
-        place = error.filename or file or run.folder
+        place = error.filename or file or folder
         raise ConfigError(
             f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
-            f"lifelong report {run.folder} --file FILE"
+            f"lifelong report {folder} --out FILE"
         ) from error
 
 

@@ -9,6 +9,7 @@ import typer
 
 from cli.arguments import RunFolder, Runs, Set, Trust
 from cli.commands.run import Quiet, play_config
+from cli.folders import RUN, find_folder
 from cli.output import Json, emit, note
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def export_model(
         bool, typer.Option("--adapters", help="Write adapters (model.lora) beside the weights, not added to them.")
     ] = False,
     trust: Trust = False,
+    runs: Runs = Path("runs"),
 ) -> None:
     """Write a language model of a run as a Hugging Face folder, with its tokeniser, and print its path."""
     import json
 
     from lifelong.execution.exporting import export_model
 
-    written = export_model(folder, strategy, event, out, not adapters, trust)
+    written = export_model(find_folder(folder, runs, (RUN,)), strategy, event, out, not adapters, trust)
     if json.loads((written / "lifelong.json").read_text(encoding="utf-8"))["without_guard"]:
         note(f"{strategy} has a guard, which acts beside the model and is not in the folder: these are bare weights.")
     emit(str(written))

@@ -10,7 +10,7 @@ import typer
 from cli.arguments import NAMED, RunFolders, Runs, Trust
 from cli.folders import STUDY, find_folder, find_runs
 from cli.output import Json, emit, emit_json, note
-from cli.tables import show_groups
+from cli.tables import report_errors, show_groups
 from streams.errors import ConfigError
 
 
@@ -58,14 +58,8 @@ def report(
         raise ConfigError(f"--out {out}: {len(found)} reports cannot be one file. Leave it out, or name one folder.")
     for folder in found:
         results = resume_study(folder, trust) if (folder / STUDY).exists() else load_run(folder)
-        try:
+        with report_errors(folder, out):
             written = export(results, chosen_form, out)
-        except OSError as error:
-            place = error.filename or out or folder
-            raise ConfigError(
-                f"Cannot write the report to {place}: {error.strerror}. The results are kept; choose another place: "
-                f"lifelong report {folder} --out FILE"
-            ) from error
         for file in written:
             emit(str(file))
 

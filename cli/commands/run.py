@@ -126,6 +126,7 @@ def _run_seeds(
     start_forkserver()  # its imports go on beside our own
     from lifelong.config.run import load_config
     from lifelong.execution.runner import load_run
+    from lifelong.processes.stopping import stopping
     from lifelong.setup.preparation import prepare
     from lifelong.study.jobs import is_done
     from lifelong.study.local import run_local
@@ -142,7 +143,7 @@ def _run_seeds(
         note(f"{config.name}: seeds {first} to {last}, {count - len(pending)} of them finished before; folder {runs}")
     failed = []
     try:
-        with Progress(jobs, silent=quiet) as progress:
+        with stopping(), Progress(jobs, silent=quiet) as progress:
             for result in run_local(pending, workers):
                 progress.result(result)
                 failed += [result] if result.error else []
@@ -194,7 +195,7 @@ def _announce(prepared: Prepared, folder: Path) -> None:
     stream, config = prepared.stream, prepared.config
     references = config.references.in_words(len(stream.requests))
     note(
-        f"stream {stream.digest()}: {len(stream.events)} events on {stream.source.name} "
+        f"stream {prepared.stream_digest}: {len(stream.events)} events on {stream.source.name} "
         f"({len(stream.experiences)} to learn, {len(stream.requests)} to forget)\n"
         f"{len(config.strategies)} strategies: {', '.join(config.strategies)}; references: {references}\n"
         f"folder {folder}"

@@ -143,12 +143,7 @@ def _list(study: Study, as_json: bool) -> None:
     """Print the number of every run, all that may be needed."""
     from lifelong.study.jobs import is_done
 
-    if study.tuned is None:
-        raise ConfigError(
-            f"--list-jobs: which runs are judged depends on the tuning, which is not finished. Run it with: lifelong "
-            f"study {study.file}; it can be stopped when the first judged run begins."
-        )
-
+    study.require_tuned("--list-jobs")
     if as_json:
         emit_json([{"job": n, "run": j.label, "done": is_done(j)} for n, j in enumerate(study.all_jobs)])
         return
@@ -239,8 +234,9 @@ def _warn(study: Study) -> None:
 def _about(tuning: Tuning) -> str:
     """Say what is tuned before the study is judged."""
     tune = tuning.tune
+    who = "1 strategy is" if len(tuning.spaces) == 1 else f"{len(tuning.spaces)} strategies are"
     return (
-        f"First {len(tuning.spaces)} strategies are tuned ({' and '.join(tune.information)} information): "
+        f"First {who} tuned ({' and '.join(tune.information)} information): "
         f"{tune.trials} trials each on seeds {', '.join(map(str, tune.seeds.search))}, at most {tuning.num_runs():,} "
         f"runs. A run whose training diverges counts as the worst."
     )
@@ -253,9 +249,7 @@ def _report(study: Study) -> Path | None:
     try:
         return write_study_report(study)
     except OSError as error:
-        note(
-            f"The report could not be written: {error}. Write it elsewhere: lifelong report {study.folder} --file FILE"
-        )
+        note(f"The report could not be written: {error}. Write it elsewhere: lifelong report {study.folder} --out FILE")
         return None
 
 

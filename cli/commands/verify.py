@@ -10,6 +10,7 @@ import typer
 from cli.arguments import RunFolders, Runs, Trust
 from cli.folders import find_runs
 from cli.output import Json, emit, emit_json, emit_table, note
+from cli.tables import one_or_all, show_name
 
 if TYPE_CHECKING:
     from lifelong.verification.certificate import Certificate, Verified
@@ -52,11 +53,10 @@ def verify(
     certificates = [verify(folder, strategies, requests, controls, tell, trust) for folder in found]
     if as_json:
         plain = [certificate.to_json() for certificate in certificates]
-        emit_json(plain[0] if len(plain) == 1 else plain)
+        emit_json(one_or_all(plain))
     else:
         for number, (folder, certificate) in enumerate(zip(found, certificates, strict=True)):
-            if len(found) > 1:
-                emit(f"{chr(10) if number else ''}run {folder.name}")
+            show_name(folder, number, len(found))
             _show(certificate)
     if not all(certificate.upheld for certificate in certificates):
         raise typer.Exit(3)

@@ -68,8 +68,8 @@ def source_of(cls: type) -> str:
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:  # a cell with a magic command in it
-        tree = ast.parse("".join(line for line in lines if line.lstrip()[:1] not in {"%", "!"}))
         lines = [line for line in lines if line.lstrip()[:1] not in {"%", "!"}]
+        tree = ast.parse("".join(lines))
     by_name = {name: node for node in tree.body for name in _defined(node)}
     if not isinstance(by_name.get(cls.__name__), ast.ClassDef):
         raise ConfigError(

@@ -60,7 +60,7 @@ def export_model(
         "event": index,
         "after": p.stream.events[index].name,
         "requests": served,
-        "stream": p.stream.digest(),
+        "stream": p.stream_digest,
         "seed": config.seed,
         "without_guard": guarded,
     }

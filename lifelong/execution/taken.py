@@ -25,7 +25,7 @@ INDEX = "lives"
 def take_over(p: Prepared, name: str, run_folder: Path) -> Path | None:
     """Copy the life of a strategy from a run that has lived it; return its run folder, or None if there is none.
 
-    A folder that was removed, cleaned, damaged or edited since is not copied.
+    A folder that was removed, cleaned, damaged, edited or lived anew since is not copied.
 
     Args:
         p: the run.
@@ -38,15 +38,14 @@ def take_over(p: Prepared, name: str, run_folder: Path) -> Path | None:
     except OSError:
         return None
     source, target = run_folder.parent / place, run_folder / "strategies" / name
+    if not _is_as_offered(source, digest):
+        return None
     half = run_folder / ".taken"
     shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
     try:
-        if _digest(source) != digest:
-            return None
         shutil.copytree(source, half)
-        summary = read_json(half / "done.json", "")
-        check_finished(half, summary)
-        whole = all((half / file).exists() for file in summary["files"])
+        check_finished(half, read_json(half / "done.json", ""))
+        whole = _is_as_offered(half, digest)
     except (OSError, shutil.Error, CheckpointError):  # then it is lived
         whole = False
     if not whole:
@@ -59,17 +58,33 @@ def take_over(p: Prepared, name: str, run_folder: Path) -> Path | None:
 
 
 def offer(p: Prepared, name: str, run_folder: Path) -> None:
-    """Let later runs in the same place find a life that has come to its end, unless they find one already."""
+    """Let later runs in the same place find a life that has come to its end, unless they find one already.
+
+    One whose deleted samples were blanked is not offered.
+    """
     entry, root = _entry(p, name, run_folder.parent), run_folder.parent
-    if entry.exists() and (root / entry.read_text(encoding="utf-8").partition(" ")[2]).exists():
-        return
+    if entry.exists():
+        digest, _, place = entry.read_text(encoding="utf-8").partition(" ")
+        if _is_as_offered(root / place, digest):
+            return
     life = run_folder / "strategies" / name
-    write_cached(entry, f"{_digest(life)} {life.relative_to(root)}".encode())
+    if not read_json(life / "done.json", "Run again with --fresh.").get("blanked"):
+        write_cached(entry, f"{_digest(life)} {life.relative_to(root)}".encode())
 
 
 def _entry(p: Prepared, name: str, root: Path) -> Path:
     """Return the file that names the folder of a life; other libraries may add in another order, and have their own."""
     return cache_folder() / INDEX / content_hash([str(root.resolve()), p.life_of(name), arithmetic(p.config.device)])
+
+
+def _is_as_offered(life: Path, digest: str) -> bool:
+    """Return whether a life has all its files, and is the one that was offered: not blanked or lived anew since."""
+    try:
+        if _digest(life) != digest:
+            return False
+        return all((life / file).exists() for file in read_json(life / "done.json", "")["files"])
+    except (OSError, CheckpointError):
+        return False
 
 
 def _digest(life: Path) -> str:

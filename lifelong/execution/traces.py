@@ -240,5 +240,5 @@ def _blanked(p: Prepared, life: Path, dry_run: bool) -> list[Path]:
         write_atomically(file, blanked(file, p.plan, columns))
         marks[file.name] = mark_of(file)
     rest = {key: value for key, value in summary.items() if key not in ("files", "digest")}
-    write_atomically(life / "done.json", with_digest(rest | {"files": marks}))
+    write_atomically(life / "done.json", with_digest(rest | {"blanked": True, "files": marks}))
     return files

@@ -48,7 +48,9 @@ def save(network: Network, tokenizer: Tokenizer, folder: Path, merged: bool, abo
     if not merged and not adapted:
         raise ConfigError("--adapters: this model was trained without (model.lora). Leave it out.")
     if body.sight is not None and adapted:
-        raise ConfigError("model.lora: a model that sees images is exported without adapters only. Train its weights.")
+        raise ConfigError(
+            "model.lora: a model that sees images can be exported only if it has no adapters. Train its weights."
+        )
     base = folder if merged else folder / "base"
     base.mkdir(parents=True, exist_ok=True)
     whole = _assembled(network, adapted if merged else []) if body.sight is None else _seeing(network, body.sight, base)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lifelong.audits._base import DETAILED, Audit
 from lifelong.config.parts import StrategyParts
-from lifelong.config.run import ReferenceKind, RunConfig, StrategyConfig, content_hash
+from lifelong.config.run import DECIDES_LIVES, ReferenceKind, RunConfig, StrategyConfig, content_hash
 from lifelong.evaluation.distributions import Distributions
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.evaluation.outputs import Outputs
@@ -258,18 +258,7 @@ def lives_of(
     """
     setting = p.setting_of(seed)
     task_of = p.stream.task_of
-    what = (
-        "model",
-        "trained",
-        "objective",
-        "training",
-        "threads",
-        "device",
-        "deterministic",
-        "precision",
-        "channels_last",
-    )
-    decisive = {k: p.resolved[k] for k in what}
+    decisive = {k: p.resolved[k] for k in DECIDES_LIVES}
     afterwards = {"seed", "metrics"}  # what is made of outputs
     decisive["evaluation"] = {k: v for k, v in p.resolved["evaluation"].items() if k not in afterwards}
     strategy = parts.data()

@@ -53,15 +53,17 @@ def in_short(groups: Sequence[Group], heads: Sequence[Column]) -> str:
         winners = best(group, heads) if group.access != UNFINISHED else {}
         items = []
         for place, head in enumerate(heads):
-            question = next((text for start, text in _ASKED.items() if head.key.startswith(start)), None)
+            question = _question(head)
             if question is None or head.key not in winners:
                 continue
             cells = {line.strategy: line.cells[place] for line in group.lines}
-            who = ", ".join(f"<strong>{escape(n)}</strong> ({_number(cells[n], head)})" for n in winners[head.key])
+            who = ", ".join(
+                f"<strong>{escape(n)}</strong> ({escape(shown(cells[n], head.kind))})" for n in winners[head.key]
+            )
             first = [line for line in group.lines if line.strategy in winners[head.key]]
             floor = _floor(first, place) if head.better == "zero" else None
             noise = f"; retraining twice differs by up to {floor:.3f}" if floor else ""
-            items.append(f"<li>{_capital(question)}: {who}{noise}</li>")
+            items.append(f"<li>{question}: {who}{noise}</li>")
         if items:
             parts.append(f"<h3>{escape(group.access)}</h3><ul>{''.join(items)}</ul>")
     if not parts:
@@ -121,13 +123,13 @@ def in_short_over_seeds(groups: Mapping[str, Mapping[str, Mapping[int, Line]]], 
     for access, lines in groups.items():
         winners, items = best_over_seeds(lines, heads), []
         for head in heads:
-            question = next((text for start, text in _ASKED.items() if head.key.startswith(start)), None)
+            question = _question(head)
             if question is None or head.key not in winners:
                 continue
             winner = winners[head.key]
             alike = f"; not told apart from it: {escape(', '.join(winner.alike))}" if winner.alike else ""
             number = escape(shown(Cell(winner.mean), head.kind))
-            items.append(f"<li>{_capital(question)}: <strong>{escape(winner.strategy)}</strong> ({number}){alike}</li>")
+            items.append(f"<li>{question}: <strong>{escape(winner.strategy)}</strong> ({number}){alike}</li>")
         if items:
             parts.append(f"<h4>{escape(access)}</h4><ul>{''.join(items)}</ul>")
     return "".join(parts)
@@ -158,9 +160,7 @@ def _floor(lines: Sequence[Line], place: int) -> float | None:
     return max(values, default=None)
 
 
-def _number(cell: Cell, head: Column) -> str:
-    return escape(shown(cell, head.kind))
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _question(head: Column) -> str | None:
+    """Return what a column answers, if it answers one of the questions, as the beginning of a line."""
+    text = next((text for start, text in _ASKED.items() if head.key.startswith(start)), None)
+    return None if text is None else text[0].upper() + text[1:]

@@ -45,6 +45,14 @@ class Matrix:
         events: list[int] = np.flatnonzero(known).tolist()
         return events
 
+    @property
+    def first_learned(self) -> list[int]:
+        """For every unit, the event that teaches it first; after the last event if none does."""
+        first: dict[str, int] = {}
+        for event, unit in self.learned:
+            first[unit] = min(event, first.get(unit, event))
+        return [first.get(unit, self.num_events) for unit in self.units]
+
     def shown(self, limit: int) -> list[int]:
         """Return at most `limit` of the events after which anything was measured, deletions before others."""
         measured = self.measured
@@ -64,7 +72,7 @@ def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
     names = [f"{matrix.units[u]}, deleted" if deleted else matrix.units[u] for u, deleted in lines]
     figure = go.Figure()
     edges = [-0.5, *(event + 0.5 for event in events)]
-    first = _first_learned(matrix)
+    first = matrix.first_learned
     young = np.array([[events[i] < first[u] and not d for i in range(len(events))] for u, d in lines], dtype=bool)
     scales = (
         (False, look.HELD, look.HELD_IN_THE_DARK, 1.01),
@@ -118,14 +126,6 @@ def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
 
 _MOST_MARKS = 120
 """Marks of learning that are drawn; of more, nothing else could be seen."""
-
-
-def _first_learned(matrix: Matrix) -> list[int]:
-    """Return, for every unit, the event that teaches it first; after the last event if none does."""
-    first: dict[str, int] = {}
-    for event, unit in matrix.learned:
-        first[unit] = min(event, first.get(unit, event))
-    return [first.get(unit, matrix.num_events) for unit in matrix.units]
 
 
 def _mark_learned(figure: go.Figure, marks: list[tuple[int, str]]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lifelong.execution.runner import Run
 from lifelong.report.columns import Cell, Column, Kind, columns, shown
-from lifelong.report.summary import UNFINISHED, measure_of, summarize
+from lifelong.report.summary import UNFINISHED, Line, measure_of, summarize
 from lifelong.study.statistics import t_interval
 
 INTERVAL = "mean over seeds, give or take half of its 95 % interval (Student's t); a number in brackets has fewer seeds"
@@ -52,7 +51,7 @@ class StrategyMeans:
 def over_seeds(runs: Sequence[Run]) -> tuple[tuple[Column, ...], list[StrategyMeans]]:
     """Return the heads of the table, and every strategy that has finished under at least one seed."""
     heads = columns(measure_of(runs[0])) if runs else ()
-    lines: dict[tuple[str, str], list[Any]] = {}
+    lines: dict[tuple[str, str], list[Line]] = {}
     for run in runs:
         for group in summarize(run):
             for line in group.lines:

@@ -205,13 +205,10 @@ def falls_of(scores: Matrix) -> dict[str, tuple[float, float]]:
 
     It falls from what it was when the unit was first measured after it had been learned.
     """
-    first: dict[str, int] = {}
-    for event, unit in scores.learned:
-        first[unit] = min(event, first.get(unit, event))
     found = {}
-    for number, unit in enumerate(scores.units):
+    for number, (unit, first) in enumerate(zip(scores.units, scores.first_learned, strict=True)):
         known = np.flatnonzero(np.isfinite(scores.held[number]))
-        known = known[known >= first.get(unit, scores.num_events)]
+        known = known[known >= first]
         if len(known) < 2 or known[-1] != max(scores.measured, default=-1):
             continue
         values = scores.held[number, known].astype(float)

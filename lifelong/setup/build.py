@@ -258,10 +258,11 @@ def _check_tokenizer(network: Network, source: Source) -> None:
     try:
         own = load_tokenizer(name, "model.checkpoint")
     except ConfigError as error:
+        why = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
         raise ConfigError(
-            f"model.checkpoint: {name!r} has no tokeniser beside its weights, by which the source's could be told to "
-            f"be the same. Put its tokenizer.json and tokenizer_config.json into that folder, or set model.weights: "
-            f"none."
+            f"model.checkpoint: {name!r} has no tokeniser beside its weights that can be loaded, by which the source's "
+            f"could be told to be the same ({why}). Put its tokenizer.json and "
+            f"tokenizer_config.json into that folder, or set model.weights: none."
         ) from error
     if own.vocabulary != source.text.tokenizer.vocabulary:
         raise ConfigError(

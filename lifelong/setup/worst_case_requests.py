@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lifelong.config.run import RunConfig, content_hash
+from lifelong.config.run import DECIDES_LIVES, RunConfig, content_hash
 from lifelong.files import cache_folder, code_of, write_cached
 from strategies.base import Setting, Strategy
 from strategies.objectives._base import Objective
@@ -213,19 +213,7 @@ class Chooser:
             code_of(resolved),
             plan.source.digest(),
             self._config.seed,
-            {
-                k: resolved[k]
-                for k in (
-                    "model",
-                    "objective",
-                    "training",
-                    "trained",
-                    "threads",
-                    "device",
-                    "precision",
-                    "channels_last",
-                )
-            },
+            {k: resolved[k] for k in DECIDES_LIVES},
             [event_digest(e) for e in learned],
             hashlib.blake2b(candidates.tobytes(), digest_size=16).hexdigest(),
             repr((spec, key)),

@@ -82,11 +82,16 @@ def make_jobs(cells: Sequence[Cell], root: Path) -> list[Job]:
         for group in learner_groups(cell.resolved["strategies"]):
             job_data = data | {"strategies": {name: data["strategies"][name] for name in group}}
             resolved = cell.resolved | {"strategies": {name: cell.resolved["strategies"][name] for name in group}}
-            folder = f"{cell.config.name}-{content_hash([resolved, code_of(resolved)])}"
+            folder = folder_name(cell.config.name, resolved)
             label = f"{together(group)} ({point})"
             job = Job(index, label, job_data, str(root), folder, code_version(), point=point)
             jobs.append(replace(job, cohort=cohort_of(resolved)))
     return jobs
+
+
+def folder_name(name: str, resolved: dict[str, Any]) -> str:
+    """Return what the folder of a run is called: see `Prepared.folder`, for which it need not be prepared here."""
+    return f"{name}-{content_hash([resolved, code_of(resolved)])}"
 
 
 def together(strategies: Sequence[str]) -> str:

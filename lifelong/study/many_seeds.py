@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lifelong.config.run import RunConfig, content_hash
-from lifelong.files import code_of, code_version
-from lifelong.study.jobs import Job, cohort_of
+from lifelong.config.run import RunConfig
+from lifelong.files import code_version
+from lifelong.study.jobs import Job, cohort_of, folder_name
 
 
 def jobs_of_seeds(config: RunConfig, count: int, root: Path, group: str | None = None) -> list[Job]:
@@ -20,14 +20,11 @@ def jobs_of_seeds(config: RunConfig, count: int, root: Path, group: str | None =
         root: where run folders are kept.
         group: in W&B, or None if nothing is sent there.
     """
-    jobs = []
+    jobs, place = [], str(root.absolute())
     for seed in range(config.seed, config.seed + count):
         one = config.model_copy(update={"seed": seed})
         resolved = one.resolved()
-        data = one.model_dump(mode="json", exclude_unset=True) | {"seed": seed}
-        folder = f"{config.name}-{content_hash([resolved, code_of(resolved)])}"
-        place = str(Path(root).absolute())
-        jobs.append(
-            Job(0, f"seed={seed}", data, place, folder, code_version(), group, f"seed={seed}", cohort_of(resolved))
-        )
+        data, folder = one.model_dump(mode="json", exclude_unset=True), folder_name(config.name, resolved)
+        point = f"seed={seed}"
+        jobs.append(Job(0, point, data, place, folder, code_version(), group, point, cohort_of(resolved)))
     return jobs

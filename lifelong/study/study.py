@@ -188,7 +188,7 @@ class Study:
             LifelongError: bad input, a folder that cannot be written to, or a cluster that does not answer.
         """
 
-        def execute(jobs: list[Job]) -> Iterable[JobResult]:
+        def run_all(jobs: list[Job]) -> Iterable[JobResult]:
             if on == "ray":
                 from lifelong.study.ray import run_ray
 
@@ -200,13 +200,13 @@ class Study:
                 self.check(elsewhere=on == "ray")
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
-            results = self._tune(execute, begin, watch)
+            results = self._tune(run_all, begin, watch)
             while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
                 if wandb:
                     jobs = [replace(job, group=self.folder.name) for job in jobs]
-                for result in execute(jobs):
+                for result in run_all(jobs):
                     results.append(result)
                     if watch is not None:
                         watch(result)
@@ -239,6 +239,18 @@ class Study:
         self._settle()
         return failed
 
+    def require_tuned(self, option: str) -> None:
+        """Refuse an option that numbers the judged runs while tuning is not finished.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if self.tuned is None:
+            raise ConfigError(
+                f"{option}: which runs are judged depends on the tuning, which is not finished. Run it with: lifelong "
+                f"study {self.file}; it can be stopped when the first judged run begins, for a job array of these."
+            )
+
     def run_one(self, number: int, wandb: bool = False) -> JobResult:
         """Run one job here, beside others that run elsewhere on the same disk: a task of a job array.
 
@@ -249,11 +261,7 @@ class Study:
         Raises:
             ConfigError: there is no job of that number, or the study has to be tuned before.
         """
-        if self.tuned is None:
-            raise ConfigError(
-                f"--job {number}: what is run depends on the tuning, which is not finished. Run it with: lifelong "
-                f"study {self.file}; it can be stopped when the first judged run begins, for a job array of these."
-            )
+        self.require_tuned(f"--job {number}")
         if not 0 <= number < len(self.all_jobs):
             raise ConfigError(f"--job {number}: the study has jobs 0 to {len(self.all_jobs) - 1} (--list-jobs).")
         with disk_errors(self.folder):

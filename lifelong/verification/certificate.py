@@ -234,7 +234,7 @@ def not_shown(source: Source) -> tuple[str, ...]:
 
 def _check(folder: Path, p: Prepared) -> None:
     manifest_digests = read_manifest(folder)["digests"]
-    now = {"stream": p.stream.digest(), "data": p.data_digest}
+    now = {"stream": p.stream_digest, "data": p.data_digest}
     for name, value in now.items():
         if manifest_digests.get(name) != value:
             raise CheckpointError(
@@ -248,7 +248,7 @@ def _provenance(p: Prepared, folder: Path) -> dict[str, Any]:
         "run": folder.name,
         "identity": p.identity,
         "code": code_version(),
-        "stream": p.stream.digest(),
+        "stream": p.stream_digest,
         "data": p.data_digest,
         "versions": versions(p.config.device),
         "device": p.config.device,

@@ -253,7 +253,7 @@ def test_what_cannot_be_exported(run: lifelong.Run, tmp_path: Path) -> None:
 
 def test_an_exported_model_is_measured_as_it_was(run: lifelong.Run, place: Path, call: Call) -> None:
     """`audit` of what a strategy has come to gives, at its request, the numbers that the strategy has there."""
-    code, out, err = call("export-model", str(run.folder), "npo", "--out", "theirs")
+    code, out, err = call("export-model", "last", "npo", "--runs", str(run.folder.parent), "--out", "theirs")
     assert (code, out.strip()) == (0, "theirs"), err
     code, out, err = call("audit", "theirs", "--scenario", "audited.yaml", "--quiet", "--json")
     assert code == 0, err

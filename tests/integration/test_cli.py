@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import lifelong
+from lifelong.processes.stopping import stop
 from lifelong.results.record import Checkpoint, Record
+from lifelong.study import local
+from lifelong.study.jobs import JobResult
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -177,6 +181,28 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     code, out, err = call("report", one, "--file", str(tmp_path / "elsewhere.html"))
     assert (code, out.strip(), err) == (0, str(tmp_path / "elsewhere.html"), "")
     assert (tmp_path / "elsewhere.html").exists()
+
+
+def test_many_seeds_print_one_table_and_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    handled = []
+    run_local = local.run_local
+
+    def watched(*arguments: Any) -> Iterator[JobResult]:
+        handled.append(signal.getsignal(signal.SIGTERM))
+        return run_local(*arguments)
+
+    monkeypatch.setattr(local, "run_local", watched)
+    code, out, err = call("run", "tiny.yaml", "--seeds", "2", "--quiet", "--json")
+    assert code == 0, err
+    assert handled == [stop], "SIGTERM keeps what was done, as for one run"
+    data = json.loads(out)
+    assert len(data["folders"]) == 2
+    assert all(s["seeds"] == 2 for s in data["strategies"])
+    code, out, err = call("run", "tiny.yaml", "--seeds", "2")
+    assert (code, "seeds 0 to 1, 2 of them finished before" in err) == (0, True)
+    assert "2 seeds. Mean over seeds" in out
+    code, _, err = call("run", "tiny.yaml", "--seeds", "2", "--fresh")
+    assert (code, "--fresh deletes one run" in err) == (2, True)
 
 
 @pytest.mark.usefixtures("_finished")

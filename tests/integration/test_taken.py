@@ -174,6 +174,22 @@ def test_what_is_gone_cleaned_or_damaged_is_lived(runs: Path, first: Run, lived:
     assert lived == []
 
 
+def test_the_index_follows_what_is_lived_anew_or_cleaned(runs: Path, first: Run, lived: list[str]) -> None:
+    run(config(), runs, fresh=True)
+    lived.clear()
+    second = run(config(name="second"), runs)
+    assert lived == []
+    clean_run(runs / first.folder.name, deleted=True)
+    assert run(config(), runs).done  # what is blanked is finished, and of no use to others
+    assert lived == []
+    shutil.rmtree(second.folder)
+    assert run(config(name="third"), runs).done
+    assert set(lived) == {"kept", "changed"}
+    lived.clear()
+    assert run(config(name="fourth"), runs).done
+    assert lived == []
+
+
 @pytest.mark.nightly
 def test_fresh_takes_nothing_and_other_libraries_neither(
     runs: Path, lived: list[str], monkeypatch: pytest.MonkeyPatch

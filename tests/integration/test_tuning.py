@@ -163,7 +163,7 @@ def test_the_command_says_what_is_tuned_before_it_is(tmp_path: Path, call: Call)
     file.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     code, out, err = call("study", str(file), "--dry-run")
     assert code == 0, err
-    assert "First 1 strategies are tuned (oracle and practical information): 4 trials each on seeds 10, 11" in err
+    assert "First 1 strategy is tuned (oracle and practical information): 4 trials each on seeds 10, 11" in err
     assert "The others and the tuning before them take about" in out
     code, _, err = call("study", str(file), "--list-jobs")
     assert code == 2
