@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -211,6 +211,36 @@ def refusals(tokenizer: Tokenizer, form: Form = PLAIN) -> tuple[tuple[int, ...],
     return tuple((*tokenizer.encode(form.answer(text)), tokenizer.eos) for text in REFUSALS)
 
 
+class TokenizerOptions(Protocol):
+    """The options of a source that say which tokeniser makes its rows."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of one that is trained."""
+
+    @property
+    def vocabulary_texts(self) -> tuple[str, ...]:
+        """Files to train it on, or none."""
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The checkpoint whose tokeniser is taken instead, or None."""
+
+
+def tokenizer_of(options: TokenizerOptions, texts: Sequence[str]) -> Tokenizer:
+    """Return a checkpoint's tokeniser, one trained on files, or one trained on a source's own `texts`.
+
+    Raises:
+        ConfigError: the checkpoint has none.
+        DataError: a file cannot be read as UTF-8.
+    """
+    if options.tokenizer is not None:
+        return load_tokenizer(options.tokenizer, "source.tokenizer")
+    if options.vocabulary_texts:
+        return _train_on_files(options.vocabulary_texts, options.vocabulary)
+    return train_tokenizer(texts, options.vocabulary)
+
+
 def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True) -> Tokenizer:
     """Return a byte-level BPE trained on `texts`, with digits on their own; kept in the cache folder by content.
 
@@ -254,7 +284,7 @@ def kept_form(tokenizer: Tokenizer) -> bytes:
     return json.dumps({"digest": _digest(text), "tokenizer": text}, ensure_ascii=False).encode()
 
 
-def train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
+def _train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
     """Return a tokeniser trained on files of text that are not rows: nobody can ask for them to be deleted.
 
     Raises:

@@ -19,11 +19,9 @@ from streams.text import (
     Form,
     Text,
     Tokenizer,
-    load_tokenizer,
     refusals,
     rows,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 
@@ -127,10 +125,6 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
         config: which tokeniser.
         more: other texts to train it on.
     """
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
     texts, put = [], Form.of(config.prompt, config.tokenizer)
     for fact in facts:
         texts += [put.prompt(fact.question(form)) for form in range(len(fact.forms))]
@@ -140,4 +134,4 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
             for v in values
             for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
         ]
-    return train_tokenizer([*texts, *more], config.vocabulary)
+    return tokenizer_of(config, [*texts, *more])

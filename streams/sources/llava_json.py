@@ -37,10 +37,8 @@ from streams.text import (
     Text,
     Tokenizer,
     conversation_rows,
-    load_tokenizer,
     refusals,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 MARK = "<image>"
@@ -233,10 +231,6 @@ def _pictures(rows: Sequence[_Conversation], config: Config) -> Pictures:
 
 
 def _tokenizer(config: Config, said: Sequence[_Conversation]) -> Tokenizer:
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
     texts = [config.turn.replace("{text}", asked).replace(MARK, "") for c in said for asked, _ in c.turns]
     texts += [f" {answer}" for c in said for _, answer in c.turns]
-    return train_tokenizer(sorted(set(texts)), config.vocabulary)
+    return tokenizer_of(config, sorted(set(texts)))
