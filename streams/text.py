@@ -58,7 +58,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """What each id stands for."""
+        """The id of each token."""
         ids: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
         return ids
 
@@ -112,7 +112,7 @@ class Form:
             return cls(before, behind, "" if behind[-1:].isspace() else " ")
         if tokenizer is None:
             raise ConfigError("source.prompt: chat needs a checkpoint with a chat template; name it: source.tokenizer.")
-        return cls(*chat_template(tokenizer, "source.prompt"), lead="")
+        return cls(*chat_template(tokenizer, "source.tokenizer"), lead="")
 
     def prompt(self, question: str) -> str:
         """Return the whole prompt."""
@@ -331,21 +331,25 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     Raises:
         ConfigError: there is none, or it lacks an end token.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
-            f"leave it null to train one on the text."
-        ) from error
+    outer = _outer(name, where)
     if not outer.is_fast:
         raise ConfigError(f"{where}: the tokeniser of {name!r} is not a fast one; save it with tokenizer.json.")
     if outer.eos_token_id is None:
         raise ConfigError(f"{where}: the tokeniser of {name!r} has no end token; set eos_token in its configuration.")
     bos = outer.eos_token_id if outer.bos_token_id is None else outer.bos_token_id
     return Tokenizer(outer.backend_tokenizer, bos, outer.eos_token_id)
+
+
+def _outer(name: str, where: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
+            f"leave it null to train one on the text."
+        ) from error
 
 
 def chat_template(name: str, where: str) -> tuple[str, str]:
@@ -358,14 +362,12 @@ def chat_template(name: str, where: str) -> tuple[str, str]:
         where: the configuration key to name in an error.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or its tokeniser cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
+    outer = _outer(name, where)
     if outer.chat_template is None:
         raise ConfigError(
-            f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question."
+            f"{where}: {name!r} has no chat template. Write source.prompt as text, with {{}} for the question."
         )
     said = [{"role": "user", "content": "{}"}]
     text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)

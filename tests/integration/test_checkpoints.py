@@ -160,6 +160,11 @@ def test_a_prompt_of_ones_own_and_none(checkpoint: Path, tmp_path: Path) -> None
     assert source.text.tokenizer.decode(source.x[0, 0].tolist()).startswith("Say: Who? => Ada.")
     with pytest.raises(ConfigError, match=r"source\.prompt: chat needs a checkpoint"):
         questions.load(questions.Config(files=(str(file),), prompt="chat"))
+    bare = tmp_path / "bare"
+    source.text.tokenizer.outer().save_pretrained(bare)
+    for folder, says in ((bare, "has no chat template"), (tmp_path, "has no tokeniser that can be loaded")):
+        with pytest.raises(ConfigError, match=rf"source\.tokenizer: .* {says}"):
+            questions.load(questions.Config(files=(str(file),), tokenizer=str(folder), prompt="chat"))
     with pytest.raises(ValueError, match="prompt"):
         questions.Config(**options, prompt="no place for it")
     missing = questions.Config(files=("gone.jsonl",))
