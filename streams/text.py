@@ -26,6 +26,8 @@ NOTHING, GIVEN, ANSWER, SAID, IMAGE = 0, 1, 2, 3, 4
 by the model itself (while it generates), or given by an image, in which case its token says nothing."""
 PICTURED = -1
 """In the ids of a prompt: a position that an image gives."""
+_TODAY = "26 Jul 2024"
+"""The day that chat templates are told is today, if they take it as Llama 3's do; it is their own default, too."""
 
 
 @final
@@ -355,7 +357,8 @@ def _outer(name: str, where: str) -> Any:
 def chat_template(name: str, where: str) -> tuple[str, str]:
     """Return what a checkpoint's chat template puts before and behind what a user says, up to the answer.
 
-    A start token at its beginning is left out: every row has one.
+    A start token at its beginning is left out: every row has one. Templates that name today's date as Llama 3.2's
+    does name the same day always, so that rows do not depend on when they are made.
 
     Args:
         name: as `load_tokenizer` takes it.
@@ -370,7 +373,7 @@ def chat_template(name: str, where: str) -> tuple[str, str]:
             f"{where}: {name!r} has no chat template. Write source.prompt as text, with {{}} for the question."
         )
     said = [{"role": "user", "content": "{}"}]
-    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, date_string=_TODAY)
     before, behind = text.split("{}")
     start = outer.bos_token or outer.eos_token
     return before.removeprefix(start), behind
