@@ -18,7 +18,7 @@ from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
 from streams.config import parse
-from streams.data import Data
+from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
@@ -64,6 +64,24 @@ def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "nai
     life.strategy.learner.load_state_dict(_learned(source, passes, learner))
     life.ledger.admit(Experience("all", (), source.train_ids))
     return life
+
+
+def guarded(source: Source, guard: str, passes: int = 25, **options: Any) -> Life:
+    """Return such a life with a guard and no unlearner."""
+    life = live(source, "none", passes=passes)
+    config = parse(StrategyConfig, {"guard": {"name": guard, **options}})
+    strategy = make_strategy(config, life.setting, "it")
+    assert isinstance(strategy, Composed)
+    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
+    ledger = Ledger(source)
+    ledger.admit(Experience("all", (), source.train_ids))
+    return Life(source, life.setting, strategy, ledger)
+
+
+def base(life: Life, batch: Batch) -> torch.Tensor:
+    """Return what the model says by itself, without its guard."""
+    with torch.inference_mode():
+        return life.setting.objective.outputs(life.model, batch)
 
 
 @functools.cache

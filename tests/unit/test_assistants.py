@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import text_lives
 import torch
 from text_lives import Life, live
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
-from strategies.composed import Composed
 from strategies.guards._assistants import Assisted
 from strategies.guards.offset import shifted
 from strategies.guards.uld import passing_tokens, uniform_divergence, without
@@ -25,8 +25,7 @@ from strategies.parts.text import generation
 from strategies.parts.text.generation import greedy
 from streams.config import parse
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Access, Ledger
+from streams.ledger import Access
 from streams.source import Source
 from streams.sources import people
 from streams.text import SAID, prompt_lengths
@@ -47,15 +46,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def guarded(source: Source, name: str, passes: int = 25, **options: Any) -> Life:
-    """Return a life in which everything was learned, under a guard that was asked for nothing yet."""
-    life = live(source, "none", passes=passes)
-    config = parse(StrategyConfig, {"guard": {"name": name, **SMALL[name], **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+    """Return a life in which everything was learned, under a small guard that was asked for nothing yet."""
+    return text_lives.guarded(source, name, passes, **(SMALL[name] | options))
 
 
 class Noted:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, live
+from text_lives import Life, base
 
-from lifelong.config.run import StrategyConfig
-from lifelong.setup.build import make_strategy
 from strategies.base import Access
-from strategies.composed import Composed
 from strategies.guards.curate import CURaTE, hashed_words
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
-from streams.config import parse
-from streams.data import Batch
-from streams.events import Experience
-from streams.ledger import Ledger
 from streams.source import Source
 from streams.sources import people
 from streams.text import ANSWER, GIVEN
@@ -32,25 +27,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    life = live(source, "none", passes=10)
-    config = parse(StrategyConfig, {"guard": {"name": "curate", **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+guarded = partial(text_lives.guarded, guard="curate", passes=10)
 
 
 def guard_of(life: Life) -> CURaTE:
     assert isinstance(life.strategy.guard, CURaTE)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def test_words_are_counted_and_answers_are_not() -> None:

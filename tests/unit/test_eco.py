@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, live
+from text_lives import Life, base
 
-from lifelong.config.run import StrategyConfig
-from lifelong.setup.build import make_strategy
-from strategies.composed import Composed
 from strategies.guards._names import Names
 from strategies.guards.eco import ECO, climbed
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
-from streams.config import parse
 from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Access, Ledger
+from streams.ledger import Access
 from streams.source import Source
 from streams.sources import people
 from streams.text import GIVEN
@@ -34,25 +30,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    life = live(source, "none", passes=25)
-    config = parse(StrategyConfig, {"guard": {"name": "eco", **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+guarded = partial(text_lives.guarded, guard="eco")
 
 
 def guard_of(life: Life) -> ECO:
     assert isinstance(life.strategy.guard, ECO)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def mixed(life: Life) -> Batch:
@@ -118,7 +101,6 @@ def test_noise_lies_on_names_and_is_the_same_each_time(source: Source) -> None:
 def test_without_names_all_of_a_prompt_but_its_ends_is_corrupted(source: Source) -> None:
     life = guarded(source, classifier="names", subjects=("Q",))
     guard = guard_of(life)
-    guard.forget  # noqa: B018 (it is there)
     row = life.data(0).part(np.arange(1)).all().x[0]
     life.forget(0)
     (request,) = guard._requests

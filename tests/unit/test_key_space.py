@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, live
+from text_lives import Life, base
 
-from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_gpt2, tiny_mixtral
-from lifelong.setup.build import make_strategy
 from strategies.base import Access
-from strategies.composed import Composed
 from strategies.guards.key_space_detection import Cube, KeySpaceDetection, _out_of, cube_of
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
-from streams.config import parse
-from streams.data import Batch
 from streams.errors import ConfigError
-from streams.events import Experience
-from streams.ledger import Ledger
 from streams.source import Source
 from streams.sources import people
 
@@ -34,25 +28,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         return people.load(people.Config(people=3, groups=1, holdout=0, world=False, vocabulary=400))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    life = live(source, "none", passes=25)
-    config = parse(StrategyConfig, {"guard": {"name": "key-space-detection", **options}})
-    strategy = make_strategy(config, life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
+guarded = partial(text_lives.guarded, guard="key-space-detection")
 
 
 def guard_of(life: Life) -> KeySpaceDetection:
     assert isinstance(life.strategy.guard, KeySpaceDetection)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def test_the_radius_is_what_a_search_would_find() -> None:
