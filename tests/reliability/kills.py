@@ -121,7 +121,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 """The command, and what is in the file that it is given."""
 
 MOST_KILLS, MOST_SECONDS = 16, 300.0
-PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing", "within")
+PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing", "keeping a training")
 PLACES = ("elsewhere", "the start of an event", "within an event", "within a reference")
 _SHARED = mmap.mmap(-1, 2)  # with all children: what the one that writes is doing, and where an attempt came back to
 
@@ -223,7 +223,7 @@ def watch(target: Target | None, file: Path | None) -> None:
     Record.finish = finished  # type: ignore[method-assign]
     life.Life._restore = restored  # type: ignore[method-assign]
     life.compare = compared
-    Within.read, Within.write = noticed, within("within", Within.write)  # type: ignore[method-assign]
+    Within.read, Within.write = noticed, within("keeping a training", Within.write)  # type: ignore[method-assign]
     for name, module in list(sys.modules.items()):
         if name.startswith("lifelong.") and vars(module).get("write_atomically") is write_atomically:
             module.write_atomically = within("writing a file", write_atomically)  # type: ignore[attr-defined]
@@ -393,8 +393,8 @@ class Subject:
         """Draw a moment in the first third of what a life takes: an attempt goes on where the last was hit."""
         if dice.random() < 0.5:
             return Target(dice.uniform(0, self.seconds / 3), dice.random() < 0.15)
-        often = "within" in self.entries and dice.random() < 0.5
-        phase = "within" if often else dice.choice(sorted(self.entries))
+        often = "keeping a training" in self.entries and dice.random() < 0.5
+        phase = "keeping a training" if often else dice.choice(sorted(self.entries))
         delay = dice.choice([0.0, dice.uniform(0, 0.002), dice.uniform(0, 0.02)])
         return Target(None, False, phase, dice.randint(1, -(-self.entries[phase] // 3)), delay)
 
