@@ -121,7 +121,16 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 """The command, and what is in the file that it is given."""
 
 MOST_KILLS, MOST_SECONDS = 16, 300.0
-PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing", "keeping a training")
+PHASES = (
+    "starting",
+    "learning",
+    "forgetting",
+    "looking",
+    "references",
+    "writing a file",
+    "finishing",
+    "keeping a training",
+)
 PLACES = ("elsewhere", "the start of an event", "within an event", "within a reference")
 _SHARED = mmap.mmap(-1, 2)  # with all children: what the one that writes is doing, and where an attempt came back to
 
@@ -242,7 +251,7 @@ def command(kind: str, file: Path, root: Path, target: Target | None, notes: Pat
         from cli.main import main
 
         # Reports are made of rows, which are compared.
-        cli.commands.run.show_run = lambda run, as_json: run.folder  # type: ignore[assignment]
+        cli.commands.run.show_runs = lambda runs, as_json: [run.folder for run in runs]
         cli.commands.study._report = lambda study: None
         # Workers are forked from here, where all is imported, and not from a process that has to import it first.
         for module in (lifelong.study.local, lifelong.study.forkserver):
@@ -315,6 +324,8 @@ def contents(root: Path) -> dict[str, str]:
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         name = file.relative_to(root).as_posix()
         if file.name in (".lock", "timings.jsonl", "report.html") or "/failed/" in name:
+            continue
+        if name.startswith("cache/lives/"):  # where finished lives lie: another folder, another name
             continue
         found[name] = hashlib.blake2b(_content(file), digest_size=16).hexdigest()
     return found
