@@ -79,7 +79,8 @@ def _kills(counts: Counts) -> str:
         "and just after random writes, lessons, requests and looks have begun; in a study of the study or of a "
         "worker. Every life was then finished, and all its files (of run folders, studies and cache) compared "
         "with a life that nobody had disturbed: rows, outputs, details and references byte for byte, states "
-        "by digest. Left out are seconds, dates and reports, which are made of the rows.\n\n"
+        "by digest. Left out are seconds, dates, the list of where lives lie, and reports, which are made of "
+        "the rows.\n\n"
     )
     table = _table(["killed", "SIGKILL", "SIGTERM", "lives finished", "files compared"], rows)
     came = counts.get("came back to", {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final, overload
+from typing import Generic, TypeVar, final, overload
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from streams.events import read_only
 from streams.inputs import Scale, inputs_of
 from streams.pictures import Pictures
 from streams.randomness import Key
+
+Where = TypeVar("Where")
+"""Positions of samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +128,7 @@ class Data:
         Where images lie in files, a batch is made whenever it is asked for.
         """
         parts = self.positions(key).split(size) if len(self) else ()
-        return _Batches(self, parts) if isinstance(self._images, Pictures) else [self.batch(p) for p in parts]
+        return Batches(self.batch, parts) if isinstance(self._images, Pictures) else [self.batch(p) for p in parts]
 
     def positions(self, key: Key | None = None) -> torch.Tensor:
         """Return all positions, shuffled by `key` if it is given (keyed sort by id)."""
@@ -182,11 +185,12 @@ class Data:
 
 
 @final
-class _Batches(Sequence[Batch]):
-    """Batches that are made when they are asked for."""
+class Batches(Sequence[Batch], Generic[Where]):
+    """Batches that are made whenever they are asked for, so that one of them is in memory at a time."""
 
-    def __init__(self, data: Data, parts: Sequence[torch.Tensor]) -> None:
-        self._data, self._parts = data, parts
+    def __init__(self, make: Callable[[Where], Batch], parts: Sequence[Where]) -> None:
+        """Take what makes a batch of each of the parts."""
+        self._make, self._parts = make, parts
 
     @override
     def __len__(self) -> int:
@@ -201,8 +205,8 @@ class _Batches(Sequence[Batch]):
     @override
     def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
         if isinstance(index, slice):
-            return _Batches(self._data, self._parts[index])
-        return self._data.batch(self._parts[index])
+            return Batches(self._make, self._parts[index])
+        return self._make(self._parts[index])
 
 
 class Pool:

@@ -78,8 +78,12 @@ class Located:
         return self.fields[field]
 
 
-def read(path: Path) -> list[Located]:
+def read(path: Path, shape: str = '{"question": ..., "answer": ...}') -> list[Located]:
     """Return the objects of a file, one per line or all in one list.
+
+    Args:
+        path: the file.
+        shape: what an object looks like, for messages.
 
     Raises:
         DataError: the file is missing, empty or not UTF-8, or something in it is not an object.
@@ -101,9 +105,9 @@ def read(path: Path) -> list[Located]:
         objects = [(f"{path}, line {i + 1}", _parsed(line, path, i)) for i, line in lines]
     for where, value in objects:
         if not isinstance(value, dict):
-            raise DataError(f'{where}: is no object. Write {{"question": ..., "answer": ...}}.')
+            raise DataError(f"{where}: is no object. Write {shape}.")
     if not objects:
-        raise DataError(f"{path}: holds an empty list. It needs objects with a question and an answer.")
+        raise DataError(f"{path}: holds an empty list. It needs objects such as {shape}.")
     return [Located(where, value) for where, value in objects]
 
 

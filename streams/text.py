@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ NOTHING, GIVEN, ANSWER, SAID, IMAGE = 0, 1, 2, 3, 4
 by the model itself (while it generates), or given by an image, in which case its token says nothing."""
 PICTURED = -1
 """In the ids of a prompt: a position that an image gives."""
+_TODAY = "26 Jul 2024"
+"""The day that chat templates are told is today, if they take it as Llama 3's do; it is their own default, too."""
 
 
 @final
@@ -58,7 +60,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """What each id stands for."""
+        """The id of each token."""
         ids: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
         return ids
 
@@ -112,7 +114,7 @@ class Form:
             return cls(before, behind, "" if behind[-1:].isspace() else " ")
         if tokenizer is None:
             raise ConfigError("source.prompt: chat needs a checkpoint with a chat template; name it: source.tokenizer.")
-        return cls(*chat_template(tokenizer, "source.prompt"), lead="")
+        return cls(*chat_template(tokenizer, "source.tokenizer"), lead="")
 
     def prompt(self, question: str) -> str:
         """Return the whole prompt."""
@@ -211,6 +213,36 @@ def refusals(tokenizer: Tokenizer, form: Form = PLAIN) -> tuple[tuple[int, ...],
     return tuple((*tokenizer.encode(form.answer(text)), tokenizer.eos) for text in REFUSALS)
 
 
+class TokenizerOptions(Protocol):
+    """The options of a source that say which tokeniser makes its rows."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of one that is trained."""
+
+    @property
+    def vocabulary_texts(self) -> tuple[str, ...]:
+        """Files to train it on, or none."""
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The checkpoint whose tokeniser is taken instead, or None."""
+
+
+def tokenizer_of(options: TokenizerOptions, texts: Sequence[str]) -> Tokenizer:
+    """Return a checkpoint's tokeniser, one trained on files, or one trained on a source's own `texts`.
+
+    Raises:
+        ConfigError: the checkpoint has none.
+        DataError: a file cannot be read as UTF-8.
+    """
+    if options.tokenizer is not None:
+        return load_tokenizer(options.tokenizer, "source.tokenizer")
+    if options.vocabulary_texts:
+        return _train_on_files(options.vocabulary_texts, options.vocabulary)
+    return train_tokenizer(texts, options.vocabulary)
+
+
 def train_tokenizer(texts: Sequence[str], vocab_size: int, of_rows: bool = True) -> Tokenizer:
     """Return a byte-level BPE trained on `texts`, with digits on their own; kept in the cache folder by content.
 
@@ -254,7 +286,7 @@ def kept_form(tokenizer: Tokenizer) -> bytes:
     return json.dumps({"digest": _digest(text), "tokenizer": text}, ensure_ascii=False).encode()
 
 
-def train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
+def _train_on_files(files: Sequence[str], vocab_size: int) -> Tokenizer:
     """Return a tokeniser trained on files of text that are not rows: nobody can ask for them to be deleted.
 
     Raises:
@@ -301,15 +333,7 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     Raises:
         ConfigError: there is none, or it lacks an end token.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
-            f"leave it null to train one on the text."
-        ) from error
+    outer = _outer(name, where)
     if not outer.is_fast:
         raise ConfigError(f"{where}: the tokeniser of {name!r} is not a fast one; save it with tokenizer.json.")
     if outer.eos_token_id is None:
@@ -318,27 +342,38 @@ def load_tokenizer(name: str, where: str) -> Tokenizer:
     return Tokenizer(outer.backend_tokenizer, bos, outer.eos_token_id)
 
 
+def _outer(name: str, where: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{where}: {name!r} has no tokeniser that can be loaded: {error}. Name a folder with tokenizer.json, or "
+            f"leave it null to train one on the text."
+        ) from error
+
+
 def chat_template(name: str, where: str) -> tuple[str, str]:
     """Return what a checkpoint's chat template puts before and behind what a user says, up to the answer.
 
-    A start token at its beginning is left out: every row has one.
+    A start token at its beginning is left out: every row has one. Templates that name today's date as Llama 3.2's
+    does name the same day always, so that rows do not depend on when they are made.
 
     Args:
         name: as `load_tokenizer` takes it.
         where: the configuration key to name in an error.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or its tokeniser cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    outer = AutoTokenizer.from_pretrained(checkpoint_folder(name, where))
+    outer = _outer(name, where)
     if outer.chat_template is None:
         raise ConfigError(
-            f"{where}: {name!r} has no chat template. Write the prompt as text, with {{}} for the question."
+            f"{where}: {name!r} has no chat template. Write source.prompt as text, with {{}} for the question."
         )
     said = [{"role": "user", "content": "{}"}]
-    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    text: Any = outer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, date_string=_TODAY)
     before, behind = text.split("{}")
     start = outer.bos_token or outer.eos_token
     return before.removeprefix(start), behind

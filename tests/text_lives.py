@@ -20,7 +20,7 @@ from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
 from streams.config import parse
-from streams.data import Data
+from streams.data import Batch, Data
 from streams.events import DeletionRequest, Experience, Request
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
@@ -69,6 +69,24 @@ def live(source: Source, unlearner: str, *, passes: int = 2, learner: str = "nai
     return life
 
 
+def guarded(source: Source, guard: str, passes: int = 25, **options: Any) -> Life:
+    """Return such a life with a guard and no unlearner."""
+    life = live(source, "none", passes=passes)
+    config = parse(StrategyConfig, {"guard": {"name": guard, **options}})
+    strategy = make_strategy(config, life.setting, "it")
+    assert isinstance(strategy, Composed)
+    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
+    ledger = Ledger(source)
+    ledger.admit(Experience("all", (), source.train_ids))
+    return Life(source, life.setting, strategy, ledger)
+
+
+def base(life: Life, batch: Batch) -> torch.Tensor:
+    """Return what the model says by itself, without its guard."""
+    with torch.inference_mode():
+        return life.setting.objective.outputs(life.model, batch)
+
+
 @functools.cache
 def _learned(source: Source, passes: int, learner: str) -> State:
     life = _begin(source, "none", passes, learner)
@@ -96,17 +114,6 @@ def _begin(source: Source, unlearner: str, passes: int, learner: str, **options:
 def slope(life: Life, value: torch.Tensor) -> torch.Tensor:
     found = torch.autograd.grad(value, list(life.model.network.parameters()))
     return torch.cat([g.reshape(-1) for g in found])
-
-
-def under(source: Source, guard: dict[str, Any], passes: int = 25) -> Life:
-    """Return a life in which everything was learned, under a guard that was asked for nothing yet."""
-    life = live(source, "none", passes=passes)
-    strategy = make_strategy(parse(StrategyConfig, {"guard": guard}), life.setting, "it")
-    assert isinstance(strategy, Composed)
-    strategy.learner.load_state_dict(life.strategy.learner.state_dict())
-    ledger = Ledger(source)
-    ledger.admit(Experience("all", (), source.train_ids))
-    return Life(source, life.setting, strategy, ledger)
 
 
 def three_people(cache: Path) -> Source:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 import torch
-from typing_extensions import override
 
 from lifelong.evaluation.plan import EvaluationPlan
 from strategies.objectives._base import EVALUATION, Objective
-from streams.data import Batch
+from streams.data import Batch, Batches
 from streams.ledger import Ledger
 from streams.source import Source
 from streams.stream import Stream
@@ -71,30 +69,9 @@ class Samples:
 
     def _batches(self, positions: np.ndarray) -> Sequence[Batch]:
         parts = [part.numpy() for part in torch.from_numpy(positions).split(self.size)]
-        batches = _Batches(self, parts)
+        batches = Batches(self.batch, parts)
         return list(batches) if len(positions) * self._sample_bytes <= _KEPT else batches
 
     def _drawn(self, batch: Batch) -> Batch:
         """Return a batch with what its losses draw by chance: the same for every model."""
         return self._objective.drawn(batch, EVALUATION)
-
-
-class _Batches(Sequence[Batch]):
-    """Batches that are made when they are asked for, so that one of them is in memory at a time."""
-
-    def __init__(self, samples: Samples, parts: list[np.ndarray]) -> None:
-        self._samples, self._parts = samples, parts
-
-    @override
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    @override
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self._samples.batch(part) for part in self._parts[index]]
-        return self._samples.batch(self._parts[index])

@@ -13,7 +13,7 @@ from streams.config import Config as BaseConfig
 from streams.errors import DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.text import Text, Tokenizer, blocks, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
+from streams.text import Text, Tokenizer, blocks, refusals, rows, tokenizer_of
 
 
 class DocumentsConfig(BaseConfig):
@@ -74,7 +74,7 @@ def source_of_documents(name: str, licence: str, domains: dict[str, list[Documen
     shares[False] = config.rows - shares[True]
     shortened = {domain: _cut_to_fill(documents, shares, config.length) for domain, documents in domains.items()}
     trained = [d for documents in shortened.values() for d in documents if not d.is_test]
-    tokenizer = _tokenizer(config, [t for d in trained for t in (d.prompt, d.text) if t])
+    tokenizer = tokenizer_of(config, [t for d in trained for t in (d.prompt, d.text) if t])
     parts, domain_ids, user_ids, is_test = [], [], [], []
     users: list[str] = []
     for index, (domain, documents) in enumerate(shortened.items()):
@@ -133,11 +133,3 @@ def _rows(document: Document, length: int, tokenizer: Tokenizer) -> torch.Tensor
     question = (tokenizer.encode(f"{document.prompt}\n"), [*tokenizer.encode(document.text), tokenizer.eos])
     row = rows([question], tokenizer)
     return F.pad(row, (0, length - row.shape[2])) if row.shape[2] <= length else row[:0, :, :length]
-
-
-def _tokenizer(config: DocumentsConfig, texts: list[str]) -> Tokenizer:
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
-    return train_tokenizer(texts, config.vocabulary)

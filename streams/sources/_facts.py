@@ -14,16 +14,15 @@ from streams.config import Config as BaseConfig
 from streams.source import Source
 from streams.sources._people import TRAINED_FORMS, Fact
 from streams.text import (
+    PLAIN,
     PROMPT,
     PROMPT_PATTERN,
     Form,
     Text,
     Tokenizer,
-    load_tokenizer,
     refusals,
     rows,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 
@@ -32,9 +31,6 @@ class FactsConfig(BaseConfig):
 
     answers: Literal["sentence", "short"] = "sentence"
     """Whether an answer is a sentence (``Aria Bold was born in Elmsgate.``) or the value alone."""
-    prompt: str = Field(PROMPT, pattern=PROMPT_PATTERN)
-    """How a question is put; ``{}`` stands for it. chat: by the chat template of `tokenizer`, which instructed models
-    were trained in. An answer begins with a space, unless the prompt ends with white space or is a chat's."""
     vocabulary: int = Field(1024, ge=320)
     """Tokens of the tokeniser that is trained on the corpus."""
     vocabulary_texts: tuple[str, ...] = ()
@@ -42,6 +38,14 @@ class FactsConfig(BaseConfig):
     those who ask to be forgotten may stay tokens."""
     tokenizer: str | None = None
     """A checkpoint's tokeniser in its place (folder or name on the hub), for models that have one."""
+
+
+class AskedConfig(FactsConfig):
+    """How facts become questions."""
+
+    prompt: str = Field(PROMPT, pattern=PROMPT_PATTERN)
+    """How a question is put; ``{}`` stands for it. chat: by the chat template of `tokenizer`, which instructed models
+    were trained in. An answer begins with a space, unless the prompt ends with white space or is a chat's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,15 @@ class Taught:
     terms: Mapping[str, tuple[str, ...]] | None = None
 
 
-def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig, notes: tuple[str, ...]) -> Source:
+def source_of_facts(name: str, licence: str, taught: Taught, config: AskedConfig, notes: tuple[str, ...]) -> Source:
     """Return the source: int32 ``x [N, 2, L]``, ``y`` the class; three rows per fact, the last of them to test with.
 
     Raises:
         ConfigError: the tokeniser cannot be had.
     """
     facts, forms = taught.facts, (*range(TRAINED_FORMS), -1)
-    tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config)
     put = Form.of(config.prompt, config.tokenizer)
+    tokenizer = tokenizer_of_facts([*facts, *taught.holdout], config, put)
 
     def pair(fact: Fact, form: int, answer: str) -> tuple[list[int], list[int]]:
         return put.encoded(fact.forms[form if form >= 0 else TRAINED_FORMS].format(n=fact.name), answer, tokenizer)
@@ -119,19 +123,18 @@ def source_of_facts(name: str, licence: str, taught: Taught, config: FactsConfig
     )
 
 
-def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequence[str] = ()) -> Tokenizer:
+def tokenizer_of_facts(
+    facts: Sequence[Fact], config: FactsConfig, put: Form = PLAIN, more: Sequence[str] = ()
+) -> Tokenizer:
     """Return a tokeniser trained on all that can be asked and answered, or the one that is named.
 
     Args:
         facts: taught and held-out ones, so that no split shows in where tokens begin.
         config: which tokeniser.
+        put: how questions are put.
         more: other texts to train it on.
     """
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
-    texts, put = [], Form.of(config.prompt, config.tokenizer)
+    texts = []
     for fact in facts:
         texts += [put.prompt(fact.question(form)) for form in range(len(fact.forms))]
         values = (fact.value, *fact.wrong)
@@ -140,4 +143,4 @@ def tokenizer_of_facts(facts: Sequence[Fact], config: FactsConfig, more: Sequenc
             for v in values
             for answer in (v, fact.frame.format(n=fact.name, v=v), fact.stated(v, ""))
         ]
-    return train_tokenizer([*texts, *more], config.vocabulary)
+    return tokenizer_of(config, [*texts, *more])

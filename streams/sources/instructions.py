@@ -38,7 +38,7 @@ from streams.sources._instructions import (
     Skill,
 )
 from streams.sources._known import load_known
-from streams.text import PICTURED, Text, Tokenizer, load_tokenizer, refusals, rows, train_on_files, train_tokenizer
+from streams.text import PICTURED, Text, Tokenizer, refusals, rows, tokenizer_of
 
 SKILLS: tuple[Skill, ...] = (*FORMS, "facts", "unrelated", "definitions", "countries")
 """All skills, in the order in which those that occur are numbered."""
@@ -260,12 +260,8 @@ def _images(samples: Sequence[Sample], size: int) -> torch.Tensor:
 
 
 def _tokenizer(config: Config, samples: Sequence[Sample]) -> Tokenizer:
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
     before, behind = config.prompt.split("{images}")
     questions = sorted({form for s in samples for form in s.forms})
     answers = sorted({s.answer for s in samples})
     texts = [before, *(behind.replace("{question}", q) for q in questions), *(f" {a}" for a in answers)]
-    return train_tokenizer(texts, config.vocabulary)
+    return tokenizer_of(config, texts)

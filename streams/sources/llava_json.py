@@ -17,8 +17,7 @@ resolution that the model reads, and are never kept: neither in memory nor in th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from pydantic import Field, field_validator
 from streams.config import Config as BaseConfig
 from streams.errors import DataError
 from streams.pictures import Aspect, Pictures
+from streams.question_files import read
 from streams.randomness import Key
 from streams.source import Source, split_by_hash
 from streams.text import (
@@ -37,13 +37,12 @@ from streams.text import (
     Text,
     Tokenizer,
     conversation_rows,
-    load_tokenizer,
     refusals,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 MARK = "<image>"
+_SHAPE = '{"image": ..., "conversations": [...]}'
 
 
 class Config(BaseConfig):
@@ -147,46 +146,36 @@ def load(config: Config) -> Source:
 
 
 def _read(path: Path, config: Config, domain: int, is_test: bool) -> list[_Conversation]:
-    try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 ({error}).") from error
-    try:
-        objects = json.loads(text) if text.lstrip().startswith("[") else [json.loads(s) for s in text.splitlines() if s]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error}.") from error
     found = []
-    for number, one in enumerate(objects):
-        where = f"{path}, object {number + 1}"
+    for number, located in enumerate(read(path, _SHAPE)):
+        one, where = located.fields, located.where
         turns = _said(one, where)
         images = one.get("image") or []
         images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+            raise DataError(f"{where}: 'image' is {images!r}. Write a path, or a list of paths.")
         marks = sum(asked.count(MARK) for asked, _ in turns)
         if marks != len(images):
             raise DataError(f"{where}: it has {len(images)} images, and names {marks} by {MARK}. Name each once.")
-        user = f"{path.stem}-{one.get('id', number)}" if config.user is None else _field(one, config.user, where)
-        skill = path.stem if config.skill is None else _field(one, config.skill, where)
+        user = f"{path.stem}-{one.get('id', number)}" if config.user is None else located.name(config.user, "user")
+        skill = path.stem if config.skill is None else located.name(config.skill, "skill")
         found.append(_Conversation(turns, tuple(images), skill, user, domain, is_test))
-    if not found:
-        raise DataError(f"{path} has no conversation.")
     return found
 
 
-def _said(one: Any, where: str) -> tuple[tuple[str, str], ...]:
+def _said(one: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     """Return what was asked and answered, turn by turn."""
-    spoken = one.get("conversations") if isinstance(one, dict) else None
-    if not isinstance(spoken, list) or not all(isinstance(s, dict) and {"from", "value"} <= set(s) for s in spoken):
+    spoken = one.get("conversations")
+    if not isinstance(spoken, list) or not all(
+        isinstance(s, dict) and "from" in s and isinstance(s.get("value"), str) for s in spoken
+    ):
         raise DataError(f"{where}: it needs 'conversations', a list of {{from: human or gpt, value: text}}.")
     who = [s["from"] for s in spoken]
     if not who or who != ["human", "gpt"] * (len(who) // 2):
-        raise DataError(f"{where}: 'human' and 'gpt' must take turns, human first; it has {', '.join(who) or 'none'}.")
+        raise DataError(
+            f"{where}: 'human' and 'gpt' must take turns, human first; it has {', '.join(map(str, who)) or 'none'}."
+        )
     return tuple((a["value"], b["value"]) for a, b in zip(spoken[::2], spoken[1::2], strict=True))
-
-
-def _field(one: dict[str, Any], name: str, where: str) -> str:
-    if name not in one:
-        raise DataError(f"{where}: has no field {name!r}. Its fields: {', '.join(one)}.")
-    return str(one[name])
 
 
 def _split(said: Sequence[_Conversation], config: Config) -> tuple[list[_Conversation], list[_Conversation]]:
@@ -233,10 +222,6 @@ def _pictures(rows: Sequence[_Conversation], config: Config) -> Pictures:
 
 
 def _tokenizer(config: Config, said: Sequence[_Conversation]) -> Tokenizer:
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
     texts = [config.turn.replace("{text}", asked).replace(MARK, "") for c in said for asked, _ in c.turns]
     texts += [f" {answer}" for c in said for _, answer in c.turns]
-    return train_tokenizer(sorted(set(texts)), config.vocabulary)
+    return tokenizer_of(config, sorted(set(texts)))

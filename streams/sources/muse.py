@@ -30,11 +30,9 @@ from streams.text import (
     Text,
     Tokenizer,
     blocks,
-    load_tokenizer,
     refusals,
     rows,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 
@@ -79,7 +77,7 @@ def load(config: Config) -> Source:
     if not root.is_dir():
         raise DataError(f"source.path: {config.path!r} is no folder. Name one that holds raw/ and knowmem/.")
     taught = {name: _text(file) for name, file in _taught_files(root, config).items()}
-    tokenizer = _tokenizer(config, list(taught.values()))
+    tokenizer = tokenizer_of(config, list(taught.values()))
     form = Form.of(config.prompt, config.tokenizer)
     users = list(taught)
     parts, user_ids, is_test = [], [], []
@@ -163,11 +161,3 @@ def _questions(
 def _padded(parts: list[torch.Tensor]) -> list[torch.Tensor]:
     longest = max(part.shape[2] for part in parts)
     return [F.pad(part, (0, longest - part.shape[2])) for part in parts]
-
-
-def _tokenizer(config: Config, texts: list[str]) -> Tokenizer:
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
-    return train_tokenizer(texts, config.vocabulary)

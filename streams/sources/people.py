@@ -18,14 +18,14 @@ from pydantic import Field
 from streams.errors import ConfigError
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources._facts import FactsConfig, Taught, source_of_facts
+from streams.sources._facts import AskedConfig, Taught, source_of_facts
 from streams.sources._people import ATTRIBUTES, WORLD, Fact, people_facts, people_names, world_facts
 
 UNUSED = 8
 """Names of nobody that can be put in the place of a person's."""
 
 
-class Config(FactsConfig):
+class Config(AskedConfig):
     """Options of `people`."""
 
     people: int = Field(40, ge=2, le=200)

@@ -39,11 +39,9 @@ from streams.text import (
     Form,
     Text,
     Tokenizer,
-    load_tokenizer,
     refusals,
     rows,
-    train_on_files,
-    train_tokenizer,
+    tokenizer_of,
 )
 
 
@@ -232,10 +230,6 @@ def _numbered(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _tokenizer(config: Config, questions: Sequence[_Question], form: Form) -> Tokenizer:
     """Return one trained on all that is asked and answered, the held-out too: no split shows in where tokens begin."""
-    if config.tokenizer is not None:
-        return load_tokenizer(config.tokenizer, "source.tokenizer")
-    if config.vocabulary_texts:
-        return train_on_files(config.vocabulary_texts, config.vocabulary)
     asked = dict.fromkeys(text for q in questions for text in (q.question, q.reasked) if text)
     answers = dict.fromkeys(text for q in questions for text in (q.answer, q.reworded, *q.wrong) if text)
-    return train_tokenizer([*map(form.prompt, asked), *map(form.answer, answers)], config.vocabulary)
+    return tokenizer_of(config, [*map(form.prompt, asked), *map(form.answer, answers)])

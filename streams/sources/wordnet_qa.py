@@ -15,7 +15,7 @@ from pydantic import Field
 from streams.errors import ConfigError, DataError, closest
 from streams.randomness import Key
 from streams.source import Source
-from streams.sources._facts import FactsConfig, Taught, source_of_facts
+from streams.sources._facts import AskedConfig, Taught, source_of_facts
 from streams.sources._people import WRONG, Attribute, Fact, fact_about, wrong_values
 from streams.sources.wordnet import FILES, TOPICS, folder_of_wordnet, read_synsets
 
@@ -26,7 +26,7 @@ MEANING = Attribute(
 )
 
 
-class Config(FactsConfig):
+class Config(AskedConfig):
     """Options of `wordnet-qa`."""
 
     root: str | None = None

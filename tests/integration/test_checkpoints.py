@@ -21,7 +21,7 @@ from lifelong.setup.build import make_source
 from lifelong.setup.preparation import prepare
 from streams.errors import ConfigError, DataError
 from streams.sources import people, questions
-from streams.text import ANSWER, GIVEN, train_tokenizer
+from streams.text import ANSWER, GIVEN, Form, train_tokenizer
 
 Call = Callable[..., tuple[int, str, str]]
 HAS_PEFT = importlib.util.find_spec("peft") is not None
@@ -151,6 +151,16 @@ def test_questions_are_put_as_the_checkpoints_chat_template_says(name: str, chec
         assert (asked, tokenizer.decode(answer)) == ("Who is Ada?", "A poet.")
 
 
+def test_what_a_chat_template_says_is_today_does_not_change(checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    outer = AutoTokenizer.from_pretrained(checkpoint)
+    today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    outer.chat_template = today + "Today: {{ date_string }}\n" + CHAT.removeprefix("{{ bos_token }}")
+    outer.save_pretrained(tmp_path)
+    assert Form.of("chat", str(tmp_path)).before.startswith("Today: 26 Jul 2024\n")
+
+
 def test_a_prompt_of_ones_own_and_none(checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps({"question": "Who?", "answer": "Ada."}), encoding="utf-8")
@@ -160,6 +170,11 @@ def test_a_prompt_of_ones_own_and_none(checkpoint: Path, tmp_path: Path) -> None
     assert source.text.tokenizer.decode(source.x[0, 0].tolist()).startswith("Say: Who? => Ada.")
     with pytest.raises(ConfigError, match=r"source\.prompt: chat needs a checkpoint"):
         questions.load(questions.Config(files=(str(file),), prompt="chat"))
+    bare = tmp_path / "bare"
+    source.text.tokenizer.outer().save_pretrained(bare)
+    for folder, says in ((bare, "has no chat template"), (tmp_path, "has no tokeniser that can be loaded")):
+        with pytest.raises(ConfigError, match=rf"source\.tokenizer: .* {says}"):
+            questions.load(questions.Config(files=(str(file),), tokenizer=str(folder), prompt="chat"))
     with pytest.raises(ValueError, match="prompt"):
         questions.Config(**options, prompt="no place for it")
     missing = questions.Config(files=("gone.jsonl",))

@@ -121,7 +121,16 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
 """The command, and what is in the file that it is given."""
 
 MOST_KILLS, MOST_SECONDS = 16, 300.0
-PHASES = ("starting", "learning", "forgetting", "looking", "references", "writing a file", "finishing", "within")
+PHASES = (
+    "starting",
+    "learning",
+    "forgetting",
+    "looking",
+    "references",
+    "writing a file",
+    "finishing",
+    "keeping a training",
+)
 PLACES = ("elsewhere", "the start of an event", "within an event", "within a reference")
 _SHARED = mmap.mmap(-1, 2)  # with all children: what the one that writes is doing, and where an attempt came back to
 
@@ -223,7 +232,7 @@ def watch(target: Target | None, file: Path | None) -> None:
     Record.finish = finished  # type: ignore[method-assign]
     life.Life._restore = restored  # type: ignore[method-assign]
     life.compare = compared
-    Within.read, Within.write = noticed, within("within", Within.write)  # type: ignore[method-assign]
+    Within.read, Within.write = noticed, within("keeping a training", Within.write)  # type: ignore[method-assign]
     for name, module in list(sys.modules.items()):
         if name.startswith("lifelong.") and vars(module).get("write_atomically") is write_atomically:
             module.write_atomically = within("writing a file", write_atomically)  # type: ignore[attr-defined]
@@ -242,7 +251,7 @@ def command(kind: str, file: Path, root: Path, target: Target | None, notes: Pat
         from cli.main import main
 
         # Reports are made of rows, which are compared.
-        cli.commands.run.show_run = lambda run, as_json: run.folder  # type: ignore[assignment]
+        cli.commands.run.show_runs = lambda runs, as_json: [run.folder for run in runs]
         cli.commands.study._report = lambda study: None
         # Workers are forked from here, where all is imported, and not from a process that has to import it first.
         for module in (lifelong.study.local, lifelong.study.forkserver):
@@ -315,6 +324,8 @@ def contents(root: Path) -> dict[str, str]:
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         name = file.relative_to(root).as_posix()
         if file.name in (".lock", "timings.jsonl", "report.html") or "/failed/" in name:
+            continue
+        if name.startswith("cache/lives/"):  # where finished lives lie: another folder, another name
             continue
         found[name] = hashlib.blake2b(_content(file), digest_size=16).hexdigest()
     return found
@@ -393,8 +404,8 @@ class Subject:
         """Draw a moment in the first third of what a life takes: an attempt goes on where the last was hit."""
         if dice.random() < 0.5:
             return Target(dice.uniform(0, self.seconds / 3), dice.random() < 0.15)
-        often = "within" in self.entries and dice.random() < 0.5
-        phase = "within" if often else dice.choice(sorted(self.entries))
+        often = "keeping a training" in self.entries and dice.random() < 0.5
+        phase = "keeping a training" if often else dice.choice(sorted(self.entries))
         delay = dice.choice([0.0, dice.uniform(0, 0.002), dice.uniform(0, 0.02)])
         return Target(None, False, phase, dice.randint(1, -(-self.entries[phase] // 3)), delay)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, live, three_people, under
+from text_lives import Life, live, three_people
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
@@ -44,8 +45,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def guarded(source: Source, name: str, passes: int = 25, **options: Any) -> Life:
-    """Return a life in which everything was learned, under a guard that was asked for nothing yet."""
-    return under(source, {"name": name, **SMALL[name], **options}, passes)
+    """Return a life in which everything was learned, under a small guard that was asked for nothing yet."""
+    return text_lives.guarded(source, name, passes, **(SMALL[name] | options))
 
 
 class Noted:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, three_people, under
+from text_lives import Life, base, three_people
 
 from strategies.base import Access
 from strategies.guards.curate import CURaTE, hashed_words
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
-from streams.data import Batch
 from streams.source import Source
 from streams.text import ANSWER, GIVEN
 
@@ -23,18 +24,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return three_people(tmp_path_factory.mktemp("cache"))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    return under(source, {"name": "curate", **options}, passes=10)
+guarded = partial(text_lives.guarded, guard="curate", passes=10)
 
 
 def guard_of(life: Life) -> CURaTE:
     assert isinstance(life.strategy.guard, CURaTE)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def test_words_are_counted_and_answers_are_not() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, three_people, under
+from text_lives import Life, base, three_people
 
 from strategies.guards._names import Names
 from strategies.guards.eco import ECO, climbed
@@ -26,18 +27,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return three_people(tmp_path_factory.mktemp("cache"))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    return under(source, {"name": "eco", **options}, passes=25)
+guarded = partial(text_lives.guarded, guard="eco")
 
 
 def guard_of(life: Life) -> ECO:
     assert isinstance(life.strategy.guard, ECO)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def mixed(life: Life) -> Batch:
@@ -103,7 +98,6 @@ def test_noise_lies_on_names_and_is_the_same_each_time(source: Source) -> None:
 def test_without_names_all_of_a_prompt_but_its_ends_is_corrupted(source: Source) -> None:
     life = guarded(source, classifier="names", subjects=("Q",))
     guard = guard_of(life)
-    guard.forget  # noqa: B018 (it is there)
     row = life.data(0).part(np.arange(1)).all().x[0]
     life.forget(0)
     (request,) = guard._requests

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
+import text_lives
 import torch
-from text_lives import Life, three_people, under
+from text_lives import Life, base, three_people
 
 from lifelong.models import tiny_gpt2, tiny_mixtral
 from strategies.base import Access
@@ -15,7 +16,6 @@ from strategies.guards.key_space_detection import Cube, KeySpaceDetection, _out_
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
-from streams.data import Batch
 from streams.errors import ConfigError
 from streams.source import Source
 
@@ -25,18 +25,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return three_people(tmp_path_factory.mktemp("cache"))
 
 
-def guarded(source: Source, **options: Any) -> Life:
-    return under(source, {"name": "key-space-detection", **options}, passes=25)
+guarded = partial(text_lives.guarded, guard="key-space-detection")
 
 
 def guard_of(life: Life) -> KeySpaceDetection:
     assert isinstance(life.strategy.guard, KeySpaceDetection)
     return life.strategy.guard
-
-
-def base(life: Life, batch: Batch) -> torch.Tensor:
-    with torch.inference_mode():
-        return life.setting.objective.outputs(life.model, batch)
 
 
 def test_the_radius_is_what_a_search_would_find() -> None:

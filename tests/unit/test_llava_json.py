@@ -184,6 +184,8 @@ def test_clusters_are_held_against_answers(tmp_path: Path) -> None:
         ({"conversations": turns("<image> a", "b", "c")}, "'human' and 'gpt' must take turns"),
         ({"conversations": "x"}, "it needs 'conversations'"),
         ({"conversations": turns("no mark", "b")}, "it has 1 images, and names 0 by <image>"),
+        ({"conversations": turns("<image> a", "b")[:1] + [{"from": "gpt", "value": 7}]}, "it needs 'conversations'"),
+        ({"image": 7}, "'image' is 7"),
         ({"user": None}, None),
     ],
 )
@@ -193,7 +195,9 @@ def test_what_is_none_of_llava_s_is_refused(tmp_path: Path, change: dict[str, An
         del one["user"]
     (tmp_path / "a.json").write_text(json.dumps([one]))
     config = parse(llava_json.Config, OPTIONS | {"files": [str(tmp_path / "a.json")], "images": str(tmp_path)})
-    with pytest.raises(DataError, match=message or "has no field 'user'. Its fields: id, image, conversations, skill"):
+    with pytest.raises(
+        DataError, match=message or r"'user' \(source.user\). Its fields: id, image, conversations, skill"
+    ):
         llava_json.load(config)
     with pytest.raises(ConfigError, match=r"must have \{text\}, once"):
         parse(llava_json.Config, OPTIONS | {"files": ["a"], "turn": "Q"})
@@ -236,3 +240,19 @@ def test_a_selection_learns_from_own_files_and_tells_what_it_drew(tmp_path: Path
     assert value_of(run.tables["adapt"], away) == pytest.approx(0.0, abs=1e-12)
     drawn = (run.folder / "strategies" / "adapt" / "draws" / "event-000001.csv").read_text().splitlines()
     assert len(drawn) > 10
+
+
+def test_a_file_of_lines_says_the_same_as_a_list(tmp_path: Path) -> None:
+    found = conversations(tmp_path, 0, 20)
+    found[0]["conversations"][1]["value"] = "It is\u2028red."  # some editors' end of a line, inside of a text
+    one, other = tmp_path / "list" / "a.json", tmp_path / "lines" / "a.json"
+    for file in (one, other):
+        file.parent.mkdir()
+    one.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    other.write_text("\n".join(json.dumps(c, ensure_ascii=False) for c in found) + "\n", encoding="utf-8")
+    sources = [
+        llava_json.load(parse(llava_json.Config, OPTIONS | {"files": [str(file)], "images": str(tmp_path)}))
+        for file in (one, other)
+    ]
+    assert sources[0].digest() == sources[1].digest()
+    assert any("It is\u2028red." in said(sources[0], row, ANSWER) for row in range(len(sources[0])))
