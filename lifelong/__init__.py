@@ -51,7 +51,9 @@ _PUBLIC = {
     "stream_from_manifest": "lifelong.execution.manifest",
     "Study": "lifelong.interface",
     "Row": "lifelong.results.table",
+    "RunInfo": "lifelong.trackers._base",
     "Table": "lifelong.results.table",
+    "Tracker": "lifelong.trackers._base",
 }
 
 __all__ = sorted(_PUBLIC)
