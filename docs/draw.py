@@ -60,7 +60,9 @@ def stream_picture(stream: Stream) -> Figure:
         axes.text(index + 0.5, 0.49, what, color="white", ha="center", va="center")
     last = len(stream.events)
     axes.annotate("", (last, 0.22), (0, 0.22), arrowprops={"arrowstyle": "->", "color": GREY})
-    axes.text(last / 2, 0.05, "one stream, played to every strategy, measured after every event", ha="center", color=GREY)
+    axes.text(
+        last / 2, 0.05, "one stream, played to every strategy, measured after every event", ha="center", color=GREY
+    )
     axes.set(xlim=(0, last), ylim=(0, 0.9))
     axes.set_axis_off()
     return figure
@@ -76,7 +78,9 @@ def result_picture(run: lifelong.Run, stream: Stream) -> Figure:
         known.plot([r.event for r in rows], [r.value for r in rows], color=colour, marker="o", ms=5, label=name)
     for index, _ in served.values():
         known.axvline(index, color=GREY, ls=":", lw=1)
-    known.set(title="What should be known", xlabel="event (dotted: a request)", ylabel="average accuracy", ylim=(0, 1.03))
+    known.set(
+        title="What should be known", xlabel="event (dotted: a request)", ylabel="average accuracy", ylim=(0, 1.03)
+    )
     known.legend(frameon=False, loc="lower left")
     for place, (name, colour) in enumerate(FORGET.items()):
         scores = [score_of(run, name, request, index) for request, (index, _) in served.items()]

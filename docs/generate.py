@@ -86,8 +86,8 @@ def options_of(kind: str) -> str:
     if shared:
         lines = [f"| `{r.key}` | {_cell(r.allowed)} | {_cell(r.meaning)} |" for r in shared.values()]
         parts.append(
-            f"## Shared options\n\nOptions that {SHARED_BY} or more of the {kind} have. Below, each of the {kind} names "
-            "those that it has, with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n"
+            f"## Shared options\n\nOptions that {SHARED_BY} or more of the {kind} have. Each names below which it has, "
+            "with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n"
             + "\n".join(lines)
             + "\n"
         )

@@ -100,7 +100,6 @@ def play_config(
     workers: int = 1,
 ) -> None:
     """Run a configuration, which is loaded when Ctrl-C is handled, and print what came out."""
-
     told = told or Told()
 
     def play(trackers: list[Tracker]) -> Run:

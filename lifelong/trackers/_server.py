@@ -1,4 +1,4 @@
-"""How W&B runs are started: online where there is a key and a server answers, else offline; apart from a sweep's trial."""
+"""How W&B runs are started: online where there is a key and a server answers, else offline; and under an agent."""
 
 from __future__ import annotations
 

@@ -78,7 +78,9 @@ def test_offline_files_hold_the_rows_of_the_run(tmp_path: Path) -> None:
     charts = offline(folder) / "files" / "media" / "plotly" / "charts"
     (units,) = charts.glob("units_*.plotly.json")
     drawn = json.loads(units.read_text(encoding="utf-8"))["data"][0]
-    scores = {(r.subject, str(r.event)): r.value for r in run.tables["replay"].select("accuracy") if "task" in r.subject}
+    scores = {
+        (r.subject, str(r.event)): r.value for r in run.tables["replay"].select("accuracy") if "task" in r.subject
+    }
     assert drawn["y"] == ["task-0", "task-1", "task-2"]
     assert drawn["z"] == [[scores.get((y, x)) for x in drawn["x"]] for y in drawn["y"]]
     assert list(charts.glob("requests_*.plotly.json"))
@@ -109,7 +111,9 @@ def test_a_run_that_goes_on_keeps_its_name_and_wandbs_own_variables_count(
     assert sent.display_name == "tiny naive (width=16, seed=0)"
     assert sent.run_group == run.folder.name
     assert sent.git.commit == commit
-    lived = [items["event/seconds"] for items in history(run.folder / "strategies" / "naive") if "event/seconds" in items]
+    lived = [
+        items["event/seconds"] for items in history(run.folder / "strategies" / "naive") if "event/seconds" in items
+    ]
     assert len(lived) == 5
     assert min(lived) > 0, "also of events before it went on"
 
@@ -356,7 +360,7 @@ def environment() -> dict[str, str]:
 
 
 def check_equal(folder: Path) -> None:
-    """Every row of the run's table is in the one offline file or one of its tables, once, with the same bits; no more."""
+    """Every row of the run is in the one offline file or in one of its tables, once, with the same bits; no more."""
     rows = read_rows(folder / "results.jsonl")
     assert {r.subject for r in rows} >= {"stream", "event", "requests", "task-0", "request-0"}
     assert {r.model for r in rows} == {"run", "retrained", "withheld"}
