@@ -1,4 +1,4 @@
-"""Streams that are built by hand in Python: a source and a list of events become the part of a configuration that says so.
+"""Streams that are built by hand in Python: a source and a list of events become a part of a configuration.
 
 A run has to find its stream again: when it goes on, in processes of their own, and for its references. So source and
 events become files, whose names have a hash of what they hold, and the configuration names these.
@@ -68,9 +68,7 @@ def stream(source: Source | str | Mapping[str, Any], events: Sequence[Learn | Fo
         ConfigError: there is no experience before the first request, or the source is of a kind (text, images beside
             text, manipulated data) that cannot be written to a file; name it instead.
     """
-    experiences = [
-        {"name": e.name, "samples": np.asarray(e.samples).tolist()} for e in events if isinstance(e, Learn)
-    ]
+    experiences = [{"name": e.name, "samples": np.asarray(e.samples).tolist()} for e in events if isinstance(e, Learn)]
     requests, after = [], 0
     for number, event in enumerate(events):
         if isinstance(event, Learn):
@@ -93,8 +91,8 @@ def _named(source: Source) -> dict[str, Any]:
     """Write a source to a file, and return how a configuration names it."""
     if source.text is not None or source.images is not None or source.corruption is not None:
         raise ConfigError(
-            f"lifelong.stream: the source {source.name!r} holds more than arrays (text, images or notes on damage). Give "
-            f"its name and options instead, as in {{'name': {source.name!r}, ...}}."
+            f"lifelong.stream: the source {source.name!r} holds more than arrays (text, images or notes on damage). "
+            f"Give its name and options instead, as in {{'name': {source.name!r}, ...}}."
         )
     is_regression = source.y.is_floating_point()
     buffer = io.BytesIO()

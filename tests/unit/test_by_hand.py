@@ -67,7 +67,8 @@ def test_the_same_events_by_hand_are_the_same_stream(digits: Source) -> None:
 
 def test_data_of_ones_own_becomes_a_file_and_keeps_its_rows(digits: Source) -> None:
     own = replace(digits, class_names=tuple("abcdefghij"), name="mine")
-    events = [lifelong.Learn("spring", own.train_ids[:9].tolist()), lifelong.Learn("summer", by_classes(own, (4, 5))[0])]
+    (of_two,) = by_classes(own, (4, 5))
+    events = [lifelong.Learn("spring", own.train_ids[:9].tolist()), lifelong.Learn("summer", of_two)]
     config = lifelong.stream(own, [*events, lifelong.Forget("class", ["e"])])
     stream = made(config)
     assert torch.equal(stream.source.inputs(own.train_ids), own.inputs(own.train_ids))
