@@ -40,6 +40,8 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _PUBLIC = {
+    "Forget": "lifelong.config.by_hand",
+    "Learn": "lifelong.config.by_hand",
     "RunConfig": "lifelong.config.run",
     "load_config": "lifelong.config.run",
     "Run": "lifelong.interface",
@@ -48,10 +50,13 @@ _PUBLIC = {
     "prepare": "lifelong.setup.preparation",
     "resume": "lifelong.interface",
     "run": "lifelong.interface",
+    "stream": "lifelong.config.by_hand",
     "stream_from_manifest": "lifelong.execution.manifest",
     "Study": "lifelong.interface",
     "Row": "lifelong.results.table",
+    "RunInfo": "lifelong.trackers._base",
     "Table": "lifelong.results.table",
+    "Tracker": "lifelong.trackers._base",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -227,3 +227,20 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", ["run", "study"])
+def test_axe_finds_no_barrier(browser: Any, files: dict[str, Path], name: str, width: int, scheme: str) -> None:
+    """The rules of axe-core for WCAG 2 A and AA and its best practices, but for what is inside plotly's drawings."""
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    shown = Shown(browser, files[name], scheme)
+    shown.page.set_viewport_size({"width": width, "height": 900})
+    shown.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = shown.page.evaluate("axe.run({exclude: ['.js-plotly-plot']}, {resultTypes: ['violations']})")
+    shown.page.close()
+    barriers = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
+    assert barriers == []
+    assert len(found["passes"]) > 15, "it has looked"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from streams.scenarios import (
     class_incremental,
     domain_incremental,
     joint,
+    listed,
     online,
     recurring,
     task_incremental,
@@ -31,6 +34,7 @@ MODULES: dict[str, Any] = {
     "class-incremental": class_incremental,
     "domain-incremental": domain_incremental,
     "joint": joint,
+    "listed": listed,
     "online": online,
     "recurring": recurring,
     "task-incremental": task_incremental,
@@ -46,9 +50,12 @@ def test_every_scenario_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_scenario_makes_a_valid_repeatable_plan(name: str, digits: Source) -> None:
-    module = MODULES[name]
-    plan, again = (module.build(digits, module.Config(), 3) for _ in range(2))
+def test_every_scenario_makes_a_valid_repeatable_plan(name: str, digits: Source, tmp_path: Path) -> None:
+    module, file = MODULES[name], tmp_path / "listed.json"
+    samples = [digits.train_ids[:90].tolist(), digits.train_ids[90:].tolist()]
+    file.write_text(json.dumps({"experiences": [{"name": f"e{n}", "samples": s} for n, s in enumerate(samples)]}))
+    config = module.Config(path=str(file)) if name == "listed" else module.Config()
+    plan, again = (module.build(digits, config, 3) for _ in range(2))
     assert [(e.name, e.sample_ids.tolist()) for e in plan.experiences] == [
         (e.name, e.sample_ids.tolist()) for e in again.experiences
     ]
