@@ -70,6 +70,10 @@ METRICS: dict[str, Metric] = {
     ),
     "refusal_tau": Metric("Cosine from which on the request refuses a prompt (curate).", "cosine", "neither"),
     "stored_prompts": Metric("Prompts in the store (curate).", "prompts", "lower", 0.0),
+    "shown_questions": Metric("Forgotten questions that are shown before a prompt (icul).", "questions", "lower", 0.0),
+    "shown_left_out": Metric(
+        "Share of these for which there is no room before the longest of the request's rows (icul).", "share", "lower", 0.0
+    ),
     "alternatives_true": Metric(
         "Share of drawn alternatives that held the true answer, and were left out (altpo).", "share", "lower", 0.0
     ),
