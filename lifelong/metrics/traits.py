@@ -74,6 +74,10 @@ METRICS: dict[str, Metric] = {
     "shown_left_out": Metric(
         "Share of these for which there is no room before the longest of the request's rows (icul).", "share", "lower", 0.0
     ),
+    "mask_free": Metric("Share of the weights that the request was free to change (alkn).", "share", "neither"),
+    "mask_again": Metric(
+        "Share of the weights that the request was free to change, and an earlier one too (alkn).", "share", "neither"
+    ),
     "alternatives_true": Metric(
         "Share of drawn alternatives that held the true answer, and were left out (altpo).", "share", "lower", 0.0
     ),

@@ -326,7 +326,7 @@ def test_every_metric_of_a_run_is_in_the_catalogue(run: Run) -> None:
     optional |= {"guarded", "trained_share"}  # in-context, trained-only
     optional |= {"assistants", "assistant_bytes", "flagged", "noise_sigma", "cube_radius"}  # uld, eco, key-space
     optional |= {"refusal_tau", "stored_prompts", "alternatives_true", "multiplier", "retained_bound"}  # curate ... pdu
-    optional |= {"shown_questions", "shown_left_out"}  # icul
+    optional |= {"shown_questions", "shown_left_out", "mask_free", "mask_again"}  # icul, alkn
     optional |= {"text_entropy", "text_words", "reference_auc"} | {m for m in METRICS if m.endswith("_tpr_1")}
     optional |= {m for m in METRICS if m.startswith("authors_")}
     optional |= {"draw_share", "draw_balance", "drawn_samples", "pool_share", "pool_size", "outside_band"}  # selection
