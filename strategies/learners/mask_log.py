@@ -27,7 +27,7 @@ class MaskLogger(Plugin):
     """
 
     config: Config
-    idle_state = {name: "only `alkn` writes it: tests/unit/test_alkn.py" for name in ("log/used", "log/thresholds")}
+    idle_state = dict.fromkeys(("log/used", "log/thresholds"), "only `alkn` writes it: tests/unit/test_alkn.py")
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Start without a mask."""

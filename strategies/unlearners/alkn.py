@@ -53,7 +53,7 @@ class Config(FitConfig):
     both losses differ in sign, so that the negated step lowers the retained loss to first order), or the others (agree:
     the released code)."""
     penalty: float = Field(0.5, ge=0)
-    """How much a weight that an earlier request was free to change falls behind, in spreads of its tensor's products."""
+    """How far a weight falls behind that an earlier request was free to change, in spreads of its tensor's products."""
     low: float = Field(0.1, ge=0, le=1)
     """Factor of the learning rate of those tensors, half of them, that earlier requests changed most."""
     retained: RetainedData = "full"

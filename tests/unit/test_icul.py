@@ -1,4 +1,4 @@
-"""ICUL: what stands before a prompt, in which order, and that nothing changes before a request or after it is undone."""
+"""ICUL: what stands before a prompt, in which order, and that nothing changes without a request."""
 
 from __future__ import annotations
 
