@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, final
 
+import numpy as np
 import torch
 from pydantic import Field
 from typing_extensions import override
@@ -144,8 +145,8 @@ class ConceptVectors(Following):
 
         What it does is how much it raises the mean loss of the forget set, minus that of as much retained data.
         """
-        order = (key / "retained").order(retained.ids)[: len(forget_set)]
-        sides = [self.setting.objective.batches(d, 64) for d in (forget_set, retained.part(order.copy()))]
+        order = np.sort((key / "retained").order(retained.ids)[: len(forget_set)])
+        sides = [self.setting.objective.batches(d, 64) for d in (forget_set, retained.part(order))]
         model.train(False)
         before, effects = self._losses(model, sides), []
         for block, neuron in candidates:

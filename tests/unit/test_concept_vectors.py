@@ -73,11 +73,12 @@ def test_a_planted_vector_is_found(source: Source) -> None:
     name = source.user_names[0].split()[0]
     assert concept[source.text.tokenizer.encode(f" {name}")[0]] or concept[source.text.tokenizer.encode(name)[0]]
     places = [value_places(model, block, "it") for block in range(3)]
-    model.parameters[places[2][7]] = model.network.head.weight.detach()[concept].mean(0) * 50  # type: ignore[index]
-    best, *_ = unlearner_of(life)._located(model, places, concept)
-    assert best == (2, 7)
-    named = concept_tokens(source.text, life.data(0).all().x, ("Elmsgate",), model.network.head)
+    named = concept_tokens(source.text, life.data(0).all().x, (source.user_names[0],), model.network.head)
     assert 0 < int(named.sum()) < int(concept.sum())
+    rows = torch.nn.functional.normalize(model.network.head.weight.detach()[named])  # type: ignore[index]
+    model.parameters[places[2][7]] = rows.sum(0) * 50
+    best, *_ = unlearner_of(life)._located(model, places, named)
+    assert best == (2, 7)
 
 
 @pytest.mark.parametrize("options", [{}, {"edit": "noise", "noise": 0.0}, {"edit": "zero", "method": "none"}])
@@ -149,7 +150,9 @@ def test_what_hurts_the_forget_set_alone_is_chosen(source: Source) -> None:
 def test_what_it_refuses(source: Source) -> None:
     with pytest.raises(ConfigError, match="cannot follow itself"):
         live(source, "concept-vectors", method="concept-vectors")
-    model = FlatModel(tiny_llama.build(tiny_llama.Config(width=16, inner=24, heads=2), (2, 16), 50), trained="head")
+    model = FlatModel(
+        tiny_llama.build(tiny_llama.Config(width=16, inner=24, heads=2, tied=False), (2, 16), 50), trained="head"
+    )
     with pytest.raises(ConfigError, match="frozen"):
         value_places(model, 0, "it")
     assert projected(model, torch.zeros(2, 16)).shape == (2, 50)

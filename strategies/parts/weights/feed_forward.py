@@ -1,7 +1,8 @@
 """The feed-forward layers of a transformer: the maps that lead in and out, and the value vectors of their neurons.
 
 A neuron of such a layer reads a state (its key, a row of the map that leads in) and adds a vector to the residual
-stream (its value, a column of the map that leads out), as strongly as it is active (Geva et al. 2021, arXiv 2012.14913).
+stream (its value, a column of the map that leads out), as strongly as it is active (Geva et al. 2021, arXiv
+2012.14913).
 """
 
 from __future__ import annotations
