@@ -1,7 +1,7 @@
 """Questions in other forms: clozes, questions the other way round, hints and typos, made of rows and of what is known.
 
-Everything here works on words. What a row's answer is about (its value) is the term of the source that the answer has and
-the question has not.
+Everything here works on words. What a row's answer is about (its value) is the term of the source that the answer has
+and the question has not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Follow the value vectors that spoke of what was deleted: are they where they were, and what do they say now?"""
+"""Follow the value vectors that spoke of what was deleted: how far they have come, and what they say now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from lifelong.evaluation.plan import RequestPlan
 from lifelong.results.table import Row, row
 from strategies.base import Strategy
 from strategies.metric import Metric
-from strategies.parts.model import FlatModel
 from strategies.parts.text.concepts import concept_tokens
 from strategies.parts.weights.blocks import blocks_of
 from strategies.parts.weights.feed_forward import top_tokens, value_places
@@ -50,8 +49,8 @@ METRICS = {
     "trace_distance": Metric("Mean distance of these, relative to the reference's length.", "ratio", "neither"),
     "trace_jaccard": Metric("Mean overlap of their top tokens: shared ones over all of both.", "share", "neither"),
     "trace_kept": Metric(
-        "Of the top tokens of these vectors in the reference that belong to the deleted, the share that the run's still "
-        "has: 1 where the trace is there as it was.",
+        "Of the top tokens of these vectors in the reference that belong to the deleted, the share that the run's "
+        "still has: 1 where the trace is there as it was.",
         "share",
         "neither",
     ),
@@ -80,7 +79,8 @@ class ConceptTrace(Audit):
             return Findings()
         vectors = torch.cat([model.parameters[p.to(model.parameters.device)] for p in places]).float()
         head = next(model.network.head.parameters()).detach().float()
-        hits = [float(self._hits(vectors, head, self._concept(model, r)).max()) for r in self.plan.due(event)]
+        concepts = [self._concept(r, len(head)).to(head.device) for r in self.plan.due(event)]
+        hits = [float(self._hits(vectors, head, concept).max()) for concept in concepts]
         kept = {"vectors": vectors.cpu().numpy(), "head": head.cpu().numpy()}
         return Findings({"concept_hits": np.array(hits, dtype=np.float32)}, kept)
 
@@ -107,21 +107,18 @@ class ConceptTrace(Audit):
             return []
         result = []
         for request in self.plan.due(event):
-            concept = self._tokens(request, heads[1].shape[0])
+            concept = self._concept(request, len(heads[1]))
             best = self._hits(then, heads[1], concept).topk(min(self.config.vectors, len(then))).indices
             told = traced(now[best], then[best], heads[0], heads[1], concept, self.config.share)
             n = len(request.forget)
             result += [row(event, kind, request.name, f"trace_{name}", value, n) for name, value in told.items()]
         return result
 
-    def _concept(self, model: FlatModel, request: RequestPlan) -> torch.Tensor:
-        head = next(model.network.head.parameters())
-        return self._tokens(request, head.shape[0]).to(head.device)
-
-    def _tokens(self, request: RequestPlan, count: int) -> torch.Tensor:
+    def _concept(self, request: RequestPlan, count: int) -> torch.Tensor:
+        """Return which of so many tokens belong to what a request deletes, bool ``[V]``."""
         assert self.source.text is not None
         x = self.source.x[torch.from_numpy(self.plan.ids[request.forget])]
-        return concept_tokens(self.source.text, x, None, torch.nn.Linear(1, count, bias=False))
+        return concept_tokens(self.source.text, x, None, count)
 
     def _hits(self, vectors: torch.Tensor, head: torch.Tensor, concept: torch.Tensor) -> torch.Tensor:
         """Return which share of each vector's top tokens belong to the concept, ``[n]``."""

@@ -103,7 +103,8 @@ class ConceptVectors(Following):
         forget_set = door.forget_set()
         retained = door.retained() if config.validated else None
         places = [value_places(model, block, _METHOD) for block in range(len(blocks_of(model)))]
-        concept = concept_tokens(self._text, forget_set.all().x, config.words, model.network.head)
+        count = self.setting.objective.num_outputs
+        concept = concept_tokens(self._text, forget_set.all().x, config.words, count).to(model.parameters.device)
         located = self._located(model, places, concept)
         effect, cost = float("nan"), Outcome()
         if retained is not None and len(retained):

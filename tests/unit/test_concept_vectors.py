@@ -68,12 +68,13 @@ def test_a_planted_vector_is_found(source: Source) -> None:
     assert life.strategy.access == Access(forget_set=True)
     model = life.model
     assert source.text is not None
-    concept = concept_tokens(source.text, life.data(0).all().x, None, model.network.head)
+    count = source.text.tokenizer.vocab_size
+    concept = concept_tokens(source.text, life.data(0).all().x, None, count)
     assert 3 < int(concept.sum()) < 100
     name = source.user_names[0].split()[0]
     assert concept[source.text.tokenizer.encode(f" {name}")[0]] or concept[source.text.tokenizer.encode(name)[0]]
     places = [value_places(model, block, "it") for block in range(3)]
-    named = concept_tokens(source.text, life.data(0).all().x, (source.user_names[0],), model.network.head)
+    named = concept_tokens(source.text, life.data(0).all().x, (source.user_names[0],), count)
     assert 0 < int(named.sum()) < int(concept.sum())
     rows = torch.nn.functional.normalize(model.network.head.weight.detach()[named])  # type: ignore[index]
     model.parameters[places[2][7]] = rows.sum(0) * 50
@@ -106,7 +107,8 @@ def test_an_ablation_is_seen_through_its_neuron_alone(source: Source) -> None:
     model = life.model
     places = [value_places(model, block, "it") for block in range(3)]
     assert source.text is not None
-    concept = concept_tokens(source.text, life.data(0).all().x, None, model.network.head)
+    count = source.text.tokenizer.vocab_size
+    concept = concept_tokens(source.text, life.data(0).all().x, None, count)
     ((block, neuron),) = unlearner_of(life)._located(model, places, concept)
     batch = life.data(1).all()
     with torch.no_grad():

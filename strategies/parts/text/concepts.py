@@ -6,12 +6,11 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from streams.text import ANSWER, Text
 
 
-def concept_tokens(text: Text, x: torch.Tensor, words: Sequence[str] | None, head: nn.Module) -> torch.Tensor:
+def concept_tokens(text: Text, x: torch.Tensor, words: Sequence[str] | None, count: int) -> torch.Tensor:
     """Return which tokens of the vocabulary speak of a concept, bool ``[V]``.
 
     Args:
@@ -19,10 +18,9 @@ def concept_tokens(text: Text, x: torch.Tensor, words: Sequence[str] | None, hea
         x: rows about the concept, int ``[n, 2, L]``.
         words: what the concept is called. None takes the terms of the source that the rows mention, or all tokens of
             their answers where it knows none.
-        head: of the model, for size and device.
+        count: V, how many tokens the model knows.
     """
-    weight = next(head.parameters())
-    of_concept = torch.zeros(weight.shape[0], dtype=torch.bool, device=weight.device)
+    of_concept = torch.zeros(count, dtype=torch.bool)
     if words is None:
         said = "\n".join(text.tokenizer.decode(row[0][row[1] > 0].tolist()) for row in x.cpu())
         words = [t for t in text.terms or () if re.search(rf"(?<!\w){re.escape(t)}(?!\w)", said)]
@@ -32,5 +30,5 @@ def concept_tokens(text: Text, x: torch.Tensor, words: Sequence[str] | None, hea
         ids = {i for i in ids if len(re.sub(r"\W", "", text.tokenizer.decode([i]))) > 1} or ids
     else:
         ids = set(x[:, 0][x[:, 1] == ANSWER].tolist()) - {text.tokenizer.eos}
-    of_concept[torch.tensor(sorted(ids), device=of_concept.device)] = True
+    of_concept[torch.tensor(sorted(ids))] = True
     return of_concept

@@ -63,7 +63,7 @@ class TokenBody(nn.Module, ABC):
         """Return the hidden states ``[B, T, width]`` of the embedding and behind every block, from the bottom up."""
 
     def normed(self, states: torch.Tensor) -> torch.Tensor:
-        """Return states ``[..., width]`` of an inner block as the head would read them: through the final norm, if any."""
+        """Return states ``[..., width]`` of an inner block as the head would read them: through the final norm."""
         return states
 
     def can_go_on(self, length: int) -> bool:
