@@ -76,9 +76,9 @@ def test_a_planted_vector_is_found(source: Source) -> None:
     places = [value_places(model, block, "it") for block in range(3)]
     named = concept_tokens(source.text, life.data(0).all().x, (source.user_names[0],), count)
     assert 0 < int(named.sum()) < int(concept.sum())
-    rows = torch.nn.functional.normalize(model.network.head.weight.detach()[named])  # type: ignore[index]
-    model.parameters[places[2][7]] = rows.sum(0) * 50
-    best, *_ = unlearner_of(life)._located(model, places, named)
+    word = int(named.nonzero()[0])
+    model.parameters[places[2][7]] = 50 * model.network.head.weight.detach()[word]  # type: ignore[index]
+    best, *_ = unlearner_of(life)._located(model, places, torch.arange(count) == word)
     assert best == (2, 7)
 
 

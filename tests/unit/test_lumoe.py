@@ -16,6 +16,7 @@ from strategies.guards.lumoe import LUMoE
 from strategies.guards.o3 import O3
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
+from strategies.parts.text.other_answers import Refusals
 from strategies.parts.weights.blocks import blocks_of
 from streams.source import Source
 
@@ -55,17 +56,29 @@ def test_what_is_routed_refuses_and_the_rest_is_the_model_to_the_bit(options: di
     assert torch.equal(features[len(forget) :], life.setting.objective.features(life.model, batch)[len(forget) :])
     assert not torch.equal(features[: len(forget)], life.setting.objective.features(life.model, forget))
     assert source.text is not None
-    text = source.text.tokenizer
-    refusals = {text.decode(list(r)) for r in source.text.refusals}
-    made = greedy(life.strategy.predict, forget, text)
-    assert sum(m in refusals for m in made) > len(made) / 2
-    assert float(life.setting.objective.scores(said[: len(forget)], forget).mean()) == 0.0
+    objective = life.setting.objective
+    refusals = Refusals(objective, life.setting.key / "lumoe" / "request-0")
+    refused = refusals.put(forget, refusals.drawn(forget, 0))
+    likely = [
+        objective.log_likelihoods(o, refused).mean() for o in (life.strategy.predict(refused), base(life, refused))
+    ]
+    assert float(likely[0]) > float(likely[1]) + 5
+    assert float(objective.scores(said[: len(forget)], forget).mean()) == 0.0
+    made = greedy(life.strategy.predict, forget.part(0, 4), source.text.tokenizer)
+    first = objective.scores(life.strategy.predict(forget.part(0, 4)), forget.part(0, 4))
+    hits = [m == source.text.tokenizer.decode(x[0][x[1] == 2].tolist()) for m, x in zip(made, forget.x, strict=False)]
+    assert [float(h) for h in hits] == first.tolist()
     assert not any(m._forward_hooks for m in blocks_of(life.model).modules())
 
 
 @pytest.mark.parametrize("router", ["names", "words"])
 def test_requests_never_act_together(router: str, source: Source) -> None:
-    life = guarded(source, **SMALL | {"epochs": 2}, router=router)
+    options: dict[str, Any] = SMALL | {
+        "epochs": 2,
+        "router": router,
+        "tau": 0.999,
+    }  # people are asked the same questions
+    life = guarded(source, **options)
     life.forget(0, "request-0")
     batch = life.data(0).all()
     first = life.strategy.predict(batch)
@@ -76,7 +89,7 @@ def test_requests_never_act_together(router: str, source: Source) -> None:
     alone = life.strategy.predict(life.data(1).all())
     together = life.strategy.predict(both)[len(batch) :]
     torch.testing.assert_close(together[:, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
-    other = guarded(source, **SMALL, router=router)
+    other = guarded(source, **options)
     other.strategy.load_state_dict(life.strategy.state_dict())
     assert torch.equal(other.strategy.predict(both), life.strategy.predict(both))
     assert digest(other.strategy.state_dict()) == digest(life.strategy.state_dict())

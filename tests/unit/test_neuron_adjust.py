@@ -51,7 +51,7 @@ def test_the_map_by_hand() -> None:
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_the_chosen_neurons_move_and_no_others(where: str, source: Source) -> None:
-    life = guarded(source, where=where, share=0.1)
+    life = guarded(source, where=where, share=0.3)
     weights = life.model.parameters.clone()
     outcome = life.forget(0)
     assert (outcome.exactness, outcome.weights_erased) == ("none", False)
@@ -59,7 +59,7 @@ def test_the_chosen_neurons_move_and_no_others(where: str, source: Source) -> No
     assert life.strategy.access == Access(forget_set=True, retained="full")
     guard, batch = guard_of(life), life.data(0).all()
     (request,) = guard._requests
-    assert sum(len(b.neurons) for b in request.blocks) == round(0.1 * 3 * 16)
+    assert sum(len(b.neurons) for b in request.blocks) == round(0.3 * 3 * 16)
     assert outcome.traits["event"]["adjusted_shift"] > 0
     with torch.no_grad():
         before = guard._heard(life.model, batch)
