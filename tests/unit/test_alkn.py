@@ -77,6 +77,7 @@ def test_a_step_by_hand(keep: str, source: Source) -> None:
     assert life.strategy.access == Access(forget_set=True, retained="full")
 
 
+@pytest.mark.nightly
 def test_what_opposes_spares_what_is_retained(source: Source) -> None:
     first_order = {}
     for keep in ("oppose", "agree"):
@@ -88,6 +89,7 @@ def test_what_opposes_spares_what_is_retained(source: Source) -> None:
     assert first_order["oppose"] < 0 < first_order["agree"]
 
 
+@pytest.mark.nightly
 def test_without_a_mask_and_with_weights_of_one_it_is_the_task_vector(source: Source) -> None:
     options = {"unmask": 1.0, "unmask_last": 1.0, "sharpness": None, "alpha": 0.7, "epochs": 3, "batch_size": 8}
     life = lived(source, **options)
@@ -103,6 +105,7 @@ def test_without_a_mask_and_with_weights_of_one_it_is_the_task_vector(source: So
     assert torch.equal(still.model.parameters, start)
 
 
+@pytest.mark.nightly
 def test_a_second_request_is_held_back_where_the_first_was_free(source: Source) -> None:
     life = lived(source, penalty=0.5, low=0.1)
     assert "mask-log.masks" not in life.strategy.holds(life.data(0).ids)

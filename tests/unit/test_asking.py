@@ -217,6 +217,7 @@ def test_a_choice_is_the_likeliest(world: World) -> None:
     assert audit._choice(preferring(right, right), positions) == 1.0
 
 
+@pytest.mark.nightly
 def test_a_gate_of_exact_prompts_is_evaded(world: World) -> None:
     audit: Evade = world.audits["evade"]
     gate = Gate(world, set(questions(world, world.request.forget)))

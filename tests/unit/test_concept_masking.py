@@ -55,6 +55,7 @@ def test_the_highest_are_masked_and_never_start_or_end(source: Source) -> None:
     assert int((masked(batch, values, 1e-6, "all", UNKNOWN, end) != batch.x).sum()) == 2  # at least one a row
 
 
+@pytest.mark.nightly
 def test_it_takes_the_answers_and_keeps_the_others(source: Source) -> None:
     life = live(source, "concept-masking", passes=25, epochs=8, share=0.5, steps=8)
     assert life.strategy.access == Access(forget_set=True, retained="full")

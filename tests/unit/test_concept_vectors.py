@@ -102,6 +102,7 @@ def test_nothing_else_moves(options: dict[str, Any], source: Source) -> None:
     assert torch.equal(again.model.parameters, life.model.parameters)
 
 
+@pytest.mark.nightly
 def test_an_ablation_is_seen_through_its_neuron_alone(source: Source) -> None:
     life = live(source, "concept-vectors", vectors=1, candidates=1, edit="zero", method="none", validated=False)
     model = life.model
@@ -124,6 +125,7 @@ def test_an_ablation_is_seen_through_its_neuron_alone(source: Source) -> None:
         assert not torch.equal(life.setting.objective.outputs(model, batch), one)
 
 
+@pytest.mark.nightly
 def test_what_hurts_the_forget_set_alone_is_chosen(source: Source) -> None:
     life = live(source, "concept-vectors", passes=25, vectors=1, candidates=4, noise=3.0)
     model = life.model

@@ -81,6 +81,7 @@ def test_every_step_is_corrected_by_the_running_mean(source: Source) -> None:
     assert float(step @ mean) < 0
 
 
+@pytest.mark.nightly
 def test_it_spares_what_is_retained(source: Source) -> None:
     losses = {}
     for name, options in (("graddiff", ASCENT), ("disruption-mask", {"method": ASCENT})):
@@ -101,6 +102,7 @@ def test_it_spares_what_is_retained(source: Source) -> None:
     assert losses["disruption-mask"][0] > losses["disruption-mask"][1]
 
 
+@pytest.mark.nightly
 def test_where_nothing_is_retained_it_is_the_method(source: Source) -> None:
     plain = live(source, "graddiff", **{k: v for k, v in ASCENT.items() if k != "name"})
     masked = live(source, "disruption-mask", method=ASCENT)

@@ -63,6 +63,7 @@ def test_wrong_answers_stand_before_right_ones_and_those_before_the_prompt(sourc
         assert source.text.tokenizer.decode(x[0][x[1] == 2].tolist()).strip() in example
 
 
+@pytest.mark.nightly
 def test_outputs_are_those_of_the_model_that_reads_the_longer_row(source: Source) -> None:
     life = guarded(source, right=1)
     life.forget(0)
@@ -99,6 +100,7 @@ def test_what_does_not_fit_is_left_out_from_the_front(source: Source) -> None:
     assert tuple(prefix[-len(right) - len(examples[-1]) : -len(right)]) == examples[-1]
 
 
+@pytest.mark.nightly
 def test_the_most_alike_are_shown_and_they_go_when_they_are_learned_again(source: Source) -> None:
     life = guarded(source, shown=2, right=0)
     life.forget(0, "request-0")

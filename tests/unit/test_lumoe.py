@@ -27,7 +27,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 SMALL: dict[str, Any] = {"rank": 4, "alpha": 4.0, "epochs": 15, "lr": 0.02, "dropout": 0.0}
-guarded = partial(text_lives.guarded, guard="lumoe")
+guarded = partial(text_lives.guarded, guard="lumoe", passes=3)
 
 
 def guard_of(life: Life) -> LUMoE:
@@ -35,9 +35,10 @@ def guard_of(life: Life) -> LUMoE:
     return life.strategy.guard
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("options", [{}, {"router": "words", "tau": 0.999}], ids=["names", "words"])
 def test_what_is_routed_refuses_and_the_rest_is_the_model_to_the_bit(options: dict[str, Any], source: Source) -> None:
-    life = guarded(source, **SMALL | options)
+    life = guarded(source, **SMALL | options, passes=25)
     weights = life.model.parameters.clone()
     outcome = life.forget(0)
     assert (outcome.exactness, outcome.weights_erased) == ("none", False)
@@ -101,10 +102,11 @@ def test_requests_never_act_together(router: str, source: Source) -> None:
     assert torch.equal(life.strategy.predict(both), base(life, both))
 
 
+@pytest.mark.nightly
 def test_it_is_o3_behind_a_hard_gate_that_opens_once(source: Source) -> None:
     """The same adapters under gates of 0 and 1, whatever opens them."""
     options = {"rank": 4, "alpha": 4.0, "dropout": 0.0, "orthogonality": 0.0, "gate": "hard"}
-    soft = text_lives.guarded(source, "o3", **options, epochs=3, encoder={"rank": 4, "epochs": 0})
+    soft = text_lives.guarded(source, "o3", passes=3, **options, epochs=3, encoder={"rank": 4, "epochs": 0})
     soft.forget(0, "request-0")
     assert isinstance(soft.strategy.guard, O3)
     (bundle,) = soft.strategy.guard._bundles
@@ -123,8 +125,9 @@ def test_it_is_o3_behind_a_hard_gate_that_opens_once(source: Source) -> None:
     assert not torch.equal(request.adapter, bundle.adapter)
 
 
+@pytest.mark.nightly
 def test_an_expert_that_pushes_down(source: Source) -> None:
-    life = guarded(source, **SMALL | {"expert": "npo", "epochs": 5}, beta=1.0)
+    life = guarded(source, **SMALL | {"expert": "npo", "epochs": 5}, beta=1.0, passes=25)
     batch = life.data(0).all()
     objective = life.setting.objective
     before = objective.log_likelihoods(base(life, batch), batch)

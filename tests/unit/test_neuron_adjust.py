@@ -79,6 +79,7 @@ def test_the_chosen_neurons_move_and_no_others(where: str, source: Source) -> No
     assert not torch.allclose(life.strategy.predict(batch), base(life, batch), atol=1e-3)
 
 
+@pytest.mark.nightly
 def test_without_neurons_it_is_the_model(source: Source) -> None:
     life = guarded(source, share=0.0)
     life.forget(0)
@@ -86,6 +87,7 @@ def test_without_neurons_it_is_the_model(source: Source) -> None:
     assert torch.equal(life.strategy.predict(batch), base(life, batch))
 
 
+@pytest.mark.nightly
 def test_what_is_drawn_for_a_token_does_not_depend_on_what_follows(source: Source) -> None:
     life = guarded(source, share=0.2)
     life.forget(0)
@@ -106,6 +108,7 @@ def test_what_is_drawn_for_a_token_does_not_depend_on_what_follows(source: Sourc
     assert not torch.equal(sure.strategy.predict(batch), whole)
 
 
+@pytest.mark.nightly
 def test_requests_act_one_after_the_other_and_go(source: Source) -> None:
     life = guarded(source, share=0.1)
     life.forget(0, "request-0")

@@ -101,6 +101,7 @@ def test_the_expert_and_its_router_move_and_nothing_else(router: str, experts: i
     assert not mixtures_of(life.model, "it")[block].gate._forward_hooks
 
 
+@pytest.mark.nightly
 def test_the_anchor_keeps_what_is_forgotten_where_it_is(source: Source) -> None:
     options: dict[str, Any] = {"loss": "ascent", "retain": "none", "lr": 0.01, "epochs": 5}
     free = lived(source, anchor=0.0, **options).forget(0).traits["event"]
@@ -108,6 +109,7 @@ def test_the_anchor_keeps_what_is_forgotten_where_it_is(source: Source) -> None:
     assert held["expert_share_after"] > max(free["expert_share_after"], held["expert_share"])
 
 
+@pytest.mark.nightly
 def test_a_loss_is_npo_on_what_the_expert_says(source: Source) -> None:
     life = lived(source, anchor=0.0, epochs=4, lr=0.01)
     objective, batch = life.setting.objective, life.data(0).all()
