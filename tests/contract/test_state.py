@@ -103,7 +103,7 @@ def has_changed(path: Path, value: Any, start: dict[Path, Any]) -> bool:
 def places(candidate: Candidate) -> list[str]:
     """The worlds that it can live in."""
     if candidate.supports == {"tokens"}:
-        return ["text"]
+        return [candidate.place("text")]
     if candidate in picture_candidates():
         return ["pictures"]
     forms = [*FORMS, *(["carrying"] if candidate.config.isolated is None else ["declared", "shaped"])]
