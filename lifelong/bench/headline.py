@@ -156,8 +156,9 @@ def mean_survived(survived: Sequence[int]) -> Mean:
     3.0
     """
     e = estimate([math.log1p(n) for n in survived])
-    ends = (None if e.low is None else math.expm1(e.low), None if e.high is None else math.expm1(e.high))
-    return Mean(round(math.expm1(e.mean), 6), *ends, e.n)
+    low = None if e.low is None else max(0.0, math.expm1(e.low))
+    high = None if e.high is None else math.expm1(e.high)
+    return Mean(round(math.expm1(e.mean), 6), low, high, e.n)
 
 
 def headline(lives: Sequence[Life]) -> Headline:

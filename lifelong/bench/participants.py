@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,15 +41,21 @@ class Participant:
 
 
 def named(track: Track) -> dict[str, StrategyConfig]:
-    """Return all that takes part by name, whether or not it can serve the track's requests."""
+    """Return all that takes part by name, whether or not it can serve the track's requests.
+
+    Every unlearner beside every carrier, but for those that read retained data where the carrier keeps none; every
+    learner beside `PLAIN`; every isolated strategy; and what the track names itself.
+    """
     found: dict[str, dict[str, Any]] = {}
     for carrier, strategy in track.carriers.items():
         for unlearner in entries("unlearners"):
-            found[f"{carrier}+{unlearner}"] = strategy | {"unlearner": _carried("unlearners", unlearner, strategy)}
+            module = load("unlearners", unlearner)
+            kept = _kept(module, strategy)
+            if kept or unlearner in PLAIN or not KEPT.keys() & module.Config.model_fields.keys():
+                found[f"{carrier}+{unlearner}"] = strategy | {"unlearner": {"name": unlearner} | kept}
     for learner in entries("learners"):
         for unlearner in PLAIN:
-            own = {"learner": learner}
-            found.setdefault(f"{learner}+{unlearner}", own | {"unlearner": _carried("unlearners", unlearner, own)})
+            found.setdefault(f"{learner}+{unlearner}", {"learner": learner, "unlearner": unlearner})
     found |= {name: {"isolated": name} for name in entries("isolated")}
     found |= track.more
     return {name: parse(StrategyConfig, data, name) for name, data in found.items()}
@@ -102,8 +109,9 @@ def participants(track: Track) -> list[Participant]:
 
 
 def _looked_at(track: Track, prepared: Prepared, name: str, config: StrategyConfig) -> Participant:
-    if name in track.expensive:
-        return Participant(name, config, refused=f"too expensive: {track.expensive[name]}")
+    for pattern, why in track.expensive.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return Participant(name, config, refused=f"too expensive: {why}")
     strategies = {name: config.model_dump(mode="json", exclude_unset=True)}
     try:
         parts = track.config(0, strategies).find_strategies()
@@ -122,11 +130,6 @@ def _admitted(track: Track, name: str, strategies: Strategies) -> Access:
             f"at most. Choose options that read less (retained: memory), or another track."
         )
     return access
-
-
-def _carried(kind: str, name: str, strategy: dict[str, Any]) -> dict[str, Any]:
-    """Return a method with options by which it reads what the learner keeps, if that keeps anything."""
-    return {"name": name} | _kept(load(kind, name), strategy)
 
 
 def _kept(module: ModuleType, strategy: dict[str, Any]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Track(Config):
     more: dict[str, dict[str, Any]] = {}
     """Participants beside those that the registry gives."""
     expensive: dict[str, str] = {}
-    """Participants that two cores cannot carry, with what they would take."""
+    """Participants that two cores cannot carry (names, or patterns as of files), with what they would take."""
 
     @model_validator(mode="after")
     def _bare(self) -> Self:

@@ -129,8 +129,8 @@ class ReferencesConfig(Config):
     `corrupted` source)."""
     every: Annotated[int, Field(ge=1)] | Literal["geometric"] = 1
     """References stand beside every that many requests (3: the third, the sixth ...), and always after the last event.
-    geometric: beside requests 1, 2, 3, 4, 6, 8, 11, 16 ..., each by a factor of about 1.4 later, so that they are few and
-    mostly early, where lives are short."""
+    geometric: beside requests 1, 2, 3, 4, 6, 8, 11, 16 ..., each later by a factor of about 1.4: few, and mostly early,
+    where lives are short."""
     most: int | None = Field(None, ge=0)
     """References stand beside at most that many requests, drawn by name, and after the last event. null sets no limit:
     what they cost then grows with requests times events."""

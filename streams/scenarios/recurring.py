@@ -40,9 +40,9 @@ class Config(BaseConfig):
     """one: all classes may come all the time. forgetting: in the second half of the stream, only the first half of the
     classes. two-period: the first half of the classes in the first half of the stream, the others in the second."""
     classes_per_unit: int = Field(1, ge=1)
-    """Classes, neighbours in the order of the source, that make one unit and always come together; `classes_per_task` is
-    a multiple of it. Accuracies are reported for units, and a task in a request is one, so that streams of very many
-    classes want more than one class in each."""
+    """Classes, neighbours in the order of the source, that make one unit and always come together; `classes_per_task`
+    is a multiple of it. Accuracies are reported for units, and a task in a request is one, so that streams of very
+    many classes want more than one class in each."""
     subsets: float = Field(1.0, gt=0, le=1)
     """Share of all possible class subsets that ever occur, drawn at the start and then uniformly; 1 draws freely."""
 
@@ -102,9 +102,9 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
         late = late[:half] if config.phases == "forgetting" else late[half:]
         early = early if config.phases == "forgetting" else early[:half]
     if min(len(early), len(late)) < size:
+        what = "classes" if config.classes_per_unit == 1 else "units"
         raise ConfigError(
-            f"scenario.phases: {config.phases!r} leaves {half} units (classes, by default) in a half, fewer than the {size} "
-            f"of a task."
+            f"scenario.phases: {config.phases!r} leaves {half} {what} in a half, fewer than the {size} of a task."
         )
     if config.max_gap is not None and size * config.max_gap < max(len(early), len(late)):
         raise ConfigError(
