@@ -13,9 +13,9 @@ def leaderboard() -> str:
     lines = [
         "# Leaderboard",
         "",
-        "Generated from `lifelong/bench/results` by `python docs/generate.py`. What the numbers mean, and how to place your own "
-        "method: [bench.md](bench.md). Strategies of different access are not ranked together; a place is as wide as the "
-        "noise; a star is the Pareto front of all numbers.",
+        "Generated from `lifelong/bench/results` by `python docs/generate.py`. What the numbers mean, and how to place "
+        "your own method: [bench.md](bench.md). Strategies of different access are not ranked together; a place is as "
+        "wide as the noise; a star is the Pareto front of all numbers.",
         "",
     ]
     for name in tracks():

@@ -16,7 +16,7 @@ import torch
 from lifelong.bench.evidence import Life
 from lifelong.bench.headline import headline
 from lifelong.bench.participants import admit
-from lifelong.bench.running import read_life
+from lifelong.bench.running import digests_of_files, read_life
 from lifelong.bench.submission import Submission, plain
 from lifelong.bench.track import Track, check_stream, read_track
 from lifelong.config.run import StrategyConfig
@@ -71,6 +71,7 @@ def check(
     _check_lives(submission, track)
     require_trust(submission.config, root, trust)
     config = parse(StrategyConfig, submission.config, "config")
+    _check_files(submission, track)
     access = admit(track, submission.strategy, config).label()
     if access != submission.access:
         raise RefutedError(f"access: the strategy reads {access!r}, and the submission says {submission.access!r}.")
@@ -113,6 +114,17 @@ def _check_lives(submission: Submission, track: Track) -> None:
             raise RefutedError(f"headline.{key}: the submission says {value}, and its lives come to {now.get(key)}.")
     if missing_keys := sorted(now.keys() - submission.headline.keys()):
         raise RefutedError(f"headline.{missing_keys[0]} is missing.")
+
+
+def _check_files(submission: Submission, track: Track) -> None:
+    one = track.config(0, {submission.strategy: submission.config})
+    here = digests_of_files(one.resolved())
+    for name in sorted(here.keys() | submission.files.keys()):
+        if here.get(name) != submission.files.get(name):
+            raise ConfigError(
+                f"files: {name} has the digest {here.get(name)} here, and {submission.files.get(name)} in the "
+                f"submission. Put the file there with which it was made."
+            )
 
 
 def _compare(submission: Submission, track: Track, config: StrategyConfig, seed: int, root: Path) -> Checked:

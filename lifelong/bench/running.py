@@ -97,7 +97,7 @@ def submit(
         "frozen": track.digest,
         "strategy": name,
         "config": tuned.model_dump(mode="json", exclude_unset=True),
-        "files": {path.name: digest.hex()[:32] for path, digest in own_code(resolved).items()},
+        "files": digests_of_files(resolved),
         "access": access,
         "code": code_of(resolved),
         "versions": versions(),
@@ -124,6 +124,11 @@ def read_life(track: Track, seed: int, stream: Stream, results: Path) -> Life:
     scores = {f"{kind}_{measure}" for kind in ("retain", "forget", "average")}
     table = Table(read_some(results, METRICS | scores))
     return life_of(seed, table, stream, measure, config.references, str(mark_of(results)["digest"]))
+
+
+def digests_of_files(resolved: dict[str, Any]) -> dict[str, str]:
+    """Return the digests of files with code that a run names, by the files' names."""
+    return {path.name: digest.hex()[:32] for path, digest in own_code(resolved).items()}
 
 
 def _study(track: Track, name: str, config: StrategyConfig) -> dict[str, Any]:

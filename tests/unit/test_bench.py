@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.main import main
 from lifelong.bench import track as tracks_module
 from lifelong.bench.check import check
 from lifelong.bench.evidence import Life, Moment, Numbers, OfScope
@@ -209,6 +210,7 @@ TAMPERED = {
     "a number of a life": (changed("lives.1.numbers.cost", 0.0), RefutedError, "headline.numbers"),
     "a seed is missing": (changed("lives", lambda s: s[:-1]), ConfigError, r"seeds \[3\] are missing"),
     "a seed is there twice": (changed("lives", lambda s: [*s, s[0]]), RefutedError, "each once"),
+    "files": (changed("files", {"mine.py": "0" * 32}), ConfigError, "files: mine.py has the digest None here"),
     "no headline": (changed("headline", {}), RefutedError, "is missing"),
     "an unknown key": (changed("more", 1), ConfigError, "more"),
     "a wrong type": (changed("lives.0.seed", "zero"), ConfigError, "seed"),
@@ -245,3 +247,55 @@ def test_options_of_a_strategy_are_checked_as_anywhere(smoke: Track) -> None:
     wrong = parse(StrategyConfig, {"learner": "replay", "unlearner": {"name": "finetune", "epoch": 3}})
     with pytest.raises(ConfigError, match="epoch"):
         admit(smoke, "mine", wrong)
+
+
+BAD = {
+    "an unknown track": (["smok"], 2, "There is no track 'smok'. Did you mean 'smoke'"),
+    "an unknown strategy": (["smoke", "--strategy", "replay+finetun"], 2, "no participant 'replay+finetun'"),
+    "more access than allowed": (["smoke", "--strategy", "replay+retrain"], 2, "reads 'retain: full'"),
+    "more seeds than there are": (["smoke", "--strategy", "replay+none", "--seeds", "9"], 2, "has 4 seeds"),
+    "one file for two": (["smoke", "--strategy", "replay+none", "--strategy", "sisa", "--out", "x.json"], 2, "--out"),
+    "a file without check": (["smoke", "x.json"], 2, "A strategy is named by --strategy x.json"),
+    "check of nothing": (["check"], 2, "name a submission"),
+    "check of no file": (["check", "none.json"], 2, "cannot be read"),
+    "an edited submission": (["check", "edited.json"], 3, "It was edited"),
+    "missing seeds": (["check", "few.json"], 2, "seeds [2, 3] are missing"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named_and_has_an_exit_code(
+    what: str, smoke: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, code, says = BAD[what]
+    monkeypatch.chdir(tmp_path)
+    data = complete(smoke).model_dump(mode="json")
+    Path("edited.json").write_text(json.dumps(data | {"strategy": "other"}), encoding="utf-8")
+    few = data | {"lives": data["lives"][:2], "streams": data["streams"][:2]}
+    Path("few.json").write_text(json.dumps(few | {"digest": digest_of(few)}), encoding="utf-8")
+    assert called(["bench", *words], monkeypatch) == code
+    assert says in capsys.readouterr().err
+    assert not Path("runs", "bench").exists()
+
+
+def test_tracks_are_listed_and_a_good_submission_passes(
+    smoke: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert called(["bench", "--json"], monkeypatch) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [t["name"] for t in listed] == sorted(tracks())
+    assert all(t["cost"] for t in listed)
+    write(complete(smoke), tmp_path / "one.json")
+    assert called(["bench", "check", "one.json", "--no-again"], monkeypatch) == 0
+    assert "arithmetic of the headline are right" in capsys.readouterr().out
+    assert list(Path("runs").iterdir()) == [], "nothing is left behind"
+
+
+def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["lifelong", *words])
+    try:
+        main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
