@@ -1,4 +1,6 @@
-"""Write configuration.md, options/, metrics.md, reliability.md and numbers in choosing.md and scale.md; or ``--check``.
+"""Write pages that follow from the program and from what was measured; ``--check`` compares.
+
+They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, and the numbers in choosing.md and scale.md.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -23,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
+from _leaderboard import leaderboard
 from _reliability import reliability
 from _scale import many_requests
 from torch import nn
@@ -278,7 +281,8 @@ def main() -> int:
     stale = []
     pages = {"configuration.md": configuration(), "metrics.md": metrics(), "choosing.md": choosing()}
     pages |= {f"options/{kind}.md": options_of(kind) for kind in KIND_PAGES}
-    for name, text in (pages | {"reliability.md": reliability(), "scale.md": scale()}).items():
+    pages |= {"reliability.md": reliability(), "scale.md": scale(), "leaderboard.md": leaderboard()}
+    for name, text in pages.items():
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:
