@@ -1,6 +1,7 @@
 """Write pages that follow from the program and from what was measured; ``--check`` compares.
 
-They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, and the numbers in choosing.md and scale.md.
+They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, and numbers in choosing.md and
+scale.md.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -90,9 +91,7 @@ def options_of(kind: str) -> str:
         lines = [f"| `{r.key}` | {_cell(r.allowed)} | {_cell(r.meaning)} |" for r in shared.values()]
         parts.append(
             f"## Shared options\n\nOptions that {SHARED_BY} or more of the {kind} have. Each names below which it has, "
-            "with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n"
-            + "\n".join(lines)
-            + "\n"
+            "with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
         )
     for name, entry in entries(kind).items():
         own = [row for row in rows[name] if _meaning(row) not in shared]
