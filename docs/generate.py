@@ -1,4 +1,7 @@
-"""Write configuration.md, options/, metrics.md, reliability.md and numbers in choosing.md and scale.md; or ``--check``.
+"""Write pages that follow from the program and from what was measured; ``--check`` compares.
+
+They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, and numbers in choosing.md and
+scale.md.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -23,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
+from _leaderboard import leaderboard
 from _reliability import reliability
 from _scale import many_requests
 from torch import nn
@@ -87,9 +91,7 @@ def options_of(kind: str) -> str:
         lines = [f"| `{r.key}` | {_cell(r.allowed)} | {_cell(r.meaning)} |" for r in shared.values()]
         parts.append(
             f"## Shared options\n\nOptions that {SHARED_BY} or more of the {kind} have. Each names below which it has, "
-            "with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n"
-            + "\n".join(lines)
-            + "\n"
+            "with its defaults.\n\n| key | allowed | meaning |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
         )
     for name, entry in entries(kind).items():
         own = [row for row in rows[name] if _meaning(row) not in shared]
@@ -278,7 +280,8 @@ def main() -> int:
     stale = []
     pages = {"configuration.md": configuration(), "metrics.md": metrics(), "choosing.md": choosing()}
     pages |= {f"options/{kind}.md": options_of(kind) for kind in KIND_PAGES}
-    for name, text in (pages | {"reliability.md": reliability(), "scale.md": scale()}).items():
+    pages |= {"reliability.md": reliability(), "scale.md": scale(), "leaderboard.md": leaderboard()}
+    for name, text in pages.items():
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:

@@ -26,6 +26,7 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 - study/: many runs, seeds, criteria;
 - report/: tables, figures and pages;
 - verification/, capacity/: proofs that deletions were exact; the size of a sharded system before it is trained;
+- bench/: frozen tracks, submissions, and where strategies stand among others;
 - interface: what scripts and notebooks use.
 """
 

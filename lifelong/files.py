@@ -28,6 +28,7 @@ __all__ = [
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
+    "lifelong/bench/",
     "lifelong/capacity/",
     "lifelong/config/annotate.py",
     "lifelong/config/shipped.py",

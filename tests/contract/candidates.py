@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from contract.combinations import ON_BOTH, ON_IMAGES, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
-from contract.worlds import CONVOLVED, world_of
+from contract.worlds import CONVOLVED, OF_EXPERTS, world_of
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.suitability import Part, part_of
@@ -79,6 +79,12 @@ class Candidate:
         return self.own or not self.forgets or self.name in VARIANTS
 
     @property
+    def needs_experts(self) -> bool:
+        """Whether its model is a mixture of experts."""
+        kind, name = self.parts[-1]
+        return kind == "unlearners" and class_named(kind, name).needs_experts
+
+    @property
     def in_all_forms(self) -> bool:
         """Whether it is tried in every form by default, not at home alone: all that is isolated, some of the others."""
         return self.own or self.config.isolated is not None or self.name in SAMPLE
@@ -95,7 +101,7 @@ class Candidate:
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""
         if name in OTHER_FORMS:
-            return name
+            return name + (OF_EXPERTS if self.needs_experts else "")
         if not self.lives(name):
             name = "regression" if name == "class-incremental" else f"{name} of regression"
         kind, unlearner = self.parts[-1]

@@ -218,6 +218,39 @@ def test_recurring_options(digits: Source) -> None:
         recurring.build(digits, recurring.Config(classes=2, classes_per_task=3), 0)
 
 
+def test_recurring_units_of_several_classes_come_together(digits: Source) -> None:
+    options = {"tasks": 30, "classes_per_task": 6, "classes_per_unit": 3, "samples_per_class": 2}
+    plan = recurring.build(digits, recurring.Config(**options), 0)
+    assert [unit.name for unit in plan.units] == ["unit-0", "unit-1", "unit-2", "class-9"]
+    assert [unit.classes for unit in plan.units] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
+    tests = np.concatenate([unit.test_ids for unit in plan.units])
+    assert sorted(tests.tolist()) == np.flatnonzero(digits.is_test).tolist()
+    for experience in plan.experiences:
+        assert len(experience.units) == 2
+        classes = sorted(c for unit in experience.units for c in plan.units[unit].classes)
+        assert digits.class_ids[experience.sample_ids].tolist() != []
+        assert np.unique(digits.class_ids[experience.sample_ids]).tolist() == classes
+        assert len(experience.sample_ids) == 2 * len(classes)
+    with pytest.raises(ConfigError, match="classes_per_task=4 must be a multiple"):
+        recurring.build(digits, recurring.Config(classes_per_task=4, classes_per_unit=3), 0)
+
+
+def test_domains_that_come_several_times_bring_other_samples_each_time(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=60)
+    source = replace(source, domain_ids=np.arange(len(source)) % 3)
+    once = domain_incremental.build(source, domain_incremental.Config(kind="natural"), 0)
+    plan = domain_incremental.build(source, domain_incremental.Config(kind="natural", visits=4), 0)
+    names = [f"domain-{d}-{visit}" for visit in range(4) for d in range(3)]
+    assert [e.name for e in plan.experiences] == names
+    assert len(plan.units) == 3
+    for d, whole in enumerate(once.experiences):
+        parts = [e.sample_ids for e in plan.experiences if e.units == (d,)]
+        assert np.sort(np.concatenate(parts)).tolist() == whole.sample_ids.tolist()
+        assert max(map(len, parts)) < len(whole.sample_ids) / 2
+    many = domain_incremental.build(source, domain_incremental.Config(kind="natural", visits=100), 0)
+    assert all(len(e.sample_ids) for e in many.experiences), "a visit that brings nothing is left out"
+
+
 def test_permuted_domains(digits: Source) -> None:
     plan = domain_incremental.build(digits, domain_incremental.Config(domains=3), 0)
     n = len(digits)
