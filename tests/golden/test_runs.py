@@ -341,6 +341,15 @@ def tables_of(page: str) -> Iterator[tuple[str, list[list[str]]]]:
             yield f"{name[1] if name else '?'} {place}", rows
 
 
+def words_of(page: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield what a page says outside its tables, by section, without seconds."""
+    for section in page.split("<section")[1:]:
+        name = re.search(r'id="(.+?)"', section)
+        plain = re.sub(r"<(table|script|style)\b.*?</\1>", " ", section, flags=re.DOTALL)
+        text = " ".join(re.sub(r"<.*?>", " ", plain, flags=re.DOTALL).split())
+        yield f"words of {name[1] if name else '?'}", [[re.sub(r"\d+\.\d+ s\b", "some s", text)]]
+
+
 def table_of(rows: list[list[str]]) -> list[Any]:
     """Return a hash of a table's words, and sums of its numbers."""
     cells = [c for r in rows for c in r]
@@ -349,11 +358,12 @@ def table_of(rows: list[list[str]]) -> list[Any]:
 
 
 def page_of(page: str) -> dict[str, list[Any]]:
-    """Return the record of what stands on a page: its figures and its tables."""
+    """Return the record of what stands on a page: its figures, its tables and what it says beside them."""
     found = re.findall(r'<script type="application/json" id="figure-(.+?)-data">(.*?)</script>', page)
     record = {f"figure {name}": figure_of(json.loads(text)) for name, text in found}
     unlike = ("repeat", "metrics")
-    return record | {name: table_of(rows) for name, rows in tables_of(page) if not name.startswith(unlike)}
+    told = [*tables_of(page), *((name, rows) for name, rows in words_of(page) if not name.endswith(unlike))]
+    return record | {name: table_of(rows) for name, rows in told if not name.startswith(unlike)}
 
 
 def text_of(text: str) -> list[Any]:
