@@ -85,16 +85,18 @@ BASES: dict[str, tuple[Options, int]] = {
     ),
 }
 """Small runs, and how many values of an option that says how much are tried."""
+WHOLE, AUDITS = ("classes", "adam"), ("text", "attacked")
+"""Runs of which all options are changed, and those of audits alone; of the others those of objective and model, too."""
 
 
 def changes(name: str) -> dict[str, Options]:
     """Return configurations in which one option of a small run is another, by what is changed."""
     base, most = BASES[name]
     found: dict[str, Options] = {"": base}
-    if base["schedule"] is SEVERAL:
+    if name in WHOLE:
         found |= {f"{'.'.join(p)}={v!r}": with_option(base, p, v) for p, v in _others(RunConfig, base, most)}
     for key, kind in PARTS.items():
-        if key in base:
+        if key in base and name not in AUDITS:
             found |= {f"{key}.{c}": base | {key: new} for c, new in _of_part(kind, base[key], most)}
     audits = base.get("evaluation", {}).get("audits", [])
     for place, audit in enumerate(audits):
