@@ -27,6 +27,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
+from contract.changes import is_switch, options_of, others, value_of, with_option
 from contract.recorded import made_here, processor
 
 import lifelong
@@ -45,6 +46,7 @@ from lifelong.study.jobs import execute
 from lifelong.study.study import Study
 from strategies.parts.model import FlatModel
 from streams.config import parse
+from streams.errors import LifelongError
 from streams.randomness import Key, seeded_globals
 from streams.registry import load
 from streams.text import ANSWER, GIVEN, IMAGE
@@ -409,22 +411,35 @@ def lived(name: str, folder: Path) -> dict[str, Any]:
 
 
 def record_of_models() -> dict[str, Any]:
-    """Return, for every small network, a hash of its parameters, and sums of them and of what it answers."""
+    """Return, for every small network and every option of it, a hash of its parameters, and sums of these and of what
+    it answers; or what is said of an option that is refused."""
     record: dict[str, Any] = {}
     for name, (options, shape) in MODELS.items():
-        module: Any = load("models", name)
+        kind: Any = load("models", name)
+        changes = {"": options}
+        for path, annotation, default in options_of(kind.Config):
+            values = others(annotation, value_of(parse(kind.Config, options), path), default)
+            for value in values[: 4 if is_switch(annotation) else 2]:
+                changes[f" {'.'.join(path)}={value!r}"] = with_option(options, path, value)
+        record |= {f"{name}{change}": _of_model(kind, changed, shape) for change, changed in changes.items()}
+    return record
+
+
+def _of_model(kind: Any, options: dict[str, Any], shape: tuple[int, ...]) -> dict[str, list[Any]]:
+    try:
         with seeded_globals(Key(0)):
-            model = FlatModel(module.build(parse(module.Config, options), shape, 60))
+            model = FlatModel(kind.build(parse(kind.Config, options), shape, 60))
             inputs = _inputs(shape)
         model.train(False)
         with torch.no_grad():
             parts = [model.parameters, model(*inputs), model.features(*inputs)]
-        layers = [(n, list(p.shape)) for n, p in model.network.named_parameters()]
-        record[name] = {
-            part: [hash_of(layers), *sums(v.flatten().tolist())]
-            for part, v in zip(("parameters", "outputs", "features"), parts, strict=True)
-        }
-    return record
+    except LifelongError as error:
+        return {"refused": [str(error), 0, 0, 0.0, 0.0]}
+    layers = [(n, list(p.shape)) for n, p in model.network.named_parameters()]
+    return {
+        part: [hash_of(layers), *sums(v.flatten().tolist())]
+        for part, v in zip(("parameters", "outputs", "features"), parts, strict=True)
+    }
 
 
 def _inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
