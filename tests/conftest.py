@@ -43,7 +43,7 @@ def group_of(nodeid: str) -> str:
     """Return what a test shares something costly with: the import of a large library, a life of the contract suite, or
     all tests of a file."""
     file, _, test = nodeid.partition("::")
-    if "avalanche" in test and "/contract/" in file:
+    if "avalanche" in nodeid:
         return "avalanche"
     life = re.search(r"\[(.+)\]$", test) if file.endswith("contract/test_strategies.py") else None
     return file if life is None else life[1]

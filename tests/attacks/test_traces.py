@@ -78,6 +78,7 @@ def test_no_deleted_input_is_left_on_disk(here: Path) -> None:
     assert list(run.folder.rglob("details")) == []
 
 
+@pytest.mark.nightly
 def test_who_asks_for_all_keeps_it_in_the_run_folder_alone(here: Path) -> None:
     numbers = lifelong.run(config(), here / "runs")
     shutil.rmtree(here / "cache")

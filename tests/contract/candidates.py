@@ -85,7 +85,7 @@ class Candidate:
 
     def in_depth(self, form: str) -> bool:
         """Whether what takes long is tried in that form by default, too, and not at night alone."""
-        return not self.sampled and form in (self.home, *OTHER_FORMS)
+        return self.in_all_forms and form in (self.home, *OTHER_FORMS)
 
     @property
     def home(self) -> str:

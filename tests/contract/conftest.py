@@ -55,8 +55,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its candidates in every form, or as the test asks for by what it takes.
 
     home: in the form whose life they have in any case. everything: there, in worlds where all is deleted. keeper:
-    there, if what they keep is their own. recorded: once each, there, on text or with pictures. every: in all forms;
-    whether to look at everything that happens, in most at night.
+    there, if what they keep is their own; of these, all but what lives in every form wait for the night. recorded: once
+    each, there, on text or with pictures. every: in all forms; whether to look at everything that happens, in most at
+    night.
     """
     own = metafunc.config.getoption("--own", None)
     if "half" in metafunc.fixturenames:
@@ -69,20 +70,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     every = candidates() if own is None else own_candidates(own)
     asked = {"home", "everything", "keeper", "recorded", "every"} & set(metafunc.fixturenames)
     if "everything" in asked:
-        params = [_param(c, c.home, "everything", what="-everything") for c in every]
-        name = "everything-task-aware"
-        params += [_param(c, c.home, name, by_default=not c.sampled, what=f"-{name}") for c in every]
+        worlds = ("everything", "everything-task-aware")
+        params = [_param(c, c.home, w, by_default=c.in_all_forms, what=f"-{w}") for w in worlds for c in every]
         metafunc.parametrize(("candidate", "home", "everything"), params)
         return
     if "home" in asked:
-        metafunc.parametrize(("candidate", "home"), [_param(c, c.home) for c in every])
+        metafunc.parametrize(("candidate", "home"), [_param(c, c.home, by_default=c.in_all_forms) for c in every])
         return
     if "recorded" in asked:
         pairs = [(c, f) for c, f in places() if own is None]
         metafunc.parametrize(("candidate", "recorded"), [_param(c, f) for c, f in pairs])
         return
     if "keeper" in asked:
-        metafunc.parametrize(("candidate", "keeper"), [_param(c, c.home, by_default=c.keeps) for c in every])
+        metafunc.parametrize(
+            ("candidate", "keeper"), [_param(c, c.home, by_default=c.keeps and c.in_all_forms) for c in every]
+        )
         return
     pairs = [(c, f) for f in FORMS for c in every if c.lives(f)]
     if own is None:

@@ -22,7 +22,7 @@ from streams.randomness import Key, seeded_globals
 
 REQUESTS = 2
 CANDIDATES = [
-    pytest.param(c, form, id=f"{form}-{c.name}", marks=[pytest.mark.nightly] if c.sampled else [])
+    pytest.param(c, form, id=f"{form}-{c.name}", marks=[pytest.mark.nightly] if c.sampled or form != c.home else [])
     for c, form in everywhere()
 ]
 

@@ -76,6 +76,7 @@ def test_forgetting_the_last_task_is_exact_and_costs_nothing(architecture: str) 
     assert strategy.holds(gone) == {}
 
 
+@pytest.mark.nightly
 def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     """Non-interference fails: masks, heads, changes and stored outputs of later tasks keep what came of it."""
     life = life_of((3, 0))

@@ -439,6 +439,7 @@ def test_seed_zero(call: Call) -> None:
     assert Key(0).number() != Key(1).number()
 
 
+@pytest.mark.nightly
 def test_one_class_only(call: Call) -> None:
     one = "scenario={name: recurring, classes: 1, classes_per_task: 1, tasks: 3}"
     schedule = requests("after: 1, scope: sample, count: 5")
@@ -462,6 +463,7 @@ def test_one_sample_only(call: Call, schedule: str) -> None:
     assert lines["tuned"]["forgetting_from_first"]["value"] == (None if schedule == "schedule=none" else 0)
 
 
+@pytest.mark.nightly
 def test_a_class_deleted_entirely(call: Call) -> None:
     lines = lines_of(call("run", "tiny.yaml", "--quiet", "--json", "--set", EVERY_KIND))
     for name, line in lines.items():

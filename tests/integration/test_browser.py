@@ -87,6 +87,7 @@ def test_every_figure_is_drawn_inside_the_page(shown: Shown) -> None:
         assert box["height"] > 100
 
 
+@pytest.mark.nightly
 def test_on_a_phone_figures_and_tables_scroll_and_captions_can_be_read(shown: Shown) -> None:
     shown.page.set_viewport_size({"width": 390, "height": 800})
     assert shown.page.evaluate("document.documentElement.scrollWidth") == 390

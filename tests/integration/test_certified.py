@@ -283,6 +283,7 @@ def _attack(setting: Setting, stream: Stream, recipe: Recipe, draws: int) -> tup
     return math.inf if spread < 1e-12 < apart else apart / spread, guarantee.spent["request-0"]
 
 
+@pytest.mark.nightly
 def test_no_attack_beats_the_bound_and_the_same_attack_beats_broken_ones(setting: Setting, stream: Stream) -> None:
     """The z-test of the stated mu at N = 1000 on either side; without noise, or without unlearning, it succeeds."""
     draws = 1000

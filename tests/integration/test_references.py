@@ -319,6 +319,7 @@ def test_parts_for_processes_hold_every_life_once_and_about_equal_work(stream: S
     assert shares(missing(()), 2) == [missing(())]
 
 
+@pytest.mark.nightly
 def test_references_in_parts_are_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("replay-none", references={"kinds": ["retrained", "original", "no-op"]})
     parts: list[int] = []

@@ -385,7 +385,8 @@ def test_a_last_line_without_end_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_chromium_draws_it_without_complaint(page: Page, run: Run, tmp_path: Path, scheme: str) -> None:
     file = run.folder / "report.html"
     shown = tmp_path / "shown.html"

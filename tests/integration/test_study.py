@@ -168,6 +168,7 @@ QUICK: dict[str, Any] = TINY | {
 HELPS: dict[str, Any] = TINY["criteria"][0]
 
 
+@pytest.mark.nightly
 def test_a_study_with_looks_ends_when_all_is_decided(call: Call, tmp_path: Path) -> None:
     looks = QUICK | {"seeds": {"looks": [3, 4, 6]}, "criteria": [HELPS | {"above": -0.9}]}
     study = Study(looks, root=tmp_path / "runs")

@@ -88,7 +88,11 @@ def load(areas: Iterable[str] = (), names: Iterable[str] = ()) -> list[Bug]:
         ValueError: there is no such area or name.
     """
     files = {file.relative_to(HERE).with_suffix("").as_posix(): file for file in sorted(HERE.rglob("*.yaml"))}
-    bugs = [Bug(area=a, **entry) for a, f in files.items() for entry in yaml.safe_load(f.read_text(encoding="utf-8"))]
+    bugs = [
+        Bug(area=a, **entry)
+        for a, f in files.items()
+        for entry in yaml.load(f.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    ]
     wanted, known = set(areas), set(names)
     folders = {folder.as_posix() for area in files for folder in Path(area).parents}
     unknown = sorted(wanted - set(files) - folders) + sorted(known - {b.name for b in bugs})

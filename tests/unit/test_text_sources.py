@@ -56,6 +56,7 @@ def test_people_have_ten_facts_in_three_forms(corpus: Source) -> None:
     assert Counter(corpus.domain_ids.tolist())[1] == 300  # type: ignore[union-attr]
 
 
+@pytest.mark.nightly
 def test_the_same_corpus_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from streams.sources import people; print(people.load(people.Config(people=6, groups=2)).digest())"
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "here"))
