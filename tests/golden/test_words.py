@@ -28,6 +28,7 @@ if __name__ == "__main__":
 from contract.recorded import made_here, processor
 
 from cli import main as command_line
+from lifelong.report import facts
 
 FOLDER = Path(__file__).with_name("words")
 MADE = FOLDER / "made.json"
@@ -95,7 +96,7 @@ FILES = {
         "service": {"wait_for": 2, "deadline": 30},
     },
 }
-KINDS = "sources scenarios schedules objectives learners unlearners guards isolated models audits metrics trackers"
+KINDS = ("scenarios", "schedules", "objectives", "metrics", "trackers")
 
 SESSIONS: dict[str, list[str]] = {
     "run": [
@@ -117,11 +118,10 @@ SESSIONS: dict[str, list[str]] = {
         "clean last",
         "run tiny.yaml --set training.lr=0.02 --set references.kinds=[]",
         "compare tiny- last --strategy kept",
-        "compare runs/tiny-* --strategy kept",
         "resume last",
     ],
-    "seeds": ["run tiny.yaml --seeds 2", "run tiny.yaml --seeds 2 --json --quiet"],
-    "terminal": ["run tiny.yaml --quiet", "preview tiny.yaml", "list unlearners"],
+    "seeds": ["run tiny.yaml --seeds 2 --quiet", "run tiny.yaml --seeds 2 --json --quiet"],
+    "terminal": ["run tiny.yaml --quiet", "preview tiny.yaml", "list schedules"],
     "study": [
         "study study.yaml --list-jobs",
         *(f"study study.yaml --job {number}" for number in range(4)),
@@ -141,8 +141,7 @@ SESSIONS: dict[str, list[str]] = {
         "capacity --method sisa --shards 2,4 --together 1,5 --samples 1000 --requests 300 --json",
     ],
     "named": [
-        *(f"list {kind}" for kind in KINDS.split()),
-        "list",
+        *(f"list {kind}" for kind in KINDS),
         "show quickstart",
         "show sisa",
         "show learners replay --json",
@@ -182,11 +181,11 @@ SESSIONS: dict[str, list[str]] = {
 
 MASKS = [
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)?", "DATE"),
-    (r"\b[0-9a-f]{16,64}\b", "HASH"),
-    (r"(?<=[a-z]-)[0-9a-f]{8,12}\b", "HASH"),
+    (r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b", "HASH"),
     (r"\b\d[\d,.]*(?= ?(s|ms|min|h|days?|MB|kB)\b)", "#"),
     (r"\b\d+:\d\d(:\d\d)?\b", "#"),
     (r'("[a-z_]*seconds"): [\d.e-]+', r"\1: #"),
+    (r"(?m)^strategy \d+/\d+ \S+: \d+/\d+ events.*\n", ""),  # a sign of life, where it takes long
 ]
 
 
@@ -202,10 +201,7 @@ def printed(command: str) -> str:
     """Return a command with what it prints, its exit status and what it writes to standard error."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        words = [
-            w for word in shlex.split(command) for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
-        ]
-        patch.setattr(sys, "argv", ["lifelong", *words])
+        patch.setattr(sys, "argv", ["lifelong", *shlex.split(command)])
         try:
             command_line.main()
         except SystemExit as error:
@@ -228,6 +224,8 @@ def session(name: str, folder: Path) -> str:
             patch.setenv("FORCE_COLOR", "1")
             patch.setenv("NO_COLOR", "1")
             patch.setenv("COLUMNS", "70")
+        seconds = facts._seconds
+        patch.setattr(facts, "_seconds", lambda file: {e: (e + 1) / 4 for e in seconds(file)})
         for file, content in FILES.items():
             Path(file).write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
         told = [printed(command) for command in SESSIONS[name]]
