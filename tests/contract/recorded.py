@@ -176,7 +176,7 @@ def write_options(names: list[str]) -> None:
 
     old = json.loads(OPTIONS.read_text(encoding="utf-8")) if OPTIONS.exists() else {}
     records: dict[str, Any] = {"made": [*made_here(), processor()]}
-    for half in halves():
+    for half in (h for h in halves() if h.form != "images"):
         key = f"{half.kind}-{half.name}"
         kept = key in old and names and not any(name in key for name in names)
         records[key] = old[key] if kept else records_of(half)

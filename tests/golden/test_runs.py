@@ -27,7 +27,6 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from contract.changes import is_switch, options_of, others, value_of, with_option
 from contract.recorded import made_here, processor
 
 import lifelong
@@ -46,7 +45,6 @@ from lifelong.study.jobs import execute
 from lifelong.study.study import Study
 from strategies.parts.model import FlatModel
 from streams.config import parse
-from streams.errors import LifelongError
 from streams.randomness import Key, seeded_globals
 from streams.registry import load
 from streams.text import ANSWER, GIVEN, IMAGE
@@ -343,15 +341,6 @@ def tables_of(page: str) -> Iterator[tuple[str, list[list[str]]]]:
             yield f"{name[1] if name else '?'} {place}", rows
 
 
-def words_of(page: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield what a page says outside its tables, by section, without seconds."""
-    for section in page.split("<section")[1:]:
-        name = re.search(r'id="(.+?)"', section)
-        plain = re.sub(r"<(table|script|style)\b.*?</\1>", " ", section, flags=re.DOTALL)
-        text = " ".join(re.sub(r"<.*?>", " ", plain, flags=re.DOTALL).split())
-        yield f"words of {name[1] if name else '?'}", [[re.sub(r"\d+\.\d+ s\b", "some s", text)]]
-
-
 def table_of(rows: list[list[str]]) -> list[Any]:
     """Return a hash of a table's words, and sums of its numbers."""
     cells = [c for r in rows for c in r]
@@ -360,12 +349,11 @@ def table_of(rows: list[list[str]]) -> list[Any]:
 
 
 def page_of(page: str) -> dict[str, list[Any]]:
-    """Return the record of what stands on a page: its figures, its tables and what it says beside them."""
+    """Return the record of what stands on a page: its figures and its tables."""
     found = re.findall(r'<script type="application/json" id="figure-(.+?)-data">(.*?)</script>', page)
     record = {f"figure {name}": figure_of(json.loads(text)) for name, text in found}
     unlike = ("repeat", "metrics")
-    told = [*tables_of(page), *((name, rows) for name, rows in words_of(page) if not name.endswith(unlike))]
-    return record | {name: table_of(rows) for name, rows in told if not name.startswith(unlike)}
+    return record | {name: table_of(rows) for name, rows in tables_of(page) if not name.startswith(unlike)}
 
 
 def text_of(text: str) -> list[Any]:
@@ -411,35 +399,22 @@ def lived(name: str, folder: Path) -> dict[str, Any]:
 
 
 def record_of_models() -> dict[str, Any]:
-    """Return, for every small network and every option of it, a hash of its parameters, and sums of these and of what
-    it answers; or what is said of an option that is refused."""
+    """Return, for every small network, a hash of its parameters, and sums of them and of what it answers."""
     record: dict[str, Any] = {}
     for name, (options, shape) in MODELS.items():
-        kind: Any = load("models", name)
-        changes = {"": options}
-        for path, annotation, default in options_of(kind.Config):
-            values = others(annotation, value_of(parse(kind.Config, options), path), default)
-            for value in values[: 4 if is_switch(annotation) else 2]:
-                changes[f" {'.'.join(path)}={value!r}"] = with_option(options, path, value)
-        record |= {f"{name}{change}": _of_model(kind, changed, shape) for change, changed in changes.items()}
-    return record
-
-
-def _of_model(kind: Any, options: dict[str, Any], shape: tuple[int, ...]) -> dict[str, list[Any]]:
-    try:
+        module: Any = load("models", name)
         with seeded_globals(Key(0)):
-            model = FlatModel(kind.build(parse(kind.Config, options), shape, 60))
+            model = FlatModel(module.build(parse(module.Config, options), shape, 60))
             inputs = _inputs(shape)
         model.train(False)
         with torch.no_grad():
             parts = [model.parameters, model(*inputs), model.features(*inputs)]
-    except LifelongError as error:
-        return {"refused": [str(error), 0, 0, 0.0, 0.0]}
-    layers = [(n, list(p.shape)) for n, p in model.network.named_parameters()]
-    return {
-        part: [hash_of(layers), *sums(v.flatten().tolist())]
-        for part, v in zip(("parameters", "outputs", "features"), parts, strict=True)
-    }
+        layers = [(n, list(p.shape)) for n, p in model.network.named_parameters()]
+        record[name] = {
+            part: [hash_of(layers), *sums(v.flatten().tolist())]
+            for part, v in zip(("parameters", "outputs", "features"), parts, strict=True)
+        }
+    return record
 
 
 def _inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
