@@ -67,6 +67,6 @@ class Lens(TextAudit):
                 for name, values in (("probability", losses.neg().exp()), ("hits", hits)):
                     key = f"lens_{name}_layer_{layer}"
                     sums[key] = sums.get(key, 0.0) + float(values.sum())
-        values = {name: total / len(positions) for name, total in sums.items()}
-        inner = [v for name, v in values.items() if name.startswith("lens_probability_layer_")][:-1]
-        return values | {"lens_probability_deepest": max(inner)}
+        means = {name: total / len(positions) for name, total in sums.items()}
+        inner = [v for name, v in means.items() if name.startswith("lens_probability_layer_")][:-1]
+        return means | {"lens_probability_deepest": max(inner)}
