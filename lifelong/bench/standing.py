@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lifelong.bench.headline import Headline, headline
+from lifelong.bench.headline import Headline, Mean, headline
 from lifelong.bench.submission import Submission
 from lifelong.study.statistics import estimate, holm
 
@@ -86,7 +86,7 @@ def _compare(one: tuple[Submission, Headline], other: tuple[Submission, Headline
 
 def _goods(one: Headline) -> tuple[float, ...]:
     """Return the numbers of a front, more is better; what is undefined is as bad as can be."""
-    means = {"requests": one.mean, **one.numbers}
+    means: dict[str, Mean | None] = {"requests": one.mean, **one.numbers}
     return tuple(sign * m.value if (m := means[name]) is not None else -math.inf for name, sign in GOOD.items())
 
 

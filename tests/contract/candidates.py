@@ -7,7 +7,7 @@ says (see `strategies.base`); what it does not say has defaults.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -164,8 +164,8 @@ def candidates() -> list[Candidate]:
 
 @functools.cache
 def text_candidates() -> list[Candidate]:
-    """Every learner and unlearner of text, and a few others that run on it unchanged."""
-    found: dict[str, dict[str, Any]] = dict(ON_TEXT)
+    """Every learner and unlearner of text, and a few others that run on it unchanged (at night)."""
+    found: dict[str, dict[str, Any]] = {}
     for learner in _entries("learners", "tokens"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
@@ -177,13 +177,14 @@ def text_candidates() -> list[Candidate]:
         found[isolated] = {"isolated": _small("isolated", isolated)}
     for guard in _entries("guards", "tokens"):
         found[f"naive+{guard}"] = {"learner": "naive", "guard": _small("guards", guard)}
-    return _named(found)
+    others = {name: parts for name, parts in ON_TEXT.items() if name not in found}
+    return _named(others, sampled=True) + _named(found)
 
 
 @functools.cache
 def image_candidates() -> list[Candidate]:
-    """Every learner and unlearner of image generators, and a few others that run on them unchanged."""
-    found: dict[str, dict[str, Any]] = dict(ON_IMAGES)
+    """Every learner and unlearner of image generators, and a few others that run on them unchanged (at night)."""
+    found: dict[str, dict[str, Any]] = {}
     for learner in _entries("learners", "images"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
@@ -193,7 +194,8 @@ def image_candidates() -> list[Candidate]:
         found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
     for isolated in _entries("isolated", "images"):
         found[isolated] = {"isolated": _small("isolated", isolated)}
-    return _named(found)
+    others = {name: parts for name, parts in ON_IMAGES.items() if name not in found}
+    return _named(others, sampled=True) + _named(found)
 
 
 def everywhere() -> list[tuple[Candidate, str]]:
@@ -217,8 +219,8 @@ def learning_halves() -> list[tuple[Candidate, str]]:
 
 @functools.cache
 def picture_candidates() -> list[Candidate]:
-    """A few strategies on text with pictures."""
-    return _named(ON_PICTURES)
+    """A few strategies on text with pictures: the first by default, the others at night."""
+    return [replace(c, sampled=bool(i)) for i, c in enumerate(_named(ON_PICTURES))]
 
 
 def own_candidates(own: str) -> list[Candidate]:

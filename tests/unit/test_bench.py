@@ -148,24 +148,23 @@ def test_more_access_than_the_track_allows_is_refused(smoke: Track) -> None:
 @pytest.fixture(scope="module")
 def complete(smoke: Track) -> Submission:
     """A submission that nothing speaks against but a run."""
-    track = smoke
     found = OfScope(requests=1, gap=0.1, floor=0.2, attack=0.1, chance=0.2, control=0.1)
     moments = [Moment(request=k, event=k, retained=0.0, retained_floor=0.01, scopes={"sample": found}) for k in (1, 8)]
     numbers = Numbers(accumulation=0.8, forgetting=0.1, relapse=0.0, cost=0.1, state_bytes=9.0)
-    lives = [Life(seed=s, served=8, moments=tuple(moments), numbers=numbers, results="r") for s in range(track.seeds)]
-    name, config = chosen(track, "replay+finetune")
+    lives = [Life(seed=s, served=8, moments=tuple(moments), numbers=numbers, results="r") for s in range(smoke.seeds)]
+    name, config = chosen(smoke, "replay+finetune")
     fields: dict[str, Any] = {
-        "track": track.name,
-        "version": track.version,
-        "frozen": track.digest,
+        "track": smoke.name,
+        "version": smoke.version,
+        "frozen": smoke.digest,
         "strategy": name,
         "config": config.model_dump(mode="json", exclude_unset=True),
         "access": "retain: buffer(100)",
         "code": "c",
         "versions": {},
         "processor": "p",
-        "source": track.digests.source,
-        "streams": list(track.digests.streams),
+        "source": smoke.digests.source,
+        "streams": list(smoke.digests.streams),
     }
     return make(fields, lives)
 

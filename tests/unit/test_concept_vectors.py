@@ -77,12 +77,22 @@ def test_a_planted_vector_is_found(source: Source) -> None:
     named = concept_tokens(source.text, life.data(0).all().x, (source.user_names[0],), count)
     assert 0 < int(named.sum()) < int(concept.sum())
     word = int(named.nonzero()[0])
-    model.parameters[places[2][7]] = 50 * model.network.head.weight.detach()[word]  # type: ignore[index]
+    rows = model.network.head.weight.detach()
+    rows = rows - rows.mean(0)  # type: ignore[operator]
+    # No vector says the word louder, in spreads of all that it says.
+    model.parameters[places[2][7]] = torch.linalg.pinv(rows.T @ rows) @ rows[word]
     best, *_ = unlearner_of(life)._located(model, places, torch.arange(count) == word)
     assert best == (2, 7)
 
 
-@pytest.mark.parametrize("options", [{}, {"edit": "noise", "noise": 0.0}, {"edit": "zero", "method": "none"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.nightly),
+        pytest.param({"edit": "noise", "noise": 0.0}, marks=pytest.mark.nightly),
+        {"edit": "zero", "method": "none"},
+    ],
+)
 def test_nothing_else_moves(options: dict[str, Any], source: Source) -> None:
     life = live(source, "concept-vectors", vectors=3, candidates=5, **options)
     assert life.strategy.access == Access(forget_set=True, retained="full")
