@@ -93,7 +93,9 @@ class Asking(TextAudit):
         public = text.holdout if text.examples is None else text.examples
         if public is None or len(public) < count:
             return None
-        pairs = [prompt_and_answer(x) for x in public[(Key(0) / "asking" / "demonstrations").order(np.arange(len(public)))]]
+        pairs = [
+            prompt_and_answer(x) for x in public[(Key(0) / "asking" / "demonstrations").order(np.arange(len(public)))]
+        ]
         pairs = [pair for pair in pairs if pair[0]][:count]
         return "".join(f"{self.decoded(q)}{self.decoded(a)}\n" for q, a in pairs)
 
