@@ -87,15 +87,13 @@ class Asking(TextAudit):
         pairs = zip(items, made, strict=True)
         return np.array([rouge_l(words(i.expected), words(m.strip().partition("\n")[0]))[0] for i, m in pairs])
 
-    def demonstrations(self, count: int) -> str | None:
+    def examples(self, count: int) -> str | None:
         """Return questions about nobody who is taught, with their answers; None if there are not so many."""
         text = self.text
         public = text.holdout if text.examples is None else text.examples
         if public is None or len(public) < count:
             return None
-        pairs = [
-            prompt_and_answer(x) for x in public[(Key(0) / "asking" / "demonstrations").order(np.arange(len(public)))]
-        ]
+        pairs = [prompt_and_answer(x) for x in public[(Key(0) / "asking" / "shown").order(np.arange(len(public)))]]
         pairs = [pair for pair in pairs if pair[0]][:count]
         return "".join(f"{self.decoded(q)}{self.decoded(a)}\n" for q, a in pairs)
 
