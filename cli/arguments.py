@@ -43,6 +43,16 @@ NAMED = "A path, the beginning of a name in --runs, or last: what was written to
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help=f"A run folder. {NAMED}", show_default=False)]
 RunFolders = Annotated[list[str], typer.Argument(metavar="RUN...", help=f"Run folders. {NAMED}", show_default=False)]
 
+Trackers = Annotated[
+    list[str],
+    typer.Option(
+        "--tracker",
+        metavar="NAME|FILE",
+        help="Tell a tracker of your own, such as ./mlflow.py, of everything that happens; may be repeated.",
+        show_default=False,
+    ),
+]
+
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run files with code that the folder names, although you never ran them here.")
 ]

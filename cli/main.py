@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.commands import (
+    bench,
     capacity,
     doctor,
     init,
@@ -36,7 +37,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (run, study, tune, preview, results, models, verify, traces, capacity, registry, init, pretrain, doctor):
+for module in (
+    run,
+    study,
+    tune,
+    bench,
+    preview,
+    results,
+    models,
+    verify,
+    traces,
+    capacity,
+    registry,
+    init,
+    pretrain,
+    doctor,
+):
     module.register(app)
 
 

@@ -26,6 +26,7 @@ Where what is. A room imports only from rooms that stand above it in this list, 
 - study/: many runs, seeds, criteria;
 - report/: tables, figures and pages;
 - verification/, capacity/: proofs that deletions were exact; the size of a sharded system before it is trained;
+- bench/: frozen tracks, submissions, and where strategies stand among others;
 - interface: what scripts and notebooks use.
 """
 
@@ -40,6 +41,8 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _PUBLIC = {
+    "Forget": "lifelong.config.by_hand",
+    "Learn": "lifelong.config.by_hand",
     "RunConfig": "lifelong.config.run",
     "load_config": "lifelong.config.run",
     "Run": "lifelong.interface",
@@ -48,10 +51,13 @@ _PUBLIC = {
     "prepare": "lifelong.setup.preparation",
     "resume": "lifelong.interface",
     "run": "lifelong.interface",
+    "stream": "lifelong.config.by_hand",
     "stream_from_manifest": "lifelong.execution.manifest",
     "Study": "lifelong.interface",
     "Row": "lifelong.results.table",
+    "RunInfo": "lifelong.trackers._base",
     "Table": "lifelong.results.table",
+    "Tracker": "lifelong.trackers._base",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -28,6 +28,7 @@ __all__ = [
 
 PACKAGES = ("streams", "strategies", "lifelong")
 ONLOOKERS = (
+    "lifelong/bench/",
     "lifelong/capacity/",
     "lifelong/config/annotate.py",
     "lifelong/config/shipped.py",
@@ -108,6 +109,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise LifelongError(
                 f"{problem} Free some space and run the same command again; nothing is lost."
             ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"{problem} Choose a shorter `name`.") from error
         cached = place.is_relative_to(cache_folder())
         remedy = "Point LIFELONG_CACHE at another folder" if cached else "Choose another place with --runs"
         raise ConfigError(f"{problem} {remedy}; what was finished so far is kept.") from error

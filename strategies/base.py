@@ -421,6 +421,8 @@ class Unlearner(ABC):
     """Whether it deletes classes as a whole only: no sample of a request's classes may stay."""
     needs_convolutions: ClassVar[bool] = False
     """Whether it changes convolutions alone at its default options, and refuses a network without one."""
+    needs_experts: ClassVar[bool] = False
+    """Whether it works in mixtures of experts alone, and refuses other networks."""
     supports: ClassVar[frozenset[Predicts]] = EVERYTHING
     """See `Strategy.supports`."""
     exact: ExactAt | None = None

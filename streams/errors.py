@@ -72,6 +72,12 @@ class IntegrityError(LifelongError):
     """Something has changed that nothing may change."""
 
 
+class RefutedError(LifelongError):
+    """What somebody claims of results is not what comes out."""
+
+    exit_code = 3
+
+
 def closest(name: str, allowed: Iterable[str]) -> str:
     """Return the tail of an error message: the closest match and everything that is allowed.
 

@@ -6,13 +6,14 @@ import contextlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.arguments import OVERRIDABLE, RunFolders, Runs, Set, Trust, What, split
+from cli.arguments import OVERRIDABLE, RunFolders, Runs, Set, Trackers, Trust, What, split
 from cli.folders import find_runs
 from cli.output import Json, note
 from cli.tables import show_runs, show_seeds
@@ -53,6 +54,7 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
     wandb: Wandb = False,
+    trackers: Trackers = [],  # noqa: B006 (Typer copies it)
     trust: Trust = False,
     seeds: Annotated[
         int | None,
@@ -75,7 +77,8 @@ def run(
     if seeds is not None:
         if fresh:
             raise ConfigError("--fresh deletes one run, and --seeds are many. Leave one of them out.")
-        _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, wandb, trust)
+        told = Told(wandb, trackers, ", ".join(a for a in (*sets, *overrides) if not a.startswith("seed=")))
+        _run_seeds(name, [*sets, *overrides], seeds, runs, workers, quiet, as_json, told, trust)
         return
 
     def configured() -> RunConfig:
@@ -83,7 +86,8 @@ def run(
 
         return load_config(name, [*sets, *overrides], trust)
 
-    play_config(configured, runs, fresh, quiet, as_json, wandb, workers or 1)
+    told = Told(wandb, trackers, ", ".join([*sets, *overrides]))
+    play_config(configured, runs, fresh, quiet, as_json, told, workers or 1)
 
 
 def play_config(
@@ -92,10 +96,11 @@ def play_config(
     fresh: bool,
     quiet: bool,
     as_json: bool,
-    wandb: bool = False,
+    told: Told | None = None,
     workers: int = 1,
 ) -> None:
     """Run a configuration, which is loaded when Ctrl-C is handled, and print what came out."""
+    told = told or Told()
 
     def play(trackers: list[Tracker]) -> Run:
         from lifelong.execution.runner import run_prepared
@@ -106,7 +111,7 @@ def play_config(
             _announce(prepared, prepared.folder(runs))
         return run_prepared(prepared, runs, trackers, fresh, workers)
 
-    _finish([_watched(play, quiet, wandb)], as_json, wandb)
+    _finish([_watched(play, quiet, told)], as_json, told.wandb)
 
 
 def _run_seeds(
@@ -117,7 +122,7 @@ def _run_seeds(
     workers: int | None,
     quiet: bool,
     as_json: bool,
-    wandb: bool,
+    told: Told,
     trust: bool,
 ) -> None:
     """Run a configuration under many seeds, and print one table."""
@@ -134,7 +139,8 @@ def _run_seeds(
     from lifelong.study.progress import Progress
 
     config = load_config(name, assignments, trust)
-    jobs = jobs_of_seeds(config, count, runs, f"{config.name}-seeds" if wandb else None)
+    group = f"{config.name}-seeds" if told.wandb else None
+    jobs = jobs_of_seeds(config, count, runs, told.point or "", group, told.trackers)
     pending = [job for job in jobs if not is_done(job)]
     if pending:
         prepare(config)  # what is wrong with it is said once
@@ -166,18 +172,20 @@ def resume(
     quiet: Quiet = False,
     as_json: Json = False,
     wandb: Wandb = False,
+    trackers: Trackers = [],  # noqa: B006 (Typer copies it)
     trust: Trust = False,
     workers: Workers = 1,
     runs: Runs = Path("runs"),
 ) -> None:
     """Go on with interrupted runs, one after the other; each ends as if it had never been interrupted, to the bit."""
 
-    def play(folder: Path, trackers: list[Tracker]) -> Run:
+    def play(folder: Path, watching: list[Tracker]) -> Run:
         from lifelong.execution import runner
 
-        return runner.resume(folder, trackers, trust, workers)
+        return runner.resume(folder, watching, trust, workers)
 
-    played = [_watched(partial(play, folder), quiet, wandb) for folder in find_runs(folders, runs)]
+    told = Told(wandb, trackers, None)
+    played = [_watched(partial(play, folder), quiet, told) for folder in find_runs(folders, runs)]
     _finish(played, as_json, wandb)
 
 
@@ -208,7 +216,7 @@ def _announce(prepared: Prepared, folder: Path) -> None:
         note(said)
 
 
-def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> Run:
+def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, told: Told) -> Run:
     """Play with trackers; if the user stops it, say where it stands and how to go on."""
     console: ConsoleTracker | None = None
     interruption = _Interruption()
@@ -219,10 +227,14 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
 
         console = ConsoleTracker(silent=quiet)
         trackers: list[Tracker] = [console, interruption]
-        if wandb:
+        if told.wandb:
             from lifelong.trackers.wandb import WandbTracker
 
-            trackers.append(WandbTracker())
+            trackers.append(WandbTracker(point=told.point))
+        if told.trackers:
+            from lifelong.trackers._base import load_tracker
+
+            trackers += map(load_tracker, told.trackers)
         with interruption.at_once(stop_after_step):
             result = play(trackers)
     except BaseException as error:
@@ -237,6 +249,21 @@ def _watched(play: Callable[[list[Tracker]], Run], quiet: bool, wandb: bool) -> 
     if console.folder is None and not quiet:
         note("Nothing to compute: this run was finished before.")
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who is told of a run besides the terminal.
+
+    Attributes:
+        wandb: whether Weights & Biases is.
+        trackers: names or files of others.
+        point: options that were changed, as people read them; None where a run goes on.
+    """
+
+    wandb: bool = False
+    trackers: Sequence[str] = ()
+    point: str | None = ""
 
 
 class _Interruption:
@@ -293,6 +320,9 @@ class _Interruption:
     def references(self, rows: Sequence[Row], seconds: float) -> None:
         """See `Tracker`."""
         self._stop()
+
+    def failed(self, error: Exception) -> None:
+        """See `Tracker`."""
 
     def end(self) -> None:
         """See `Tracker`."""

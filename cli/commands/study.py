@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import NAMED, Runs, Trust
+from cli.arguments import NAMED, Runs, Trackers, Trust
 from cli.folders import STUDY, find_folder
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
@@ -76,6 +76,7 @@ def study(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
     wandb: Annotated[bool, typer.Option("--wandb/--no-wandb", help="Send all runs to Weights & Biases.")] = False,
+    trackers: Trackers = [],  # noqa: B006 (Typer copies it)
     trust: Trust = False,
 ) -> None:
     """Run all runs of a study, go on where it was stopped, and judge its criteria.
@@ -95,12 +96,16 @@ def study(
     if list_jobs:
         _list(opened_study, as_json)
         return
+    if trackers:
+        from lifelong.trackers._base import load_tracker
+
+        list(map(load_tracker, trackers))  # what is wrong with a file is said before any run
     if job is not None:
-        _run_one(opened_study, _number(job), wandb)
+        _run_one(opened_study, _number(job), wandb, trackers)
         return
     if collect:
         opened_study.collect()
-    results = [] if collect else _run(opened_study, on, address, workers, cpus, gpus, memory, quiet, wandb)
+    results = [] if collect else _run(opened_study, on, address, workers, cpus, gpus, memory, quiet, wandb, trackers)
     failed = [r for r in results if r.error]
     outcome = opened_study.outcome()
     report = _report(opened_study)
@@ -165,13 +170,13 @@ def _number(job: str) -> int:
     return int(text)
 
 
-def _run_one(study: Study, number: int, wandb: bool) -> None:
+def _run_one(study: Study, number: int, wandb: bool, trackers: Sequence[str]) -> None:
     """Run one job; what went wrong is its traceback."""
     from lifelong.processes.stopping import stopping
 
     try:
         with stopping():
-            result = study.run_one(number, wandb)
+            result = study.run_one(number, wandb, trackers)
     except KeyboardInterrupt:
         note("\nStopped; saved. The same command goes on.")
         raise typer.Exit(130) from None
@@ -191,6 +196,7 @@ def _run(
     memory: float,
     quiet: bool,
     wandb: bool,
+    trackers: Sequence[str],
 ) -> list[JobResult]:
     """Run what is not finished, with progress; if the user stops it, say how to go on."""
     from lifelong.processes.stopping import stopping
@@ -212,7 +218,9 @@ def _run(
     try:
         with stopping(), Progress(study.jobs if study.tuned is not None else [], silent=quiet) as progress:
             told, begin = progress.told, progress.expect
-            return study.run(on.value, workers, address, cpus, gpus, memory, progress.result, wandb, begin, told)
+            return study.run(
+                on.value, workers, address, cpus, gpus, memory, progress.result, wandb, begin, told, trackers
+            )
     except KeyboardInterrupt:
         done = len(study.jobs) - len(study.pending)
         note(

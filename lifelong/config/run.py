@@ -127,9 +127,10 @@ class ReferencesConfig(Config):
     skipped. fresh: initial weights. joint: at the end, plain training on all that is not deleted at once, with as many
     sample visits as the stream had. clean: the retrained life without any manipulated sample, named or not (needs a
     `corrupted` source)."""
-    every: int = Field(1, ge=1)
+    every: Annotated[int, Field(ge=1)] | Literal["geometric"] = 1
     """References stand beside every that many requests (3: the third, the sixth ...), and always after the last event.
-    """
+    geometric: beside requests 1, 2, 3, 4, 6, 8, 11, 16 ..., each later by a factor of about 1.4: few, and mostly early,
+    where lives are short."""
     most: int | None = Field(None, ge=0)
     """References stand beside at most that many requests, drawn by name, and after the last event. null sets no limit:
     what they cost then grows with requests times events."""
@@ -144,8 +145,19 @@ class ReferencesConfig(Config):
 
     def num_beside(self, num_requests: int) -> int:
         """Return how many of so many requests have references."""
-        count = num_requests // self.every
+        count = len(self.numbers(num_requests))
         return count if self.most is None else min(count, self.most)
+
+    def numbers(self, num_requests: int) -> list[int]:
+        """Return the numbers, from 0 and ascending, of the requests that `every` chooses, whatever `most` says.
+
+        >>> ReferencesConfig(every="geometric").numbers(20), ReferencesConfig(every=3).numbers(7)
+        ([0, 1, 2, 3, 5, 7, 10, 15], [2, 5])
+        """
+        if self.every != "geometric":
+            return list(range(self.every - 1, num_requests, self.every))
+        chosen = {round(2 ** (step / 2)) for step in range(2 * num_requests.bit_length())}
+        return [number - 1 for number in sorted(chosen) if number <= num_requests]
 
     def in_words(self, num_requests: int) -> str:
         """Return which references there are, and beside how many requests if those are not all.

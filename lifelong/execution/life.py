@@ -113,6 +113,9 @@ class Life:
             self._record.write(rows)
             self._watch.references(rows, cost.seconds)
             self._record.finish(self._summary(access, cost))
+        except Exception as error:
+            self._watch.failed(error)
+            raise
         finally:
             self._record.close()
             self._watch.end()

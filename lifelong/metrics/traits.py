@@ -70,6 +70,38 @@ METRICS: dict[str, Metric] = {
     ),
     "refusal_tau": Metric("Cosine from which on the request refuses a prompt (curate).", "cosine", "neither"),
     "stored_prompts": Metric("Prompts in the store (curate).", "prompts", "lower", 0.0),
+    "shown_questions": Metric("Forgotten questions that are shown before a prompt (icul).", "questions", "lower", 0.0),
+    "shown_left_out": Metric(
+        "Share of these for which there is no room before the request's longest row (icul).", "share", "lower", 0.0
+    ),
+    "adjusted_neurons": Metric("Neurons that the request adjusts (neuron-adjust).", "neurons", "neither"),
+    "adjusted_shift": Metric(
+        "Mean of how much higher these are on the forget set than on retained data (neuron-adjust).",
+        "as activations",
+        "neither",
+    ),
+    "routed": Metric("Share of the request's prompts that are routed to its expert (lumoe).", "share", "higher", 1.0),
+    "expert_bytes": Metric("Size of the request's expert (lumoe).", "bytes", "lower", 0.0),
+    "mask_free": Metric("Share of the weights that the request was free to change (alkn).", "share", "neither"),
+    "mask_again": Metric(
+        "Share of the weights that the request was free to change, and an earlier one too (alkn).", "share", "neither"
+    ),
+    "vectors_changed": Metric("Value vectors that the request changed (concept-vectors).", "vectors", "neither"),
+    "vector_effect": Metric(
+        "What noise on one of them adds to the loss of the forget set, minus what it adds to that of retained data, "
+        "mean (concept-vectors).",
+        "nats",
+        "higher",
+    ),
+    "expert_block": Metric("Block whose expert the request unlearned in (seuf).", "block", "neither"),
+    "expert_share": Metric("Share of the forget set's routing that its experts had before (seuf).", "share", "neither"),
+    "expert_share_after": Metric("The same when the request has been served (seuf).", "share", "neither"),
+    "attribution_miss": Metric(
+        "Median error of the sum of a row's attributions, relative to what it should be (concept-masking).",
+        "ratio",
+        "lower",
+        0.0,
+    ),
     "alternatives_true": Metric(
         "Share of drawn alternatives that held the true answer, and were left out (altpo).", "share", "lower", 0.0
     ),

@@ -21,6 +21,9 @@ from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.text import IMAGE
 
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+"""What decoders of transformers call the norm behind their last block."""
+
 
 @final
 class Decoder(TokenBody):
@@ -58,6 +61,11 @@ class Decoder(TokenBody):
     def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         outputs = self.inner(inputs_embeds=self.embedded(x, images), use_cache=False, output_hidden_states=True)
         return tuple(state.float() for state in outputs.hidden_states)
+
+    @override
+    def normed(self, states: torch.Tensor) -> torch.Tensor:
+        norm = next((m for n in FINAL_NORMS if (m := getattr(self.inner, n, None)) is not None), None)
+        return states if norm is None else norm(states)
 
     @override
     def forward(self, x: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:

@@ -105,7 +105,7 @@ def requests_with_references(stream: Stream, config: ReferencesConfig) -> tuple[
 
     They are drawn by their numbers alone, so that a larger budget only adds some, and all runs draw the same.
     """
-    numbers = np.arange(len(stream.requests))[config.every - 1 :: config.every]
+    numbers = np.array(config.numbers(len(stream.requests)), dtype=np.int64)
     if config.most is not None:
         numbers = np.sort(numbers[(Key(0) / "references").order(numbers)[: config.most]])
     return tuple(numbers.tolist())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lifelong.report import look
+from lifelong.report.ages import by_age
 from lifelong.report.facts import Facts, Requested, matrix_of
 from lifelong.report.look import GREY, MAX_ROWS
 from lifelong.report.matrix import heat_map, kept_events
@@ -16,8 +17,6 @@ from lifelong.results.series import Series
 
 MAX_PANELS = 12
 """Requests up to which each gets a panel of its own."""
-MAX_AGES = 50
-"""Ages of requests that are told apart."""
 _MAX_CELLS = 500_000
 
 
@@ -187,24 +186,6 @@ def came_back(facts: Facts) -> go.Figure:
     figure.update_yaxes(**look.score_range(facts.measure, facts.catalogue), col=1)
     figure.update_xaxes(title="events since the request", rangemode="tozero")
     return figure
-
-
-def by_age(series: Series, metric: str, model: str, requested: Sequence[Requested]) -> dict[int, float]:
-    """Return the mean over requests of a number by its age: events since the request was served.
-
-    Of a long life ages that lie close together are one, called by the lowest: of many, each has few requests.
-    """
-    known = [
-        (event - request.event, r.value)
-        for request in requested
-        for event, r in series.rows(metric, request.name, model).items()
-        if r.value is not None and event >= request.event
-    ]
-    width = max(1, -(-max((age for age, _ in known), default=0) // MAX_AGES))
-    values: dict[int, list[float]] = {}
-    for age, value in known:
-        values.setdefault(age // width * width, []).append(value)
-    return {age: sum(of) / len(of) for age, of in sorted(values.items())}
 
 
 def paid(facts: Facts) -> go.Figure:

@@ -14,6 +14,7 @@ import numpy as np
 from lifelong.config.run import RunConfig
 from lifelong.execution.manifest import check_begun
 from lifelong.execution.runner import Run
+from lifelong.report.ages import by_age
 from lifelong.report.facts import Facts, gather, matrix_of
 from lifelong.report.lives import Life, Lives, Point
 from lifelong.report.summary import Line, summarize
@@ -185,6 +186,14 @@ def _life(facts: Facts, name: str, line: Line) -> Life:
         done=done,
         by_event=by_event,
         by_request=_by_request(facts, name, by_event),
+        by_age={
+            key: _aged(by_age(series, metric, model, facts.requested), facts.num_events)
+            for key, metric, model in (
+                ("forget", f"forget_{measure}", "run"),
+                ("retrained", f"forget_{measure}", "retrained"),
+                ("relapse", "relapse", "retrained"),
+            )
+        },
         ends={k: np.nan if v is None else v for k, v in ends.items()},
         line=line,
     )
@@ -226,6 +235,12 @@ def _dense(series: Series, metric: str, subject: str, length: int, model: str = 
     for event, r in series.rows(metric, subject, model).items():
         if r.value is not None:
             values[event] = r.value
+    return values
+
+
+def _aged(means: dict[int, float], length: int) -> np.ndarray:
+    values = np.full(length, np.nan)
+    values[list(means)] = list(means.values())
     return values
 
 

@@ -30,6 +30,8 @@ class Life:
         by_request: in the order of requests, right after service: ``forget`` (score on the forget set), ``retrained``
             and ``withheld`` (the same of these references), ``gap`` and ``js`` (to retrained), ``steps``, ``seconds``,
             ``latency``, ``exposure``; and ``gap_end``, ``js_end``, ``relapse_end`` after the last event.
+        by_age: ``forget`` (score on the forget set), ``retrained`` (of that reference) and ``relapse``, by the events
+            that have passed since a request was served: means over the requests that are so old.
         ends: ``retained`` (score on the training samples that are still held, after the last event), ``distance`` and
             ``js`` (to the retrained reference: absolute gap in forget score and divergence, mean over requests right
             after each was served).
@@ -40,6 +42,7 @@ class Life:
     done: bool
     by_event: dict[str, np.ndarray]
     by_request: dict[str, np.ndarray]
+    by_age: dict[str, np.ndarray]
     ends: dict[str, float]
     line: Line
 
@@ -108,6 +111,12 @@ class Point:
         return tuple(_slot([r[k] for r in self.requested.values() if k < len(r)]) for k in range(most))
 
     @property
+    def scopes(self) -> list[str]:
+        """What requests name alone, in the order of their first appearance."""
+        found = dict.fromkeys(r.scopes for requested in self.requested.values() for r in requested)
+        return [scopes[0] for scopes in found if len(scopes) == 1]
+
+    @property
     def deletions(self) -> list[int]:
         """Events that serve a request under any seed."""
         return sorted({r.event for requested in self.requested.values() for r in requested})
@@ -128,6 +137,20 @@ class Point:
     def by_request(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds, requests]``."""
         return _stacked([life.by_request[name] for life in self.lives[strategy].values()], len(self.requests))
+
+    def by_age(self, strategy: str, name: str) -> np.ndarray:
+        """Return ``[seeds, ages]``."""
+        return _stacked([life.by_age[name] for life in self.lives[strategy].values()], self.num_events)
+
+    def by_scope(self, strategy: str, name: str, scope: str, size: bool = False) -> np.ndarray:
+        """Return ``[seeds]``: means over the requests that name one scope alone; with `size` of absolute values."""
+        means = []
+        for seed, life in self.lives[strategy].items():
+            alike = np.array([r.scopes == (scope,) for r in self.requested[seed]])
+            values = life.by_request[name][alike]
+            known = values[np.isfinite(values)]
+            means.append(np.mean(np.abs(known) if size else known) if len(known) else np.nan)
+        return np.array(means)
 
     def ends(self, strategy: str, name: str) -> np.ndarray:
         """Return ``[seeds]``."""

@@ -93,7 +93,8 @@ def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
             name=name,
             colorscale=colours,
             meta={"dark": in_the_dark},
-            text=[list(map(str, events))] * len(lines),  # a cell may reach over many events
+            # A cell may reach over many events; lines that are empty here need no names.
+            text=[list(map(str, events)) if deleted == is_deleted else [] for _, deleted in lines],
             colorbar={"title": name, "x": place, "thickness": 12, "outlinewidth": 0},
             hoverongaps=False,
             hovertemplate="event %{text}, %{y}: %{z:.3f}<extra></extra>",
@@ -103,7 +104,7 @@ def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
         figure.add_heatmap(
             x=edges,
             y=names,
-            z=np.where(young, 0.0, np.nan),
+            z=np.where(young, np.float32(0), np.float32(np.nan)),
             name="not learned yet",
             colorscale=[[0.0, look.NOT_YET], [1.0, look.NOT_YET]],
             showscale=False,

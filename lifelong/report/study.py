@@ -221,6 +221,8 @@ def _section(lives: Lives, part: Callable[[Point, Lives], Iterator[Drawn]]) -> s
         if part is study_drawings.known:
             parts.append(folded("The same as numbers", FOLD, _html(study_tables.averages(point))))
         if part is study_drawings.left_behind:
+            if (scopes := study_tables.by_scope(point)).num_rows:
+                parts.insert(0, _html(scopes))
             grid = study_tables.requests(point)
             parts.append(folded("All requests", grid.num_rows, _html(grid)))
         return "".join(parts)

@@ -66,13 +66,20 @@ def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 
 def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
-    """Yield relapse over events."""
+    """Yield relapse over events, and what is known of deleted data by its age."""
     if point.requests:
         caption = (
             f"{meaning('relapse')} Mean over the requests served so far, with its sign; "
             f"{band_in_words(point.num_seeds())}. {_deletions(point)}"
         )
         yield Drawn("relapse", study_figures.relapse(point), caption)
+        caption = (
+            f"Deleted data by its age: means over the requests that are so old, with fewer requests the farther to the "
+            f"right; {band_in_words(point.num_seeds())}. Left: lines are the strategies, open diamonds the retrained "
+            f"reference of each. Right: the change since the request less that of the retrained reference: above 0 it "
+            f"came back, below 0 it faded more than it does without the data."
+        )
+        yield Drawn("age", study_figures.by_age(point), caption)
 
 
 def traded(point: Point, lives: Lives) -> Iterator[Drawn]:

@@ -52,6 +52,41 @@ def relapse(point: Point) -> go.Figure:
     return figure
 
 
+def by_age(point: Point) -> go.Figure:
+    """Draw what is known of deleted data by the events since its request, and how that changed beside retraining."""
+    titles = (
+        look.words(f"forget_{point.measure}, by events since the request"),
+        "change since then, less the retrained's",
+    )
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09, subplot_titles=titles)
+    for number, name in point.begun:
+        for column, key in enumerate(("forget", "relapse"), 1):
+            band = spread(point.by_age(name, key))
+            ages = np.flatnonzero(band.count).tolist()
+            at = {"row": 1, "col": column}
+            _curve(figure, number, name, ages, _at(band, ages), at, in_legend=column == 1)
+        band = spread(point.by_age(name, "retrained"))
+        ages = np.flatnonzero(band.count).tolist()
+        figure.add_scatter(
+            x=ages,
+            y=band.mean[ages],
+            name=f"{name}: retrained",
+            legendgroup=name,
+            showlegend=False,
+            mode="markers",
+            marker={"symbol": "diamond-open", "size": 9, "color": look.colour(number)},
+            row=1,
+            col=1,
+        )
+    figure.add_scatter(
+        x=[None], y=[None], name="retrained reference", mode="markers", marker={"symbol": "diamond-open", "color": GREY}
+    )
+    look.style(figure, 420)
+    figure.update_xaxes(title="events since the request", rangemode="tozero")
+    figure.update_yaxes(col=1, **look.score_range(point.measure, point.catalogue))
+    return figure
+
+
 def requests(point: Point) -> go.Figure:
     """Draw the score on the forget set right after each request, with what the references score there."""
     figure = go.Figure()

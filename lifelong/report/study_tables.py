@@ -226,6 +226,31 @@ def requests(point: Point) -> Grid:
     return Grid(caption, heads, (("", tuple(rows)),))
 
 
+def by_scope(point: Point) -> Grid:
+    """Return what requests left right after they were served, apart by what they name; no row if all name the same."""
+    forget = f"forget_{point.measure}"
+    heads = (
+        ("strategy", ""),
+        ("requests name", "what their keys are: samples, classes, users or tasks"),
+        (words(forget), meaning(forget, point.catalogue)),
+        ("retrained", "the same of the retrained reference"),
+        ("forget gap 0", meaning(f"abs_gap_{forget}", point.catalogue)),
+        ("relapse 0", f"size after the last event. {meaning('relapse')}"),
+        ("steps", meaning("steps")),
+    )
+    columns = (("forget", False), ("retrained", False), ("gap", True), ("relapse_end", True), ("steps", False))
+    rows = []
+    for _, name in point.begun if len(point.scopes) > 1 else ():
+        for scope in point.scopes:
+            bands = [spread(point.by_scope(name, key, scope, size)) for key, size in columns]
+            rows.append((name, scope, *(_band(b, ",.0f" if b is bands[-1] else ".3f") for b in bands)))
+    caption = (
+        f"Requests apart by what they name: means over those of one kind, right after each was served; "
+        f"{band_in_words(point.num_seeds())}."
+    )
+    return Grid(caption, heads, (("", tuple(rows)),))
+
+
 def averages(point: Point) -> Grid:
     """Return the numbers of the first figure, for whoever cannot see it."""
     metric = f"average_{point.measure}"

@@ -111,9 +111,9 @@ def _fashion() -> Check:
 
 
 def _wandb() -> Check:
-    from lifelong.trackers.wandb import _mode
+    from lifelong.trackers._server import mode_wanted
 
-    mode = _mode()
+    mode = mode_wanted()
     if mode == "online":
         return Check("wandb", "online: --wandb sends rows to the server")
     return Check("wandb", f"{mode}: --wandb keeps rows in the run folder; `wandb login` makes it send them")

@@ -20,6 +20,7 @@ from lifelong.setup.build import build_strategy, check_model, make_settings, mak
 from lifelong.setup.instruments import check_instruments, follows_requests
 from lifelong.setup.suitability import became, check_stream
 from strategies.base import Setting, Strategy
+from strategies.parts.training.out_of_memory import ran_out
 from streams.errors import ConfigError
 from streams.files import check_on_disk
 from streams.registry import is_file
@@ -148,10 +149,12 @@ def prepare(config: RunConfig, stream: Stream | None = None, runs: bool = True) 
     settings = make_settings(config, stream)
     setting = settings(config.seed)
     # A network that cannot be built or copied is refused here.
-    if runs:
-        setting.make_model()
-    else:
-        setting.outline()
+    try:
+        _ = setting.make_model() if runs else setting.outline()
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise ConfigError(f"model: {config.model.name} does not fit into memory ({error}). Make it smaller.") from error
     if is_file(config.model.name) or is_file(config.objective.name) or setting.objective.predicts == "images":
         check_model(setting, stream, config)
     check_instruments(config.evaluation, stream.source, setting)

@@ -34,7 +34,8 @@ def cohorts(jobs: Sequence[Job], workers: int) -> list[tuple[Job, ...]]:
     """
     alike: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
-        is_alone = job.cohort is None or job.group is not None  # W&B has one run in a process at a time
+        is_tracked = job.group is not None or job.trackers  # trackers have one run in a process at a time
+        is_alone = job.cohort is None or is_tracked
         alike.setdefault(("alone", job.name) if is_alone else ("cohort", str(job.cohort)), []).append(job)
     each = math.ceil(workers / len(alike)) if alike else 1
     parts = []

@@ -18,7 +18,7 @@ from lifelong.results.table import Row
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
-from lifelong.trackers._base import RunInfo
+from lifelong.trackers._base import RunInfo, Tracker
 from streams.config import parse
 from streams.events import DeletionRequest, Event
 
@@ -80,7 +80,7 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
 
 
 @dataclass(slots=True)
-class _Trial:
+class _Trial(Tracker):
     """A tracker that lets a run live for a while, notes what events take, and ends it if it is not over by then."""
 
     allowed_s: float
@@ -114,9 +114,6 @@ class _Trial:
     def measuring(self) -> float:
         """Return the seconds that it takes to measure a model once."""
         return self.other_s / max(len(self.acted), 1)
-
-    def end(self) -> None:
-        """Nothing to close."""
 
 
 class _Enough(BaseException):

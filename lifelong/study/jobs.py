@@ -13,7 +13,7 @@ from typing import Any
 from lifelong.config.run import RunConfig, content_hash
 from lifelong.files import code_of, code_version, names_in
 from lifelong.study.config import Cell, learner_groups
-from lifelong.trackers._base import Tracker
+from lifelong.trackers._base import Tracker, load_tracker
 from streams.config import parse
 from streams.errors import BusyError, LifelongError
 from streams.registry import load, others_code
@@ -37,6 +37,7 @@ class Job:
         group: group in W&B, or None if nothing is sent there.
         point: grid values and seed, as people read them.
         cohort: what it shares with the jobs that it may run side by side with, or None.
+        trackers: names or files of those that are told of it.
     """
 
     cell: int
@@ -48,6 +49,7 @@ class Job:
     group: str | None = None
     point: str = ""
     cohort: str | None = None
+    trackers: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -155,7 +157,7 @@ def _run(job: Job, watching: Sequence[Tracker]) -> None:
             f"The code here ({Path(__file__).parents[2]}) has version {code_version()}, the study was laid out by "
             f"{job.code}. Install the same version everywhere."
         )
-    trackers = list(watching)
+    trackers = [*watching, *map(load_tracker, job.trackers)]
     if job.group is not None:
         from lifelong.trackers.wandb import WandbTracker
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, final
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 from lifelong.files import cache_folder, write_atomically
 from lifelong.results.table import Row
 from lifelong.study.cohorts import cohorts, execute_together
@@ -31,6 +33,8 @@ _PASSED_ON = (
     "WANDB_BASE_URL",
     "WANDB_PROJECT",
     "WANDB_ENTITY",
+    "WANDB_TAGS",
+    "WANDB_NOTES",
     "CUBLAS_WORKSPACE_CONFIG",
 )
 _CONNECT_S, _ANSWER_S = 5.0, 30.0
@@ -198,28 +202,23 @@ class _Board:
 
 
 @final
-class _Reporter:
+class _Reporter(Tracker):
     """Writes on the board how far a job is (a `Tracker`)."""
 
     def __init__(self, job: Job, board: Any) -> None:
         self._job, self._board = job, board
         self._before = self._events = 0
 
+    @override
     def begin(self, info: RunInfo, first_event: int) -> None:
-        """See `Tracker`; the strategies before this one have lived to their end."""
+        """Count on from the strategies before this one, which have lived to their end."""
         self._events = len(info.stream.events)
         self._before = list(self._job.config["strategies"]).index(info.strategy) * self._events
         self._write(first_event)
 
+    @override
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        """See `Tracker`."""
         self._write(index + 1)
-
-    def references(self, rows: Sequence[Row], seconds: float) -> None:
-        """See `Tracker`."""
-
-    def end(self) -> None:
-        """See `Tracker`."""
 
     def _write(self, lived: int) -> None:
         self._board.write.remote(self._job.name, self._before + lived, self._events)

@@ -38,7 +38,7 @@ def spaces_of(tune: Tune, strategies: Mapping[str, StrategyConfig]) -> dict[str,
     for name, strategy in strategies.items():
         if tune.of and name not in tune.of:
             continue
-        space = _declared(find_strategy(strategy, f"strategies.{name}"), tune)
+        space = declared(find_strategy(strategy, f"strategies.{name}"), tune)
         for key, chosen in tune.ranges.get(name, {}).items():
             value_at(strategy, key, f"tune.ranges.{name}")  # it must be there
             if chosen is None:
@@ -97,7 +97,8 @@ def with_options(strategy: StrategyConfig, options: Mapping[str, Any]) -> Strate
     return changed
 
 
-def _declared(parts: StrategyParts, tune: Tune) -> dict[str, Space]:
+def declared(parts: StrategyParts, tune: Tune) -> dict[str, Space]:
+    """Return what the parts of a strategy declare, of those parts that are tuned."""
     space: dict[str, Space] = {}
     for slot in tune.parts:
         if slot == "learner":

@@ -34,6 +34,7 @@ from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
 from streams.files import check_on_disk
+from streams.registry import is_file
 
 _PATIENCE_S, _LOOK_AGAIN_S = 10.0, 0.2
 
@@ -166,6 +167,7 @@ class Study:
         wandb: bool = False,
         begin: Callable[[list[Job]], None] | None = None,
         told: Callable[[str, int, int], None] | None = None,
+        trackers: Sequence[str] = (),
     ) -> list[JobResult]:
         """Run what is not finished, look by look, and write verdicts.
 
@@ -180,6 +182,7 @@ class Study:
             wandb: also send everything to Weights & Biases.
             begin: is told of the jobs of every look before they start.
             told: is told how far a job on Ray is, see `run_ray`; of those here the run folders say it.
+            trackers: names or files of trackers that are told of every run.
 
         Returns:
             The results of the jobs that ran; those with an error can be run again.
@@ -204,9 +207,7 @@ class Study:
             while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
-                if wandb:
-                    jobs = [replace(job, group=self.folder.name) for job in jobs]
-                for result in run_all(jobs):
+                for result in run_all([self._tracked(job, wandb, trackers) for job in jobs]):
                     results.append(result)
                     if watch is not None:
                         watch(result)
@@ -251,12 +252,12 @@ class Study:
                 f"study {self.file}; it can be stopped when the first judged run begins, for a job array of these."
             )
 
-    def run_one(self, number: int, wandb: bool = False) -> JobResult:
+    def run_one(self, number: int, wandb: bool = False, trackers: Sequence[str] = ()) -> JobResult:
         """Run one job here, beside others that run elsewhere on the same disk: a task of a job array.
 
         Args:
             number: its place in `all_jobs`.
-            wandb: also send everything to Weights & Biases.
+            wandb, trackers: as in `run`.
 
         Raises:
             ConfigError: there is no job of that number, or the study has to be tuned before.
@@ -270,7 +271,12 @@ class Study:
             job = self.all_jobs[number]
             if is_done(job):
                 return JobResult(job, 0.0)
-            return execute(replace(job, group=self.folder.name) if wandb else job)
+            return execute(self._tracked(job, wandb, trackers))
+
+    def _tracked(self, job: Job, wandb: bool, trackers: Sequence[str]) -> Job:
+        """Return a job that tells trackers; their files are found from wherever it runs."""
+        files = tuple(str(Path(name).expanduser().resolve()) if is_file(name) else name for name in trackers)
+        return replace(job, group=self.folder.name if wandb else None, trackers=files)
 
     def collect(self) -> None:
         """Write verdicts on what is finished; nothing is computed."""

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lifelong.results.table import Row
+from streams.registry import class_of, load
 from streams.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -36,20 +37,33 @@ class RunInfo:
     taken_from: Path | None = None
 
 
+@runtime_checkable
 class Tracker(Protocol):
-    """Is told what happens. Trackers observe; nothing they do can change a result."""
+    """Is told what happens. Nothing that it does can change a result, and if it raises it is left out from then on.
+
+    A class that derives from it has only the methods that it needs; the others do nothing (and say `return`, since a
+    protocol's empty methods would count as abstract).
+    """
 
     def begin(self, info: RunInfo, first_event: int) -> None:
         """Take note that a strategy begins, or goes on, with event number `first_event`."""
+        return
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        """Take note that an event is over."""
+        """Take note that an event is over: its rows, and the seconds that the strategy took."""
+        return
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
-        """Take note that the references have been computed, or found."""
+        """Take note that the references have been computed, or found: rows of all events."""
+        return
+
+    def failed(self, error: Exception) -> None:
+        """Take note that the strategy cannot go on: say, since its training has diverged."""
+        return
 
     def end(self) -> None:
-        """Take note that the strategy has lived to its end, or was interrupted."""
+        """Take note that the strategy is finished, has failed, or was stopped; the last of all calls for it."""
+        return
 
 
 class Watch:
@@ -71,6 +85,10 @@ class Watch:
         """See `Tracker`."""
         self._tell(lambda t: t.references(rows, seconds))
 
+    def failed(self, error: Exception) -> None:
+        """See `Tracker`."""
+        self._tell(lambda t: t.failed(error))
+
     def end(self) -> None:
         """See `Tracker`."""
         self._tell(lambda t: t.end())
@@ -82,3 +100,13 @@ class Watch:
             except Exception:  # a tracker must never fail a run, whatever it raises
                 logger.exception("The tracker %s failed and is left out; results are not affected.", tracker)
                 self._trackers.remove(tracker)
+
+
+def load_tracker(name: str) -> Tracker:
+    """Return a tracker by name, or the one class in a file of the user's own, made without arguments.
+
+    Raises:
+        ConfigError: there is none of that name, or the file holds no such class, or more than one.
+    """
+    tracker: Tracker = class_of(load("trackers", name, "--tracker"), Tracker)()
+    return tracker

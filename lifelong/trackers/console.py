@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from lifelong.results.table import Row
-from lifelong.trackers._base import RunInfo
+from lifelong.trackers._base import RunInfo, Tracker
 
 
 @final
-class ConsoleTracker:
+class ConsoleTracker(Tracker):
     """Shows how far a run has come, and remembers it for the message that an interruption leaves."""
 
     def __init__(

@@ -14,14 +14,13 @@ from typing_extensions import override
 from strategies.base import Access, Door, Learner, Outcome, Setting, State
 from strategies.guards._derived import in_weights
 from strategies.guards._per_request import PerRequest
-from strategies.guards._prompts import name_of_prompt
+from strategies.guards._prompts import hashed_words, name_of_prompt
 from strategies.guards._refusal import with_refusals
 from strategies.parts.model import FlatModel
 from strategies.ranges import linear, log
 from streams.config import Config as BaseConfig
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
-from streams.randomness import mix64
 from streams.text import GIVEN, NOTHING
 
 
@@ -62,23 +61,6 @@ class _Request:
     vectors: torch.Tensor
     tau: float
     derived: np.ndarray
-
-
-def hashed_words(x: torch.Tensor, dims: int) -> torch.Tensor:
-    """Return the prompts of rows as vectors of length 1, ``[B, dims]``: signed counts of their tokens, hashed.
-
-    Args:
-        x: int ``[B, 2, L]``; the start token does not count.
-        dims: how many numbers.
-    """
-    rows, places = (x[:, 1] == GIVEN).nonzero(as_tuple=True)
-    inner = places > 0
-    rows, places = rows[inner].cpu(), places[inner].cpu()
-    hashes = mix64(x.cpu()[rows, 0, places].numpy().astype(np.int64), 0x5EED)
-    columns = torch.from_numpy((hashes >> np.uint64(1)).astype(np.int64) % dims)
-    signs = torch.from_numpy(np.where(hashes & np.uint64(1), 1.0, -1.0).astype(np.float32))
-    counts = torch.zeros(len(x), dims).index_put((rows, columns), signs, accumulate=True)
-    return F.normalize(counts, dim=1).to(x.device)
 
 
 @final

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from strategies.base import Access, Door, Guard, Learner, Outcome, Setting, State
 from strategies.guards._names import Names
+from strategies.guards._prompts import outputs_behind
 from strategies.guards._refusal import refusal_logits
 from strategies.objectives._text import TextObjective
-from strategies.objectives.causal_lm import prefixed
 from strategies.parts.model import FlatModel
 from streams.config import Config as BaseConfig
 from streams.data import Batch
@@ -99,10 +99,7 @@ class InContext(Guard):
             refused = (refusal_logits(x, outputs.shape[1], refusal, count) for x in batch.x)
             return torch.stack([r if names else o for o, r, names in zip(outputs, refused, subjects, strict=True)])
         prefixes = [self._prefix(names, int((x[1] > 0).sum())) for names, x in zip(subjects, batch.x, strict=True)]
-        longer, length = prefixed(batch, prefixes), int((batch.x[:, 1] > 0).sum(1).max())
-        outputs = self._objective.outputs(model, longer)
-        behind_prefix = [outputs[row, len(p) : len(p) + length] for row, p in enumerate(prefixes)]
-        return torch.stack([torch.nn.functional.pad(o, (0, 0, 0, length - len(o))) for o in behind_prefix])
+        return outputs_behind(self._objective, model, batch, prefixes)
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:

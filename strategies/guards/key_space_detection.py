@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ from strategies.guards._per_request import PerRequest
 from strategies.guards._refusal import with_refusals
 from strategies.parts.model import FlatModel
 from strategies.parts.weights.blocks import blocks_of, check_block
+from strategies.parts.weights.feed_forward import way_out
 from strategies.ranges import linear
 from streams.config import Config as BaseConfig
 from streams.data import Batch
-from streams.errors import ConfigError
 from streams.events import DeletionRequest
 from streams.text import prompt_lengths
 
-_DOWN = re.compile(r"^(?:mlp|feed_forward|ffn)\.(?:down_proj|c_proj|w2|fc2|fc_out)$")
-"""Where a block of transformers has the linear map that leads out of its feed-forward layer."""
+_METHOD = "guard: 'key-space-detection'"
 
 
 class Config(BaseConfig):
@@ -139,12 +137,12 @@ class KeySpaceDetection(PerRequest[_Request]):
             ConfigError: a block is not there, or has no feed-forward layer of the known form.
         """
         super().__init__(config, setting)
-        self._refusal = self._objective.needed_text("guard: 'key-space-detection'").refusals[0]
+        self._refusal = self._objective.needed_text(_METHOD).refusals[0]
         blocks = blocks_of(setting.outline())
         self._blocks = ((len(blocks) - 1) // 2,) if config.blocks is None else config.blocks
         for block in self._blocks:
             check_block(blocks, block, "guard.blocks")
-            _out_of(blocks[block])
+            way_out(blocks[block], _METHOD)
         self._last: _Last | None = None
 
     @property
@@ -211,7 +209,7 @@ class KeySpaceDetection(PerRequest[_Request]):
         heard: dict[int, torch.Tensor] = {}
         blocks = blocks_of(model)
         handles = [
-            _out_of(blocks[b]).register_forward_pre_hook(_keeping(heard, number))
+            way_out(blocks[b], _METHOD).register_forward_pre_hook(_keeping(heard, number))
             for number, b in enumerate(self._blocks)
         ]
         try:
@@ -222,21 +220,6 @@ class KeySpaceDetection(PerRequest[_Request]):
         last = prompt_lengths(batch.x) - 1
         rows = torch.arange(len(batch), device=batch.x.device)
         return tuple(heard[number][rows, last].float() for number in range(len(self._blocks)))
-
-
-def _out_of(block: nn.Module) -> nn.Module:
-    """Return the linear map that leads out of a block's feed-forward layer.
-
-    Raises:
-        ConfigError: it has none of the known form, as mixtures of experts have not.
-    """
-    found = [module for name, module in block.named_modules() if _DOWN.match(name)]
-    if len(found) != 1:
-        raise ConfigError(
-            "guard: 'key-space-detection' looks at the map that leads out of a block's feed-forward layer, and this "
-            "model has none that it knows (mixtures of experts have several). Use a Llama, a GPT-2 or the like."
-        )
-    return found[0]
 
 
 def _keeping(heard: dict[int, torch.Tensor], number: int) -> Any:

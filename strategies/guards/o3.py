@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -23,9 +23,10 @@ from strategies.guards._detector import (
     soft_gate,
 )
 from strategies.guards._prompt_encoder import EncoderConfig, PromptEncoder, looked_at
+from strategies.guards._relabelled import Relabelled
 from strategies.objectives._text import TextObjective
-from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.lowrank.changes import overlap, overlap_ratio
+from strategies.parts.fit import FitConfig, fit
+from strategies.parts.lowrank.changes import overlap_ratio
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, WrongAnswers
@@ -113,35 +114,6 @@ class _Bundle:
     encoder: torch.Tensor
     detector: Detector
     derived: np.ndarray
-
-
-@final
-class _Relabelled(Hooks):
-    """Teaches other answers, and keeps the adapter's subspaces away from earlier ones."""
-
-    carries = ()
-
-    def __init__(
-        self,
-        answers: Refusals | WrongAnswers,
-        downs: Sequence[torch.Tensor],
-        earlier: Sequence[Sequence[torch.Tensor]],
-        strength: float,
-    ) -> None:
-        self._answers, self._downs, self._earlier, self._strength = answers, downs, earlier, strength
-
-    @override
-    def extend(self, batch: Batch, step: int) -> Batch:
-        """Put the answers in place; a sample's draw is the same in every step."""
-        return self._answers.put(batch, self._answers.drawn(batch, 0))
-
-    @override
-    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Add lambda sum_i ||A_i A^T||_F^2."""
-        if not self._earlier or not self._strength:
-            return loss
-        terms = [overlap(a, other) for downs in self._earlier for a, other in zip(self._downs, downs, strict=True)]
-        return loss + self._strength * torch.stack(terms).sum()
 
 
 @final
@@ -341,7 +313,7 @@ class O3(Guard):
         else:
             answers = WrongAnswers(self._objective, key, true_too=config.relabel == "any")
         with self._adapters.training(model, start) as lesson:
-            hook = _Relabelled(answers, lesson.downs, earlier, config.orthogonality)
+            hook = Relabelled(answers, lesson.downs, earlier, config.orthogonality)
             outcome = fit(lesson.model, self._answering, used, config, key / "adapter", [hook])
             adapter = lesson.adapter()
         downs = [a for a, _ in factors(adapter)]

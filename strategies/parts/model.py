@@ -114,6 +114,7 @@ class FlatModel:
         named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         self._fixed: torch.Tensor | None = None  # which weights must not move at present, and their values
         self._values = torch.empty(0)
+        self._rule: Callable[[], None] | None = None
         self.slices: dict[str, slice] = {}
         start = 0
         for name, parameter in named:
@@ -210,13 +211,27 @@ class FlatModel:
         finally:
             self._fixed, self._values, self._still = before
 
+    @contextlib.contextmanager
+    def corrected(self, rule: Callable[[], None]) -> Iterator[None]:
+        """Have a rule change the weights after every step of training while this is open.
+
+        It is called before weights are put back that must not move, and knows itself what they were before the step.
+        """
+        before, self._rule = self._rule, rule
+        try:
+            yield
+        finally:
+            self._rule = before
+
     @property
     def is_free(self) -> bool:
-        """Whether all weights may move at present."""
-        return self._fixed is None
+        """Whether all weights may move at present, in any way."""
+        return self._fixed is None and self._rule is None
 
     def hold(self) -> None:
-        """Put the weights back that must not move at present."""
+        """Correct a step, and put the weights back that must not move at present."""
+        if self._rule is not None:
+            self._rule()
         if self._fixed is not None:
             torch.where(self._fixed, self._values, self.parameters, out=self.parameters)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, final
 
 import numpy as np
@@ -17,9 +16,10 @@ from strategies.parts.model import FlatModel
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import TRAINED, linear
 from strategies.unlearners._classes import whole_classes
+from strategies.unlearners._poisoned import Poison
 from strategies.unlearners._relabel import candidate_labels, draw_labels
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish, live_classes
-from streams.data import Batch, Data
+from streams.data import Data
 from streams.errors import DataError
 from streams.events import DeletionRequest
 from streams.randomness import Key
@@ -136,25 +136,6 @@ def pasted(x: torch.Tensor, donors: torch.Tensor, corners: torch.Tensor | None, 
     for i, (top, left) in enumerate(corners.tolist()):
         out[i, :, top : top + h, left : left + w] = donors[i, :, top : top + h, left : left + w]
     return out
-
-
-@final
-class Poison(Hooks):
-    """Replaces the inputs of some samples in every batch."""
-
-    carries = ()
-
-    def __init__(self, ids: np.ndarray, x: torch.Tensor, num_samples: int) -> None:
-        """Replace those of `ids` by ``x [n, ...]``."""
-        self._x = x
-        self._place = torch.full((num_samples,), -1, device=x.device)
-        self._place[torch.from_numpy(ids).to(x.device)] = torch.arange(len(ids), device=x.device)
-
-    @override
-    def extend(self, batch: Batch, step: int) -> Batch:
-        place = self._place[batch.ids]
-        rows = torch.nonzero(place >= 0).squeeze(1)
-        return replace(batch, x=batch.x.index_copy(0, rows, self._x[place[rows]]))
 
 
 @final

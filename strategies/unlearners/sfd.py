@@ -92,7 +92,10 @@ class SFD(Eraser):
         "alpha": linear(0.5, 1.5),
         "forget": log(0.01, 1.0),
     }
-    inert = {"images": "the generator draws anew in every step"}
+    inert = {
+        "images": "the generator draws anew in every step",
+        **dict.fromkeys(("protect", "l1_sp", "l2_sp", "selected"), "refused: they hold one network, and it trains two"),
+    }
     supports = frozenset({"images"})
     config: Config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from typing_extensions import override
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
 from strategies.parts.fit import FitConfig, fit
 from strategies.ranges import TRAINED, log
+from strategies.unlearners._negated import negated
 from streams.events import DeletionRequest
 
 
@@ -40,13 +42,8 @@ class TaskVector(Unlearner):
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
-        """Train in place, then reflect; buffers (batch norms) return to what they were."""
-        model = learner.model
-        before = model.state_dict()
-        start = model.parameters.clone()
+        """Train in place, then reflect."""
+        config, objective, forget_set = self.config, self.setting.objective, door.forget_set()
         key = self.setting.key / "task-vector" / request.name
-        outcome = fit(model, self.setting.objective, door.forget_set(), self.config, key)
-        moved = model.parameters - start
-        model.load_state_dict(before)
-        model.parameters.add_(moved, alpha=-self.config.alpha)
-        return outcome.graded("none")
+        train = partial(fit, learner.model, objective, forget_set, config, key)
+        return negated(learner.model, config.alpha, train).graded("none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Literal
 
@@ -27,6 +28,8 @@ class Config(BaseConfig):
     overlap: bool = True
     """Whether every sample appears in every domain (as published), as a sample of its own with its own id;
     otherwise each sample goes to one domain, drawn by its id, and keeps its id."""
+    visits: int = Field(1, ge=1)
+    """How often every domain comes, in turns, each time with another part of its samples, drawn by their ids."""
     units: Literal["domain", "class"] = "domain"
     """What accuracy is reported for: each domain, or each class over all domains (the skills of `instructions`). A
     request by task deletes every domain that teaches the unit; to delete one class, ask by class."""
@@ -35,7 +38,7 @@ class Config(BaseConfig):
 
 
 def build(source: Source, config: Config, seed: int) -> Plan:
-    """Return one experience per domain, and a unit per domain or class.
+    """Return one experience per domain and visit, and a unit per domain or class.
 
     Domain 0 of permuted and rotated is the data as it is.
 
@@ -75,14 +78,18 @@ def build(source: Source, config: Config, seed: int) -> Plan:
             notes=(*with_domains.notes, note) if config.overlap else with_domains.notes,
         )
     units = _units(with_domains, domain_of, names, config)
+    visit_of = (Key(seed) / "visit").priorities(np.arange(len(with_domains))) % np.uint64(config.visits)
     experiences = []
-    for d, name in enumerate(names):
-        train = np.flatnonzero((domain_of == d) & ~with_domains.is_test)
+    for visit, (d, name) in itertools.product(range(config.visits), enumerate(names)):
+        train = np.flatnonzero((domain_of == d) & ~with_domains.is_test & (visit_of == visit))
+        if config.visits > 1 and not len(train):
+            continue
         classes = set(with_domains.class_ids[train].tolist())
         unit_numbers = (
             (d,) if config.units == "domain" else tuple(i for i, u in enumerate(units) if set(u.classes) <= classes)
         )
-        experiences.append(Experience(name, unit_numbers, train, d if config.task_labels else None))
+        called = name if config.visits == 1 else f"{name}-{visit}"
+        experiences.append(Experience(called, unit_numbers, train, d if config.task_labels else None))
     return Plan(with_domains, units, tuple(experiences), domain_of if config.task_labels else None)
 
 

@@ -39,12 +39,16 @@ class Config(BaseConfig):
     phases: Literal["one", "forgetting", "two-period"] = "one"
     """one: all classes may come all the time. forgetting: in the second half of the stream, only the first half of the
     classes. two-period: the first half of the classes in the first half of the stream, the others in the second."""
+    classes_per_unit: int = Field(1, ge=1)
+    """Classes, neighbours in the order of the source, that make one unit and always come together; `classes_per_task`
+    is a multiple of it. Accuracies are reported for units, and a task in a request is one, so that streams of very
+    many classes want more than one class in each."""
     subsets: float = Field(1.0, gt=0, le=1)
     """Share of all possible class subsets that ever occur, drawn at the start and then uniformly; 1 draws freely."""
 
 
 def build(source: Source, config: Config, seed: int) -> Plan:
-    """Return the pre-drawn sequence of experiences, with one unit per class.
+    """Return the pre-drawn sequence of experiences, with one unit per class or per group of classes.
 
     The sequence is a function of the seed alone: strategies, replay and deletions cannot change it. Experiences whose
     classes are deleted come without them.
@@ -60,37 +64,47 @@ def build(source: Source, config: Config, seed: int) -> Plan:
             f"scenario: classes_per_task={config.classes_per_task} and classes={count} must satisfy "
             f"classes_per_task <= classes <= {len(classes)} (the classes of {source.name!r})."
         )
+    if config.classes_per_task % config.classes_per_unit:
+        raise ConfigError(
+            f"scenario.classes_per_unit: {config.classes_per_unit} classes come together, so that "
+            f"classes_per_task={config.classes_per_task} must be a multiple of it."
+        )
     classes = np.sort(classes[(key / "classes").order(classes)[:count]])
+    groups = [classes[at : at + config.classes_per_unit] for at in range(0, count, config.classes_per_unit)]
     rows = {int(c): np.flatnonzero((source.class_ids == c) & ~source.is_test) for c in classes}
     experiences = []
-    for task, chosen in enumerate(class_sequence(count, config, key)):
-        parts = [rows[int(c)] for c in classes[chosen]]
+    for task, units in enumerate(class_sequence(len(groups), config, key)):
+        parts = [rows[int(c)] for unit in units for c in groups[unit]]
         if config.samples_per_class is not None:
             name = key / "samples" / task
             parts = [ids[name.order(ids)[: config.samples_per_class]] for ids in parts]
-        units = tuple(sorted(chosen.tolist()))
-        experiences.append(Experience(f"recurring-{task}", units, np.sort(np.concatenate(parts))))
-    units_of = tuple(
-        Unit(f"class-{source.class_names[c]}", (int(c),), np.flatnonzero((source.class_ids == c) & source.is_test))
-        for c in classes
-    )
-    return Plan(source, units_of, tuple(experiences))
+        named = tuple(sorted(units.tolist()))
+        experiences.append(Experience(f"recurring-{task}", named, np.sort(np.concatenate(parts))))
+    return Plan(source, tuple(_unit(source, group, i) for i, group in enumerate(groups)), tuple(experiences))
+
+
+def _unit(source: Source, classes: np.ndarray, number: int) -> Unit:
+    """Return what some classes are reported as."""
+    name = f"class-{source.class_names[classes[0]]}" if len(classes) == 1 else f"unit-{number}"
+    tests = np.flatnonzero(np.isin(source.class_ids, classes) & source.is_test)
+    return Unit(name, tuple(classes.tolist()), tests)
 
 
 def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
-    """Return which of `count` classes come in each task, int64 arrays of ``classes_per_task`` positions.
+    """Return which of `count` units come in each task, int64 arrays of so many positions as make its classes.
 
     Raises:
         ConfigError: a phase has too few classes, a gap is too short for them all, or subsets cannot be listed.
     """
-    size, half = config.classes_per_task, count // 2
+    size, half = config.classes_per_task // config.classes_per_unit, count // 2
     early, late = np.arange(count), np.arange(count)
     if config.phases != "one":
         late = late[:half] if config.phases == "forgetting" else late[half:]
         early = early if config.phases == "forgetting" else early[:half]
     if min(len(early), len(late)) < size:
+        what = "classes" if config.classes_per_unit == 1 else "units"
         raise ConfigError(
-            f"scenario.phases: {config.phases!r} leaves {half} classes in a half, fewer than classes_per_task={size}."
+            f"scenario.phases: {config.phases!r} leaves {half} {what} in a half, fewer than the {size} of a task."
         )
     if config.max_gap is not None and size * config.max_gap < max(len(early), len(late)):
         raise ConfigError(
@@ -160,12 +174,12 @@ def _from_subsets(early: np.ndarray, late: np.ndarray, config: Config, key: Key)
     """Draw tasks uniformly from a fixed share of all subsets of classes."""
     if config.max_gap is not None or config.unevenness or config.reduction > 1:
         raise ConfigError("scenario.subsets: drawing from fixed subsets leaves unevenness, max_gap and reduction out.")
-    fixed = {}
+    fixed, size = {}, config.classes_per_task // config.classes_per_unit
     for name, classes in (("early", early), ("late", late)):
-        total = math.comb(len(classes), config.classes_per_task)
+        total = math.comb(len(classes), size)
         if total > _MOST_SUBSETS:
             raise ConfigError(f"scenario.subsets: {total:,} possible subsets are too many to list; set it to 1.")
-        every = np.array(list(itertools.combinations(classes, config.classes_per_task)))
+        every = np.array(list(itertools.combinations(classes, size)))
         kept = max(1, round(config.subsets * total))
         fixed[name] = every[np.sort((key / "subsets" / name).order(np.arange(total))[:kept])]
     sequence = []

@@ -85,7 +85,7 @@ def read_npz(path: Path) -> Table:
     is_bytes = x.dtype == np.uint8
     return Table(
         path,
-        torch.from_numpy(x) if is_bytes else _finite(path, x.astype(np.float32, copy=False)),
+        torch.from_numpy(x) if is_bytes else _finite(path, x),
         arrays["y"],
         arrays.get("user"),
         None if test is None else test.astype(bool),
@@ -142,12 +142,15 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
     return header
 
 
-def _finite(path: Path, x: np.ndarray) -> torch.Tensor:
+def _finite(path: Path, given: np.ndarray) -> torch.Tensor:
+    with np.errstate(over="ignore"):  # it becomes infinity, and is refused
+        x = given.astype(np.float32, copy=False)
     parts = range(0, len(x), _CHECKED)
     finite = [np.isfinite(x[start : start + _CHECKED]).reshape(-1, x[0].size).all(1) for start in parts]
     wrong = np.flatnonzero(~np.concatenate(finite))
     if len(wrong):
-        raise DataError(f"{path}, row {wrong[0]}: x is not finite ({len(wrong)} rows). Remove them or fill them in.")
+        what = "is too large for float32" if np.isfinite(given[wrong[0]]).all() else "is not finite"
+        raise DataError(f"{path}, row {wrong[0]}: x {what} ({len(wrong)} rows). Remove them or fill them in.")
     return torch.from_numpy(np.ascontiguousarray(x))
 
 

@@ -94,6 +94,7 @@ def test_answers_that_depend_on_earlier_questions_are_refuted(run: lifelong.Run)
     assert [f.as_without for f in found.findings] == [True, False]
 
 
+@pytest.mark.nightly
 def test_a_claim_alone_is_refuted(run: lifelong.Run) -> None:
     found = verified(run, "only_claims")
     assert not found.upheld

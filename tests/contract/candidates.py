@@ -7,12 +7,12 @@ says (see `strategies.base`); what it does not say has defaults.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from contract.combinations import ON_BOTH, ON_IMAGES, ON_PICTURES, ON_TEXT, SAMPLE, TOGETHER, VARIANTS
-from contract.worlds import CONVOLVED, world_of
+from contract.worlds import CONVOLVED, OF_EXPERTS, world_of
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.suitability import Part, part_of
@@ -79,6 +79,12 @@ class Candidate:
         return self.own or not self.forgets or self.name in VARIANTS
 
     @property
+    def needs_experts(self) -> bool:
+        """Whether its model is a mixture of experts."""
+        kind, name = self.parts[-1]
+        return kind == "unlearners" and class_named(kind, name).needs_experts
+
+    @property
     def in_all_forms(self) -> bool:
         """Whether it is tried in every form by default, not at home alone: all that is isolated, some of the others."""
         return self.own or self.config.isolated is not None or self.name in SAMPLE
@@ -95,7 +101,7 @@ class Candidate:
     def place(self, name: str) -> str:
         """The world of that name in which it can live."""
         if name in OTHER_FORMS:
-            return name
+            return name + (OF_EXPERTS if self.needs_experts else "")
         if not self.lives(name):
             name = "regression" if name == "class-incremental" else f"{name} of regression"
         kind, unlearner = self.parts[-1]
@@ -158,8 +164,8 @@ def candidates() -> list[Candidate]:
 
 @functools.cache
 def text_candidates() -> list[Candidate]:
-    """Every learner and unlearner of text, and a few others that run on it unchanged."""
-    found: dict[str, dict[str, Any]] = dict(ON_TEXT)
+    """Every learner and unlearner of text, and a few others that run on it unchanged (at night)."""
+    found: dict[str, dict[str, Any]] = {}
     for learner in _entries("learners", "tokens"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
@@ -171,13 +177,14 @@ def text_candidates() -> list[Candidate]:
         found[isolated] = {"isolated": _small("isolated", isolated)}
     for guard in _entries("guards", "tokens"):
         found[f"naive+{guard}"] = {"learner": "naive", "guard": _small("guards", guard)}
-    return _named(found)
+    others = {name: parts for name, parts in ON_TEXT.items() if name not in found}
+    return _named(others, sampled=True) + _named(found)
 
 
 @functools.cache
 def image_candidates() -> list[Candidate]:
-    """Every learner and unlearner of image generators, and a few others that run on them unchanged."""
-    found: dict[str, dict[str, Any]] = dict(ON_IMAGES)
+    """Every learner and unlearner of image generators, and a few others that run on them unchanged (at night)."""
+    found: dict[str, dict[str, Any]] = {}
     for learner in _entries("learners", "images"):
         for unlearner in ("retrain", "none"):
             found[f"{learner}+{unlearner}"] = {"learner": _small("learners", learner), "unlearner": unlearner}
@@ -187,7 +194,8 @@ def image_candidates() -> list[Candidate]:
         found[name] = {"learner": learners, "unlearner": _small("unlearners", unlearner)}
     for isolated in _entries("isolated", "images"):
         found[isolated] = {"isolated": _small("isolated", isolated)}
-    return _named(found)
+    others = {name: parts for name, parts in ON_IMAGES.items() if name not in found}
+    return _named(others, sampled=True) + _named(found)
 
 
 def everywhere() -> list[tuple[Candidate, str]]:
@@ -211,8 +219,8 @@ def learning_halves() -> list[tuple[Candidate, str]]:
 
 @functools.cache
 def picture_candidates() -> list[Candidate]:
-    """A few strategies on text with pictures."""
-    return _named(ON_PICTURES)
+    """A few strategies on text with pictures: the first by default, the others at night."""
+    return [replace(c, sampled=bool(i)) for i, c in enumerate(_named(ON_PICTURES))]
 
 
 def own_candidates(own: str) -> list[Candidate]:

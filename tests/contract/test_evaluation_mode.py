@@ -62,7 +62,7 @@ class _Watched(nn.Module):
 def noisy_model(objective: Objective, affine: bool, first: First) -> FlatModel:
     with seeded_globals(Key(0) / "init"):
         if isinstance(objective, CausalLM):
-            return llama_with_norm(Witness(), objective.num_outputs)
+            return llama_with_norm(Witness(), objective.num_outputs, first)
         if isinstance(objective, Denoising):
             return FlatModel(_Watched.of(small_denoiser(objective)))
         body = nn.Sequential(nn.Flatten(), *first_layers(first), Witness(affine))

@@ -40,6 +40,8 @@ MORE: dict[str, dict[str, Any]] = {
         "learner": {"name": "der-plus-plus", "memory": 30, "batch": 8},
         "unlearner": {"name": "gradient-ascent", "epochs": 1},
     },
+    "naive+curate(share)": {"learner": "naive", "guard": {"name": "curate", "tau": None}},
+    "naive+eco(names)": {"learner": "naive", "guard": {"name": "eco", "threshold": 0.5, "classifier": "names"}},
     "sisa(anew)": {"isolated": {"name": "sisa", "shards": 2, "slices": 2, "fresh": "everything"}},
     "supsup(kkt, none)": {"isolated": {"name": "supsup", "density": 0.2, "kkt": "all", "repair": "none"}},
     "uncle(protect)": {
@@ -100,8 +102,8 @@ def has_changed(path: Path, value: Any, start: dict[Path, Any]) -> bool:
 
 def places(candidate: Candidate) -> list[str]:
     """The worlds that it can live in."""
-    if candidate in text_candidates():
-        return ["text"]
+    if candidate.supports == {"tokens"}:
+        return [candidate.place("text")]
     if candidate in picture_candidates():
         return ["pictures"]
     forms = [*FORMS, *(["carrying"] if candidate.config.isolated is None else ["declared", "shaped"])]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lifelong.models import mlp_denoiser, tiny_llama, tiny_llava
+from lifelong.models import mlp_denoiser, tiny_llama, tiny_llava, tiny_mixtral
 from lifelong.setup.build import make_strategy
 from lifelong.verification.replay import answers
 from strategies.base import Access, Door, Setting, Strategy
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 
 CONVOLVED = ", convolved"
+OF_EXPERTS = ", of experts"
 """Ends the name of a world whose model has a convolution."""
-First = Literal["flat", "shaped", "convolved"]
+First = Literal["flat", "shaped", "convolved", "experts"]
 """What a model looks at: rows of numbers, images, or rows that it makes images of for a convolution."""
 
 
@@ -182,8 +183,7 @@ def _network(objective: Objective, noisy: bool, first: First) -> nn.Module:
         )
         return tiny_llava.build(small, (2, 64, 2, 1, 16, 16), objective.num_outputs)
     if isinstance(objective, CausalLM):
-        sizes = tiny_llama.Config(width=8, inner=8, depth=1, heads=2)
-        return tiny_llama.build(sizes, (2, 64), objective.num_outputs)
+        return _language_network(objective.num_outputs, first)
     if isinstance(objective, Denoising):
         return small_denoiser(objective)
     layers = [*first_layers(first), *([Noisy(12)] if noisy else [])]
@@ -192,6 +192,8 @@ def _network(objective: Objective, noisy: bool, first: First) -> nn.Module:
 
 def first_of(world: str) -> First:
     """What models of that world look at."""
+    if world.endswith(OF_EXPERTS):
+        return "experts"
     return "convolved" if world.endswith(CONVOLVED) else "shaped" if world == "shaped" else "flat"
 
 
@@ -211,9 +213,17 @@ def small_denoiser(objective: Denoising) -> Network:
     return network
 
 
-def llama_with_norm(norm: nn.Module, num_outputs: int) -> FlatModel:
-    """A language model of one small block, whose last norm is replaced."""
-    network = tiny_llama.build(tiny_llama.Config(width=8, inner=8, depth=1, heads=2), (2, 64), num_outputs)
+def _language_network(num_outputs: int, first: First) -> Network:
+    """A language model of one small block, with experts or without."""
+    if first == "experts":
+        sizes = tiny_mixtral.Config(width=8, inner=8, depth=1, heads=2, experts=3)
+        return tiny_mixtral.build(sizes, (2, 64), num_outputs)
+    return tiny_llama.build(tiny_llama.Config(width=8, inner=8, depth=1, heads=2), (2, 64), num_outputs)
+
+
+def llama_with_norm(norm: nn.Module, num_outputs: int, first: First = "flat") -> FlatModel:
+    """The same, with another last norm."""
+    network = _language_network(num_outputs, first)
     network.body.inner.norm = norm
     return FlatModel(network)
 
@@ -243,7 +253,7 @@ CLASS_REQUESTS = [
 ]
 
 
-def _world_of_text(device: str) -> World:
+def _world_of_text(name: str, device: str) -> World:
     """Two people, ten facts each, in short answers."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setenv("LIFELONG_CACHE", folder)
@@ -258,8 +268,8 @@ def _world_of_text(device: str) -> World:
     stream = assemble(plan, scheduled, Service(), Key(0) / "requests")
     objective = CausalLM.for_data(CausalLMConfig(loss_on="all"), source, None, device)
     training = Training(epochs=1, lr=0.05, batch_size=16)
-    setting = _setting(objective, training, stream, device)
-    return World("text", stream, setting, device=device)
+    setting = _setting(objective, training, stream, device, first_of(name))
+    return World(name, stream, setting, device=device)
 
 
 def _world_of_pictures(device: str) -> World:
@@ -304,8 +314,8 @@ def make_world(full_name: str, device: str = "cpu") -> World:
         return _world_of_images(device)
     if full_name == "pictures":
         return _world_of_pictures(device)
-    if full_name == "text":
-        return _world_of_text(device)
+    if full_name.removesuffix(OF_EXPERTS) == "text":
+        return _world_of_text(full_name, device)
     by_class = full_name.removesuffix(CONVOLVED).endswith(" by class")
     name = full_name.removesuffix(CONVOLVED).removesuffix(" by class")
     source, scenario, requests = _source(), class_incremental, CLASS_REQUESTS if by_class else REQUESTS

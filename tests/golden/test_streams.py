@@ -83,6 +83,11 @@ CASES: dict[str, dict[str, Any]] = {
         "service": {"wait_for": 2},
     },
     "delayed classes": {"scenario": TASKS, "schedule": {"name": "delayed", "scope": "class", "age": 2, "every": 3}},
+    "bursts": {
+        "scenario": RECURRING | {"classes_per_task": 4, "classes_per_unit": 2, "samples_per_class": 20},
+        "schedule": {"name": "bursts", "scope": ["sample", "class", "task"], "burst": 3, "again_every": 2, "limit": 12},
+    },
+    "domains that come back": {"scenario": {"name": "domain-incremental", "domains": 2, "visits": 3}},
     "burst": {"scenario": TASKS, "schedule": {"name": "burst", "after": 4, "requests": 2, "scope": "task", "count": 2}},
     "again and again": {
         "scenario": {"name": "class-incremental"},

@@ -147,6 +147,7 @@ def test_the_window_limits_backups() -> None:
     assert [len(t.backups) for t in strategy._tasks] == [0, 0]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("repair", ["joint", "sequential", "sequential-adahat"])
 def test_repair_moves_shared_weights_only(repair: str) -> None:
     life, plain = life_of((3, 0), repair=repair, window=0), life_of((3, 0), window=0)

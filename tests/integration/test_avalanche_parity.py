@@ -436,6 +436,7 @@ def test_what_its_loop_cannot_do_is_refused(
         avalanche.Avalanche(avalanche.Config(), setting)
 
 
+@pytest.mark.nightly
 def test_the_module_is_importable_without_avalanche() -> None:
     code = "import sys; import strategies.learners.avalanche; sys.exit('avalanche' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -48,6 +48,7 @@ class Shown:
     def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
         self.complaints: list[str] = []
         self.page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(180_000)  # beside other work pages are drawn slowly
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url, file))
@@ -227,3 +228,20 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", ["run", "study"])
+def test_axe_finds_no_barrier(browser: Any, files: dict[str, Path], name: str, width: int, scheme: str) -> None:
+    """The rules of axe-core for WCAG 2 A and AA and its best practices, but for what is inside plotly's drawings."""
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    shown = Shown(browser, files[name], scheme)
+    shown.page.set_viewport_size({"width": width, "height": 900})
+    shown.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = shown.page.evaluate("axe.run({exclude: ['.js-plotly-plot']}, {resultTypes: ['violations']})")
+    shown.page.close()
+    barriers = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
+    assert barriers == []
+    assert len(found["passes"]) > 15, "it has looked"

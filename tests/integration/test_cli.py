@@ -183,6 +183,7 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere.html").exists()
 
 
+@pytest.mark.nightly
 def test_many_seeds_print_one_table_and_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     handled = []
     run_local = local.run_local

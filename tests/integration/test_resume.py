@@ -375,6 +375,7 @@ def test_outputs_shorter_than_every_checkpoint_are_refused(at_home: Path, monkey
         lifelong.run(small(), at_home / "runs")
 
 
+@pytest.mark.nightly
 def test_references_are_cached_by_content(at_home: Path) -> None:
     def cost(root: str, **changes: Any) -> dict[str, int]:
         run = lifelong.run(small(**changes), at_home / root)

@@ -224,6 +224,7 @@ def test_a_deletion_changes_nothing_before_it() -> None:
 # --------------------------------------------------------------------------------------------------- iid (12)
 
 
+@pytest.mark.nightly
 def test_one_task_of_all_classes_is_training_at_once() -> None:
     source = digits_source()
     once = recurring.build(source, recurring.Config(tasks=1, classes_per_task=10), 0)

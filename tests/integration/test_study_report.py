@@ -192,6 +192,26 @@ def test_costs_relapse_and_timeline_are_drawn(page: str, tables: Tables) -> None
         go.Figure(figure)  # raises on a property that does not exist
 
 
+def test_requests_are_told_apart_by_what_they_name_and_by_age(page: str, tables: Tables) -> None:
+    """The study has a request for samples at event 1 and one for a class at event 3; the stream ends at event 4."""
+
+    def score(seed: int, request: str, event: int) -> float:
+        rows = tables["naive", seed].select("forget_accuracy", request)
+        return next(float(r.value) for r in rows if r.event == event and r.value is not None)
+
+    text = text_of(page)
+    told_apart = text[text.index("Requests apart by what they name") :]
+    served = {"sample": ("request-0", 1), "class": ("request-1", 3)}
+    for scope, which in served.items():
+        mean = np.mean([score(s, *which) for s in (0, 1)])
+        assert f"naive {scope} {mean:.3f}" in told_apart
+    drawn = trace(page, "age-0", "naive")
+    assert numbers(drawn["x"]).tolist() == [0, 1, 2, 3]
+    for age, shown in enumerate(numbers(drawn["y"])):
+        old = [(request, event + age) for request, event in served.values() if event + age <= 4]
+        assert shown == pytest.approx(np.mean([np.mean([score(s, *which) for which in old]) for s in (0, 1)]))
+
+
 def test_comparisons_and_how_to_repeat_it(page: str, tiny_study: Study) -> None:
     text = text_of(page)
     assert [v.outcome for v in tiny_study.verdicts()] == ["undecided", "undecided"]

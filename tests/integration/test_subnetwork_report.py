@@ -107,6 +107,7 @@ def test_the_rows_are_described_and_add_up(facts: Facts) -> None:
         assert facts.series["repaired"].subjects(name)
 
 
+@pytest.mark.nightly
 def test_the_pictures_are_in_the_report(facts: Facts) -> None:
     text = render(facts)
     assert "How tasks build on each other" in text

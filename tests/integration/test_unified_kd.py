@@ -89,6 +89,7 @@ def test_a_class_is_forgotten_and_the_others_stay() -> None:
     assert done.outcome.forward == 2 * 6 * len(life.gone) + steps * drawn
 
 
+@pytest.mark.nightly
 def test_a_teacher_that_is_kept_still_knows() -> None:
     """The relapse route of the released code: the teacher is not unlearned, and teaches on."""
     known = {}
@@ -246,6 +247,7 @@ def test_what_does_not_fit_is_refused(tools: Any) -> None:
         life.until(1)
 
 
+@pytest.mark.nightly
 def test_the_sum_of_the_released_code_is_twice_the_half() -> None:
     """gamma 0.5 at twice the learning rate is the plain sum at the plain one."""
     states = []

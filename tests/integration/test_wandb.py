@@ -9,7 +9,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ import yaml
 import lifelong
 from lifelong.audits import _judge
 from lifelong.config.run import RunConfig
-from lifelong.results.table import read_rows
+from lifelong.results.table import Row, read_rows
 from lifelong.study.share import share
-from lifelong.trackers.wandb import WandbTracker, _mode, flatten
+from lifelong.trackers._base import load_tracker
+from lifelong.trackers._charts import units_chart
+from lifelong.trackers._server import Place, mode_wanted
+from lifelong.trackers._wide import Wide
+from lifelong.trackers.wandb import WandbTracker, flatten
 from streams.config import parse
+from streams.errors import ConfigError, TrainingError
 
 TINY = {
     "name": "tiny",
@@ -47,21 +53,84 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_X_DISABLE_STATS", "true")  # a process of its own for each run
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "elsewhere")
 
 
 def test_offline_files_hold_the_rows_of_the_run(tmp_path: Path) -> None:
-    run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker()])
+    run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker(point="training.epochs=1")])
     for name in run.tables:
         check_equal(run.folder / "strategies" / name)
     assert not list((tmp_path / "elsewhere").iterdir())
-    config, metrics = opening(run.folder / "strategies" / "replay")
+    folder = run.folder / "strategies" / "replay"
+    config, metrics = opening(folder)
     assert config["training.epochs"] == 1
     assert config["strategy.learner.0.name"] == "replay"
     assert config["model.hidden"] == [16]
     assert not any(key.startswith("strategies") for key in config)
     assert ("", "*", "event") in metrics
+    assert run_record(offline(folder)).display_name == "tiny replay (training.epochs=1, seed=0)"
+    heads, events = table(folder, "events")
+    assert heads[:6] == ["event", "kind", "name", "samples", "scope", "keys"]
+    assert [(e[1], e[4]) for e in events if e[1] == "forget"] == [("forget", "sample"), ("forget", "class")]
+    assert [e[2] for e in events if e[1] == "learn"] == ["task-0", "task-1", "task-2"]
+    charts = offline(folder) / "files" / "media" / "plotly" / "charts"
+    (units,) = charts.glob("units_*.plotly.json")
+    drawn = json.loads(units.read_text(encoding="utf-8"))["data"][0]
+    scores = {
+        (r.subject, str(r.event)): r.value for r in run.tables["replay"].select("accuracy") if "task" in r.subject
+    }
+    assert drawn["y"] == ["task-0", "task-1", "task-2"]
+    assert drawn["z"] == [[scores.get((y, x)) for x in drawn["x"]] for y in drawn["y"]]
+    assert list(charts.glob("requests_*.plotly.json"))
+    in_summary = summary(folder)
+    assert in_summary["seconds"] > 0
+    assert not any("undefined" in key and not key.startswith("tables/") for key in in_summary)
+    assert len(in_summary) < 350, "no key of a single request or unit"
+    sent = {name: artifacts(run.folder / "strategies" / name) for name in run.tables}
+    assert ["stream" in kinds for kinds in sent.values()] == [True, False], "stream and configuration are sent once"
+
+
+@pytest.mark.nightly
+def test_a_run_that_goes_on_keeps_its_name_and_wandbs_own_variables_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in (("PROJECT", "p"), ("ENTITY", "me"), ("TAGS", "a,b"), ("NOTES", "why"), ("RUN_GROUP", "no")):
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
+        subprocess.run([*git, *words], check=True, cwd=tmp_path / "elsewhere")
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], cwd=tmp_path / "elsewhere", text=True).strip()
+    config = TINY | {"references": {"kinds": []}}  # what references rest on is gone when a run is finished
+    run = lifelong.run(parse(RunConfig, config), tmp_path / "runs", [WandbTracker(point="width=16")])
+    for name in run.tables:
+        (run.folder / "strategies" / name / "done.json").unlink()
+    run = lifelong.resume(run.folder, [WandbTracker(Place(project="not this"))])
+    sent = run_record(offline(run.folder / "strategies" / "naive"))
+    assert (sent.project, sent.entity, list(sent.tags), sent.notes) == ("p", "me", ["a", "b"], "why")
+    assert sent.display_name == "tiny naive (width=16, seed=0)"
+    assert sent.run_group == run.folder.name
+    assert sent.git.commit == commit
+    lived = [
+        items["event/seconds"] for items in history(run.folder / "strategies" / "naive") if "event/seconds" in items
+    ]
+    assert len(lived) == 5
+    assert min(lived) > 0, "also of events before it went on"
+
+
+@pytest.mark.nightly
+def test_a_strategy_that_diverges_is_an_alert(tmp_path: Path) -> None:
+    diverges = TINY | {"training": {"epochs": 1, "lr": 1e30}, "references": {"kinds": []}}
+    with pytest.raises(TrainingError):
+        lifelong.run(parse(RunConfig, diverges), tmp_path / "runs", [WandbTracker()])
+    (folder,) = (tmp_path / "runs").glob("tiny-*")
+    for name in TINY["strategies"]:
+        sent = records(offline(folder / "strategies" / name))
+        (alert,) = (r.alert for r in sent if r.WhichOneof("record_type") == "alert")
+        assert alert.title == f"{name} diverged"
+        assert alert.level == "ERROR"
+        assert next(r.exit.exit_code for r in sent if r.WhichOneof("record_type") == "exit") == 1
 
 
 @pytest.mark.nightly  # runs that are killed are tested without W&B by default
@@ -114,16 +183,16 @@ def test_a_server_that_nobody_answers_for_is_no_obstacle(
 
 
 def test_the_mode_needs_a_key_unless_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert _mode() == "offline"
+    assert mode_wanted() == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert _mode() == "disabled"
+    assert mode_wanted() == "disabled"
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert _mode() == "offline"
+    assert mode_wanted() == "offline"
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text("machine api.wandb.ai login user password " + "a" * 40, encoding="utf-8")
     netrc.chmod(0o600)
-    monkeypatch.setattr("lifelong.trackers.wandb._reachable", lambda server: True)
-    assert _mode() == "online"
+    monkeypatch.setattr("lifelong.trackers._server._reachable", lambda server: True)
+    assert mode_wanted() == "online"
 
 
 def test_flatten_leaves_nothing_out() -> None:
@@ -144,28 +213,22 @@ def test_a_study_is_a_group_with_its_outcome(tmp_path: Path) -> None:
     folders = [f for f in tmp_path.rglob("offline-run-*") if f.is_dir()]
     opened = [run_record(f) for f in folders]
     assert {r.run_group for r in opened} == {study.folder.name}
-    assert {r.display_name for r in opened} == {"naive (seed=0)", "replay (seed=0)", "study shared"}
+    assert {r.display_name for r in opened} == {"shared naive (seed=0)", "shared replay (seed=0)", "study shared"}
     assert len({r.run_id for r in opened}) == 3
-    tables = {f.name.split("_")[0]: f for folder in folders for f in folder.rglob("*.table.json")}
-    assert set(tables) == {"deletions", "scores", "verdicts", "comparisons"}
-    deletions = json.loads(tables["deletions"].read_text())
-    assert deletions["columns"] == ["event", "name", "scope", "keys", "samples", "received"]
-    assert [row[2] for row in deletions["data"]] == ["sample", "class"]
-    scores = json.loads(tables["scores"].read_text())
-    assert scores["columns"] == ["event", "task-0", "task-1", "task-2"]
-    assert [row[0] for row in scores["data"]] == [0, 1, 2, 3, 4]
-    kinds = {r.WhichOneof("record_type") for f in folders for r in records(f)} | {
-        r.request.WhichOneof("request_type") for f in folders for r in records(f)
-    }
-    assert "artifact" in kinds or "log_artifact" in kinds
+    tables = {f.name.split("_")[0] for folder in folders for f in folder.rglob("*.table.json")}
+    assert tables == {"events", "requests", "units", "undefined", "verdicts", "comparisons"}
+    (last,) = (f for f, r in zip(folders, opened, strict=True) if r.job_type == "study")
+    assert "report" in artifacts(last.parent.parent)
+    assert list(last.rglob("report_*.html"))
 
 
 @pytest.mark.nightly  # a whole run of the command and its page, sent
-def test_the_documented_sweep_finds_its_metric_and_the_report_is_sent_too(tmp_path: Path) -> None:
-    """What an agent would start by the sweep file in docs/studies.md, on a small scenario."""
+def test_the_documented_sweep_finds_its_metric_and_every_strategy_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """What an agent would start by the sweep file in docs/tracking.md, as it would, on a small scenario."""
     file = tmp_path / "tiny.yaml"
-    file.write_text(json.dumps(TINY))
-    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    strategies = {"naive-none": TINY["strategies"]["naive"], "replay-finetune": TINY["strategies"]["replay"]}
+    file.write_text(json.dumps(TINY | {"strategies": strategies}))
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
     sweep = yaml.safe_load(page.partition("```yaml\n# sweep.yaml")[2].partition("```")[0].partition("\n")[2])
     drawn = {
         key: p["values"][1] if "values" in p else (p["min"] + p["max"]) / 2 for key, p in sweep["parameters"].items()
@@ -173,19 +236,97 @@ def test_the_documented_sweep_finds_its_metric_and_the_report_is_sent_too(tmp_pa
     stands_for = {"${env}": [], "${args}": [f"--{key}={value}" for key, value in drawn.items()]}
     program = {"lifelong": [sys.executable, "-c", "from cli.main import main; main()"], "quickstart": [str(file)]}
     command = [word for part in sweep["command"] for word in (stands_for | program).get(part, [part])]
+    chosen = tmp_path / "config-agent001.yaml"
+    chosen.write_text(yaml.safe_dump({"wandb_version": 1} | {key: {"value": value} for key, value in drawn.items()}))
+    agent = {
+        "WANDB_SWEEP_ID": "sw123",
+        "WANDB_RUN_ID": "agent001",
+        "WANDB_SWEEP_PARAM_PATH": str(chosen),
+        "WANDB_PROJECT": sweep["project"],
+    }
     done = subprocess.run(
-        [*command, "--quiet"], check=False, cwd=tmp_path / "elsewhere", env=environment(), capture_output=True
+        [*command, "--quiet"], check=False, cwd=tmp_path / "elsewhere", env=environment() | agent, capture_output=True
     )
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "elsewhere" / "runs").iterdir()
-    (sent,) = (f for f in (folder / "wandb").glob("offline-run-*") if f.is_dir())
-    assert run_record(sent).run_group == folder.name
-    strategy = folder / "strategies" / "replay"
-    assert {k: v for k, v in opening(strategy)[0].items() if k in drawn} == drawn
-    assert sweep["metric"]["name"] in [key for items in history(strategy) for key in items]
-    assert "artifact" in {r.WhichOneof("record_type") for r in records(sent)} | {
-        (r.request.WhichOneof("request_type") or "").removeprefix("log_") for r in records(sent)
+    identity = folder.name.rpartition("-")[2]
+    for name in strategies:
+        check_equal(folder / "strategies" / name)
+        sent = run_record(offline(folder / "strategies" / name))
+        assert (sent.run_id, sent.sweep_id, sent.job_type) == (f"{identity}-{name}", "", "run")
+        assert sent.run_group == folder.name
+        config = opening(folder / "strategies" / name)[0]
+        assert {key: config[key] for key in drawn} == drawn
+        assert config["sweep"] == "sw123"
+    trial = run_record(offline(folder))
+    assert (trial.run_id, trial.sweep_id, trial.job_type) == ("agent001", "sw123", "trial")
+    assert trial.run_group == folder.name
+    found = summary(folder)[sweep["metric"]["name"]]
+    last = lifelong.load_run(folder).tables["replay-finetune"].last("average_accuracy", "stream")
+    assert last is not None
+    assert found == last.value
+    assert "report" in artifacts(folder)
+    (html,) = (offline(folder) / "files" / "media" / "html").glob("report_*.html")
+    assert "plotly" in html.read_text(encoding="utf-8")
+
+
+def test_a_tracker_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that docs/tracking.md shows, with a package in MLflow's place that notes what it is told."""
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    file = tmp_path / "to_mlflow.py"
+    file.write_text(page.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    told: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+
+    def noted(name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: told.append((name, args, kwargs))
+
+    functions = ("set_experiment", "start_run", "log_params", "log_dict", "log_metric", "set_tag", "end_run")
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(**{name: noted(name) for name in functions}))
+    config = TINY | {"strategies": {"naive": {"unlearner": "none"}}, "references": {"kinds": []}}
+    run = lifelong.run(parse(RunConfig, config), tmp_path / "runs", [load_tracker(str(file))])
+    names = [name for name, _, _ in told]
+    assert names[:2] == ["set_experiment", "start_run"]
+    assert names[-1] == "end_run"
+    sent = {(args[0], kwargs["step"]): args[1] for name, args, kwargs in told if name == "log_metric"}
+    rows = {
+        (f"run/{r.subject}/{r.metric}", r.event): r.value
+        for r in run.tables["naive"].rows
+        if r.value is not None and r.subject in ("stream", "requests")
     }
+    assert {key: value for key, value in sent.items() if key[0] != "seconds"} == rows
+    assert [step for key, step in sent if key == "seconds"] == [0, 1, 2, 3, 4]
+
+
+def test_a_file_without_a_tracker_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "empty.py"
+    file.write_text('"""Nothing."""\n')
+    with pytest.raises(ConfigError, match="exactly one public class that derives from Tracker"):
+        load_tracker(str(file))
+    with pytest.raises(ConfigError, match=r"--tracker: 'mlflow' is not known.*Allowed: console, wandb"):
+        load_tracker("mlflow")
+
+
+def test_numbers_of_single_things_are_cut_into_tables_that_wandb_keeps_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifelong.trackers._wide.MOST_ROWS", 2)
+    wide = Wide(["task-0"])
+    wide.add([Row(e, "run", "task-0", "accuracy", e / 4, 1) for e in range(3)])
+    wide.add([Row(1, "run", "request-0", "js", None, 0, "why"), Row(1, "run", "stream", "plasticity", None, 0, "so")])
+    assert dict(wide.tables()) == {
+        "units": (["event", "model", "unit", "accuracy"], [[0, "run", "task-0", 0.0], [1, "run", "task-0", 0.25]]),
+        "units-2": (["event", "model", "unit", "accuracy"], [[2, "run", "task-0", 0.5]]),
+        "requests": (["event", "model", "request", "js"], [[1, "run", "request-0", None]]),
+        "undefined": (
+            ["event", "model", "subject", "metric", "reason"],
+            [[1, "run", "request-0", "js", "why"], [1, "run", "stream", "plasticity", "so"]],
+        ),
+    }
+
+
+def test_a_chart_of_many_events_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifelong.trackers._charts.MOST_EVENTS", 3)
+    figure = units_chart({"a": {event: event / 10 for event in range(8)}}, "accuracy")
+    assert list(figure.data[0].x) == ["1", "4", "7"]
+    assert list(figure.data[0].z[0]) == [0.1, 0.4, 0.7]
 
 
 def test_what_cannot_be_shared_fails_nothing(
@@ -208,6 +349,7 @@ class Killer:
     def event(self, index, rows, seconds):
         if index == 3: os.kill(os.getpid(), signal.SIGKILL)
     def references(self, rows, seconds): pass
+    def failed(self, error): pass
     def end(self): pass
 
 lifelong.run(parse(RunConfig, {config!r}), {root!r}, [WandbTracker(), Killer()])
@@ -219,49 +361,73 @@ def environment() -> dict[str, str]:
 
 
 def check_equal(folder: Path) -> None:
-    """Every row of the table is in the one offline file, once, with the same bits; and nothing else is."""
-    expected: dict[tuple[int, str], float | None] = {}
-    for r in read_rows(folder / "results.jsonl"):
-        key = (r.event, f"{r.subject}/{r.metric}" if r.model == "run" else f"{r.model}/{r.subject}/{r.metric}")
-        assert key not in expected
-        expected[key] = r.value
-    assert {key[1].split("/")[0] for key in expected} >= {"stream", "event", "requests", "retrained", "withheld"}
-    assert None in expected.values()
-    found: dict[tuple[int, str], float | None] = {}
-    reasons = set()
+    """Every row of the run is in the one offline file or in one of its tables, once, with the same bits; no more."""
+    rows = read_rows(folder / "results.jsonl")
+    assert {r.subject for r in rows} >= {"stream", "event", "requests", "task-0", "request-0"}
+    assert {r.model for r in rows} == {"run", "retrained", "withheld"}
+    assert None in {r.value for r in rows}
+    whole = {"stream", "event", "requests"}
+    curves: dict[tuple[int, str], float | None] = {}
     for items in history(folder):
         event = int(items.pop("event"))
         for key, value in items.items():
-            if key.startswith("undefined/"):
-                reasons.add((event, key.removeprefix("undefined/")))
-            elif not key.startswith(("_", "tables/")):
-                assert (event, key) not in found
-                found[event, key] = None if value is None else float(value)
-    assert found == expected
-    assert reasons == {key for key, value in expected.items() if value is None}
+            if not key.startswith(("_", "tables/", "charts/")) and key != "event/seconds":
+                assert (event, key) not in curves
+                curves[event, key] = None if value is None else float(value)
+    assert curves == {(r.event, key_of(r)): r.value for r in rows if r.subject in whole}
+    cells: dict[tuple[int, str, str, str], float] = {}
+    for kind in ("requests", "units"):
+        heads, lines = table(folder, kind)
+        assert heads[:3] == ["event", "model", kind[:-1]]
+        for line in lines:
+            for metric, value in zip(heads[3:], line[3:], strict=True):
+                if value is not None:
+                    assert (*line[:3], metric) not in cells
+                    cells[*line[:3], metric] = value
+    single = [r for r in rows if r.subject not in whole]
+    assert cells == {(r.event, r.model, r.subject, r.metric): r.value for r in single if r.value is not None}
+    _, reasons = table(folder, "undefined")
+    expected = [[r.event, r.model, r.subject, r.metric, r.reason] for r in rows if r.value is None]
+    assert sorted(reasons) == sorted(expected)
+
+
+def key_of(r: Row) -> str:
+    return f"{r.subject}/{r.metric}" if r.model == "run" else f"{r.model}/{r.subject}/{r.metric}"
+
+
+def offline(folder: Path) -> Path:
+    """The offline folder of a strategy, a run or a study; a killed process may leave one behind, late."""
+    return max(f for f in (folder / "wandb").glob("offline-run-*") if f.is_dir())
+
+
+def table(folder: Path, name: str) -> tuple[list[str], list[list[Any]]]:
+    (file,) = (offline(folder) / "files" / "media" / "table" / "tables").glob(f"{name}_*.table.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content["columns"], content["data"]
 
 
 def history(folder: Path) -> Iterator[dict]:
-    from wandb.proto import wandb_internal_pb2
-
-    file = max(folder.glob("wandb/offline-run-*/*.wandb"))  # a killed process may leave one behind, late
-    for content in leveldb_log(file):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    for record in records(offline(folder)):
         if record.WhichOneof("record_type") == "history":
             yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """What stands in the summary at the end: the last value of every key, unless it was set."""
+    last: dict[str, Any] = {}
+    for record in records(offline(folder)):
+        if record.WhichOneof("record_type") == "history":
+            last |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+        elif record.WhichOneof("record_type") == "summary":
+            last |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update}
+    return last
+
+
 def opening(folder: Path) -> tuple[dict[str, object], set[tuple[str, str, str]]]:
     """Return config and defined metrics."""
-    from wandb.proto import wandb_internal_pb2
-
     config: dict[str, object] = {}
     metrics = set()
-    file = max(folder.glob("wandb/offline-run-*/*.wandb"))  # a killed process may leave one behind, late
-    for content in leveldb_log(file):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    for record in records(offline(folder)):
         if record.WhichOneof("record_type") == "run":
             config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
         elif record.WhichOneof("record_type") == "metric":
@@ -269,25 +435,41 @@ def opening(folder: Path) -> tuple[dict[str, object], set[tuple[str, str, str]]]
     return config, metrics
 
 
-def records(folder: Path) -> Iterator[Any]:
+def records(folder: Path) -> list[Any]:
+    """All records of an offline folder. W&B's own process writes the file out after `finish` has returned.
+
+    That a run is over is the last thing it writes, so until that is there, so may be records before it.
+    """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("*.wandb")
-    for content in leveldb_log(file):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
-        yield record
+    deadline = time.monotonic() + 120
+    while True:
+        found = []
+        for content in leveldb_log(file):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            found.append(record)
+        if any(r.WhichOneof("record_type") == "exit" for r in found):
+            return found
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.05)
+
+
+def artifacts(folder: Path) -> set[str]:
+    """The types of what is sent as files; tables are, too."""
+    found = set()
+    for record in records(offline(folder)):
+        if record.WhichOneof("record_type") == "artifact":
+            found.add(record.artifact.type)
+        elif record.request.WhichOneof("request_type") == "log_artifact":
+            found.add(record.request.log_artifact.artifact.type)
+    return found
 
 
 def run_record(folder: Path) -> Any:
-    """The record of the run; W&B's own process may write it a moment after `finish` on a busy machine."""
-    deadline = time.monotonic() + 30
-    while True:
-        found = [r.run for r in records(folder) if r.WhichOneof("record_type") == "run"]
-        if found:
-            return found[0]
-        assert time.monotonic() < deadline, f"no run in {folder}"
-        time.sleep(0.2)
+    """The record of the run of an offline folder."""
+    return next(r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
 
 
 def leveldb_log(file: Path) -> Iterator[bytes]:

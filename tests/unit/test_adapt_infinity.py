@@ -117,7 +117,7 @@ def blocks_of(model: FlatModel, make: Any) -> list[int | str | None]:
     return [None, "body"] if make is convolutions else [None, 0]
 
 
-@pytest.mark.parametrize("kind", ["rademacher", "tensor-sketch"])
+@pytest.mark.parametrize("kind", ["rademacher", pytest.param("tensor-sketch", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("make", MODELS)
 def test_features_are_projected_gradients_of_single_samples(make: Any, kind: Any) -> None:
     """Check 2 of the specification: as a loop of batch size 1, and the mean is the gradient of the batch."""

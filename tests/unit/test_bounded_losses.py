@@ -258,6 +258,7 @@ def test_pdu_by_hand(source: Source) -> None:
     assert outcome.notes["multiplier"] == pytest.approx(3.0, abs=0.5)
 
 
+@pytest.mark.nightly
 def test_the_budget_of_a_stream_is_that_of_the_first_request(source: Source) -> None:
     """The bound of later requests does not follow what the earlier ones have broken."""
     bounds = {}

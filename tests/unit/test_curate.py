@@ -12,7 +12,8 @@ import torch
 from text_lives import Life, base, three_people
 
 from strategies.base import Access
-from strategies.guards.curate import CURaTE, hashed_words
+from strategies.guards._prompts import hashed_words
+from strategies.guards.curate import CURaTE
 from strategies.parts.model import digest
 from strategies.parts.text.generation import greedy
 from streams.source import Source

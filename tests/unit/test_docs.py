@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import lifelong
 from lifelong.metrics.catalogue import METRICS, THEMES
 from lifelong.report.html import write_report
 from streams.config import parse
-from streams.registry import entries
+from streams.registry import KINDS, entries
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,29 @@ def test_every_metric_has_one_theme() -> None:
     of_requests = page.split("## Requests\n")[1].split("\n## ")[0]
     assert "| `latency` |" in of_requests
     assert "| `steps` |" not in of_requests
+
+
+def test_options_that_many_share_are_explained_once() -> None:
+    for page in (ROOT / "docs" / "options").glob("*.md"):
+        rows = re.findall(r"(?m)^\| `(\S+)` \| (.*?)(?<!\\) \| .*(?<!\\) \| (.*) \|$", page.read_text(encoding="utf-8"))
+        assert max(Counter(rows).values(), default=0) < 3, page.name
+
+
+def test_what_the_map_of_the_field_names_is_there() -> None:
+    page = (ROOT / "docs" / "field.md").read_text(encoding="utf-8")
+    known = {name for kind in KINDS for name in entries(kind)} | set(METRICS)
+    known |= {file.stem for file in (ROOT / "studies").glob("*.yaml")}
+    words = {"code", "reason", "correct", "tune", "holds", "lifelong show", "lifelong verify", "lifelong traces"}
+    keys = {"evaluation.dense_every", "service.wait_for"}
+    assert set(re.findall(r"`([^`]+)`", page)) - known - words - keys == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"\S+\.(?:md|ipynb)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    docs = ROOT / "docs"
+    there = {f.relative_to(docs).as_posix() for f in docs.rglob("*") if f.suffix in {".md", ".ipynb"}}
+    assert set(listed) == there
+    assert len(listed) == len(there)
 
 
 def test_heads_of_tables_are_words() -> None:

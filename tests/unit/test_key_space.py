@@ -12,10 +12,11 @@ from text_lives import Life, base, three_people
 
 from lifelong.models import tiny_gpt2, tiny_mixtral
 from strategies.base import Access
-from strategies.guards.key_space_detection import Cube, KeySpaceDetection, _out_of, cube_of
+from strategies.guards.key_space_detection import Cube, KeySpaceDetection, cube_of
 from strategies.parts.model import FlatModel, digest
 from strategies.parts.text.generation import greedy
 from strategies.parts.weights.blocks import blocks_of
+from strategies.parts.weights.feed_forward import way_out
 from streams.errors import ConfigError
 from streams.source import Source
 
@@ -120,9 +121,9 @@ def test_prompts_are_looked_at_again_once_the_weights_have_moved(source: Source)
 def test_which_models_it_knows(source: Source) -> None:
     shape = (2, 16)
     gpt2 = FlatModel(tiny_gpt2.build(tiny_gpt2.Config(width=16, inner=24, heads=2), shape, 50))
-    assert _out_of(blocks_of(gpt2)[0]).weight.shape == (24, 16)  # transposed, as GPT-2's are
+    assert way_out(blocks_of(gpt2)[0], "it").weight.shape == (24, 16)  # transposed, as GPT-2's are
     mixtral = FlatModel(tiny_mixtral.build(tiny_mixtral.Config(width=16, inner=24, heads=2), shape, 50))
     with pytest.raises(ConfigError, match="mixtures of experts"):
-        _out_of(blocks_of(mixtral)[0])
+        way_out(blocks_of(mixtral)[0], "it")
     with pytest.raises(ConfigError, match=r"guard\.blocks: 7 is too high"):
         guarded(source, blocks=(7,))

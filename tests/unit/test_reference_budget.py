@@ -37,6 +37,16 @@ def test_a_budget_draws_by_name_and_a_larger_one_only_adds(stream: Stream) -> No
     assert ReferencesConfig(every=2, most=2).num_beside(7) == 2
 
 
+def test_geometric_references_are_few_and_mostly_early(stream: Stream) -> None:
+    geometric = ReferencesConfig(every="geometric")
+    assert requests_with_references(stream, geometric) == (0, 1, 2, 3, 5)
+    assert [n + 1 for n in geometric.numbers(100)] == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91]
+    assert geometric.numbers(0) == []
+    assert geometric.numbers(6) == geometric.numbers(100)[:5], "more requests add to what fewer have"
+    assert ReferencesConfig(every="geometric", most=2).num_beside(100) == 2
+    assert geometric.num_beside(100) == 13
+
+
 def test_references_always_stand_beside_the_last_event(stream: Stream) -> None:
     points = wanted_points(stream, ReferencesConfig(kinds=("retrained", "no-op"), every=4))
     assert [(p.kind, p.event, p.request) for p in points] == [

@@ -10,10 +10,10 @@ import pytest
 from lifelong.config.run import RunConfig
 from lifelong.execution.runner import Run
 from lifelong.report.advice import advice
+from lifelong.report.ages import by_age
 from lifelong.report.answers import Winner, best, best_over_seeds, in_short, in_short_over_seeds
 from lifelong.report.columns import Cell, Column
 from lifelong.report.facts import Requested
-from lifelong.report.figures import by_age
 from lifelong.report.matrix import Matrix, heat_map
 from lifelong.report.summary import Group, Line
 from lifelong.report.tables import falls_of

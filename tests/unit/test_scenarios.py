@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from streams.scenarios import (
     class_incremental,
     domain_incremental,
     joint,
+    listed,
     online,
     recurring,
     task_incremental,
@@ -31,6 +34,7 @@ MODULES: dict[str, Any] = {
     "class-incremental": class_incremental,
     "domain-incremental": domain_incremental,
     "joint": joint,
+    "listed": listed,
     "online": online,
     "recurring": recurring,
     "task-incremental": task_incremental,
@@ -46,9 +50,12 @@ def test_every_scenario_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_scenario_makes_a_valid_repeatable_plan(name: str, digits: Source) -> None:
-    module = MODULES[name]
-    plan, again = (module.build(digits, module.Config(), 3) for _ in range(2))
+def test_every_scenario_makes_a_valid_repeatable_plan(name: str, digits: Source, tmp_path: Path) -> None:
+    module, file = MODULES[name], tmp_path / "listed.json"
+    samples = [digits.train_ids[:90].tolist(), digits.train_ids[90:].tolist()]
+    file.write_text(json.dumps({"experiences": [{"name": f"e{n}", "samples": s} for n, s in enumerate(samples)]}))
+    config = module.Config(path=str(file)) if name == "listed" else module.Config()
+    plan, again = (module.build(digits, config, 3) for _ in range(2))
     assert [(e.name, e.sample_ids.tolist()) for e in plan.experiences] == [
         (e.name, e.sample_ids.tolist()) for e in again.experiences
     ]
@@ -209,6 +216,39 @@ def test_recurring_options(digits: Source) -> None:
     assert [e.units for e in longer.experiences[:30]] == [e.units for e in plan.experiences]
     with pytest.raises(ConfigError, match="classes_per_task=3 and classes=2"):
         recurring.build(digits, recurring.Config(classes=2, classes_per_task=3), 0)
+
+
+def test_recurring_units_of_several_classes_come_together(digits: Source) -> None:
+    options = {"tasks": 30, "classes_per_task": 6, "classes_per_unit": 3, "samples_per_class": 2}
+    plan = recurring.build(digits, recurring.Config(**options), 0)
+    assert [unit.name for unit in plan.units] == ["unit-0", "unit-1", "unit-2", "class-9"]
+    assert [unit.classes for unit in plan.units] == [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9,)]
+    tests = np.concatenate([unit.test_ids for unit in plan.units])
+    assert sorted(tests.tolist()) == np.flatnonzero(digits.is_test).tolist()
+    for experience in plan.experiences:
+        assert len(experience.units) == 2
+        classes = sorted(c for unit in experience.units for c in plan.units[unit].classes)
+        assert digits.class_ids[experience.sample_ids].tolist() != []
+        assert np.unique(digits.class_ids[experience.sample_ids]).tolist() == classes
+        assert len(experience.sample_ids) == 2 * len(classes)
+    with pytest.raises(ConfigError, match="classes_per_task=4 must be a multiple"):
+        recurring.build(digits, recurring.Config(classes_per_task=4, classes_per_unit=3), 0)
+
+
+def test_domains_that_come_several_times_bring_other_samples_each_time(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=60)
+    source = replace(source, domain_ids=np.arange(len(source)) % 3)
+    once = domain_incremental.build(source, domain_incremental.Config(kind="natural"), 0)
+    plan = domain_incremental.build(source, domain_incremental.Config(kind="natural", visits=4), 0)
+    names = [f"domain-{d}-{visit}" for visit in range(4) for d in range(3)]
+    assert [e.name for e in plan.experiences] == names
+    assert len(plan.units) == 3
+    for d, whole in enumerate(once.experiences):
+        parts = [e.sample_ids for e in plan.experiences if e.units == (d,)]
+        assert np.sort(np.concatenate(parts)).tolist() == whole.sample_ids.tolist()
+        assert max(map(len, parts)) < len(whole.sample_ids) / 2
+    many = domain_incremental.build(source, domain_incremental.Config(kind="natural", visits=100), 0)
+    assert all(len(e.sample_ids) for e in many.experiences), "a visit that brings nothing is left out"
 
 
 def test_permuted_domains(digits: Source) -> None:

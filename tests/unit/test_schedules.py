@@ -15,11 +15,12 @@ from streams.plan import Again, Consolidate, Learn, Plan, RequestSpec, Scheduled
 from streams.randomness import Key
 from streams.registry import entries
 from streams.scenarios import task_incremental
-from streams.schedules import burst, delayed, explicit, none, periodic, poisson, published, recorded, worst_case
+from streams.schedules import burst, bursts, delayed, explicit, none, periodic, poisson, published, recorded, worst_case
 
 KEY = Key(0) / "schedule"
 MODULES: dict[str, Any] = {
     "burst": burst,
+    "bursts": bursts,
     "delayed": delayed,
     "explicit": explicit,
     "none": none,
@@ -89,7 +90,7 @@ def test_scopes_take_turns_and_counts_differ_by_scope(tools: Any) -> None:
         parse(periodic.Config, {"scope": []}, "schedule")
 
 
-@pytest.mark.parametrize("name", ["burst", "delayed", "periodic", "poisson"])
+@pytest.mark.parametrize("name", ["burst", "bursts", "delayed", "periodic", "poisson"])
 def test_what_a_requester_demands_is_heard(name: str, tools: Any) -> None:
     """Reason and exactness arrive with the events of every schedule that draws its requests."""
     plan, config = make_plan(tools, 6), MODULES[name].Config(reason="suppress", exact=True)
@@ -102,18 +103,38 @@ OTHER: dict[str, Any] = {
     **{"after": 2, "age": 1, "count": 2, "every": 2, "exact": True, "gamma": 0.5, "kind": "easy", "limit": 1},
     **{"lr": 0.1, "passes": 3, "rate": 2.0, "reason": "suppress", "requests": 2, "rounds": 3, "samples": 7},
     **{"scope": "class", "start": 2, "step": 3.0, "window": 1},
+    **{"burst": 3, "burst_every": 2, "again_every": 3, "again_after": 2},
 }
+DRAWN = [burst, bursts, delayed, periodic, poisson, worst_case]
 
 
-@pytest.mark.parametrize("module", [burst, delayed, periodic, poisson, worst_case], ids=lambda m: m.__name__[18:])
+@pytest.mark.parametrize("module", DRAWN, ids=lambda m: m.__name__[18:])
 def test_every_option_tells(module: Any, tools: Any) -> None:
     """Another value of any option places other requests, or requests for other things."""
     plan = make_plan(tools, 20)
     takes_turns = "scope" in module.Config.model_fields and module is not worst_case
-    base = {"scope": ("sample", "class")} if takes_turns else {}
+    base: dict[str, Any] = {"scope": ("sample", "class")} if takes_turns else {}
+    base |= {"again_every": 2} if module is bursts else {}
     plain = module.place(plan, module.Config(**base), KEY)
     for option in module.Config.model_fields:
         assert module.place(plan, module.Config(**base | {option: OTHER[option]}), KEY) != plain, option
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"burst_every": 2, "burst": 3}, "L0 R L1 R R R L2 R L3 R R R L4 R"),
+        ({"burst_every": 1, "burst": 2, "every": 3}, "L0 R R L1 L2 L3 R R L4"),
+        ({"burst_every": 2, "burst": 3, "start": 2, "limit": 3}, "L0 L1 R L2 R R L3 L4"),
+        ({"burst_every": 9, "again_every": 2, "again_after": 2}, "L0 R L1 R L2 R L3 A1 R L4 R"),
+        (
+            {"burst_every": 1, "burst": 2, "every": 4, "again_every": 1, "again_after": 2},
+            "L0 R R L1 L2 A0 A1 L3 L4 R R",
+        ),
+    ],
+)
+def test_bursts(options: dict[str, int], expected: str, tools: Any) -> None:
+    assert shape(bursts.place(make_plan(tools, 5), bursts.Config(**options), KEY)) == expected
 
 
 def test_burst(tools: Any) -> None:

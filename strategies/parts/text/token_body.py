@@ -62,6 +62,10 @@ class TokenBody(nn.Module, ABC):
     def states(self, x: torch.Tensor, images: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Return the hidden states ``[B, T, width]`` of the embedding and behind every block, from the bottom up."""
 
+    def normed(self, states: torch.Tensor) -> torch.Tensor:
+        """Return states ``[..., width]`` of an inner block as the head would read them: through the final norm."""
+        return states
+
     def can_go_on(self, length: int) -> bool:
         """Whether text of so many tokens is made by passing each token once (`begin`); if not, whole rows pass."""
         return False

@@ -1,0 +1,117 @@
+"""The benchmark as a person meets it: a strategy placed, its submission checked, and one that was made up caught."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifelong.bench import check as checking
+from lifelong.bench.check import check
+from lifelong.bench.participants import admit, chosen, participants
+from lifelong.bench.running import Watching, submit
+from lifelong.bench.standing import standings
+from lifelong.bench.submission import Submission, digest_of, read, write
+from lifelong.bench.track import Track, read_track
+from streams.errors import RefutedError, TrainingError
+
+pytestmark = pytest.mark.nightly
+
+NAMES = ("replay+none", "replay+finetune")
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Track:
+    return read_track("smoke")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def placed(track: Track, name: str, root: Path, seeds: int, watching: Watching | None = None) -> Submission:
+    name, config = chosen(track, name)
+    return submit(track, name, config, admit(track, name, config).label(), seeds, root, 1, watching)
+
+
+@pytest.fixture(scope="module")
+def submissions(smoke: Track, root: Path) -> dict[str, Submission]:
+    return {name: placed(smoke, name, root, smoke.seeds) for name in NAMES}
+
+
+def test_a_strategy_is_placed(submissions: dict[str, Submission], smoke: Track) -> None:
+    none, finetune = (submissions[name] for name in NAMES)
+    assert (none.tuning, none.certificate) == (None, None), "nothing to tune, and it claims nothing"
+    assert finetune.tuning is not None
+    assert sum(finetune.tuning["trials"].values()) == 3
+    assert finetune.config["unlearner"]["retained"] == "memory"
+    assert [life.seed for life in none.lives] == list(range(smoke.seeds))
+    assert len({life.results for life in none.lives}) == smoke.seeds
+    groups = standings(list(submissions.values()))
+    assert sorted(groups) == ["retain: buffer(100)"]
+    assert {s.submission.strategy for s in groups["retain: buffer(100)"]} == set(NAMES)
+    assert none.headline["mean"]["value"] < 8, "what is never unlearned is seen"
+
+
+def test_the_same_command_computes_nothing_and_writes_the_same_bytes(
+    submissions: dict[str, Submission], smoke: Track, root: Path, tmp_path: Path
+) -> None:
+    begun: list[int] = []
+    again = placed(smoke, NAMES[1], root, smoke.seeds, Watching(begin=lambda jobs: begun.append(len(jobs))))
+    assert (again, begun) == (submissions[NAMES[1]], [])
+    for file in ("one.json", "two.json"):
+        write(again, tmp_path / file)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_a_seed_comes_to_the_same_bytes(submissions: dict[str, Submission], tmp_path: Path) -> None:
+    found = check(submissions[NAMES[0]], tmp_path, trust=False)
+    assert found.same is True
+    assert found.seed in range(4)
+
+
+def test_lives_that_were_made_up_are_caught_by_the_seed_that_is_run_again(
+    submissions: dict[str, Submission], tmp_path: Path
+) -> None:
+    data: dict[str, Any] = submissions[NAMES[0]].model_dump(mode="json")
+    data["lives"][2]["results"] = "0" * 32
+    data["digest"] = digest_of(data)
+    file = tmp_path / "one.json"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    made_up = read(file)
+    with pytest.raises(RefutedError, match="seed 2, run again .* comes to other rows"):
+        check(made_up, tmp_path / "a", seed=2)
+    elsewhere = made_up.model_copy(update={"processor": "Z80"})
+    found = check(elsewhere, tmp_path / "b", seed=2)
+    assert (found.same, found.why) == (None, f"processor Z80, here {made_up.processor}")
+
+
+def test_a_life_that_diverged_must_diverge_again(
+    submissions: dict[str, Submission], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise TrainingError("not a number")
+
+    monkeypatch.setattr(checking, "run", diverge)
+    with pytest.raises(RefutedError, match="seed 0"):
+        check(submissions[NAMES[0]], tmp_path, seed=0)
+    one = submissions[NAMES[0]]
+    gone = one.lives[0].model_copy(update={"diverged": "training is nan", "moments": ()})
+    assert checking._compare(
+        one.model_copy(update={"lives": (gone, *one.lives[1:])}), read_track("smoke"), *_of(one)
+    ).same
+
+
+def _of(one: Submission) -> tuple[Any, int, Path]:
+    return chosen(read_track("smoke"), one.strategy)[1], 0, Path("none")
+
+
+def test_participants_are_listed_with_what_they_read_or_why_they_cannot(smoke: Track) -> None:
+    found = {p.name: p for p in participants(smoke)}
+    assert found["replay+salun"].access == "retain: buffer(100), forget set"
+    assert "allows 'retain: buffer(100), forget set' at most" in found["replay+retrain"].refused
+    assert "is for models that predict" in found["replay+npo"].refused or found["replay+npo"].access
+    assert sum(bool(p.access) for p in found.values()) > 30
