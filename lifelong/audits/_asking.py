@@ -87,7 +87,7 @@ class Asking(TextAudit):
         pairs = zip(items, made, strict=True)
         return np.array([rouge_l(words(i.expected), words(m.strip().partition("\n")[0]))[0] for i, m in pairs])
 
-    def shown(self, count: int) -> str | None:
+    def examples(self, count: int) -> str | None:
         """Return questions about nobody who is taught, with their answers; None if there are not so many."""
         text = self.text
         public = text.holdout if text.examples is None else text.examples

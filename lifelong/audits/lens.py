@@ -64,9 +64,9 @@ class Lens(TextAudit):
                 tokens = scored(model.network.head(read), batch.x, "answer")
                 losses = tokens.sums(tokens.token_losses()) / tokens.counts
                 hits = tokens.sums((tokens.logits.argmax(1) == tokens.targets).float()) / tokens.counts
-                for name, values in (("probability", losses.neg().exp()), ("hits", hits)):
+                for name, of_rows in (("probability", losses.neg().exp()), ("hits", hits)):
                     key = f"lens_{name}_layer_{layer}"
-                    sums[key] = sums.get(key, 0.0) + float(values.sum())
+                    sums[key] = sums.get(key, 0.0) + float(of_rows.sum())
         values = {name: total / len(positions) for name, total in sums.items()}
         inner = [v for name, v in values.items() if name.startswith("lens_probability_layer_")][:-1]
         return values | {"lens_probability_deepest": max(inner)}

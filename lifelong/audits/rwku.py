@@ -160,7 +160,7 @@ class RWKU(Asking):
         return items
 
     def _behind_others(self, facts: Sequence[Fact]) -> list[Item]:
-        shown = self.shown(self.config.shots)
+        shown = self.examples(self.config.shots)
         return [] if shown is None else [self.item(f, shown) for f in facts]
 
     @torch.inference_mode()

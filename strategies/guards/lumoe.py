@@ -108,6 +108,7 @@ class LUMoE(PerRequest[_Request]):
     supports = frozenset({"tokens"})
     component = "expert"
     test_options = {"epochs": 1, "rank": 4}
+    idle_state = {"requests/*/vectors": "only `router: words` has them: tests/unit/test_lumoe.py"}
     ranges = {"lr": log(1e-4, 1e-2), "epochs": linear(1, 20), "beta": log(0.1, 10.0), "tau": linear(0.5, 0.95)}
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -104,6 +104,7 @@ class NeuronAdjust(PerRequest[_Request]):
     config: Config
     supports = frozenset({"tokens"})
     component = "neurons"
+    test_options = {"share": 0.3}
     ranges = {"share": log(0.001, 0.2)}
 
     def __init__(self, config: Config, setting: Setting) -> None:

@@ -149,7 +149,16 @@ BEYOND = {
         "budget": "stream needs the plugin first-reference: tests/unit/test_bounded_losses.py",
         "most": "no multiplier comes near it here: tests/unit/test_bounded_losses.py",
     },
-    ("guards", "lumoe"): {"bn_mode": "text has no batch norm here", "subjects": "texts: tests/unit/test_eco.py"},
+    ("guards", "lumoe"): {
+        "bn_mode": "text has no batch norm here",
+        "clip_norm": "its gradients are shorter here than any value tried",
+        "subjects": "texts: tests/unit/test_eco.py",
+    },
+    ("unlearners", "alkn"): {
+        "clip_norm": "its gradients are shorter here than any value tried",
+        "retained": "other values need a learner that keeps samples beside mask-log",
+    },
+    ("unlearners", "seuf"): {"bn_mode": "a mask that leaves norms alone keeps their statistics"},
     ("unlearners", "concept-vectors"): {"words": "texts: tests/unit/test_concept_vectors.py"},
     ("unlearners", "concept-masking"): {"mask": "a text: tests/unit/test_concept_masking.py"},
     ("unlearners", "mudman"): {"fork": "needs more steps than are taken here: tests/unit/test_mudman.py"},

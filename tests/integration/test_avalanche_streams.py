@@ -15,7 +15,7 @@ from streams.config import parse
 from streams.errors import ConfigError, DataError, StreamError
 from streams.events import DeletionRequest, Experience, Request, Unit
 from streams.randomness import Key, seeded_globals
-from streams.source import Source
+from streams.source import Source, dirichlet_users
 from streams.sources import avalanche as source_module
 from streams.stream import Stream
 
@@ -256,3 +256,19 @@ def test_factory_errors(tmp_path):
     ]:
         with pytest.raises(ConfigError, match=says):
             source_module.load(parse(source_module.Config, {"benchmark": benchmark}))
+
+
+def test_options_of_the_source_reach_it(monkeypatch):
+    tasks = [(*part(*[0, 1] * 30), 4), (*part(*[0, 1] * 30), 9)]
+    monkeypatch.setattr(source_module, "_build", lambda config: tensor_benchmark(tasks, tasks))
+    options = {"benchmark": "some.factory", "labels": "per-task", "users": 3, "alpha": 40.0}
+    source = source_module.load(parse(source_module.Config, options))
+    users = dirichlet_users(source.class_ids, 3, 40.0, Key(0) / "avalanche" / "users")
+    assert source.user_ids.tolist() == users.tolist()
+    assert source.user_names == ("user-0", "user-1", "user-2")
+    assert source.class_names[2:] == ("task-9 class-0", "task-9 class-1")
+    assert source.notes == (
+        "benchmark: some.factory",
+        "domains: experiences",
+        "users: assigned by a seeded Dirichlet(40) over 3 users, per class",
+    )

@@ -512,3 +512,20 @@ def test_solving_from_zero_is_exact_in_law_with_noise(setting: Setting, stream: 
     assert [(f.claim, f.independent, f.as_without, f.upheld) for f in findings] == [("law", True, False, True)] * 2
     quiet = CertifiedHead(OPTIONS.model_copy(update={"sigma": 0.0}), setting)
     assert {o.exactness for o in lived(quiet, stream) if o.exactness} == {"none"}
+
+
+def test_a_private_head_is_charged_for_the_row_that_took_part_most(setting: Setting, stream: Stream) -> None:
+    """A request for rows of both experiences: those of the first took part in the steps of both."""
+    first, second = stream.experiences
+    ids = np.sort(np.concatenate([first.sample_ids[:1], second.sample_ids[:2]]))
+    both = DeletionRequest("both", (Request("sample", tuple(ids.tolist()), ids, ids[:0], 2),))
+    head = dp_head.DPHead(dp_head.Config(steps=4, noise_multiplier=200.0), setting)
+    spent = lived(head, stream, (first, second, both))[-1].guarantee.spent
+    assert spent == {"both": pytest.approx(3 * math.sqrt(8) / 200)}
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+@pytest.mark.parametrize("clip", ["unit", 0.5])
+def test_the_longest_feature_is_the_largest_integer(bits: int, clip: Any, setting: Setting) -> None:
+    head = integer_ridge.IntegerRidge(integer_ridge.Config(bits=bits, clip=clip), setting)
+    assert head._scale * (1.0 if clip == "unit" else clip) == 2 ** (bits - 1) - 1

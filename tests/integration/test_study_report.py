@@ -22,13 +22,14 @@ import lifelong
 from cli.main import main
 from lifelong.execution.runner import Run
 from lifelong.report import latex
+from lifelong.report import study as study_page
 from lifelong.report.columns import Cell
 from lifelong.report.export import export, form_of
 from lifelong.report.gathering import gather_lives
 from lifelong.report.latex import study_latex
 from lifelong.report.lives import Life
 from lifelong.report.spread import spread
-from lifelong.report.study import render, write_study_report
+from lifelong.report.study import failures, render, write_study_report
 from lifelong.report.study_tables import Grid, comparisons, results, verdicts
 from lifelong.report.tradeoff import pareto
 from lifelong.results.integrity import with_digest
@@ -477,3 +478,29 @@ def test_requests_are_aligned_by_their_order(tiny_study: Study) -> None:
     assert [a.name for a in point.requests] == ["request-0", "request-1"]
     assert [a.what for a in point.requests] == ["5 samples", "class 1"]
     assert [a.events for a in point.requests] == [(1,), (3,)]
+
+
+def test_the_page_counts_what_is_finished_and_leaves_out_what_was_mended(tiny_study: Study, tmp_path: Path) -> None:
+    """All four runs are there, then three; of two failures one has been mended since."""
+    assert "4 of 4 finished" in text_of(render(gather_lives(tiny_study)))
+    shutil.copytree(tiny_study.folder.parent, tmp_path / "runs")
+    study = Study(tiny_study.declared, root=tmp_path / "runs")
+    shutil.rmtree(study.jobs[0].folder)
+    outcome = json.loads((study.folder / "verdicts.json").read_text(encoding="utf-8"))
+    del outcome["digest"]
+    failed = [{"job": j.label, "error": f"{j.label} broke", "command": "again"} for j in study.jobs[:2]]
+    (study.folder / "verdicts.json").write_bytes(with_digest(outcome | {"failed": failed}))
+    lives = gather_lives(study)
+    text = text_of(render(lives))
+    assert "3 of 4 finished" in text
+    assert f"{study.jobs[0].label} broke" in text
+    assert list(failures(lives)) == [study.jobs[0].label]
+
+
+def test_in_short_only_lives_that_are_over_count(tiny_study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    (point, *_) = gather_lives(tiny_study).points
+    seen: list[dict[str, dict[str, dict[int, Any]]]] = []
+    monkeypatch.setattr(study_page, "in_short_over_seeds", lambda groups, heads: seen.append(groups) or "")
+    lives = {n: {s: replace(life, done=s == 0) for s, life in of.items()} for n, of in point.lives.items()}
+    study_page._results(replace(point, lives=lives))
+    assert [{n: list(of) for n, of in group.items()} for group in seen[0].values()] == [{"naive": [0]}, {"replay": [0]}]

@@ -74,3 +74,13 @@ def test_a_table_is_read_in_parts_of_whole_lines(piece: int, tmp_path: Path, mon
     assert read_rows(write(tmp_path, plain)) == plain
     odd = [*plain[:5], Row(5, "run", "stream", 'odd "name"', 0.5, 1), *plain[5:]]
     assert read_rows(write(tmp_path, odd)) == odd
+
+
+def test_no_metric_is_no_row(tmp_path: Path) -> None:
+    rows = [Row(0, "run", "stream", "js", 0.5, 3), Row(1, "run", "stream", "kl", None, 0, "none")]
+    file = write(tmp_path, rows)
+    for _ in range(2):  # from the lines, and from the columns
+        assert read_some(file, []) == []
+        assert read_some(file, ["other"]) == []
+        assert read_some(file, ["kl"]) == rows[1:]
+        write_columns(file)

@@ -98,6 +98,7 @@ def test_every_audit_says_what_its_numbers_mean() -> None:
         *("relearn", "readout", "weights"),
         *("muse", "relearn-rest", "quantise", "reintroduce", "probe", "images"),
         *("unlearn-diff-atk", "invert"),
+        *("rwku", "evade", "lens", "concept-trace"),
     }
     assert all(load("audits", name).METRICS for name in entries("audits"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -234,3 +235,31 @@ def test_references_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.Monke
         assert rows["retrained", name] == rows["run", name], "who retrains is attacked as the reference is"
         assert rows["retrained", f"gap_{name}"] == 0
     assert any(r.metric == "immediate_gap_asr" for r in run.tables["none"].rows)
+
+
+@pytest.mark.parametrize(("axis", "place"), [(0, 0), (1, 1), (2, 0)])
+def test_the_vector_stands_for_the_word_that_names_what_was_deleted(
+    both: tuple[UnlearnDiffAtk, Invert], axis: int, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of two words: the object's, and the style's; of pairs the object's."""
+    audit = both[1]
+    objective = SimpleNamespace(tokens=lambda prompts: prompts + 1)
+    monkeypatch.setattr(audit, "objective", objective)
+    target = cast(Any, SimpleNamespace(prompts=np.array([[3, 2]]), axis=axis))
+    assert audit._place(target) == place
+
+
+def test_every_step_of_the_inversion_draws_anew(prepared: Prepared) -> None:
+    _, audit = audits(prepared, steps=3, batch_size=8)
+    model, target = model_of(prepared), target_of(prepared, audit)
+    seen: list[tuple[list[float], ...]] = []
+    error = audit.error
+
+    def watched(model: FlatModel, some: Target, noise: torch.Tensor, time: torch.Tensor, put: Words) -> torch.Tensor:
+        seen.append((some.clean.sum(1).tolist(), noise.sum(1).tolist(), time.tolist()))
+        return error(model, some, noise, time, put)
+
+    audit.error = watched  # type: ignore[method-assign]
+    audit.attack(model, target)
+    for drawn in zip(*seen, strict=True):
+        assert len({tuple(d) for d in drawn}) == 3

@@ -200,7 +200,7 @@ def test_what_is_left_of_damage_stands_under_whose_it_is() -> None:
 def life(value: float, done: bool) -> Life:
     """A life whose numbers at the end are all `value`."""
     cells = tuple(Cell(value) for _ in columns("accuracy"))
-    return Life(EVENTS, done, {}, {}, {}, Line("one", cells))
+    return Life(EVENTS, done, {}, {}, {}, {}, Line("one", cells))
 
 
 def test_results_are_those_of_the_seeds_that_are_at_their_end(facts: Facts) -> None:
@@ -229,7 +229,7 @@ def test_requests_of_a_study_are_means_of_their_own_numbers(facts: Facts) -> Non
 
     point = Point({}, ("one",), facts, access={"one": "retain: full"})
     point.requested = dict.fromkeys(range(2), facts.requested)
-    point.lives = {"one": {s: Life(EVENTS, True, {}, numbers(s), {}, life(0.0, True).line) for s in range(2)}}
+    point.lives = {"one": {s: Life(EVENTS, True, {}, numbers(s), {}, {}, life(0.0, True).line) for s in range(2)}}
     grid = study_tables.requests(point)
     heads = [head for head, _ in grid.heads]
     columns_of = dict(zip(keys, range(heads.index("retrained") - 1, len(heads)), strict=True))
