@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
+
+_ROOT = Path(__file__).parents[1]
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Return a page's text with links that a site can follow."""
+    """Return a page's text with links that a site can follow; of changes.md the changelog's."""
+    if page.file.src_uri == "changes.md":
+        markdown = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
 
     def linked(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""

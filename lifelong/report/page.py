@@ -158,8 +158,10 @@ def drawing(key: str, json: str, height: int, caption: str, is_map: bool = False
         is_map: whether it has long names and a scale of colours beside it, and needs more room than a curve.
     """
     data = json.replace("<", "\\u003c")
+    # what scrolls on a telephone must take the focus, or the keyboard cannot scroll it
+    focus = f' tabindex="0" role="region" aria-labelledby="{key}-caption"' if is_map else ""
     return (
-        f'<figure aria-labelledby="{key}-caption"><div class="wide">'
+        f'<figure aria-labelledby="{key}-caption"><div class="wide"{focus}>'
         f'<div class="plot{" map" * is_map}" id="{key}" style="min-height:{height}px"></div></div>'
         f'<script type="application/json" id="{key}-data">{data}</script>'
         f'<figcaption id="{key}-caption">{escape(caption)}</figcaption></figure>'
