@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def test_a_run_that_goes_on_keeps_its_name_and_wandbs_own_variables_count(
 ) -> None:
     for key, value in (("PROJECT", "p"), ("ENTITY", "me"), ("TAGS", "a,b"), ("NOTES", "why"), ("RUN_GROUP", "no")):
         monkeypatch.setenv(f"WANDB_{key}", value)
+    import_module("wandb").teardown()  # it reads them once in a process
     git = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
         subprocess.run([*git, *words], check=True, cwd=tmp_path / "elsewhere")
