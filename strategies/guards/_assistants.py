@@ -18,7 +18,6 @@ from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig
 from strategies.parts.model import FlatModel
 from strategies.parts.text.token_body import TokenBody
-from strategies.parts.training.endless import Endless
 from streams.config import Config
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -230,12 +229,6 @@ class Assisted(Guard, ABC):
         for name, where in part.slices.items():
             part.parameters[where] = model.parameters[model.slices[name]]
         return part
-
-    def _supply(self, retained: Data | None, size: int, key: Key) -> Endless | None:
-        """Return retained batches of a size without end, or None where there is nothing to retain."""
-        return (
-            Endless(self._answering, retained, size, key / "retain") if retained is not None and len(retained) else None
-        )
 
     def _copy(self, model: FlatModel) -> FlatModel:
         return self._with(model.parameters)

@@ -15,6 +15,7 @@ from strategies.guards._assistants import Assisted, LayersConfig
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.training.endless import supply
 from strategies.ranges import linear, log
 from streams.data import Batch, Data
 from streams.randomness import Key
@@ -101,7 +102,7 @@ class Offset(Assisted):
         """Return the assistant, and the copy of it from before."""
         new, objective, config = start[0], self._answering, self.config
         old = start[1] if len(start) > 1 else self._copy(new)
-        batches = self._supply(retained, config.batch_size, key)
+        batches = supply(objective, retained, config.batch_size, key)
         model.train(False)
         hook = _Through(objective, model, old, batches, config)
         outcome = fit(new, objective, forget_set, config, key, [hook])

@@ -19,6 +19,7 @@ from strategies.parts.fit import Hooks, fit
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import WrongAnswers
+from strategies.parts.training.endless import supply
 from strategies.parts.training.ragged import every_position
 from strategies.ranges import linear, log
 from streams.data import Batch, Data
@@ -153,7 +154,7 @@ class ULD(Assisted):
     ) -> tuple[tuple[FlatModel, ...], Outcome]:
         (assistant,) = start
         objective, config = self._answering, self.config
-        batches = self._supply(retained, min(config.batch_size, max(1, len(forget_set))), key)
+        batches = supply(objective, retained, min(config.batch_size, max(1, len(forget_set))), key)
         hook = _Reversed(objective, batches, config, key)
         if config.rank is None:
             outcome = fit(assistant, objective, forget_set, config, key, [hook])

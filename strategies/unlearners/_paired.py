@@ -19,7 +19,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.teachers.teacher import frozen_copy
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import Beta, Optimizer
 from strategies.parts.training.ragged import rows_together
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
@@ -281,11 +281,7 @@ def paired(
         steps: takes the steps in place of the configured optimizer.
         reference: what retained data is held to by `kl`; None is the model as it is.
     """
-    batches = (
-        Endless(objective, retained, config.batch_size, key / "retain")
-        if retained is not None and len(retained)
-        else None
-    )
+    batches = supply(objective, retained, config.batch_size, key)
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference

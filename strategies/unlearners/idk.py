@@ -15,7 +15,7 @@ from strategies.objectives.causal_lm import joined
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner
 from strategies.unlearners._retained import retained_data
@@ -90,6 +90,6 @@ class IDK(PairedUnlearner):
         forget_set = door.forget_set()
         objective = self.setting.objective
         retained = retained_data(self.config.retained, learner, door)
-        batches = Endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = supply(objective, retained, self.config.batch_size, key)
         hook = _Together(Refuse(objective, Refusals(objective, key)), batches)
         return fit(learner.model, objective, forget_set, self.config, key, [hook]).graded("none")

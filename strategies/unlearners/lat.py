@@ -19,7 +19,7 @@ from strategies.objectives.causal_lm import precise
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
 from strategies.parts.text.other_answers import Refusals, Values
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import OptimizerConfig, make_optimizer
 from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.ranges import PAIRED_ON_TEXT, log
@@ -191,11 +191,7 @@ class LAT(Unlearner):
         key = self.setting.key / "lat" / request.name
         forget_set = door.forget_set()
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
-        retained_batches = (
-            Endless(objective, retained, config.batch_size, key / "retain")
-            if retained is not None and len(retained)
-            else None
-        )
+        retained_batches = supply(objective, retained, config.batch_size, key)
         optimizer = make_optimizer(config, model.parameters)
         steps = config.model_copy(update={"epochs": config.defence_steps})
         outcome = Outcome()

@@ -17,7 +17,7 @@ from strategies.parts.fit import FitConfig
 from strategies.parts.model import FlatModel
 from strategies.parts.passes import passes
 from strategies.parts.teachers.teacher import frozen_copy
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.fisher import gradient_of
 from strategies.ranges import linear, log
@@ -119,7 +119,7 @@ class MUDMAN(Unlearner):
         forget_set = door.forget_set()
         objective = TextObjective.of(self.setting.objective.training_on(forget_set))
         retained = retained_data(config.retained, learner, door)
-        batches = Endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
+        batches = supply(objective, retained, config.batch_size, key)
         adversary, optimizer = frozen_copy(self.setting, model), make_optimizer(config, model.parameters)
         mean, first = torch.zeros_like(model.parameters), model.parameters.new_zeros(())
         passed = torch.zeros((), dtype=torch.long)  # retained samples

@@ -16,7 +16,7 @@ from strategies.objectives.causal_lm import precise
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.first_reference import FirstReference
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import TRAINED_ON_TEXT, linear, log
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
@@ -146,11 +146,10 @@ class PDU(Unlearner):
         forget_set = door.forget_set()
         objective = TextObjective.of(self.setting.objective.training_on(forget_set))
         retained = retained_data(config.retained, learner, door)
-        batches, bound = None, 0.0
-        if len(retained):
+        batches, bound = supply(objective, retained, config.batch_size, key), 0.0
+        if batches is not None:
             first = learner.part(FirstReference).model if config.budget == "stream" else model
             bound = (1 + config.slack) * mean_loss(first, objective, retained)
-            batches = Endless(objective, retained, config.batch_size, key / "retain")
         hook = Multiplier(objective, batches, bound, config, config.num_steps(len(forget_set)))
         outcome = fit(model, objective, forget_set, config, key, [hook])
         extra = Outcome(forward=hook.retained + len(retained), backward=hook.retained)

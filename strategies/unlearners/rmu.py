@@ -15,7 +15,7 @@ from strategies.objectives._text import Tokens
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.ranges import TRAINED_ON_TEXT, log
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
@@ -153,7 +153,7 @@ class RMU(Unlearner):
         forget_set = door.forget_set()
         retained = retained_data(config.retained, learner, door)
         objective = self.setting.objective
-        batches = Endless(objective, retained, config.batch_size, key / "retain") if len(retained) else None
+        batches = supply(objective, retained, config.batch_size, key)
         before = frozen_copy(self.setting, model)
         blocks = [blocks_of(m) for m in (model, before)]
         block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block

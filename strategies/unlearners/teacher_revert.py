@@ -15,7 +15,7 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.original import Original
 from strategies.parts.teachers.swap import swapped_divergences
-from strategies.parts.training.endless import Endless
+from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import Beta
 from strategies.ranges import TRAINED_ON_TEXT, log
 from strategies.unlearners._retained import RetainedData, retained_access, retained_data
@@ -73,7 +73,7 @@ class TeacherRevert(Unlearner):
         teacher = learner.part(Original).innocent_of(request.sample_ids)
         forget_set, retained = door.forget_set(), retained_data(self.config.retained, learner, door)
         objective = TextObjective.of(learner.setting.objective).training_on(forget_set)
-        batches = Endless(objective, retained, self.config.batch_size, key / "retain") if len(retained) else None
+        batches = supply(objective, retained, self.config.batch_size, key)
         hook = Revert(objective, teacher, batches, self.config.strength)
         outcome = fit(learner.model, objective, forget_set, self.config, key, [hook])
         extra = Outcome(forward=outcome.forward + 2 * hook.retained, backward=hook.retained)

@@ -42,3 +42,8 @@ class Endless(Iterator[Batch]):
     def _begin(self, epoch: int) -> None:
         self._batches = self._objective.batches(self._data, self._size, self._key / "forget-epoch" / epoch)
         self._epoch, self._taken = epoch, 0
+
+
+def supply(objective: Objective, retained: Data | None, size: int, key: Key) -> Endless | None:
+    """Return retained batches of a size for a request named by `key`; None where there is nothing to retain."""
+    return Endless(objective, retained, size, key / "retain") if retained is not None and len(retained) else None
