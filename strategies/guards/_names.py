@@ -42,6 +42,10 @@ class Names:
             found.append(list(dict.fromkeys(self._pattern.findall(text))))
         return found
 
+    def all_named(self, batch: Batch) -> tuple[str, ...]:
+        """Return the names that any of the prompts mentions, each once."""
+        return tuple(dict.fromkeys(name for names in self.named(batch) for name in names))
+
     def positions(self, row: torch.Tensor) -> torch.Tensor:
         """Return which tokens of a row's prompt belong to a name, bool ``[L]``.
 

@@ -137,7 +137,7 @@ class ECO(PerRequest[_Request]):
         weights, derived = np.zeros(0), forget_set.ids.copy()
         if config.classifier == "names":
             assert self._names is not None
-            names = tuple(dict.fromkeys(n for found in self._names.named(forget_set.all()) for n in found))
+            names = self._names.all_named(forget_set.all())
         else:
             retained = door.retained()
             weights = self._fitted(forget_set, retained)

@@ -7,7 +7,6 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
@@ -21,6 +20,7 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel
+from strategies.parts.preference import npo_losses
 from strategies.parts.text.other_answers import Refusals, Values, log_likelihoods
 from strategies.ranges import linear, log
 from streams.data import Batch
@@ -87,7 +87,7 @@ class _Request:
 
 @final
 class _PushedDown(Hooks):
-    """NPO against the model without its expert: -(2 / beta) log sigmoid(-beta log(p / p_before))."""
+    """The mean NPO loss of a batch, against the model without its expert."""
 
     carries = ()
 
@@ -96,8 +96,8 @@ class _PushedDown(Hooks):
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        ratio = self._objective.log_likelihoods(outputs, batch) - self._before.of(batch)
-        return -(2 / self._beta) * F.logsigmoid(-self._beta * ratio).mean()
+        losses = -self._objective.log_likelihoods(outputs, batch)
+        return npo_losses(losses, -self._before.of(batch), self._beta).mean()
 
 
 @final
@@ -137,7 +137,7 @@ class LUMoE(PerRequest[_Request]):
         names: tuple[str, ...] = ()
         vectors = torch.zeros(0, DIMS)
         if self._names is not None:
-            names = tuple(dict.fromkeys(n for found in self._names.named(batch) for n in found))
+            names = self._names.all_named(batch)
         else:
             vectors = hashed_words(batch.x, DIMS)
         start, cost = self._adapters.fresh(key / "adapter", learner.model.parameters), Outcome()

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, final
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
@@ -15,6 +14,7 @@ from strategies.guards._assistants import Assisted, LayersConfig
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
+from strategies.parts.preference import npo_losses
 from strategies.parts.training.endless import supply
 from strategies.ranges import linear, log
 from streams.data import Batch, Data
@@ -65,8 +65,8 @@ class _Through(Hooks):
         if config.loss == "graddiff":
             forget = -objective.losses(composed, batch).mean()
         else:
-            ratio = objective.log_likelihoods(composed, batch) - objective.log_likelihoods(base, batch)
-            forget = (2 / config.beta) * F.softplus(config.beta * ratio).mean()
+            now, before = (-objective.log_likelihoods(said, batch) for said in (composed, base))
+            forget = npo_losses(now, before, config.beta).mean()
         if self._batches is None:
             return forget
         retained_batch = next(self._batches)

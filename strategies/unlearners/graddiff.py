@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Self, final
 
-import torch
 from pydantic import Field, model_validator
 from typing_extensions import override
 
@@ -13,7 +12,8 @@ from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
 from strategies.ranges import PAIRED_ON_TEXT
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
-from streams.data import Batch, Data
+from strategies.unlearners._pushed_down import Ascent
+from streams.data import Data
 from streams.randomness import Key
 
 
@@ -30,19 +30,6 @@ class Config(ReferencedConfig):
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:
         return self.only_with_kl("reference", "first")
-
-
-@final
-class Ascent(ForgetLoss):
-    """Minus the mean loss of a batch."""
-
-    def __init__(self, objective: Objective) -> None:
-        """Take the objective that is unlearned on."""
-        self._objective = objective
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the scalar to lower."""
-        return -self._objective.losses(outputs, batch).mean()
 
 
 @final

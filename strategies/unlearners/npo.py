@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Outcome
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.text.other_answers import Passed, Values, before_request
+from strategies.parts.text.other_answers import before_request
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, ReferencedConfig, ReferencedUnlearner
-from streams.data import Batch, Data
+from strategies.unlearners._pushed_down import NegativePreference
+from streams.data import Data
 from streams.randomness import Key
 
 
@@ -32,34 +31,6 @@ class Config(ReferencedConfig):
     """Inverse temperature; towards 0 NPO becomes gradient ascent on log-likelihoods."""
 
 
-def npo_losses(losses: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
-    """Return (2 / beta) log(1 + (p / p_ref)^beta) of every sample, ``[B]`` (eq. 3).
-
-    Its gradient is -W d loss with W = 2 r^beta / (1 + r^beta), r = p / p_ref: 1 at the start, at most 2, and 0 for
-    what is forgotten.
-
-    Args:
-        losses: -log p of every sample ``[B]``: of a text the sum over its tokens.
-        reference: those of the model before the request.
-        beta: inverse temperature.
-    """
-    return (2 / beta) * F.softplus(beta * (reference - losses))
-
-
-@final
-class Preference(ForgetLoss):
-    """The mean NPO loss of a batch."""
-
-    def __init__(self, objective: Objective, reference: Values | Passed, beta: float) -> None:
-        """Keep the log-likelihoods before the request."""
-        self._objective, self._reference, self._beta = objective, reference, beta
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return the scalar to lower."""
-        losses = -self._objective.log_likelihoods(outputs, batch)
-        return npo_losses(losses, -self._reference.of(batch), self._beta).mean()
-
-
 @final
 class NPO(ReferencedUnlearner):
     """Negative preference optimisation against the model as it is when a request comes, or as it was at the first."""
@@ -74,4 +45,4 @@ class NPO(ReferencedUnlearner):
     ) -> tuple[ForgetLoss, Outcome]:
         """Compute the reference's log-likelihoods once, where what is to be forgotten does not change."""
         log_likelihoods, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
-        return Preference(objective, log_likelihoods, self.config.beta), cost
+        return NegativePreference(objective, log_likelihoods, self.config.beta), cost

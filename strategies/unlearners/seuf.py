@@ -6,18 +6,18 @@ import contextlib
 from typing import Literal, final
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
-from strategies.parts.text.other_answers import Passed, Values, before_request
+from strategies.parts.text.other_answers import before_request
 from strategies.parts.weights.experts import expert_mask, mixtures_of, routed
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import PAIRED_ON_TEXT, log
 from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, paired
+from strategies.unlearners._pushed_down import Ascent, NegativePreference
 from strategies.unlearners._retained import retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
@@ -74,25 +74,6 @@ def anchor_loss(logits: torch.Tensor, there: torch.Tensor, experts: list[int]) -
 
 
 @final
-class _Ascent(ForgetLoss):
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        return -self._objective.losses(outputs, batch).mean()
-
-
-@final
-class _Preference(ForgetLoss):
-    def __init__(self, objective: Objective, before: Values | Passed, beta: float) -> None:
-        self._objective, self._before, self._beta = objective, before, beta
-
-    def __call__(self, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        ratio = self._objective.log_likelihoods(outputs, batch) - self._before.of(batch)
-        return (2 / self._beta) * F.softplus(self._beta * ratio).mean()
-
-
-@final
 class _Anchored(ForgetLoss):
     """Adds the anchor to another loss; the router was heard when the batch passed."""
 
@@ -132,9 +113,9 @@ class SEUF(PairedUnlearner):
         self, reference: FlatModel, objective: Objective, forget_set: Data, key: Key
     ) -> tuple[ForgetLoss, Outcome]:
         if self.config.loss == "ascent":
-            return _Ascent(objective), Outcome()
+            return Ascent(objective), Outcome()
         before, cost = before_request(self.setting, reference, objective, forget_set, self.config.epochs)
-        return _Preference(objective, before, self.config.beta), cost
+        return NegativePreference(objective, before, self.config.beta), cost
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:

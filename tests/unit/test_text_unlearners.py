@@ -15,12 +15,12 @@ from lifelong.setup.build import make_strategy
 from strategies.base import Access
 from strategies.objectives.causal_lm import CausalLM, answered
 from strategies.parts.model import FlatModel, digest
+from strategies.parts.preference import npo_losses
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.text.other_answers import Refusals, log_likelihoods
 from strategies.unlearners import loku, rmu
 from strategies.unlearners._paired import Pair
-from strategies.unlearners.graddiff import Ascent
-from strategies.unlearners.npo import npo_losses
+from strategies.unlearners._pushed_down import Ascent
 from strategies.unlearners.rmu import down_projections
 from streams.config import parse
 from streams.data import Data

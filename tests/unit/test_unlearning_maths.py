@@ -14,6 +14,7 @@ from torch import nn
 from strategies.objectives.classification import Classification
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel, Network
+from strategies.parts.preference import npo_losses
 from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.weights.dampening import ImportanceLog, adaptive_alpha, dampened
 from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
@@ -37,7 +38,6 @@ from strategies.unlearners.influence import (
 from strategies.unlearners.l1_sparse import Config as L1Config
 from strategies.unlearners.l1_sparse import Shrink, l1_weight
 from strategies.unlearners.laf import alignment, psi
-from strategies.unlearners.npo import npo_losses
 from strategies.unlearners.salun import pull_back, saliency
 from streams.data import Batch
 from streams.errors import ConfigError
