@@ -168,6 +168,11 @@ class Text:
     examples: torch.Tensor | None = None
     form: Form = PLAIN
 
+    @property
+    def shown(self) -> torch.Tensor | None:
+        """Questions with answers that may be shown before another one: those for that, or held-out ones."""
+        return self.holdout if self.examples is None else self.examples
+
     def wrong_counts(self, ids: torch.Tensor) -> np.ndarray:
         """Return how many wrong answers each of the rows ``ids [B]`` has, int64 ``[B]``; the source must have some."""
         assert self.perturbed is not None

@@ -89,13 +89,14 @@ class Asking(TextAudit):
 
     def examples(self, count: int) -> str | None:
         """Return questions about nobody who is taught, with their answers; None if there are not so many."""
-        text = self.text
-        public = text.holdout if text.examples is None else text.examples
-        if public is None or len(public) < count:
+        public = self.text.shown
+        if public is None:
             return None
         pairs = [prompt_and_answer(x) for x in public[(Key(0) / "asking" / "shown").order(np.arange(len(public)))]]
-        pairs = [pair for pair in pairs if pair[0]][:count]
-        return "".join(f"{self.decoded(q)}{self.decoded(a)}\n" for q, a in pairs)
+        questions = [pair for pair in pairs if pair[0]]  # rows of running text have none
+        if len(questions) < count:
+            return None
+        return "".join(f"{self.decoded(q)}{self.decoded(a)}\n" for q, a in questions[:count])
 
     def neighbours(self, event: int, request: RequestPlan) -> tuple[np.ndarray, np.ndarray]:
         """Return positions of live rows that mention a term of the forgotten rows, and of the other live rows.

@@ -118,8 +118,7 @@ class Evade(Asking):
     def _behind_many(self, strategy: Strategy, pairs: Sequence[Pair]) -> np.ndarray | None:
         """Put as many examples before each question as there are, and as fit; None where not one does."""
         text = self.text
-        public = text.holdout if text.examples is None else text.examples
-        examples = [] if public is None else [prompt_and_answer(x) for x in public[: self.config.shots]]
+        examples = [] if text.shown is None else [prompt_and_answer(x) for x in text.shown[: self.config.shots]]
         encoded = [[*q, *a[:-1], *text.tokenizer.encode("\n")] for q, a in examples if q]
         room = self.room(strategy) - 1 - max(len(q) + len(a) for q, a in pairs)
         fits = int((np.cumsum([len(e) for e in encoded]) <= room).sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import numpy as np
-import torch
 from pydantic import Field
 from typing_extensions import override
 
@@ -20,7 +19,6 @@ from strategies.parts.text.generation import continued
 from streams.config import Config as BaseConfig
 from streams.errors import ConfigError
 from streams.source import Source
-from streams.text import Text
 
 
 class Config(BaseConfig):
@@ -68,7 +66,7 @@ class Muse(TextAudit):
     @override
     def check(cls, config: BaseConfig, source: Source, objective: Objective, where: str) -> None:
         assert isinstance(config, Config)
-        shown = None if source.text is None else _shown(source.text)
+        shown = None if source.text is None else source.text.shown
         num_questions = 0 if shown is None else len(shown)
         if config.shots > num_questions:
             raise ConfigError(
@@ -114,8 +112,7 @@ class Muse(TextAudit):
         """Return the tokens of `shots` questions with their answers."""
         text, between = self.text, self.text.tokenizer.encode("\n\n")
         ids: list[int] = []
-        shown = _shown(text)
-        for x in [] if shown is None else shown[: self.config.shots]:
+        for x in [] if text.shown is None else text.shown[: self.config.shots]:
             prompt, answer = prompt_and_answer(x)
             ids += [*prompt, *(t for t in answer if t != text.tokenizer.eos), *between]
         return ids
@@ -126,8 +123,3 @@ class Muse(TextAudit):
             part = slice(i, i + self.samples.size)
             texts += continued(strategy.predict, self.like(), prompts[part], most[part], self.text.tokenizer)
         return texts
-
-
-def _shown(text: Text) -> torch.Tensor | None:
-    """Return questions with answers that may be shown before another one: those of the source, or held-out ones."""
-    return text.holdout if text.examples is None else text.examples

@@ -80,8 +80,7 @@ class ICUL(PerRequest[_Request]):
             self._answers = Refusals(self._objective, setting.key / "icul")
         else:
             self._answers = WrongAnswers(self._objective, setting.key / "icul", true_too=False)
-        public = text.holdout if text.examples is None else text.examples
-        questions = [] if public is None else [x for x in public if int((x[1] == GIVEN).sum()) > 1]
+        questions = [] if text.shown is None else [x for x in text.shown if int((x[1] == GIVEN).sum()) > 1]
         if len(questions) < config.right:
             raise ConfigError(
                 f"guard.right: {config.right} questions that are never taught are wanted, and the source has "
