@@ -56,6 +56,15 @@ class PerRequest(Guard, ABC, Generic[K]):
     def made(self, request: str, ids: np.ndarray, derived: np.ndarray, state: State) -> K:
         """Return what `told` has told."""
 
+    def of_some(self, kept: K, stays: np.ndarray) -> K:
+        """Return what is kept of a request when the other samples are learned again: all of it, by default.
+
+        Args:
+            kept: of the request.
+            stays: which of its ids are still deleted, bool ``[n]``.
+        """
+        return kept
+
     def keep(self, new: K) -> None:
         """Keep what a request leaves behind."""
         self._requests.append(new)
@@ -63,9 +72,10 @@ class PerRequest(Guard, ABC, Generic[K]):
 
     @override
     def relearned(self, ids: np.ndarray) -> None:
-        """Drop what is kept of requests whose samples are all back."""
+        """Drop what is kept of requests whose samples are all back, and of samples that are, where each has its own."""
         self._deleted = np.setdiff1d(self._deleted, ids)
-        self._requests = [r for r in self._requests if np.isin(r.ids, self._deleted).any()]
+        kept = [(r, np.isin(r.ids, self._deleted)) for r in self._requests]
+        self._requests = [self.of_some(r, stays) for r, stays in kept if stays.any()]
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:

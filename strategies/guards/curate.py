@@ -88,14 +88,9 @@ class CURaTE(PerRequest[_Request]):
         return Access(forget_set=True, retained=0 if self.config.tau is not None else "full")
 
     @override
-    def relearned(self, ids: np.ndarray) -> None:
+    def of_some(self, kept: _Request, stays: np.ndarray) -> _Request:
         """Drop the prompts of what is back."""
-        super().relearned(ids)
-        stay = [np.isin(r.ids, self._deleted) for r in self._requests]
-        self._requests = [
-            replace(r, ids=r.ids[stays], vectors=r.vectors[torch.from_numpy(stays)])
-            for r, stays in zip(self._requests, stay, strict=True)
-        ]
+        return replace(kept, ids=kept.ids[stays], vectors=kept.vectors[torch.from_numpy(stays)])
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:

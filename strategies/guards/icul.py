@@ -94,20 +94,11 @@ class ICUL(PerRequest[_Request]):
         return Access(forget_set=True)
 
     @override
-    def relearned(self, ids: np.ndarray) -> None:
+    def of_some(self, kept: _Request, stays: np.ndarray) -> _Request:
         """Drop the questions of what is back."""
-        super().relearned(ids)
-        stay = [np.isin(r.ids, self._deleted) for r in self._requests]
-        self._requests = [
-            replace(
-                r,
-                ids=r.ids[stays],
-                derived=r.ids[stays],
-                examples=tuple(e for e, s in zip(r.examples, stays, strict=True) if s),
-                vectors=r.vectors[torch.from_numpy(stays)],
-            )
-            for r, stays in zip(self._requests, stay, strict=True)
-        ]
+        ids, vectors = kept.ids[stays], kept.vectors[torch.from_numpy(stays)]
+        examples = tuple(e for e, s in zip(kept.examples, stays, strict=True) if s)
+        return replace(kept, ids=ids, derived=ids, examples=examples, vectors=vectors)
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:
