@@ -74,8 +74,8 @@ def some_retained_data(retained: RetainedData, learner: Learner, door: Door, req
     return data
 
 
-class RetainUnlearner(Unlearner, ABC):
-    """An unlearner that cannot do without retained data; none of them is exact."""
+class ReadsRetained(Unlearner, ABC):
+    """An unlearner that looks at the forget set, and at retained data where there is any."""
 
     config: Any
     """A `RetainConfig`, or another with the option `retained`."""
@@ -86,6 +86,10 @@ class RetainUnlearner(Unlearner, ABC):
     @override
     def access(self) -> Access:
         return retained_access(self.config.retained, self.reads_forget_set)
+
+
+class RetainUnlearner(ReadsRetained, ABC):
+    """One that cannot do without retained data; none of them is exact."""
 
     @property
     @override

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
@@ -20,7 +20,7 @@ from strategies.parts.weights.masks import MaskLog
 from strategies.parts.weights.ranks import kth_smallest
 from strategies.ranges import linear, log
 from strategies.unlearners._negated import negated
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
 
@@ -189,7 +189,7 @@ class Localised(Hooks):
 
 
 @final
-class ALKN(Unlearner):
+class ALKN(ReadsRetained):
     """Localised negation. The plugin `mask-log` keeps which weights requests were free to change."""
 
     test_options = {"epochs": 1}
@@ -203,11 +203,6 @@ class ALKN(Unlearner):
         "penalty": linear(0.0, 1.0),
         "low": linear(0.05, 1.0),
     }
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
 
     @property
     @override

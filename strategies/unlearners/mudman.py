@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective, Scored
 from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import precise
@@ -21,7 +21,7 @@ from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import make_optimizer
 from strategies.parts.weights.fisher import gradient_of
 from strategies.ranges import linear, log
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
 
@@ -93,7 +93,7 @@ def mean_loss(objective: Objective, model: FlatModel, batch: Batch) -> torch.Ten
 
 
 @final
-class MUDMAN(Unlearner):
+class MUDMAN(ReadsRetained):
     """Meta-unlearning with disruption masking and normalisation. The adversary is gone when the request is served."""
 
     test_options = {"epochs": 1}
@@ -106,11 +106,6 @@ class MUDMAN(Unlearner):
         "mu": linear(0.0, 0.99),
         "fork": linear(6, 42),
     }
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:

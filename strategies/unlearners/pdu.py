@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._base import Objective
 from strategies.objectives._text import TextObjective
 from strategies.objectives.causal_lm import precise
@@ -19,7 +19,7 @@ from strategies.parts.teachers.first_reference import FirstReference
 from strategies.parts.training.endless import supply
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import TRAINED_ON_TEXT, linear, log
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 
@@ -116,7 +116,7 @@ def mean_loss(model: FlatModel, objective: Objective, data: Data, batch_size: in
 
 
 @final
-class PDU(Unlearner):
+class PDU(ReadsRetained):
     """Primal-dual unlearning: the retained loss is a constraint, and not a weighed term."""
 
     test_options = {"epochs": 1}
@@ -128,11 +128,6 @@ class PDU(Unlearner):
         "rate": log(0.1, 5.0),
         "warm_up": linear(0.0, 0.5),
     }
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
 
     @property
     @override

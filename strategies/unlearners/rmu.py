@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._text import Tokens
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
@@ -18,7 +18,7 @@ from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.endless import supply
 from strategies.parts.weights.blocks import Listener, blocks_of, check_block
 from strategies.ranges import TRAINED_ON_TEXT, log
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -133,18 +133,13 @@ def down_projections(model: FlatModel, block: int) -> torch.Tensor:
 
 
 @final
-class RMU(Unlearner):
+class RMU(ReadsRetained):
     """Representation misdirection."""
 
     test_options = {"epochs": 1, "block": 0}
     config: Config
     supports = frozenset({"tokens"})
     ranges = TRAINED_ON_TEXT | {"steering": log(0.5, 10.0), "retain_weight": log(1.0, 1200.0)}
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
 
     @override
     def forget(self, request: DeletionRequest, learner: Learner, door: Door) -> Outcome:

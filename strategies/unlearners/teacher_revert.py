@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from strategies.base import Access, Door, Learner, Outcome, Unlearner
+from strategies.base import Door, Learner, Outcome
 from strategies.objectives._text import TextObjective
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
@@ -18,7 +18,7 @@ from strategies.parts.teachers.swap import swapped_divergences
 from strategies.parts.training.endless import supply
 from strategies.parts.training.optimizers import Beta
 from strategies.ranges import TRAINED_ON_TEXT, log
-from strategies.unlearners._retained import RetainedData, retained_access, retained_data
+from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
 from streams.data import Batch
 from streams.events import DeletionRequest
 
@@ -45,7 +45,7 @@ class Config(FitConfig):
 
 
 @final
-class TeacherRevert(Unlearner):
+class TeacherRevert(ReadsRetained):
     """Minimises KL(original || model) on the forget set, plus next-token loss and swapped distillation elsewhere.
 
     The original that `mix-cpt` keeps teaches if it never saw any of the request's samples; if it did, the initial model
@@ -56,11 +56,6 @@ class TeacherRevert(Unlearner):
     config: Config
     supports = frozenset({"tokens"})
     ranges = TRAINED_ON_TEXT | {"strength": log(0.1, 10.0)}
-
-    @property
-    @override
-    def access(self) -> Access:
-        return retained_access(self.config.retained, forget_set=True)
 
     @property
     @override
