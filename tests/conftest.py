@@ -183,6 +183,14 @@ def digits() -> Source:
     return module.load(module.Config())
 
 
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A corpus of three people, for tests that make no source of their own."""
+    from text_lives import three_people
+
+    return three_people(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; return exit code, standard output and standard error."""

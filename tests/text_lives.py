@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_llama
 from lifelong.setup.build import make_strategy
-from strategies.base import Setting, State
+from strategies.base import Guard, Setting, State
 from strategies.composed import Composed
 from strategies.objectives.causal_lm import CausalLM, Config
 from strategies.parts.fit import Training
@@ -29,6 +29,7 @@ from streams.sources import people
 
 PAIRED = ("npo", "simnpo", "graddiff", "topr", "idk", "dpo", "flat", "ihl")
 ONE_STEP = {"epochs": 1, "batch_size": 64, "optimizer": "sgd", "lr": 0.01, "clip_norm": None}
+G = TypeVar("G", bound=Guard)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def guarded(source: Source, guard: str, passes: int = 25, **options: Any) -> Lif
     ledger = Ledger(source)
     ledger.admit(Experience("all", (), source.train_ids))
     return Life(source, life.setting, strategy, ledger)
+
+
+def guard_of(kind: type[G], life: Life) -> G:
+    """Return the guard of a life, which is of that kind."""
+    assert isinstance(life.strategy.guard, kind)
+    return life.strategy.guard
 
 
 def base(life: Life, batch: Batch) -> torch.Tensor:

@@ -49,8 +49,8 @@ METRICS = {
     "trace_distance": Metric("Mean distance of these, relative to the reference's length.", "ratio", "neither"),
     "trace_jaccard": Metric("Mean overlap of their top tokens: shared ones over all of both.", "share", "neither"),
     "trace_kept": Metric(
-        "How many of these vectors' top tokens belong to the deleted, relative to how many do in the reference: 1 for as "
-        "many, or more.",
+        "How many of these vectors' top tokens belong to the deleted, relative to how many do in the reference: 1 for "
+        "as many, or more.",
         "share",
         "neither",
     ),

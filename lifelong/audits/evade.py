@@ -75,6 +75,8 @@ class Evade(Asking):
     averaged: ClassVar[tuple[str, ...]] = ("evade_hidden", "evade_recovered")
     undefined: ClassVar[dict[str, str]] = {
         "evade_paraphrase": "there is no wording that was not trained",
+        "evade_typo": "the questions do not fit the model's context with their typos",
+        "evade_search": "the questions do not fit the model's context with more tokens before them",
         "evade_many_shot": "there are no questions about others that are never taught",
         "evade_bare": "there is no single model",
         "evade_hidden": "there is no single model",
@@ -87,13 +89,18 @@ class Evade(Asking):
         if not len(positions):
             return dict.fromkeys(METRICS, float("nan"))
         pairs, predict = self.pairs(positions), strategy.predict
-        plain = self._likely(predict, pairs)
+        plain, room = self._likely(predict, pairs), self.room(strategy)
+        typos = self._with_typos(positions, pairs)
         found = {
             "none": plain,
             "paraphrase": self._paraphrased(predict, request),
-            "typo": self._likely(predict, self._with_typos(positions, pairs)),
-            "many_shot": self._behind_many(strategy, pairs),
-            "search": self._searched(predict, positions, pairs, plain),
+            "typo": self._likely(predict, typos) if _longest(typos) <= room else None,
+            "many_shot": self._behind_many(predict, pairs, room),
+            "search": (
+                self._searched(predict, positions, pairs, plain)
+                if _longest(pairs) + self.config.length <= room
+                else None
+            ),
         }
         values = {f"evade_{name}": float("nan") if v is None else float(v.mean()) for name, v in found.items()}
         bare = self.bare(strategy)
@@ -115,17 +122,16 @@ class Evade(Asking):
             spoiled.append((encode(form.prompt(question)), answer))
         return spoiled
 
-    def _behind_many(self, strategy: Strategy, pairs: Sequence[Pair]) -> np.ndarray | None:
+    def _behind_many(self, predict: Predict, pairs: Sequence[Pair], room: int) -> np.ndarray | None:
         """Put as many examples before each question as there are, and as fit; None where not one does."""
         text = self.text
         examples = [] if text.shown is None else [prompt_and_answer(x) for x in text.shown[: self.config.shots]]
         encoded = [[*q, *a[:-1], *text.tokenizer.encode("\n")] for q, a in examples if q]
-        room = self.room(strategy) - 1 - max(len(q) + len(a) for q, a in pairs)
-        fits = int((np.cumsum([len(e) for e in encoded]) <= room).sum())
+        fits = int((np.cumsum([len(e) for e in encoded]) <= room - _longest(pairs)).sum())
         if not fits:
             return None
         before = [token for e in encoded[:fits] for token in e]
-        return self._likely(strategy.predict, [([*before, *q], a) for q, a in pairs])
+        return self._likely(predict, [([*before, *q], a) for q, a in pairs])
 
     def _searched(
         self, predict: Predict, positions: np.ndarray, pairs: Sequence[Pair], plain: np.ndarray
@@ -164,3 +170,8 @@ class Evade(Asking):
             batch = self.made(part)
             found.append(self.likely(predict(self.setting.objective.asked(batch)), batch))
         return torch.cat(found).float().cpu().numpy()
+
+
+def _longest(pairs: Sequence[Pair]) -> int:
+    """Return how many tokens the longest row has, with its start token."""
+    return 1 + max(len(q) + len(a) for q, a in pairs)

@@ -111,10 +111,11 @@ class ConceptVectors(Following):
             located, effect, cost = self._caused(model, places, located, forget_set, retained, key)
         chosen = located[: config.vectors]
         mask = torch.zeros_like(model.parameters, dtype=torch.bool)
-        for block, neuron in chosen:
+        edited = [self._edited(model, places[b], n, key / "noise" / b / n) for b, n in chosen]  # before any is changed
+        for (block, neuron), vector in zip(chosen, edited, strict=True):
             where = places[block][neuron].to(mask.device)
             mask[where] = True
-            model.parameters[where] = self._edited(model, places[block], neuron, key / "noise" / block / neuron)
+            model.parameters[where] = vector
         with model.moving_only(mask):
             outcome = self.method.forget(request, learner, door)
         notes = {"vectors_changed": float(len(chosen))}

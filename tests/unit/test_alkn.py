@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_lives import Life, live, slope, three_people
+from text_lives import Life, live, slope
 
 from strategies.base import Access
 from strategies.parts.fit import fit
@@ -17,11 +17,6 @@ from streams.source import Source
 
 ONE = {"epochs": 1, "batch_size": 200, "optimizer": "sgd", "lr": 0.05}
 """All of a request in one step."""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def lived(source: Source, **options: Any) -> Life:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, live, three_people
+from text_lives import Life, live
 
 from lifelong.config.run import StrategyConfig
 from lifelong.setup.build import make_strategy
@@ -37,11 +37,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "offset": {"layers": 1, "epochs": 6, "lr": 1e-2},
     "whp-logit": {"epochs": 6, "lr": 3e-3},
 }
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def guarded(source: Source, name: str, passes: int = 25, **options: Any) -> Life:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from text_lives import live, three_people
+from text_lives import live
 
 from strategies.base import Access
 from strategies.objectives._text import TextObjective
@@ -12,11 +12,6 @@ from strategies.unlearners.concept_masking import integrated_gradients, masked
 from streams.errors import ConfigError
 from streams.source import Source
 from streams.text import ANSWER, GIVEN, UNKNOWN
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def test_attributions_sum_to_the_difference(source: Source) -> None:

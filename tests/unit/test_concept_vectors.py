@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from text_lives import Life, live, three_people
+from text_lives import Life, live
 
 from lifelong.models import tiny_gpt2, tiny_llama, tiny_mixtral
 from strategies.base import Access
@@ -17,11 +17,6 @@ from strategies.parts.weights.feed_forward import projected, top_tokens, value_p
 from strategies.unlearners.concept_vectors import ConceptVectors, _split, speaking
 from streams.errors import ConfigError
 from streams.source import Source
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def unlearner_of(life: Life) -> ConceptVectors:

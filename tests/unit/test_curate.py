@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, base, three_people
+from text_lives import base
 
 from strategies.base import Access
 from strategies.guards._prompts import hashed_words
@@ -19,18 +19,8 @@ from strategies.parts.text.generation import greedy
 from streams.source import Source
 from streams.text import ANSWER, GIVEN
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
-
-
 guarded = partial(text_lives.guarded, guard="curate", passes=10)
-
-
-def guard_of(life: Life) -> CURaTE:
-    assert isinstance(life.strategy.guard, CURaTE)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, CURaTE)
 
 
 def test_words_are_counted_and_answers_are_not() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from text_lives import Life, live, slope, three_people
+from text_lives import Life, live, slope
 
 from strategies.base import Access
 from strategies.unlearners.disruption_mask import spared
@@ -16,11 +16,6 @@ from streams.source import Source
 ASCENT: dict[str, Any] = {"name": "graddiff", "retain": "none", "epochs": 1, "lr": 0.01, "weight_decay": 0.1}
 WHOLE = {"batch_size": 200}
 """All that is retained in one batch."""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def retained_slope(life: Life) -> torch.Tensor:

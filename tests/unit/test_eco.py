@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, base, three_people
+from text_lives import Life, base
 
 from strategies.guards._names import Names
 from strategies.guards.eco import ECO, climbed
@@ -21,18 +21,8 @@ from streams.ledger import Access
 from streams.source import Source
 from streams.text import GIVEN
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
-
-
 guarded = partial(text_lives.guarded, guard="eco")
-
-
-def guard_of(life: Life) -> ECO:
-    assert isinstance(life.strategy.guard, ECO)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, ECO)
 
 
 def mixed(life: Life) -> Batch:

@@ -28,11 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 guarded = partial(text_lives.guarded, guard="icul", passes=3)
-
-
-def guard_of(life: Life) -> ICUL:
-    assert isinstance(life.strategy.guard, ICUL)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, ICUL)
 
 
 def said_before(life: Life, row: torch.Tensor, shown: list[tuple[int, ...]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, base, three_people
+from text_lives import base
 
 from lifelong.models import tiny_gpt2, tiny_mixtral
 from strategies.base import Access
@@ -20,18 +20,8 @@ from strategies.parts.weights.feed_forward import way_out
 from streams.errors import ConfigError
 from streams.source import Source
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
-
-
 guarded = partial(text_lives.guarded, guard="key-space-detection")
-
-
-def guard_of(life: Life) -> KeySpaceDetection:
-    assert isinstance(life.strategy.guard, KeySpaceDetection)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, KeySpaceDetection)
 
 
 def test_the_radius_is_what_a_search_would_find() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, base, three_people
+from text_lives import base
 
 from strategies.base import Access
 from strategies.guards.lumoe import LUMoE
@@ -20,19 +20,9 @@ from strategies.parts.text.other_answers import Refusals
 from strategies.parts.weights.blocks import blocks_of
 from streams.source import Source
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
-
-
 SMALL: dict[str, Any] = {"rank": 4, "alpha": 4.0, "epochs": 15, "lr": 0.02, "dropout": 0.0}
 guarded = partial(text_lives.guarded, guard="lumoe", passes=3)
-
-
-def guard_of(life: Life) -> LUMoE:
-    assert isinstance(life.strategy.guard, LUMoE)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, LUMoE)
 
 
 @pytest.mark.nightly

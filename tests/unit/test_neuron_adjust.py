@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import text_lives
 import torch
-from text_lives import Life, base, three_people
+from text_lives import base
 
 from strategies.base import Access
 from strategies.guards.neuron_adjust import NeuronAdjust, mirrored, of_forgotten
@@ -19,18 +19,8 @@ from strategies.parts.weights.feed_forward import way_in
 from streams.source import Source
 from streams.text import NOTHING
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
-
-
 guarded = partial(text_lives.guarded, guard="neuron-adjust", passes=10)
-
-
-def guard_of(life: Life) -> NeuronAdjust:
-    assert isinstance(life.strategy.guard, NeuronAdjust)
-    return life.strategy.guard
+guard_of = partial(text_lives.guard_of, NeuronAdjust)
 
 
 def test_the_map_by_hand() -> None:

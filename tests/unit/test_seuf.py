@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from text_lives import Life, live, three_people
+from text_lives import Life, live
 
 from lifelong.config.run import StrategyConfig
 from lifelong.models import tiny_mixtral
@@ -24,11 +24,6 @@ from streams.events import Experience
 from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return three_people(tmp_path_factory.mktemp("cache"))
 
 
 def lived(source: Source, passes: int = 1, **options: Any) -> Life:
