@@ -254,6 +254,11 @@ def test_hidden_is_what_the_weights_say_and_the_guard_does_not(world: World) -> 
     values = audit.of_request(world.strategy, world.event, world.request)
     assert values["evade_bare"] == pytest.approx(values["evade_none"], rel=1e-4)
     assert values["evade_hidden"] == pytest.approx(0.0, abs=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "room", lambda strategy: 8)
+        narrow = audit.of_request(world.strategy, world.event, world.request)
+    assert all(np.isnan(narrow[f"evade_{attack}"]) for attack in ("typo", "many_shot", "search"))
+    assert narrow["evade_recovered"] == 0.0
 
 
 def test_the_lens_reads_states_through_norm_and_head(world: World) -> None:

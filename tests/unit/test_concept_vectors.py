@@ -108,6 +108,16 @@ def test_nothing_else_moves(options: dict[str, Any], source: Source) -> None:
 
 
 @pytest.mark.nightly
+def test_vectors_become_the_mean_of_their_block_as_it_was(source: Source) -> None:
+    options = {"vectors": 48, "edit": "mean", "method": "none", "validated": False}
+    life = live(source, "concept-vectors", **options)
+    before = life.model.parameters.clone()
+    life.forget(0)
+    for places in (value_places(life.model, block, "it") for block in range(3)):
+        assert torch.equal(life.model.parameters[places], before[places].mean(0).expand(16, -1))
+
+
+@pytest.mark.nightly
 def test_an_ablation_is_seen_through_its_neuron_alone(source: Source) -> None:
     life = live(source, "concept-vectors", vectors=1, candidates=1, edit="zero", method="none", validated=False)
     model = life.model
