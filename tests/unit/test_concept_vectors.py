@@ -109,7 +109,7 @@ def test_nothing_else_moves(options: dict[str, Any], source: Source) -> None:
 
 @pytest.mark.nightly
 def test_vectors_become_the_mean_of_their_block_as_it_was(source: Source) -> None:
-    options = {"vectors": 48, "edit": "mean", "method": "none", "validated": False}
+    options: dict[str, Any] = {"vectors": 48, "edit": "mean", "method": "none", "validated": False}
     life = live(source, "concept-vectors", **options)
     before = life.model.parameters.clone()
     life.forget(0)
