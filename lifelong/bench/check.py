@@ -133,14 +133,13 @@ def _compare(submission: Submission, track: Track, config: StrategyConfig, seed:
     one = track.config(seed, {name: submission.config})
     stream = track.stream(seed)
     check_stream(track, seed, stream)
-    now = Life(seed=seed, diverged="", served=len(stream.requests))
     try:
         folder = run(one, root).folder
         now = read_life(track, seed, stream, folder / "strategies" / name / "results.jsonl")
-    except TrainingError as error:
-        now = now.model_copy(update={"diverged": str(error)})
-    both_diverged = said.diverged is not None and now.diverged is not None
-    if both_diverged or said == now:
+    except TrainingError as error:  # in which words does not matter, but nothing else may stand beside it
+        words = str(error) if said.diverged is None else said.diverged
+        now = Life(seed=seed, diverged=words, served=len(stream.requests))
+    if said == now:
         return Checked(seed, True)
     resolved = one.resolved()
     here = {
@@ -149,7 +148,7 @@ def _compare(submission: Submission, track: Track, config: StrategyConfig, seed:
         **arithmetic(),
     }
     made = {"code": submission.code, "processor": submission.processor, **submission.versions}
-    others = [f"{key} {made[key]}, here {value}" for key, value in here.items() if made.get(key) != value]
+    others = [f"{key} {made.get(key)}, here {value}" for key, value in here.items() if made.get(key) != value]
     if others:
         return Checked(seed, None, "; ".join(others))
     raise RefutedError(
@@ -159,7 +158,7 @@ def _compare(submission: Submission, track: Track, config: StrategyConfig, seed:
 
 
 def _first_difference(said: Life, now: Life) -> str:
-    for key in ("moments", "numbers", "exact", "served"):
+    for key in ("diverged", "moments", "numbers", "exact", "served"):
         if getattr(said, key) != getattr(now, key):
             return f"; {key} differ"
     return ""
