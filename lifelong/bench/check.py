@@ -15,15 +15,17 @@ import torch
 
 from lifelong.bench.evidence import Life
 from lifelong.bench.headline import headline
-from lifelong.bench.participants import admit
+from lifelong.bench.participants import admit, named
 from lifelong.bench.running import digests_of_files, read_life
 from lifelong.bench.submission import Submission, plain
 from lifelong.bench.track import Track, check_stream, read_track
-from lifelong.config.run import StrategyConfig
+from lifelong.config.run import StrategyConfig, find_strategy
 from lifelong.config.trust import require_trust
 from lifelong.execution.manifest import arithmetic
 from lifelong.execution.runner import run
 from lifelong.files import code_of
+from lifelong.study.spaces import declared, with_options
+from lifelong.study.tune import Tune
 from streams.config import parse
 from streams.errors import ConfigError, RefutedError, TrainingError
 
@@ -69,12 +71,13 @@ def check(
     track = read_track(submission.track)
     _check_track(submission, track)
     _check_lives(submission, track)
-    require_trust(submission.config, root, trust)
+    require_trust(submission.config, submission.place, trust)
     config = parse(StrategyConfig, submission.config, "config")
     _check_files(submission, track)
     access = admit(track, submission.strategy, config).label()
     if access != submission.access:
         raise RefutedError(f"access: the strategy reads {access!r}, and the submission says {submission.access!r}.")
+    _check_name(submission, track, config)
     if not again:
         return Checked(None, None, "no seed was run again")
     drawn = random.SystemRandom().choice([life.seed for life in submission.lives]) if seed is None else seed
@@ -125,6 +128,20 @@ def _check_files(submission: Submission, track: Track) -> None:
                 f"files: {name} has the digest {here.get(name)} here, and {submission.files.get(name)} in the "
                 f"submission. Put the file there with which it was made."
             )
+
+
+def _check_name(submission: Submission, track: Track, config: StrategyConfig) -> None:
+    """Refuse what is called as a participant of the track, and is not what its tuning has made of that one."""
+    name = submission.strategy
+    if (known := named(track).get(name)) is None:
+        return
+    found = (submission.tuning or {}).get("options", {})
+    tunable = {} if track.tune is None else declared(find_strategy(known, name), parse(Tune, track.tune, "tune"))
+    if not isinstance(found, dict) or found.keys() - tunable.keys() or with_options(known, found) != config:
+        raise ConfigError(
+            f"strategy: {name!r} is the name of a participant of track {track.title}, and config is not what the "
+            f"options in tuning make of it here. Give the strategy a name of its own, or run the participant again."
+        )
 
 
 def _compare(submission: Submission, track: Track, config: StrategyConfig, seed: int, root: Path) -> Checked:

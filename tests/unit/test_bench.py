@@ -124,6 +124,10 @@ def test_a_file_of_yours_is_a_strategy_beside_the_first_carrier(smoke: Track, tm
     plugin.write_text(METHOD["learner"], encoding="utf-8")
     name, config = chosen(smoke, str(plugin))
     assert (name, config.learner[0].name, config.unlearner.name) == ("plugin", str(plugin), "finetune")
+    named_as_known = tmp_path / "replay+none.yaml"
+    named_as_known.write_text("learner: naive\nunlearner: none\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"'replay\+none' is the name of a participant"):
+        chosen(smoke, str(named_as_known))
     strategy.write_text("trainer: naive\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not a strategy"):
         chosen(smoke, str(strategy))
@@ -181,6 +185,13 @@ def test_a_submission_is_written_and_read_again(complete: Submission, tmp_path: 
     assert file.read_bytes() == before
 
 
+def test_options_that_are_tuned_leave_a_participant_its_name(complete: Submission, tmp_path: Path) -> None:
+    data = complete.model_dump(mode="json")
+    data["config"]["unlearner"]["epochs"] = 9
+    data["tuning"] = {"options": {"unlearner.epochs": 9}}
+    check(parse(Submission, data, "one"), tmp_path, again=False)
+
+
 def changed(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(data: dict[str, Any]) -> None:
         *path, last = key.split(".")
@@ -205,6 +216,13 @@ TAMPERED = {
         r"access: the strategy reads 'retain: buffer\(100\)'",
     ),
     "config": (changed("config.unlearner", {"name": "retrain"}), ConfigError, "reads 'retain: full'"),
+    "name": (changed("strategy", "replay+none"), ConfigError, r"'replay\+none' is the name of a participant"),
+    "an option": (changed("config.unlearner.epochs", 9), ConfigError, "is the name of a participant"),
+    "what is not tuned": (
+        changed("tuning", {"options": {"unlearner.retained": "full"}}),
+        ConfigError,
+        "is the name of a participant",
+    ),
     "survived": (changed("headline.survived", [8, 8, 8, 9]), RefutedError, "headline.survived"),
     "mean": (changed("headline.mean.value", 9.0), RefutedError, "headline.mean"),
     "numbers": (changed("headline.numbers.cost.value", 0.01), RefutedError, "headline.numbers"),
