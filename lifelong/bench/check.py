@@ -1,7 +1,7 @@
 """Check a submission: digests, completeness, the arithmetic of its headline, and one seed, run again to the same bytes.
 
 What is not checked: that the options are those that the budget of tuning finds (the search takes as long as the lives),
-and the seeds that are not drawn.
+the certificate, and the seeds that are not drawn.
 """
 
 from __future__ import annotations

@@ -72,12 +72,11 @@ def chosen(track: Track, text: str) -> tuple[str, StrategyConfig]:
         ConfigError: nothing is called so; or the file holds no strategy, or is called as a participant.
     """
     file, known = Path(text), named(track)
-    if is_file(text) or file.suffix in {".yaml", ".yml"}:
-        if file.stem in known:
-            raise ConfigError(
-                f"--strategy: {text}: {file.stem!r} is the name of a participant of track {track.name}. Give the file "
-                f"another name; it is the strategy's."
-            )
+    if (is_file(text) or file.suffix in {".yaml", ".yml"}) and file.stem in known:
+        raise ConfigError(
+            f"--strategy: {text}: {file.stem!r} is the name of a participant of track {track.name}. Give the file "
+            f"another name; it is the strategy's."
+        )
     if is_file(text):
         return file.stem, parse(StrategyConfig, _of_method(track, text), text)
     if file.suffix in {".yaml", ".yml"}:
