@@ -44,12 +44,13 @@ def submissions(smoke: Track, root: Path) -> dict[str, Submission]:
     return {name: placed(smoke, name, root, smoke.seeds) for name in NAMES}
 
 
-def test_a_strategy_is_placed(submissions: dict[str, Submission], smoke: Track) -> None:
+def test_a_strategy_is_placed(submissions: dict[str, Submission], smoke: Track, tmp_path: Path) -> None:
     none, finetune = (submissions[name] for name in NAMES)
     assert (none.tuning, none.certificate) == (None, None), "nothing to tune, and it claims nothing"
     assert finetune.tuning is not None
     assert sum(finetune.tuning["trials"].values()) == 3
     assert finetune.config["unlearner"]["retained"] == "memory"
+    assert check(finetune, tmp_path, again=False).seed is None, "with tuned options it still is what it is called"
     assert [life.seed for life in none.lives] == list(range(smoke.seeds))
     assert len({life.results for life in none.lives}) == smoke.seeds
     groups = standings(list(submissions.values()))
