@@ -13,23 +13,13 @@ from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lifelong.bench.check import Checked
     from lifelong.bench.participants import Participant
     from lifelong.bench.standing import Standing
     from lifelong.bench.submission import Submission
     from lifelong.bench.track import Track
 
 CHECK = "check"
-_HEADS = (
-    "place",
-    "strategy",
-    "requests survived",
-    "ended by",
-    "accumulation",
-    "forgetting",
-    "relapse",
-    "cost",
-    "state",
-)
 _LEGEND = (
     "place: behind all that survive more requests than noise explains, and before all that survive fewer",
     "requests survived: geometric mean over seeds, 95 % interval; of {requests} in all",
@@ -91,6 +81,8 @@ def bench(
 
     Exit codes: 0 good, 1 a run failed, 2 bad input, 3 a submission is refuted.
     """
+    if seed is not None and track != CHECK:
+        raise ConfigError(f"--seed {seed}: only check takes it. How many seeds are run is --seeds.")
     if track is None:
         _list(as_json)
     elif track == CHECK:
@@ -210,9 +202,17 @@ def _check(
     with tempfile.TemporaryDirectory(dir=runs, prefix="bench-check-") as root:
         tell = (lambda _: None) if quiet else note
         checked = check(submission, Path(root).absolute(), seed, again, trust, tell)
+    is_open = checked.seed is not None and not checked.same
     if as_json:
-        emit_json({"file": str(file), "upheld": True, "seed": checked.seed, "same": checked.same, "why": checked.why})
-        return
+        upheld = None if is_open else True
+        emit_json({"file": str(file), "upheld": upheld, "seed": checked.seed, "same": checked.same, "why": checked.why})
+    else:
+        _emit_checked(file, checked)
+    if is_open:
+        raise typer.Exit(1)
+
+
+def _emit_checked(file: Path, checked: Checked) -> None:
     emit(f"{file}: digests, completeness and the arithmetic of the headline are right.")
     if checked.same:
         emit(f"Seed {checked.seed}, run again, came to the same bytes.")
@@ -223,7 +223,6 @@ def _check(
             f"Seed {checked.seed}, run again, came to other numbers. That refutes nothing, as here is not where it was "
             f"made: {checked.why}."
         )
-        raise typer.Exit(1)
 
 
 def _others(track: Track, against: Sequence[Path]) -> list[Submission]:

@@ -1,7 +1,7 @@
 """Check a submission: digests, completeness, the arithmetic of its headline, and one seed, run again to the same bytes.
 
 What is not checked: that the options are those that the budget of tuning finds (the search takes as long as the lives),
-and the seeds that are not drawn.
+the certificate, and the seeds that are not drawn.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import torch
 
 from lifelong.bench.evidence import Life
 from lifelong.bench.headline import headline
-from lifelong.bench.participants import admit
+from lifelong.bench.participants import admit, named
 from lifelong.bench.running import digests_of_files, read_life
 from lifelong.bench.submission import Submission, plain
 from lifelong.bench.track import Track, check_stream, read_track
-from lifelong.config.run import StrategyConfig
+from lifelong.config.run import StrategyConfig, find_strategy
 from lifelong.config.trust import require_trust
 from lifelong.execution.manifest import arithmetic
 from lifelong.execution.runner import run
 from lifelong.files import code_of
+from lifelong.study.spaces import declared, with_options
+from lifelong.study.tune import Tune
 from streams.config import parse
 from streams.errors import ConfigError, RefutedError, TrainingError
 
@@ -69,12 +71,13 @@ def check(
     track = read_track(submission.track)
     _check_track(submission, track)
     _check_lives(submission, track)
-    require_trust(submission.config, root, trust)
+    require_trust(submission.config, submission.place, trust)
     config = parse(StrategyConfig, submission.config, "config")
     _check_files(submission, track)
     access = admit(track, submission.strategy, config).label()
     if access != submission.access:
         raise RefutedError(f"access: the strategy reads {access!r}, and the submission says {submission.access!r}.")
+    _check_name(submission, track, config)
     if not again:
         return Checked(None, None, "no seed was run again")
     drawn = random.SystemRandom().choice([life.seed for life in submission.lives]) if seed is None else seed
@@ -127,20 +130,33 @@ def _check_files(submission: Submission, track: Track) -> None:
             )
 
 
+def _check_name(submission: Submission, track: Track, config: StrategyConfig) -> None:
+    """Refuse what is called as a participant of the track, and is not what its tuning has made of that one."""
+    name = submission.strategy
+    if (known := named(track).get(name)) is None:
+        return
+    found = (submission.tuning or {}).get("options", {})
+    tunable = {} if track.tune is None else declared(find_strategy(known, name), parse(Tune, track.tune, "tune"))
+    if not isinstance(found, dict) or found.keys() - tunable.keys() or with_options(known, found) != config:
+        raise ConfigError(
+            f"strategy: {name!r} is the name of a participant of track {track.title}, and config is not what the "
+            f"options in tuning make of it here. Give the strategy a name of its own, or run the participant again."
+        )
+
+
 def _compare(submission: Submission, track: Track, config: StrategyConfig, seed: int, root: Path) -> Checked:
     said = submission.lives[seed]
     name = submission.strategy
     one = track.config(seed, {name: submission.config})
     stream = track.stream(seed)
     check_stream(track, seed, stream)
-    now = Life(seed=seed, diverged="", served=len(stream.requests))
     try:
         folder = run(one, root).folder
         now = read_life(track, seed, stream, folder / "strategies" / name / "results.jsonl")
-    except TrainingError as error:
-        now = now.model_copy(update={"diverged": str(error)})
-    both_diverged = said.diverged is not None and now.diverged is not None
-    if both_diverged or said == now:
+    except TrainingError as error:  # in which words does not matter, but nothing else may stand beside it
+        words = str(error) if said.diverged is None else said.diverged
+        now = Life(seed=seed, diverged=words, served=len(stream.requests))
+    if said == now:
         return Checked(seed, True)
     resolved = one.resolved()
     here = {
@@ -149,7 +165,7 @@ def _compare(submission: Submission, track: Track, config: StrategyConfig, seed:
         **arithmetic(),
     }
     made = {"code": submission.code, "processor": submission.processor, **submission.versions}
-    others = [f"{key} {made[key]}, here {value}" for key, value in here.items() if made.get(key) != value]
+    others = [f"{key} {made.get(key)}, here {value}" for key, value in here.items() if made.get(key) != value]
     if others:
         return Checked(seed, None, "; ".join(others))
     raise RefutedError(
@@ -159,7 +175,7 @@ def _compare(submission: Submission, track: Track, config: StrategyConfig, seed:
 
 
 def _first_difference(said: Life, now: Life) -> str:
-    for key in ("moments", "numbers", "exact", "served"):
+    for key in ("diverged", "moments", "numbers", "exact", "served"):
         if getattr(said, key) != getattr(now, key):
             return f"; {key} differ"
     return ""

@@ -69,9 +69,14 @@ def chosen(track: Track, text: str) -> tuple[str, StrategyConfig]:
         text: a participant; a file with a strategy (.yaml); or a file with a method (.py).
 
     Raises:
-        ConfigError: nothing is called so, or the file holds no strategy.
+        ConfigError: nothing is called so; or the file holds no strategy, or is called as a participant.
     """
-    file = Path(text)
+    file, known = Path(text), named(track)
+    if (is_file(text) or file.suffix in {".yaml", ".yml"}) and file.stem in known:
+        raise ConfigError(
+            f"--strategy: {text}: {file.stem!r} is the name of a participant of track {track.name}. Give the file "
+            f"another name; it is the strategy's."
+        )
     if is_file(text):
         return file.stem, parse(StrategyConfig, _of_method(track, text), text)
     if file.suffix in {".yaml", ".yml"}:
@@ -82,7 +87,6 @@ def chosen(track: Track, text: str) -> tuple[str, StrategyConfig]:
                 f"'unlearner: ./mine.py', or 'isolated: ./mine.py'."
             )
         return file.stem, parse(StrategyConfig, data, file.name)
-    known = named(track)
     if text not in known:
         raise ConfigError(
             f"--strategy: track {track.name} has no participant {text!r}. {closest(text, known)} Your own: a file, as "

@@ -40,9 +40,9 @@ class Config(BaseConfig):
     """one: all classes may come all the time. forgetting: in the second half of the stream, only the first half of the
     classes. two-period: the first half of the classes in the first half of the stream, the others in the second."""
     classes_per_unit: int = Field(1, ge=1)
-    """Classes, neighbours in the order of the source, that make one unit and always come together; `classes_per_task`
-    is a multiple of it. Accuracies are reported for units, and a task in a request is one, so that streams of very
-    many classes want more than one class in each."""
+    """Classes, neighbours in the order of the source, that make one unit and always come together (the last unit has
+    those that are left); `classes_per_task` is a multiple of it. Accuracies are reported for units, and a task in a
+    request is one, so that streams of very many classes want more than one class in each."""
     subsets: float = Field(1.0, gt=0, le=1)
     """Share of all possible class subsets that ever occur, drawn at the start and then uniformly; 1 draws freely."""
 
@@ -101,15 +101,15 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
     if config.phases != "one":
         late = late[:half] if config.phases == "forgetting" else late[half:]
         early = early if config.phases == "forgetting" else early[:half]
+    what = "classes" if config.classes_per_unit == 1 else "units"
     if min(len(early), len(late)) < size:
-        what = "classes" if config.classes_per_unit == 1 else "units"
         raise ConfigError(
             f"scenario.phases: {config.phases!r} leaves {half} {what} in a half, fewer than the {size} of a task."
         )
     if config.max_gap is not None and size * config.max_gap < max(len(early), len(late)):
         raise ConfigError(
-            f"scenario.max_gap: {len(early)} classes cannot all come within {config.max_gap} experiences of {size} "
-            f"classes. Choose at least {math.ceil(len(early) / size)}."
+            f"scenario.max_gap: {len(early)} {what} cannot all come within {config.max_gap} experiences of {size} "
+            f"{what}. Choose at least {math.ceil(len(early) / size)}."
         )
     if config.subsets < 1:
         return _from_subsets(early, late, config, key)

@@ -10,10 +10,12 @@ import pytest
 
 from lifelong.bench import check as checking
 from lifelong.bench.check import check
+from lifelong.bench.evidence import Life
+from lifelong.bench.headline import headline
 from lifelong.bench.participants import admit, chosen, participants
 from lifelong.bench.running import Watching, submit
 from lifelong.bench.standing import standings
-from lifelong.bench.submission import Submission, digest_of, read, write
+from lifelong.bench.submission import Submission, digest_of, plain, read, write
 from lifelong.bench.track import Track, read_track
 from streams.errors import RefutedError, TrainingError
 
@@ -42,12 +44,13 @@ def submissions(smoke: Track, root: Path) -> dict[str, Submission]:
     return {name: placed(smoke, name, root, smoke.seeds) for name in NAMES}
 
 
-def test_a_strategy_is_placed(submissions: dict[str, Submission], smoke: Track) -> None:
+def test_a_strategy_is_placed(submissions: dict[str, Submission], smoke: Track, tmp_path: Path) -> None:
     none, finetune = (submissions[name] for name in NAMES)
     assert (none.tuning, none.certificate) == (None, None), "nothing to tune, and it claims nothing"
     assert finetune.tuning is not None
     assert sum(finetune.tuning["trials"].values()) == 3
     assert finetune.config["unlearner"]["retained"] == "memory"
+    assert check(finetune, tmp_path, again=False).seed is None, "with tuned options it still is what it is called"
     assert [life.seed for life in none.lives] == list(range(smoke.seeds))
     assert len({life.results for life in none.lives}) == smoke.seeds
     groups = standings(list(submissions.values()))
@@ -99,14 +102,16 @@ def test_a_life_that_diverged_must_diverge_again(
     with pytest.raises(RefutedError, match="seed 0"):
         check(submissions[NAMES[0]], tmp_path, seed=0)
     one = submissions[NAMES[0]]
-    gone = one.lives[0].model_copy(update={"diverged": "training is nan", "moments": ()})
-    assert checking._compare(
-        one.model_copy(update={"lives": (gone, *one.lives[1:])}), read_track("smoke"), *_of(one)
-    ).same
+    gone = Life(seed=0, diverged="training is nan", served=one.lives[0].served)
+    assert check(with_first(one, gone), tmp_path, seed=0).same
+    kept = gone.model_copy(update={"moments": one.lives[0].moments})
+    with pytest.raises(RefutedError, match="moments differ"):  # they would widen the floor of all other lives
+        check(with_first(one, kept), tmp_path, seed=0)
 
 
-def _of(one: Submission) -> tuple[Any, int, Path]:
-    return chosen(read_track("smoke"), one.strategy)[1], 0, Path("none")
+def with_first(one: Submission, life: Life) -> Submission:
+    lives = (life, *one.lives[1:])
+    return one.model_copy(update={"lives": lives, "headline": plain(headline(lives))})
 
 
 def test_participants_are_listed_with_what_they_read_or_why_they_cannot(smoke: Track) -> None:

@@ -11,15 +11,17 @@ import pytest
 import yaml
 
 from cli.main import main
+from lifelong.bench import check as checking
 from lifelong.bench import track as tracks_module
-from lifelong.bench.check import check
+from lifelong.bench.check import Checked, check
 from lifelong.bench.evidence import Life, Moment, Numbers, OfScope
+from lifelong.bench.headline import headline
 from lifelong.bench.participants import admit, chosen, named
-from lifelong.bench.submission import Submission, digest_of, make, read, write
+from lifelong.bench.submission import Submission, digest_of, make, plain, read, write
 from lifelong.bench.track import Track, check_stream, frozen, read_track, tracks
 from lifelong.config.run import StrategyConfig
 from streams.config import parse
-from streams.errors import ConfigError, DataError, IntegrityError, LifelongError, RefutedError
+from streams.errors import ConfigError, DataError, IntegrityError, LifelongError, RefutedError, TrainingError
 
 ROOT = Path(__file__).parents[2]
 RECORD: dict[str, str] = json.loads((ROOT / "tests" / "golden" / "tracks.json").read_text(encoding="utf-8"))
@@ -122,6 +124,10 @@ def test_a_file_of_yours_is_a_strategy_beside_the_first_carrier(smoke: Track, tm
     plugin.write_text(METHOD["learner"], encoding="utf-8")
     name, config = chosen(smoke, str(plugin))
     assert (name, config.learner[0].name, config.unlearner.name) == ("plugin", str(plugin), "finetune")
+    named_as_known = tmp_path / "replay+none.yaml"
+    named_as_known.write_text("learner: naive\nunlearner: none\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"'replay\+none' is the name of a participant"):
+        chosen(smoke, str(named_as_known))
     strategy.write_text("trainer: naive\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not a strategy"):
         chosen(smoke, str(strategy))
@@ -179,6 +185,13 @@ def test_a_submission_is_written_and_read_again(complete: Submission, tmp_path: 
     assert file.read_bytes() == before
 
 
+def test_options_that_are_tuned_leave_a_participant_its_name(complete: Submission, tmp_path: Path) -> None:
+    data = complete.model_dump(mode="json")
+    data["config"]["unlearner"]["epochs"] = 9
+    data["tuning"] = {"options": {"unlearner.epochs": 9}}
+    check(parse(Submission, data, "one"), tmp_path, again=False)
+
+
 def changed(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(data: dict[str, Any]) -> None:
         *path, last = key.split(".")
@@ -203,6 +216,13 @@ TAMPERED = {
         r"access: the strategy reads 'retain: buffer\(100\)'",
     ),
     "config": (changed("config.unlearner", {"name": "retrain"}), ConfigError, "reads 'retain: full'"),
+    "name": (changed("strategy", "replay+none"), ConfigError, r"'replay\+none' is the name of a participant"),
+    "an option": (changed("config.unlearner.epochs", 9), ConfigError, "is the name of a participant"),
+    "what is not tuned": (
+        changed("tuning", {"options": {"unlearner.retained": "full"}}),
+        ConfigError,
+        "is the name of a participant",
+    ),
     "survived": (changed("headline.survived", [8, 8, 8, 9]), RefutedError, "headline.survived"),
     "mean": (changed("headline.mean.value", 9.0), RefutedError, "headline.mean"),
     "numbers": (changed("headline.numbers.cost.value", 0.01), RefutedError, "headline.numbers"),
@@ -234,6 +254,21 @@ def test_what_was_changed_is_caught(what: str, complete: Submission, tmp_path: P
         check(read(file), tmp_path, again=False)
 
 
+def test_beside_a_life_that_diverged_nothing_else_stands(
+    complete: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise TrainingError("not a number")
+
+    monkeypatch.setattr(checking, "run", diverge)
+    gone = Life(seed=0, diverged="in other words", served=8)
+    made_up = gone.model_copy(update={"moments": complete.lives[0].moments})  # whose floor would hold for all lives
+    for life, same in ((gone, True), (made_up, None)):
+        lives = (life, *complete.lives[1:])
+        one = complete.model_copy(update={"lives": lives, "headline": plain(headline(lives))})
+        assert check(one, tmp_path, seed=0).same is same, "it is not made with the code here, so that it is not refuted"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"track": "smoke"}'])
 def test_what_is_no_submission_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "one.json"
@@ -257,6 +292,7 @@ BAD = {
     "more seeds than there are": (["smoke", "--strategy", "replay+none", "--seeds", "9"], 2, "has 4 seeds"),
     "one file for two": (["smoke", "--strategy", "replay+none", "--strategy", "sisa", "--out", "x.json"], 2, "--out"),
     "a file without check": (["smoke", "x.json"], 2, "A strategy is named by --strategy x.json"),
+    "a seed without check": (["smoke", "--strategy", "replay+none", "--seed", "3"], 2, "--seed 3: only check takes it"),
     "check of nothing": (["check"], 2, "name a submission"),
     "check of no file": (["check", "none.json"], 2, "cannot be read"),
     "an edited submission": (["check", "edited.json"], 3, "It was edited"),
@@ -291,6 +327,22 @@ def test_tracks_are_listed_and_a_good_submission_passes(
     assert called(["bench", "check", "one.json", "--no-again"], monkeypatch) == 0
     assert "arithmetic of the headline are right" in capsys.readouterr().out
     assert list(Path("runs").iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_other_numbers_elsewhere_have_an_exit_code_in_every_form(
+    words: list[str],
+    complete: Submission,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(complete, tmp_path / "one.json")
+    monkeypatch.setattr(checking, "check", lambda *_: Checked(2, None, "processor Z80"))
+    assert called(["bench", "check", "one.json", *words], monkeypatch) == 1
+    said = capsys.readouterr().out
+    assert json.loads(said)["upheld"] is None if words else "That refutes nothing" in said
 
 
 def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
