@@ -168,6 +168,14 @@ def test_images_are_sent_where_a_run_keeps_them(tmp_path: Path, monkeypatch: pyt
     assert sent == ["retrained"] * 2 + ["run"] * 3, "before the request, after it, and at the end"
 
 
+def test_a_worker_ends_after_wandb_has_written_its_files(tmp_path: Path) -> None:
+    """W&B's own process ends with the one that started it, and `atexit` is not called in workers."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], check=True, env=environment(), capture_output=True, text=True)
+    assert done.stdout.split() == ["started", "started", "written"]
+
+
 def test_a_finished_run_starts_nothing(tmp_path: Path) -> None:
     run = lifelong.run(parse(RunConfig, TINY), tmp_path / "runs")
     lifelong.run(parse(RunConfig, TINY), tmp_path / "runs", [WandbTracker()])
@@ -339,6 +347,22 @@ def test_what_cannot_be_shared_fails_nothing(
     assert "could not be sent" in caplog.text
 
 
+WORKER = """
+import multiprocessing, sys, types
+from pathlib import Path
+from lifelong.trackers._server import Server
+
+def work():
+    for name in "ab":
+        Server().start(Path(), id=name, group="g", name="n", job_type="run", config={})
+
+sys.modules["wandb"] = types.SimpleNamespace(
+    Settings=dict, init=lambda **_: print("started", flush=True), teardown=lambda: print("written", flush=True)
+)
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+"""
 KILLED = """
 import os, signal
 import lifelong
