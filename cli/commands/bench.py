@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from lifelong.bench.track import Track
 
 CHECK = "check"
-_HEADS = (
-    "place",
-    "strategy",
-    "requests survived",
-    "ended by",
-    "accumulation",
-    "forgetting",
-    "relapse",
-    "cost",
-    "state",
-)
 _LEGEND = (
     "place: behind all that survive more requests than noise explains, and before all that survive fewer",
     "requests survived: geometric mean over seeds, 95 % interval; of {requests} in all",
