@@ -24,7 +24,7 @@ from lifelong.config.run import RunConfig
 from lifelong.results.table import Row, read_rows
 from lifelong.study.share import share
 from lifelong.trackers._base import load_tracker
-from lifelong.trackers._charts import units_chart
+from lifelong.trackers._charts import requests_chart, units_chart
 from lifelong.trackers._server import Place, mode_wanted
 from lifelong.trackers._wide import Wide
 from lifelong.trackers.wandb import WandbTracker, flatten
@@ -332,11 +332,15 @@ def test_numbers_of_single_things_are_cut_into_tables_that_wandb_keeps_whole(mon
     }
 
 
-def test_a_chart_of_many_events_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chart_of_many_events_or_requests_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lifelong.trackers._charts.MOST_EVENTS", 3)
     figure = units_chart({"a": {event: event / 10 for event in range(8)}}, "accuracy")
     assert list(figure.data[0].x) == ["1", "4", "7"]
     assert list(figure.data[0].z[0]) == [0.1, 0.4, 0.7]
+    monkeypatch.setattr("lifelong.trackers._charts.MOST_REQUESTS", 2)
+    figure = requests_chart({f"request-{n}": {n + 1: 0.5, n: 1.0} for n in range(4)}, "accuracy")
+    assert [line.name for line in figure.data] == ["request-1", "request-3"]
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([3, 4], [1.0, 0.5])
 
 
 def test_what_cannot_be_shared_fails_nothing(
