@@ -149,8 +149,8 @@ def came_back(facts: Facts) -> go.Figure:
     for number, name in enumerate(facts.strategies):
         series = facts.series[name]
         panels_of = (
-            (by_age(series, metric, "run", facts.requested), True),
-            (by_age(series, "relapse", "retrained", facts.requested), False),
+            (by_age(series, metric, "run", facts.requested, facts.num_events), True),
+            (by_age(series, "relapse", "retrained", facts.requested, facts.num_events), False),
         )
         for place, (means, in_legend) in enumerate(panels_of, 1):
             figure.add_scatter(
@@ -163,7 +163,7 @@ def came_back(facts: Facts) -> go.Figure:
                 col=place,
                 **look.line(number, with_markers=True),
             )
-        retrained = by_age(series, metric, "retrained", facts.requested)
+        retrained = by_age(series, metric, "retrained", facts.requested, facts.num_events)
         figure.add_scatter(
             x=list(retrained),
             y=list(retrained.values()),
