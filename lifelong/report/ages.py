@@ -11,19 +11,18 @@ MAX_AGES = 50
 """Ages of requests that are told apart."""
 
 
-def by_age(series: Series, metric: str, model: str, requested: Sequence[Requested]) -> dict[int, float]:
+def by_age(
+    series: Series, metric: str, model: str, requested: Sequence[Requested], num_events: int
+) -> dict[int, float]:
     """Return the mean over requests of a number by its age: events since the request was served.
 
-    Of a long life ages that lie close together are one, called by the lowest: of many, each has few requests.
+    Of a long life ages that lie close together are one, called by the lowest: of many, each has few requests. Which
+    ages are one depends on the length of the life alone, so that models and seeds can be held against each other.
     """
-    known = [
-        (event - request.event, r.value)
-        for request in requested
-        for event, r in series.rows(metric, request.name, model).items()
-        if r.value is not None and event >= request.event
-    ]
-    width = max(1, -(-max((age for age, _ in known), default=0) // MAX_AGES))
+    width = -(-num_events // MAX_AGES)
     values: dict[int, list[float]] = {}
-    for age, value in known:
-        values.setdefault(age // width * width, []).append(value)
+    for request in requested:
+        for event, r in series.rows(metric, request.name, model).items():
+            if r.value is not None and event >= request.event:
+                values.setdefault((event - request.event) // width * width, []).append(r.value)
     return {age: sum(of) / len(of) for age, of in sorted(values.items())}

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from lifelong.report import look
 from lifelong.report.ages import by_age
 from lifelong.report.facts import Facts, Requested, matrix_of
-from lifelong.report.look import GREY, MAX_ROWS
+from lifelong.report.look import MAX_ROWS
 from lifelong.report.matrix import heat_map, kept_events
 from lifelong.results.series import Series
 
@@ -122,24 +122,17 @@ def requests(facts: Facts) -> go.Figure:
         for number, name in enumerate(facts.strategies):
             series = facts.series[name]
             _request_line(figure, series, request, metric, number, name, panel == 0, at)
-            for model, symbol in (("retrained", "diamond-open"), ("withheld", "square-open")):
+            for model in look.REFERENCES:
                 reference_rows = series.rows(metric, request.name, model)
                 if reference_rows:
                     figure.add_scatter(
                         x=list(reference_rows),
                         y=[r.value for r in reference_rows.values()],
-                        name=f"{name}: {model}",
-                        legendgroup=name,
-                        showlegend=False,
-                        mode="markers",
-                        marker={"symbol": symbol, "size": 11, "color": look.colour(number)},
+                        **look.reference(model, name, number, 11),
                         **at,
                     )
         figure.add_vline(x=request.event, line=look.DELETION, **at)
-    for model, symbol in (("retrained reference", "diamond-open"), ("withheld reference", "square-open")):
-        figure.add_scatter(
-            x=[None], y=[None], name=model, mode="markers", marker={"symbol": symbol, "size": 11, "color": GREY}
-        )
+    look.name_references(figure)
     look.style(figure, 130 + 250 * count)
     figure.update_yaxes(**look.score_range(facts.measure, facts.catalogue))
     look.event_axis(figure, facts.num_events)
@@ -156,8 +149,8 @@ def came_back(facts: Facts) -> go.Figure:
     for number, name in enumerate(facts.strategies):
         series = facts.series[name]
         panels_of = (
-            (by_age(series, metric, "run", facts.requested), True),
-            (by_age(series, "relapse", "retrained", facts.requested), False),
+            (by_age(series, metric, "run", facts.requested, facts.num_events), True),
+            (by_age(series, "relapse", "retrained", facts.requested, facts.num_events), False),
         )
         for place, (means, in_legend) in enumerate(panels_of, 1):
             figure.add_scatter(
@@ -170,15 +163,11 @@ def came_back(facts: Facts) -> go.Figure:
                 col=place,
                 **look.line(number, with_markers=True),
             )
-        retrained = by_age(series, metric, "retrained", facts.requested)
+        retrained = by_age(series, metric, "retrained", facts.requested, facts.num_events)
         figure.add_scatter(
             x=list(retrained),
             y=list(retrained.values()),
-            name=f"{name}: retrained",
-            legendgroup=name,
-            showlegend=False,
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 9, "color": look.colour(number)},
+            **look.reference("retrained", name, number, 9),
             row=1,
             col=1,
         )

@@ -187,7 +187,7 @@ def _life(facts: Facts, name: str, line: Line) -> Life:
         by_event=by_event,
         by_request=_by_request(facts, name, by_event),
         by_age={
-            key: _aged(by_age(series, metric, model, facts.requested), facts.num_events)
+            key: _aged(by_age(series, metric, model, facts.requested, facts.num_events), facts.num_events)
             for key, metric, model in (
                 ("forget", f"forget_{measure}", "run"),
                 ("retrained", f"forget_{measure}", "retrained"),

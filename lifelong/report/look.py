@@ -20,6 +20,8 @@ HELD_IN_THE_DARK = [[0.0, "#4a3b1a"], [0.35, "#33607a"], [0.7, "#5aa9e0"], [1.0,
 DELETED_IN_THE_DARK = [[0.0, "#3d2a1c"], [0.5, "#c97b10"], [1.0, "#ffe2b8"]]
 NOT_YET = "rgba(128,128,128,0.28)"
 """Of a unit that is not learned yet: neither known nor unknown."""
+REFERENCES = {"retrained": "diamond-open", "withheld": "square-open"}
+"""Marks of references."""
 DELETION = {"color": VERMILLION, "width": 1.5, "dash": "dot"}
 MAX_ROWS = 400
 """Events that a heat map or a line through many panels shows at most."""
@@ -61,6 +63,24 @@ def line(number: int, with_markers: bool) -> dict[str, object]:
         "line": {"color": colour(number), "width": 2, "dash": _DASHES[number // len(_COLOURS) % len(_DASHES)]},
         "marker": {"symbol": symbol(number), "size": 7, "color": colour(number)},
     }
+
+
+def reference(model: str, strategy: str, number: int, size: int) -> dict[str, object]:
+    """Return name, legend, mode and marker of what a reference of a strategy scores: see `REFERENCES`."""
+    return {
+        "name": f"{strategy}: {model}",
+        "legendgroup": strategy,
+        "showlegend": False,
+        "mode": "markers",
+        "marker": {"symbol": REFERENCES[model], "size": size, "color": colour(number)},
+    }
+
+
+def name_references(figure: go.Figure) -> None:
+    """Put the marks of references into the legend."""
+    for model, mark in REFERENCES.items():
+        marker = {"symbol": mark, "size": 11, "color": GREY}
+        figure.add_scatter(x=[None], y=[None], name=f"{model} reference", mode="markers", marker=marker)
 
 
 def mark_deletions(figure: go.Figure, events: Sequence[int], above: bool = False, num_panels: int = 1) -> None:

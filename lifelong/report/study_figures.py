@@ -70,16 +70,16 @@ def by_age(point: Point) -> go.Figure:
         figure.add_scatter(
             x=ages,
             y=band.mean[ages],
-            name=f"{name}: retrained",
-            legendgroup=name,
-            showlegend=False,
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 9, "color": look.colour(number)},
+            **look.reference("retrained", name, number, 9),
             row=1,
             col=1,
         )
     figure.add_scatter(
-        x=[None], y=[None], name="retrained reference", mode="markers", marker={"symbol": "diamond-open", "color": GREY}
+        x=[None],
+        y=[None],
+        name="retrained reference",
+        mode="markers",
+        marker={"symbol": look.REFERENCES["retrained"], "color": GREY},
     )
     look.style(figure, 420)
     figure.update_xaxes(title="events since the request", rangemode="tozero")
@@ -92,24 +92,18 @@ def requests(point: Point) -> go.Figure:
     figure = go.Figure()
     for number, name in point.begun:
         _over_requests(figure, point, number, name, "forget", {}, in_legend=True)
-        for model, symbol in (("retrained", "diamond-open"), ("withheld", "square-open")):
+        for model in look.REFERENCES:
             band = spread(point.by_request(name, model))
             if band.count.any():
                 figure.add_scatter(
                     x=_places(point, number),
                     y=band.mean,
                     customdata=_band_data(band),
-                    name=f"{name}: {model}",
-                    legendgroup=name,
-                    showlegend=False,
-                    mode="markers",
-                    marker={"symbol": symbol, "size": 13, "color": look.colour(number), "line": {"width": 1.5}},
+                    **look.reference(model, name, number, 13),
+                    marker_line_width=1.5,
                     hovertemplate=_BAND + "<extra>%{fullData.name}</extra>",
                 )
-    for model, symbol in (("retrained reference", "diamond-open"), ("withheld reference", "square-open")):
-        figure.add_scatter(
-            x=[None], y=[None], name=model, mode="markers", marker={"symbol": symbol, "size": 11, "color": GREY}
-        )
+    look.name_references(figure)
     look.style(figure, 440)
     figure.update_layout(
         yaxis={

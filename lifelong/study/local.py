@@ -131,6 +131,7 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
         while True:
             cohort: tuple[Job, ...] = pipe.recv()
             pipe.send(execute_together(cohort))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends; what trackers still have to write is not cut off
 
 
 def _end_with_parent() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MOST_EVENTS = 350
 """Columns of the heat map: more cannot be told apart on a screen."""
+MOST_REQUESTS = 100
+"""Lines of requests: thousands of them would be a chart of hundreds of megabytes."""
 
 Curves = Mapping[str, Mapping[int, float | None]]
 """Scores by what they are of, and by event."""
@@ -15,9 +19,7 @@ Curves = Mapping[str, Mapping[int, float | None]]
 
 def units_chart(curves: Curves, measure: str) -> Any:
     """Return the matrix of scores, a row for each unit, a column for each event after which it was measured."""
-    events = sorted({event for scores in curves.values() for event in scores})
-    step = -(-len(events) // MOST_EVENTS)
-    events = events[::-step][::-1]  # the last one is there
+    events = _thinned(sorted({event for scores in curves.values() for event in scores}), MOST_EVENTS)
     figure = import_module("plotly.graph_objects").Figure()
     figure.add_heatmap(
         x=[str(event) for event in events],
@@ -32,9 +34,16 @@ def units_chart(curves: Curves, measure: str) -> Any:
 
 
 def requests_chart(curves: Curves, measure: str) -> Any:
-    """Return the score on what each request deleted, from the request on, as a line for each."""
+    """Return the score on what requests deleted, from the request on, as a line for each of at most `MOST_REQUESTS`."""
     figure = import_module("plotly.graph_objects").Figure()
-    for name, scores in curves.items():
-        figure.add_scatter(x=sorted(scores), y=[scores[e] for e in sorted(scores)], name=name, mode="lines+markers")
+    for name in _thinned(list(curves), MOST_REQUESTS):
+        scores = dict(sorted(curves[name].items()))
+        figure.add_scatter(x=list(scores), y=list(scores.values()), name=name, mode="lines+markers")
     figure.update_layout(xaxis_title="event", yaxis_title=f"{measure} on deleted data", showlegend=True)
     return figure
+
+
+def _thinned(found: list[T], most: int) -> list[T]:
+    """Return every so many of what was found, at most `most`, with the last among them."""
+    step = -(-len(found) // most)
+    return found[::-step][::-1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import multiprocessing
 import netrc
 import os
 import shutil
@@ -12,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,6 +77,7 @@ class Server:
         # W&B reports its own errors to a third party, also offline, unless told not to before it starts.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb = import_module("wandb")
+        _wait_before_the_end(os.getpid())
         mode = "offline" if self._unreachable else mode_wanted()
         options: dict[str, Any] = {
             "id": id,
@@ -125,6 +129,17 @@ def mode_wanted() -> str:
         return "online"
     logger.warning("W&B at %s cannot be reached; the run is kept offline, for `wandb sync`.", server)
     return "offline"
+
+
+@functools.lru_cache(maxsize=1)
+def _wait_before_the_end(process: int) -> None:
+    """Let a worker process wait for W&B before it ends; others do so by `atexit`, which multiprocessing leaves out.
+
+    W&B writes its files in a process of its own, which ends at once when the one that started it is gone: what it had
+    not written of an offline run by then would be lost.
+    """
+    if multiprocessing.parent_process() is not None:
+        Finalize(None, import_module("wandb").teardown, exitpriority=0)
 
 
 @contextlib.contextmanager

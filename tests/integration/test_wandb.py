@@ -24,7 +24,7 @@ from lifelong.config.run import RunConfig
 from lifelong.results.table import Row, read_rows
 from lifelong.study.share import share
 from lifelong.trackers._base import load_tracker
-from lifelong.trackers._charts import units_chart
+from lifelong.trackers._charts import requests_chart, units_chart
 from lifelong.trackers._server import Place, mode_wanted
 from lifelong.trackers._wide import Wide
 from lifelong.trackers.wandb import WandbTracker, flatten
@@ -166,6 +166,14 @@ def test_images_are_sent_where_a_run_keeps_them(tmp_path: Path, monkeypatch: pyt
     run = lifelong.run(parse(RunConfig, config), tmp_path / "runs", [WandbTracker()])
     sent = sorted(p.name.partition("_")[0] for p in run.folder.rglob("media/images/images/*.png"))
     assert sent == ["retrained"] * 2 + ["run"] * 3, "before the request, after it, and at the end"
+
+
+def test_a_worker_ends_after_wandb_has_written_its_files(tmp_path: Path) -> None:
+    """W&B's own process ends with the one that started it, and `atexit` is not called in workers."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], check=True, env=environment(), capture_output=True, text=True)
+    assert done.stdout.split() == ["started", "started", "written"]
 
 
 def test_a_finished_run_starts_nothing(tmp_path: Path) -> None:
@@ -324,11 +332,15 @@ def test_numbers_of_single_things_are_cut_into_tables_that_wandb_keeps_whole(mon
     }
 
 
-def test_a_chart_of_many_events_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chart_of_many_events_or_requests_ends_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lifelong.trackers._charts.MOST_EVENTS", 3)
     figure = units_chart({"a": {event: event / 10 for event in range(8)}}, "accuracy")
     assert list(figure.data[0].x) == ["1", "4", "7"]
     assert list(figure.data[0].z[0]) == [0.1, 0.4, 0.7]
+    monkeypatch.setattr("lifelong.trackers._charts.MOST_REQUESTS", 2)
+    figure = requests_chart({f"request-{n}": {n + 1: 0.5, n: 1.0} for n in range(4)}, "accuracy")
+    assert [line.name for line in figure.data] == ["request-1", "request-3"]
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([3, 4], [1.0, 0.5])
 
 
 def test_what_cannot_be_shared_fails_nothing(
@@ -339,6 +351,22 @@ def test_what_cannot_be_shared_fails_nothing(
     assert "could not be sent" in caplog.text
 
 
+WORKER = """
+import multiprocessing, sys, types
+from pathlib import Path
+from lifelong.trackers._server import Server
+
+def work():
+    for name in "ab":
+        Server().start(Path(), id=name, group="g", name="n", job_type="run", config={})
+
+sys.modules["wandb"] = types.SimpleNamespace(
+    Settings=dict, init=lambda **_: print("started", flush=True), teardown=lambda: print("written", flush=True)
+)
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+"""
 KILLED = """
 import os, signal
 import lifelong

@@ -234,7 +234,7 @@ def test_the_objective_of_adding_is_learned_and_forgotten(tmp_path: Path) -> Non
 
 
 def test_every_page_that_is_linked_exists() -> None:
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
 
@@ -249,16 +249,18 @@ def anchor(heading: str) -> str:
 
 
 def test_links_within_pages_and_from_the_code_lead_to_headings() -> None:
-    anchors = {page.name: {anchor(h) for h in headings(page)} for page in (ROOT / "docs").glob("*.md")}
+    docs = ROOT / "docs"
+    anchors = {page: {anchor(h) for h in headings(page)} for page in docs.rglob("*.md")}
     links = 0
-    for page in (ROOT / "docs").glob("*.md"):
-        for target, name in re.findall(r"\]\(([\w.-]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
-            assert name in anchors[target or page.name], f"{page.name} links {target}#{name}"
+    for page in anchors:
+        for target, name in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            linked = (page.parent / target).resolve() if target else page
+            assert name in anchors[linked], f"{page.name} links {target}#{name}"
             links += 1
     for floor in ("streams", "strategies", "lifelong", "cli"):
         for file in (ROOT / floor).rglob("*.py"):
             for target, name in re.findall(r"docs/([\w.-]+)#([\w-]+)", file.read_text(encoding="utf-8")):
-                assert name in anchors[target], f"{file.name} links {target}#{name}"
+                assert name in anchors[docs / target], f"{file.name} links {target}#{name}"
                 links += 1
     assert links > 50
 

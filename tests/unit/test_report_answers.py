@@ -152,9 +152,12 @@ def test_age_counts_from_the_request() -> None:
         ]
     ]
     asked = [Requested(2, "one", ("class",), "", 1, ()), Requested(5, "two", ("class",), "", 1, ())]
-    ages = by_age(Series(Table(rows)), "forget_accuracy", "run", asked)
+    ages = by_age(Series(Table(rows)), "forget_accuracy", "run", asked, 8)
     assert ages == {0: pytest.approx(0.4), 2: pytest.approx(0.6)}
-    long = [row(2 + age, "run", "one", "forget_accuracy", float(age), 1) for age in range(200)]
-    by_fours = by_age(Series(Table(long)), "forget_accuracy", "run", asked[:1])
+    long = [row(2 + age, "run", "one", "forget_accuracy", float(age), 1) for age in range(198)]
+    long += [row(2 + age, "retrained", "one", "forget_accuracy", 0.5, 1) for age in (0, 7)]
+    by_fours = by_age(Series(Table(long)), "forget_accuracy", "run", asked[:1], 200)
     assert list(by_fours)[:3] == [0, 4, 8]
     assert by_fours[4] == pytest.approx(5.5)
+    retrained = by_age(Series(Table(long)), "forget_accuracy", "retrained", asked[:1], 200)
+    assert list(retrained) == [0, 4], "what is known less often is held against the same ages"
