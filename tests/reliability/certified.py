@@ -6,7 +6,8 @@ Streams are drawn as those of `streams.py`, and options of the heads by name: bu
 strength of the penalty. Every head that may give the grade certified lives through each whole stream, and up to two of
 its requests are tested: how far the secret weights are from those of a life without the deleted data and of one with
 other data in its place, whether noise depends on the data, and whether the account holds every publication until the
-end of the life. The noise of all publications is tested as noise. Faulty heads, which these tests must refute, live there too.
+end of the life. The noise of all publications is tested as noise. Faulty heads, which these tests must refute, live
+there too.
 """
 
 from __future__ import annotations
