@@ -105,6 +105,14 @@ def test_without_a_mask_and_with_weights_of_one_it_is_the_task_vector(source: So
     assert torch.equal(still.model.parameters, start)
 
 
+def test_the_first_request_sets_the_thresholds_and_all_add_to_what_was_free() -> None:
+    log = MaskLog(torch.zeros(3))
+    log.add(torch.tensor([True, False, False]), torch.tensor([0.5]))
+    log.add(torch.tensor([False, False, True]), torch.tensor([0.9]))
+    assert log.thresholds.tolist() == [0.5]
+    assert log.used.tolist() == [True, False, True]
+
+
 @pytest.mark.nightly
 def test_a_second_request_is_held_back_where_the_first_was_free(source: Source) -> None:
     life = lived(source, penalty=0.5, low=0.1)

@@ -78,6 +78,12 @@ def test_ce_u_pulls_most_where_the_answer_is_sure(p: float) -> None:
     assert float(two) == pytest.approx(-math.log(1 - p), rel=1e-6)
 
 
+def test_the_distribution_that_ce_u_holds_the_model_to_stands_still() -> None:
+    logits = torch.tensor([[0.6, 0.3, 0.1]]).double().log().requires_grad_(True)
+    (found,) = torch.autograd.grad(without_truth(logits, torch.tensor([0])).sum(), logits)
+    assert found[0].tolist() == pytest.approx([0.6, -0.3 * 0.6 / 0.4, -0.1 * 0.6 / 0.4], rel=1e-6)
+
+
 def test_targets_of_undial_by_hand() -> None:
     logits = torch.tensor([[5.0, 1.0, 0.0]])
     for beta, expected in ((3.0, (0.665, 0.245, 0.090)), (10.0, (0.0018, 0.730, 0.269)), (30.0, (0.0, 0.731, 0.269))):
@@ -145,6 +151,17 @@ def test_without_exponents_it_is_graddiff(source: Source) -> None:
         slopes.append(slope(life, loss_of(life, batch)))
     assert torch.allclose(slopes[0], slopes[1], atol=1e-7)
     assert torch.allclose(slopes[0], slopes[2], atol=1e-7)
+
+
+def test_satimp_weighs_importance_by_its_first_exponent(source: Source) -> None:
+    life = live(source, "satimp", beta1=5.0, beta2=1.0)
+    batch, objective = life.data(0).part(np.arange(6)).all(), life.setting.objective.for_unlearning()
+    with torch.no_grad():
+        losses = objective.scored(objective.outputs(life.model, batch), batch).token_losses()
+        found = float(loss_of(life, batch))
+    right, swapped = (float(weighted_ascent(losses, *beta).mean()) for beta in ((5.0, 1.0), (1.0, 5.0)))
+    assert found == pytest.approx(right, rel=1e-5)
+    assert found != pytest.approx(swapped, rel=0.1)
 
 
 def test_nothing_is_lowered_by_beta_0(source: Source) -> None:
