@@ -142,7 +142,7 @@ def _certified(counts: Counts) -> str:
     )
     told = (
         f"{counts['streams']} streams so far, {counts['requests']} requests; streams are drawn as above, and budgets, "
-        "noise, scope and penalty of the heads by name. Each head lives through the whole stream, and two of its "
+        "noise, scope and penalty of the heads by name. Each head lives through the whole stream, and up to two of its "
         "requests are tested: the distance of the secret weights to those of a life without the deleted data (where "
         "both lives' weights can be compared) and of one with other data in its place, that noise does not depend on "
         "the data, and that the account holds every publication until the life ends. What is published is private "

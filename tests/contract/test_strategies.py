@@ -10,7 +10,7 @@ import pytest
 import torch
 from contract import facts, promises
 from contract.promises import through_disk
-from contract.recorded import FILE, differs, made_here, record_of
+from contract.recorded import FILE, differs, made_here, record_of, skip_elsewhere
 
 from lifelong.setup.suitability import check_stream
 from strategies.base import Access
@@ -123,8 +123,7 @@ def test_promises(candidate: Any, world: Any, life: Any) -> None:
 def test_the_life_is_as_recorded(kit: Any, candidate: Any, recorded: str) -> None:
     """See `contract.recorded`, also for what to do where a change is meant."""
     records = json.loads(FILE.read_text(encoding="utf-8"))
-    if records["made"] != made_here():
-        pytest.skip(f"the records are of torch and processor {records['made']}, and these are {made_here()}")
+    skip_elsewhere(records, made_here())
     expected = records.get(f"{recorded}-{candidate.name}")
     assert expected is not None, f"new here: python tests/contract/recorded.py {candidate.name}"
     difference = differs(record_of(kit.life(kit.world(candidate.place(recorded)), candidate)), expected)

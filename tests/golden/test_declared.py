@@ -21,6 +21,7 @@ import pytest
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
+from contract.recorded import kept, write
 from golden.test_runs import RUNS, SMALL, hash_of
 
 from lifelong.config.run import RunConfig, StrategyConfig, find_strategy
@@ -135,7 +136,7 @@ def record_of(method: str) -> dict[str, Any]:
     kind, name = method.split(" ")
     part = part_of(kind, load(kind, name))
     declared = {key: _plain(getattr(part, key)) for key in DECLARED if getattr(part, key, None)}
-    record: dict[str, Any] = {"declared": hash_of(declared)}
+    record: dict[str, Any] = {"declared": declared}
     for place in WORLDS:
         setting, streams = world(place)
         for what, config in beside(kind, name):
@@ -148,7 +149,9 @@ def _plain(value: Any) -> Any:
         return sorted(map(str, value))
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
-    return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 @pytest.mark.nightly
@@ -162,11 +165,9 @@ def test_what_a_method_declares_is_as_committed(method: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Write records: what is new; and of methods whose names contain one of `names`."""
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    known = {m: old[m] for m in methods() if m in old and not any(part in m for part in names)}
-    lines = [f" {json.dumps(m)}: {json.dumps(known.get(m) or record_of(m))}" for m in methods()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    """Write records: what is new, and what has one of `names` in its own."""
+    old = kept(FILE, names)
+    write(FILE, {method: old.get(method) or record_of(method) for method in methods()})
 
 
 if __name__ == "__main__":

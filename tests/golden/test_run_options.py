@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from contract.changes import Change, Options, is_switch, options_of, others, value_of, with_option
+from contract.recorded import kept, skip_elsewhere, write
 from golden.test_runs import ASCENT, MADE, NOISE, RUNS, SEVERAL, SHORT, SMALL, TOLERANCE, hash_of, sums
 
 import lifelong
@@ -153,24 +154,21 @@ def alike(found: list[Any] | str, expected: list[Any] | str) -> bool:
 @pytest.mark.parametrize("name", list(BASES))
 def test_what_an_option_does_to_a_run_is_as_committed(name: str, tmp_path: Path) -> None:
     records = json.loads(FILE.read_text(encoding="utf-8"))
-    if records["made"] != MADE:
-        pytest.skip(f"the records are of torch and processor {records['made']}, and these are {MADE}")
+    skip_elsewhere(records, MADE)
     expected, found = records[name], records_of(name, tmp_path)
     assert list(found) == list(expected)
     assert {c: (v, expected[c]) for c, v in found.items() if not alike(v, expected[c])} == {}
 
 
 def main(names: list[str]) -> None:
-    """Write records: what is new; and of runs whose names contain one of `names` all."""
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    """Write records: what is new, and of runs that have one of `names` in theirs everything."""
+    old = kept(FILE, names, MADE)
     records: dict[str, Any] = {"made": MADE}
     for name in BASES:
-        known = {} if any(part in name for part in names) else old.get(name, {})
         with tempfile.TemporaryDirectory() as folder:
-            records[name] = records_of(name, Path(folder), known)
+            records[name] = records_of(name, Path(folder), old.get(name, {}))
         print(name, len(records[name]), flush=True)
-    lines = [f" {json.dumps(name)}: {json.dumps(record)}" for name, record in records.items()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write(FILE, records)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from contract.recorded import made_here, processor
+from contract.recorded import kept, made_here, processor, skip_elsewhere, write
 
 import lifelong
 from lifelong.audits import _judge
@@ -488,25 +488,20 @@ def differences(found: Any, expected: Any, where: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", [*RUNS, *OTHERS])
 def test_a_run_is_as_committed(name: str, tmp_path: Path) -> None:
     records = json.loads(FILE.read_text(encoding="utf-8"))
-    if records["made"] != MADE:
-        pytest.skip(f"the records are of torch and processor {records['made']}, and these are {MADE}")
+    skip_elsewhere(records, MADE)
     found = list(differences(json.loads(json.dumps(made_anew(name, tmp_path))), records[name]))
     assert not found, found[:12]
 
 
 def main(names: list[str]) -> None:
-    """Write records, all or those whose names contain one of `names`."""
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    records: dict[str, Any] = {"made": MADE}
-    for name in [*RUNS, *OTHERS]:
-        if name in old and names and not any(part in name for part in names):
-            records[name] = old[name]
-            continue
+    """Write records: what is new, and what has one of `names` in its own."""
+    old = kept(FILE, names, MADE)
+    records: dict[str, Any] = {"made": MADE} | old
+    for name in (n for n in [*RUNS, *OTHERS] if n not in old):
         with tempfile.TemporaryDirectory() as folder:
             records[name] = made_anew(name, Path(folder))
         print(name, flush=True)
-    lines = [f" {json.dumps(key)}: {json.dumps(record, separators=SHORTER)}" for key, record in records.items()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write(FILE, {name: records[name] for name in ("made", *RUNS, *OTHERS)}, SHORTER)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from contract.changes import is_switch, options_of, others, value_of, with_option
+from contract.recorded import kept, write
 from golden.test_streams import CASES, SIZES, _files, hash_of, record_of, write_files
 
 from lifelong.config.run import ServiceConfig
@@ -85,19 +86,16 @@ def test_what_an_option_does_to_a_stream_is_as_committed(name: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Write records: what is new; and of cases whose names contain one of `names` all."""
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    records = {}
+    """Write records: what is new, and of cases that have one of `names` in theirs everything."""
+    old, records = kept(FILE, names), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["LIFELONG_CACHE"] = str(Path(folder) / "cache")
         write_files(Path(folder))
         for name in CASES:
-            known = {} if any(part in name for part in names) else old.get(name, {})
-            records[name] = records_of(name, known)
+            records[name] = records_of(name, old.get(name, {}))
             print(name, flush=True)
-    lines = [f" {json.dumps(name)}: {json.dumps(record)}" for name, record in records.items()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write(FILE, records)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ import pytest
 import torch
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from contract.recorded import kept, write
 
 from lifelong.config.run import RunConfig
 from lifelong.setup.build import make_source, make_stream
@@ -304,18 +306,14 @@ def test_a_stream_is_as_committed(name: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Write records, all or those whose names contain one of `names`."""
-    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    """Write records: what is new, and what has one of `names` in its own."""
+    old = kept(FILE, names)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["LIFELONG_CACHE"] = str(Path(folder) / "cache")
         write_files(Path(folder))
-        records = {
-            n: old[n] if n in old and names and not any(part in n for part in names) else record_of(case)
-            for n, case in CASES.items()
-        }
-    lines = [f" {json.dumps(name)}: {json.dumps(record)}" for name, record in records.items()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        records = {name: old[name] if name in old else record_of(case) for name, case in CASES.items()}
+    write(FILE, records)
 
 
 if __name__ == "__main__":

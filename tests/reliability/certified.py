@@ -3,10 +3,11 @@
     python tests/reliability/certified.py --streams 100 --json tests/reliability/results/certified.json
 
 Streams are drawn as those of `streams.py`, and options of the heads by name: budgets, noise, scope of an account,
-strength of the penalty. Every head that may give the grade certified lives through each whole stream, and two of its
-requests are tested: how far the secret weights are from those of a life without the deleted data and of one with other
-data in its place, whether noise depends on the data, and whether the account holds every publication until the end of
-the life. The noise of all publications is tested as noise. Faulty heads, which these tests must refute, live there too.
+strength of the penalty. Every head that may give the grade certified lives through each whole stream, and up to two of
+its requests are tested: how far the secret weights are from those of a life without the deleted data and of one with
+other data in its place, whether noise depends on the data, and whether the account holds every publication until the
+end of the life. The noise of all publications is tested as noise. Faulty heads, which these tests must refute, live
+there too.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from _common import Counts, arguments
-from _drawn import world_number
+from _drawn import world_build, world_number
+from contract.candidates import Candidate
 from contract.worlds import World
 
 from lifelong.config.run import StrategyConfig
-from lifelong.setup.build import make_strategy
-from lifelong.setup.suitability import check_stream
 from lifelong.verification.certified import NoiseFinding, noise
 from lifelong.verification.certified_controls import CERTIFIED_CONTROLS
 from lifelong.verification.replay import Finding, altered, find, live
@@ -38,7 +38,7 @@ from streams.events import DeletionRequest, Event
 from streams.randomness import Key
 
 REQUESTS = 2
-"""So many requests of a stream are tested for each head: the last, and a drawn one."""
+"""At most so many requests of a stream are tested for each head: the last, and a drawn one, which may be the same."""
 
 HEADS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "certified-head": lambda d: {
@@ -76,17 +76,6 @@ HEADS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
 def budget(dice: random.Random) -> dict[str, float]:
     """What a request is promised."""
     return {"epsilon": dice.choice([0.3, 1.0, 4.0]), "delta": dice.choice([1e-6, 1e-4])}
-
-
-def build(world: World, options: dict[str, Any]) -> Strategy:
-    """A head for a stream.
-
-    Raises:
-        ConfigError: the stream, or the noise that was drawn, is not for it.
-    """
-    strategy = make_strategy(parse(StrategyConfig, {"isolated": options}), world.setting, str(options["name"]))
-    check_stream(strategy, world.stream, str(options["name"]))
-    return strategy
 
 
 def test(
@@ -134,9 +123,10 @@ def on_stream(counts: Counts, world: World, seed: int, number: int) -> None:
     for name, draw in HEADS.items():
         dice = random.Random(f"{seed}/certified-{number}/{name}")
         options = {"name": name, **draw(dice), **budget(dice)}
+        head = Candidate(name, parse(StrategyConfig, {"isolated": options}))
         tested = tuple(sorted({requests[-1], *dice.sample(requests, min(len(requests), REQUESTS - 1))}))
         try:
-            found = test(world, partial(build, world, options), tested, Key(seed) / "certified" / number / name)
+            found = test(world, partial(world_build, world, head), tested, Key(seed) / "certified" / number / name)
         except (ConfigError, StreamError):
             counts.add(1, "heads", name, "refused")
             continue

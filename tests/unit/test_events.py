@@ -40,7 +40,8 @@ def test_ids_that_are_given_stay_the_givers() -> None:
     given = ids(1, 2)
     Unit("task-0", (0,), given)
     Experience("task-0", (0,), given)
-    given[0] = 3
+    Request("sample", (1, 2), given, given, 1)
+    assert given.flags.writeable
 
 
 def test_requests_that_are_served_together() -> None:

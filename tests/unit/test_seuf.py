@@ -105,7 +105,7 @@ def test_the_anchor_keeps_what_is_forgotten_where_it_is(source: Source) -> None:
 
 
 @pytest.mark.nightly
-def test_a_loss_is_npo_on_what_the_expert_says(source: Source) -> None:
+def test_the_loss_of_what_is_forgotten_rises(source: Source) -> None:
     life = lived(source, anchor=0.0, retain="none", epochs=10, lr=0.01)
     objective, batch = life.setting.objective, life.data(0).all()
 

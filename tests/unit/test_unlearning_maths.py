@@ -109,12 +109,6 @@ def test_soft_thresholding_puts_a_share_back() -> None:
     assert torch.equal(pull_back(moved, start, 0.0), moved)
 
 
-def test_pruning_keeps_the_largest() -> None:
-    weights = torch.tensor([0.1, -3.0, 0.5, 2.0])
-    assert largest(weights, 0.5).tolist() == [False, True, False, True]
-    assert int(largest(noise(1000), 0.05).sum()) == 50
-
-
 def test_dampening_by_hand() -> None:
     theta = torch.tensor([1.0, -2.0, 3.0, -4.0])
     whole, forget = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 4.0, 20.0, 0.0])
