@@ -46,7 +46,7 @@ class Config(BaseConfig):
     """Strength of the penalty gamma ||w||^2 on the selection's weights."""
     chosen: str | None = None
     """A JSON file with choices that were made before: for each seed (its number as text) a list of samples or classes
-    for each request. A choice depends on the last bits of a model, which differ between processors; with the file the
+    for each request. A choice may turn on the last bits of a model, which differ between processors; with the file the
     stream is the same everywhere. For a seed that is not in the file, and with null, the choice is made."""
 
 
