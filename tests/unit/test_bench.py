@@ -15,6 +15,7 @@ from lifelong.bench import check as checking
 from lifelong.bench import track as tracks_module
 from lifelong.bench.check import Checked, check
 from lifelong.bench.evidence import Life, Moment, Numbers, OfScope
+from lifelong.bench.freeze import freeze
 from lifelong.bench.headline import headline
 from lifelong.bench.participants import admit, chosen, named
 from lifelong.bench.submission import Submission, digest_of, make, plain, read, write
@@ -89,6 +90,30 @@ def test_a_track_that_was_changed_is_refused(
 def test_what_is_only_said_about_a_track_may_change() -> None:
     data = yaml.safe_load(tracks()["smoke"].read_text(encoding="utf-8"))
     assert frozen(data | {"about": "", "cost": "", "expensive": {"a": "b"}, "more": {}}) == data["digest"]
+
+
+def test_what_a_model_chose_is_frozen_with_the_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream from the file is the one that the model chose; other processors would choose otherwise."""
+    data = yaml.safe_load(tracks()["smoke"].read_text(encoding="utf-8"))
+    base = data["base"]
+    base["scenario"] |= {"tasks": 4}
+    base["schedule"] = {"name": "worst-case", "samples": 5, "every": 2, "rounds": 2, "passes": 1, "chosen": "it.json"}
+    unfrozen = {key: value for key, value in data.items() if key not in ("digests", "digest")}
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(unfrozen), encoding="utf-8")
+    monkeypatch.setattr(tracks_module, "FOLDER", tmp_path)
+    freeze("smoke", 2)
+    track = read_track("smoke")
+    chosen = json.loads((tmp_path / "it.json").read_text(encoding="utf-8"))
+    assert [[len(keys) for keys in chosen[seed]] for seed in ("0", "1")] == [[5, 5], [5, 5]]
+    base["schedule"].pop("chosen")
+    for seed in (0, 1):
+        check_stream(track, seed, track.stream(seed))
+        live = track.model_copy(update={"base": base}).stream(seed)
+        assert live.digest() == track.digests.streams[seed]
+    chosen["1"][0][0] += 1
+    (tmp_path / "it.json").write_text(json.dumps(chosen), encoding="utf-8")
+    with pytest.raises(LifelongError):
+        check_stream(track, 1, track.stream(1))
 
 
 def test_an_unknown_track_and_an_unknown_strategy_are_named(smoke: Track) -> None:
