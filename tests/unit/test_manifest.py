@@ -20,7 +20,9 @@ from streams.errors import CheckpointError
 def test_a_folder_says_what_was_prepared(tmp_path: Path) -> None:
     """Numbers and names of stream and manifest, one by one, against the stream itself."""
     prepared = lifelong.prepare(
-        lifelong.load_config({"source": "digits", "scenario": {"name": "class-incremental", "experiences": 3}, "seed": 4})
+        lifelong.load_config(
+            {"source": "digits", "scenario": {"name": "class-incremental", "experiences": 3}, "seed": 4}
+        )
     )
     write_manifest(prepared, tmp_path)
     check_begun(tmp_path)
@@ -49,7 +51,7 @@ def test_a_folder_says_what_was_prepared(tmp_path: Path) -> None:
         "data": prepared.data_digest,
     }
     source = stream.source
-    assert manifest["source"] == {"name": source.name, "licence": source.licence, "notes": source.notes}
+    assert manifest["source"] == {"name": source.name, "licence": source.licence, "notes": list(source.notes)}
     assert (manifest["device"], manifest["threads"]) == (prepared.config.device, prepared.config.threads)
     assert manifest["versions"] == versions()
     assert manifest["versions"]["torch"] == torch.__version__

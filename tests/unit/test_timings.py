@@ -46,5 +46,7 @@ def test_time_that_looking_takes_is_not_the_strategys(tmp_path: Path, monkeypatc
     lines = (run.folder / "strategies" / "again" / "timings.jsonl").read_text(encoding="utf-8").splitlines()
     timings = [json.loads(line) for line in lines]
     assert [t["act_s"] for t in timings] == [ACTING] * 3
-    assert sum(t["evaluate_s"] for t in timings) == LOOKING * (looks[0] - 1), "before the first event it is looked at once"
+    assert sum(t["evaluate_s"] for t in timings) == LOOKING * (looks[0] - 1), (
+        "before the first event it is looked at once"
+    )
     assert looks[0] > 4, "within experiences, too"
