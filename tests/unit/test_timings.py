@@ -11,6 +11,7 @@ import pytest
 import lifelong
 from lifelong.evaluation.evaluator import Evaluator
 from lifelong.execution import life
+from strategies.step import step as act
 
 ACTING, LOOKING = 7.0, 100.0
 CONFIG: dict[str, Any] = {
@@ -37,7 +38,7 @@ def test_time_that_looking_takes_is_not_the_strategys(tmp_path: Path, monkeypatc
         clock[0] += ACTING
         return act(*args)
 
-    look, act = Evaluator.evaluate, life.step
+    look = Evaluator.evaluate
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     monkeypatch.setattr(life, "step", step)
