@@ -12,6 +12,7 @@ import yaml
 
 from cli.main import main
 from lifelong.bench import check as checking
+from lifelong.bench import running, submission
 from lifelong.bench import track as tracks_module
 from lifelong.bench.check import Checked, check
 from lifelong.bench.evidence import Life, Moment, Numbers, OfScope
@@ -368,6 +369,44 @@ def test_other_numbers_elsewhere_have_an_exit_code_in_every_form(
     assert called(["bench", "check", "one.json", *words], monkeypatch) == 1
     said = capsys.readouterr().out
     assert json.loads(said)["upheld"] is None if words else "That refutes nothing" in said
+
+
+@pytest.mark.parametrize("seeds", [4, 2])
+def test_a_strategy_is_placed_as_asked_among_submissions_of_this_version(
+    seeds: int,
+    complete: Submission,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Once, whatever it came to before; what is for another version or track is named and left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submission, "RESULTS", tmp_path / "none")
+    others = {"before": {"code": "old"}, "other": {"strategy": "other"}}
+    others |= {"older": {"strategy": "older", "frozen": "0" * 16}, "elsewhere": {"strategy": "elsewhere", "track": "b"}}
+    for name, fields in others.items():
+        data = complete.model_dump(mode="json") | fields
+        write(parse(Submission, data | {"digest": digest_of(data)}, name), Path("there", f"{name}.json"))
+    asked: list[Any] = []
+
+    def submit(track: Track, name: str, config: StrategyConfig, *rest: Any) -> Submission:
+        asked.extend([name, *rest[:4]])
+        return complete
+
+    monkeypatch.setattr(running, "submit", submit)
+    words = ["bench", "smoke", "--strategy", "replay+finetune", "--against", "there"]
+    words += ["--workers", "3"] + ([] if seeds == 4 else ["--seeds", str(seeds)])
+    assert called([*words, "--json"], monkeypatch) == 0
+    assert asked == ["replay+finetune", "retain: buffer(100)", seeds, Path("runs"), 3]
+    said = capsys.readouterr()
+    groups = json.loads(said.out)["standings"]
+    assert {access: sorted(s["strategy"] for s in group) for access, group in groups.items()} == {
+        "retain: buffer(100)": ["other", "replay+finetune"]
+    }
+    assert "for another track or version: elsewhere, older." in said.err
+    assert read(Path("runs", "bench", "smoke", "replay+finetune.json")) == complete
+    assert called(words, monkeypatch) == 0
+    assert (f"{seeds} of 4 seeds" in capsys.readouterr().out) == (seeds < 4)
 
 
 def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
