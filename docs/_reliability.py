@@ -13,6 +13,8 @@ import yaml
 TESTS = Path(__file__).parents[1] / "tests"
 RESULTS = TESTS / "reliability" / "results"
 Counts = dict[str, Any]
+WHERE = {"text": "a run on text", "lessons": "a run of long lessons"}
+"""Lives that are killed, where "a" and their name would not do."""
 INTRODUCTION = """# Reliability
 
 What was tried to make the simulator lose a byte, believe a false claim, keep a deleted sample or slow down, and how
@@ -69,7 +71,7 @@ def _kills(counts: Counts) -> str:
     kills, lives, files = counts["kills"], counts["lives"], counts["files"]
     total = sum(sum(by.values()) for by in kills.values())
     rows: list[list[object]] = [
-        [f"a {name}" if name != "text" else "a run on text", *(by.get(s, 0) for s in ("SIGKILL", "SIGTERM"))]
+        [WHERE.get(name, f"a {name}"), *(by.get(s, 0) for s in ("SIGKILL", "SIGTERM"))]
         + [lives[name], files[name]]
         for name, by in sorted(kills.items())
         if name in lives
