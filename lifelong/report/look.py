@@ -25,6 +25,8 @@ REFERENCES = {"retrained": "diamond-open", "withheld": "square-open"}
 DELETION = {"color": VERMILLION, "width": 1.5, "dash": "dot"}
 MAX_ROWS = 400
 """Events that a heat map or a line through many panels shows at most."""
+MAX_LINES = 100
+"""Deletions up to which each gets a line; of more, nothing else could be seen."""
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, VERMILLION)  # deletions are vermillion, so it comes last
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
@@ -84,8 +86,8 @@ def name_references(figure: go.Figure) -> None:
 
 
 def mark_deletions(figure: go.Figure, events: Sequence[int], above: bool = False, num_panels: int = 1) -> None:
-    """Draw a vertical line at every event, unless there are so many that nothing else could be seen."""
-    if len(events) * num_panels <= MAX_ROWS:
+    """Draw a vertical line at every event, unless there are more than `MAX_LINES`."""
+    if len(events) <= MAX_LINES:
         mark = {"type": "line", "y0": 0, "y1": 1, "line": DELETION, "layer": "above" if above else "below"}
         mark["opacity"] = max(0.2, min(1.0, 20 / max(1, len(events))))
         axes = ["", *range(2, num_panels + 1)]
