@@ -70,9 +70,9 @@ CONFIGURATIONS: dict[str, tuple[bytes, str]] = {
     "binary": (bytes(range(256)), "is not UTF-8 text"),
     "two-documents": (b"name: a\n---\nname: b\n", "is not valid YAML"),
     "nul": (b'name: "a\\0b"\n', "name: 'a\\x00b' is not valid"),
-    "number-as-key": (b"1: 2\n", "1: 1 is not valid: it must be text."),
-    "null-as-key": (b"~: 2\n", "is not valid: it must be text."),
-    "norway": (b"strategies: {no: {learner: naive}}\n", "false is not valid: it must be text."),
+    "number-as-key": (b"1: 2\n", "Error: the key 1 is not text. Write it in quotes."),
+    "null-as-key": (b"~: 2\n", "Error: the key null is not text. Write it in quotes."),
+    "norway": (b"strategies: {no: {learner: naive}}\n", "strategies: the key false is not text. Write it in quotes."),
     "date": (b"name: 2026-01-01\n", "name: datetime.date(2026, 1, 1) is not valid: it must be text."),
 }
 ROWS = "".join(f"{i}.5,{i % 7},{'uvw'[i % 3]}\n" for i in range(60))
@@ -84,9 +84,9 @@ TABLES: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "has no rows"),
     "missing": ("a,b,label\n1,,u\n" + ROWS, "line 2, column 'b': '' is not a finite number"),
     "missing label": ("a,b,label\n1,2,\n" + ROWS, "line 2, column 'label'"),
-    "semicolons": (("a,b,label\n" + ROWS).replace(",", ";"), "need exactly one of 'label' and 'target'"),
+    "semicolons": (("a,b,label\n" + ROWS).replace(",", ";"), "Columns are separated by commas, not by ';'."),
     "column twice": ("a,a,label\n" + ROWS, "a column occurs twice"),
-    "capital": ("a,b,Label\n" + ROWS, "need exactly one of 'label' and 'target'"),
+    "capital": ("a,b,Label\n" + ROWS, "Write 'Label' in small letters."),
     "unknown split": ("a,split,label\n1,train,u\n1,val,u\n", "line 3, column 'split': 'val' is not allowed"),
     "no test": ("a,split,label\n1,train,u\n2,train,v\n", "no test sample is left"),
     "another encoding": ("a,b,label\n1,2,k\xe4se\n".encode("latin-1"), "cannot be read as UTF-8"),
@@ -244,7 +244,7 @@ def test_files_that_are_no_arrays(call: Call) -> None:
     for name, says in (
         ("objects.npz", "objects.npz: cannot be read"),
         ("cut.npz", "cut.npz: cannot be read"),
-        ("text.npz", "text.npz: cannot be read"),
+        ("text.npz", "text.npz: cannot be read (it is no zip file"),
         ("zip.npz", "zip.npz"),
         ("nosuch.npz", "'nosuch.npz' does not exist"),
         ("/etc/passwd", "is neither an .npz file"),
