@@ -28,9 +28,9 @@ def advice(run: Run) -> list[str]:
         known = any(series[name].has("retrained") for name in guessing)
         also = ", and so does the model retrained without deleted data" if known else ""
         said.append(
-            f"At the end {_listed(guessing)} {'answers' if len(guessing) == 1 else 'answer'} no better than chance{also}: "
-            f"the stream is not learned, and nothing can be said of unlearning. Raise training.epochs or training.lr, or "
-            f"take a larger model."
+            f"At the end {_listed(guessing)} {'answers' if len(guessing) == 1 else 'answer'} no better than "
+            f"chance{also}: the stream is not learned, and nothing can be said of unlearning. Raise training.epochs or "
+            f"training.lr, or take a larger model."
         )
     for names in _by_learner(run, list(forgetful)):
         most, verb = max(forgetful[name] for name in names), "forgets" if len(names) == 1 else "forget"

@@ -11,7 +11,7 @@ from plotly.graph_objects import Figure
 
 from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
-from lifelong.report import answers, contact_sheet, figures, selection, subnetworks, tables, unlearning
+from lifelong.report import answers, contact_sheet, figures, look, selection, subnetworks, tables, unlearning
 from lifelong.report.advice import advice
 from lifelong.report.columns import columns
 from lifelong.report.facts import Facts, gather
@@ -173,13 +173,10 @@ def _requests(facts: Facts) -> str:
     summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
     if not figures.panels(facts):
         return summaries + tables.requests(facts)
+    figure = figures.requests(facts)
     meaning = tables.meaning(f"forget_{facts.measure}", facts.catalogue)
-    caption = (
-        f"{meaning} Open diamonds: the retrained reference, which never saw the "
-        f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
-        f"coming. The dotted line: the request is served."
-    )
-    return summaries + drawing("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+    caption = f"{meaning}{look.marks_of_references(figure)} The dotted line: the request is served."
+    return summaries + drawing("figure-requests", figure, caption) + tables.requests(facts)
 
 
 def _came_back(facts: Facts) -> str:

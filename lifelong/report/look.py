@@ -78,10 +78,26 @@ def reference(model: str, strategy: str, number: int, size: int) -> dict[str, ob
     }
 
 
+def references_in(figure: go.Figure) -> list[str]:
+    """Return the references that a figure shows."""
+    names = [trace.name or "" for trace in figure.data]
+    return [model for model in REFERENCES if any(name.endswith(f": {model}") for name in names)]
+
+
+def marks_of_references(figure: go.Figure) -> str:
+    """Return what the marks of references mean, of those that a figure shows."""
+    told = {
+        "retrained": " Open diamonds: the retrained reference, which never saw the data; a strategy should be where "
+        "its own is.",
+        "withheld": " Open squares: the withheld reference, for which the data merely stopped coming.",
+    }
+    return "".join(told[model] for model in references_in(figure))
+
+
 def name_references(figure: go.Figure) -> None:
-    """Put the marks of references into the legend."""
-    for model, mark in REFERENCES.items():
-        marker = {"symbol": mark, "size": 11, "color": GREY}
+    """Put the marks of the references that a figure shows into the legend."""
+    for model in references_in(figure):
+        marker = {"symbol": REFERENCES[model], "size": 11, "color": GREY}
         figure.add_scatter(x=[None], y=[None], name=f"{model} reference", mode="markers", marker=marker)
 
 

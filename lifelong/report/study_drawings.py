@@ -9,7 +9,7 @@ from plotly.graph_objects import Figure
 
 from lifelong.report import figures, study_figures
 from lifelong.report.lives import Lives, Point
-from lifelong.report.look import MAX_LINES
+from lifelong.report.look import MAX_LINES, marks_of_references
 from lifelong.report.matrix import marks_in_words
 from lifelong.report.spread import band_in_words
 from lifelong.report.tables import meaning
@@ -58,13 +58,12 @@ def known(point: Point, lives: Lives) -> Iterator[Drawn]:
 def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield what is left of the deleted data right after each request."""
     if point.requests:
+        figure = study_figures.requests(point)
         caption = (
             f"{meaning(f'forget_{point.measure}', point.catalogue)} Right after each request, in their order: "
-            f"{band_in_words(point.num_seeds())}. Open diamonds: the retrained reference, which never saw the data; a "
-            f"strategy should be where its own is. Open squares: the withheld reference, for which the data merely "
-            f"stopped coming."
+            f"{band_in_words(point.num_seeds())}.{marks_of_references(figure)}"
         )
-        yield Drawn("requests", study_figures.requests(point), caption)
+        yield Drawn("requests", figure, caption)
 
 
 def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
