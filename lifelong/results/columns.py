@@ -1,13 +1,14 @@
 """A finished table as columns of numbers, beside the lines it was made of: a thousand of them load in seconds.
 
-The file holds one line of JSON (the length of the lines it was made of, and the strings), then fixed-size records.
+The file holds one line of JSON (the length of the lines it was made of, the strings, and the types of the numbers, each
+as small as they allow), then fixed-size records.
 It can always be made again, is used only if it fits the lines, and is never the only copy of anything.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,30 @@ from lifelong.files import write_atomically
 from lifelong.results.table import Fields, Row, read_fields, read_rows
 
 _NAMES = ("model", "subject", "metric", "reason")
-_RECORD = np.dtype([("event", "<i4"), ("n", "<i8"), ("value", "<f8"), *((name, "<i4") for name in _NAMES)])
 
 
 def write_columns(lines: Path) -> None:
     """Write the columns of a table that nothing will be added to."""
-    rows = read_fields(lines)
-    records = np.empty(len(rows), dtype=_RECORD)
+    fields = dict(zip(Row.__slots__, zip(*read_fields(lines), strict=True), strict=False))
     strings: dict[str, list[str | None]] = {}
-    if rows:
-        event, model, subject, metric, value, n, reason = zip(*rows, strict=True)
-        records["event"], records["n"] = event, n
-        records["value"] = [np.nan if v is None else v for v in value]
-        for name, column in zip(_NAMES, (model, subject, metric, reason), strict=True):
-            known = {text: code for code, text in enumerate(dict.fromkeys(column))}
-            strings[name], records[name] = list(known), [known[text] for text in column]
-    head = json.dumps({"lines": lines.stat().st_size, "strings": strings})
+    columns = {"value": np.array([np.nan if v is None else v for v in fields.get("value", ())], dtype="<f8")}
+    columns |= {name: _smallest(fields.get(name, ())) for name in ("event", "n")}
+    for name in _NAMES:
+        known = {text: code for code, text in enumerate(dict.fromkeys(fields.get(name, ())))}
+        strings[name], columns[name] = list(known), _smallest([known[text] for text in fields.get(name, ())])
+    types = {name: column.dtype.str for name, column in columns.items()}
+    records = np.empty(len(columns["value"]), dtype=list(types.items()))
+    for name, column in columns.items():
+        records[name] = column
+    head = json.dumps({"lines": lines.stat().st_size, "strings": strings, "types": types})
     write_atomically(_columns_file(lines), head.encode() + b"\n" + records.tobytes())
+
+
+def _smallest(values: Sequence[int]) -> np.ndarray:
+    """Return integers in the smallest type that holds them all."""
+    whole = np.array(values, dtype="<i8")
+    ends = (whole.min(), whole.max()) if len(whole) else (0,)
+    return whole.astype(np.result_type(*map(np.min_scalar_type, ends)).newbyteorder("<"))
 
 
 def read_columns(lines: Path) -> dict[str, list[Any]]:
@@ -75,8 +83,8 @@ def _read(lines: Path) -> tuple[np.ndarray, dict[str, list[str | None]]] | None:
         about = json.loads(head)
         if about["lines"] != lines.stat().st_size:
             return None
-        return np.frombuffer(content, dtype=_RECORD), about["strings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return np.frombuffer(content, dtype=list(about["types"].items())), about["strings"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -149,8 +149,8 @@ def check(
 
 
 def noise(lived: Mapping[int, Shown]) -> NoiseFinding | None:
-    """Return what the noise between secret and published weights looks like; None where nothing was published."""
-    shown = [s for _, s in sorted(lived.items()) if s.guarantee.covers == "published"]
+    """Return what the noise between secret and published weights looks like; None where no noise is stated."""
+    shown = [s for _, s in sorted(lived.items()) if s.guarantee.covers == "published" and s.guarantee.sigma]
     draws = [((s.release.published - s.release.secret) / s.guarantee.sigma).flatten() for s in shown]
     if not draws:
         return None
@@ -205,6 +205,14 @@ def _noise(guarantee: Guarantee) -> tuple[float, float, float, int]:
     return guarantee.sigma, guarantee.mu, guarantee.delta, max(guarantee.publications.values(), default=0)
 
 
+def _cost(guarantee: Guarantee) -> float:
+    """Return the mu of one publication: without noise it tells everything, unless there is nothing to tell."""
+    apart = guarantee.residual + guarantee.reference_residual
+    if not guarantee.sigma:
+        return math.inf if apart else 0.0
+    return apart / guarantee.sigma
+
+
 def _account(name: str, index: int, lived: Mapping[int, Shown]) -> tuple[float, Guarantee | None]:
     """Return what all publications from the request on cost together, and the last guarantee that names it."""
     total, last = 0.0, None
@@ -212,7 +220,6 @@ def _account(name: str, index: int, lived: Mapping[int, Shown]) -> tuple[float, 
         guarantee = lived[i].guarantee
         if i < index or name not in guarantee.spent:
             continue
-        cost = (guarantee.residual + guarantee.reference_residual) / guarantee.sigma
-        total = cost**2 + (total if guarantee.scope == "transcript" else 0.0)
+        total = _cost(guarantee) ** 2 + (total if guarantee.scope == "transcript" else 0.0)
         last = guarantee
     return math.sqrt(total), last

@@ -16,7 +16,7 @@ from scipy import stats
 import lifelong
 from lifelong.setup.build import make_setting
 from lifelong.verification.certificate import verify
-from lifelong.verification.certified import noise, recomputed_epsilon
+from lifelong.verification.certified import check, noise, recomputed_epsilon
 from lifelong.verification.certified_controls import CERTIFIED_CONTROLS
 from lifelong.verification.replay import Lived, altered, find, live
 from strategies.base import Setting, Strategy
@@ -247,6 +247,20 @@ def test_every_fault_is_caught(control: str, by: str, setting: Setting, stream: 
         "gradient as distance",
         "nothing done",
     }
+
+
+def test_without_noise_all_is_told_but_where_there_is_nothing_to_tell(setting: Setting, stream: Stream) -> None:
+    life, _ = _found(lambda: CertifiedHead(OPTIONS, setting), stream, (1,))
+
+    def stated(**values: float) -> dict[int, Any]:
+        return {i: replace(s, guarantee=replace(s.guarantee, sigma=0.0, **values)) for i, s in life.shown.items()}
+
+    found = check(1, stated(), {i: s for i, s in stated().items() if i <= 1}, {})
+    assert found.account == found.epsilon == math.inf
+    assert found.refuted_by == "account"
+    nothing = stated(residual=0.0, reference_residual=0.0)
+    assert check(1, nothing, nothing, {}).account == 0.0
+    assert noise(nothing) is None
 
 
 @pytest.mark.nightly

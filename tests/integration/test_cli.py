@@ -388,6 +388,8 @@ def test_version(call: Call) -> None:
     code, out, _ = call("--version")
     assert code == 0
     assert out.strip()
+    module = subprocess.run([sys.executable, "-m", "cli.main", "--version"], capture_output=True, text=True, check=True)
+    assert module.stdout == out
 
 
 @pytest.mark.nightly

@@ -33,7 +33,7 @@ def earlier_similarity(features: torch.Tensor, memory: int = 1 << 28) -> tuple[n
         similar[:, start:].tril_(-1)  # of this block with itself, what is earlier; zeros elsewhere
         best = similar.max(1)
         similarity = best.values.cpu().numpy()
-        highest[start:stop] = similarity.clip(min=0)
+        highest[start:stop] = similarity  # 0 at least: of itself
         partner[start:stop] = np.where(similarity > 0, best.indices.cpu().numpy(), -1)
     return highest, partner
 
