@@ -87,8 +87,8 @@ def _row(verdict: dict[str, Any], lines: list[str], y: int) -> str:
     evidence, estimate, colour = verdict["evidence"], verdict["estimate"], COLOURS[verdict["outcome"]]
     bar, test, middle = evidence["bar"], evidence["test"], y + LINE * len(lines) / 2
     bars = [-bar, bar] if test == "within" else [bar]
-    known = [estimate[key] for key in ("low", "mean", "high")]
-    low, high = min(*known, *bars), max(*known, *bars)
+    known = [estimate[key] for key in ("low", "mean", "high") if estimate[key] is not None] if estimate else []
+    low, high = min(known + bars), max(known + bars)
     room = 0.12 * (high - low) or 1.0
     low, high = low - room, high + room
 
@@ -100,15 +100,19 @@ def _row(verdict: dict[str, Any], lines: list[str], y: int) -> str:
         f'<tspan x="{EDGE + 20}" dy="{LINE if i else 0}">{escape(line)}</tspan>' for i, line in enumerate(lines)
     )
     strokes = "".join(f'<path d="M{at(b)} {middle - 9}v18" stroke="#222" stroke-width="1.5"/>' for b in bars)
-    said = f"{estimate['mean']:.3g}" + (
-        f" [{estimate['low']:.3g}, {estimate['high']:.3g}]" if estimate["low"] != estimate["high"] else ""
-    )
+    drawn, said = "", "undefined"
+    if estimate:
+        drawn = (
+            f'<path d="M{at(min(known))} {middle}H{at(max(known))}" stroke="{colour}" stroke-width="3"/>'
+            f'<circle cx="{at(estimate["mean"])}" cy="{middle}" r="5" fill="{colour}"/>'
+        )
+        interval = f" [{min(known):.3g}, {max(known):.3g}]" if min(known) < max(known) else ""
+        said = f"{estimate['mean']:.3g}{interval}"
     return (
         f'<text x="{EDGE}" y="{y + LINE - 4}" fill="{colour}">{MARKS[verdict["outcome"]]}</text>'
         f'<text y="{y + LINE - 4}" fill="#222">{words}</text>'
         f'<rect x="{wanted[0]}" y="{middle - 9}" width="{round(wanted[1] - wanted[0], 1)}" height="18" fill="#dff0e8"/>'
-        f'{strokes}<path d="M{at(known[0])} {middle}H{at(known[2])}" stroke="{colour}" stroke-width="3"/>'
-        f'<circle cx="{at(known[1])}" cy="{middle}" r="5" fill="{colour}"/>'
+        f"{strokes}{drawn}"
         f'<text x="{LABEL + STRIP + 2 * EDGE}" y="{middle + 5}" fill="{colour}">{said} '
         f'<tspan fill="#6b6b6b">({SIGNS[test]}{bar:.3g})</tspan></text>'
     )
