@@ -44,11 +44,11 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(call: Call, *arguments: str) -> str:
-    """Return what a command says that is refused: it ends with 2, without a traceback and without a run folder."""
+    """Return what a command says that is refused: it ends with 2, without a traceback, and before any run begins."""
     ended, out, err = call(*arguments)
     assert (ended, out) == (2, ""), err
     assert "Traceback" not in err
-    assert not Path("runs").exists()
+    assert not list(Path().glob("runs/**/config.yaml"))
     return " ".join(err.split())
 
 
