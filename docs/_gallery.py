@@ -14,7 +14,7 @@ RESULTS = DOCS.parent / "studies" / "results"
 COLOURS = {"reproduced": "#00795a", "contradicted": "#b84600", "undecided": "#6b6b6b", "not testable": "#6b6b6b"}
 MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
 SIGNS = {"above": "&gt; ", "below": "&lt; ", "within": "within ±"}
-LABEL, STRIP, NUMBERS, EDGE = 400, 250, 270, 10
+LABEL, STRIP, NUMBERS, EDGE = 330, 170, 270, 10
 """Widths in pixels: of what a criterion says, of its scale, of its numbers, and of the edges."""
 LINE = 17
 """Height of a line of text in pixels."""
@@ -72,7 +72,7 @@ def picture(outcome: dict[str, Any]) -> str:
     """Return a drawing of all criteria of a study, as SVG."""
     parts, y = [], EDGE
     for verdict in [*outcome["validity"], *outcome["verdicts"]]:
-        lines = textwrap.wrap(verdict["name"], 56)
+        lines = textwrap.wrap(verdict["name"], 46)
         parts.append(_row(verdict, lines, y))
         y += LINE * len(lines) + 9
     width = LABEL + STRIP + NUMBERS + 2 * EDGE
