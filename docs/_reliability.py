@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def _unseen() -> str:
     parts = []
     for folder, batch in batches.items():
         rows: list[list[object]] = []
-        for area, found in [*sorted(batch["areas"].items()), ("all", _sums(batch["areas"]))]:
+        for area, found in [*sorted(batch["areas"].items()), ("all", _sums(batch["areas"].values()))]:
             counted = found["planted"] - found["equal"]
             rows.append(
                 [
@@ -257,8 +257,25 @@ def _unseen() -> str:
         "notice. Afterwards tests were written for whole classes of them, and *now* only says that those hold. *Equal* "
         "are bugs that change no result, which only planting them has shown."
     )
-    return f"## Bugs that the tests had not seen\n\n{told}\n\n" + "\n".join(parts)
+    return f"## Bugs that the tests had not seen\n\n{told}\n\n" + "\n".join([*parts, _weakest(batches.values())])
 
 
-def _sums(areas: dict[str, Counts]) -> Counts:
-    return {key: sum(found[key] for found in areas.values()) for key in ("planted", "equal", "first", "now")}
+def _weakest(batches: Iterable[dict[str, Any]]) -> str:
+    """Return what share was noticed at first in every area, over all batches."""
+    by_area: dict[str, list[Counts]] = {}
+    for batch in batches:
+        for area, found in batch["areas"].items():
+            by_area.setdefault(area, []).append(found)
+    sums = {area: _sums(found) for area, found in by_area.items()}
+    counted = {area: found["planted"] - found["equal"] for area, found in sums.items()}
+    weakest = sorted(sums, key=lambda area: sums[area]["first"] / counted[area])
+    rows: list[list[object]] = [
+        [area, counted[area], sums[area]["first"], f"{sums[area]['first'] / counted[area]:.0%}"] for area in weakest
+    ]
+    told = "All batches together, the weakest area first; tests of one batch are there when the next one is planted."
+    return f"{told}\n\n{_table(['area', 'bugs', 'noticed at first', 'share'], rows)}"
+
+
+def _sums(counts: Iterable[Counts]) -> Counts:
+    counts = list(counts)
+    return {key: sum(found[key] for found in counts) for key in ("planted", "equal", "first", "now")}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lifelong.config.run import RunConfig, content_hash
 from lifelong.setup.build import make_source, make_stream
@@ -81,6 +81,15 @@ class Track(Config):
     """Participants beside those that the registry gives."""
     expensive: dict[str, str] = {}
     """Participants that two cores cannot carry (names, or patterns as of files), with what they would take."""
+
+    @field_validator("base")
+    @classmethod
+    def _beside_the_track(cls, base: dict[str, Any]) -> dict[str, Any]:
+        """Find the file with choices of a `worst-case` schedule beside the track's own."""
+        schedule = base.get("schedule")
+        if not isinstance(schedule, dict) or schedule.get("chosen") is None:
+            return base
+        return base | {"schedule": schedule | {"chosen": str(FOLDER / schedule["chosen"])}}
 
     @model_validator(mode="after")
     def _bare(self) -> Self:

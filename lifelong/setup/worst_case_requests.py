@@ -162,6 +162,7 @@ class Chooser:
         self._strategy: Strategy | None = None
         self._ledger: Ledger | None = None
         self._lived = 0
+        self._life: list[object] = []  # what decides the plain life, known from the first choice on
 
     def __call__(
         self, plan: Plan, events: tuple[Event, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
@@ -208,12 +209,12 @@ class Chooser:
     def _key(
         self, plan: Plan, learned: tuple[Experience, ...], candidates: np.ndarray, spec: RequestSpec, key: Key
     ) -> str:
-        resolved = self._config.resolved()
+        if not self._life:
+            resolved = self._config.resolved()
+            decides = {k: resolved[k] for k in DECIDES_LIVES}
+            self._life = [code_of(resolved), plan.source.digest(), self._config.seed, decides]
         parts = [
-            code_of(resolved),
-            plan.source.digest(),
-            self._config.seed,
-            {k: resolved[k] for k in DECIDES_LIVES},
+            *self._life,
             [event_digest(e) for e in learned],
             hashlib.blake2b(candidates.tobytes(), digest_size=16).hexdigest(),
             repr((spec, key)),

@@ -13,10 +13,12 @@ from typing_extensions import override
 from strategies.base import Access, Door, Learner, Unlearner
 from strategies.outcome import LastDraw, Outcome
 from strategies.parts.fit import FitConfig
+from strategies.parts.memory.buffers import keep_uniform
 from strategies.unlearners._norms import recalibrate
 from streams.data import Data
 from streams.errors import StreamError
 from streams.events import DeletionRequest
+from streams.positions import positions_in
 from streams.randomness import Key
 
 RetainedData = Literal["full", "memory", "draw"]
@@ -120,6 +122,13 @@ def finish(config: RetainConfig, learner: Learner, data: Data) -> Outcome:
     if not config.recalibrate:
         return Outcome()
     return recalibrate(learner.model, learner.setting.objective, data, config.batch_size)
+
+
+def some_of_each(data: Data, per_class: int, key: Key) -> Data:
+    """Return at most `per_class` samples of every class, drawn by name."""
+    labels = data.targets().cpu().numpy()
+    kept = [keep_uniform(data.ids[labels == c], per_class, key) for c in np.unique(labels)]
+    return data.part(positions_in(data.ids, np.sort(np.concatenate(kept))))
 
 
 def live_classes(data: Data, num_classes: int) -> torch.Tensor:

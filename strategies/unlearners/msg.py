@@ -17,6 +17,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.training.rates import at_rates, triangle
 from strategies.parts.weights.fisher import loss_gradient
 from strategies.parts.weights.layers import convolutions, weights_of
+from strategies.parts.weights.ranks import smallest
 from strategies.ranges import TRAINED, linear
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Data
@@ -44,13 +45,6 @@ class Config(RetainConfig):
     gradient: it is a part of the gradient that is multiplied."""
     layers: Literal["convolutions", "weights"] = "convolutions"
     """Which layers: convolutions, as published, or linear ones too (ours), without the head."""
-
-
-def least(gradient: torch.Tensor, share: float) -> torch.Tensor:
-    """Return which weights have the smallest absolute gradients, bool ``[n]``: round(share x n) of them."""
-    chosen = torch.zeros(len(gradient), dtype=torch.bool, device=gradient.device)
-    chosen[gradient.abs().argsort(stable=True)[: round(share * len(gradient))]] = True
-    return chosen
 
 
 def kaiming(shape: torch.Size, key: Key) -> torch.Tensor:
@@ -108,7 +102,7 @@ class MSG(RetainUnlearner):
         gradient = loss_gradient(model, objective, compared) - loss_gradient(model, objective, forget_set)
         factors = torch.ones_like(model.parameters)
         for name, (place, shape) in self._layers(model).items():
-            fresh = least(gradient[place], config.share)
+            fresh = smallest(gradient[place], config.share)
             drawn = kaiming(shape, key / "draw" / name).flatten().to(gradient.device)
             model.parameters[place] = torch.where(fresh, drawn, model.parameters[place])
             factors[place] = torch.where(fresh, 1.0, config.kept)

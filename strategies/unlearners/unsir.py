@@ -12,16 +12,14 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome, Scope
 from strategies.objectives._base import EVALUATION, Objective
 from strategies.parts.fit import fit
-from strategies.parts.memory.buffers import keep_uniform
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Adam, OptimizerConfig
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import LR, linear, log
 from strategies.unlearners._classes import task_of, whole_classes
-from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
+from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish, some_of_each
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
-from streams.positions import positions_in
 from streams.randomness import Key
 
 
@@ -119,7 +117,7 @@ class UNSIR(RetainUnlearner):
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model, objective, setting = self.config, learner.model, self.setting.objective, self.setting
         classes = whole_classes(request, setting)
-        subset = balanced(retained, config.per_class, key / "subset")
+        subset = some_of_each(retained, config.per_class, key / "subset")
         example = subset.batch(torch.zeros(1, dtype=torch.int64, device=model.parameters.device))
         tasks = [0] * len(classes)
         if example.task is not None:
@@ -137,10 +135,3 @@ class UNSIR(RetainUnlearner):
         repair = config.model_copy(update={"lr": config.repair_lr})
         outcome += fit(model, objective, subset, repair, key / "repair")
         return outcome + finish(config, learner, retained)
-
-
-def balanced(data: Data, per_class: int, key: Key) -> Data:
-    """Return at most `per_class` samples of every class, drawn by name."""
-    labels = data.targets().cpu().numpy()
-    kept = [keep_uniform(data.ids[labels == c], per_class, key) for c in np.unique(labels)]
-    return data.part(positions_in(data.ids, np.sort(np.concatenate(kept))))

@@ -174,14 +174,18 @@ def test_ids_cannot_be_written(tools: Any) -> None:
         lambda: torch.set_deterministic_debug_mode("warn"),
     ],
 )
-def test_what_all_strategies_share_is_put_back(change: Any, tools: Any) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_all_strategies_share_is_put_back(change: Any, fails: bool, tools: Any) -> None:
     class Changing(Idle):
         def forget(self, request: DeletionRequest, door: Door) -> Outcome:
             change()
+            if fails:
+                raise ZeroDivisionError("the strategy's own")
             return Outcome(exactness="none")
 
     before = torch.get_num_threads(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
-    with pytest.raises(IntegrityError, match="changed settings of torch that all strategies of a run share: "):
+    told = "the strategy's own" if fails else "changed settings of torch that all strategies of a run share: "
+    with pytest.raises(ZeroDivisionError if fails else IntegrityError, match=told):
         live(Changing(), tools.source())
     assert before == (torch.get_num_threads(), torch.get_default_dtype(), torch.get_deterministic_debug_mode())
 

@@ -25,7 +25,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from contract.candidates import Candidate, candidates, picture_candidates, text_candidates
+from contract.candidates import Candidate, candidates, image_candidates, picture_candidates, text_candidates
 from contract.lived import Lived
 from contract.worlds import World, world_of
 
@@ -76,11 +76,12 @@ def write(file: Path, records: dict[str, Any], separators: tuple[str, str] | Non
 
 
 def places() -> list[tuple[Candidate, str]]:
-    """Return every strategy once: in the form that it lives in anyway, on text, and with pictures."""
+    """Return every strategy once: in the form that it lives in anyway, on text, with pictures, and on images."""
     return [
         *((c, c.home) for c in candidates() if not c.sampled),
         *((c, "text") for c in text_candidates()),
         *((c, "pictures") for c in picture_candidates()),
+        *((c, "images") for c in image_candidates()),
     ]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic_core import PydanticUndefined
 
 if __name__ == "__main__":
@@ -162,6 +163,7 @@ def test_what_an_option_does_to_a_run_is_as_committed(name: str, tmp_path: Path)
 
 def main(names: list[str]) -> None:
     """Write records: what is new, and of runs that have one of `names` in theirs everything."""
+    torch.set_num_threads(1)  # as in tests; distances of images add up otherwise with more
     old = kept(FILE, names, MADE)
     records: dict[str, Any] = {"made": MADE}
     for name in BASES:

@@ -495,6 +495,7 @@ def test_a_run_is_as_committed(name: str, tmp_path: Path) -> None:
 
 def main(names: list[str]) -> None:
     """Write records: what is new, and what has one of `names` in its own."""
+    torch.set_num_threads(1)  # as in tests; distances of images add up otherwise with more
     old = kept(FILE, names, MADE)
     records: dict[str, Any] = {"made": MADE} | old
     for name in (n for n in [*RUNS, *OTHERS] if n not in old):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -151,16 +152,17 @@ def test_what_avalanche_cannot_represent_is_refused(digits):
         to_benchmark(Stream(regression, stream.units, stream.events))
 
 
-def tensor_benchmark(train_sets: list[tuple], test_sets: list[tuple]) -> object:
-    """A benchmark of (x, y) or (x, y, task) parts."""
+def tensor_benchmark(train_sets: list[tuple], test_sets: list[tuple], **transforms: Callable) -> object:
+    """A benchmark of (x, y) or (x, y, task) parts; `transforms` by group, train and eval."""
     from avalanche.benchmarks import benchmark_from_datasets
-    from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+    from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, TransformGroups
 
     def dataset(x: torch.Tensor, y: torch.Tensor, task: int | None = None) -> AvalancheDataset:
         attributes = [DataAttribute(y.tolist(), "targets")]
         if task is not None:
             attributes.append(DataAttribute([task] * len(x), "targets_task_labels", use_in_getitem=True))
-        return AvalancheDataset([TensorDataset(x, y)], data_attributes=attributes)
+        groups = TransformGroups(transforms) if transforms else None
+        return AvalancheDataset([TensorDataset(x, y)], data_attributes=attributes, transform_groups=groups)
 
     return benchmark_from_datasets(train=[dataset(*p) for p in train_sets], test=[dataset(*p) for p in test_sets])
 
@@ -183,6 +185,12 @@ def test_labels_per_task_are_classes_of_their_own():
     assert stream.source.y.tolist() == [0, 1, 2, 3] * 2
     assert stream.task_of.tolist() == [0, 0, 1, 1] * 2
     assert stream.task_classes == ((0, 1), (2, 3))
+
+
+def test_inputs_are_those_of_evaluation_in_both_streams():
+    parts = [part(0, 1)]
+    benchmark = tensor_benchmark(parts, parts, train=lambda x: x + 100, eval=lambda x: x + 5)
+    assert from_benchmark(benchmark).source.x[:, 0].tolist() == [5, 6, 5, 6]
 
 
 def test_benchmarks_that_do_not_fit_are_refused():

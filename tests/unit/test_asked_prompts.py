@@ -47,6 +47,14 @@ def test_what_is_known_after_every_event(source: Source) -> None:
     ]
 
 
+def test_what_is_barred_is_never_learned(source: Source) -> None:
+    """Somebody asks for all that is theirs, of which an experience brings some only later."""
+    now, later = np.array([0, 1]), np.array([4, 5])
+    asks = DeletionRequest("r", (Request("user", (0,), now, later, 1),))
+    asked, _ = stream_of(source, learned("a", 0, 1, 2), asks, learned("b", 4, 5, 8))
+    assert [p.tolist() for p in asked.known(2)] == [[[0, 0], [0, 1], [2, 0]], [[0, 1], [2, 0]]]
+
+
 EVERYTHING = learned("all", *range(12))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
+from sklearn.metrics import roc_auc_score
 
 from lifelong.audits.readout import readout
 from lifelong.audits.weights import Weights
@@ -333,6 +335,37 @@ def test_rmia_is_at_chance_where_retraining_is_and_finds_what_is_still_known() -
     assert sure.auc == pytest.approx(0.5, abs=0.03)
     assert rmia(phi, unseen[:, :0], inside) is None
     assert rmia(phi[:4], unseen[:4], inside[:4]) is None
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_rmia_pair_by_pair_also_where_gains_are_equal(gamma: float) -> None:
+    """Every number of `rmia`, beside loops over models, targets and unseen samples; few values, so that many tie."""
+    _, inside, draw = lives(16, 7)
+    odds = np.array([-500.0, 0.0, 500.0])  # probabilities 0, 1/2 and 1, whose means have no rounding
+    phi, population = odds[draw.integers(3, size=(16, 7))], odds[draw.integers(3, size=(16, 9))]
+    x, z = 1 / (1 + np.exp(-phi)), 1 / (1 + np.exp(-population))
+    scores = np.zeros((16, 7))
+    for j in range(16):
+        beside = [i for i in range(16) if i // 2 % 2 != j // 2 % 2]
+        gained = [z[j, k] / np.mean([z[i, k] for i in beside]) for k in range(9)]
+        for t in range(7):
+            own = x[j, t] / np.mean([x[i, t] for i in beside])
+            scores[j, t] = np.mean([own >= gamma * other for other in gained])
+    found = rmia(phi, population, inside, gamma)
+    assert found is not None
+    assert found.auc == pytest.approx(roc_auc_score(inside.ravel(), scores.ravel()), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(by_pairs_of_twins(scores, inside), abs=1e-12)
+    assert found.n == scores.size
+
+
+def by_pairs_of_twins(scores: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval around the AUC: pairs of twins are what is drawn, and the halves that judge each other err
+    together, so that they count as one with the variance of both."""
+    pairs = [roc_auc_score(inside[n : n + 2].ravel(), scores[n : n + 2].ravel()) for n in range(0, len(scores), 2)]
+    variance = (np.var(pairs[::2], ddof=1) + np.var(pairs[1::2], ddof=1)) / 2  # of halves of one size
+    width = student.ppf(0.975, len(pairs) - 2) * np.sqrt(variance / (len(pairs) / 2))
+    auc = roc_auc_score(inside.ravel(), scores.ravel())
+    return max(auc - width, 0.0), min(auc + width, 1.0)
 
 
 def test_references_tell_rmia_how_hard_a_sample_is() -> None:

@@ -12,9 +12,11 @@ import yaml
 
 from cli.main import main
 from lifelong.bench import check as checking
+from lifelong.bench import running, submission
 from lifelong.bench import track as tracks_module
 from lifelong.bench.check import Checked, check
 from lifelong.bench.evidence import Life, Moment, Numbers, OfScope
+from lifelong.bench.freeze import freeze
 from lifelong.bench.headline import headline
 from lifelong.bench.participants import admit, chosen, named
 from lifelong.bench.submission import Submission, digest_of, make, plain, read, write
@@ -89,6 +91,30 @@ def test_a_track_that_was_changed_is_refused(
 def test_what_is_only_said_about_a_track_may_change() -> None:
     data = yaml.safe_load(tracks()["smoke"].read_text(encoding="utf-8"))
     assert frozen(data | {"about": "", "cost": "", "expensive": {"a": "b"}, "more": {}}) == data["digest"]
+
+
+def test_what_a_model_chose_is_frozen_with_the_track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream from the file is the one that the model chose; other processors would choose otherwise."""
+    data = yaml.safe_load(tracks()["smoke"].read_text(encoding="utf-8"))
+    base = data["base"]
+    base["scenario"] |= {"tasks": 4}
+    base["schedule"] = {"name": "worst-case", "samples": 5, "every": 2, "rounds": 2, "passes": 1, "chosen": "it.json"}
+    unfrozen = {key: value for key, value in data.items() if key not in ("digests", "digest")}
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(unfrozen), encoding="utf-8")
+    monkeypatch.setattr(tracks_module, "FOLDER", tmp_path)
+    freeze("smoke", 2)
+    track = read_track("smoke")
+    chosen = json.loads((tmp_path / "it.json").read_text(encoding="utf-8"))
+    assert [[len(keys) for keys in chosen[seed]] for seed in ("0", "1")] == [[5, 5], [5, 5]]
+    base["schedule"].pop("chosen")
+    for seed in (0, 1):
+        check_stream(track, seed, track.stream(seed))
+        live = track.model_copy(update={"base": base}).stream(seed)
+        assert live.digest() == track.digests.streams[seed]
+    chosen["1"][0][0] += 1
+    (tmp_path / "it.json").write_text(json.dumps(chosen), encoding="utf-8")
+    with pytest.raises(LifelongError):
+        check_stream(track, 1, track.stream(1))
 
 
 def test_an_unknown_track_and_an_unknown_strategy_are_named(smoke: Track) -> None:
@@ -343,6 +369,44 @@ def test_other_numbers_elsewhere_have_an_exit_code_in_every_form(
     assert called(["bench", "check", "one.json", *words], monkeypatch) == 1
     said = capsys.readouterr().out
     assert json.loads(said)["upheld"] is None if words else "That refutes nothing" in said
+
+
+@pytest.mark.parametrize("seeds", [4, 2])
+def test_a_strategy_is_placed_as_asked_among_submissions_of_this_version(
+    seeds: int,
+    complete: Submission,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Once, whatever it came to before; what is for another version or track is named and left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submission, "RESULTS", tmp_path / "none")
+    others = {"before": {"code": "old"}, "other": {"strategy": "other"}}
+    others |= {"older": {"strategy": "older", "frozen": "0" * 16}, "elsewhere": {"strategy": "elsewhere", "track": "b"}}
+    for name, fields in others.items():
+        data = complete.model_dump(mode="json") | fields
+        write(parse(Submission, data | {"digest": digest_of(data)}, name), Path("there", f"{name}.json"))
+    asked: list[Any] = []
+
+    def submit(track: Track, name: str, config: StrategyConfig, *rest: Any) -> Submission:
+        asked.extend([name, *rest[:4]])
+        return complete
+
+    monkeypatch.setattr(running, "submit", submit)
+    words = ["bench", "smoke", "--strategy", "replay+finetune", "--against", "there"]
+    words += ["--workers", "3"] + ([] if seeds == 4 else ["--seeds", str(seeds)])
+    assert called([*words, "--json"], monkeypatch) == 0
+    assert asked == ["replay+finetune", "retain: buffer(100)", seeds, Path("runs"), 3]
+    said = capsys.readouterr()
+    groups = json.loads(said.out)["standings"]
+    assert {access: sorted(s["strategy"] for s in group) for access, group in groups.items()} == {
+        "retain: buffer(100)": ["other", "replay+finetune"]
+    }
+    assert "for another track or version: elsewhere, older." in said.err
+    assert read(Path("runs", "bench", "smoke", "replay+finetune.json")) == complete
+    assert called(words, monkeypatch) == 0
+    assert (f"{seeds} of 4 seeds" in capsys.readouterr().out) == (seeds < 4)
 
 
 def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

@@ -66,13 +66,14 @@ def test_the_same_events_by_hand_are_the_same_stream(digits: Source) -> None:
 
 
 def test_data_of_ones_own_becomes_a_file_and_keeps_its_rows(digits: Source) -> None:
-    own = replace(digits, class_names=tuple("abcdefghij"), name="mine")
+    people = tuple(f"person {u:02}" for u in range(len(digits.user_names)))
+    own = replace(digits, class_names=tuple("abcdefghij"), user_names=people, name="mine")
     (of_two,) = by_classes(own, (4, 5))
     events = [lifelong.Learn("spring", own.train_ids[:9].tolist()), lifelong.Learn("summer", of_two)]
     config = lifelong.stream(own, [*events, lifelong.Forget("class", ["e"])])
     stream = made(config)
     assert torch.equal(stream.source.inputs(own.train_ids), own.inputs(own.train_ids))
-    assert stream.source.class_names == own.class_names
+    assert (stream.source.class_names, stream.source.user_names) == (own.class_names, own.user_names)
     for mine, theirs in (("class_ids", own.class_ids), ("user_ids", own.user_ids), ("is_test", own.is_test)):
         assert np.array_equal(getattr(stream.source, mine), theirs), mine
     assert [e.sample_ids.tolist() for e in stream.experiences] == [sorted(map(int, e.samples)) for e in events]

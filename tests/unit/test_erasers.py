@@ -6,6 +6,7 @@ import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from lifelong.models import mlp_denoiser
-from strategies.base import Setting
+from strategies.base import Outcome, Setting
 from strategies.objectives.denoising import Config, Denoising
 from strategies.parts.diffusion.parts import is_in_part, last_text_block, part_mask
 from strategies.parts.diffusion.prompts import NOTHING
@@ -35,7 +36,7 @@ from strategies.unlearners import (
     selective_amnesia,
     sfd,
 )
-from strategies.unlearners._erase import Eraser, Erasure, Shown, esd_target, named_prompts
+from strategies.unlearners._erase import Eraser, Erasure, Noised, Shown, esd_target, named_prompts
 from strategies.unlearners.adv_unlearn import AdvUnlearn
 from strategies.unlearners.concept_ablation import ConceptAblation
 from strategies.unlearners.doco import DoCo
@@ -45,7 +46,8 @@ from strategies.unlearners.selective_amnesia import SelectiveAmnesia
 from strategies.unlearners.sfd import SFD
 from streams.config import parse
 from streams.errors import ConfigError, StreamError
-from streams.events import DeletionRequest, Request
+from streams.events import DeletionRequest, Experience, Request
+from streams.ledger import Ledger
 from streams.randomness import Key, seeded_globals
 from streams.source import Source
 from streams.sources import digits
@@ -451,6 +453,35 @@ def test_an_attack_finds_words_within_its_ball(setting: Setting) -> None:
     assert not e.model.network.get_submodule("body.text.words")._forward_hooks, "and is left without hooks"
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.5, None])
+def test_attacks_follow_the_warm_up_and_look_for_the_served_answer(
+    radius: float | None, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit as with one; to the prompt itself, not to what it is to become."""
+    e = erasure(setting, prompts(3), prompts(1, 2))
+    steps: list[int] = []
+
+    def find(self: adv_unlearn.Attack, asked: Noised, shown: torch.Tensor, step: int) -> None:
+        steps.append(step)
+        assert torch.equal(shown, e.answers(e.teacher, asked))
+
+    monkeypatch.setattr(adv_unlearn.Attack, "find", find)
+    config = parse(adv_unlearn.Config, {**SMALL, "warm_up": 1, "radius": radius})
+    AdvUnlearn(config, setting).erase(e)
+    assert steps == ([] if radius == 0 else [1, 2, 3])
+
+
+def test_words_are_shortened_where_they_are_too_long(setting: Setting) -> None:
+    e = erasure(setting, prompts(3), prompts(1, 2))
+    attack = adv_unlearn.Attack(e, parse(adv_unlearn.Config, {"words": 3, "radius": 0.5}))
+    shares = torch.tensor([0.2, 0.5, 4.0])
+    directions = torch.nn.functional.normalize(attack.found, dim=1)
+    attack.found.copy_(directions * shares[:, None] * attack._length)
+    attack._hold()
+    expected = directions * shares.clamp(max=0.5)[:, None] * attack._length
+    torch.testing.assert_close(attack.found, expected)
+
+
 def test_words_before_a_prompt_are_more_words(source: Source) -> None:
     """For a tokenizer behind its first mark, and what is filled up gets shorter."""
     objective = Denoising.of(setting_of(source).objective)
@@ -473,6 +504,39 @@ def test_few_shots_climb_the_loss_of_the_images(setting: Setting) -> None:
     expected = 0.1 * gradient_of(e.teacher, loss) * part_mask(e.model, "text-mlp")
     torch.testing.assert_close(e.model.parameters - e.teacher.parameters, expected, atol=1e-6, rtol=1e-4)
     assert moved(e).any()
+
+
+@pytest.mark.parametrize("images", [2, 4, 900])
+def test_few_shots_are_drawn_among_the_images_of_the_request(
+    images: int, source: Source, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name of the request, so that another one looks at others; and never at more than there are."""
+    unlearner = FewShotErasing(parse(few_shot_erasing.Config, {"images": images}), setting)
+    threes = np.flatnonzero((source.class_ids == 3) & ~source.is_test)
+    seen: list[Shown] = []
+
+    def climb(self: FewShotErasing, erasure: Erasure, shown: Shown) -> Outcome:
+        seen.append(shown)
+        return Outcome()
+
+    monkeypatch.setattr(FewShotErasing, "_climb", climb)
+    learner: Any = SimpleNamespace(model=setting.make_model(), holds=lambda ids: {"weights": ids})
+    for name in ("request-0", "request-1"):
+        request = DeletionRequest(name, (Request("class", (3,), threes, threes[:0], 1),))
+        ledger = Ledger(source)
+        ledger.admit(Experience("all", (), source.train_ids))
+        ledger.delete(request)
+        unlearner.forget(request, learner, ledger.door(unlearner.access, threes[:0], threes))
+    clean = Denoising.of(setting.objective).clean(source.inputs(threes)).flatten(1)
+    drawn = []
+    for shown in seen:
+        assert shown.prompts.tolist() == [[3, NOTHING]] * min(images, len(threes))
+        equal = (shown.images.flatten(1)[:, None] == clean[None]).all(2)
+        drawn.append(np.flatnonzero(equal.any(0)).tolist())
+        assert len(drawn[-1]) == min(images, len(threes)), "images of the request, each once"
+    if images < len(threes):
+        first = list(range(images))
+        assert drawn[0] != first != drawn[1] != drawn[0]
 
 
 def test_few_shots_end_where_the_loss_is_high_enough(setting: Setting) -> None:

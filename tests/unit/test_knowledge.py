@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,20 @@ def test_events_that_are_not_evaluated_count() -> None:
     assert [rows[1][f"retention_{d}"].value for d in (0, 1, 2)] == [0.8, 0.6, 0.4]
     assert rows[1]["accumulated_accuracy"].n == 2
     assert rows[1]["accumulation_slope"].value == pytest.approx(0.1)
+    assert [r["events_to_50"].value for r in rows] == [3, 3], "learn events, not evaluations"
+
+
+def test_a_consolidation_teaches_no_unit() -> None:
+    """Everything but the curve is as if it were not there."""
+    lessons: list[Event] = [learn(0), learn(1), learn(2), learn(0)]
+    again = replace(learn(0, 1), consolidates=True)
+    accuracies = [[0.9, 0.5, 1.0], [0.8, 0.4, 0.6]]
+    plain = play(lessons, [0.5, 0.6], accuracies, [2, 3])
+    between: list[Event] = [*lessons[:2], again, lessons[2], again, lessons[3]]
+    assert play(between, [0.5, 0.6], accuracies, [3, 5]) == [
+        {name: replace(row, event=event) for name, row in rows.items()}
+        for rows, event in zip(plain, (3, 5), strict=True)
+    ]
 
 
 def test_deleted_units_retain_nothing() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from lifelong.config.run import ReferencesConfig
+from lifelong.config.run import ReferenceKind, ReferencesConfig
 from lifelong.references.points import chain, requests_with_references, wanted_points
 from lifelong.references.size import size_of
 from lifelong.references.snapshot import Snapshot
@@ -70,6 +70,22 @@ def test_size_counts_shared_events_once(stream: Stream, monkeypatch: pytest.Monk
     rough = size_of(stream, config)
     assert (rough.references, rough.is_exact) == (8, False)
     assert rough.samples == pytest.approx(size.samples, rel=0.3)
+    assert rough.retrained == rough.samples, "all of them are lives of retraining"
+
+
+@pytest.mark.parametrize("kind", get_args(ReferenceKind))
+def test_lives_of_another_seed_or_another_way_share_no_event(kind: ReferenceKind, stream: Stream) -> None:
+    alone = size_of(stream, ReferencesConfig(kinds=(kind,)))
+    retrained = size_of(stream, ReferencesConfig(kinds=("retrained",)))
+    both = size_of(stream, ReferencesConfig(kinds=("retrained", kind)))
+    assert both.references == retrained.references + alone.references
+    if kind in {"retrained", "clean"}:  # of the same seed, and here the same events
+        assert both.events == retrained.events
+    else:  # another seed, the strategy itself, everything at once or nothing; or an experience that is whole
+        assert both.events == retrained.events + alone.events
+        assert both.samples == retrained.samples + alone.samples
+        of_the_same_seed = kind in {"original", "withheld", "fresh"}
+        assert both.retrained == retrained.samples + (alone.samples if of_the_same_seed else 0)
 
 
 def test_a_snapshot_comes_back_as_it_was() -> None:

@@ -165,6 +165,7 @@ def test_the_line_of_the_front_goes_from_near_to_far() -> None:
     _panel(figure, point, {name: i for i, name in enumerate(ends)}, "distance", {"row": 1, "col": 1}, True)
     (front,) = [t for t in figure.data if t.name == "Pareto front"]
     assert list(zip(front.x, front.y, strict=True)) == [(0.1, 0.5), (0.2, 0.7), (0.3, 0.9)]
+    assert front.line.shape == "hv", "between two strategies, what the nearer one retains is what was reached"
     points = {t.name: (t.x[0], t.y[0]) for t in figure.data if t.mode == "markers"}
     assert points == {name: tuple(values.values()) for name, values in ends.items()}
     assert [t.name for t in figure.data if t.mode == "markers" and t.marker.symbol.endswith("-open")] == ["dominated"]

@@ -1,4 +1,4 @@
-"""Unlearners that damage or climb, then repair (msg, ct, fcs, del, sfron), held against what is said of their steps."""
+"""Unlearners that damage or climb, then repair (msg, ct, fcs, kde ...), held against what is said of their steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from strategies.base import Setting
@@ -21,7 +22,8 @@ from strategies.parts.model import FlatModel, Network
 from strategies.parts.training.optimizers import SGD, OptimizerConfig, make_optimizer
 from strategies.parts.training.rates import Scheduled, by_epoch, cosine, triangle
 from strategies.parts.weights.fisher import diagonal_fisher, loss_gradient
-from strategies.unlearners import ct, fcs, msg, sfron
+from strategies.parts.weights.layers import first_convolution
+from strategies.unlearners import cfw, ct, fcs, kde, msg, prmq, rni, sfron
 from streams.data import Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest, Request
@@ -70,8 +72,29 @@ def case(tools: Any) -> Case:
     return Case(tools, convolutional)
 
 
+def normed() -> FlatModel:
+    """The same with a norm behind the first convolution."""
+    network = convolutional().network
+    layers = list(network.body.children())
+    return FlatModel(Network(nn.Sequential(*layers[:2], nn.BatchNorm2d(6), *layers[2:]), network.head))
+
+
 def without_training(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setattr(module, "fit", lambda *_, **__: Outcome())
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[SimpleNamespace]:
+    """What every training of a method begins and ends with."""
+    seen: list[SimpleNamespace] = []
+
+    def fit_and_note(model: FlatModel, objective: Any, data: Data, config: Any, *more: Any) -> Outcome:
+        before = model.parameters.clone()
+        outcome = fit(model, objective, data, config, *more)
+        seen.append(SimpleNamespace(before=before, after=model.parameters.clone(), data=data, config=config))
+        return outcome
+
+    monkeypatch.setattr(module, "fit", fit_and_note)
+    return seen
 
 
 # ------------------------------------------------------------------ learning rates
@@ -382,3 +405,180 @@ def test_a_step_up_is_no_longer_than_it_may_be(case: Case) -> None:
     case.serve(sfron.SFRon, sfron.Config(lr=1e-3, alpha=1e6, forget_clip=2.0, **options))
     down = 1e-3 * float(loss_gradient(case.model, case.setting.objective, case.retained).norm()) / len(case.retained)
     assert 2e-3 - 2 * down <= float((case.model.parameters - start).norm()) <= 2e-3 + 2 * down
+
+
+# ------------------------------------------------------------------ kde
+
+
+def test_kde_draws_both_ends_anew(case: Case, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_training(monkeypatch, kde)
+    start = case.model.parameters.clone()
+    case.serve(kde.KDE, kde.Config())
+    ends = case.model.mask("head").bool() | first_convolution(case.model)
+    assert int(ends.sum()) == 4 * CLASSES + CLASSES + 6 * 9 + 6
+    assert torch.equal(case.model.parameters != start, ends)
+    flat = Case(tools, lambda: tools.mlp((16, 8, CLASSES)))
+    start = flat.model.parameters.clone()
+    flat.serve(kde.KDE, kde.Config())
+    assert torch.equal(flat.model.parameters != start, flat.model.mask("head").bool())
+
+
+def test_kde_has_the_gradient_of_both_soft_terms_of_the_released_code(case: Case) -> None:
+    teacher, batch, t = case.setting.make_model(), case.retained.batch(case.retained.positions()[:10]), 5.0
+    says = case.model(batch.x).detach().requires_grad_()
+    soft, student = (teacher(batch.x).detach() / t).softmax(1), (says / t).log_softmax(1)
+    theirs = -(soft * student).sum(1).mean() + F.kl_div(student, soft, reduction="batchmean")
+    (slope,) = torch.autograd.grad(theirs + F.cross_entropy(says, batch.y), says)
+    losses = case.setting.objective.losses(says, batch)
+    ours = kde.Answers(case.setting.objective, teacher, t, labels=True).losses(losses, says, batch).mean()
+    assert torch.allclose(torch.autograd.grad(ours, says)[0], slope, atol=1e-6)
+    alone = kde.Answers(case.setting.objective, teacher, t, labels=False).losses(losses, says, batch).mean()
+    (slope,) = torch.autograd.grad(F.kl_div((says / t).log_softmax(1), soft, reduction="batchmean"), says)
+    assert torch.allclose(torch.autograd.grad(alone, says)[0], slope, atol=1e-6)
+
+
+def test_kde_warms_up_on_a_slice_and_reads_no_labels_there(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, start = watched(monkeypatch, kde), case.model.state_dict()
+    config = kde.Config(warmup_share=0.25, batch_size=16, warmup_epochs=2)
+    outcome = case.serve(kde.KDE, config)
+    assert [len(one.data) for one in seen] == [12, 48]
+    assert [(one.config.epochs, one.config.lr) for one in seen] == [(2, 9e-4), (3, 1e-3)]
+    assert outcome.forward == 2 * outcome.backward == 2 * (2 * 12 + 3 * 48), "the teacher is asked, too"
+    case.model.load_state_dict(start)
+    case.retained = case.retained.relabelled((case.retained.targets() + 1) % CLASSES)
+    case.serve(kde.KDE, config)
+    assert torch.equal(seen[2].after, seen[0].after)
+    assert not torch.equal(seen[3].after, seen[1].after)
+
+
+# ------------------------------------------------------------------ prmq
+
+
+def test_prmq_keeps_the_largest_weights_and_rounds(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_training(monkeypatch, prmq)
+    start = case.model.parameters.clone()
+    case.serve(prmq.PRMQ, prmq.Config(amount=0.8))
+    kept = case.model.parameters == start.half().float()
+    assert int(kept.sum()) == len(start) - round(0.8 * len(start))
+    assert start.abs()[kept].min() >= start.abs()[~kept].max()
+    for name, place in case.model.slices.items():
+        shape = case.model.network.get_parameter(name).shape
+        fresh = case.model.parameters[place][~kept[place]]
+        bound = 0.0 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5
+        assert fresh.abs().max() <= bound * 1.001, name
+    case.model.parameters[:] = start
+    case.serve(prmq.PRMQ, prmq.Config(amount=0.0))
+    assert torch.equal(case.model.parameters, start.half().float())
+
+
+def test_prmq_weighs_classes_and_stays_as_sure_as_the_teacher(case: Case) -> None:
+    says = torch.randn(6, CLASSES, generator=torch.Generator().manual_seed(0))
+    teacher, batch = case.setting.make_model(), case.retained.batch(case.retained.positions()[:6])
+    weights = prmq.class_weights(torch.tensor([0] * 9 + [1] + [2] * 4), CLASSES)
+    assert weights.tolist() == pytest.approx([9**-0.1, 1.0, 4**-0.1])
+    told = teacher(batch.x).detach()
+    entropy = [torch.distributions.Categorical(logits=z).entropy() for z in (says, told)]
+    expected = F.cross_entropy(says, batch.y, weight=weights) + F.mse_loss(*entropy)
+    hook = prmq.Retrain(case.setting.objective, teacher, weights)
+    losses = hook.losses(case.setting.objective.losses(says, batch), says, batch)
+    assert float(losses.mean()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_entropies_leave_out_what_is_forbidden_also_in_their_gradient() -> None:
+    few = torch.tensor([[1.0, -1.0, 0.5]])
+    many = torch.cat([few, torch.full((1, 2), -math.inf)], 1).requires_grad_()
+    entropy = prmq.entropies(many)
+    assert torch.allclose(entropy, prmq.entropies(few))
+    assert torch.autograd.grad(entropy.sum(), many)[0].isfinite().all()
+
+
+def test_prmq_passes_three_times_and_a_fifth(case: Case) -> None:
+    outcome = case.serve(prmq.PRMQ, prmq.Config(batch_size=16))
+    assert (outcome.steps, outcome.backward) == (3 * 3 + 1, 3 * 48 + 10)
+    assert torch.equal(case.model.parameters, case.model.parameters.half().float())
+
+
+# ------------------------------------------------------------------ cfw
+
+
+@pytest.mark.parametrize("blurred", ["first", "all"])
+def test_cfw_blurs_the_first_kernel_or_all(case: Case, blurred: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_training(monkeypatch, cfw)
+    start = case.model.parameters.clone()
+    case.serve(cfw.CFW, cfw.Config(blurred=blurred, last_sigma=0.0))
+    change = case.model.parameters - start
+    kernels = [place for name, place in case.model.slices.items() if name in ("body.1.weight", "body.3.weight")]
+    reached = kernels if blurred == "all" else kernels[:1]
+    expected = torch.zeros(len(start), dtype=torch.bool)
+    for place in reached:
+        expected[place] = True
+        assert float(change[place].std()) == pytest.approx(0.6, rel=0.5)
+    assert torch.equal(change != 0, expected)
+
+
+def test_cfw_blurs_again_before_the_last_pass(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(monkeypatch, cfw)
+    case.serve(cfw.CFW, cfw.Config(batch_size=16, epochs=3))
+    assert [one.config.epochs for one in seen] == [2, 1]
+    change = seen[1].before - seen[0].after
+    kernel = case.model.slices["body.1.weight"]
+    assert float(change[kernel].std()) == pytest.approx(0.005, rel=0.5)
+    change[kernel] = 0.0
+    assert not change.any()
+    case.serve(cfw.CFW, cfw.Config(batch_size=16, epochs=1))
+    assert len(seen) == 3, "with one pass there is none before the last"
+
+
+def test_balanced_classes_count_alike_and_a_weighed_batch_does_not_turn(case: Case) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 2, 2])
+    weights = cfw.balanced(labels, 4)
+    assert torch.zeros(4).index_add(0, labels, weights[labels]).tolist() == [3, 0, 3, 0]
+    says = torch.randn(6, CLASSES, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    batch: Any = SimpleNamespace(y=labels)
+    losses = F.cross_entropy(says, labels, reduction="none")
+    (plain,) = torch.autograd.grad(losses.mean(), says, retain_graph=True)
+    slopes = {}
+    for weigh in ("samples", "batch"):
+        hook = cfw.Balanced(weights * torch.tensor([2.0, 1.0, 1.0, 1.0]), weigh)
+        weighed = hook.losses(losses, says, batch).mean()
+        slopes[weigh] = torch.autograd.grad(weighed, says, retain_graph=True)[0]
+    assert torch.allclose(slopes["batch"], 1.5 * plain)
+    assert torch.allclose(slopes["samples"], torch.tensor([[1.5]] * 6) * plain)  # 4 x .75 x 2 and 2 x 1.5
+    assert not torch.allclose(cfw.Balanced(weights, "samples").losses(losses, says, batch), losses)
+
+
+# ------------------------------------------------------------------ rni
+
+
+def test_rni_trains_drawn_tensors_and_norms_and_then_all(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(tools, normed)
+    seen = watched(monkeypatch, rni)
+    case.serve(rni.RNI, rni.Config(tensors=2, epochs=3, fine_epochs=5, fine_rates=(1e-3, 2e-3), weight_decay=0.1))
+    assert [one.config.lr for one in seen] == [2e-4] * 3 + [1e-3] + [2e-3] * 4
+    for one in seen:
+        moved = {name for name, place in case.model.slices.items() if (one.before != one.after)[place].any()}
+        assert {"body.2.weight", "body.2.bias"} <= moved
+        if one.config.lr == 2e-4:
+            assert len(moved) <= 4
+        else:
+            assert len(moved) == len(case.model.slices)
+
+
+def test_rni_blurs_some_of_the_drawn_tensors_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, start = watched(monkeypatch, rni), case.model.parameters.clone()
+    config = rni.Config(tensors=3, epochs=8, fine_epochs=1, noise_share=1.0, noise=0.5, batch_size=16)
+    case.serve(rni.RNI, config)
+    head = case.model.mask("head").bool()
+    assert torch.equal(seen[0].before[~head], start[~head]), "before the first pass there is a new head, and no noise"
+    assert (seen[0].before[head] != start[head]).all()
+    tensors, trained, blurred = list(case.model.slices.values()), set[int](), set[int]()
+    for number, (earlier, one) in enumerate(zip(seen, seen[1:], strict=False)):
+        trained |= set(rni.drawn(6, 3, KEY / "pass" / number / "tensors"))
+        now = {i for i, place in enumerate(tensors) if (one.before != earlier.after)[place].any()}
+        chosen = set(rni.drawn(6, 3, KEY / "pass" / (number + 1) / "tensors"))
+        assert now == (chosen - trained if number < 7 else set())
+        blurred |= now
+    assert len(blurred) == 3, "those of the first draw never are"
+    case.model.parameters[:] = start
+    case.serve(rni.RNI, config.model_copy(update={"noise_share": 0.3}))
+    assert all(torch.equal(a.after, b.before) for a, b in zip(seen[9:], seen[10:], strict=False)), "int(.3 x 3) is 0"

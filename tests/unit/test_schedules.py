@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,25 @@ def test_every_option_tells(module: Any, tools: Any) -> None:
     base: dict[str, Any] = {"scope": ("sample", "class")} if takes_turns else {}
     base |= {"again_every": 2} if module is bursts else {}
     plain = module.place(plan, module.Config(**base), KEY)
-    for option in module.Config.model_fields:
+    for option in module.Config.model_fields.keys() - {"chosen"}:
         assert module.place(plan, module.Config(**base | {option: OTHER[option]}), KEY) != plain, option
+
+
+def test_worst_cases_that_were_chosen_before_are_asked_for(tools: Any, tmp_path: Path) -> None:
+    plan, file = make_plan(tools, 4), tmp_path / "choices.json"
+    config = worst_case.Config(samples=2, every=2, start=2, chosen=str(file))
+    file.write_text(json.dumps({str(KEY.seed): [[3, 1], [2]]}), encoding="utf-8")
+    specs = [s for s in worst_case.place(plan, config, KEY) if isinstance(s, RequestSpec)]
+    assert [(s.keys, s.choice) for s in specs] == [((3, 1), None), ((2,), None)]
+    other = Key(KEY.seed + 1)
+    free = config.model_copy(update={"chosen": None})
+    assert worst_case.place(plan, config, other) == worst_case.place(plan, free, other), "it is chosen anew"
+    with pytest.raises(DataError, match="has 2 requests for seed"):
+        worst_case.place(plan, config.model_copy(update={"every": 1, "start": 1}), KEY)
+    for text in ("[]", "{", f'{{"{KEY.seed}": 3}}'):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"schedule.chosen: .*choices.json cannot be read"):
+            worst_case.place(plan, config, KEY)
 
 
 @pytest.mark.parametrize(

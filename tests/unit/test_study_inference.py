@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from scipy.stats import nct, norm, t, ttest_1samp
@@ -167,7 +169,18 @@ def test_the_effect_that_would_be_seen_is_seen_four_times_in_five() -> None:
     assert f"a factor of {np.exp(Rule().detectable(noisy, 1)):.3g} beyond it" in verdict.reason
 
 
-def test_looks_may_begin_at_seeds_that_nobody_has_seen() -> None:
-    study = parse(StudyConfig, {"name": "a", "claim": "a", "base": {}, "seeds": {"looks": [5, 10], "first": 200}})
-    assert all_seeds(study.seeds) == tuple(range(200, 210))
-    assert rule_of(study.seeds) == Rule((5, 10))
+@pytest.mark.parametrize(
+    ("asked", "seeds", "rule"),
+    [
+        (3, range(3), Rule()),
+        ([7, 2, 5], (7, 2, 5), Rule()),
+        ({"looks": [5, 10]}, range(10), Rule((5, 10))),
+        ({"looks": [5, 10], "first": 200}, range(200, 210), Rule((5, 10))),
+        ({"open": 4}, range(4), Rule(anytime=True)),
+    ],
+)
+def test_seeds_say_how_a_study_may_conclude(asked: object, seeds: Iterable[int], rule: Rule) -> None:
+    """Looks may begin at seeds that nobody has seen."""
+    study = parse(StudyConfig, {"name": "a", "claim": "a", "base": {}, "seeds": asked})
+    assert all_seeds(study.seeds) == tuple(seeds)
+    assert rule_of(study.seeds) == rule

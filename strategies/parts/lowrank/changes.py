@@ -17,10 +17,13 @@ from typing_extensions import override
 
 from strategies.parts.model import FlatModel
 from strategies.parts.training.optimizers import Optimizer, OptimizerConfig, make_optimizer
+from strategies.parts.training.rates import Factor, Scheduled
 from strategies.parts.weights.blocks import stacks
 from streams.errors import ConfigError
 from streams.randomness import Key
 
+_TINY = 1e-12
+"""Norms of groups are divided by, and are not less than this."""
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A ``[r, in]`` and B ``[out, r]`` of one matrix."""
 
@@ -67,23 +70,32 @@ class Matrix:
         return part.view(self.inputs, self.outputs).T if self.transposed else part.view(self.outputs, self.inputs)
 
 
-def matrices_of(model: FlatModel) -> list[Matrix]:
-    """Return the trained matrices of the body that low-rank changes are made to.
+def matrices_by_path(model: FlatModel) -> dict[str, Matrix]:
+    """Return the trained matrices of the body that low-rank changes are made to, by the path of their map in it.
 
     Raises:
         ConfigError: there is none.
     """
-    matrices = []
+    matrices = {}
     for path, module in linear_maps(model.network.body).items():
         where = model.slices.get(f"body.{path}.weight")
         weight = module.weight
         if where is not None and isinstance(weight, torch.Tensor):
             rows, columns = weight.shape
             outputs, inputs = (columns, rows) if is_transposed(module) else (rows, columns)
-            matrices.append(Matrix(where, outputs, inputs, is_transposed(module)))
+            matrices[path] = Matrix(where, outputs, inputs, is_transposed(module))
     if not matrices:
         raise ConfigError("model: it has no linear map that is trained, so that nothing can be changed in low rank.")
     return matrices
+
+
+def matrices_of(model: FlatModel) -> list[Matrix]:
+    """Return the same matrices in their order.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return list(matrices_by_path(model).values())
 
 
 def check_rank(rank: int, matrices: Sequence[Matrix], key: str) -> None:
@@ -143,6 +155,9 @@ class LowRankSteps(Optimizer):
         earlier: Sequence[Sequence[torch.Tensor]] = (),
         strength: float = 0.0,
         absolute: bool = False,
+        groups: Sequence[Sequence[int]] = (),
+        sparsity: float = 0.0,
+        rate: Factor | None = None,
     ) -> None:
         """Start with zero moments.
 
@@ -156,15 +171,20 @@ class LowRankSteps(Optimizer):
             earlier: for each earlier change, its A of every matrix, to which the new A should be orthogonal.
             strength: lambda of lambda sum_i ||A_i A^T||_F^2.
             absolute: take the sum of absolute values in place of squares.
+            groups: numbers of the matrices whose factors form a group each.
+            sparsity: alpha of alpha sum over groups of the norm of all its factors together (group lasso).
+            rate: what the learning rate is multiplied by, step by step.
         """
         self._matrices, self._scale = matrices, scale
         self._earlier, self._strength, self._absolute = earlier, strength, absolute
+        self._groups, self._sparsity = groups, sparsity
         self._free = torch.zeros(0, dtype=torch.long, device=parameters.device) if free is None else free
         parts = [t.reshape(-1) for pair in factors for t in pair]
         self._vector = torch.cat([*parts, parameters[self._free]]).clone()
         self._shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in factors]
         self._base = [m.read(parameters) - scale * (b @ a) for m, (a, b) in zip(matrices, factors, strict=True)]
-        self._inner = make_optimizer(config, self._vector)
+        inner = make_optimizer(config, self._vector)
+        self._inner: Optimizer = inner if rate is None else Scheduled(inner, rate)
 
     def factors(self, vector: torch.Tensor | None = None) -> list[Factors]:
         """Return A and B of every matrix, views of what is trained (or of a vector laid out like it)."""
@@ -189,11 +209,21 @@ class LowRankSteps(Optimizer):
             for other in self._earlier:
                 product = a @ other[i].T
                 to_a.add_((product.sign() if self._absolute else 2 * product) @ other[i], alpha=self._strength)
+        if self._sparsity:
+            pulls = self.factors(slopes)
+            for group, norm in zip(self._groups, self.group_norms(), strict=True):
+                for value, pull in ((v, p) for i in group for v, p in zip(factors[i], pulls[i], strict=True)):
+                    pull.add_(value, alpha=self._sparsity / max(norm, _TINY))
         slopes[len(slopes) - len(self._free) :] = gradient[self._free]
         self._inner.step(self._vector, slopes)
         for m, base, (a, b) in zip(self._matrices, self._base, self.factors(), strict=True):
             m.read(parameters).copy_(base + self._scale * (b @ a))
         parameters[self._free] = self._vector[len(slopes) - len(self._free) :]
+
+    def group_norms(self) -> list[float]:
+        """Return the norm of all factors of every group."""
+        factors = self.factors()
+        return [math.sqrt(sum(float(t.square().sum()) for i in group for t in factors[i])) for group in self._groups]
 
     def penalty(self) -> float:
         """Return the sum that is kept small, without its strength."""

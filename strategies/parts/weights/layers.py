@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.parts.model import FlatModel
 from streams.errors import ConfigError
 from streams.randomness import Key, seeded_torch
+
+_OWN = ("weight", "bias")
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def last_layers(model: FlatModel, k: int, where: str) -> torch.Tensor:
@@ -67,6 +71,34 @@ def convolutions(model: FlatModel, who: str, otherwise: str) -> dict[str, tuple[
     if not found:
         raise ConfigError(f"{who} changes the kernels of convolutions, and this model trains none. {otherwise}")
     return found
+
+
+def first_convolution(model: FlatModel) -> torch.Tensor:
+    """Return which weights are those of the first trained convolution over images, its bias too, bool ``[P]``.
+
+    In a network without one it is none of them.
+    """
+    return _of(model, list(weights_of(model, (nn.Conv2d,)))[:1])
+
+
+def in_norms(model: FlatModel) -> torch.Tensor:
+    """Return which weights belong to batch, instance, layer or group norms, bool ``[P]``."""
+    return _of(model, [n for n, m in model.network.named_modules() if isinstance(m, _NORMS)])
+
+
+def of_layers(model: FlatModel) -> dict[str, slice]:
+    """Return the places of the trained weights and biases of linear and convolutional layers, by name."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    names = [f"{n}.{p}" for n, m in model.network.named_modules() if isinstance(m, kinds) for p in _OWN]
+    return {name: model.slices[name] for name in names if name in model.slices}
+
+
+def _of(model: FlatModel, modules: list[str]) -> torch.Tensor:
+    mask = torch.zeros(len(model.parameters), dtype=torch.bool, device=model.parameters.device)
+    for name in (f"{module}.{p}" for module in modules for p in _OWN):
+        if name in model.slices:
+            mask[model.slices[name]] = True
+    return mask
 
 
 def redraw(model: FlatModel, key: Key) -> FlatModel:

@@ -1,4 +1,4 @@
-"""The k-th smallest of many values, and which of them are the largest."""
+"""The k-th smallest of many values, and which of them are the largest or the smallest."""
 
 from __future__ import annotations
 
@@ -20,4 +20,14 @@ def largest(values: torch.Tensor, share: float) -> torch.Tensor:
     """Return which of `values` ``[n]`` are the largest by magnitude, bool ``[n]``: round(share x n), at least one."""
     mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
     mask[values.abs().topk(max(round(share * len(values)), 1)).indices] = True
+    return mask
+
+
+def smallest(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Return which of `values` ``[n]`` are the smallest by magnitude, bool ``[n]``: round(share x n) of them.
+
+    Of equal ones the first count.
+    """
+    mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    mask[values.abs().argsort(stable=True)[: round(share * len(values))]] = True
     return mask
