@@ -1,9 +1,9 @@
-"""Draw the pictures of the documentation: the quickstart's stream, and what its report shows.
+"""Draw the pictures of the documentation: the quickstart's stream, what its report shows, and what the words mean.
 
     python docs/draw.py
 
-It runs quickstart (about 15 seconds, or nothing if the run is there) and writes ``docs/img/stream.svg`` and
-``docs/img/result.svg``.
+It runs quickstart (about 15 seconds, or nothing if the run is there) and writes ``stream.svg``, ``result.svg`` and
+``concepts.svg`` in ``docs/img``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from streams.stream import Stream
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "img"
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#555555"
+TASKS = (BLUE, "#00795a", "#8a5ca8")
 STYLE = {
     "svg.hashsalt": "lifelong",  # the same file every time
     "svg.fonttype": "none",
@@ -95,18 +96,99 @@ def result_picture(run: lifelong.Run, stream: Stream) -> Figure:
     return figure
 
 
+def concepts_picture() -> Figure:
+    """Return a small source, its units, a stream made of it, and what is held after every event.
+
+    There are six classes of six samples each, the last two of each for testing. Experiences teach two classes; the
+    requests name two samples, a class, and a user who has samples of four classes.
+    """
+    figure = Figure(figsize=(11, 5.2), facecolor="white")
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    everything = [(kind, number) for kind in range(6) for number in range(6)]
+    trained = {sample for sample in everything if sample[1] < 4}
+    of_user = {(0, 2), (1, 0), (2, 1), (3, 3)}
+    lessons = [{s for s in trained if s[0] // 2 == task} for task in range(3)]
+    events = [
+        ("experience-0", "learn", lessons[0]),
+        ("request-0", "forget 2 samples", {(0, 1), (1, 2)}),
+        ("experience-1", "learn", lessons[1]),
+        ("request-1", "forget class 3", {s for s in trained if s[0] == 3}),
+        ("request-2", "forget user 7", of_user - {(3, 3)}),
+        ("experience-2", "learn", lessons[2]),
+    ]
+
+    squares: list[tuple[float, float, str, str]] = []
+
+    def square(x: float, y: float, sample: tuple[int, int], size: float, gone: bool = False) -> None:
+        kind, number = sample
+        colour = TASKS[kind // 2]
+        face = "white" if number >= 4 or gone else colour
+        edge = "#bbbbbb" if gone else colour
+        squares.append((x + size / 2, y + size / 2, face, edge))
+        ink = "#999999" if gone else colour if number >= 4 else "white"
+        text = "×" if gone else str(kind)
+        axes.text(x + size / 2, y + size / 2 - 0.01, text, color=ink, ha="center", va="center", fontsize=9, zorder=3)
+        if sample in of_user and not gone:
+            axes.plot(x + size - 0.04, y + size - 0.03, "o", ms=4, mfc="white", mec="black", mew=0.8, zorder=4)
+
+    def told(y: float, word: str, *lines: str) -> None:
+        axes.text(0.0, y, word, weight="bold", va="top", fontsize=12)
+        axes.text(0.0, y - 0.26, "\n".join(lines), va="top", fontsize=9.5, color=GREY, linespacing=1.35)
+
+    told(5.2, "Source", "all samples; each has a number,", "a class (digit) and a user (dot: user 7)")
+    told(4.35, "Units", "what scores are reported for,", "on test samples (open squares)")
+    for kind, number in everything:
+        square(2.9 + kind * 1.32 + (kind // 2) * 0.12 + number * 0.2, 4.9, (kind, number), 0.18)
+    for task in range(3):
+        left = 2.9 + task * 2.76
+        axes.plot([left, left, left + 2.5, left + 2.5], [4.4, 4.32, 4.32, 4.4], color=TASKS[task], lw=2)
+        name = f"task-{task}: classes {2 * task} and {2 * task + 1}"
+        axes.text(left + 1.25, 4.25, name, ha="center", va="top", color=TASKS[task])
+    told(
+        3.45, "Stream", "experiences teach training samples;", "requests name what must go:", "samples, a class, a user"
+    )
+    told(1.65, "Held after each event", "what a retrained model would be", "trained on (crosses: deleted)")
+    held: set[tuple[int, int]] = set()
+    deleted: set[tuple[int, int]] = set()
+    for index, (name, what, samples) in enumerate(events):
+        left, asks = 2.9 + index * 1.38, what != "learn"
+        colour = RED if asks else BLUE
+        box = FancyBboxPatch((left, 2.2), 1.24, 1.35, boxstyle="round,pad=0,rounding_size=0.08", fc="white", ec=colour)
+        axes.add_patch(box)
+        axes.text(left + 0.62, 3.43, name, ha="center", va="top", weight="bold", color=colour, fontsize=10)
+        axes.text(left + 0.62, 3.16, what, ha="center", va="top", color=colour, fontsize=9.5)
+        for place, sample in enumerate(sorted(samples)):
+            square(left + 0.2 + place % 4 * 0.22, 2.62 - place // 4 * 0.22, sample, 0.2)
+        held = held - samples if asks else held | samples
+        deleted = deleted | samples if asks else deleted
+        for place, sample in enumerate(sorted(held | deleted)):
+            square(left + 0.2 + place % 4 * 0.22, 1.45 - place // 4 * 0.22, sample, 0.2, gone=sample in deleted)
+    x, y, faces, edges = zip(*squares, strict=True)
+    axes.scatter(x, y, s=165, marker="s", c=faces, edgecolors=edges, zorder=2)
+    axes.annotate("", (11.2, 2.0), (2.9, 2.0), arrowprops={"arrowstyle": "->", "color": GREY})
+    axes.text(11.15, 1.9, "time", ha="right", va="top", color=GREY)
+    axes.set(xlim=(0, 11.3), ylim=(0.2, 5.3))
+    axes.set_axis_off()
+    return figure
+
+
 def score_of(run: lifelong.Run, strategy: str, request: str, event: int, model: str = "run") -> float | None:
     """Return the score on the data of a request after an event."""
     return next(r.value for r in run.tables[strategy].select("forget_accuracy", request, model) if r.event == event)
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures."""
     run = lifelong.run("quickstart", ROOT / "runs", progress=True)
     stream = lifelong.stream_from_manifest(run.folder / "stream.json")
     IMAGES.mkdir(exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, figure in (("stream", stream_picture(stream)), ("result", result_picture(run, stream))):
+        pictures = {
+            "stream": stream_picture(stream),
+            "result": result_picture(run, stream),
+            "concepts": concepts_picture(),
+        }
+        for name, figure in pictures.items():
             figure.savefig(IMAGES / f"{name}.svg", metadata={"Date": None})
 
 

@@ -1,7 +1,7 @@
 """Write pages that follow from the program and from what was measured; ``--check`` compares.
 
-They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, and numbers in choosing.md and
-scale.md.
+They are configuration.md, options/, metrics.md, reliability.md, leaderboard.md, gallery.md with its pictures, and
+numbers in choosing.md and scale.md.
 
 The pages are generated so that they cannot disagree with what the program does and what its studies have measured; a
 test runs the check. In docs/choosing.md a comment names what stands between it and ``<!-- end -->``:
@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the code beside these pages, whichever is installed
 
+from _gallery import gallery
 from _leaderboard import leaderboard
 from _reliability import reliability
 from _scale import many_requests
@@ -280,14 +281,14 @@ def main() -> int:
     stale = []
     pages = {"configuration.md": configuration(), "metrics.md": metrics(), "choosing.md": choosing()}
     pages |= {f"options/{kind}.md": options_of(kind) for kind in KIND_PAGES}
-    pages |= {"reliability.md": reliability(), "scale.md": scale(), "leaderboard.md": leaderboard()}
+    pages |= {"reliability.md": reliability(), "scale.md": scale(), "leaderboard.md": leaderboard(), **gallery()}
     for name, text in pages.items():
         file = DOCS / name
         if "--check" in sys.argv:
             if not file.exists() or file.read_text(encoding="utf-8") != text:
                 stale.append(name)
         else:
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     if stale:
         sys.stderr.write(f"Not up to date: {', '.join(stale)}. Run: python docs/generate.py\n")

@@ -125,6 +125,10 @@ def _sentence(group: Sequence[_Problem], where: str) -> str:
     first = group[0]
     key = ".".join([*([where] if where else []), *first.path])
     kind, value = first.error["type"], first.error["input"]
+    of_key = 2 if first.path[-1:] == ("[key]",) else 1 if kind == "invalid_key" else 0
+    if of_key and not isinstance(value, str):  # as YAML reads `no:`, `1:` and `~:`
+        at = ".".join([*([where] if where else []), *first.path[:-of_key]])
+        return f"{at}{': ' if at else ''}the key {_shown(value)} is not text. Write it in quotes."
     if kind == "extra_forbidden":
         return f"{key}: there is no such key. {closest(first.path[-1], _keys(first.annotation))}"
     if kind == "missing":

@@ -57,6 +57,7 @@ def init(
     from lifelong.config.run import RunConfig, load_config
     from streams.config import parse
 
+    name = name.removesuffix(".yaml")  # the file may be named as well
     target = file or Path(f"{name}.yaml")
     config = load_config(name) if name in ready_scenarios() else parse(RunConfig, {"name": name} | START)
     try:

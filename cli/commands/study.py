@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _NUMBERS = ("mean", "interval", "both sides", "seeds", "p", "corrected p")
 
 _LEGEND = (
+    "mean: over seeds; where there is a grid, a seed's number is the mean over all its points, unless points are named",
     "both sides: means of the two that are compared, where there are two",
     "p: how often a difference as large comes by chance if there is none; corrected p: for the number of criteria",
     "verdict: reproduced or contradicted if the mean is beyond the bar, or short of it, by more than chance explains",

@@ -12,6 +12,8 @@ from lifelong.results.series import Series
 FORGETS = 0.2
 """A learner that has lost this much of what it had first learned, without having been asked, forgets by itself."""
 
+_REMEDY = " A memory helps (learner: replay); so may a tuned strength."
+
 
 def advice(run: Run) -> list[str]:
     """Return what a newcomer should know before the numbers of a run are believed; mostly nothing."""
@@ -23,17 +25,19 @@ def advice(run: Run) -> list[str]:
     guessing = [name for name, numbers in series.items() if name not in forgetful and _guesses(numbers)]
     said = []
     if guessing:
+        known = any(series[name].has("retrained") for name in guessing)
+        also = ", and so does the model retrained without deleted data" if known else ""
         said.append(
-            f"At the end {_listed(guessing)} and the model retrained without deleted data both answer no better than "
-            f"chance: the stream is not learned, and nothing can be said of unlearning. Raise training.epochs or "
+            f"At the end {_listed(guessing)} {'answers' if len(guessing) == 1 else 'answer'} no better than "
+            f"chance{also}: the stream is not learned, and nothing can be said of unlearning. Raise training.epochs or "
             f"training.lr, or take a larger model."
         )
     for names in _by_learner(run, list(forgetful)):
         most, verb = max(forgetful[name] for name in names), "forgets" if len(names) == 1 else "forget"
         said.append(
             f"{_listed(names)} {verb} without being asked: {most:.2f} of {measure.replace('_', ' ')} is lost since "
-            f"each unit was first learned. That deleted data is not known later says little about unlearning there. A "
-            f"memory helps (learner: replay); so may a tuned strength."
+            f"each unit was first learned. That deleted data is not known later says little about unlearning there."
+            f"{'' if run.config.strategies[names[0]].isolated else _REMEDY}"
         )
     return said
 

@@ -11,11 +11,12 @@ from plotly.graph_objects import Figure
 
 from lifelong.execution.runner import Run
 from lifelong.files import write_atomically
-from lifelong.report import answers, contact_sheet, figures, selection, subnetworks, tables, unlearning
+from lifelong.report import answers, contact_sheet, figures, look, selection, subnetworks, tables, unlearning
 from lifelong.report.advice import advice
 from lifelong.report.columns import columns
 from lifelong.report.facts import Facts, gather
 from lifelong.report.markup import OPEN, opened, pairs
+from lifelong.report.matrix import marks_in_words
 from lifelong.report.page import drawing, page
 from lifelong.report.summary import summarize
 
@@ -141,27 +142,29 @@ def _timeline(facts: Facts) -> str:
         "Events in their order. Squares: units that an experience teaches. Stars: learned again after deletion. "
         "Crosses: deletion requests, by scope, and the units whose test data they delete."
     )
-    return _drawn("figure-timeline", figures.timeline(facts), caption)
+    return drawing("figure-timeline", figures.timeline(facts), caption)
 
 
 def _score(facts: Facts) -> str:
     meaning = tables.meaning(f"average_{facts.measure}", facts.catalogue)
-    caption = f"{meaning} Dotted lines are deletion requests: after one, what it deletes no longer counts."
-    return _drawn("figure-score", figures.average_score(facts), caption) + tables.averages(facts)
+    figure = figures.average_score(facts)
+    marks = "Crosses and dotted lines are" if figure.layout.shapes else "Crosses are"
+    deleted = f" {marks} deletion requests: after one, what it deletes no longer counts." if facts.requested else ""
+    return drawing("figure-score", figure, meaning + deleted) + tables.averages(facts)
 
 
 def _matrices(facts: Facts) -> str:
     parts = []
     for number, name in enumerate(facts.strategies):
+        figure = figures.matrix(facts, name)
         shown, measured = figures.left_out(facts, name)
         thinned = f" {shown} of {measured} measured events are shown." if shown < measured else ""
         caption = (
             f"{name}: {facts.measure.replace('_', ' ')} on each unit's test data after every event that was measured. "
             f"From yellow to blue: what should be known. Orange: deleted classes and tasks, where high means still "
-            f"known. Grey: not learned yet. Empty: nothing to measure. A circle: the unit is learned here. Dotted "
-            f"lines: deletion requests.{thinned}"
+            f"known. Grey: not learned yet. Empty: nothing to measure.{marks_in_words(figure)}{thinned}"
         )
-        drawn = _drawn(f"figure-matrix-{number}", figures.matrix(facts, name), caption, is_map=True)
+        drawn = drawing(f"figure-matrix-{number}", figure, caption)
         parts.append(opened(name, drawn, number < OPEN))
     return "".join(parts)
 
@@ -170,13 +173,10 @@ def _requests(facts: Facts) -> str:
     summaries = unlearning.beside_retraining(facts) + unlearning.correction(facts)
     if not figures.panels(facts):
         return summaries + tables.requests(facts)
+    figure = figures.requests(facts)
     meaning = tables.meaning(f"forget_{facts.measure}", facts.catalogue)
-    caption = (
-        f"{meaning} Open diamonds: the retrained reference, which never saw the "
-        f"data; the run should be where it is. Open squares: the withheld reference, for which the data merely stopped "
-        f"coming. The dotted line: the request is served."
-    )
-    return summaries + _drawn("figure-requests", figures.requests(facts), caption) + tables.requests(facts)
+    caption = f"{meaning}{look.marks_of_references(figure)} The dotted line: the request is served."
+    return summaries + drawing("figure-requests", figure, caption) + tables.requests(facts)
 
 
 def _came_back(facts: Facts) -> str:
@@ -186,7 +186,7 @@ def _came_back(facts: Facts) -> str:
         "open diamonds the retrained reference of each. Right: the change since the request less that of the retrained "
         "reference: above 0 it came back, below 0 it faded more than it does without it; 0 is ideal."
     )
-    return _drawn("figure-relapse", figures.came_back(facts), caption)
+    return drawing("figure-relapse", figures.came_back(facts), caption)
 
 
 def _subnetworks(facts: Facts) -> str:
@@ -203,8 +203,8 @@ def _subnetworks(facts: Facts) -> str:
         )
         parts.append(
             f"<h3>{escape(name)}</h3>"
-            + _drawn(f"figure-dependencies-{number}", subnetworks.dependency_map(facts, name), on_what)
-            + _drawn(f"figure-capacity-{number}", subnetworks.capacity(facts, name), how_full)
+            + drawing(f"figure-dependencies-{number}", subnetworks.dependency_map(facts, name), on_what)
+            + drawing(f"figure-capacity-{number}", subnetworks.capacity(facts, name), how_full)
         )
     return "".join(parts)
 
@@ -213,10 +213,10 @@ def _selection(facts: Facts) -> str:
     parts = []
     for number, name in enumerate(selection.described(facts)):
         shares = f"{name}: how often each skill was drawn, over its share of the pool; 1 is what a uniform draw gives."
-        drawn = _drawn(f"figure-shares-{number}", selection.shares(facts, name), shares)
+        drawn = drawing(f"figure-shares-{number}", selection.shares(facts, name), shares)
         if name in selection.clustered(facts):
             scores = f"{name}: which score decided in each cluster. Clusters are made anew at every event."
-            drawn += _drawn(f"figure-selectors-{number}", selection.selectors(facts, name), scores)
+            drawn += drawing(f"figure-selectors-{number}", selection.selectors(facts, name), scores)
         parts.append(f"<h3>{escape(name)}</h3>{drawn}")
     return "".join(parts)
 
@@ -227,7 +227,7 @@ def _cost(facts: Facts) -> str:
         "What it cost against what it gave. Above: what is known at the end, higher is better. Below: the distance to "
         "the retrained reference on deleted data, mean over requests, lower is better. Left is cheaper."
     )
-    drawn = _drawn("figure-cost", figures.costs(facts), caption) + _drawn("figure-paid", figures.paid(facts), paid)
+    drawn = drawing("figure-cost", figures.costs(facts), caption) + drawing("figure-paid", figures.paid(facts), paid)
     seconds = [
         f"{name}: {summary['references']['seconds']:.1f} s for {summary['references']['computed']} computed, "
         f"{summary['references']['cached']} found in the cache"
@@ -252,10 +252,6 @@ def _repeat(facts: Facts) -> str:
         f"</details>"
         f"{pairs([*versions, *digests, *machine, *source])}"
     )
-
-
-def _drawn(key: str, figure: Figure, caption: str, is_map: bool = False) -> str:
-    return drawing(key, figure.to_json(), int(figure.layout.height), caption, is_map)
 
 
 def _name_with_options(options: dict[str, object]) -> str:

@@ -25,6 +25,8 @@ REFERENCES = {"retrained": "diamond-open", "withheld": "square-open"}
 DELETION = {"color": VERMILLION, "width": 1.5, "dash": "dot"}
 MAX_ROWS = 400
 """Events that a heat map or a line through many panels shows at most."""
+MAX_LINES = 100
+"""Deletions up to which each gets a line; of more, nothing else could be seen."""
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, VERMILLION)  # deletions are vermillion, so it comes last
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
@@ -76,16 +78,32 @@ def reference(model: str, strategy: str, number: int, size: int) -> dict[str, ob
     }
 
 
+def references_in(figure: go.Figure) -> list[str]:
+    """Return the references that a figure shows."""
+    names = [trace.name or "" for trace in figure.data]
+    return [model for model in REFERENCES if any(name.endswith(f": {model}") for name in names)]
+
+
+def marks_of_references(figure: go.Figure) -> str:
+    """Return what the marks of references mean, of those that a figure shows."""
+    told = {
+        "retrained": " Open diamonds: the retrained reference, which never saw the data; a strategy should be where "
+        "its own is.",
+        "withheld": " Open squares: the withheld reference, for which the data merely stopped coming.",
+    }
+    return "".join(told[model] for model in references_in(figure))
+
+
 def name_references(figure: go.Figure) -> None:
-    """Put the marks of references into the legend."""
-    for model, mark in REFERENCES.items():
-        marker = {"symbol": mark, "size": 11, "color": GREY}
+    """Put the marks of the references that a figure shows into the legend."""
+    for model in references_in(figure):
+        marker = {"symbol": REFERENCES[model], "size": 11, "color": GREY}
         figure.add_scatter(x=[None], y=[None], name=f"{model} reference", mode="markers", marker=marker)
 
 
 def mark_deletions(figure: go.Figure, events: Sequence[int], above: bool = False, num_panels: int = 1) -> None:
-    """Draw a vertical line at every event, unless there are so many that nothing else could be seen."""
-    if len(events) * num_panels <= MAX_ROWS:
+    """Draw a vertical line at every event, unless there are more than `MAX_LINES`."""
+    if len(events) <= MAX_LINES:
         mark = {"type": "line", "y0": 0, "y1": 1, "line": DELETION, "layer": "above" if above else "below"}
         mark["opacity"] = max(0.2, min(1.0, 20 / max(1, len(events))))
         axes = ["", *range(2, num_panels + 1)]

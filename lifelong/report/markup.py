@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 FOLD = 24
@@ -16,7 +16,13 @@ def pairs(items: Sequence[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in items)}</dl>"
 
 
-def table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str], of_words: bool = False) -> str:
+def table(
+    caption: str,
+    heads: Sequence[tuple[str, str]],
+    bodies: Sequence[str],
+    of_words: bool = False,
+    texts: Collection[str] = (),
+) -> str:
     """Return a table.
 
     Args:
@@ -24,17 +30,21 @@ def table(caption: str, heads: Sequence[tuple[str, str]], bodies: Sequence[str],
         heads: of the columns, each with what it means.
         bodies: HTML of each ``tbody``.
         of_words: whether columns hold words, which are set left, rather than numbers.
+        texts: heads of single columns of words.
     """
     kind = ' class="words"' if of_words else ""
-    named = "".join(
-        f'<th scope="col">{f"<abbr title={quoted(why)}>{escape(head)}</abbr>" if why else escape(head)}</th>'
-        for head, why in heads
-    )
+    named = "".join(_head(head, why, head in texts) for head, why in heads)
     # what scrolls must take the focus, or the keyboard cannot scroll it
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label={quoted(caption)}><table{kind}>'
         f"<caption><span>{escape(caption)}</span></caption><thead><tr>{named}</tr></thead>{''.join(bodies)}</table></div>"
     )
+
+
+def _head(text: str, why: str, is_text: bool) -> str:
+    """Return the head of a column, with what it means."""
+    shown = f"<abbr title={quoted(why)}>{escape(text)}</abbr>" if why else escape(text)
+    return f'<th scope="col"{" class=text" * is_text}>{shown}</th>'
 
 
 def folded(title: str, num_rows: int, content: str) -> str:

@@ -125,6 +125,18 @@ def heat_map(matrix: Matrix, events: Sequence[int]) -> go.Figure:
     return figure
 
 
+def marks_in_words(figure: go.Figure, whose: str = "") -> str:
+    """Return what the marks on a heat map mean, of those that are drawn.
+
+    Args:
+        figure: the heat map.
+        whose: what to add to "deletion requests", such as `` of any seed``.
+    """
+    circles = " A circle: the unit is learned here." if any(t.name == "learned" for t in figure.data) else ""
+    lines = f" Dotted lines: deletion requests{whose}." if figure.layout.shapes else ""
+    return circles + lines
+
+
 _MOST_MARKS = 120
 """Marks of learning that are drawn; of more, nothing else could be seen."""
 

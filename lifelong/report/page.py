@@ -11,6 +11,7 @@ import functools
 import gzip
 from html import escape
 
+from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 # Nothing may be loaded: the page holds all it needs, and works where there is no network.
@@ -21,10 +22,10 @@ _POLICY = (
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --dim: #555; --ground: #fff; --line: #d0d0d0; --link: #005a8f;
-  --grey: #757575; --soft: #f4f4f4; --notice: #fff3d6; --best: #dcefe4; }
+  --grey: #757575; --soft: #f4f4f4; --shade: #0002; --notice: #fff3d6; --best: #dcefe4; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #ececec; --dim: #b0b0b0; --ground: #16181b; --line: #44484d; --link: #7cc4f0; --soft: #212429;
-    --grey: #8c9096; --notice: #453510; --best: #17402f; }
+    --shade: #fff2; --grey: #8c9096; --notice: #453510; --best: #17402f; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
@@ -38,7 +39,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 :focus-visible { outline: 3px solid #E69F00; outline-offset: 2px; }
 .notice { background: var(--notice); border-left: 5px solid #E69F00; padding: .6rem 1rem; }
 figure { margin: 1rem 0 1.5rem; }
-.wide { overflow-x: auto; } .plot { min-width: 20rem; } .plot.map { min-width: 34rem; }
+.wide { overflow-x: auto; } .plot { min-width: 20rem; } .plot.broad { min-width: 40rem; }
 .plot:not(.drawn) { background: linear-gradient(var(--soft), var(--soft)) no-repeat; }
 .sheet img { display: block; width: 100%; max-width: 44rem; image-rendering: pixelated; }
 .sheet p { margin: .5rem 0 .1rem; font-size: .9rem; } .sheet ol { font-size: .9rem; columns: 14rem; }
@@ -48,13 +49,16 @@ dt { color: var(--dim); font-size: .85rem; } dd { margin: 0; overflow-wrap: anyw
 pre { background: var(--soft); padding: .75rem 1rem; overflow-x: auto; font-size: .875rem; }
 details { margin: .75rem 0; } summary { cursor: pointer; padding: .25rem 0; } summary h3 { display: inline; margin: 0; }
 .scroll { overflow-x: auto; margin: .75rem 0; }
+.scroll, .wide { background: linear-gradient(to left, var(--ground) 40%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--dim); padding-bottom: .4rem; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: min(calc(100vw - 2.5rem), 1160px); }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { position: sticky; top: 0; background: var(--ground); }
-th[scope=row], th.group, td.text, thead th:first-child, .words th, .words td { text-align: left; }
-td, th[scope=row] { white-space: nowrap; } #metrics td, .words td { white-space: normal; }
+th[scope=row], th.group, .text, thead th:first-child, .words th, .words td { text-align: left; }
+th[scope=row], thead th:first-child { position: sticky; left: 0; background: var(--ground); }
+td, th[scope=row] { white-space: nowrap; } .words td { white-space: normal; }
 th[scope=row] { font-weight: normal; } .beside tr:first-child > * { font-weight: 600; padding-top: .8rem; }
 th.group { padding-top: .8rem; }
 td.best { background: var(--best); font-weight: 600; }
@@ -66,6 +70,8 @@ td small { display: block; color: var(--dim); white-space: nowrap; }
 .not-testable { background: #5f5f5f; font-style: italic; }
 abbr { text-decoration: underline dotted; text-underline-offset: .2em; cursor: help; }
 .plot text:not(.hoverlayer *) { fill: var(--text) !important; }
+@media (max-width: 600px) { th, td { padding: .3rem .4rem; } th[scope=row], td.text { white-space: normal; }
+  td.text { min-width: 6.5rem; } }
 @media print { .modebar, nav, .skip { display: none; } .scroll { max-height: none; } }
 """
 
@@ -87,9 +93,14 @@ async function unpack() {
   document.head.append(script);
 }
 const narrow = () => innerWidth < 600;
-function fitted(layout) {
-  if (!narrow()) return layout;
-  return {...layout, margin: {...layout.margin, l: 40, r: 8}, font: {...layout.font, size: 11}};
+// Legends take their room from the page and not from what is drawn.
+function fitted(place, {data, layout}) {
+  const named = data.filter(trace => trace.name && trace.showlegend !== false && trace.type !== "heatmap").length;
+  const rows = Math.ceil(named * 160 / place.clientWidth);
+  const taller = {...layout, height: layout.height + 20 * Math.max(0, rows - 1)};
+  if (!narrow()) return taller;
+  const small = text => ({...text, font: {...text.font, size: 11}});
+  return {...small(taller), margin: {...layout.margin, l: 40, r: 8}, annotations: layout.annotations?.map(small)};
 }
 let ready;
 async function draw(place) {
@@ -97,7 +108,7 @@ async function draw(place) {
   place.classList.add("drawn");
   await (ready ??= unpack());
   const figure = read(place);
-  await Plotly.newPlot(place, scales(figure.data), fitted(figure.layout), options);
+  await Plotly.newPlot(place, scales(figure.data), fitted(place, figure), options);
   const unstop = () => place.querySelectorAll(".modebar-btn").forEach(button => button.tabIndex = -1);
   unstop();
   place.on("plotly_afterplot", unstop);
@@ -147,22 +158,27 @@ def page(title: str, head: str, sections: list[tuple[str, str, str]], foot: str)
     )
 
 
-def drawing(key: str, json: str, height: int, caption: str, is_map: bool = False) -> str:
+def drawing(key: str, figure: Figure, caption: str) -> str:
     """Return a figure: the place where it is drawn, its data, and its caption (as text).
 
     Args:
         key: unique id.
-        json: the plotly figure.
-        height: in pixels, kept free until it is drawn.
+        figure: what is drawn; its height is kept free until then.
         caption: what it shows.
-        is_map: whether it has long names and a scale of colours beside it, and needs more room than a curve.
     """
-    data = json.replace("<", "\\u003c")
+    data = figure.to_json().replace("<", "\\u003c")
+    broad = _is_broad(figure)
     # what scrolls on a telephone must take the focus, or the keyboard cannot scroll it
-    focus = f' tabindex="0" role="region" aria-labelledby="{key}-caption"' if is_map else ""
+    focus = f' tabindex="0" role="region" aria-labelledby="{key}-caption"' if broad else ""
     return (
         f'<figure aria-labelledby="{key}-caption"><div class="wide"{focus}>'
-        f'<div class="plot{" map" * is_map}" id="{key}" style="min-height:{height}px"></div></div>'
+        f'<div class="plot{" broad" * broad}" id="{key}" style="min-height:{int(figure.layout.height)}px"></div></div>'
         f'<script type="application/json" id="{key}-data">{data}</script>'
         f'<figcaption id="{key}-caption">{escape(caption)}</figcaption></figure>'
     )
+
+
+def _is_broad(figure: Figure) -> bool:
+    """Return whether a figure needs more room than a curve: panels side by side, or a scale of colours."""
+    beside = any(axis.domain and axis.domain[0] > 0 for axis in figure.select_xaxes())
+    return beside or any(trace.type == "heatmap" for trace in figure.data)

@@ -215,9 +215,8 @@ def _section(lives: Lives, part: Callable[[Point, Lives], Iterator[Drawn]]) -> s
         parts = []
         for number, d in enumerate(part(point, lives)):
             key = f"figure-{d.name}-{numbers[id(point)]}"
-            is_map = part is study_drawings.matrices
-            figure = drawing(key, d.figure.to_json(), int(d.figure.layout.height), d.caption, is_map)
-            parts.append(opened(d.title, figure, number < OPEN) if is_map else figure)
+            figure = drawing(key, d.figure, d.caption)
+            parts.append(opened(d.title, figure, number < OPEN) if d.title else figure)
         if part is study_drawings.known:
             parts.append(folded("The same as numbers", FOLD, _html(study_tables.averages(point))))
         if part is study_drawings.left_behind:

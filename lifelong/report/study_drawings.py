@@ -9,6 +9,8 @@ from plotly.graph_objects import Figure
 
 from lifelong.report import figures, study_figures
 from lifelong.report.lives import Lives, Point
+from lifelong.report.look import MAX_LINES, marks_of_references
+from lifelong.report.matrix import marks_in_words
 from lifelong.report.spread import band_in_words
 from lifelong.report.tables import meaning
 from lifelong.report.tradeoff import by_access, trade_off
@@ -47,8 +49,8 @@ def known(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield the accumulation curve."""
     average = meaning(f"average_{point.measure}", point.catalogue)
     caption = (
-        f"{average} Line and band: {band_in_words(point.num_seeds())}. {_deletions(point)} "
-        f"After one, what it deletes no longer counts."
+        f"{average} Line and band: {band_in_words(point.num_seeds())}.{_deletions(point)}"
+        f"{' After a request, what it deletes no longer counts.' if point.requests else ''}"
     )
     yield Drawn("average", study_figures.average(point), caption)
 
@@ -56,13 +58,12 @@ def known(point: Point, lives: Lives) -> Iterator[Drawn]:
 def left_behind(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield what is left of the deleted data right after each request."""
     if point.requests:
+        figure = study_figures.requests(point)
         caption = (
             f"{meaning(f'forget_{point.measure}', point.catalogue)} Right after each request, in their order: "
-            f"{band_in_words(point.num_seeds())}. Open diamonds: the retrained reference, which never saw the data; a "
-            f"strategy should be where its own is. Open squares: the withheld reference, for which the data merely "
-            f"stopped coming."
+            f"{band_in_words(point.num_seeds())}.{marks_of_references(figure)}"
         )
-        yield Drawn("requests", study_figures.requests(point), caption)
+        yield Drawn("requests", figure, caption)
 
 
 def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
@@ -70,7 +71,7 @@ def came_back(point: Point, lives: Lives) -> Iterator[Drawn]:
     if point.requests:
         caption = (
             f"{meaning('relapse')} Mean over the requests served so far, with its sign; "
-            f"{band_in_words(point.num_seeds())}. {_deletions(point)}"
+            f"{band_in_words(point.num_seeds())}.{_deletions(point)}"
         )
         yield Drawn("relapse", study_figures.relapse(point), caption)
         caption = (
@@ -105,7 +106,7 @@ def costs(point: Point, lives: Lives) -> Iterator[Drawn]:
         yield Drawn("request-costs", study_figures.request_costs(point), caption)
     caption = (
         f"Over the life: optimizer steps and seconds (without evaluation and references) so far, and bytes that the "
-        f"strategy keeps; {band_in_words(point.num_seeds())}. {_deletions(point)}"
+        f"strategy keeps; {band_in_words(point.num_seeds())}.{_deletions(point)}"
     )
     yield Drawn("costs", study_figures.life_costs(point), caption)
 
@@ -114,13 +115,14 @@ def matrices(point: Point, lives: Lives) -> Iterator[Drawn]:
     """Yield a heat map for every strategy."""
     count = min(len(lives.points), MAX_POINTS) * len(point.begun)
     for _, name in point.begun:
+        figure = study_figures.mean_matrix(point, name, count)
         caption = (
             f"{name}: {point.measure.replace('_', ' ')} on each unit's test data after every event that was "
             f"measured, mean of {len(point.lives[name])} seeds. From yellow to blue: what should be known. Orange: "
-            f"deleted classes and tasks, where high means still known. Grey: not learned yet. A circle: the unit is "
-            f"learned here. {_deletions(point)}"
+            f"deleted classes and tasks, where high means still known. Grey: not learned yet."
+            f"{marks_in_words(figure, _whose(point))}"
         )
-        yield Drawn(f"matrix-{name}", study_figures.mean_matrix(point, name, count), caption, name)
+        yield Drawn(f"matrix-{name}", figure, caption, name)
 
 
 def happened(point: Point, lives: Lives) -> Iterator[Drawn]:
@@ -136,5 +138,9 @@ def happened(point: Point, lives: Lives) -> Iterator[Drawn]:
 
 
 def _deletions(point: Point) -> str:
-    drawn_anew = any(len(r.events) > 1 for r in point.requests)
-    return "Dotted lines are deletion requests" + (" of any seed." if drawn_anew else ".") if point.requests else ""
+    """Return what dotted lines are, where they are drawn."""
+    return f" Dotted lines are deletion requests{_whose(point)}." if 0 < len(point.deletions) <= MAX_LINES else ""
+
+
+def _whose(point: Point) -> str:
+    return " of any seed" if any(len(r.events) > 1 for r in point.requests) else ""

@@ -83,6 +83,9 @@ def _judged(caption: str, verdicts: Sequence[Verdict], lives: Lives) -> Grid:
     return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 
+OVER_THE_GRID = "Unless it names points of the grid, a seed's number is the mean over all of them."
+
+
 def comparisons(lives: Lives) -> Grid:
     """Return one row for every comparison."""
     heads = (
@@ -100,7 +103,10 @@ def comparisons(lives: Lives) -> Grid:
         e = d.estimate
         numbers = (in_words(e), sides_in_words(d.sides), *p_values(e, d.p_corrected), *_seeds_and_bca(e))
         rows.append((f"{d.of} - {d.minus}", d.what or d.metric, *numbers))
-    return _without_empty(Grid("Paired differences between strategies, seed by seed.", heads, (("", tuple(rows)),)))
+    caption = "Paired differences between strategies, seed by seed."
+    if lives.study.config.grid:
+        caption += f" {OVER_THE_GRID}"
+    return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 
 def components(lives: Lives) -> Grid:

@@ -54,7 +54,8 @@ def summary(facts: Facts) -> str:
     if any(cell.grey for group in groups for line in group.lines for cell in line.cells):
         caption += f" {GREY}"
     missing = unheld(groups)
-    return table(f"{caption} {missing[0].upper()}{missing[1:]}." if missing else caption, named, bodies)
+    caption += f" {missing[0].upper()}{missing[1:]}." if missing else ""
+    return table(caption, named, bodies, texts=[REMARK[0]])
 
 
 _ARROW = {"higher": "\u2191", "lower": "\u2193", "zero": "0", None: ""}
@@ -126,7 +127,8 @@ def requests(facts: Facts) -> str:
         "Every request: right after it was served, and at the end. A dash: undefined, learned again, or not computed. "
         f"{GREY}"
     )
-    return folded("All requests", len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+    bodies = [f"<tbody>{''.join(rows)}</tbody>"]
+    return folded("All requests", len(rows), table(caption, heads, bodies, texts=["strategy"]))
 
 
 def by_scope(facts: Facts) -> str:
@@ -166,7 +168,8 @@ def by_scope(facts: Facts) -> str:
         ("steps \u2193", meaning("steps")),
     ]
     caption = "Requests apart by what they name: means over those of one kind, right after each was served."
-    return folded(caption, len(rows), table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"]))
+    bodies = [f"<tbody>{''.join(rows)}</tbody>"]
+    return folded(caption, len(rows), table(caption, heads, bodies, texts=["request names"]))
 
 
 def lost(facts: Facts) -> str:
@@ -197,7 +200,7 @@ def lost(facts: Facts) -> str:
         f"Forgotten by accident: how much {words(facts.measure)} the units that should still be known have lost at the "
         f"end. Positive: lost."
     )
-    return table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    return table(caption, heads, [f"<tbody>{''.join(rows)}</tbody>"], texts=["most"])
 
 
 def falls_of(scores: Matrix) -> dict[str, tuple[float, float]]:
@@ -262,7 +265,8 @@ def glossary(metrics: Iterable[str], catalogue: Catalogue = BUILT_IN) -> str:
         data = "".join(f'<td class="text">{escape(c)}</td>' for c in cells)
         rows.append(f'<tr><th scope="row"><code>{escape(name)}</code></th>{data}</tr>')
     heads = [("metric", ""), ("meaning", ""), ("unit", ""), ("better", ""), ("ideal", "")]
-    body = table("Every metric in the tables of this run.", heads, [f"<tbody>{''.join(rows)}</tbody>"])
+    bodies = [f"<tbody>{''.join(rows)}</tbody>"]
+    body = table("Every metric in the tables of this run.", heads, bodies, of_words=True)
     return folded("What the metrics mean", FOLD, body)
 
 

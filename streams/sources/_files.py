@@ -56,6 +56,8 @@ def read_npz(path: Path) -> Table:
         DataError: not such a file, an array is missing, or the arrays do not fit together.
     """
     try:
+        if not zipfile.is_zipfile(path):  # of which numpy says that it may hold a pickle
+            raise zipfile.BadZipFile("it is no zip file, as .npz files are")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -138,8 +140,17 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
     if len(targets) != 1 or not features:
         raise DataError(
             f"{path}: the columns {header} need exactly one of 'label' and 'target', and one or more features."
+            f"{_remedy(header)}"
         )
     return header
+
+
+def _remedy(header: Sequence[str]) -> str:
+    """Return what the likeliest mistakes of a header need."""
+    if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+        return f" Columns are separated by commas, not by {other!r}."
+    miswritten = [name for name in header if name.lower() in ("label", "target")]
+    return f" Write {miswritten[0]!r} in small letters." if len(miswritten) == 1 else ""
 
 
 def _finite(path: Path, given: np.ndarray) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 import lifelong
+from lifelong.config.run import RunConfig
 from lifelong.report.html import write_report
 from lifelong.report.look import HELD, HELD_IN_THE_DARK
 from lifelong.report.study import write_study_report
 from lifelong.study.study import Study
+from streams.config import parse
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 CHROMIUM = shutil.which("chromium")
@@ -42,12 +45,52 @@ def files(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
+LEARNERS, UNLEARNERS = (
+    ("naive", "replay", "ewc", "l2"),
+    ("none", "finetune", "gradient-ascent", "ssd", "retrain"),
+)
+WIDE: dict[str, Any] = {
+    "name": "wide",
+    "scenario": {"name": "class-incremental", "experiences": 3},
+    "schedule": {
+        "name": "explicit",
+        "requests": [{"after": 1, "scope": "sample", "count": 5}, {"after": 2, "scope": "class", "keys": [1]}],
+    },
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 2},
+    "references": {"kinds": ["retrained", "withheld"]},
+    "strategies": {f"{a}-{b}": {"learner": a, "unlearner": b} for a in LEARNERS for b in UNLEARNERS},
+}
+LONG: dict[str, Any] = {
+    "name": "long",
+    "scenario": {"name": "recurring", "tasks": 800, "samples_per_class": 10},
+    "schedule": {"name": "periodic", "every": 4, "samples": 2},
+    "model": {"name": "mlp", "hidden": [16]},
+    "training": {"epochs": 1, "lr": 0.1},
+    "evaluation": {"every": 20, "probe": 0, "follow": "geometric"},
+    "references": {"kinds": ["retrained"], "every": 100},
+    "strategies": {"naive": {"unlearner": "none"}, "replay": {"learner": "replay", "unlearner": "gradient-ascent"}},
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of 20 strategies and of 1,000 events."""
+    root = tmp_path_factory.mktemp("large")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFELONG_CACHE", str(root / "cache"))
+        made = {config["name"]: lifelong.run(parse(RunConfig, config), root) for config in (WIDE, LONG)}
+    assert len(made["wide"].tables) == 20
+    assert made["long"].tables["naive"].rows[-1].event == 999
+    return {name: write_report(run) for name, run in made.items()}
+
+
 class Shown:
     """A report on the screen; whatever the browser complains about, or tries to load, is kept."""
 
-    def __init__(self, browser: Any, file: Path, scheme: str = "light") -> None:
+    def __init__(self, browser: Any, file: Path, scheme: str = "light", width: int = 1200) -> None:
         self.complaints: list[str] = []
-        self.page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page.set_default_timeout(180_000)  # beside other work pages are drawn slowly
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -94,9 +137,9 @@ def test_on_a_phone_figures_and_tables_scroll_and_captions_can_be_read(shown: Sh
     assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
     for width in shown.page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.clientWidth)"):
         assert width >= 320
-    maps = shown.page.evaluate("[...document.querySelectorAll('.plot.map')].map(p => p.clientWidth)")
-    assert maps
-    assert all(width > 500 for width in maps)  # colour bars and names have room; they scroll
+    broad = shown.page.evaluate("[...document.querySelectorAll('.plot.broad')].map(p => p.clientWidth)")
+    assert broad
+    assert all(width > 600 for width in broad)  # colour bars, names and panels side by side have room; they scroll
     captions = "[...document.querySelectorAll('caption span')].map(c => c.getBoundingClientRect())"
     assert all(box["right"] <= 390 for box in shown.page.evaluate(captions))
 
@@ -188,7 +231,7 @@ def test_light_and_dark_can_both_be_read(browser: Any, files: dict[str, Path], n
 @pytest.mark.nightly
 def test_heat_maps_take_the_colours_of_the_theme(browser: Any, files: dict[str, Path]) -> None:
     """What is not known is near the ground, in the dark too."""
-    scale = "document.querySelector('.plot.map')._fullData[0].colorscale[0][1]"
+    scale = "document.querySelector('#figure-matrix-0')._fullData[0].colorscale[0][1]"
     found = Shown(browser, files["run"], "dark")
     dark = found.page.evaluate(scale)
     found.page.emulate_media(color_scheme="light")
@@ -233,15 +276,40 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 @pytest.mark.nightly
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["run", "study"])
-def test_axe_finds_no_barrier(browser: Any, files: dict[str, Path], name: str, width: int, scheme: str) -> None:
+@pytest.mark.parametrize("name", ["run", "study", "wide", "long"])
+def test_axe_finds_no_barrier(
+    browser: Any, files: dict[str, Path], large: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
     """The rules of axe-core for WCAG 2 A and AA and its best practices, but for what is inside plotly's drawings."""
     axe = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
-    shown = Shown(browser, files[name], scheme)
-    shown.page.set_viewport_size({"width": width, "height": 900})
+    shown = Shown(browser, (files | large)[name], scheme, width)
     shown.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     found = shown.page.evaluate("axe.run({exclude: ['.js-plotly-plot']}, {resultTypes: ['violations']})")
     shown.page.close()
     barriers = [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found["violations"]]
     assert barriers == []
     assert len(found["passes"]) > 15, "it has looked"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", ["run", "study", "wide", "long"])
+def test_no_text_lies_on_another(
+    browser: Any, files: dict[str, Path], large: dict[str, Path], name: str, width: int
+) -> None:
+    """Titles of panels and axes, and legends, have room of their own; the page does not scroll sideways."""
+    shown = Shown(browser, (files | large)[name], width=width)
+    boxes = shown.page.evaluate(
+        """[...document.querySelectorAll(".plot.drawn")].filter(p => p.offsetParent).map(plot =>
+             [...plot.querySelectorAll(".annotation-text, .xtitle, .legendtext")].map(text => {
+               const box = text.getBoundingClientRect();
+               return [text.textContent, box.left, box.top, box.right, box.bottom]; }))"""
+    )
+    wide = shown.page.evaluate("document.documentElement.scrollWidth")
+    shown.page.close()
+    assert wide == width
+    assert sum(map(len, boxes)) > 20
+    for texts in boxes:
+        for (one, *a), (other, *b) in itertools.combinations(texts, 2):
+            apart = a[2] <= b[0] + 2 or b[2] <= a[0] + 2 or a[3] <= b[1] + 2 or b[3] <= a[1] + 2
+            assert apart, (one, other)

@@ -338,6 +338,7 @@ def test_init_writes_what_run_reads_and_never_overwrites(call: Call) -> None:
     assert code == 2
     assert "Cannot write nowhere/x.yaml" in err
     assert call("init", "quickstart", "--file", "q.yaml")[0] == 0
+    assert call("init", "named.yaml")[1] == "named.yaml\n"
 
 
 def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

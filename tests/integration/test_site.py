@@ -98,6 +98,6 @@ def test_the_pictures_are_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(draw, "ROOT", tmp_path)
     monkeypatch.setattr(draw, "IMAGES", tmp_path)
     draw.main()
-    for name in ("stream.svg", "result.svg"):
+    for name in ("stream.svg", "result.svg", "concepts.svg"):
         made, kept = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, DOCS / "img"))
         assert re.findall(r">([^<>]+)</text>", made) == re.findall(r">([^<>]+)</text>", kept), name

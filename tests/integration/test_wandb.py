@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from lifelong.audits import _judge
 from lifelong.config.run import RunConfig
 from lifelong.results.table import Row, read_rows
 from lifelong.study.share import share
-from lifelong.trackers._base import load_tracker
+from lifelong.trackers._base import RunInfo, Tracker, load_tracker
 from lifelong.trackers._charts import requests_chart, units_chart
 from lifelong.trackers._server import Place, mode_wanted
 from lifelong.trackers._wide import Wide
@@ -280,24 +280,31 @@ def test_the_documented_sweep_finds_its_metric_and_every_strategy_is_a_run_of_it
     assert "plotly" in html.read_text(encoding="utf-8")
 
 
+def tracker_of_the_docs(folder: Path) -> Path:
+    """Write the tracker that docs/tracking.md shows."""
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
+    file = folder / "to_mlflow.py"
+    file.write_text(page.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    return file
+
+
 def test_a_tracker_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that docs/tracking.md shows, with a package in MLflow's place that notes what it is told."""
-    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text(encoding="utf-8")
-    file = tmp_path / "to_mlflow.py"
-    file.write_text(page.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    file = tracker_of_the_docs(tmp_path)
     told: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
 
     def noted(name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: told.append((name, args, kwargs))
 
-    functions = ("set_experiment", "start_run", "log_params", "log_dict", "log_metric", "set_tag", "end_run")
+    functions = ("set_experiment", "start_run", "log_params", "log_dict", "log_metrics", "set_tag", "end_run")
     monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(**{name: noted(name) for name in functions}))
     config = TINY | {"strategies": {"naive": {"unlearner": "none"}}, "references": {"kinds": []}}
     run = lifelong.run(parse(RunConfig, config), tmp_path / "runs", [load_tracker(str(file))])
     names = [name for name, _, _ in told]
     assert names[:2] == ["set_experiment", "start_run"]
     assert names[-1] == "end_run"
-    sent = {(args[0], kwargs["step"]): args[1] for name, args, kwargs in told if name == "log_metric"}
+    calls = [(args[0], kwargs["step"]) for name, args, kwargs in told if name == "log_metrics"]
+    sent = {(key, step): value for values, step in calls for key, value in values.items()}
     rows = {
         (f"run/{r.subject}/{r.metric}", r.event): r.value
         for r in run.tables["naive"].rows
@@ -305,6 +312,57 @@ def test_a_tracker_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     }
     assert {key: value for key, value in sent.items() if key[0] != "seconds"} == rows
     assert [step for key, step in sent if key == "seconds"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own dependencies
+def test_the_tracker_of_the_docs_in_a_real_mlflow(tmp_path: Path) -> None:
+    """A run each, with every number; one that went on is one run; one that diverged has failed."""
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow (pip install mlflow)")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    file = str(tracker_of_the_docs(tmp_path))
+    config = parse(RunConfig, TINY)
+    whole = lifelong.run(config, tmp_path / "whole", [load_tracker(file)])
+
+    class Stops(Tracker):
+        """Ends the run in the middle of its second strategy."""
+
+        def __init__(self) -> None:
+            self.strategies: list[str] = []
+
+        def begin(self, info: RunInfo, first_event: int) -> None:
+            self.strategies.append(info.strategy)
+
+        def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
+            if self.strategies == ["naive", "replay"] and index == 2:
+                raise KeyboardInterrupt
+
+    stopped = config.model_copy(update={"name": "stopped"})
+    with pytest.raises(KeyboardInterrupt):
+        lifelong.run(stopped, tmp_path / "runs", [load_tracker(file), Stops()])
+    resumed = lifelong.run(stopped, tmp_path / "runs", [load_tracker(file)])
+    client = mlflow.MlflowClient()
+    for run, told in ((whole, "tiny"), (resumed, "stopped")):
+        found = mlflow.search_runs(experiment_names=[told], output_format="list")
+        assert sorted(r.data.tags["strategy"] for r in found) == ["naive", "replay"]
+        sent = {r.data.tags["strategy"]: r for r in found}
+        for name, table in run.tables.items():
+            assert sent[name].info.status == "FINISHED"
+            assert sent[name].data.params == {"seed": "0", "model": "mlp"}
+            rows: dict[str, dict[int, float]] = {}
+            for r in table.rows:
+                if r.value is not None and r.subject in ("stream", "requests"):
+                    rows.setdefault(f"{r.model}/{r.subject}/{r.metric}", {})[r.event] = r.value
+            assert {"run", "retrained"} <= {key.partition("/")[0] for key in rows}
+            for key, values in rows.items():
+                history = client.get_metric_history(sent[name].info.run_id, key)
+                assert {m.step: m.value for m in history} == values, key
+    diverges = TINY | {"name": "diverges", "training": {"epochs": 1, "lr": 1e30}, "references": {"kinds": []}}
+    with pytest.raises(TrainingError):
+        lifelong.run(parse(RunConfig, diverges), tmp_path / "runs", [load_tracker(file)])
+    failed = mlflow.search_runs(experiment_names=["diverges"], output_format="list")
+    assert {r.info.status for r in failed} == {"FAILED"}
+    assert all("error" in r.data.tags for r in failed)
 
 
 def test_a_file_without_a_tracker_is_refused(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def told(**strategies: tuple[float, float, float]) -> list[str]:
         for name, (lost, own, retrained) in strategies.items()
     }
     learners = {name: {"learner": name, "unlearner": "none"} for name in ("naive", "ewc")}
+    learners["independent"] = {"isolated": "independent"}
     config = parse(RunConfig, {"strategies": {name: learners.get(name, {}) for name in strategies}})
     return advice(Run(Path(), config, tables, dict.fromkeys(strategies, {})))
 
@@ -134,10 +135,13 @@ def told(**strategies: tuple[float, float, float]) -> list[str]:
 def test_advice_is_given_where_numbers_cannot_tell() -> None:
     assert told(naive=(0.0, 0.8, 0.8)) == []
     (chance,) = told(naive=(0.0, 0.01, 0.02))
-    assert chance.startswith("At the end naive and the model retrained without deleted data both answer no better")
+    assert chance.startswith("At the end naive answers no better than chance, and so does the model retrained without")
     assert told(naive=(0.0, 0.01, 0.9)) == []  # the remark says that it collapsed
     (forgets,) = told(naive=(0.6, 0.01, 0.02), ewc=(0.1, 0.5, 0.5))
     assert forgets.startswith("naive forgets without being asked: 0.60 of accuracy is lost")
+    assert forgets.endswith("A memory helps (learner: replay); so may a tuned strength.")
+    (isolated,) = told(independent=(0.6, 0.01, 0.02))
+    assert isolated.endswith("says little about unlearning there."), "there is no learner to change"
 
 
 def test_age_counts_from_the_request() -> None:

@@ -134,7 +134,7 @@ def test_deletions_are_marked_in_every_panel_unless_there_are_too_many() -> None
     look.mark_deletions(many, range(40))
     assert many.layout.shapes[0].opacity == 0.5
     crowded = go.Figure()
-    look.mark_deletions(crowded, range(look.MAX_ROWS // 2 + 1), num_panels=2)
+    look.mark_deletions(crowded, range(look.MAX_LINES + 1), num_panels=2)
     assert len(crowded.layout.shapes) == 0
 
 
