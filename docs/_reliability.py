@@ -71,8 +71,7 @@ def _kills(counts: Counts) -> str:
     kills, lives, files = counts["kills"], counts["lives"], counts["files"]
     total = sum(sum(by.values()) for by in kills.values())
     rows: list[list[object]] = [
-        [WHERE.get(name, f"a {name}"), *(by.get(s, 0) for s in ("SIGKILL", "SIGTERM"))]
-        + [lives[name], files[name]]
+        [WHERE.get(name, f"a {name}"), *(by.get(s, 0) for s in ("SIGKILL", "SIGTERM"))] + [lives[name], files[name]]
         for name, by in sorted(kills.items())
         if name in lives
     ]
