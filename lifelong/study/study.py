@@ -198,9 +198,11 @@ class Study:
                 return run_ray(jobs, address, cpus, gpus, memory, told=told)
             return run_local(jobs, workers)
 
-        with disk_errors(self.folder), _locked(self.folder):
+        with disk_errors(self.folder):
             if self.pending or self.tuned is None:
-                self.check(elsewhere=on == "ray")
+                self.check(elsewhere=on == "ray")  # before the folder is made
+        with disk_errors(self.folder), _locked(self.folder):
+            self._reached = None  # another process may have gone on until now
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
             results = self._tune(run_all, begin, watch)
@@ -222,9 +224,10 @@ class Study:
         begin: Callable[[list[Job]], None] | None = None,
     ) -> list[JobResult]:
         """Run the searches alone, on this machine; see `run`."""
-        with disk_errors(self.folder), _locked(self.folder):
+        with disk_errors(self.folder):
             if self.tuned is None:
                 self.check()
+        with disk_errors(self.folder), _locked(self.folder):
             self._declare()
             return self._tune(lambda jobs: run_local(jobs, workers), begin, watch)
 

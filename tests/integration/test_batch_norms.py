@@ -84,7 +84,8 @@ def test_recalibrated_statistics_are_of_the_retained_data_alone(name: str, sourc
         network = life.strategy.learner.model.network
         inner = network.body[0](life.ledger.lend(life.ledger.live_ids).all().x).detach()
         means[recalibrate] = float((network.body[1].running_mean - inner.mean(0)).abs().max())
-    assert means[True] < 1e-4 < means[False]
+    rounded = 1e-3 if name == "prmq" else 1e-4  # it ends in half precision
+    assert means[True] < rounded < means[False]
 
 
 @pytest.mark.parametrize("name", having("on_divergence"))
