@@ -69,6 +69,7 @@ def test_steps_of_requests() -> None:
     assert burn_in(100, 20, 40) == 20
 
 
+@pytest.mark.nightly
 def test_the_weights_of_a_forgotten_task_collapse() -> None:
     """Noise that is fresh in every step has mean zero, and so is what the network learns to make."""
     life = Life(steps=600, unlearn=0.1)

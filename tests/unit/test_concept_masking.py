@@ -14,6 +14,7 @@ from streams.source import Source
 from streams.text import ANSWER, GIVEN, UNKNOWN
 
 
+@pytest.mark.nightly
 def test_attributions_sum_to_the_difference(source: Source) -> None:
     life = live(source, "concept-masking", passes=10)
     objective = TextObjective.of(life.setting.objective)

@@ -117,6 +117,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.nightly
 def test_a_judge_is_trained_once_and_says_how_good_it_is(cache: Path) -> None:
     source = digits.load(digits.Config())
     objective = Denoising.for_data(DenoisingConfig(), source, None, "cpu")
