@@ -17,9 +17,9 @@ after 1, 2, 4, 8 ... more events (`evaluation.follow: geometric`).
 
 Every part of a strategy lives in a process of its own, for its peak memory. Times are CPU times but where it says wall;
 an event's is everything it costs: acting, evaluation, rows, files and checkpoints. Events of a kind (requests, glyphs
-that are evaluated and that are not) are compared with their kind, by the median of the first thousand and of the last,
-in units of a small calculation that is made after every twentieth event: a busy machine slows both. Bytes are what the
-strategy's folder holds at the end.
+that are evaluated and that are not) are compared with their kind, by the median of the first thousand and of the last.
+The same in units of a small calculation that is made after every twentieth event tells whether the machine was as fast
+at both ends. Bytes are what the strategy's folder holds at the end.
 
 With `--folder` what was measured stays there: a part that is done is not done again, one that was stopped goes on from
 its last checkpoint, and the table has all parts that are there.
@@ -314,7 +314,7 @@ def results_of(costs: dict[str, dict[str, Cost]]) -> list[Result]:
     for name in (name for name in LIVES if name in costs):
         cost = costs[name][name]
         all_of_it = [cost, *(costs[part][name] for part in ("references", "report") if name in costs.get(part, {}))]
-        first, last, flat = cost["first"]["seconds"], cost["last"]["seconds"], cost["flat"]
+        first, last, flat = cost["first"]["seconds"], cost["last"]["seconds"], cost["flat in seconds"]
         what = f"{name}: {cost['events']:,} events, {cost['requests']:,} requests, last tenth to first"
         results.append(Result(what, last, first, "s", flat, flat, flat, FLAT, True, 1))
         results.append(value(f"{name}: peak memory", [max(c["peak"] for c in all_of_it) / GIB], PEAK_GIB, "GiB"))
