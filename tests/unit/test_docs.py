@@ -21,6 +21,7 @@ from streams.registry import KINDS, entries
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.nightly  # and in .ci/run
 def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
     """The script reads the code beside it, from wherever it is called and whatever is installed."""
     result = subprocess.run(
@@ -119,6 +120,7 @@ def test_the_examples_of_adding_work(number: int, tmp_path: Path, monkeypatch: p
     assert run.done
 
 
+@pytest.mark.nightly  # and in .ci/run
 def test_the_examples_of_adding_work_as_files_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFELONG_CACHE", str(tmp_path / "cache"))
     names = ("shrink", "noise", "blank", "nearby", "two_layers", "weakest_units", "pruned")
