@@ -74,13 +74,7 @@ def by_age(point: Point) -> go.Figure:
             row=1,
             col=1,
         )
-    figure.add_scatter(
-        x=[None],
-        y=[None],
-        name="retrained reference",
-        mode="markers",
-        marker={"symbol": look.REFERENCES["retrained"], "color": GREY},
-    )
+    look.name_references(figure)
     look.style(figure, 420)
     figure.update_xaxes(title="events since the request", rangemode="tozero")
     figure.update_yaxes(col=1, **look.score_range(point.measure, point.catalogue))

@@ -83,9 +83,6 @@ def _judged(caption: str, verdicts: Sequence[Verdict], lives: Lives) -> Grid:
     return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 
-OVER_THE_GRID = "Unless it names points of the grid, a seed's number is the mean over all of them."
-
-
 def comparisons(lives: Lives) -> Grid:
     """Return one row for every comparison."""
     heads = (
@@ -105,7 +102,7 @@ def comparisons(lives: Lives) -> Grid:
         rows.append((f"{d.of} - {d.minus}", d.what or d.metric, *numbers))
     caption = "Paired differences between strategies, seed by seed."
     if lives.study.config.grid:
-        caption += f" {OVER_THE_GRID}"
+        caption += " Unless it names points of the grid, a seed's number is the mean over all of them."
     return _without_empty(Grid(caption, heads, (("", tuple(rows)),)))
 
 

@@ -12,7 +12,7 @@ from strategies.base import Door, Learner, Outcome, Setting
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.training.rates import at_rates, cosine
-from strategies.parts.weights.layers import convolutions
+from strategies.parts.weights.layers import add_noise, convolutions
 from strategies.ranges import TRAINED, log
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
@@ -112,8 +112,7 @@ class CFW(RetainUnlearner):
 
     def _blur(self, model: FlatModel, sigma: float, key: Key) -> None:
         for name, place in self._kernels(model).items():
-            noise = torch.randn(place.stop - place.start, generator=(key / name).torch())
-            model.parameters[place] += sigma * noise.to(model.parameters)
+            add_noise(model, place, sigma, key / name)
 
     def _kernels(self, model: FlatModel) -> dict[str, slice]:
         found = convolutions(model, "cfw", "Choose msg with layers: weights, rni, or prmq.")

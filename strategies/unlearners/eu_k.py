@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from strategies.parts.model import FlatModel
-from strategies.parts.weights.layers import redraw
+from strategies.parts.weights.layers import redraw_some
 from strategies.ranges import EPOCHS, LR
 from strategies.unlearners._last_layers import LastLayers, LastLayersConfig
 from streams.randomness import Key
@@ -28,4 +28,4 @@ class EUk(LastLayers):
 
     @override
     def prepare(self, model: FlatModel, mask: torch.Tensor, key: Key) -> None:
-        model.parameters[mask] = redraw(self.setting.make_model(), key / "draw").parameters[mask]
+        redraw_some(model, mask, self.setting.make_model(), key / "draw")

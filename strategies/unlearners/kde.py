@@ -16,7 +16,7 @@ from strategies.parts.model import FlatModel
 from strategies.parts.teachers.divergence import softened_kl
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.rates import at_rates, cosine
-from strategies.parts.weights.layers import first_convolution, redraw
+from strategies.parts.weights.layers import first_convolution, redraw_some
 from strategies.ranges import LR, linear, log
 from strategies.unlearners._distil import taught
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
@@ -96,7 +96,7 @@ class KDE(RetainUnlearner):
         config, model, objective = self.config, learner.model, self.setting.objective
         teacher = frozen_copy(self.setting, model)
         mask = model.mask("head").bool() | first_convolution(model)
-        model.parameters[mask] = redraw(self.setting.make_model(), key / "draw").parameters[mask]
+        redraw_some(model, mask, self.setting.make_model(), key / "draw")
         count = max(round(config.warmup_share * len(retained)), 1)
         few = retained.part(np.sort((key / "warmup").first(retained.ids, count)))
         warmup = config.model_copy(update={"epochs": config.warmup_epochs, "lr": config.warmup_lr})

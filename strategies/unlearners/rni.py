@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, final
 
 import numpy as np
-import torch
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel
-from strategies.parts.weights.layers import in_norms, redraw
+from strategies.parts.weights.layers import add_noise, in_norms, redraw_some
 from strategies.ranges import LR, linear, log
 from strategies.unlearners._retained import RetainConfig, RetainUnlearner, finish
 from streams.data import Data
@@ -73,8 +72,7 @@ class RNI(RetainUnlearner):
     @override
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         config, model, objective = self.config, learner.model, self.setting.objective
-        head = model.mask("head").bool()
-        model.parameters[head] = redraw(self.setting.make_model(), key / "draw").parameters[head]
+        redraw_some(model, model.mask("head").bool(), self.setting.make_model(), key / "draw")
         norms = in_norms(model)
         tensors = [place for place in model.slices.values() if not norms[place].all()]
         outcome, trained = Outcome(), set[int]()
@@ -100,6 +98,4 @@ class RNI(RetainUnlearner):
         count = int(self.config.noise_share * len(chosen))
         for i in drawn(len(chosen), count, key):
             if chosen[i] not in trained:
-                place = tensors[chosen[i]]
-                noise = torch.randn(place.stop - place.start, generator=(key / chosen[i]).torch())
-                model.parameters[place] += self.config.noise * noise.to(model.parameters)
+                add_noise(model, tensors[chosen[i]], self.config.noise, key / chosen[i])

@@ -49,18 +49,7 @@ LEARNERS, UNLEARNERS = (
     ("naive", "replay", "ewc", "l2"),
     ("none", "finetune", "gradient-ascent", "ssd", "retrain"),
 )
-WIDE: dict[str, Any] = {
-    "name": "wide",
-    "scenario": {"name": "class-incremental", "experiences": 3},
-    "schedule": {
-        "name": "explicit",
-        "requests": [{"after": 1, "scope": "sample", "count": 5}, {"after": 2, "scope": "class", "keys": [1]}],
-    },
-    "model": {"name": "mlp", "hidden": [16]},
-    "training": {"epochs": 2},
-    "references": {"kinds": ["retrained", "withheld"]},
-    "strategies": {f"{a}-{b}": {"learner": a, "unlearner": b} for a in LEARNERS for b in UNLEARNERS},
-}
+WIDE = {f"{a}-{b}": {"learner": a, "unlearner": b} for a in LEARNERS for b in UNLEARNERS}
 LONG: dict[str, Any] = {
     "name": "long",
     "scenario": {"name": "recurring", "tasks": 800, "samples_per_class": 10},
@@ -74,12 +63,14 @@ LONG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def large(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of 20 strategies and of 1,000 events."""
     root = tmp_path_factory.mktemp("large")
+    assert isinstance(tiny_study.config.base, dict)
+    wide = tiny_study.config.base | {"name": "wide", "strategies": WIDE}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIFELONG_CACHE", str(root / "cache"))
-        made = {config["name"]: lifelong.run(parse(RunConfig, config), root) for config in (WIDE, LONG)}
+        made = {config["name"]: lifelong.run(parse(RunConfig, config), root) for config in (wide, LONG)}
     assert len(made["wide"].tables) == 20
     assert made["long"].tables["naive"].rows[-1].event == 999
     return {name: write_report(run) for name, run in made.items()}

@@ -101,6 +101,12 @@ def _of(model: FlatModel, modules: list[str]) -> torch.Tensor:
     return mask
 
 
+def add_noise(model: FlatModel, place: slice, sigma: float, key: Key) -> None:
+    """Add normal noise of standard deviation `sigma` to the weights at `place`, by a name of its own."""
+    noise = torch.randn(place.stop - place.start, generator=key.torch())
+    model.parameters[place] += sigma * noise.to(model.parameters)
+
+
 def redraw(model: FlatModel, key: Key) -> FlatModel:
     """Draw all weights of `model` anew, by a name of their own, and return it.
 
@@ -114,3 +120,8 @@ def redraw(model: FlatModel, key: Key) -> FlatModel:
             if callable(reset):
                 reset()
     return model
+
+
+def redraw_some(model: FlatModel, mask: torch.Tensor, other: FlatModel, key: Key) -> None:
+    """Draw the weights of `model` in a mask ``[P]`` anew; `other`, of the same shape, is drawn as a whole."""
+    model.parameters[mask] = redraw(other, key).parameters[mask]
