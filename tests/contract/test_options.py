@@ -79,7 +79,7 @@ BEYOND = {
         "mixed": "needs several general experiences: tests/unit/test_mix_cpt.py",
     },
     ("unlearners", "cfw"): {"blurred": "needs two convolutions: tests/unit/test_resetting_unlearners.py"},
-    ("unlearners", "rni"): {"fine_rates": "another last rate needs six passes: tests/unit/test_resetting_unlearners.py"},
+    ("unlearners", "rni"): {"fine_rates": "the last needs six passes: tests/unit/test_resetting_unlearners.py"},
     **{
         ("unlearners", name): {"kl_positions": "needs text: tests/unit/test_text_unlearners_by_hand.py"}
         for name in ("simnpo", "topr")
