@@ -18,8 +18,9 @@ from lifelong.execution.taken import offer, take_over
 from lifelong.files import disk_errors
 from lifelong.processes.settings import torch_settings
 from lifelong.references.comparison import Shared
+from lifelong.results.columns import read_some
 from lifelong.results.integrity import check_finished, read_json
-from lifelong.results.table import Table, read_rows
+from lifelong.results.table import Table
 from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.trackers._base import Tracker, Watch
@@ -143,7 +144,7 @@ def load_run(folder: Path | str) -> Run:
         if done.exists():
             summaries[name] = read_json(done, "Run again with --fresh.")
             check_finished(done.parent, summaries[name])
-        tables[name] = Table(read_rows(results) if results.exists() else [])
+        tables[name] = Table(read_some(results, None) if results.exists() else [])
     return Run(folder, config, tables, summaries)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lifelong.execution.runner import Run
 from lifelong.report.summary import measure_of
 from lifelong.report.yardstick import CHANCE, same_learner
-from lifelong.results.series import Series
+from lifelong.results.series import Series, indexed
 
 FORGETS = 0.2
 """A learner that has lost this much of what it had first learned, without having been asked, forgets by itself."""
@@ -15,9 +15,15 @@ FORGETS = 0.2
 _REMEDY = " A memory helps (learner: replay); so may a tuned strength."
 
 
-def advice(run: Run) -> list[str]:
-    """Return what a newcomer should know before the numbers of a run are believed; mostly nothing."""
-    series = {name: Series(table) for name, table in run.tables.items() if name in run.summaries}
+def advice(run: Run, series: Mapping[str, Series] | None = None) -> list[str]:
+    """Return what a newcomer should know before the numbers of a run are believed; mostly nothing.
+
+    Args:
+        run: the run.
+        series: its tables, if they are indexed already.
+    """
+    every = indexed(run.tables) if series is None else series
+    series = {name: numbers for name, numbers in every.items() if name in run.summaries}
     measure = measure_of(run)
     lost = {name: _lost(numbers, measure) or 0.0 for name, numbers in series.items()}
     forgetful = {name: fall for name, fall in lost.items() if fall >= FORGETS}

@@ -14,7 +14,7 @@ from lifelong.execution.runner import Run
 from lifelong.metrics.catalogue import Catalogue, with_own
 from lifelong.report.matrix import Matrix
 from lifelong.report.summary import measure_of
-from lifelong.results.series import Series
+from lifelong.results.series import Series, indexed
 from streams.errors import CheckpointError
 from streams.names import in_words
 
@@ -112,7 +112,7 @@ def gather(run: Run) -> Facts:
     names = tuple(u["name"] for u in units)
     return Facts(
         run=run,
-        series={name: Series(table) for name, table in run.tables.items()},
+        series=indexed(run.tables),
         measure=measure_of(run),
         num_events=len(events),
         units=names,

@@ -89,9 +89,9 @@ def run_drawings(facts: Facts) -> Iterator[tuple[str, Figure]]:
 
 
 def _results(facts: Facts) -> str:
-    groups = summarize(facts.run)
+    groups = summarize(facts.run, facts.series)
     short = answers.in_short(groups, columns(facts.measure))
-    said = "".join(f"<li>{escape(text)}</li>" for text in advice(facts.run))
+    said = "".join(f"<li>{escape(text)}</li>" for text in advice(facts.run, facts.series))
     notice = f'<div class="notice"><ul>{said}</ul></div>' if said else ""
     return notice + short + tables.summary(facts) + tables.by_scope(facts)
 

@@ -13,7 +13,7 @@ from lifelong.execution.manifest import read_manifest
 from lifelong.execution.runner import Run
 from lifelong.report.columns import Cell, Column, columns
 from lifelong.report.yardstick import Numbers, Yardstick, same_learner, twin
-from lifelong.results.series import Series
+from lifelong.results.series import Series, indexed
 from lifelong.results.table import Row
 from streams.errors import ConfigError, closest
 
@@ -82,10 +82,15 @@ def measure_of(run: Run) -> str:
     return "accuracy"
 
 
-def summarize(run: Run) -> list[Group]:
-    """Return the run's results, grouped by access; strategies that have not finished come last."""
+def summarize(run: Run, series: Mapping[str, Series] | None = None) -> list[Group]:
+    """Return the run's results, grouped by access; strategies that have not finished come last.
+
+    Args:
+        run: the run.
+        series: its tables, if they are indexed already.
+    """
     measure = measure_of(run)
-    series = {name: Series(table) for name, table in run.tables.items()}
+    series = indexed(run.tables) if series is None else series
     cells = {name: _cells(numbers, measure) for name, numbers in series.items()}
     by_access: dict[str, list[Line]] = {}
     for name in run.tables:

@@ -32,7 +32,7 @@ def summary(facts: Facts) -> str:
 
     Below the strategies of a group stands what doing nothing gets and what a second retraining gets.
     """
-    heads, groups = columns(facts.measure), summarize(facts.run)
+    heads, groups = columns(facts.measure), summarize(facts.run, facts.series)
     bodies = []
     for group in groups:
         title = f'<tr><th class="group" scope="rowgroup" colspan="{len(heads) + 2}">{escape(group.access)}</th></tr>'
@@ -208,7 +208,7 @@ def falls_of(scores: Matrix) -> dict[str, tuple[float, float]]:
 
     It falls from what it was when the unit was first measured after it had been learned.
     """
-    found = {}
+    found, deletions = {}, np.sort(scores.deletions)
     for number, (unit, first) in enumerate(zip(scores.units, scores.first_learned, strict=True)):
         known = np.flatnonzero(np.isfinite(scores.held[number]))
         known = known[known >= first]
@@ -216,10 +216,8 @@ def falls_of(scores: Matrix) -> dict[str, tuple[float, float]]:
             continue
         values = scores.held[number, known].astype(float)
         steps = -np.diff(values)
-        with_requests = np.array(
-            [any(a < d <= b for d in scores.deletions) for a, b in zip(known, known[1:], strict=False)], dtype=bool
-        )
-        found[unit] = (float(values[0] - values[-1]), float(steps[with_requests].sum()))
+        served = np.searchsorted(deletions, known, side="right")  # requests up to each of these events
+        found[unit] = (float(values[0] - values[-1]), float(steps[np.diff(served) > 0].sum()))
     return found
 
 

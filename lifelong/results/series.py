@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lifelong.results.table import Row, Table
 
 
@@ -47,3 +49,8 @@ class Series:
             for subject, rows in subjects.items()
             for event, r in rows.items()
         }
+
+
+def indexed(tables: Mapping[str, Table]) -> dict[str, Series]:
+    """Return tables that can be looked up, by strategy; of many rows this takes seconds, so do it once."""
+    return {name: Series(table) for name, table in tables.items()}

@@ -530,12 +530,12 @@ def test_the_head_that_eu_k_draws_is_drawn_once(fx: Blobs, monkeypatch: pytest.M
 
     drawn = []
 
-    def spying(model: FlatModel, key: Key) -> FlatModel:
-        drawn.append(redraw(model, key).parameters.clone())
-        return model
+    def spying(model: FlatModel, mask: torch.Tensor, other: FlatModel, key: Key) -> None:
+        redraw_some(model, mask, other, key)
+        drawn.append(model.parameters.clone())
 
-    redraw = eu_k.redraw
-    monkeypatch.setattr(eu_k, "redraw", spying)
+    redraw_some = eu_k.redraw_some
+    monkeypatch.setattr(eu_k, "redraw_some", spying)
     request = fx.request(*CLASS_0)
     strategy, _, before = fx.served({"name": "eu-k", "epochs": 5, "k": 1, "lr": 0.05}, request)
     model = strategy.learner.model
