@@ -37,6 +37,7 @@ from cli.main import app, main
 from lifelong.report import html
 from lifelong.report import study as study_report
 from lifelong.study import forkserver, jobs, local, study
+from lifelong.verification import lives
 
 FILE = Path(__file__).with_name("commands.json")
 WIDTH = "110"
@@ -115,6 +116,7 @@ report runs/few runs/shards --format csv
 report runs/few runs/shards --out b.csv
 report runs/few --format doc
 report nothing
+compare last --strategy sisa
 report runs/few --out nowhere/at/all.md
 traces runs/few --sample 0
 traces runs/few --sample 5 --json
@@ -134,6 +136,7 @@ terminal preview small.yaml
 ascii preview small.yaml
 preview long.yaml
 terminal preview long.yaml
+preview many.yaml
 preview small.yaml --questions questions
 preview small.yaml --schedule.name=none --references.kinds=[joint]
 preview small.yaml --device=tpu
@@ -158,14 +161,20 @@ init other.yaml --file nowhere/at/all.yaml
 capacity --samples 4000 --requests 300
 capacity --method s3t --shards 2,3 --order even --distribution zipf --retrain-when below --samples 900 --requests 90
 capacity --samples 4000 --requests 300 --together 1,7 --method sisa --epochs 2 --seed 3 --json
-capacity --samples 4000 --requests 300 --run runs/shards --method sisa --plot figure.html
+capacity --samples 4000 --requests 300 --run runs/shards-* --method sisa --plot figure.html
+capacity --samples 4000 --requests 300 --run runs/shards-* --method sisa --json
 capacity --rate 0
 capacity --shards 2,x
 capacity --shards 0
-capacity --run runs/few --samples 400 --requests 30
+capacity --run runs/few-* --samples 400 --requests 30
+capacity --run runs/few
+verify shards --no-controls --requests 2
+verify few shards --strategy sisa
+verify few --no-controls --quiet --json
 study study.yaml --list-jobs
 study study.yaml --list-jobs --json
 study study.yaml --list-jobs --dry-run
+study study.yaml --dry-run
 study study.yaml --job 0
 study study.yaml --job 12
 study study.yaml --job x
@@ -178,7 +187,7 @@ study runs/question --size one
 study study.yaml --size one --list-jobs
 study study.yaml --size two
 study study.yaml --dry-run
-study study.yaml --dry-run --json
+study study.yaml --dry-run --json --workers 2
 study quickstart
 study small.yaml
 terminal study study.yaml --collect
@@ -211,10 +220,10 @@ nonsense
 """
 """Commands in their order; before some of them what they print to: a terminal, or one that knows ASCII alone."""
 
-WRITTEN = ("a.tex", "experiment.yaml", "mine.yaml", "tuned.yaml", "b.csv", "runs/*/report.md", "runs/*/results.csv")
-"""Files whose first lines are kept as well."""
-MOST = 60
-"""Lines of a file that are kept; of others their number is."""
+WRITTEN = ("*.tex", "experiment.yaml", "mine.yaml", "tuned.yaml", "runs/*/report.*", "runs/*/results.csv")
+"""Files that are kept as well: all of them, or a few lines of a table."""
+MOST = {".csv": 20, ".html": 0}
+"""Lines that are kept of some kinds of files; of all their number is."""
 
 
 def commands() -> list[str]:
@@ -227,7 +236,15 @@ def prepare(folder: Path) -> None:
     write_files(folder)
     few = CONFIG | {"name": "few", "source": SMALL["source"] | {"users": 2}}
     shards = CONFIG | {"name": "shards", "strategies": {"sisa": SHARDS}, "references": {"kinds": ["retrained"]}}
-    files = {"small": CONFIG, "few": few, "shards": shards, "long": CONFIG | LONG | {"name": "long"}, "study": STUDY}
+    many = SMALL | {"name": "many", "scenario": {"name": "domain-incremental", "kind": "permuted", "domains": 45}}
+    files = {
+        "many": many,
+        "small": CONFIG,
+        "few": few,
+        "shards": shards,
+        "long": CONFIG | LONG | {"name": "long"},
+        "study": STUDY,
+    }
     for name, content in files.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
@@ -237,9 +254,10 @@ def said(command: str) -> dict[str, Any]:
     first, _, rest = command.partition(" ")
     kind, arguments = (first, rest) if first in ("terminal", "ascii") else ("", command)
     out, err = (io.TextIOWrapper(io.BytesIO(), "ascii" if kind == "ascii" else "utf-8", "replace") for _ in range(2))
+    words = [w for word in shlex.split(arguments) for w in (sorted(map(str, Path().glob(word))) or [word])]
     code: object = 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["lifelong", *shlex.split(arguments)])
+        patch.setattr(sys, "argv", ["lifelong", *words])
         if kind == "terminal":
             patch.setenv("FORCE_COLOR", "1")
         try:
@@ -290,10 +308,10 @@ def here(folder: Path, pages: dict[str, Any]) -> Iterator[None]:
     """Work in `folder`, in one process; the page of a study is written once for each number of unfinished runs."""
     render = study_report.render
 
-    def rendered(lives: Any) -> str:
-        name = f"page with {len(lives.unfinished)} unfinished runs"
+    def rendered(of: Any) -> str:
+        name = f"page with {len(of.unfinished)} unfinished runs"
         if name not in pages:
-            page = render(lives)
+            page = render(of)
             pages[name] = {"words": words_of(page, ["repeat", "metrics"]), **figures_of(page)}
         return "a page"
 
@@ -306,6 +324,7 @@ def here(folder: Path, pages: dict[str, Any]) -> Iterator[None]:
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         patch.setattr(html, "render", lambda facts: "a page")  # `test_made_up.py` has pages of runs
         patch.setattr(study_report, "render", rendered)
+        patch.setattr(lives, "call", lambda function, *arguments: function(*arguments))
         for module in (local, study):
             patch.setattr(module, "run_local", lambda todo, workers=None: map(jobs.execute, todo))
         yield
@@ -321,7 +340,8 @@ def played(folder: Path) -> dict[str, dict[str, Any]]:
         for file in sorted(files):
             lines = file.read_text(encoding="utf-8").splitlines()
             name = steady(str(file)).replace(os.sep, "/")
-            record[f"file {name}"] = {"lines": len(lines), "begins": lines_of("\n".join(lines[:MOST]))}
+            shown = lines[: MOST.get(file.suffix)]
+            record[f"file {name}"] = {"lines": len(lines), "begins": lines_of("\n".join(shown))}
     return record | pages
 
 

@@ -9,6 +9,7 @@ meant, write them anew and look at the difference before committing it::
 
 from __future__ import annotations
 
+import contextlib
 import html as entities
 import json
 import re
@@ -27,10 +28,12 @@ if __name__ == "__main__":
 from golden.made_up import RUNS, differences, lived, made_anew, write, write_files
 from golden.test_runs import leaves, sums
 
+from lifelong.bench.evidence import life_of
 from lifelong.execution.runner import Run
 from lifelong.report import html, latex, markdown
 from lifelong.report.facts import gather
 from lifelong.results.table import Table
+from lifelong.setup.preparation import prepare
 
 FILE = Path(__file__).with_name("made_up.json")
 SECTIONS = {"every reference": ["repeat"], "no request": ["metrics"]}
@@ -114,6 +117,12 @@ def record_of(name: str, folder: Path) -> dict[str, Any]:
     """Return what the last strategy of a run comes to, and what reports say of all."""
     run = lived(name, folder)
     record: dict[str, Any] = folder_of(run) | rows_of(list(run.tables.values())[-1])
+    if "retrained-2" in run.config.references.kinds:  # as a submission to a track has it
+        with contextlib.chdir(folder):
+            prepared = prepare(run.config)
+        table, measure = list(run.tables.values())[-1], prepared.setting.objective.measure
+        life = life_of(0, table, prepared.stream, measure, run.config.references, "")
+        record["life"] = life.model_dump(mode="json")
     page = html.render(gather(run))
     record |= figures_of(page)
     record["page"] = words_of(page, SECTIONS.get(name, ["repeat", "metrics"]))
