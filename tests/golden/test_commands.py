@@ -86,8 +86,8 @@ SESSION = """
 run small.yaml --json
 run small.yaml --training.lr=0.01
 run small.yaml seed=1 --quiet
-run small.yaml --seeds 3
-run small.yaml --seeds 3 --json --quiet
+run small.yaml --seeds 2
+run small.yaml --seeds 2 --json --quiet
 run small.yaml --seeds 2 --fresh
 run few.yaml --quiet --references.kinds=[]
 run shards.yaml --quiet
@@ -182,8 +182,8 @@ study study.yaml --job slurm
 study study.yaml --collect
 study study.yaml
 study study.yaml --json --quiet
-study question --collect
-study runs/question --size one
+study study-question --collect
+study runs/study-question --size one
 study study.yaml --size one --list-jobs
 study study.yaml --size two
 study study.yaml --dry-run
@@ -191,10 +191,11 @@ study study.yaml --dry-run --json --workers 2
 study quickstart
 study small.yaml
 terminal study study.yaml --collect
-report question --format md
-report question --format tex
-report question --format csv
-compare question
+report study-question --format md
+report study-question --format tex
+report study-question --format csv
+compare study-question
+compare runs/few runs/study-question
 tune small.yaml --trials 2 --strategy ascent --quiet --file tuned.yaml
 tune small.yaml --trials 2 --strategy ascent --quiet --file tuned.yaml
 tune small.yaml --trials 2 --strategy ascent --quiet --file again.yaml --json
@@ -276,7 +277,7 @@ def lines_of(text: str) -> list[str]:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace(os.getcwd(), "HERE")
     text = re.sub(r"\b\d+(?:\.\d+)? (?:s|min|h|ms|MB)\b", "SIZE", steady(text))
     text = re.sub(r'("(?:cpu_seconds|wall_seconds|bytes|seconds|workers)": )[\d.e-]+', r"\1SIZE", text)
-    text = re.sub(r"on \d+ cores", "on CORES", text)
+    text = re.sub(r"on \d+ cores", "on CORES", text).replace(", SIZE left", "")
     text = re.sub(r"(Usage: .*)(?s:.*)", r"\1", text)  # Typer's words
     text = re.sub(r"Traceback.*\n(?s:(?: .*?\n)|\n)*", "Traceback\n", text)
     if "HERE" in text or "RUNS/" in text:  # columns are as wide as the names of folders
@@ -335,7 +336,9 @@ def played(folder: Path) -> dict[str, dict[str, Any]]:
     prepare(folder)
     pages: dict[str, Any] = {}
     with here(folder, pages):
-        record = {command: said(command) for command in commands()}
+        record: dict[str, Any] = {}
+        for command in commands():
+            record[f"{command} (again)" if command in record else command] = said(command)
         files = {file for pattern in WRITTEN for file in Path().glob(pattern)}
         for file in sorted(files):
             lines = file.read_text(encoding="utf-8").splitlines()
