@@ -17,6 +17,7 @@ from lifelong.bench.running import Watching, submit
 from lifelong.bench.standing import standings
 from lifelong.bench.submission import Submission, digest_of, plain, read, write
 from lifelong.bench.track import Track, read_track
+from lifelong.study.place import Place
 from streams.errors import RefutedError, TrainingError
 
 pytestmark = pytest.mark.nightly
@@ -36,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def placed(track: Track, name: str, root: Path, seeds: int, watching: Watching | None = None) -> Submission:
     name, config = chosen(track, name)
-    return submit(track, name, config, admit(track, name, config).label(), seeds, root, 1, watching)
+    return submit(track, name, config, admit(track, name, config).label(), seeds, root, Place(workers=1), watching)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from lifelong.bench.participants import admit, chosen, named
 from lifelong.bench.submission import Submission, digest_of, make, plain, read, write
 from lifelong.bench.track import Track, check_stream, frozen, read_track, tracks
 from lifelong.config.run import StrategyConfig
+from lifelong.study.place import Place
 from streams.config import parse
 from streams.errors import ConfigError, DataError, IntegrityError, LifelongError, RefutedError, TrainingError
 
@@ -395,9 +396,9 @@ def test_a_strategy_is_placed_as_asked_among_submissions_of_this_version(
 
     monkeypatch.setattr(running, "submit", submit)
     words = ["bench", "smoke", "--strategy", "replay+finetune", "--against", "there"]
-    words += ["--workers", "3"] + ([] if seeds == 4 else ["--seeds", str(seeds)])
+    words += ["--on", "ray", "--workers", "3", "--memory", "0.5"] + ([] if seeds == 4 else ["--seeds", str(seeds)])
     assert called([*words, "--json"], monkeypatch) == 0
-    assert asked == ["replay+finetune", "retain: buffer(100)", seeds, Path("runs"), 3]
+    assert asked == ["replay+finetune", "retain: buffer(100)", seeds, Path("runs"), Place("ray", 3, memory=0.5)]
     said = capsys.readouterr()
     groups = json.loads(said.out)["standings"]
     assert {access: sorted(s["strategy"] for s in group) for access, group in groups.items()} == {
