@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from lifelong.bench.evidence import Life, life_of
+from lifelong.bench.evidence import Life, life_of, scores_of
 from lifelong.bench.submission import Submission, make
 from lifelong.bench.track import Track, check_stream
 from lifelong.config.run import StrategyConfig, find_strategy
 from lifelong.execution.manifest import versions
 from lifelong.files import code_of, own_code
-from lifelong.metrics.catalogue import measure_of
 from lifelong.results.columns import read_some
 from lifelong.results.integrity import mark_of
 from lifelong.results.table import Table
@@ -35,10 +34,7 @@ from streams.config import parse
 from streams.errors import LifelongError
 from streams.stream import Stream
 
-METRICS = {
-    *("exact", "certified", "membership_auc", "forgetting_from_first", "abs_relapse", "immediate_cost_ratio"),
-    "state_bytes",
-}
+METRICS = {"exact", "certified", "membership_auc", "immediate_cost_ratio", "state_bytes"}
 """What is read of a run, beside scores."""
 _VERIFIED = 3
 
@@ -126,10 +122,9 @@ def read_life(track: Track, seed: int, stream: Stream, results: Path) -> Life:
         results: the file with its rows.
     """
     config = track.config(seed)
-    measure = measure_of(config.objective.name)
-    scores = {f"{kind}_{measure}" for kind in ("retain", "forget", "average")}
-    table = Table(read_some(results, METRICS | scores))
-    return life_of(seed, table, stream, measure, config.references, str(mark_of(results)["digest"]))
+    scores = scores_of(config.objective.name)
+    table = Table(read_some(results, METRICS | set(scores)))
+    return life_of(seed, table, stream, scores, config.references, str(mark_of(results)["digest"]))
 
 
 def digests_of_files(resolved: dict[str, Any]) -> dict[str, str]:
