@@ -22,7 +22,6 @@ from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
 
-
 _ASCENT_EPOCHS = 3
 
 
