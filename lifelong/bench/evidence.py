@@ -7,7 +7,7 @@ there the furthest counts, scope by scope, so that a life of a thousand events b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -33,26 +33,26 @@ class Scores:
 
     Attributes:
         retained: of the stream, on what is retained, higher is better; the one counts that is furthest behind.
-        forgotten: of a request, on what it deleted; the one counts that is furthest away, in either direction.
+        forgotten: of a request, on what it deleted.
         average: of the stream: its course is accumulation.
         forgetting, relapse: what was lost by accident, and what came back; None where no row says so in shares.
     """
 
     retained: tuple[str, ...]
-    forgotten: tuple[str, ...]
+    forgotten: str
     average: str
     forgetting: str | None = "forgetting_from_first"
     relapse: str | None = "abs_relapse"
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all these rows."""
-        yield from (*self.retained, *self.forgotten, self.average)
+        yield from (*self.retained, self.forgotten, self.average)
         yield from filter(None, (self.forgetting, self.relapse))
 
 
 PICTURES = Scores(
     retained=("picture_accuracy", "picture_style_accuracy"),
-    forgotten=("ua", "erased_in_range"),  # a model that answers with noise has the highest ua
+    forgotten="ua",
     average="picture_accuracy",
     forgetting=None,
     relapse=None,
@@ -66,7 +66,7 @@ def scores_of(objective: str) -> Scores:
     if class_of(load("objectives", objective, "objective"), NamedObjective).predicts == "images":
         return PICTURES
     measure = measure_of(objective)
-    return Scores((f"retain_{measure}",), (f"forget_{measure}",), f"average_{measure}")
+    return Scores((f"retain_{measure}",), f"forget_{measure}", f"average_{measure}")
 
 
 class OfScope(Config):
@@ -75,7 +75,7 @@ class OfScope(Config):
     requests: int
     """Requests that are looked at here."""
     gap: float
-    """Largest distance on a forget set between a score of the run and of the retrained model."""
+    """Largest distance on a forget set between the scores of the run and of the retrained model."""
     floor: float
     """The same between two retrained models."""
     attack: float | None
@@ -169,12 +169,10 @@ def life_of(
 def _moment(table: Table, stream: Stream, event: int, events: list[int], scores: Scores) -> Moment:
     scope_of = {stream.events[i].name: _scope(stream.events[i]) for i in events}
     by_model = {m: _values(table, scores.forgotten, m, event) for m in ("run", "retrained", "retrained-2")}
-    attacks = {
-        m: _values(table, ("membership_auc",), m, event) for m in ("run", "retrained", "retrained-2", "original")
-    }
+    attacks = {m: _values(table, "membership_auc", m, event) for m in ("run", "retrained", "retrained-2", "original")}
     scopes = {}
     for scope in sorted(set(scope_of.values())):
-        names = [n for n in by_model["retrained"] if scope_of.get(n[0]) == scope and n in by_model["retrained-2"]]
+        names = [n for n in by_model["retrained"] if scope_of.get(n) == scope and n in by_model["retrained-2"]]
         if names:
             scopes[scope] = _of_scope(names, by_model, attacks)
     served = sum(i <= event for i in events)
@@ -189,19 +187,13 @@ def _moment(table: Table, stream: Stream, event: int, events: list[int], scores:
     )
 
 
-Seen = dict[tuple[str, str], float]
-"""Values by request and metric."""
-
-
-def _of_scope(names: list[tuple[str, str]], scores: dict[str, Seen], attacks: dict[str, Seen]) -> OfScope:
+def _of_scope(names: list[str], scores: dict[str, dict[str, float]], attacks: dict[str, dict[str, float]]) -> OfScope:
     run, one, two = (scores[m] for m in ("run", "retrained", "retrained-2"))
-    requests = list(dict.fromkeys(request for request, _ in names))
-    under_attack = [(r, "membership_auc") for r in requests]
-    attacked = [n for n in under_attack if all(n in of for of in attacks.values())]
+    attacked = [n for n in names if all(n in of for of in attacks.values())]
     strengths = {m: [abs(of[n] - 0.5) for n in attacked] for m, of in attacks.items()}
     retrained = [*strengths["retrained"], *strengths["retrained-2"]]
     return OfScope(
-        requests=len(requests),
+        requests=len(names),
         gap=_rounded(max(abs(run[n] - one[n]) for n in names)) or 0.0,
         floor=_rounded(max(abs(two[n] - one[n]) for n in names)) or 0.0,
         attack=_rounded(max(strengths["run"], default=None)),
@@ -219,13 +211,9 @@ def _difference(table: Table, metric: str, model: str, event: int) -> float | No
     return None if value is None or retrained is None else _rounded(value - retrained)
 
 
-def _values(table: Table, metrics: Sequence[str], model: str, event: int) -> Seen:
-    return {
-        (r.subject, metric): r.value
-        for metric in metrics
-        for r in table.select(metric, model=model)
-        if r.event == event and r.value is not None and r.n >= FEWEST_SAMPLES
-    }
+def _values(table: Table, metric: str, model: str, event: int) -> dict[str, float]:
+    rows = table.select(metric, model=model)
+    return {r.subject: r.value for r in rows if r.event == event and r.value is not None and r.n >= FEWEST_SAMPLES}
 
 
 def _scope(event: object) -> str:
