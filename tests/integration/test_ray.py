@@ -228,9 +228,12 @@ def test_a_placement_goes_on_when_its_driver_was_killed_and_comes_to_the_same(no
     named, config = chosen(smoke, name)
     access = admit(smoke, named, config).label()
     ended: list[Job] = []
-    watching = Watching(ended=lambda result: ended.append(result.job))
+    heard: set[str] = set()
+    watching = Watching(ended=lambda result: ended.append(result.job), told=lambda name, *_: heard.add(name))
     placed = submit(smoke, named, config, access, 3, runs, Place("ray", address=node.address), watching)
     assert len({job.cohort for job in ended if job.config["seed"] < 3}) == 1
+    assert {job.name for job in ended} <= heard, "all of them ran on the cluster, those of the search, too"
+    assert any(job.config["seed"] >= 1000 for job in ended)
     assert placed == submit(smoke, named, config, access, 3, tmp_path / "alone", Place(workers=1))
 
 
