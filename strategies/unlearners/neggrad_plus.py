@@ -41,7 +41,7 @@ class Config(AscentConfig, DefaultRetainConfig):
 
     @model_validator(mode="after")
     def _of_one_schedule(self) -> Self:
-        if self.schedule == "ascent-first" and "alpha" in self.model_fields_set:
+        if self.schedule == "ascent-first" and self.alpha != type(self).model_fields["alpha"].default:
             raise ValueError(
                 f"alpha: {self.alpha} weighs two losses of one step, and with schedule: ascent-first each has steps of "
                 f"its own; leave it out (where options are tuned: alpha: null in its ranges)"
