@@ -103,6 +103,7 @@ BEYOND = {
         **dict.fromkeys(("block", "weights"), "needs more than one block: tests/unit/test_text_adversaries.py"),
         "away": "this model is surer of nothing than the floor: tests/unit/test_text_adversaries.py",
     },
+    ("unlearners", "seuf"): {"steering": "of RMU's loss alone: tests/unit/test_seuf.py"},
     ("unlearners", "rmu"): {"clip_norm": "its gradients are shorter here than any value tried"},
     ("unlearners", "whp"): {
         "terms": "texts: tests/unit/test_text_unlearners_by_hand.py",
