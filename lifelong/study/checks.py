@@ -9,7 +9,7 @@ from lifelong.metrics import selection, traits
 from lifelong.metrics.catalogue import BUILT_IN, MEASURES, catalogue_of
 from lifelong.setup.preparation import Prepared
 from lifelong.study.config import Cell, Criterion, StudyConfig, Variance
-from lifelong.study.quantities import Quantity
+from lifelong.study.quantities import Quantity, read_for
 from lifelong.study.seeds import all_seeds
 from streams.errors import ConfigError, closest
 from streams.stream import Stream
@@ -83,7 +83,7 @@ def asked(study: StudyConfig) -> list[tuple[str, Quantity, list[str]]]:
 
 def metrics_needed(study: StudyConfig) -> set[str]:
     """Return the metrics of everything that the study asks for, and of what tells at which event a request came."""
-    return {"exact", *(quantity.metric for _, quantity, _ in asked(study))}
+    return {"exact"}.union(*(read_for(quantity) for _, quantity, _ in asked(study)))
 
 
 def check_streams(study: StudyConfig, cells: Sequence[Cell], prepare: Callable[[RunConfig], Prepared]) -> None:

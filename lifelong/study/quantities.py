@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lifelong.metrics.requests import mean_rows
 from lifelong.results.table import Row, Table
 from streams.config import Config
 
@@ -60,6 +62,46 @@ def in_words(quantity: Quantity) -> str:
     return words
 
 
+def read_for(quantity: Quantity) -> set[str]:
+    """Return the metrics of the rows that `value_of` reads: its own, and what tells when requests and events were.
+
+    >>> sorted(read_for(Quantity(metric="immediate_ua", subject="requests")))
+    ['exact', 'forward', 'immediate_ua', 'ua']
+    """
+    metrics = {quantity.metric, "exact"}
+    when, metric = _over_requests(quantity)
+    return metrics | {metric, "forward"} if when else metrics
+
+
+def rows_of(table: Table, quantity: Quantity) -> list[Row]:
+    """Return the rows of a quantity over all events.
+
+    Means over requests (immediate_*, final_*) are rows of references only; of a run itself they are made here.
+    """
+    rows = table.select(quantity.metric, quantity.subject, quantity.model)
+    when, metric = _over_requests(quantity)
+    if rows or not when:
+        return rows
+    ends = table.select("forward", "event")
+    served = {r.subject: r.event for r in table.select("exact") if r.subject.startswith("request-")}
+    each = [r for r in table.select(metric, model=quantity.model) if r.subject in served and r.value is not None]
+    last = max((r.event for r in ends), default=None)
+    chosen = [r for r in each if r.event == (served[r.subject] if when == "immediate" else last)]
+    if last is None or not chosen:
+        return []
+    return mean_rows(last, quantity.model, [replace(r, metric=quantity.metric) for r in chosen], (quantity.metric,))
+
+
+def _over_requests(quantity: Quantity) -> tuple[str, str]:
+    """Return when requests are measured (immediate, final) and by which metric, or two empty texts.
+
+    >>> _over_requests(Quantity(metric="final_ua", subject="requests")), _over_requests(Quantity(metric="js"))
+    (('final', 'ua'), ('', ''))
+    """
+    when, _, metric = quantity.metric.partition("_")
+    return (when, metric) if quantity.subject == "requests" and when in ("immediate", "final") else ("", "")
+
+
 def value_of(table: Table, quantity: Quantity) -> float | None:
     """Return a quantity of one table, or None where it is undefined."""
     value = _raw_value(table, quantity)
@@ -70,7 +112,7 @@ def value_of(table: Table, quantity: Quantity) -> float | None:
 
 def _raw_value(table: Table, quantity: Quantity) -> float | None:
     """Return the same before chance is taken off."""
-    rows = [r for r in table.select(quantity.metric, quantity.subject, quantity.model) if r.value is not None]
+    rows = [r for r in rows_of(table, quantity) if r.value is not None]
     if quantity.event != "last":
         event = _event(table, quantity.event)
         rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]

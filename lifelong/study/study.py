@@ -188,7 +188,8 @@ class Study:
             The results of the jobs that ran; those with an error can be run again.
 
         Raises:
-            LifelongError: bad input, a folder that cannot be written to, or a cluster that does not answer.
+            LifelongError: bad input, a criterion about a number that the first finished run does not have, a folder
+                that cannot be written to, or a cluster that does not answer.
         """
 
         def run_all(jobs: list[Job]) -> Iterable[JobResult]:
@@ -205,7 +206,7 @@ class Study:
             self._reached = None  # another process may have gone on until now
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
-            results = self._tune(run_all, begin, watch)
+            results, told_of = self._tune(run_all, begin, watch), set[str]()
             while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
@@ -213,6 +214,8 @@ class Study:
                     results.append(result)
                     if watch is not None:
                         watch(result)
+                    if not result.error:
+                        told_of |= self._check_numbers(result.job, told_of)
                 self._reached = None
             self._conclude([r for r in results if r.error])
         return results
@@ -286,6 +289,13 @@ class Study:
         with disk_errors(self.folder), _locked(self.folder):
             self._declare()
             self._conclude([])
+
+    def _check_numbers(self, job: Job, known: set[str]) -> set[str]:
+        """Refuse what the study asks for and a finished job has not, but for strategies that are known; name these."""
+        needed = metrics_needed(self.config)
+        tables = {name: Table(read_some(file, needed)) for _, name, file in finished([job]) if name not in known}
+        Results(self.config, ((self.cells[job.cell], tables),)).check()
+        return set(tables)
 
     def _conclude(self, failed: Sequence[JobResult]) -> None:
         commands = {r.job.label: self._command_alone(r.job) for r in failed}

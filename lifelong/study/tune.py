@@ -10,7 +10,7 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics import shadows
 from lifelong.metrics.catalogue import catalogue_of, measure_of
 from lifelong.results.table import Table
-from lifelong.study.quantities import Quantity, value_of
+from lifelong.study.quantities import Quantity, read_for, value_of
 from lifelong.study.seeds import FixedSeeds
 from strategies.ranges import Range
 from streams.config import Config
@@ -204,7 +204,7 @@ def losses(terms: tuple[Term, ...], tables: list[Table]) -> tuple[float, ...] | 
 
 def metrics_read(terms: tuple[Term, ...]) -> set[str]:
     """Return the metrics that `losses` reads."""
-    return {"exact", *(term.metric for term in terms)}
+    return {"exact"}.union(*map(read_for, terms))
 
 
 def _number(table: Table, term: Term) -> float | None:

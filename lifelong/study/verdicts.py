@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from lifelong.results.table import Table
+from lifelong.study.checks import asked
 from lifelong.study.config import Cell, Criterion, StudyConfig, Variance
 from lifelong.study.inference import Rule
 from lifelong.study.judging import (
@@ -23,9 +24,10 @@ from lifelong.study.judging import (
     judge,
     judge_gates,
 )
-from lifelong.study.quantities import Quantity, in_words, over_points, value_of
+from lifelong.study.quantities import Quantity, in_words, over_points, rows_of, value_of
 from lifelong.study.seeds import all_seeds, rule_of
 from lifelong.study.statistics import floor_margin, nested_variances, t_interval
+from streams.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,23 @@ class Results:
     tables: tuple[tuple[Cell, dict[str, Table]], ...]
     rule: Rule | None = None
     seeds: tuple[int, ...] | None = None
+
+    def check(self) -> None:
+        """Refuse what a finished run says nothing about, so that nobody waits for a number that cannot come.
+
+        Raises:
+            ConfigError: names the key, the strategy and the number.
+        """
+        for where, quantity, strategies in asked(self.config):
+            for cell, tables in self.tables:
+                if any(cell.values[k] != v for k, v in quantity.where.items()):
+                    continue
+                for name in strategies:
+                    if name in tables and not rows_of(tables[name], quantity):
+                        raise ConfigError(
+                            f"{where}: a run of {name} is finished and has no {in_words(quantity)}. Take it out or "
+                            f"name another number (docs/metrics.md); what is finished is not computed again."
+                        )
 
     def values(self, quantity: Quantity, strategy: str) -> dict[int, float]:
         """Return a quantity of one strategy for every seed: the mean over the grid points that `where` admits."""

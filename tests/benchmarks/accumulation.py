@@ -82,7 +82,7 @@ def live_avalanche(prepared: Prepared, name: str, tasks: int) -> list[float]:
     source = stream.source
     test = np.concatenate([u.test_ids for u in stream.units])
     experiences = [e.sample_ids for e in stream.experiences[:tasks]]
-    benchmark = in_memory_benchmark(source.x, source.y, experiences, [np.sort(test)])
+    benchmark = in_memory_benchmark(source.inputs(), source.y, experiences, [np.sort(test)])
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, source.num_classes)
     )
@@ -189,7 +189,7 @@ def cpu_seconds_of_steps(learner: SGDLearner, experience: Any, door: Any) -> flo
 
 def fishers(scale: float, rounds: int) -> list[Result]:
     """Squared per-sample gradients against a loop over samples."""
-    source = prepare_ours("naive", 1).stream.source
+    source = prepare_ours("naive", 1).stream.source.unpacked()
     count = max(64, round(512 * scale))
     data = Data(source.train_ids[:count], source.x, source.y, None)
     objective = Classification(source.num_classes)

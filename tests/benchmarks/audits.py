@@ -32,9 +32,7 @@ from lifelong.setup.instruments import make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import step
 from streams.config import parse
-from streams.events import DeletionRequest
 from streams.ledger import Ledger
-from streams.stream import Stream
 
 CURVES: dict[str, Any] = {
     "scenario": {"name": "recurring", "tasks": 70, "classes_per_task": 4, "samples_per_class": 60},
@@ -63,18 +61,11 @@ FASHION: dict[str, Any] = {
 }
 
 
-class _NoRequests(Stream):
-    """A stream whose requests nobody asks about."""
-
-    @property
-    def requests(self) -> tuple[DeletionRequest, ...]:
-        return ()
-
-
 def without_requests(p: Prepared) -> EvaluationPlan:
     """Return what is measured where only units and retained data are."""
-    stream = _NoRequests(p.stream.source, p.stream.units, p.stream.events, p.stream.task_of)
-    return replace(plan_evaluation(stream, p.config.evaluation), requests=())
+    # A plan that follows few requests knows what to look at without them.
+    config = p.config.evaluation.model_copy(update={"follow": "geometric"})
+    return replace(plan_evaluation(p.stream, config), requests=(), numbers=None)
 
 
 def live(p: Prepared, plan: EvaluationPlan) -> float:

@@ -101,7 +101,7 @@ def live_avalanche(prepared: Prepared, name: str, network: nn.Module, grow: bool
     source = stream.source
     pairs = [np.isin(source.class_ids, (2 * i, 2 * i + 1)) for i in range(5)]
     tests = [u.test_ids for u in stream.units] if grow else [np.flatnonzero(p & source.is_test) for p in pairs]
-    benchmark = in_memory_benchmark(source.x, source.y, [e.sample_ids for e in stream.experiences], tests)
+    benchmark = in_memory_benchmark(source.inputs(), source.y, [e.sample_ids for e in stream.experiences], tests)
     seconds: list[float] = []
     with quietly():
         strategy = make_strategy(name, network, training.batch_size, memory=200)

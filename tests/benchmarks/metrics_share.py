@@ -81,7 +81,7 @@ def live(folder: str) -> None:
     for name in ("cost_rows", "compare"):
         meter.wrap(life, name, "metrics")
     for owner, name in (
-        (comparison.Shared, "probabilities"),
+        (comparison.Shared, "distributions"),
         (comparison, "read_rows"),
         (comparison._Lived, "outputs"),
     ):

@@ -141,7 +141,10 @@ def main() -> int:
     ours = Ours(options.samples)
     stream = ours.stream
     best_case = in_memory_benchmark(
-        stream.source.x, stream.source.y, [e.sample_ids for e in stream.experiences], [u.test_ids for u in stream.units]
+        stream.source.inputs(),
+        stream.source.y,
+        [e.sample_ids for e in stream.experiences],
+        [u.test_ids for u in stream.units],
     )
     results: list[Result] = []
     for name in LEARNERS:

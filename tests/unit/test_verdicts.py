@@ -14,6 +14,7 @@ from lifelong.results.table import Row, Table, row
 from lifelong.study.checks import check
 from lifelong.study.config import Cell, Quantity, StudyConfig, in_size, lay_out, with_base
 from lifelong.study.jobs import make_jobs
+from lifelong.study.quantities import read_for, value_of
 from lifelong.study.statistics import t_interval
 from lifelong.study.verdicts import Results
 from streams.config import parse
@@ -177,6 +178,32 @@ def test_which_number_of_a_run(selection: dict[str, Any], expected: float | None
     one = Results(study(), ((Cell({}, 0, RunConfig(), {}), {"a": Table(rows)}),))
     found = one.values(Quantity(metric="collateral", **selection), "a")
     assert found == ({} if expected is None else {0: expected})
+
+
+@pytest.mark.parametrize(
+    ("metric", "last", "expected"),
+    [("immediate_ua", 4, 0.5), ("final_ua", 4, 0.4), ("final_ua", 5, None), ("immediate_asr", 4, None)],
+)
+def test_a_run_itself_has_means_over_requests(metric: str, last: int, expected: float | None) -> None:
+    rows = [
+        number("exact", 0.0, 1, "request-0"),
+        number("exact", 0.0, 3, "request-1"),
+        number("exact", 0.0, 3, "stream"),
+    ]
+    rows += [number("forward", 1.0, e, "event") for e in range(last + 1)]
+    rows += [number("ua", v, e, "request-0") for e, v in ((1, 0.2), (3, 0.9), (4, 0.3))]
+    rows += [number("ua", v, e, "request-1") for e, v in ((3, 0.8), (4, 0.5))]
+    rows += [number("ua", 0.0, 3, "stream"), number("immediate_ua", 1.0, 4, "requests", "retrained")]
+    asked = Quantity(metric=metric, subject="requests")
+    assert value_of(Table(r for r in rows if r.metric in read_for(asked)), asked) == pytest.approx(expected)
+    assert value_of(Table(rows), asked.model_copy(update={"metric": "immediate_ua", "model": "retrained"})) == 1.0
+
+
+def test_what_a_finished_run_says_nothing_about_is_refused() -> None:
+    config = study(criteria=[criterion(minus="b", above=0.0), criterion(name="d", metric="plasticity", above=0.0)])
+    results(config, {"b": [None]}).check()  # there is a row, and why it has no value; of `a` nothing is known yet
+    with pytest.raises(ConfigError, match=r"^criteria\.1: a run of a is finished and has no plasticity\. Take it out"):
+        results(config, {"a": [0.1], "b": [None]}).check()
 
 
 def test_comparisons_are_corrected_together() -> None:

@@ -1,0 +1,123 @@
+"""What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
+
+Each line of `functions.txt` is an expression that is evaluated in the module of `lifelong` that the heading names (with
+`np`, `A` for arrays, and the tables below); its value is committed, or what it raises. Every public function of the
+modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant, or a call is new, write
+the records anew and look at the difference before committing it::
+
+    python tests/golden/test_functions.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from golden.made_up import differences, write
+
+FILE, CALLS = (Path(__file__).with_name(f"functions.{kind}") for kind in ("json", "txt"))
+
+WHOLE = (
+    *("formulas.distance", "formulas.forgetting_score", "formulas.generation", "formulas.informedness"),
+    *("formulas.klom", "formulas.language", "formulas.logistic", "formulas.membership", "formulas.muse"),
+    *("formulas.per_sample", "formulas.quality", "formulas.calibration", "metrics.knowledge", "study.statistics"),
+    *("study.anytime", "study.looks", "capacity.theory"),
+)
+"""Modules of `lifelong` of which every public function is called."""
+
+_DRAW = np.random.default_rng(3)
+P, Q = (_DRAW.dirichlet(np.ones(4), 6).round(3) for _ in range(2))
+X, Y = (_DRAW.integers(-3, 4, (8, 3)).astype(float) for _ in range(2))
+PHI, INSIDE = _DRAW.integers(-4, 9, (16, 5)) / 2, (np.arange(16)[:, None] + np.arange(5)) % 2 == 0
+PHI_IN = PHI + 1.5 * INSIDE
+LOSSES, CLASSES = _DRAW.integers(0, 9, 24) / 4, np.arange(24) % 3
+
+
+TOOLS = ("P", "Q", "X", "Y", "PHI", "INSIDE", "PHI_IN", "LOSSES", "CLASSES")
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return plain(value.tolist())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.9g}")
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, list | tuple | set | frozenset | map) or hasattr(value, "__next__"):
+        return [plain(v) for v in value]
+    return str(value)
+
+
+def value_of(module: str, expression: str) -> Any:
+    """Return what an expression in a module comes to, or what it raises."""
+    from lifelong.results.table import Row, Table
+
+    rows = [
+        Row(0, "run", "stream", "m", 0.25, 4),
+        Row(1, "run", "stream", "m", 0.75, 4),
+        Row(2, "run", "stream", "m", None, 0, "nothing is left"),
+        Row(1, "run", "u", "m", 1.0, 2),
+        Row(2, "retrained", "stream", "m", 0.5, 4),
+        Row(1, "run", "request-0", "exact", 1.0, 1),
+    ]
+    names = vars(importlib.import_module(f"lifelong.{module}"))
+    tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
+    try:
+        return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def calls() -> dict[str, list[str]]:
+    """Return the expressions, by module."""
+    parts = CALLS.read_text(encoding="utf-8").split("# ")[1:]
+    return {lines[0]: [line for line in lines[1:] if line] for lines in map(str.splitlines, parts)}
+
+
+def record_of(module: str) -> dict[str, Any]:
+    """Return the values of all expressions of a module."""
+    return {expression: value_of(module, expression) for expression in calls()[module]}
+
+
+@pytest.mark.parametrize("module", list(calls()))
+def test_functions_return_what_is_committed(module: str) -> None:
+    expected = json.loads(FILE.read_text(encoding="utf-8"))[module]
+    assert list(differences(json.loads(json.dumps(record_of(module))), expected)) == []
+
+
+@pytest.mark.parametrize("module", WHOLE)
+def test_every_public_function_is_called(module: str) -> None:
+    there = importlib.import_module(f"lifelong.{module}")
+    called = "\n".join(calls()[module])
+    own = [n for n, f in inspect.getmembers(there, inspect.isfunction) if f.__module__ == there.__name__]
+    assert [n for n in own if not n.startswith("_") and f"{n}(" not in called] == []
+
+
+def main() -> None:
+    """Write all records anew."""
+    torch.set_num_threads(1)
+    write(FILE, {module: record_of(module) for module in calls()})
+
+
+if __name__ == "__main__":
+    main()
