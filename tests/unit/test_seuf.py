@@ -136,8 +136,8 @@ def test_rmu_steers_in_the_expert_and_holds_the_states_of_what_stays(source: Sou
     u = torch.rand(16, generator=(Key(0) / "seuf" / "request-0" / "direction").torch())
     moved = {}
     for weight in (0.0, 100.0):
-        options = {"loss": "rmu", "steering": 1.5, "retain": "states", "retain_weight": weight, "anchor": 0.0}
-        life = lived(source, epochs=3, lr=0.01, **options)
+        options: dict[str, Any] = {"steering": 1.5, "retain_weight": weight, "anchor": 0.0}
+        life = lived(source, loss="rmu", retain="states", epochs=3, lr=0.01, **options)
         before = [[states(life, block, user) for user in (0, 1)] for block in (0, 1)]
         notes = life.forget(0).traits["event"]
         block = int(notes["expert_block"])
