@@ -51,6 +51,7 @@ BEYOND = {
         )
         for name in ("ccs", "score-selection")
     },
+    ("unlearners", "neggrad-plus"): {"ascent_epochs": "is for another schedule: tests/unit/test_unlearners.py"},
     ("learners", "avalanche"): dict.fromkeys(
         ("strategy", "options", "plugins", "retained"), "names of classes: tests/integration/test_avalanche_parity.py"
     ),
