@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,21 @@ Trackers = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Where(StrEnum):
+    """Where runs are computed."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+On = Annotated[Where, typer.Option(help="Processes on this machine, or Ray.")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster (10.0.0.1:6379 or auto); else one is started here.")
+]
+Cpus = Annotated[float, typer.Option(min=0, help="CPUs that a run takes on Ray.")]
+Memory = Annotated[float, typer.Option(min=0, help="GB of memory that a run takes on Ray; 0: not counted.")]
 
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run files with code that the folder names, although you never ran them here.")

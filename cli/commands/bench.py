@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import Runs, Trust
+from cli.arguments import Address, Cpus, Memory, On, Runs, Trust, Where
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lifelong.bench.standing import Standing
     from lifelong.bench.submission import Submission
     from lifelong.bench.track import Track
+    from lifelong.study.place import Place
 
 CHECK = "check"
 _LEGEND = (
@@ -65,9 +66,13 @@ def bench(
         int | None, typer.Option(min=0, help="check: run this seed again; by default one is drawn.", show_default=False)
     ] = None,
     again: Annotated[bool, typer.Option("--again/--no-again", help="check: whether to run a seed again.")] = True,
+    on: On = Where.LOCAL,
+    address: Address = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine; by default one per core.", show_default=False)
     ] = None,
+    cpus: Cpus = 1.0,
+    memory: Memory = 0.0,
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
@@ -92,7 +97,10 @@ def bench(
     elif not strategy:
         _show(track, against, as_json)
     else:
-        _place(track, strategy, seeds, out, against, workers, runs, quiet, as_json)
+        from lifelong.study.place import Place
+
+        place = Place(on.value, workers, address, cpus=cpus, memory=memory)
+        _place(track, strategy, seeds, out, against, place, runs, quiet, as_json)
 
 
 def _list(as_json: bool) -> None:
@@ -142,7 +150,7 @@ def _place(
     seeds: int | None,
     out: Path | None,
     against: Sequence[Path],
-    workers: int | None,
+    place: Place,
     runs: Path,
     quiet: bool,
     as_json: bool,
@@ -167,8 +175,9 @@ def _place(
     for one, config, access in admitted:
         try:
             with stopping(), Progress([], silent=quiet) as progress:
-                watching = Watching(progress.expect, progress.result, (lambda _: None) if quiet else note)
-                made = submit(track, one, config, access.label(), seeds or track.seeds, runs, workers, watching)
+                tell = (lambda _: None) if quiet else note
+                watching = Watching(progress.expect, progress.result, tell, progress.told)
+                made = submit(track, one, config, access.label(), seeds or track.seeds, runs, place, watching)
         except KeyboardInterrupt:
             note("\nStopped; what ran is kept. The same command goes on.")
             raise typer.Exit(130) from None

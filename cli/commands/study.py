@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.arguments import NAMED, Runs, Trackers, Trust
+from cli.arguments import NAMED, Address, Cpus, Memory, On, Runs, Trackers, Trust, Where
 from cli.folders import STUDY, find_folder
 from cli.output import Json, emit, emit_json, emit_table, note
 from streams.errors import ConfigError
@@ -32,13 +31,6 @@ _LEGEND = (
 """What the columns of verdicts and comparisons mean."""
 
 
-class Place(StrEnum):
-    """Where the runs of a study are computed."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(study)
@@ -52,16 +44,14 @@ def study(
         ),
     ],
     size: Annotated[str | None, typer.Option(help="A size that the file names, usually small or full.")] = None,
-    on: Annotated[Place, typer.Option(help="Processes on this machine, or Ray.")] = Place.LOCAL,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster (10.0.0.1:6379 or auto); else one is started here.")
-    ] = None,
+    on: On = Where.LOCAL,
+    address: Address = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine; by default one per core.")
     ] = None,
-    cpus: Annotated[float, typer.Option(min=0, help="CPUs that a run takes on Ray.")] = 1.0,
+    cpus: Cpus = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs that a run takes on Ray; 0.25 lets four share one.")] = 0.0,
-    memory: Annotated[float, typer.Option(min=0, help="GB of memory that a run takes on Ray; 0: not counted.")] = 0.0,
+    memory: Memory = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be computed, with an estimate of time and disk.")
     ] = False,
@@ -86,7 +76,7 @@ def study(
     """
     if dry_run + list_jobs + collect + (job is not None) > 1:
         raise ConfigError("--dry-run, --list-jobs, --job and --collect each do one thing: give one of them.")
-    if on is Place.LOCAL and not (dry_run or list_jobs or collect or job is not None):
+    if on is Where.LOCAL and not (dry_run or list_jobs or collect or job is not None):
         from lifelong.study.forkserver import start_forkserver
 
         start_forkserver()  # its imports go on beside our own
@@ -189,7 +179,7 @@ def _run_one(study: Study, number: int, wandb: bool, trackers: Sequence[str]) ->
 
 def _run(
     study: Study,
-    on: Place,
+    on: Where,
     address: str | None,
     workers: int | None,
     cpus: float,

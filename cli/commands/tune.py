@@ -63,6 +63,7 @@ def tune(
 
     from lifelong.config.run import load_config
     from lifelong.processes.stopping import stopping
+    from lifelong.study.place import Place
     from lifelong.study.progress import Progress
     from lifelong.study.spaces import with_options
     from lifelong.study.study import Study
@@ -89,7 +90,7 @@ def tune(
         note(f"{', '.join(study.tuning.spaces)}: at most {study.tuning.num_runs()} runs; folder {study.folder}")
     try:
         with stopping(), Progress([], silent=quiet) as progress:
-            failed = study.tune(workers, progress.result, progress.expect)
+            failed = study.tune(Place(workers=workers), progress.result, progress.expect)
     except KeyboardInterrupt:
         note("\nStopped; what ran is kept. Go on with the same command.")
         raise typer.Exit(130) from None

@@ -12,10 +12,11 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from lifelong.audits._base import Audit, Context
+from lifelong.audits._base import DETAILED, Audit, Context
 from lifelong.audits._judge import altered
 from lifelong.audits._judges import has_many, judges_of, real_images
 from lifelong.audits._prompts import Asked, some
+from lifelong.config.run import ReferenceKind
 from lifelong.evaluation.outputs import Arrays, Findings
 from lifelong.evaluation.plan import RequestPlan
 from lifelong.formulas.generation import (
@@ -188,6 +189,7 @@ class Images(Audit):
     needs_images: ClassVar[bool] = True
     follows_requests: ClassVar[bool] = True
     shows: ClassVar[bool] = True
+    beside: ClassVar[tuple[ReferenceKind, ...]] = (*DETAILED, "joint")
     averaged: ClassVar[tuple[str, ...]] = (
         *("ua", "ira", "cra", "cra_erased", "cra_published", "sc", "oc", "up"),
         *("erased_in_range", "extracted", "same_noise", "instead_js"),

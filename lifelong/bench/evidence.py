@@ -7,20 +7,66 @@ there the furthest counts, scope by scope, so that a life of a thousand events b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from pydantic import Field
 
 from lifelong.config.run import ReferencesConfig
+from lifelong.metrics.catalogue import measure_of
 from lifelong.references.points import requests_with_references
 from lifelong.results.table import Table
+from strategies.objectives._base import NamedObjective
 from streams.config import Config
 from streams.events import DeletionRequest
+from streams.registry import class_of, load
 from streams.stream import Stream
 
 FEWEST_SAMPLES = 5
-"""Requests with fewer deleted samples left say too little by themselves, and are not looked at."""
+"""Requests with fewer deleted samples left (or images drawn for them) say too little, and are not looked at."""
 _DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Which rows say how a model does.
+
+    Attributes:
+        retained: of the stream, on what is retained, higher is better; the one counts that is furthest behind.
+        forgotten: of a request, on what it deleted.
+        average: of the stream: its course is accumulation.
+        forgetting, relapse: what was lost by accident, and what came back; None where no row says so in shares.
+    """
+
+    retained: tuple[str, ...]
+    forgotten: str
+    average: str
+    forgetting: str | None = "forgetting_from_first"
+    relapse: str | None = "abs_relapse"
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all these rows."""
+        yield from (*self.retained, self.forgotten, self.average)
+        yield from filter(None, (self.forgetting, self.relapse))
+
+
+PICTURES = Scores(
+    retained=("picture_accuracy", "picture_style_accuracy"),
+    forgotten="ua",
+    average="picture_accuracy",
+    forgetting=None,
+    relapse=None,
+)
+"""Of image generators, whose own score is a squared error, of which five points mean nothing: what the judges of the
+audit `images` see in images that are drawn."""
+
+
+def scores_of(objective: str) -> Scores:
+    """Return which rows say how a model with an objective of that name does."""
+    if class_of(load("objectives", objective, "objective"), NamedObjective).predicts == "images":
+        return PICTURES
+    measure = measure_of(objective)
+    return Scores((f"retain_{measure}",), f"forget_{measure}", f"average_{measure}")
 
 
 class OfScope(Config):
@@ -48,9 +94,10 @@ class Moment(Config):
     event: int
     """Its index."""
     retained: float | None
-    """Score on retained training data: the run's minus the retrained model's. null: nothing is retained."""
+    """Score on retained training data: the run's minus the retrained model's; of several scores the one that is
+    furthest behind. null: nothing is retained."""
     retained_floor: float | None
-    """Distance of that score between two retrained models."""
+    """Distance of that score between two retrained models; of several the largest."""
     scopes: dict[str, OfScope]
     """By what requests name."""
 
@@ -91,49 +138,51 @@ class Life(Config):
     """Digest of all rows of the run."""
 
 
-def life_of(seed: int, table: Table, stream: Stream, measure: str, references: ReferencesConfig, results: str) -> Life:
+def life_of(
+    seed: int, table: Table, stream: Stream, scores: Scores, references: ReferencesConfig, results: str
+) -> Life:
     """Return what a finished run came to.
 
     Args:
         seed: of the run.
         table: its rows.
         stream: that was lived through.
-        measure: name of the score.
+        scores: names of the rows that say how a model does.
         references: configuration of the references, which decides the moments.
         results: digest of all rows.
     """
     events = [i for i, e in enumerate(stream.events) if isinstance(e, DeletionRequest)]
     last = len(stream.events) - 1
     chosen = [events[n] for n in requests_with_references(stream, references)]
-    moments = tuple(_moment(table, stream, event, events, measure) for event in dict.fromkeys([*chosen, last]))
+    moments = tuple(_moment(table, stream, event, events, scores) for event in dict.fromkeys([*chosen, last]))
     claims = [r.value for m in ("exact", "certified") for r in table.select(m) if r.subject != "requests"]
     return Life(
         seed=seed,
         served=len(events),
         exact=_rounded(sum(1 for v in claims if v) / len(events)) or 0.0,
         moments=moments,
-        numbers=_numbers(table, measure),
+        numbers=_numbers(table, scores),
         results=results,
     )
 
 
-def _moment(table: Table, stream: Stream, event: int, events: list[int], measure: str) -> Moment:
+def _moment(table: Table, stream: Stream, event: int, events: list[int], scores: Scores) -> Moment:
     scope_of = {stream.events[i].name: _scope(stream.events[i]) for i in events}
-    kept = {m: _at(table, f"retain_{measure}", m, event) for m in ("run", "retrained", "retrained-2")}
-    metric = f"forget_{measure}"
-    scores = {model: _values(table, metric, model, event) for model in ("run", "retrained", "retrained-2")}
+    by_model = {m: _values(table, scores.forgotten, m, event) for m in ("run", "retrained", "retrained-2")}
     attacks = {m: _values(table, "membership_auc", m, event) for m in ("run", "retrained", "retrained-2", "original")}
     scopes = {}
     for scope in sorted(set(scope_of.values())):
-        names = [n for n in scores["retrained"] if scope_of.get(n) == scope and n in scores["retrained-2"]]
+        names = [n for n in by_model["retrained"] if scope_of.get(n) == scope and n in by_model["retrained-2"]]
         if names:
-            scopes[scope] = _of_scope(names, scores, attacks)
+            scopes[scope] = _of_scope(names, by_model, attacks)
     served = sum(i <= event for i in events)
+    behind = [_difference(table, metric, "run", event) for metric in scores.retained]
+    apart = [_difference(table, metric, "retrained-2", event) for metric in scores.retained]
     return Moment(
         request=served,
         event=event,
-        retained=_difference(kept["run"], kept["retrained"]),
-        retained_floor=None if (d := _difference(kept["retrained-2"], kept["retrained"])) is None else abs(d),
+        retained=min((d for d in behind if d is not None), default=None),
+        retained_floor=max((abs(d) for d in apart if d is not None), default=None),
         scopes=scopes,
     )
 
@@ -153,12 +202,13 @@ def _of_scope(names: list[str], scores: dict[str, dict[str, float]], attacks: di
     )
 
 
-def _at(table: Table, metric: str, model: str, event: int) -> float | None:
-    return next((r.value for r in table.select(metric, "stream", model) if r.event == event), None)
-
-
-def _difference(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else _rounded(value - other)
+def _difference(table: Table, metric: str, model: str, event: int) -> float | None:
+    """Return what a model has of a number of the stream beyond the retrained model, or None."""
+    value, retrained = (
+        next((r.value for r in table.select(metric, "stream", m) if r.event == event), None)
+        for m in (model, "retrained")
+    )
+    return None if value is None or retrained is None else _rounded(value - retrained)
 
 
 def _values(table: Table, metric: str, model: str, event: int) -> dict[str, float]:
@@ -172,17 +222,17 @@ def _scope(event: object) -> str:
     return "+".join(sorted({r.scope for r in event.requests}))
 
 
-def _numbers(table: Table, measure: str) -> Numbers:
-    average = {r.event: r.value for r in table.select(f"average_{measure}", "stream") if r.value is not None}
-    joint = table.last(f"average_{measure}", "stream", "joint")
+def _numbers(table: Table, scores: Scores) -> Numbers:
+    average = {r.event: r.value for r in table.select(scores.average, "stream") if r.value is not None}
+    joint = table.last(scores.average, "stream", "joint")
     share = None
     if average and joint is not None and joint.value:
         share = area(average) / joint.value
     sizes = [r.value for r in table.select("state_bytes", "event") if r.value is not None]
     return Numbers(
         accumulation=_rounded(share),
-        forgetting=_last(table, "forgetting_from_first", "stream", "run"),
-        relapse=_last(table, "abs_relapse", "requests", "retrained"),
+        forgetting=_last(table, scores.forgetting, "stream", "run"),
+        relapse=_last(table, scores.relapse, "requests", "retrained"),
         cost=_last(table, "immediate_cost_ratio", "requests", "retrained"),
         state_bytes=max(sizes, default=None),
     )
@@ -199,8 +249,8 @@ def area(values: dict[int, float]) -> float:
     return sum(values[event] * span for event, span in zip(events, spans, strict=True)) / sum(spans)
 
 
-def _last(table: Table, metric: str, subject: str, model: str) -> float | None:
-    found = table.last(metric, subject, model)
+def _last(table: Table, metric: str | None, subject: str, model: str) -> float | None:
+    found = None if metric is None else table.last(metric, subject, model)
     return None if found is None else _rounded(found.value)
 
 

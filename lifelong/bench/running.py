@@ -6,24 +6,24 @@ Both are studies, so that what is stopped goes on, seeds form cohorts, and refer
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lifelong.bench.evidence import Life, life_of
+from lifelong.bench.evidence import Life, life_of, scores_of
 from lifelong.bench.submission import Submission, make
 from lifelong.bench.track import Track, check_stream
 from lifelong.config.run import StrategyConfig, find_strategy
 from lifelong.execution.manifest import versions
 from lifelong.files import code_of, own_code
-from lifelong.metrics.catalogue import measure_of
 from lifelong.results.columns import read_some
 from lifelong.results.integrity import mark_of
 from lifelong.results.table import Table
 from lifelong.setup.build import sources_kept
 from lifelong.study.jobs import Job, JobResult
+from lifelong.study.place import Place
 from lifelong.study.progress import last_line
 from lifelong.study.spaces import declared, with_options
 from lifelong.study.study import Study, finished
@@ -34,21 +34,26 @@ from streams.config import parse
 from streams.errors import LifelongError
 from streams.stream import Stream
 
-METRICS = {
-    *("exact", "certified", "membership_auc", "forgetting_from_first", "abs_relapse", "immediate_cost_ratio"),
-    "state_bytes",
-}
+METRICS = {"exact", "certified", "membership_auc", "immediate_cost_ratio", "state_bytes"}
 """What is read of a run, beside scores."""
 _VERIFIED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """Who is told what happens: of jobs that begin, of each that ended, and in words of what comes next."""
+    """Who is told what happens.
+
+    Attributes:
+        begin: of jobs that begin.
+        ended: of each that ended.
+        tell: in words, of what comes next.
+        told: how far a job on Ray is, as `lifelong.study.ray.run_ray` says it.
+    """
 
     begin: Callable[[list[Job]], None] | None = None
     ended: Callable[[JobResult], None] | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
+    told: Callable[[str, int, int], None] | None = None
 
 
 def submit(
@@ -58,7 +63,7 @@ def submit(
     access: str,
     seeds: int,
     root: Path,
-    workers: int | None = None,
+    place: Place | None = None,
     watching: Watching | None = None,
 ) -> Submission:
     """Run a strategy and return its submission; what was run before is not run again.
@@ -69,26 +74,23 @@ def submit(
         access: what it reads.
         seeds: how many; a submission with fewer than the track's is not complete.
         root: where runs are kept.
-        workers: processes; None takes one per core.
+        place: where they are computed; None is all cores of this machine.
         watching: is told what happens.
 
     Raises:
         IntegrityError: data or a stream is not the track's.
         LifelongError: a run failed for another reason than diverged training.
     """
-    watching = watching or Watching()
+    place, watching = place or Place(), watching or Watching()
     with sources_kept():
         streams = {seed: track.stream(seed) for seed in range(seeds)}
     for seed, stream in streams.items():
         check_stream(track, seed, stream)
-    tuned, tuning = _tune(track, name, config, root, workers, watching)
+    tuned, tuning = _tune(track, name, config, root, place, watching)
     study = Study(_study(track, name, tuned) | {"seeds": seeds}, root=root)
     watching.tell(f"{name}: {seeds} seeds, folder {study.folder}")
-    failed = {
-        r.job.cell: str(r.error)
-        for r in study.run("local", workers, watch=watching.ended, begin=watching.begin)
-        if r.error
-    }
+    results = study.run(**asdict(place), watch=watching.ended, begin=watching.begin, told=watching.told)
+    failed = {r.job.cell: str(r.error) for r in results if r.error}
     lives = _lives(track, study, streams, failed)
     resolved = study.cells[0].resolved
     fields: dict[str, Any] = {
@@ -120,10 +122,9 @@ def read_life(track: Track, seed: int, stream: Stream, results: Path) -> Life:
         results: the file with its rows.
     """
     config = track.config(seed)
-    measure = measure_of(config.objective.name)
-    scores = {f"{kind}_{measure}" for kind in ("retain", "forget", "average")}
-    table = Table(read_some(results, METRICS | scores))
-    return life_of(seed, table, stream, measure, config.references, str(mark_of(results)["digest"]))
+    scores = scores_of(config.objective.name)
+    table = Table(read_some(results, METRICS | set(scores)))
+    return life_of(seed, table, stream, scores, config.references, str(mark_of(results)["digest"]))
 
 
 def digests_of_files(resolved: dict[str, Any]) -> dict[str, str]:
@@ -141,7 +142,7 @@ def _study(track: Track, name: str, config: StrategyConfig) -> dict[str, Any]:
 
 
 def _tune(
-    track: Track, name: str, config: StrategyConfig, root: Path, workers: int | None, watching: Watching
+    track: Track, name: str, config: StrategyConfig, root: Path, place: Place, watching: Watching
 ) -> tuple[StrategyConfig, dict[str, Any] | None]:
     """Return the strategy with the best options that the budget finds, and what the search came to."""
     if track.tune is None or not declared(find_strategy(config, name), parse(Tune, track.tune, "tune")):
@@ -149,7 +150,7 @@ def _tune(
     study = Study(_study(track, name, config) | {"seeds": [0], "tune": track.tune}, root=root)
     assert study.tuning is not None
     watching.tell(f"{name}: tuning, at most {study.tuning.num_runs()} runs")
-    failed = study.tune(workers, watching.ended, watching.begin)
+    failed = study.tune(place, watching.ended, watching.begin, watching.told)
     if failed:
         raise _failure(failed[0].job.label, str(failed[0].error))
     [found] = study.tuning_outcome()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,9 @@ from lifelong.study.declaration import added, declaration, earlier_looks, read_d
 from lifelong.study.inference import Rule, prospect
 from lifelong.study.jobs import Job, JobResult, execute, is_done, make_jobs
 from lifelong.study.judging import Difference, Verdict
-from lifelong.study.local import run_local
+from lifelong.study.place import Place
 from lifelong.study.seeds import Looks, all_seeds, rule_of
-from lifelong.study.tuning import Execute, Tuning
+from lifelong.study.tuning import Tuning
 from lifelong.study.verdicts import Results
 from streams.config import parse
 from streams.errors import BusyError, ConfigError
@@ -191,14 +191,7 @@ class Study:
             LifelongError: bad input, a criterion about a number that the first finished run does not have, a folder
                 that cannot be written to, or a cluster that does not answer.
         """
-
-        def run_all(jobs: list[Job]) -> Iterable[JobResult]:
-            if on == "ray":
-                from lifelong.study.ray import run_ray
-
-                return run_ray(jobs, address, cpus, gpus, memory, told=told)
-            return run_local(jobs, workers)
-
+        place = Place(on, workers, address, cpus, gpus, memory)
         with disk_errors(self.folder):
             if self.pending or self.tuned is None:
                 self.check(elsewhere=on == "ray")  # before the folder is made
@@ -206,11 +199,11 @@ class Study:
             self._reached = None  # another process may have gone on until now
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
-            results, told_of = self._tune(run_all, begin, watch), set[str]()
+            results, told_of = self._tune(place, begin, watch, told), set[str]()
             while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
-                for result in run_all([self._tracked(job, wandb, trackers) for job in jobs]):
+                for result in place.run([self._tracked(job, wandb, trackers) for job in jobs], told):
                     results.append(result)
                     if watch is not None:
                         watch(result)
@@ -222,27 +215,30 @@ class Study:
 
     def tune(
         self,
-        workers: int | None = None,
+        place: Place | None = None,
         watch: Callable[[JobResult], None] | None = None,
         begin: Callable[[list[Job]], None] | None = None,
+        told: Callable[[str, int, int], None] | None = None,
     ) -> list[JobResult]:
-        """Run the searches alone, on this machine; see `run`."""
+        """Run the searches alone, by default on all cores of this machine; see `run`."""
+        place = place or Place()
         with disk_errors(self.folder):
             if self.tuned is None:
-                self.check()
+                self.check(elsewhere=place.on == "ray")
         with disk_errors(self.folder), _locked(self.folder):
             self._declare()
-            return self._tune(lambda jobs: run_local(jobs, workers), begin, watch)
+            return self._tune(place, begin, watch, told)
 
     def _tune(
         self,
-        execute: Execute,
+        place: Place,
         begin: Callable[[list[Job]], None] | None,
         watch: Callable[[JobResult], None] | None,
+        told: Callable[[str, int, int], None] | None,
     ) -> list[JobResult]:
         if self.tuning is None or self.tuned is not None:
             return []
-        failed = self.tuning.run(execute, begin, watch)
+        failed = self.tuning.run(lambda jobs: place.run(jobs, told), begin, watch)
         self._settle()
         return failed
 

@@ -15,6 +15,7 @@ from strategies.outcome import Outcome
 from strategies.parts.fit import Hooks
 from strategies.parts.model import FlatModel
 from streams.config import Config
+from streams.data import Batch
 from streams.errors import TrainingError
 from streams.events import DeletionRequest
 
@@ -56,6 +57,22 @@ class Brake(Hooks):
         self.stopped = self._config.stop_loss is not None and forget_loss >= self._config.stop_loss
         self.steps += not self.stopped
         return not self.stopped
+
+
+@final
+class Ascend(Hooks):
+    """Turns descent into ascent."""
+
+    carries = ()
+
+    def __init__(self, brake: Brake) -> None:
+        """Tell `brake` the loss."""
+        self._brake = brake
+
+    @override
+    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
+        self._brake.forget_loss = loss.detach()
+        return -loss
 
 
 def climb(

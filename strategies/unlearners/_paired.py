@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self, final
 
 import torch
@@ -30,6 +30,8 @@ from streams.randomness import Key
 
 Holding = Literal["none", "descent", "kl"]
 Positions = Literal["answer", "all"]
+RetainLoss = Callable[[Batch, FlatModel], torch.Tensor]
+"""Passes a retained batch through a model, and returns the scalar to lower."""
 
 
 class PairsConfig(FitConfig):
@@ -215,6 +217,7 @@ class Pair(Hooks):
         gamma: float,
         alpha: float,
         kl_positions: Positions = "answer",
+        held: RetainLoss | None = None,
     ) -> None:
         """Take what the loss is made of.
 
@@ -225,9 +228,10 @@ class Pair(Hooks):
             before: what retained data is held to; None lowers its loss.
             gamma, alpha: weights of the forget and of the retained loss.
             kl_positions: see `PairedConfig`.
+            held: the loss of retained data in place of the others.
         """
         self._objective, self._forget_loss, self._batches, self._before = objective, forget_loss, batches, before
-        self._gamma, self._alpha, self._kl_positions = gamma, alpha, kl_positions
+        self._gamma, self._alpha, self._kl_positions, self._held = gamma, alpha, kl_positions, held
         self._terms: dict[str, list[torch.Tensor]] = {"forget": [], "retain": []}
         self.retained = 0
 
@@ -244,7 +248,9 @@ class Pair(Hooks):
             return self._gamma * forget
         retained_batch = next(self._batches)
         self.retained += len(retained_batch)
-        if self._before is None:
+        if self._held is not None:
+            retain = self._held(retained_batch, model)
+        elif self._before is None:
             retain = self._objective.losses(self._objective.outputs(model, retained_batch), retained_batch).mean()
         else:
             retain = divergence(self._objective, model, self._before, retained_batch, self._kl_positions)
@@ -267,6 +273,7 @@ def paired(
     key: Key,
     steps: Optimizer | None = None,
     reference: FlatModel | None = None,
+    held: RetainLoss | None = None,
 ) -> Outcome:
     """Minimise gamma L_forget + alpha L_retain over passes of the forget set, and return what it cost.
 
@@ -280,16 +287,17 @@ def paired(
         key: names orders and noise.
         steps: takes the steps in place of the configured optimizer.
         reference: what retained data is held to by `kl`; None is the model as it is.
+        held: a loss of retained data, made of the model and one that stays, in place of what `config` says.
     """
     batches = supply(objective, retained, config.batch_size, key)
     before = None
     if config.retain == "kl" and batches is not None:
         before = frozen_copy(setting, model) if reference is None or reference is model else reference
     hook = Pair(
-        objective, forget_loss, batches, before, config.forget_weight, config.retain_weight, config.kl_positions
+        objective, forget_loss, batches, before, config.forget_weight, config.retain_weight, config.kl_positions, held
     )
     outcome = fit(model, objective, forget_set, config, key, [hook], steps)
-    passes = 2 if before is not None else 1
+    passes = 1 if before is None and held is None else 2
     extra = Outcome(
         forward=hook.retained * passes, backward=hook.retained, losses=hook.means(outcome.steps // config.epochs)
     )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Access, Door, Learner, Outcome, Unlearner
-from strategies.parts.fit import FitConfig, Hooks, fit
-from strategies.parts.model import FlatModel
+from strategies.parts.fit import FitConfig, fit
 from strategies.ranges import TRAINED
-from strategies.unlearners._ascent import AscentConfig, Brake, climb
-from streams.data import Batch
+from strategies.unlearners._ascent import Ascend, AscentConfig, Brake, climb
 from streams.events import DeletionRequest
 
 
@@ -30,22 +27,6 @@ class Config(AscentConfig, FitConfig):
     """Momentum of `sgd`."""
     weight_decay: float = Field(5e-4, ge=0)
     """L2 penalty added to the gradient."""
-
-
-@final
-class Ascend(Hooks):
-    """Turns descent into ascent."""
-
-    carries = ()
-
-    def __init__(self, brake: Brake) -> None:
-        """Tell `brake` the loss."""
-        self._brake = brake
-
-    @override
-    def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        self._brake.forget_loss = loss.detach()
-        return -loss
 
 
 @final

@@ -1,11 +1,12 @@
-"""NegGrad+: descend on retained data and ascend on the forget set in the same step."""
+"""NegGrad+: descend on retained data and ascend on the forget set, in the same step or in turns."""
 
 from __future__ import annotations
 
-from typing import final
+from functools import partial
+from typing import Literal, Self, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
@@ -13,12 +14,15 @@ from strategies.objectives._base import Objective
 from strategies.parts.fit import Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.training.endless import Endless
+from strategies.parts.training.optimizers import make_optimizer
 from strategies.ranges import TRAINED, to_one
-from strategies.unlearners._ascent import AscentConfig, Brake, climb
+from strategies.unlearners._ascent import Ascend, AscentConfig, Brake, climb
 from strategies.unlearners._retained import DefaultRetainConfig, RetainUnlearner, finish
 from streams.data import Batch, Data
 from streams.events import DeletionRequest
 from streams.randomness import Key
+
+_ASCENT_EPOCHS = 3
 
 
 class Config(AscentConfig, DefaultRetainConfig):
@@ -28,6 +32,25 @@ class Config(AscentConfig, DefaultRetainConfig):
     """Passes over the retained data."""
     alpha: float = Field(0.95, ge=0, le=1)
     """Weight of the retained loss; 1 - alpha weighs the forget loss. Published: 0.95 small scale, 0.9999 CIFAR-10."""
+    schedule: Literal["together", "ascent-first"] = "together"
+    """together: both losses in every step. ascent-first: the first `ascent_epochs` epochs begin with a pass over the
+    forget set that climbs, and every epoch ends with one over the retained data that descends (the ascent-descent that
+    data-unlearning-bench compares with, arXiv 2410.23232; there SGD without momentum or weight decay)."""
+    ascent_epochs: int | None = Field(None, ge=1)
+    """Epochs that begin with ascent, of schedule ascent-first; null means 3."""
+
+    @model_validator(mode="after")
+    def _of_one_schedule(self) -> Self:
+        if self.schedule == "ascent-first" and self.alpha != type(self).model_fields["alpha"].default:
+            raise ValueError(
+                f"alpha: {self.alpha} weighs two losses of one step, and with schedule: ascent-first each has steps of "
+                f"its own; leave it out (where options are tuned: alpha: null in its ranges)"
+            )
+        if self.schedule == "together" and self.ascent_epochs is not None:
+            raise ValueError(
+                f"ascent_epochs: {self.ascent_epochs} is for schedule: ascent-first; set that, or leave it out"
+            )
+        return self
 
 
 @final
@@ -65,8 +88,11 @@ class NegGradPlus(RetainUnlearner):
     def serve(self, request: DeletionRequest, learner: Learner, retained: Data, door: Door, key: Key) -> Outcome:
         model = learner.model
         forget_set = door.forget_set()
-        objective = self.setting.objective
         brake = Brake(self.config, model)
+        if self.config.schedule == "ascent-first":
+            turns = partial(self._in_turns, model, forget_set, retained, brake, key)
+            return climb(model, self.config, brake, request, turns) + finish(self.config, learner, retained)
+        objective = self.setting.objective
         oppose = Oppose(objective, forget_set, self.config.alpha, self.config.batch_size, key, brake)
 
         def train() -> Outcome:
@@ -75,4 +101,20 @@ class NegGradPlus(RetainUnlearner):
         outcome = climb(model, self.config, brake, request, train)
         forgotten = outcome.steps * min(self.config.batch_size, len(forget_set))
         outcome += Outcome(forward=forgotten, backward=forgotten) + finish(self.config, learner, retained)
+        return outcome
+
+    def _in_turns(self, model: FlatModel, forget_set: Data, retained: Data, brake: Brake, key: Key) -> Outcome:
+        """Climb, then descend, epoch by epoch, with one optimizer for both."""
+        config, objective = self.config, self.setting.objective
+        once = config.model_copy(update={"epochs": 1})
+        optimizer = make_optimizer(once, model.parameters)
+        climbing = config.ascent_epochs or _ASCENT_EPOCHS
+        outcome = Outcome()
+        for epoch in range(1, config.epochs + 1):
+            if epoch <= climbing and not brake.stopped:
+                up = [brake, Ascend(brake)]
+                outcome += fit(model, objective, forget_set, once, key / "up" / epoch, up, optimizer)
+                if brake.diverged:
+                    return outcome
+            outcome += fit(model, objective, retained, once, key / "down" / epoch, (), optimizer)
         return outcome

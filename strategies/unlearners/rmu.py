@@ -16,14 +16,13 @@ from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel
 from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.training.endless import supply
-from strategies.parts.weights.blocks import Listener, blocks_of, check_block
+from strategies.parts.weights.blocks import blocks_of, check_block
 from strategies.ranges import TRAINED_ON_TEXT, log
 from strategies.unlearners._retained import ReadsRetained, RetainedData, retained_data
-from streams.data import Batch, Data
+from strategies.unlearners._steering import Steering, steering
+from streams.data import Batch
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
-from streams.randomness import Key
-from streams.text import ANSWER
 
 
 class Config(FitConfig):
@@ -58,17 +57,6 @@ DOWN = re.compile(r"\.(?:layers|h)\.(\d+)\..*\b(?:down_proj|c_proj|w2)\b")
 """Path of a block's down-projection in transformers; in GPT-2 of attention too, which `down_projections` skips."""
 
 
-def mean_of_rows(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the mean over rows of the mean over each row's positions that count.
-
-    Args:
-        values: ``[B, T]``.
-        counts: bool ``[B, T]``.
-    """
-    weight = counts.to(values.dtype)
-    return ((values * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
-
-
 @final
 class _Steer(Hooks):
     """Replaces the loss, and keeps all but the chosen weights still."""
@@ -76,44 +64,24 @@ class _Steer(Hooks):
     carries = ("_batches", "retained")
 
     def __init__(
-        self,
-        listeners: tuple[Listener, Listener],
-        before: FlatModel,
-        target: torch.Tensor,
-        batches: Iterator[Batch] | None,
-        mask: torch.Tensor,
-        config: Config,
+        self, steering: Steering, batches: Iterator[Batch] | None, mask: torch.Tensor, retain_weight: float
     ) -> None:
-        self._now, self._then = listeners
-        self._before, self._target, self._batches, self._mask, self._config = before, target, batches, mask, config
+        self._steering, self._batches, self._mask, self._retain_weight = steering, batches, mask, retain_weight
         self.retained = 0
 
     @override
     def loss(self, loss: torch.Tensor, outputs: torch.Tensor, batch: Batch, model: FlatModel) -> torch.Tensor:
-        """Return mean ||h - c u||^2 + alpha mean ||h - h_before||^2, means over features."""
-        forget = (self._now.state - self._target).square().mean(2)
-        total = mean_of_rows(forget, counting(batch, forget.shape[1], self._config.positions))
+        """Return mean ||h - c u||^2 + alpha mean ||h - h_before||^2."""
+        total = self._steering(outputs, batch, model)
         if self._batches is None:
             return total
         retained_batch = next(self._batches)
         self.retained += len(retained_batch)
-        model.features(*retained_batch.inputs)
-        with torch.no_grad():
-            self._before.features(*retained_batch.inputs)
-        retain = (self._now.state - self._then.state).square().mean(2)
-        return total + self._config.retain_weight * mean_of_rows(
-            retain, counting(retained_batch, retain.shape[1], self._config.positions)
-        )
+        return total + self._retain_weight * self._steering.held(retained_batch, model)
 
     @override
     def gradient(self, gradient: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         return gradient.mul_(self._mask)
-
-
-def counting(batch: Batch, length: int, positions: Tokens) -> torch.Tensor:
-    """Return which positions count, bool ``[B, length]``."""
-    part = batch.x[:, 1, :length]
-    return part == ANSWER if positions == "answer" else part > 0
 
 
 def down_projections(model: FlatModel, block: int) -> torch.Tensor:
@@ -150,28 +118,14 @@ class RMU(ReadsRetained):
         objective = self.setting.objective
         batches = supply(objective, retained, config.batch_size, key)
         before = frozen_copy(self.setting, model)
-        blocks = [blocks_of(m) for m in (model, before)]
-        block = (len(blocks[0]) - 1) // 2 if config.block is None else config.block
-        check_block(blocks[0], block, "unlearner.block")
+        blocks = blocks_of(model)
+        block = (len(blocks) - 1) // 2 if config.block is None else config.block
+        check_block(blocks, block, "unlearner.block")
         mask = torch.ones_like(model.parameters) if config.weights == "all" else down_projections(model, block)
-        listeners = (Listener(blocks[0][block]), Listener(blocks[1][block]))
-        try:
-            target = self._target(before, listeners[1], forget_set, key)
-            hook = _Steer(listeners, before, target, batches, mask, config)
+        with steering(
+            model, before, block, objective, forget_set, config.steering, config.positions, key
+        ) as both_terms:
+            hook = _Steer(both_terms, batches, mask, config.retain_weight)
             outcome = fit(model, objective, forget_set, config, key, [hook])
-        finally:
-            for listener in listeners:
-                listener.close()
         extra = Outcome(forward=2 * hook.retained + len(forget_set), backward=hook.retained)
         return (outcome + extra).graded("none")
-
-    @torch.no_grad()
-    def _target(self, before: FlatModel, listener: Listener, forget_set: Data, key: Key) -> torch.Tensor:
-        """Return c u: u a unit vector of uniform draws (all positive, as published), c in units of the mean norm."""
-        norms = []
-        for batch in self.setting.objective.batches(forget_set, 64):
-            before.features(*batch.inputs)
-            state = listener.state
-            norms.append(state.norm(dim=2)[counting(batch, state.shape[1], self.config.positions)])
-        u = torch.rand(listener.state.shape[2], generator=(key / "direction").torch()).to(listener.state)
-        return self.config.steering * torch.cat(norms).mean() * u / u.norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Literal, final
 
 import torch
@@ -12,13 +13,15 @@ from typing_extensions import override
 from strategies.base import Door, Learner, Outcome, Setting
 from strategies.objectives._base import Objective
 from strategies.parts.model import FlatModel
+from strategies.parts.teachers.teacher import frozen_copy
 from strategies.parts.text.other_answers import before_request
 from strategies.parts.weights.experts import expert_mask, mixtures_of, routed
 from strategies.parts.weights.fisher import evaluating
 from strategies.ranges import PAIRED_ON_TEXT, log
-from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, paired
+from strategies.unlearners._paired import ForgetLoss, PairedConfig, PairedUnlearner, RetainLoss, paired
 from strategies.unlearners._pushed_down import Ascent, NegativePreference
 from strategies.unlearners._retained import retained_data
+from strategies.unlearners._steering import steering
 from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.events import DeletionRequest
@@ -30,15 +33,23 @@ _METHOD = "unlearner: 'seuf'"
 class Config(PairedConfig):
     """Options of `seuf` (Zhuang et al. 2024, arXiv 2411.18797), for mixtures of experts.
 
-    `retain_weight` is lambda. `retain`: none and `loss: ascent` is gradient ascent in one expert.
+    `retain_weight` is lambda. `retain`: none and `loss: ascent` is gradient ascent in one expert; `retain: states` and
+    `loss: rmu` is RMU in one expert.
     """
 
     lr: float = Field(1e-3, gt=0)
     """Learning rate. For models of a million weights."""
-    loss: Literal["npo", "ascent"] = "npo"
-    """What lowers knowledge of the forget set: negative preference optimisation, or ascent."""
+    retain: Literal["none", "descent", "kl", "states"] = "descent"  # type: ignore[assignment]  # one value more
+    """What is done with retained data. none: nothing, and none is read. descent: its loss is lowered. kl: the model is
+    held to what it said before the request, KL(before || now). states: RMU's, what the expert's block returns at
+    answers is held where it was."""
+    loss: Literal["npo", "ascent", "rmu"] = "npo"
+    """What lowers knowledge of the forget set: negative preference optimisation, ascent, or RMU, which steers what the
+    expert's block returns at answers to a random direction."""
     beta: float = Field(0.1, gt=0)
     """Inverse temperature of npo."""
+    steering: float = Field(2.0, gt=0)
+    """c of rmu, as a multiple of the mean norm of the forget set's hidden states."""
     experts: int = Field(1, ge=1)
     """Experts of a request, all of one block."""
     anchor: float = Field(1.0, ge=0)
@@ -95,7 +106,7 @@ class SEUF(PairedUnlearner):
     config: Config
     supports = frozenset({"tokens"})
     needs_experts = True
-    ranges = PAIRED_ON_TEXT | {"beta": log(0.01, 1.0), "anchor": log(0.1, 10.0)}
+    ranges = PAIRED_ON_TEXT | {"beta": log(0.01, 1.0), "anchor": log(0.1, 10.0), "steering": log(0.5, 10.0)}
 
     def __init__(self, config: Config, setting: Setting) -> None:
         """Keep the options.
@@ -127,20 +138,43 @@ class SEUF(PairedUnlearner):
         retained = None if config.retain == "none" else retained_data(config.retained, learner, door)
         mixtures = mixtures_of(model, _METHOD)
         shares = self._attributed(model, forget_set)
-        block = int(torch.stack([s.max() for s in shares]).argmax())
-        experts = shares[block].topk(config.experts).indices.tolist()
-        inner, cost = self.prepare(model, objective, forget_set, key)
-        mask = expert_mask(model, mixtures[block], experts, config.router == "whole")
-        with routed(mixtures[block]) as heard, model.moving_only(mask):
+        place = int(torch.stack([s.max() for s in shares]).argmax())
+        chosen = mixtures[place]
+        experts = shares[place].topk(config.experts).indices.tolist()
+        mask = expert_mask(model, chosen, experts, config.router == "whole")
+        with (
+            self._terms(model, chosen.block, objective, forget_set, key) as (inner, held, cost),
+            routed(chosen) as heard,
+            model.moving_only(mask),
+        ):
             loss = _Anchored(inner, heard, experts, config.anchor)
-            outcome = paired(self.setting, model, objective, forget_set, retained, config, loss, key)
-        after = self._attributed(model, forget_set)[block]
+            outcome = paired(self.setting, model, objective, forget_set, retained, config, loss, key, held=held)
+        after = self._attributed(model, forget_set)[place]
         notes = {
-            "expert_block": float(block),
-            "expert_share": float(shares[block][experts].sum()),
+            "expert_block": float(chosen.block),
+            "expert_share": float(shares[place][experts].sum()),
             "expert_share_after": float(after[experts].sum()),
         }
         return (outcome + cost + Outcome(forward=2 * len(forget_set))).noted(**notes).graded("none")
+
+    @contextlib.contextmanager
+    def _terms(
+        self, model: FlatModel, block: int, objective: Objective, forget_set: Data, key: Key
+    ) -> Iterator[tuple[ForgetLoss, RetainLoss | None, Outcome]]:
+        """Give both losses that are not the anchor, and their cost; None is what `paired` makes of `retain`."""
+        config = self.config
+        if config.loss != "rmu" and config.retain != "states":
+            forget_loss, cost = self.prepare(model, objective, forget_set, key)
+            yield forget_loss, None, cost
+            return
+        before = frozen_copy(self.setting, model)
+        with steering(model, before, block, objective, forget_set, config.steering, "answer", key) as of_states:
+            cost = Outcome(forward=len(forget_set))
+            inner: ForgetLoss = of_states
+            if config.loss != "rmu":
+                inner, more = self.prepare(model, objective, forget_set, key)
+                cost += more
+            yield inner, of_states.held if config.retain == "states" else None, cost
 
     @torch.no_grad()
     def _attributed(self, model: FlatModel, data: Data) -> list[torch.Tensor]:

@@ -160,7 +160,10 @@ BEYOND = {
         "clip_norm": "its gradients are shorter here than any value tried",
         "retained": "other values need a learner that keeps samples beside mask-log",
     },
-    ("unlearners", "seuf"): {"bn_mode": "a mask that leaves norms alone keeps their statistics"},
+    ("unlearners", "seuf"): {
+        "bn_mode": "a mask that leaves norms alone keeps their statistics",
+        "steering": "of RMU's loss alone: tests/unit/test_seuf.py",
+    },
     ("unlearners", "concept-vectors"): {"words": "texts: tests/unit/test_concept_vectors.py"},
     ("unlearners", "concept-masking"): {"mask": "a text: tests/unit/test_concept_masking.py"},
     ("unlearners", "mudman"): {"fork": "needs more steps than are taken here: tests/unit/test_mudman.py"},

@@ -36,7 +36,7 @@ from golden.test_made_up import figures_of, steady, words_of
 from cli.main import app, main
 from lifelong.report import html
 from lifelong.report import study as study_report
-from lifelong.study import forkserver, jobs, local, study
+from lifelong.study import forkserver, jobs, local, place
 from lifelong.verification import lives
 
 FILE = Path(__file__).with_name("commands.json")
@@ -326,7 +326,7 @@ def here(folder: Path, pages: dict[str, Any]) -> Iterator[None]:
         patch.setattr(html, "render", lambda facts: "a page")  # `test_made_up.py` has pages of runs
         patch.setattr(study_report, "render", rendered)
         patch.setattr(lives, "call", lambda function, *arguments: function(*arguments))
-        for module in (local, study):
+        for module in (local, place):
             patch.setattr(module, "run_local", lambda todo, workers=None: map(jobs.execute, todo))
         yield
 

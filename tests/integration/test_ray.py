@@ -19,11 +19,15 @@ import pytest
 import yaml
 
 import lifelong
+from lifelong.bench.participants import admit, chosen
+from lifelong.bench.running import Watching, submit
+from lifelong.bench.track import read_track
 from lifelong.execution.process import lock
 from lifelong.results.integrity import check_finished
 from lifelong.results.table import read_rows
 from lifelong.study import ray as on_ray
 from lifelong.study.jobs import Job
+from lifelong.study.place import Place
 from lifelong.study.study import Study
 from lifelong.verification.certificate import verify
 from streams.errors import BusyError, ConfigError
@@ -205,6 +209,32 @@ def test_jobs_end_with_the_driver_and_go_on_with_the_next(node: Any, tmp_path: P
     for name in ("results.jsonl", "scores.bin"):
         mine, other = (folder / "strategies" / "replay" / name for folder in (job.folder, alone))
         assert mine.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
+def test_a_placement_goes_on_when_its_driver_was_killed_and_comes_to_the_same(node: Any, tmp_path: Path) -> None:
+    """Tuning and lives are jobs on Ray, cohorts of seeds; the submission is the one that this machine alone makes."""
+    name, runs = "replay+gradient-ascent", tmp_path / "runs"
+    command = f"bench smoke --strategy {name} --seeds 3 --on ray --address {node.address} --runs {runs}"
+    code = "from cli.main import main; main()"
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen([sys.executable, "-c", code, *command.split()], stderr=log)
+        wait_for(lambda: any(runs.rglob("results.jsonl")) or driver.poll() is not None)
+        driver.kill()
+        driver.wait()
+    assert not (runs / "bench").exists(), (tmp_path / "log").read_text()
+    smoke = read_track("smoke")
+    named, config = chosen(smoke, name)
+    access = admit(smoke, named, config).label()
+    ended: list[Job] = []
+    heard: set[str] = set()
+    watching = Watching(ended=lambda result: ended.append(result.job), told=lambda name, *_: heard.add(name))
+    placed = submit(smoke, named, config, access, 3, runs, Place("ray", address=node.address), watching)
+    assert len({job.cohort for job in ended if job.config["seed"] < 3}) == 1
+    assert {job.name for job in ended} <= heard, "all of them ran on the cluster, those of the search, too"
+    assert any(job.config["seed"] >= 1000 for job in ended)
+    assert placed == submit(smoke, named, config, access, 3, tmp_path / "alone", Place(workers=1))
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 240) -> None:

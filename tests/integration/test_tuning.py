@@ -14,7 +14,7 @@ import yaml
 
 import lifelong
 from lifelong.report.study import write_study_report
-from lifelong.study import study as module
+from lifelong.study import place as module
 from lifelong.study.jobs import Job, JobResult, execute
 from lifelong.study.study import Study, resume_study
 from lifelong.study.tuning import Trial

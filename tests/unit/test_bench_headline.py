@@ -14,7 +14,7 @@ import lifelong.bench.headline
 import lifelong.bench.standing
 import lifelong.bench.table
 import lifelong.bench.track
-from lifelong.bench.evidence import Life, Moment, Numbers, OfScope, life_of
+from lifelong.bench.evidence import Life, Moment, Numbers, OfScope, life_of, scores_of
 from lifelong.bench.headline import Survival, headline, limits_of, mean_survived, survival
 from lifelong.bench.standing import standings
 from lifelong.bench.submission import Submission, make
@@ -182,7 +182,7 @@ def test_evidence_takes_the_furthest_request_of_each_scope(stream: Stream) -> No
     rows += [Row(3, "joint", "stream", "average_accuracy", 0.8, 2), Row(1, "run", first, "exact", 1.0, 1)]
     rows += [Row(3, "run", second, "exact", 0.0, 1)]
     rows += [Row(e, "run", "event", "state_bytes", v, 1) for e, v in ((0, 5.0), (2, 9.0), (3, 7.0))]
-    found = life_of(3, Table(rows), stream, "accuracy", ReferencesConfig(), "abc")
+    found = life_of(3, Table(rows), stream, scores_of("classification"), ReferencesConfig(), "abc")
     assert (found.seed, found.served, found.exact, found.results) == (3, 2, 0.5, "abc")
     at_first, at_last = found.moments
     assert (at_first.request, at_first.event, at_first.retained) == (1, 1, None)
@@ -194,6 +194,33 @@ def test_evidence_takes_the_furthest_request_of_each_scope(stream: Stream) -> No
     assert found.numbers.accumulation == pytest.approx((0.2 + 2 * 0.4 + 0.6) / 4 / 0.8)
     assert found.numbers.state_bytes == 9.0
     assert found.numbers.relapse is None
+
+
+def test_of_an_image_generator_counts_what_judges_see(stream: Stream) -> None:
+    """The worse of objects and styles, unlearning accuracy, and nothing that is measured in squared errors."""
+    name = stream.events[1].name
+
+    def row(model: str, subject: str, metric: str, value: float) -> Row:
+        return Row(1, model, subject, metric, value, 8)
+
+    seen = {"run": (0.9, 0.6, 0.5), "retrained": (0.95, 0.9, 1.0), "retrained-2": (0.95, 0.7, 0.9)}
+    rows = [
+        row(model, subject, metric, value)
+        for model, values in seen.items()
+        for subject, metric, value in zip(
+            ("stream", "stream", name), ("picture_accuracy", "picture_style_accuracy", "ua"), values, strict=True
+        )
+    ]
+    errors = ("retain", "forget", "average")
+    rows += [row(m, "stream", f"{of}_negative_denoising_error", -9.0) for m in seen for of in errors]
+    rows += [row("run", "stream", "forgetting_from_first", 7.0), row("retrained", "requests", "abs_relapse", 7.0)]
+    rows += [row("joint", "stream", "picture_accuracy", 0.9)]
+    found = life_of(0, Table(rows), stream, scores_of("denoising"), ReferencesConfig(), "")
+    first = found.moments[0]
+    assert (first.retained, first.retained_floor) == (-0.3, 0.2)
+    assert (first.scopes["sample"].gap, first.scopes["sample"].floor) == (0.5, 0.1)
+    assert found.numbers.accumulation == pytest.approx(1.0)
+    assert (found.numbers.forgetting, found.numbers.relapse) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from strategies.base import Access, Setting
 from strategies.composed import Composed
 from strategies.parts.fit import Training
 from strategies.parts.model import FlatModel
+from strategies.parts.weights.blocks import Listener, blocks_of
 from strategies.parts.weights.experts import expert_mask, mixtures_of
+from strategies.unlearners._steering import counting
 from strategies.unlearners.seuf import SEUF, anchor_loss, attributions
 from streams.config import parse
 from streams.errors import ConfigError
@@ -77,9 +79,9 @@ def test_a_planted_router_is_found(source: Source) -> None:
     assert float(planted[1][2]) > float(shares[1][2])
 
 
-@pytest.mark.parametrize(("router", "experts"), [("whole", 1), ("rows", 2)])
-def test_the_expert_and_its_router_move_and_nothing_else(router: str, experts: int, source: Source) -> None:
-    life = lived(source, router=router, experts=experts, epochs=2, weight_decay=0.1)
+@pytest.mark.parametrize(("router", "experts", "loss"), [("whole", 1, "rmu"), ("rows", 2, "npo")])
+def test_the_expert_and_its_router_move_and_nothing_else(router: str, experts: int, loss: str, source: Source) -> None:
+    life = lived(source, router=router, experts=experts, loss=loss, epochs=2, weight_decay=0.1)
     assert life.strategy.access == Access(forget_set=True, retained="full")
     before = life.model.parameters.clone()
     shares = unlearner_of(life)._attributed(life.model, life.data(0))
@@ -117,6 +119,34 @@ def test_the_loss_of_what_is_forgotten_rises(source: Source) -> None:
     before = loss()
     life.forget(0)
     assert loss() > before + 0.05
+
+
+def states(life: Life, block: int, user: int) -> torch.Tensor:
+    """What a block returns of a person's rows, at answers ``[n, width]``."""
+    batch = life.data(user).all()
+    listener = Listener(blocks_of(life.model)[block])
+    life.model.train(False)
+    with torch.no_grad():
+        life.model.features(*batch.inputs)
+    listener.close()
+    return listener.state[counting(batch, listener.state.shape[1], "answer")]
+
+
+def test_rmu_steers_in_the_expert_and_holds_the_states_of_what_stays(source: Source) -> None:
+    u = torch.rand(16, generator=(Key(0) / "seuf" / "request-0" / "direction").torch())
+    moved = {}
+    for weight in (0.0, 100.0):
+        options: dict[str, Any] = {"steering": 1.5, "retain_weight": weight, "anchor": 0.0}
+        life = lived(source, loss="rmu", retain="states", epochs=3, lr=0.01, **options)
+        before = [[states(life, block, user) for user in (0, 1)] for block in (0, 1)]
+        notes = life.forget(0).traits["event"]
+        block = int(notes["expert_block"])
+        target = 1.5 * before[block][0].norm(dim=1).mean() * u / u.norm()
+        far, near = (float((h - target).square().mean()) for h in (before[block][0], states(life, block, 0)))
+        assert near < far
+        moved[weight] = float((states(life, block, 1) - before[block][1]).square().mean())
+        assert not blocks_of(life.model)[block]._forward_hooks
+    assert moved[100.0] < 0.5 * moved[0.0]
 
 
 def test_which_models_it_refuses(source: Source) -> None:

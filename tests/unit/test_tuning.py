@@ -298,6 +298,9 @@ def test_default_goals_read_what_they_may() -> None:
     study = parse(StudyConfig, BASE | {"set": {"schedule.scope": "class"}})
     classes = lay_out(study)[0].config
     assert [t.metric for t in default_goal("practical", classes)] == ["forget_accuracy", "average_accuracy"]
+    bursts = {"name": "bursts", "scope": ["class", "sample"], "samples": 3}
+    mixed = lay_out(parse(StudyConfig, BASE | {"base": BASE["base"] | {"schedule": bursts}}))[0].config
+    assert [t.metric for t in default_goal("practical", mixed)] == ["membership_auc", "average_accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from strategies.outcome import Outcome
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel, digest
 from strategies.unlearners import finetune, gradient_ascent, neggrad_plus, none, retrain
-from streams.errors import AccessError, TrainingError
+from streams.config import parse
+from streams.errors import AccessError, ConfigError, TrainingError
 from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
@@ -179,6 +180,39 @@ def test_neggrad_plus_counts_both_kinds_of_samples(plan: Plan, tools: Any) -> No
     outcome = forget(strategy, ledger, request_of(*GONE))
     assert outcome.steps == 6
     assert outcome.forward == outcome.backward == 2 * 52 + 6 * 8
+
+
+def test_ascent_first_climbs_before_it_descends_in_the_first_epochs_alone(plan: Plan, tools: Any) -> None:
+    """By hand, with steps of whole sets: up and down, then down alone."""
+    options = {"epochs": 2, "batch_size": 60, "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
+    strategy = composed(tools.setting(plan.source, plan), "none")
+    ledger = learned(strategy, plan, tools)
+    forget(strategy, ledger, request_of(*GONE))
+    model = strategy.learner.model
+    for sign, ids in ((1, np.array(GONE)), (-1, ledger.live_ids), (-1, ledger.live_ids)):
+        model.parameters.add_(0.05 * sign * mean_gradient(model, plan, ids))
+    turned = composed(
+        tools.setting(plan.source, plan), "neggrad-plus", schedule="ascent-first", ascent_epochs=1, **options
+    )
+    outcome = forget(turned, learned(turned, plan, tools), request_of(*GONE))
+    assert torch.allclose(turned.learner.model.parameters, model.parameters, atol=1e-6)
+    assert (outcome.steps, outcome.backward) == (3, 8 + 2 * 52)
+
+
+def test_ascent_first_climbs_no_more_once_the_forget_loss_is_high_enough(plan: Plan, tools: Any) -> None:
+    options = {"epochs": 3, "batch_size": 60, "schedule": "ascent-first", "stop_loss": 1e-6}
+    strategy = composed(tools.setting(plan.source, plan), "neggrad-plus", **options)
+    outcome = forget(strategy, learned(strategy, plan, tools), request_of(*GONE))
+    assert (outcome.steps, outcome.losses["stopped"]) == (3, 1.0), "it descends in all three epochs"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"schedule": "ascent-first", "alpha": 0.9}, "alpha: 0.9 weighs two"), ({"ascent_epochs": 2}, "is for schedule")],
+)
+def test_options_of_the_other_schedule_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse(neggrad_plus.Config, options)
 
 
 def test_retrain_is_the_life_without_the_data(plan: Plan, tools: Any) -> None:

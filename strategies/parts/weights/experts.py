@@ -21,11 +21,13 @@ class Mixture:
     """The mixture of one block.
 
     Attributes:
+        block: its number, from the bottom up.
         path: of the module that holds router and experts.
         gate: the router; its logits are ``[B T, E]``.
         experts: how many there are, E.
     """
 
+    block: int
     path: str
     gate: nn.Module
     experts: int
@@ -42,12 +44,12 @@ def mixtures_of(model: FlatModel, method: str) -> list[Mixture]:
         ConfigError: there are none.
     """
     found, paths = [], {module: name for name, module in model.network.named_modules()}
-    for block in blocks_of(model):
+    for number, block in enumerate(blocks_of(model)):
         for module in block.modules():
             gate, experts = getattr(module, "gate", None), getattr(module, "experts", None)
             stacked = [] if experts is None else [p for _, p in experts.named_parameters() if p.ndim == 3]
             if isinstance(gate, nn.Module) and stacked:
-                found.append(Mixture(paths[module], gate, len(stacked[0])))
+                found.append(Mixture(number, paths[module], gate, len(stacked[0])))
     if not found:
         raise ConfigError(
             f"{method} unlearns in the experts of a mixture, and this model has none that it knows. Use one such as "
