@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from text_lives import Life, live, slope
 
 from strategies.base import Access
+from strategies.learners import mask_log
 from strategies.parts.fit import fit
 from strategies.parts.weights.masks import MaskLog
 from strategies.unlearners.alkn import Config, shares, threshold, token_weights
@@ -106,6 +108,32 @@ def test_the_first_request_sets_the_thresholds_and_all_add_to_what_was_free() ->
     log.add(torch.tensor([False, False, True]), torch.tensor([0.9]))
     assert log.thresholds.tolist() == [0.5]
     assert log.used.tolist() == [True, False, True]
+
+
+def test_masks_hold_what_was_learned_before_their_requests() -> None:
+    """Each comes of the weights as they were when its request came; a log that is put back says the same."""
+    setting: Any = SimpleNamespace(num_samples=4, zeros=lambda: torch.zeros(3))
+    first, after = np.array([0, 1]), np.array([2, 3])
+    log = mask_log.MaskLogger(mask_log.Config(), setting)
+
+    def learn(ids: np.ndarray) -> None:
+        lesson: Any = SimpleNamespace(data=SimpleNamespace(ids=ids))
+        log.end(lesson)
+
+    learn(first)
+    assert log.holds(first) == {}
+    request: Any = None
+    log.purge(request)
+    (masks,) = log.offers()
+    assert isinstance(masks, MaskLog)
+    masks.add(torch.tensor([True, False, False]), torch.tensor([0.5]))
+    learn(after)
+    restored = mask_log.MaskLogger(mask_log.Config(), setting)
+    restored.load_state_dict(log.state_dict())
+    for own in (log, restored):
+        assert own.holds(np.arange(4))["masks"].tolist() == first.tolist()
+        own.purge(request)
+        assert own.holds(np.arange(4))["masks"].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.nightly

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_rare_skills_are_rare_everywhere_and_the_others_keep_their_proportions(s
     for d in range(2):
         own = large.class_ids[(large.domain_ids == d) & ~large.is_test]
         assert 0.02 < (own == script).mean() < 0.06
+    equal = instructions.shares({"naming": 3, "script": 3, "face": 2}, ("face",), 0.45)
+    assert equal == pytest.approx(dict.fromkeys(equal, 1 / 3)), "what is rare has an equal share at most"
     every = instructions.shares({"naming": 1.0}, ("naming",), 0.05)
     assert every == {"naming": 1.0}, "a distributor of rare skills alone hands out nothing else"
 
@@ -246,6 +249,19 @@ def test_a_prompt_says_where_its_images_stand() -> None:
     both = joined(batch, other)
     assert both.images is not None
     assert both.images.shape == (4, 1, 1, 4, 4)
+
+
+def test_a_prompt_without_image_has_no_empty_line() -> None:
+    config = parse(instructions.Config, {"prompt": "USER: {images}\n{question} ASSISTANT:", "image_tokens": 2})
+    tokenizer = train_tokenizer(["USER: what is it ASSISTANT: yes\n"], 320)
+    sample: Any = SimpleNamespace(question="what is it", images=(), answer="yes")
+    prompt, answer = instructions._pair(sample, config, tokenizer)
+    assert tokenizer.decode(prompt) == "USER: what is it ASSISTANT:"
+    assert tokenizer.decode(answer[:-1]) == " yes"
+    sample.images = (np.zeros((28, 28)),)
+    pictured, _ = instructions._pair(sample, config, tokenizer)
+    assert pictured.count(PICTURED) == 2
+    assert tokenizer.decode([t for t in pictured if t != PICTURED]) == "USER: \nwhat is it ASSISTANT:"
 
 
 def test_images_go_where_their_rows_go(source: Source) -> None:

@@ -285,6 +285,14 @@ def test_being_ones_own_neighbour_tells_used_from_rest() -> None:
     assert kept == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_request_of_one_sample_is_like_itself() -> None:
+    """It has no other neighbour: left out, it would be as far from itself as can be."""
+    used = gaussian(1, 0, 0)
+    bank = nn.functional.normalize(used, dim=2)
+    scores = layer_scores(used, used.mean(1), torch.zeros(2, 16, 16), bank, 1.0, itself=True)
+    assert scores.numpy() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_distances_are_smaller_in_sample() -> None:
     """Hence limits come from the rest."""
     used, rest = gaussian(320, 0, 0, layers=1), gaussian(320, 0, 1, layers=1)

@@ -15,11 +15,11 @@ from scipy.stats import norm
 
 from lifelong.config.run import RunConfig
 from lifelong.report import study_tables, tables
-from lifelong.report.columns import Cell, columns
+from lifelong.report.columns import MARK, Cell, columns
 from lifelong.report.facts import Facts, Learned, Requested, matrix_of
 from lifelong.report.lives import Life, Point
 from lifelong.report.spread import Spread, spread
-from lifelong.report.study_figures import _over_requests
+from lifelong.report.study_figures import _over_requests, _places, life_costs
 from lifelong.report.summary import Line
 from lifelong.report.tradeoff import _bars, _panel
 from lifelong.report.unlearning import correction
@@ -153,6 +153,27 @@ def test_error_bars_of_requests_do_so_too() -> None:
     assert drawn.error_y.arrayminus == pytest.approx([0.1, 0.1])
 
 
+def test_what_a_life_cost_adds_up_and_what_it_keeps_does_not(facts: Facts) -> None:
+    spent = {"steps": [3.0, 0.0, 2.0], "seconds": [0.5, 0.25, 4.0], "state": [8.0, 9.0, 7.0]}
+    point = Point({}, ("not begun", "one"), facts, num_events=3)
+    by_event = {key: np.array(values) for key, values in spent.items()}
+    point.lives = {"one": {0: Life(3, True, by_event, {}, {}, {}, Line("one", ()))}}
+    drawn = [t.y.tolist() for t in life_costs(point).data]
+    assert drawn == [[3.0, 3.0, 5.0], [0.5, 0.75, 4.75], [8.0, 9.0, 7.0]]
+
+
+def test_strategies_stand_side_by_side_around_their_request(facts: Facts) -> None:
+    """Also where one before them has not begun; the lines between requests are half way."""
+    point = Point({}, ("not begun", "one", "not begun either", "other"), facts)
+    point.requested = {0: facts.requested}
+    for name in ("one", "other"):
+        point.lives[name] = {0: life(0.5, True)}
+        aside = [_places(point, number) - np.arange(2) for number, _ in point.begun]
+        assert np.allclose(np.sum(aside, axis=0), 0.0), "in the middle, all of them together"
+        assert np.abs(aside).max() < 0.5
+    assert aside[0] == pytest.approx([-0.175] * 2)
+
+
 def test_the_line_of_the_front_goes_from_near_to_far() -> None:
     ends = {
         "far": {"distance": 0.3, "retained": 0.9},
@@ -217,6 +238,17 @@ def test_results_are_those_of_the_seeds_that_are_at_their_end(facts: Facts) -> N
     assert by_name["one"][3].startswith("0.300")
     assert "0.9" not in by_name["one"][3]
     assert by_name["other"][3] == "0.700"
+
+
+@pytest.mark.parametrize(("grey", "of"), [(1, 2), (2, 3), (1, 3), (2, 4), (3, 4)])
+def test_a_mean_says_nothing_where_most_of_its_seeds_say_nothing(grey: int, of: int, facts: Facts) -> None:
+    cells = [tuple(Cell(0.25, grey="chance" if s < grey else None) for _ in columns("accuracy")) for s in range(of)]
+    point = Point({}, ("one",), facts, access={"one": "retain: full"})
+    point.lives = {"one": {s: Life(EVENTS, True, {}, {}, {}, {}, Line("one", c)) for s, c in enumerate(cells)}}
+    grid = study_tables.results(point)
+    ((_, ((*_, last),)),) = grid.groups
+    assert last.endswith(MARK) == (grey > of - grey)
+    assert bool(grid.footnote) == (grey > of - grey)
 
 
 def test_requests_of_a_study_are_means_of_their_own_numbers(facts: Facts) -> None:

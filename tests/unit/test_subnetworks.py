@@ -244,6 +244,16 @@ def test_a_changed_weight_is_an_error_at_once(world: World, tools: Any) -> None:
         world.strategy(exssnet).load_state_dict(whole)
 
 
+def test_damaged_weights_of_a_subnetwork_s_own_are_noticed(world: World, tools: Any) -> None:
+    strategy = world.strategy(exssnet, keep="private")
+    tools.live(strategy, world.ledger(), world.plan.experiences[:2])
+    whole = strategy.state_dict()
+    world.strategy(exssnet, keep="private").load_state_dict(whole)
+    whole["subnetworks"][1]["values"][0] += 1e-3
+    with pytest.raises(CheckpointError, match="damaged.*task-1"):
+        world.strategy(exssnet, keep="private").load_state_dict(whole)
+
+
 @pytest.mark.parametrize("density", [0.1, 0.3])
 def test_free_weights_become_rare(density: float, world: World, tools: Any) -> None:
     strategy, ledger = world.strategy(exssnet, density=density), world.ledger()
