@@ -14,8 +14,8 @@ from strategies.objectives.causal_lm import CausalLM, Config, answered, joined, 
 from strategies.parts.preference import npo_losses
 from strategies.unlearners._hinge import inverted_hinge
 from strategies.unlearners._preference import dpo_losses
-from strategies.unlearners.flat import flat_loss
 from strategies.unlearners._steering import mean_of_rows
+from strategies.unlearners.flat import flat_loss
 from strategies.unlearners.simnpo import simnpo_losses
 from strategies.unlearners.topr import tapered_losses
 from streams.data import Batch, Data
