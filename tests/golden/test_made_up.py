@@ -28,7 +28,7 @@ if __name__ == "__main__":
 from golden.made_up import RUNS, differences, lived, made_anew, write, write_files
 from golden.test_runs import leaves, sums
 
-from lifelong.bench.evidence import life_of
+from lifelong.bench.evidence import life_of, scores_of
 from lifelong.execution.runner import Run
 from lifelong.report import html, latex, markdown
 from lifelong.report.facts import gather
@@ -120,8 +120,8 @@ def record_of(name: str, folder: Path) -> dict[str, Any]:
     if "retrained-2" in run.config.references.kinds:  # as a submission to a track has it
         with contextlib.chdir(folder):
             prepared = prepare(run.config)
-        table, measure = list(run.tables.values())[-1], prepared.setting.objective.measure
-        life = life_of(0, table, prepared.stream, measure, run.config.references, "")
+        table, scores = list(run.tables.values())[-1], scores_of(run.config.objective.name)
+        life = life_of(0, table, prepared.stream, scores, run.config.references, "")
         record["life"] = life.model_dump(mode="json")
     page = html.render(gather(run))
     record |= figures_of(page)
