@@ -37,6 +37,8 @@ WHOLE = (
     *("study.anytime", "study.looks", "capacity.theory"),
 )
 """Modules of `lifelong` of which every public function is called."""
+AT_NIGHT = ("study.inference", "study.looks")
+"""Modules whose functions draw thousands of studies: at night."""
 
 _DRAW = np.random.default_rng(3)
 P, Q = (_DRAW.dirichlet(np.ones(4), 6).round(3) for _ in range(2))
@@ -99,7 +101,9 @@ def record_of(module: str) -> dict[str, Any]:
     return {expression: value_of(module, expression) for expression in calls()[module]}
 
 
-@pytest.mark.parametrize("module", list(calls()))
+@pytest.mark.parametrize(
+    "module", [pytest.param(m, marks=[pytest.mark.nightly] if m in AT_NIGHT else []) for m in calls()]
+)
 def test_functions_return_what_is_committed(module: str) -> None:
     expected = json.loads(FILE.read_text(encoding="utf-8"))[module]
     assert list(differences(json.loads(json.dumps(record_of(module))), expected)) == []
