@@ -220,6 +220,8 @@ def test_what_is_kept_is_asked_without_the_deleted(world: World) -> None:
     ]
     assert users == [{0, 1, 2, 3, 4, 5}, {0, 2, 3, 4, 5}, {0, 2, 3, 5}]
     assert world.source.is_test[world.plan.ids[world.plan.kept_questions(second)]].all()
+    latest = replace(world.plan, numbers={second: (1,)})  # the deleted are gone, whether they are followed or not
+    assert latest.kept_questions(second).tolist() == world.plan.kept_questions(second).tolist()
 
 
 def test_operating_points() -> None:
