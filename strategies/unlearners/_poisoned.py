@@ -23,7 +23,7 @@ class Poison(Hooks):
         """Replace those of `ids` by ``x [n, ...]``."""
         self._x = x
         self._place = torch.full((num_samples,), -1, device=x.device)
-        self._place[torch.from_numpy(ids).to(x.device)] = torch.arange(len(ids), device=x.device)
+        self._place[torch.tensor(ids, device=x.device)] = torch.arange(len(ids), device=x.device)
 
     @override
     def extend(self, batch: Batch, step: int) -> Batch:
