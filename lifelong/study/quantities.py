@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -82,14 +81,11 @@ def rows_of(table: Table, quantity: Quantity) -> list[Row]:
     when, metric = _over_requests(quantity)
     if rows or not when:
         return rows
-    ends = table.select("forward", "event")
+    last = max((r.event for r in table.select("forward", "event")), default=-1)
     served = {r.subject: r.event for r in table.select("exact") if r.subject.startswith("request-")}
-    each = [r for r in table.select(metric, model=quantity.model) if r.subject in served and r.value is not None]
-    last = max((r.event for r in ends), default=None)
+    each = [r for r in table.select(metric, model=quantity.model) if r.subject in served]
     chosen = [r for r in each if r.event == (served[r.subject] if when == "immediate" else last)]
-    if last is None or not chosen:
-        return []
-    return mean_rows(last, quantity.model, [replace(r, metric=quantity.metric) for r in chosen], (quantity.metric,))
+    return mean_rows(last, quantity.model, chosen, (metric,)) if chosen else []
 
 
 def _over_requests(quantity: Quantity) -> tuple[str, str]:

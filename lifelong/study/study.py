@@ -199,7 +199,7 @@ class Study:
             self._reached = None  # another process may have gone on until now
             self._declare()
             remember(own_code([c.resolved for c in self.cells]), self._description()["config"])
-            results, told_of = self._tune(place, begin, watch, told), set[str]()
+            results, known = self._tune(place, begin, watch, told), set[str]()
             while self.tuned is not None and (jobs := self.pending) and not any(r.error for r in results):
                 if begin is not None:
                     begin(jobs)
@@ -208,7 +208,7 @@ class Study:
                     if watch is not None:
                         watch(result)
                     if not result.error:
-                        told_of |= self._check_numbers(result.job, told_of)
+                        known |= self._check_numbers(result.job, known)
                 self._reached = None
             self._conclude([r for r in results if r.error])
         return results
@@ -262,7 +262,8 @@ class Study:
             wandb, trackers: as in `run`.
 
         Raises:
-            ConfigError: there is no job of that number, or the study has to be tuned before.
+            ConfigError: there is no job of that number, the study has to be tuned before, or the finished job lacks a
+                number that the study asks for.
         """
         self.require_tuned(f"--job {number}")
         if not 0 <= number < len(self.all_jobs):
@@ -273,7 +274,10 @@ class Study:
             job = self.all_jobs[number]
             if is_done(job):
                 return JobResult(job, 0.0)
-            return execute(self._tracked(job, wandb, trackers))
+            result = execute(self._tracked(job, wandb, trackers))
+            if not result.error:
+                self._check_numbers(job, set())
+            return result
 
     def _tracked(self, job: Job, wandb: bool, trackers: Sequence[str]) -> Job:
         """Return a job that tells trackers; their files are found from wherever it runs."""
@@ -287,7 +291,11 @@ class Study:
             self._conclude([])
 
     def _check_numbers(self, job: Job, known: set[str]) -> set[str]:
-        """Refuse what the study asks for and a finished job has not, but for strategies that are known; name these."""
+        """Refuse what the study asks for and a finished job has not; return the strategies that are looked at here.
+
+        Raises:
+            ConfigError: strategies of the job that are not `known` lack a number.
+        """
         needed = metrics_needed(self.config)
         tables = {name: Table(read_some(file, needed)) for _, name, file in finished([job]) if name not in known}
         Results(self.config, ((self.cells[job.cell], tables),)).check()

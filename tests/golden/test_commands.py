@@ -3,7 +3,7 @@
 Runs answer what is made up (`made_up.py`), so that numbers are the same on every processor; times, places and versions
 are replaced by words. If a change is meant, write the records anew and look at the difference before committing it::
 
-    python tests/golden/test_commands.py [NAME ...]
+    python tests/golden/test_commands.py
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -368,12 +368,12 @@ def test_every_command_says_what_is_committed(session: dict[str, dict[str, Any]]
     assert list(differences(session, expected))[:12] == []
 
 
-def main_here(names: Sequence[str]) -> None:
-    """Write the records anew; `names` are ignored, as commands build on each other."""
+def main_here() -> None:
+    """Write all records anew, as commands build on each other."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write(FILE, {"helps": helps(), "session": played(Path(folder))})
 
 
 if __name__ == "__main__":
-    main_here(sys.argv[1:])
+    main_here()

@@ -163,14 +163,19 @@ def test_neggrad_plus_at_alpha_zero_is_gradient_ascent(plan: Plan, tools: Any) -
     assert torch.allclose(neggrad(plan, tools, 0.0, **options), strategy.learner.model.parameters, atol=1e-6)
 
 
-def test_neggrad_plus_step_by_hand(plan: Plan, tools: Any) -> None:
-    options = {"epochs": 1, "batch_size": 60, "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
+def asked_in_vain(plan: Plan, tools: Any) -> tuple[FlatModel, np.ndarray]:
+    """Return the model that a request finds, and the samples that are retained."""
     strategy = composed(tools.setting(plan.source, plan), "none")
     ledger = learned(strategy, plan, tools)
     forget(strategy, ledger, request_of(*GONE))
-    model = strategy.learner.model
+    return strategy.learner.model, ledger.live_ids
+
+
+def test_neggrad_plus_step_by_hand(plan: Plan, tools: Any) -> None:
+    options = {"epochs": 1, "batch_size": 60, "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
+    model, retained = asked_in_vain(plan, tools)
     start = model.parameters.clone()
-    direction = 0.9 * mean_gradient(model, plan, ledger.live_ids) - 0.1 * mean_gradient(model, plan, np.array(GONE))
+    direction = 0.9 * mean_gradient(model, plan, retained) - 0.1 * mean_gradient(model, plan, np.array(GONE))
     assert torch.allclose(neggrad(plan, tools, 0.9, **options), start - 0.05 * direction, atol=1e-6)
 
 
@@ -185,11 +190,8 @@ def test_neggrad_plus_counts_both_kinds_of_samples(plan: Plan, tools: Any) -> No
 def test_ascent_first_climbs_before_it_descends_in_the_first_epochs_alone(plan: Plan, tools: Any) -> None:
     """By hand, with steps of whole sets: up and down, then down alone."""
     options = {"epochs": 2, "batch_size": 60, "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
-    strategy = composed(tools.setting(plan.source, plan), "none")
-    ledger = learned(strategy, plan, tools)
-    forget(strategy, ledger, request_of(*GONE))
-    model = strategy.learner.model
-    for sign, ids in ((1, np.array(GONE)), (-1, ledger.live_ids), (-1, ledger.live_ids)):
+    model, retained = asked_in_vain(plan, tools)
+    for sign, ids in ((1, np.array(GONE)), (-1, retained), (-1, retained)):
         model.parameters.add_(0.05 * sign * mean_gradient(model, plan, ids))
     turned = composed(
         tools.setting(plan.source, plan), "neggrad-plus", schedule="ascent-first", ascent_epochs=1, **options
