@@ -25,7 +25,7 @@ import yaml
 import lifelong
 from lifelong.results.integrity import with_digest
 from lifelong.setup.preparation import prepare
-from lifelong.study import local
+from lifelong.study import local, place
 from lifelong.study.forecast import Forecast, forecast
 from lifelong.study.jobs import JobResult, execute
 from lifelong.study.local import run_local
@@ -229,6 +229,21 @@ def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> Non
     )
     assert first[:3] == second[:3]  # to the last digit of a second: lived once
     assert first[3:] != second[3:]
+
+
+def test_a_number_that_no_run_has_ends_the_study_at_its_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = {"name": "nothing", "metric": "immediate_ua", "subject": "requests", "of": "naive", "above": 0.0}
+    changes = {"strategies": {"naive": TINY["strategies"]["naive"]}, "comparisons": [], "criteria": [nothing]}
+    study = Study(TINY | changes | {"base": TINY["base"] | {"references": {"kinds": []}}}, root=tmp_path)
+    monkeypatch.setattr(place, "run_local", lambda jobs, workers: map(execute, jobs))
+    said = r"^criteria\.0: a run of naive is finished and has no immediate_ua of requests\. Take it out"
+    with pytest.raises(ConfigError, match=said):
+        study.run()
+    assert len(study.pending) == 2, "the first one is kept"
+    with pytest.raises(ConfigError, match=said):
+        study.run_one(1)
 
 
 @pytest.mark.nightly
