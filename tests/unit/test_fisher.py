@@ -142,8 +142,8 @@ def test_hooks_equal_a_loop_over_samples(name: str, estimator: FisherEstimator) 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_slow_path_is_taken_only_where_it_must(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     added: list[str] = []
-    real = fisher_module._add_layer
-    monkeypatch.setattr(fisher_module, "_add_layer", lambda *a: (added.append("layer"), real(*a))[1])
+    real = fisher_module._add
+    monkeypatch.setattr(fisher_module, "_add", lambda *a: (added.append("layer"), real(*a))[1])
     diagonal_fisher(made(NETWORKS[name]), Classification(3), toy_data(name), "empirical", KEY)
     assert bool(added) == (name not in FALLBACK)
 

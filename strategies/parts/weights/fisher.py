@@ -148,14 +148,23 @@ def _sample_sums(
         return total, passes
     terms = terms_of(outputs, batch)
     total = torch.zeros_like(model.parameters)
-    for weights, losses in terms:
-        if not layers_known:
+    if not layers_known:
+        for weights, losses in terms:
             for i in range(len(batch)):
                 total += weights[i] * size(gradient_of(model, losses[i], retain=True))
-            continue
+        return total, len(terms)
+    sums: dict[nn.Module, torch.Tensor] = {}  # of the weighted sizes of output deltas, over the terms
+    for weights, losses in terms:
         deltas = torch.autograd.grad(losses.sum(), [z for _, _, z in calls], retain_graph=True)
         for (module, a, _), delta in zip(calls, deltas, strict=True):
-            _add_layer(total, model, module, a.detach(), delta, weights, size)
+            if isinstance(module, nn.Linear) and a.ndim == 2:
+                weighted = weights.unsqueeze(1) * size(delta)
+                sums[module] = weighted if module not in sums else sums[module].add_(weighted)
+            else:
+                _add_layer(total, model, module, a.detach(), delta, weights, size)
+    for module, a, _ in calls:
+        if module in sums:
+            _add(total, model, module, sums[module].t() @ size(a.detach()), sums[module].sum(0))
     return total, len(terms)
 
 
@@ -180,17 +189,21 @@ def _add_layer(
     weights: torch.Tensor,
     size: Size,
 ) -> None:
-    """Add the weighted sizes of one layer's per-sample gradients: the outer product of output delta and input."""
-    name = next(n for n, m in model.network.named_modules() if m is module)
+    """Add the weighted sizes of the per-sample gradients of a layer that a sample passes at several positions.
+
+    A sample's gradient is the sum over positions of the outer product of output delta and input; it comes before the
+    size.
+    """
     if isinstance(module, nn.Conv2d):
         a, delta = patches(module, a, delta)
-    if a.ndim == 2:
-        weight = (weights.unsqueeze(1) * size(delta)).t() @ size(a)
-        bias = (weights.unsqueeze(1) * size(delta)).sum(0)
-    else:  # the sample's gradient is a sum over positions, which comes before its size
-        per_sample = torch.bmm(delta.flatten(1, -2).transpose(1, 2), a.flatten(1, -2))
-        weight = torch.einsum("b,boi->oi", weights, size(per_sample))
-        bias = (weights.unsqueeze(1) * size(delta.flatten(1, -2).sum(1))).sum(0)
+    per_sample = torch.bmm(delta.flatten(1, -2).transpose(1, 2), a.flatten(1, -2))
+    weight = torch.einsum("b,boi->oi", weights, size(per_sample))
+    _add(total, model, module, weight, (weights.unsqueeze(1) * size(delta.flatten(1, -2).sum(1))).sum(0))
+
+
+def _add(total: torch.Tensor, model: FlatModel, module: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Add what belongs to a layer's weight and bias."""
+    name = next(n for n, m in model.network.named_modules() if m is module)
     if f"{name}.weight" in model.slices:
         total[model.slices[f"{name}.weight"]] += weight.reshape(-1)
     if f"{name}.bias" in model.slices:
