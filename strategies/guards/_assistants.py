@@ -121,10 +121,10 @@ class Assisted(Guard, ABC):
 
     @abstractmethod
     def combined(self, base: torch.Tensor, said: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """Return the logits ``[B, T, V]`` of the composition.
+        """Return the logits ``[..., V]`` of the composition.
 
         Args:
-            base: of the learner's model.
+            base: of the learner's model, ``[..., V]``.
             said: of every request's models.
         """
 
@@ -175,7 +175,12 @@ class Assisted(Guard, ABC):
             # Text grows, and every position says what the last one does: it is worked out once.
             last = self.combined(base[:, :1], [[o[:, :1] for o in of_request] for of_request in said])
             return last.expand(-1, base.shape[1], -1)
-        return self.combined(base, said)
+        read = (batch.x[:, 1, : base.shape[1]] > 0) & ~base[:, :, 0].isnan()
+        if 2 * int(read.sum()) > read.numel():
+            return self.combined(base, said)
+        # Nobody reads the logits of padding, and of a large vocabulary most positions have none.
+        base[read] = self.combined(base[read], [[o[read] for o in of_request] for of_request in said])
+        return base
 
     @override
     def holds(self, ids: np.ndarray) -> dict[str, np.ndarray]:

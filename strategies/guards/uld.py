@@ -62,7 +62,7 @@ def passing_tokens(logits: torch.Tensor, ratio: float) -> torch.Tensor:
     near = logits >= logits.amax(-1, keepdim=True) + float(np.log(ratio))
     first = int(ratio * logits.shape[-1])
     if first:
-        near |= logits >= logits.topk(first, -1).values[..., -1:]
+        near |= logits >= logits.topk(first, -1, sorted=False).values.amin(-1, keepdim=True)
     return near
 
 
