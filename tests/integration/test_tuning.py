@@ -16,8 +16,8 @@ import lifelong
 from lifelong.report.study import write_study_report
 from lifelong.study import place as module
 from lifelong.study.jobs import Job, JobResult, execute
+from lifelong.study.racing import Trial
 from lifelong.study.study import Study, resume_study
-from lifelong.study.tuning import Trial
 from streams.errors import ConfigError
 
 Result = tuple[int, str, str]

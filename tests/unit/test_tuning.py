@@ -14,10 +14,11 @@ from lifelong.results.table import Row, Table
 from lifelong.study import tuning as module
 from lifelong.study.config import StudyConfig, lay_out
 from lifelong.study.proposals import NUM_SPREAD, Tried, propose
+from lifelong.study.racing import Trial, prune, ranked
 from lifelong.study.spaces import spaces_of, value_at, with_options
 from lifelong.study.study import Study
 from lifelong.study.tune import Term, Tune, default_goal, goal_of, losses
-from lifelong.study.tuning import Trial, Tuning, diverged, prune, ranked
+from lifelong.study.tuning import Tuning, diverged
 from strategies.ranges import Range, linear, log, to_one
 from streams.config import Named, parse
 from streams.errors import ConfigError
