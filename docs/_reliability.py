@@ -263,8 +263,8 @@ def _unseen() -> str:
         "unusual shapes (no request, everything deleted, few evaluations, a number to be predicted, bad data) whose "
         "models answer what is made up from names and numbers, with every row, word and figure that comes of it. "
         "`commands.json`: the options of every command, and what a hundred commands say of small folders and of wrong "
-        "input. `functions.json`: what functions return where there is nothing, one value, a tie or NaN; calls are "
-        "added in `functions.txt`. `python tests/golden/test_made_up.py NAME` and the like write them anew, and the "
+        "input. `functions/`: what functions return where there is nothing, one value, a tie or NaN; calls are "
+        "added in its text files. `python tests/golden/test_made_up.py NAME` and the like write them anew, and the "
         "difference is to be read."
     )
     return f"## Bugs that the tests had not seen\n\n{told}\n\n" + "\n".join([*parts, _weakest(batches.values())])

@@ -1,11 +1,11 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
-Each line of `functions.txt` is an expression that is evaluated in the module of `lifelong` that the heading names (with
+Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
 `np`, `A` for arrays, and the tables below); its value is committed, or what it raises. Every public function of the
 modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant, or a call is new, write
-the records anew and look at the difference before committing it::
+the records of a file (or of all) anew and look at the difference before committing it::
 
-    python tests/golden/test_functions.py
+    python tests/golden/test_functions.py streams
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from golden.made_up import differences, write
 
-FILE, CALLS = (Path(__file__).with_name(f"functions.{kind}") for kind in ("json", "txt"))
+FOLDER = Path(__file__).with_name("functions")
 
 WHOLE = (
     *("formulas.distance", "formulas.forgetting_score", "formulas.generation", "formulas.informedness"),
@@ -37,7 +37,7 @@ WHOLE = (
     *("study.anytime", "study.looks", "capacity.theory"),
 )
 """Modules of `lifelong` of which every public function is called."""
-AT_NIGHT = ("study.inference", "study.looks")
+AT_NIGHT = ("lifelong.study.inference", "lifelong.study.looks")
 """Modules whose functions draw thousands of studies: at night."""
 
 _DRAW = np.random.default_rng(3)
@@ -82,7 +82,7 @@ def value_of(module: str, expression: str) -> Any:
         Row(2, "retrained", "stream", "m", 0.5, 4),
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
-    names = vars(importlib.import_module(f"lifelong.{module}"))
+    names = vars(importlib.import_module(module))
     tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
     try:
         return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
@@ -90,37 +90,43 @@ def value_of(module: str, expression: str) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-def calls() -> dict[str, list[str]]:
-    """Return the expressions, by module."""
-    parts = CALLS.read_text(encoding="utf-8").split("# ")[1:]
-    return {lines[0]: [line for line in lines[1:] if line] for lines in map(str.splitlines, parts)}
+def calls() -> dict[tuple[str, str], list[str]]:
+    """Return the expressions, by file and module."""
+    found = {}
+    for file in sorted(FOLDER.glob("*.txt")):
+        for part in ("\n" + file.read_text(encoding="utf-8")).split("\n# ")[1:]:
+            module, *lines = part.splitlines()
+            found[file.stem, module] = [line for line in lines if line]
+    return found
 
 
-def record_of(module: str) -> dict[str, Any]:
+def record_of(file: str, module: str) -> dict[str, Any]:
     """Return the values of all expressions of a module."""
-    return {expression: value_of(module, expression) for expression in calls()[module]}
+    return {expression: value_of(module, expression) for expression in calls()[file, module]}
 
 
 @pytest.mark.parametrize(
-    "module", [pytest.param(m, marks=[pytest.mark.nightly] if m in AT_NIGHT else []) for m in calls()]
+    ("file", "module"),
+    [pytest.param(f, m, marks=[pytest.mark.nightly] if m in AT_NIGHT else [], id=m) for f, m in calls()],
 )
-def test_functions_return_what_is_committed(module: str) -> None:
-    expected = json.loads(FILE.read_text(encoding="utf-8"))[module]
-    assert list(differences(json.loads(json.dumps(record_of(module))), expected)) == []
+def test_functions_return_what_is_committed(file: str, module: str) -> None:
+    expected = json.loads((FOLDER / f"{file}.json").read_text(encoding="utf-8"))[module]
+    assert list(differences(json.loads(json.dumps(record_of(file, module))), expected)) == []
 
 
 @pytest.mark.parametrize("module", WHOLE)
 def test_every_public_function_is_called(module: str) -> None:
     there = importlib.import_module(f"lifelong.{module}")
-    called = "\n".join(calls()[module])
+    called = "\n".join(line for (_, m), lines in calls().items() if m == there.__name__ for line in lines)
     own = [n for n, f in inspect.getmembers(there, inspect.isfunction) if f.__module__ == there.__name__]
     assert [n for n in own if not n.startswith("_") and f"{n}(" not in called] == []
 
 
 def main() -> None:
-    """Write all records anew."""
+    """Write the records of some files, or of all, anew."""
     torch.set_num_threads(1)
-    write(FILE, {module: record_of(module) for module in calls()})
+    for file in sys.argv[1:] or sorted({f for f, _ in calls()}):
+        write(FOLDER / f"{file}.json", {m: record_of(f, m) for f, m in calls() if f == file})
 
 
 if __name__ == "__main__":
