@@ -80,14 +80,11 @@ def _draw(stream_preview: Preview) -> None:
 
     console = terminal()
     symbols = _SYMBOLS if (console.encoding or "").lower().startswith("utf") else _PLAIN
-    width = max(len(u) for u in stream_preview.units) + 2
+    units = stream_preview.units
+    names = list(units) if len(units) <= _MOST_UNITS else _ranges(units, _MOST_UNITS)
+    width = max(map(len, names)) + 2
     columns = max(console.width - width - 1, 10)
     grid = compact(stream_preview.marks, columns, _MOST_UNITS)
-    names = (
-        list(stream_preview.units)
-        if len(grid) == len(stream_preview.units)
-        else _ranges(stream_preview.units, len(grid))
-    )
     for name, row in zip(names, grid, strict=True):
         line = Text(name.ljust(width))
         for mark in row:

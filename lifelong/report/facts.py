@@ -107,7 +107,7 @@ def gather(run: Run) -> Facts:
     try:
         stream = json.loads(file.read_text(encoding="utf-8"))
         units, events = stream.pop("units"), stream.pop("events")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{file} is not a stream manifest: {error!r}. Run again with --fresh.") from error
     names = tuple(u["name"] for u in units)
     return Facts(

@@ -156,6 +156,8 @@ def by_scope(facts: Facts) -> str:
             cells = "".join(cell("-" if v is None else format(v, spec)) for v, spec in zip(values, specs, strict=True))
             label = f'<th scope="row">{escape(strategy)}</th><td class="text">{scope}</td><td>{len(asked)}</td>'
             rows.append(f"<tr>{label}{cells}</tr>")
+    if not rows:  # every request names several kinds
+        return ""
     heads = [
         ("strategy", ""),
         ("request names", "what its keys are: samples, classes, users or tasks"),

@@ -37,8 +37,8 @@ WHOLE = (
     *("study.anytime", "study.looks", "capacity.theory"),
 )
 """Modules of `lifelong` of which every public function is called."""
-AT_NIGHT = ("lifelong.study.inference", "lifelong.study.looks")
-"""Modules whose functions draw thousands of studies: at night."""
+AT_NIGHT = ("lifelong.study.inference", "lifelong.study.looks", "pages")
+"""Modules whose functions draw thousands of studies, and the file whose calls draw whole pages: at night."""
 
 _DRAW = np.random.default_rng(3)
 P, Q = (_DRAW.dirichlet(np.ones(4), 6).round(3) for _ in range(2))
@@ -84,6 +84,8 @@ def value_of(module: str, expression: str) -> Any:
     ]
     names = vars(importlib.import_module(module))
     tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
+    if module.startswith(("lifelong.report", "cli")):  # imported late: it brings all that is drawn
+        tools["H"] = importlib.import_module("golden.by_hand")
     try:
         return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
     except Exception as error:
@@ -107,7 +109,12 @@ def record_of(file: str, module: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("file", "module"),
-    [pytest.param(f, m, marks=[pytest.mark.nightly] if m in AT_NIGHT else [], id=m) for f, m in calls()],
+    [
+        pytest.param(
+            f, m, marks=[pytest.mark.nightly] if {f, m} & {*AT_NIGHT} else [], id=f"{m}, {f}" if f == "pages" else m
+        )
+        for f, m in calls()
+    ],
 )
 def test_functions_return_what_is_committed(file: str, module: str) -> None:
     expected = json.loads((FOLDER / f"{file}.json").read_text(encoding="utf-8"))[module]
