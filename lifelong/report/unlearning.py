@@ -203,7 +203,8 @@ def _table(
         whys: by head of a column and strategy, why its number says nothing, where that is so.
     """
     values = {(head, name): value(name) for head, _, value, _ in columns for name in facts.strategies}
-    shown_columns = [c for c in columns if any(values[c[0], name] is not None for name in facts.strategies)]
+    kept = [k for k, c in enumerate(columns) if any(values[c[0], name] is not None for name in facts.strategies)]
+    shown_columns = [columns[k] for k in kept]
 
     def row(head: str, cells: Sequence[str], kind: str = "") -> str:
         return f'<tr{kind}><th scope="row">{escape(head)}</th>{"".join(cells)}</tr>'
@@ -212,7 +213,7 @@ def _table(
     for above, names in groups.items():
         rows = []
         for number, (what, texts) in enumerate(above):
-            shown = [cell(text) for text in [*texts, *[""] * (len(shown_columns) - len(texts))]]
+            shown = [cell(texts[k] if k < len(texts) else "") for k in kept]
             rows.append(row(what, shown, ' class="held"' if number else ""))
         for name in names:
             cells = []

@@ -190,7 +190,8 @@ def differences(found: Any, expected: Any, where: str = "") -> Iterator[str]:
 
 def _first(found: list[Any], expected: list[Any]) -> str:
     pairs = itertools.zip_longest(found, expected)
-    return next(f"{ours!r}, not {theirs!r}" for ours, theirs in pairs if not _alike(ours, theirs))
+    different = (f"{ours!r}, not {theirs!r}" for ours, theirs in pairs if not _alike(ours, theirs))
+    return next(different, "None at the end")
 
 
 def _alike(found: Any, expected: Any) -> bool:
