@@ -174,7 +174,13 @@ def judged() -> StudyConfig:
         {"name": "high", "metric": "average_accuracy", "of": "naive", "above": 0.4},
         {"name": "better", "metric": "average_accuracy", "of": "naive", "minus": "none", "above": 0.0},
         {"name": "share", "metric": "average_accuracy", "of": "naive", "over": "none", "below": 2.0},
-        {"name": "near", "metric": "gap_average_accuracy", "of": "naive", "model": "retrained", "within": "retrained-2"},
+        {
+            "name": "near",
+            "metric": "gap_average_accuracy",
+            "of": "naive",
+            "model": "retrained",
+            "within": "retrained-2",
+        },
         {"name": "first", "metric": "average_accuracy", "of": "naive", "below": 0.9, "where": {"training.epochs": 1}},
         {"name": "longer", "metric": "average_accuracy", "of": "naive", "minus": "none", "above": 0.0}
         | {"where": {"training.epochs": 1}, "against": {"training.epochs": 2}},

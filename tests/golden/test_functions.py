@@ -89,7 +89,13 @@ def value_of(module: str, expression: str) -> Any:
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
     names = vars(importlib.import_module(module))
-    tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "H": by_hand, "np": np, "torch": torch, "Path": Path}
+    tools = {name: globals()[name] for name in TOOLS} | {
+        "A": np.array,
+        "H": by_hand,
+        "np": np,
+        "torch": torch,
+        "Path": Path,
+    }
     try:
         return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
     except Exception as error:
