@@ -10,6 +10,7 @@ import itertools
 import re
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lifelong.audits._base import Context
 from lifelong.config.run import EvaluationConfig, RunConfig
 from lifelong.evaluation.outputs import Certainty, Details, Outputs
 from lifelong.evaluation.plan import EvaluationPlan
@@ -61,7 +63,7 @@ def request(name: str, *asked: tuple[Any, tuple[int, ...], tuple[int, ...], int]
 
 @functools.cache
 def stream() -> Stream:
-    """Return eight events: two classes, two requests, a third class, a sample again, two requests at once, a class again."""
+    """Return eight events: two classes, two requests, a third class, a sample again, two requests at once, a class."""
     units = tuple(Unit(f"u{c}", (c,), _ids(6 * c + 4, 6 * c + 5)) for c in range(3))
     events = (
         Experience("e0", (0,), _ids(0, 1, 2, 3)),
@@ -78,7 +80,7 @@ def stream() -> Stream:
 
 @functools.cache
 def plan(asks: bool = False, follows: bool = False, unseen: bool = False, **options: Any) -> EvaluationPlan:
-    """Return how the stream is evaluated: with records of answers that follow requests, of test rows too, and options."""
+    """Return how the stream is evaluated: with records of answers, that follow requests or not, and options."""
     asked = SimpleNamespace(
         follows_requests=follows,
         retained=3,
@@ -116,11 +118,12 @@ def outputs(number: int, event: int = 3, of: EvaluationPlan | None = None, recor
 
 def brief(rows: Iterable[Row]) -> list[str]:
     """Return rows as lines."""
-    return [
-        f"{r.event} {r.model} {r.subject} {r.metric}: {'' if r.value is None else f'{round(r.value, 6) + 0.0:.6f} '}of {r.n}"
-        f"{f', {r.reason}' if r.reason else ''}"
-        for r in rows
-    ]
+    lines = []
+    for r in rows:
+        value = "" if r.value is None else f"{round(r.value, 6) + 0.0:.6f} "
+        why = f", {r.reason}" if r.reason else ""
+        lines.append(f"{r.event} {r.model} {r.subject} {r.metric}: {value}of {r.n}{why}")
+    return lines
 
 
 _ROOT = tempfile.TemporaryDirectory(prefix="records-")
@@ -227,3 +230,18 @@ def found(claim: Any = "bits", **options: Any) -> Finding:
 def objective() -> Classification:
     """Return an objective of the three classes."""
     return Classification(3)
+
+
+def audit(kind: Any, config: Any = None, setting: Any = None) -> Any:
+    """Return an audit of the small stream, whose rows are questions of one to three words, of numbers from 5 on."""
+    rows = np.arange(18)
+    parts = np.where(np.arange(5) <= 1 + rows[:, None] % 3, 1, 2)
+    tokens = np.where(np.arange(5) == 0, 1, 5 + (rows[:, None] + np.arange(5)) % 9)
+    x = torch.from_numpy(np.stack([tokens, parts], 1))
+    terms = tuple(f"t{n}" for n in range(5, 14))
+    text = SimpleNamespace(values=None, paraphrased=None, terms=terms, subjects=terms[:3])
+    text.form = SimpleNamespace(before="", behind="")
+    text.tokenizer = SimpleNamespace(decode=lambda ids: " ".join(f"t{n}" for n in ids))
+    asked = replace(source(), x=x)
+    object.__setattr__(asked, "text", text)
+    return kind("audit", config, Context(setting, asked, plan(True), None, stream()))  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
 Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
-`np`, `A` for arrays, `H` for `golden.by_hand`, and the tables below); its value is committed, or what it raises. Every public function of the
-modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant, or a call is new, write
-the records of a file (or of all) anew and look at the difference before committing it::
+`np`, `A` for arrays, `H` for what is in `golden.by_hand`, and the tables below); its value is committed, or what it
+raises. Every public function of the modules in `WHOLE` is in one. To record another call, write it there. Where a
+change is meant, or a call is new, write the records of a file (or of all) anew and look at the difference before
+committing it::
 
     python tests/golden/test_functions.py streams
 """
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 
 from golden import by_hand
 from golden.made_up import differences, write
+
 from lifelong.evaluation.changes import Changes
 
 FOLDER = Path(__file__).with_name("functions")
@@ -89,15 +91,10 @@ def value_of(module: str, expression: str) -> Any:
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
     names = vars(importlib.import_module(module))
-    tools = {name: globals()[name] for name in TOOLS} | {
-        "A": np.array,
-        "H": by_hand,
-        "np": np,
-        "torch": torch,
-        "Path": Path,
-    }
+    tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "H": by_hand, "np": np, "torch": torch}
+    tools |= {"Path": Path, "Row": Row, "Table": Table, "TABLE": Table(rows)}
     try:
-        return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
+        return plain(eval(expression, tools | dict(names)))
     except Exception as error:
         return by_hand.without_folders(f"{type(error).__name__}: {error}")
 
