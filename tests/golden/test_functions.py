@@ -71,7 +71,9 @@ def plain(value: Any) -> Any:
         return float(f"{value:.9g}")
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, list | tuple | set | frozenset | map) or hasattr(value, "__next__"):
+    if isinstance(value, set | frozenset):
+        return sorted((plain(v) for v in value), key=str)
+    if isinstance(value, list | tuple | map) or hasattr(value, "__next__"):
         return [plain(v) for v in value]
     if isinstance(value, Changes):
         return [plain(value[event]) for event in range(len(value))]
