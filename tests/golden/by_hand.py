@@ -5,6 +5,7 @@ All of it is made of small whole numbers, the same on every processor.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import re
@@ -127,6 +128,7 @@ def brief(rows: Iterable[Row]) -> list[str]:
 
 
 _ROOT = tempfile.TemporaryDirectory(prefix="records-")
+atexit.register(_ROOT.cleanup)
 _NUMBER = itertools.count()
 
 
