@@ -1,359 +1,257 @@
-"""What reports and commands are made of, in a few words: tables, runs, studies, and what is drawn and printed of them.
+"""What expressions of records are about: a small stream, plans to evaluate it, answers, folders of files, a study.
 
-`test_functions.py` lends it as `H` to the expressions on modules of `lifelong.report` and `cli`.
+All of it is made of small whole numbers, the same on every processor.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
-import os
+import atexit
+import functools
+import itertools
 import re
 import tempfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-import pytest
-import typer
+import torch
 
-from lifelong.config.run import RunConfig
-from lifelong.execution.runner import Run
-from lifelong.report.columns import Cell, Column, columns
-from lifelong.report.facts import Facts, Learned, Requested
-from lifelong.report.lives import Life, Lives, Point
-from lifelong.report.matrix import Matrix
-from lifelong.report.spread import Spread
-from lifelong.report.summary import Group, Line
-from lifelong.results.series import Series, indexed
+from lifelong.audits._base import Context
+from lifelong.config.run import EvaluationConfig, RunConfig
+from lifelong.evaluation.outputs import Certainty, Details, Outputs
+from lifelong.evaluation.plan import EvaluationPlan
+from lifelong.evaluation.planning import plan_evaluation
+from lifelong.results.record import Record
 from lifelong.results.table import Row, Table
-from lifelong.study.judging import Difference, Verdict
-from lifelong.study.statistics import Estimate
-from lifelong.study.verdicts import Components
+from lifelong.study.config import Cell, StudyConfig, lay_out
+from lifelong.verification.replay import Finding
+from strategies.objectives.classification import Classification
+from strategies.outcome import Outcome
 from streams.config import parse
-
-__all__ = ["Cell", "Column", "Components", "Difference", "Estimate", "Line", "Matrix", "Spread", "Verdict", "columns"]
-
-NS = SimpleNamespace
-EVENTS = 6
-LEARNED = (
-    Learned(0, "task-0", ("a",), 10, 0),
-    Learned(1, "task-1", ("b", "c"), 1200, 0),
-    Learned(3, "task-0", ("a",), 5, 1),
-)
-REQUESTED = (
-    Requested(2, "request-0", ("class",), "class 'a'", 5, ("a",)),
-    Requested(4, "request-1", ("sample",), "3 samples", 3, ()),
-    Requested(5, "request-2", ("user", "class"), "user Ada; class b", 7, ("b",)),
-)
-STRATEGIES: dict[str, Any] = {
-    "idle": {"unlearner": "none"},
-    "one": {"unlearner": "finetune"},
-    "two": {"learner": "ewc", "unlearner": "finetune"},
-    "half": {"isolated": "independent"},
-    "late": {"learner": "replay"},
-}
-SHARED = (
-    *("exact/request-0: . . 0", "exact/request-1: . . . . 0.5", "exact/request-2: . . . . . 0"),
-    *("state_bytes/event: 10 20 20 40 30 1500", "steps/event: 8 9 3 6 0 2"),
-    *("accuracy/a: 0.5 0.25 . 0.75 0.5 0.25", "accuracy/b: . 0.5 0.75 . 0.25 0.5"),
-    "deleted_accuracy/a: . . 0.75 . 0.5 -",
-)
-TABLES: dict[str, tuple[str, ...]] = {
-    "idle": (
-        *("average_accuracy/stream: 0.5 0.25 - 0.75 0.5 0.625", "forget_accuracy/request-0: . . 0.75 0.5 - 0.25"),
-        *("forget_accuracy/request-0/retrained: . . 0.25 0.25 0.25 0.125", "forget_accuracy/request-1: . . . . 1 0.5"),
-        *("forget_accuracy/request-1/retrained: . . . . 0.25 0.25", "js/request-0/retrained: . . 0.5 . . 0.25"),
-        *("forget_accuracy/request-2: . . . . . 0.5", "retain_accuracy/stream: . . 0.5 . 0.75 0.25"),
-        *("membership_auc/request-0: . . 0.75", "membership_auc/request-0/retrained: . . 0.5"),
-    ),
-    "one": (
-        *("average_accuracy/stream: 0.5 0.75 0.25 - 0.5 0.875", "forget_accuracy/request-0: . . 0.5 0.25 0.75 1"),
-        *("forget_accuracy/request-0/retrained: . . 0.25 0.5 0.25 0.5", "forget_accuracy/request-1: . . . . 0.5 0.75"),
-        *("forget_accuracy/request-1/retrained: . . . . 0.125 -", "forget_accuracy/request-0/retrained-2: . . 0.375"),
-        *("forget_accuracy/request-0/withheld: . . 0.625 . . 0.5", "forget_accuracy/request-2: . . . . . 0.25"),
-        *(
-            "forget_accuracy/request-1/retrained-2: . . . . 0.5",
-            "gap_forget_accuracy/request-0/retrained: . . 0.25 . . 0.5",
-        ),
-        *("gap_forget_accuracy/request-1/retrained: . . . . 0.375 -", "js/request-0/retrained: . . 0.25 . 0.5 0.125"),
-        *("js/request-1/retrained: . . . . - 0.5", "relapse/request-0/retrained: . . . 0.25 -0.5 -0.125"),
-        *("relapse/request-1/retrained: . . . . . 0.25", "relapse/requests/retrained: . . . 0.25 - 0.0625"),
-        *("retain_accuracy/stream: . . 0.75 . 0.5 0.375", "retain_accuracy/stream/retrained: . . 0.5 . 0.75 0.5"),
-        *(
-            "collateral_mean/request-0: . . -0.25",
-            "collateral_mean/request-1: . . . . 0.125",
-            "js_to_retrained/request-0/retrained-2: . . 0.125",
-        ),
-        *(
-            "immediate_abs_gap_forget_accuracy/requests/retrained: . . 0.25 . 0.3125 0.3",
-            "membership_auc/request-0: . . 0.625 . . 0.5",
-        ),
-        *(
-            "immediate_js/requests/retrained: . . 0.25 . . 0.375",
-            "membership_auc/request-0/retrained: . . 0.5 . . 0.75",
-        ),
-        *(
-            "forgetting_from_first/stream: . 0.25 . . . 0.125",
-            "weights_erased/request-0: . . 1",
-            "weights_erased/request-1: . . . . 0",
-        ),
-        *(
-            "latency/request-0: . . 1",
-            "latency/request-1: . . . . 0",
-            "exposure/request-0: . . 2",
-            "tow/request-0/retrained: . . 0.75",
-        ),
-        *("abs_relapse/requests/retrained: . . . 0.25 . 0.1875", "average_gap/request-0/retrained: . . 0.125"),
-    ),
-    "two": (
-        *("average_accuracy/stream: 0.25 0.5 0.75 0.25 0.5 0.75", "forget_accuracy/request-0: . . 0.25 0.25 0.25 0.25"),
-        *(
-            "forget_accuracy/request-0/original: . . 0.75",
-            "forget_accuracy/request-0/retrained: . . 0.25 0.25 0.25 0.25",
-        ),
-        *("forget_accuracy/request-1: . . . . 0.75 0.5", "forget_accuracy/request-1/original: . . . . 0.5"),
-        *(
-            "immediate_abs_gap_forget_accuracy/requests/retrained: . . 0 . 0.5 -",
-            "retain_accuracy/stream: . . 0.25 . 0.5 0.5",
-        ),
-    ),
-    "half": ("average_accuracy/stream: 0.5 0.125 0.375", "forget_accuracy/request-0: . . 1", "accuracy/a: 1 0.5"),
-    "late": (),
-}
-SECONDS = {"idle": {0: 0.5, 2: 1.5, 4: 0.25}, "one": {0: 2.0, 1: 0.5, 2: 4.0, 4: 3.0}, "two": {}, "half": {0: 1.0}}
+from streams.events import DeletionRequest, Experience, Request, Unit
+from streams.source import Source
+from streams.stream import Stream
 
 
-def rows(*lines: str) -> list[Row]:
-    """Return rows of lines ``metric/subject/model: values by event``; ``-`` is undefined, ``.`` is not there."""
-    found = []
-    for line in lines:
-        head, _, numbers = line.rpartition(": ")
-        metric, subject, model, *_ = [*head.split("/"), "run"]
-        for event, text in enumerate(numbers.split()):
-            if text == "-":
-                found.append(Row(event, model, subject, metric, None, 0, f"no {metric} at {event}"))
-            elif text != ".":
-                found.append(Row(event, model, subject, metric, float(text), event + 2))
-    return found
+def _ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
 
 
-def table(*lines: str) -> Table:
-    """Return a table of such lines."""
-    return Table(rows(*lines))
+@functools.cache
+def source() -> Source:
+    """Return 18 rows: of each of three classes four to train and two to test, of three users in turn."""
+    rows = np.arange(18)
+    return Source(
+        name="few",
+        licence="none",
+        x=torch.from_numpy(np.stack([rows % 5, rows % 7], 1).astype(np.float32)),
+        y=torch.from_numpy(rows // 6),
+        class_ids=rows // 6,
+        user_ids=rows % 3,
+        is_test=rows % 6 >= 4,
+        class_names=("a", "b", "c"),
+        user_names=("Ada", "world", "authors"),
+    )
 
 
-def series(*lines: str) -> Series:
-    """Return the same, to be looked up."""
-    return Series(table(*lines))
+def request(name: str, *asked: tuple[Any, tuple[int, ...], tuple[int, ...], int], **options: Any) -> DeletionRequest:
+    """Return a request of (scope, keys, samples, learn events when it came)."""
+    return DeletionRequest(name, tuple(Request(s, k, _ids(*i), _ids(), r) for s, k, i, r in asked), **options)
 
 
-def config(strategies: Mapping[str, Any] = STRATEGIES) -> RunConfig:
-    """Return the configuration of a run of some strategies."""
-    return parse(RunConfig, {"name": "few", "strategies": dict(strategies)})
+@functools.cache
+def stream() -> Stream:
+    """Return eight events: two classes, two requests, a third class, a sample again, two requests at once, a class."""
+    units = tuple(Unit(f"u{c}", (c,), _ids(6 * c + 4, 6 * c + 5)) for c in range(3))
+    events = (
+        Experience("e0", (0,), _ids(0, 1, 2, 3)),
+        Experience("e1", (1,), _ids(6, 7, 8, 9)),
+        request("request-0", ("sample", (0, 1), (0, 1), 2)),
+        request("request-1", ("class", (1,), (6, 7, 8, 9), 1)),
+        Experience("e2", (2,), _ids(12, 13, 14, 15)),
+        Experience("e0", (0,), _ids(0), incarnation=1),
+        request("request-2", ("user", (2,), (2, 14), 3), ("task", (2,), (12, 13, 14, 15), 4), reason="correct"),
+        Experience("e1", (1,), _ids(6, 7, 8, 9), incarnation=1),
+    )
+    return Stream(source(), units, events)
 
 
-def run(
-    tables: Mapping[str, Sequence[str]] = TABLES,
-    strategies: Mapping[str, Any] | None = None,
-    access: Mapping[str, str] | None = None,
-    shared: Sequence[str] = SHARED,
-) -> Run:
-    """Return a run: by default one of five strategies, of which one is half way and one has not begun."""
-    done = {"idle": "full", "one": "full", "two": "none"} if access is None else access
-    made = {name: table(*lines, *shared[: 99 if len(lines) > 4 else 0]) for name, lines in tables.items()}
-    summaries = {
-        name: {"access": a, "references": {"seconds": 1.5, "computed": 2, "cached": 1}} for name, a in done.items()
+@functools.cache
+def plan(asks: bool = False, follows: bool = False, unseen: bool = False, **options: Any) -> EvaluationPlan:
+    """Return how the stream is evaluated: with records of answers, that follow requests or not, and options."""
+    asked = SimpleNamespace(
+        follows_requests=follows,
+        retained=3,
+        averaged=("rouge_recall", "nothing"),
+        undefined="why not",
+        tests_are_non_members=lambda source: unseen,
+    )
+    config = EvaluationConfig(**{"probe": 9} | options)
+    return plan_evaluation(stream(), config, [asked] if asks else [])  # type: ignore[list-item]
+
+
+RECORDS = ("min_k", "min_k_plus_plus", "loss", "zlib", "truth_ratio", "rouge_recall", "probability", "choice")
+
+
+def outputs(number: int, event: int = 3, of: EvaluationPlan | None = None, records: Iterable[str] = ()) -> Outputs:
+    """Return the answers of a model, with details and some records after an event."""
+    of = of or plan()
+    at, detailed = np.arange(len(of.ids)), of.detailed(event)
+    weights = 1.0 + (at[:, None] * 3 + number * 5 + np.arange(3) * (2 + number)) % 7
+    weights[at, of.classes] += 4 * ((at + number) % 3 > 0)
+    p = weights / weights.sum(1, keepdims=True)
+    label = p[at, of.classes]
+    entropy = -(p * np.log(p)).sum(1)
+    certainty = Certainty(np.log(label / (1 - label)), p.max(1), entropy, entropy - np.log(label))
+    features = (detailed[:, None] * (2 + np.arange(3)) + number * detailed[:, None] ** 2) % 7 / 4
+    losses = ((5 * at + 3 * number) % 8 / 4).astype(np.float32)
+    recorded = {
+        name: (3 * detailed + 2 * number + 5 * k) % 9 / 8 + 0.125
+        for k, name in enumerate(RECORDS)
+        if name in records and len(detailed)
     }
-    known = STRATEGIES if strategies is None else strategies
-    return Run(
-        Path("runs/few"), config({name: known.get(name, {}) for name in tables} or {"late": {}}), made, summaries
+    scores = (p.argmax(1) == of.classes).astype(np.float32)
+    return Outputs(scores, losses, Details(p[detailed], features, certainty), recorded)
+
+
+def brief(rows: Iterable[Row]) -> list[str]:
+    """Return rows as lines."""
+    lines = []
+    for r in rows:
+        value = "" if r.value is None else f"{round(r.value, 6) + 0.0:.6f} "
+        why = f", {r.reason}" if r.reason else ""
+        lines.append(f"{r.event} {r.model} {r.subject} {r.metric}: {value}of {r.n}{why}")
+    return lines
+
+
+_ROOT = tempfile.TemporaryDirectory(prefix="records-")
+atexit.register(_ROOT.cleanup)
+_NUMBER = itertools.count()
+
+
+def folder(files: dict[str, str | bytes]) -> Path:
+    """Return a new folder that holds these files."""
+    place = Path(_ROOT.name).resolve() / f"folder-{next(_NUMBER)}"
+    place.mkdir()
+    for name, content in files.items():
+        file = place / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return place
+
+
+def raised(call: Callable[[], object]) -> str:
+    """Return what a call raises, where something is to be closed behind it."""
+    try:
+        return f"nothing, and returns {call()}"
+    except Exception as error:
+        return without_folders(f"{type(error).__name__}: {error}")
+
+
+def without_folders(text: str) -> str:
+    """Return a text that may name such a folder without its name."""
+    return re.sub(re.escape(str(Path(_ROOT.name).resolve())) + r"/folder-\d+", "FOLDER", text)
+
+
+def config(**keys: Any) -> RunConfig:
+    """Return the configuration of a run."""
+    return parse(RunConfig, keys)
+
+
+def study(**keys: Any) -> StudyConfig:
+    """Return a study of two strategies on a grid of two values with three seeds."""
+    base: dict[str, Any] = {"name": "few", "claim": "it is so", "base": {"model": {"name": "mlp", "hidden": [4]}}}
+    grid = {"training.epochs": [1, 2]}
+    return parse(StudyConfig, base | {"grid": grid, "strategies": {"naive": {}, "none": {"unlearner": "none"}}} | keys)
+
+
+def outcome(exactness: Any = "none", erased: bool = False) -> Outcome:
+    """Return what an event did."""
+    return Outcome(
+        *(3, 20, 10), exactness=exactness, weights_erased=erased, losses={"b": 0.5, "a": 0.25}, traits={"s": {"t": 2.0}}
     )
 
 
-def facts(of: Run | None = None, num_events: int = EVENTS, **changes: Any) -> Facts:
-    """Return what a report of a run is drawn from."""
-    of = of or run()
-    digests = {"stream": "0f", "data": "1e"}
-    manifest = {"source": {"name": "made up"}, "digests": digests, "created": "once", "metrics": {}}
-    stream = {"scenario": {"name": "class-incremental", "experiences": 3}, "schedule": {"name": "none", "keys": [1]}}
-    made = Facts(
-        of,
-        indexed(of.tables),
-        "accuracy",
-        num_events,
-        ("a", "b", "c"),
-        LEARNED,
-        REQUESTED,
-        stream,
-        manifest,
-        {name: SECONDS.get(name, {}) for name in of.tables},
+def record() -> Record:
+    """Return the record of a life in a folder of its own."""
+    return Record(folder({}), "life", plan())
+
+
+@functools.cache
+def judged() -> StudyConfig:
+    """Return a study with criteria of all kinds, on rows that `finished` makes."""
+    asks: list[dict[str, Any]] = [
+        {"name": "high", "metric": "average_accuracy", "of": "naive", "above": 0.4},
+        {"name": "better", "metric": "average_accuracy", "of": "naive", "minus": "none", "above": 0.0},
+        {"name": "share", "metric": "average_accuracy", "of": "naive", "over": "none", "below": 2.0},
+        {
+            "name": "near",
+            "metric": "gap_average_accuracy",
+            "of": "naive",
+            "model": "retrained",
+            "within": "retrained-2",
+        },
+        {"name": "first", "metric": "average_accuracy", "of": "naive", "below": 0.9, "where": {"training.epochs": 1}},
+        {"name": "longer", "metric": "average_accuracy", "of": "naive", "minus": "none", "above": 0.0}
+        | {"where": {"training.epochs": 1}, "against": {"training.epochs": 2}},
+        {"name": "chance", "metric": "average_accuracy", "of": "none", "above": 0.1, "chance": 0.9},
+    ]
+    gate = {"name": "gate", "metric": "average_accuracy", "of": "none", "above": 0.9, "criteria": ["better"]}
+    about = {"metric": "average_accuracy", "of": ["naive"]}
+    return study(
+        seeds=6,
+        set={"references.kinds": ["retrained", "retrained-2"]},
+        criteria=asks,
+        validity=[gate],
+        comparisons=[about | {"of": ["naive", "none"], "minus": "none"}],
+        variances=[about | {"levels": ["training.epochs"]}],
     )
-    return replace(made, **changes)
 
 
-def requested(count: int, every: int = 1, scopes: tuple[str, ...] = ("class",)) -> tuple[Requested, ...]:
-    """Return so many requests."""
-    return tuple(Requested(k * every, f"request-{k}", scopes, f"class {k}", k + 1, ()) for k in range(count))
+def finished(seeds: int, gaps: bool = True) -> tuple[tuple[Cell, dict[str, Table]], ...]:
+    """Return tables of the runs of that study on so many seeds, of which one has no value."""
+    runs = []
+    for number, cell in enumerate(lay_out(judged())):
+        if cell.seed >= seeds:
+            continue
+        tables = {}
+        for place, name in enumerate(cell.config.strategies):
+            value = 0.5 + (7 * number + 3 * place) % 11 / 40 - 0.2 * place
+            rows = [Row(3, "run", "stream", "average_accuracy", None if number == 5 else value, 1)]
+            if gaps:
+                rows += [
+                    Row(3, f"retrained{k}", "stream", "gap_average_accuracy", (number % 5 - 2) / 50 + 0.01 * bool(k), 1)
+                    for k in ("", "-2")
+                ]
+            tables[name] = Table(rows)
+        runs.append((cell, tables))
+    return tuple(runs)
 
 
-def numbers(name: str, count: int, gaps: int = 7) -> np.ndarray:
-    """Return numbers that a name decides, some of them not there."""
-    places = zlib.crc32(name.encode()) % 1000 + np.arange(count)
-    return np.where(places % gaps == 0, np.nan, places * 5 % 13 / 8)
+def found(claim: Any = "bits", **options: Any) -> Finding:
+    """Return what verification found at a request: that it is upheld, unless `options` say otherwise."""
+    passed: dict[str, Any] = {"independent": True, "as_without": True, "stranded": 0, "held": (), "traces": 0}
+    return Finding("request-0", 2, 2, claim, **passed | options, digest="", answers="")
 
 
-BY_EVENT = ("average", "relapse", "steps", "seconds", "state")
-BY_REQUEST = (
-    *("forget", "retrained", "withheld", "gap", "gap_end", "js", "js_end", "average_gap", "tow", "relapse_end"),
-    *("steps", "seconds", "latency", "exposure"),
-)
+def objective() -> Classification:
+    """Return an objective of the three classes."""
+    return Classification(3)
 
 
-def line(name: str, values: Sequence[float | None] = (), **more: Any) -> Line:
-    """Return a strategy's line; values that are not given are those that its name decides."""
-    drawn = [None if np.isnan(v) else float(v) for v in numbers(name, len(columns("accuracy")))]
-    return Line(name, tuple(Cell(v, 3) for v in [*values, *drawn[len(values) :]]), **more)
-
-
-def life(name: str, seed: int, num_events: int = EVENTS, num_requests: int = 3, **changes: Any) -> Life:
-    """Return a life whose numbers its name and seed decide."""
-
-    def each(keys: Sequence[str], count: int) -> dict[str, np.ndarray]:
-        return {key: numbers(f"{key} {name} {seed}", count) for key in keys}
-
-    made = Life(
-        num_events,
-        True,
-        each(BY_EVENT, num_events),
-        each(BY_REQUEST, num_requests),
-        each(("forget", "retrained", "relapse"), num_events),
-        {key: float(numbers(f"{key} {name} {seed}", 1, 99)[0]) for key in ("retained", "distance", "js")},
-        line(f"{name} {seed}"),
-    )
-    return replace(made, **changes)
-
-
-def point(
-    names: Sequence[str] = ("one", "two"),
-    seeds: int = 3,
-    asked: Sequence[Requested] = REQUESTED,
-    num_events: int = EVENTS,
-    **changes: Any,
-) -> Point:
-    """Return a point of a grid; `late` has not begun."""
-    made = Point({}, ("late", *names), facts(series={}, seconds={}))
-    made.access = {name: "full" if number % 2 == 0 else "none" for number, name in enumerate(names)}
-    made.lives = {name: {s: life(name, s, num_events, len(asked)) for s in range(seeds)} for name in names}
-    made.streams = {s: f"digest-{s % 2}" for s in range(seeds)}
-    made.requested = dict.fromkeys(range(seeds), tuple(asked))
-    made.num_events = num_events
-    counts = {name: np.arange(2 * 3 * num_events).reshape(2, 3, num_events) % (3 + n) for n, name in enumerate(names)}
-    made.totals = {name: (c / 4, c) for name, c in counts.items()}
-    for key, value in changes.items():
-        setattr(made, key, value)
-    return made
-
-
-JOBS = tuple(NS(label=f"seed={s}", cell=s, folder=Path(f"runs/{s}")) for s in range(3))
-
-
-def study(**changes: Any) -> Any:
-    """Return what reports ask of a study."""
-    about = {"name": "Small & few", "claim": "It <works>.", "source": "nobody", "criteria": [], "grid": {}}
-    made = NS(
-        config=NS(**about, model_dump=lambda **_: {"name": "small", "seeds": [1, 2]}),
-        rule=NS(interval="95 % t interval"),
-        jobs=JOBS,
-        seeds=[0, 1, 2],
-        size=None,
-        folder=Path("runs/study"),
-        file=Path("study.yaml"),
-        identity="0a1b",
-        looked_before=[],
-        tuning=None,
-        tuned={},
-        prospect=lambda: "enough",
-        cells=[],
-    )
-    for key, value in changes.items():
-        setattr(made.config if key in about else made, key, value)
-    return made
-
-
-def lives(*points: Point, **changes: Any) -> Lives:
-    """Return what the report of a study is drawn from."""
-    machine = {"versions": {"torch": "2"}, "code": "c0de", "platform": "here", "device": "cpu"}
-    manifest = {**machine, "digests": {"data": "1e"}, "source": {"licence": "free"}, "metrics": {}}
-    made = Lives(
-        study(), points, (), (), (), (), ("late", "one", "two"), (), (manifest,), {"one": (2, 1, 0.25)}, frozenset()
-    )
-    of_study = {k: changes.pop(k) for k in list(changes) if k not in Lives.__dataclass_fields__}
-    return replace(made, **({"study": study(**of_study)} | changes))
-
-
-def group(*made: Line, access: str = "full") -> Group:
-    """Return lines of one access."""
-    return Group(access, made)
-
-
-STYLE = {"template", "font", "paper_bgcolor", "plot_bgcolor", "modebar", "hoverlabel", "legend", "margin"}
-STYLE |= {"gridcolor", "linecolor", "zerolinecolor", "automargin", "zeroline"}
-"""What figures have in common."""
-
-
-def drawn(figure: go.Figure) -> Any:
-    """Return the traces and the layout of a figure, without what figures have in common."""
-    return _bare({key: figure.to_dict()[key] for key in ("data", "layout")})
-
-
-def _bare(value: Any) -> Any:
-    if isinstance(value, dict) and "bdata" in value:
-        flat = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"]).astype(float)
-        return flat.reshape([int(n) for n in str(value.get("shape", len(flat))).split(", ")]).tolist()
-    if isinstance(value, dict):
-        return {k: _bare(v) for k, v in value.items() if k not in STYLE}
-    return [_bare(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def text_of(html: str) -> str:
-    """Return what is written in HTML: a space for every tag, and a line for every row."""
-    html = re.sub("<script.*?</script>", "", re.sub(r"</tr>|</p>|</li>|</h\d>", "\n", html), flags=re.DOTALL)
-    return "\n".join(" ".join(one.split()) for one in re.sub("<[^>]*>", " ", html).splitlines())
-
-
-def printed(function: Callable[..., Any], *arguments: Any, terminal: int = 0, **more: Any) -> list[Any]:
-    """Return what a function prints to both streams, in a terminal of that width or to a pipe, and what it raises."""
-    out, err, end = io.StringIO(), io.StringIO(), None
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
-            patch.delenv(name, raising=False)
-        if terminal:
-            for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", str(terminal)), ("TERM", "xterm")):
-                patch.setenv(name, value)
-        try:
-            returned = function(*arguments, **more)
-        except typer.Exit as error:
-            returned, end = None, error.exit_code
-    texts = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", one.getvalue().replace("\x1b[2m", "~")) for one in (out, err)]
-    found = [[one.rstrip() for one in text.split("\n")] for text in texts]
-    return [*found, returned] if end is None else [*found, f"exit {end}"]
-
-
-def among(files: Mapping[str, str], ask: Callable[[], Any]) -> Any:
-    """Return what something comes to in a folder of its own with such files; the later stand, the newer they are."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("LIFELONG_CACHE", str(Path(folder) / "cache"))
-        for number, (name, text) in enumerate(files.items(), 1):
-            file = Path(name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-            os.utime(file, (number, number))
-        return ask()
+def audit(kind: Any, config: Any = None, setting: Any = None) -> Any:
+    """Return an audit of the small stream, whose rows begin with questions of up to two words."""
+    rows = np.arange(18)
+    parts = np.where(np.arange(5) <= rows[:, None] % 3, 1, 2)
+    tokens = np.where(np.arange(5) == 0, 1, 5 + (rows[:, None] + np.arange(5)) % 9)
+    x = torch.from_numpy(np.stack([tokens, parts], 1))
+    terms = tuple(f"t{n}" for n in range(5, 14))
+    text = SimpleNamespace(values=None, paraphrased=None, terms=terms, subjects=terms[:3])
+    text.form = SimpleNamespace(before="", behind="")
+    text.tokenizer = SimpleNamespace(decode=lambda ids: " ".join(f"t{n}" for n in ids))
+    asked = replace(source(), x=x)
+    object.__setattr__(asked, "text", text)
+    return kind("audit", config, Context(setting, asked, plan(True), None, stream()))  # type: ignore[arg-type]
