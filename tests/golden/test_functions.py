@@ -1,7 +1,7 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
 Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
-`np`, `A` for arrays, and the tables below); its value is committed, or what it raises. Every public function of the
+`np`, `A` for arrays, the tables below and what is in `small.py`); its value is committed, or what it raises. Every public function of the
 modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant, or a call is new, write
 the records of a file (or of all) anew and look at the difference before committing it::
 
@@ -26,6 +26,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
+from golden import small
 from golden.made_up import differences, write
 
 FOLDER = Path(__file__).with_name("functions")
@@ -49,6 +50,7 @@ LOSSES, CLASSES = _DRAW.integers(0, 9, 24) / 4, np.arange(24) % 3
 
 
 TOOLS = ("P", "Q", "X", "Y", "PHI", "INSIDE", "PHI_IN", "LOSSES", "CLASSES")
+SMALL = {name: value for name, value in vars(small).items() if name.isupper()}
 
 
 def plain(value: Any) -> Any:
@@ -83,7 +85,7 @@ def value_of(module: str, expression: str) -> Any:
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
     names = vars(importlib.import_module(module))
-    tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
+    tools = SMALL | {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
     try:
         return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
     except Exception as error:
