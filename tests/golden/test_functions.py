@@ -11,6 +11,7 @@ the records of a file (or of all) anew and look at the difference before committ
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -50,7 +51,7 @@ LOSSES, CLASSES = _DRAW.integers(0, 9, 24) / 4, np.arange(24) % 3
 
 
 TOOLS = ("P", "Q", "X", "Y", "PHI", "INSIDE", "PHI_IN", "LOSSES", "CLASSES")
-SMALL = {name: value for name, value in vars(small).items() if name.isupper()}
+SMALL = {name: value for name, value in vars(small).items() if name.isupper() or name == "Key"}
 
 
 def plain(value: Any) -> Any:
@@ -92,6 +93,7 @@ def value_of(module: str, expression: str) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
+@functools.cache
 def calls() -> dict[tuple[str, str], list[str]]:
     """Return the expressions, by file and module."""
     found = {}
