@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ def SOURCE(**changes: Any) -> Source:
     """Return 16 samples of 4 classes and 4 users; 3, 6, 9 and 12 are for tests, 5 and 13 are copies of 1."""
     x, classes = torch.arange(32.0).view(16, 2) / 8, np.arange(16) * 3 % 4
     x[[5, 13]] = x[1].clone()
-    fields = {
+    fields: dict[str, Any] = {
         "name": "small",
         "licence": "none",
         "x": x,
@@ -126,6 +127,8 @@ class PAPER:
 
 def ROUND(value: Any, digits: int = 5) -> Any:
     """Return numbers, arrays, tensors or lists of them rounded, with no -0."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: ROUND(getattr(value, f.name), digits) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {k: ROUND(v, digits) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -174,7 +177,7 @@ def MODEL(*body: torch.nn.Module, head: torch.nn.Module | None = None) -> FlatMo
 
 def SETTING(**more: Any) -> Any:
     """Return what parts of strategies ask a setting for."""
-    there = {
+    there: dict[str, Any] = {
         "make_model": MODEL,
         "outline": MODEL,
         "zeros": lambda: torch.zeros(25),

@@ -1,9 +1,9 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
 Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
-`np`, `A` for arrays, the tables below and what is in `small.py`); its value is committed, or what it raises. Every public function of the
-modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant, or a call is new, write
-the records of a file (or of all) anew and look at the difference before committing it::
+`np`, `A` for arrays, the tables below and what is in `small.py`); its value is committed, or what it raises. Every
+public function of the modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant,
+or a call is new, write the records of a file (or of all) anew and look at the difference before committing it::
 
     python tests/golden/test_functions.py streams
 """
