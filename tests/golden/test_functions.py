@@ -1,9 +1,10 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
 Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
-`np`, `A` for arrays, the tables below and what is in `small.py`); its value is committed, or what it raises. Every
-public function of the modules in `WHOLE` is in one. To record another call, write it there. Where a change is meant,
-or a call is new, write the records of a file (or of all) anew and look at the difference before committing it::
+`np`, `A` for arrays, `H` for what is in `golden.by_hand`, the tables below and what is in `small.py`); its value is
+committed, or what it raises. Every public function of the modules in `WHOLE` is in one. To record another call, write
+it there. Where a change is meant, or a call is new, write the records of a file (or of all) anew and look at the
+difference before committing it::
 
     python tests/golden/test_functions.py streams
 """
@@ -27,8 +28,10 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from golden import small
+from golden import by_hand, small
 from golden.made_up import differences, write
+
+from lifelong.evaluation.changes import Changes
 
 FOLDER = Path(__file__).with_name("functions")
 
@@ -62,15 +65,21 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, bool | int | str | None):
+    if isinstance(value, str):
+        return by_hand.without_folders(value)
+    if isinstance(value, bool | int | None):
         return value
     if isinstance(value, float | np.floating):
         return float(f"{value:.9g}")
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, list | tuple | set | frozenset | map) or hasattr(value, "__next__"):
+    if isinstance(value, set | frozenset):
+        return sorted((plain(v) for v in value), key=str)
+    if isinstance(value, list | tuple | map) or hasattr(value, "__next__"):
         return [plain(v) for v in value]
-    return str(value)
+    if isinstance(value, Changes):
+        return [plain(value[event]) for event in range(len(value))]
+    return by_hand.without_folders(str(value))
 
 
 def value_of(module: str, expression: str) -> Any:
@@ -86,11 +95,12 @@ def value_of(module: str, expression: str) -> Any:
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
     names = vars(importlib.import_module(module))
-    tools = SMALL | {name: globals()[name] for name in TOOLS} | {"A": np.array, "np": np, "torch": torch, "Path": Path}
+    tools = SMALL | {name: globals()[name] for name in TOOLS} | {"A": np.array, "H": by_hand, "np": np, "torch": torch}
+    tools |= {"Path": Path, "Row": Row, "Table": Table, "TABLE": Table(rows)}
     try:
-        return plain(eval(expression, tools | {"Row": Row, "Table": Table, "TABLE": Table(rows)} | dict(names)))
+        return plain(eval(expression, tools | dict(names)))
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return by_hand.without_folders(f"{type(error).__name__}: {error}")
 
 
 @functools.cache
