@@ -1,10 +1,10 @@
 """What functions of numbers and words return where it is unusual: nothing, one value, ties, NaN, ends of ranges.
 
 Each line of a file in `functions/` is an expression that is evaluated in the module that the heading names (with
-`np`, `A` for arrays, `H` for what is in `golden.by_hand`, or of reports and commands in `golden.reported`, and the
-tables below); its value is committed, or what it raises. Every public function of the modules in `WHOLE` is in one. To
-record another call, write it there. Where a change is meant, or a call is new, write the records of a file (or of all)
-anew and look at the difference before committing it::
+`np`, `A` for arrays, `H` for what is in `by_hand.py` (of reports and commands in `reported.py`), what is in `small.py`,
+and the tables below); its value is committed, or what it raises. Every public function of the modules in `WHOLE` is in
+one. To record another call, write it there. Where a change is meant, or a call is new, write the records of a file (or
+of all) anew and look at the difference before committing it::
 
     python tests/golden/test_functions.py streams
 """
@@ -12,6 +12,7 @@ anew and look at the difference before committing it::
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -27,7 +28,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from golden import by_hand
+from golden import by_hand, small
 from golden.made_up import differences, write
 
 from lifelong.evaluation.changes import Changes
@@ -53,6 +54,7 @@ LOSSES, CLASSES = _DRAW.integers(0, 9, 24) / 4, np.arange(24) % 3
 
 
 TOOLS = ("P", "Q", "X", "Y", "PHI", "INSIDE", "PHI_IN", "LOSSES", "CLASSES")
+SMALL = {name: value for name, value in vars(small).items() if name.isupper() or name == "Key"}
 
 
 def plain(value: Any) -> Any:
@@ -93,7 +95,7 @@ def value_of(module: str, expression: str) -> Any:
         Row(1, "run", "request-0", "exact", 1.0, 1),
     ]
     names = vars(importlib.import_module(module))
-    tools = {name: globals()[name] for name in TOOLS} | {"A": np.array, "H": by_hand, "np": np, "torch": torch}
+    tools = SMALL | {name: globals()[name] for name in TOOLS} | {"A": np.array, "H": by_hand, "np": np, "torch": torch}
     tools |= {"Path": Path, "Row": Row, "Table": Table, "TABLE": Table(rows)}
     if module.startswith(("lifelong.report", "cli")):  # imported late: it brings all that is drawn
         tools["H"] = importlib.import_module("golden.reported")
@@ -103,6 +105,7 @@ def value_of(module: str, expression: str) -> Any:
         return by_hand.without_folders(f"{type(error).__name__}: {error}")
 
 
+@functools.cache
 def calls() -> dict[tuple[str, str], list[str]]:
     """Return the expressions, by file and module."""
     found = {}
