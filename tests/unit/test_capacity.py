@@ -66,6 +66,11 @@ def test_drawn_orders_put_what_is_seldom_hit_first() -> None:
     assert np.mean([f == 0 for f in firsts]) == pytest.approx(0.03 / 3, abs=0.015)
 
 
+def test_a_prior_by_which_too_few_orders_come_up_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"isolated\.prior: .* 2 of the 3 orders .* Lower `sequences`"):
+        drawn((0.5, 0.1, 1.0), 3, Key(0).numpy())
+
+
 LIFETIMES = [  # m, L, B, until all are dead, until the first is
     (5, 4, 1, 45.667, 4.0),
     (5, 4, 2, 58.579, 10.127),

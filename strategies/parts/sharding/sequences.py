@@ -12,7 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from streams.errors import ConfigError
+
 Order = tuple[int, ...]
+
+_MOST_DRAWS = 1000
+"""Draws of an order for each one that is wanted."""
 
 
 def rotations(slices: int, count: int, even: bool = False) -> list[Order]:
@@ -85,14 +90,24 @@ def matched(prior: Sequence[float], count: int, hits: int = 1, weighted: bool = 
 
 
 def drawn(prior: Sequence[float], count: int, generator: np.random.Generator) -> list[Order]:
-    """Return `count` different orders (more than L, at most L!), drawn so that what is seldom hit comes early."""
+    """Return `count` different orders (more than L, at most L!), drawn so that what is seldom hit comes early.
+
+    Raises:
+        ConfigError: a prior is so uneven that so many orders hardly ever come up.
+    """
     weights = np.maximum(1 - np.asarray(prior), 1e-9)
+    wanted = min(count, math.factorial(len(weights)))
     chosen: dict[Order, None] = {}
-    while len(chosen) < min(count, math.factorial(len(weights))):
+    for _ in range(_MOST_DRAWS * wanted):
         # Exponential clocks: the order of arrival is a draw without replacement, in proportion to the weights.
         order = tuple(np.argsort(generator.exponential(size=len(weights)) / weights).tolist())
         chosen.setdefault(order)
-    return list(chosen)
+        if len(chosen) == wanted:
+            return list(chosen)
+    raise ConfigError(
+        f"isolated.prior: {tuple(prior)} is so uneven that {len(chosen)} of the {wanted} orders that are wanted came up "
+        f"in {_MOST_DRAWS * wanted} draws. Lower `sequences`, or make the prior more even."
+    )
 
 
 def prefixes(orders: Sequence[Order]) -> list[Order]:
