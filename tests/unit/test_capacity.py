@@ -67,7 +67,7 @@ def test_drawn_orders_put_what_is_seldom_hit_first() -> None:
 
 
 def test_a_prior_by_which_too_few_orders_come_up_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"isolated\.prior: .* 2 of the 3 orders .* Lower `sequences`"):
+    with pytest.raises(ConfigError, match=r"isolated\.prior: .* 2 of the 3 orders wanted .* Lower `sequences`"):
         drawn((0.5, 0.1, 1.0), 3, Key(0).numpy())
 
 

@@ -105,8 +105,8 @@ def drawn(prior: Sequence[float], count: int, generator: np.random.Generator) ->
         if len(chosen) == wanted:
             return list(chosen)
     raise ConfigError(
-        f"isolated.prior: {tuple(prior)} is so uneven that {len(chosen)} of the {wanted} orders that are wanted came up "
-        f"in {_MOST_DRAWS * wanted} draws. Lower `sequences`, or make the prior more even."
+        f"isolated.prior: {tuple(prior)} is so uneven that {len(chosen)} of the {wanted} orders wanted came up in "
+        f"{_MOST_DRAWS * wanted} draws. Lower `sequences`, or make the prior more even."
     )
 
 
