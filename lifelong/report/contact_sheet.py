@@ -55,7 +55,8 @@ def sheets(facts: Facts) -> str:
     """Return the sheets of a run as HTML: before the first request, after each, and at the end."""
     requests = {r.event: r.what for r in facts.requested}
     by_event = strips_by_event(facts)
-    events = [e for e in kept_events(max(by_event) + 1, sorted(by_event), EVENTS) if e in by_event]
+    shown = sorted(by_event)
+    events = [shown[number] for number in kept_events(len(shown), [], EVENTS)]
     return "".join(
         _sheet(f"After event {e}" + (f": {requests[e]}" if e in requests else ""), by_event[e]) for e in events
     )

@@ -297,6 +297,5 @@ def _request_line(
 
 def about(request: Requested) -> str:
     """Return a request's name, what it asks for, and how much it deletes."""
-    return f"{request.name}: {request.what}" + (
-        f" ({request.samples} samples)" if request.scopes != ("sample",) else ""
-    )
+    many = f" ({request.samples} sample{'' if request.samples == 1 else 's'})" if request.scopes != ("sample",) else ""
+    return f"{request.name}: {request.what}{many}"
