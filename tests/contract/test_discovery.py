@@ -139,7 +139,10 @@ def test_code_of_an_entry_point_counts_too(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.delitem(sys.modules, module)
     before = code_of({"name": "shrink"})
     (tmp_path / "elsewhere_unlearning" / "helper.py").write_text("FACTOR = 1\n")
-    assert len({before, code_of({"name": "shrink"}), code_version()}) == 3
+    helped = code_of({"name": "shrink"})
+    (tmp_path / "elsewhere_unlearning" / "inner").mkdir()
+    (tmp_path / "elsewhere_unlearning" / "inner" / "helper.py").write_text("FACTOR = 2\n")
+    assert len({before, helped, code_of({"name": "shrink"}), code_version()}) == 4
 
 
 @pytest.mark.parametrize(

@@ -558,6 +558,26 @@ def test_who_reverts(world: World) -> None:
     assert len(life.strategy.holds(world.domain(1)[:2])["mix-cpt.original"]) == 2
 
 
+@pytest.mark.parametrize(("domain", "guilty"), [(1, False), (0, True)])
+def test_an_original_that_saw_what_goes_does_not_teach(
+    domain: int, guilty: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(world, {"name": "teacher-revert", "epochs": 1})
+    life.learn(0)
+    life.learn(1)
+    teachers: list[FlatModel] = []
+
+    def noted(model: FlatModel, objective: Any, data: Any, config: Any, key: Any, hooks: list[Revert]) -> Outcome:
+        teachers.append(hooks[0]._teacher)
+        return Outcome()
+
+    monkeypatch.setattr(teacher_revert, "fit", noted)
+    original = life.learner.part(Original).model.parameters.clone()
+    life.forget(world.domain(domain)[:2], "request-0")
+    expected = world.setting.make_model().parameters if guilty else original
+    assert torch.equal(teachers[0].parameters, expected)
+
+
 def test_instruction_tuning_learns_the_answers_of_what_asks_something(world: World) -> None:
     """One step by hand: the mean loss of answers, behind prompts in the template, and no row of plain text."""
     training = Training(epochs=1, batch_size=500, lr=0.5)

@@ -211,6 +211,24 @@ def test_attention_of_torchvisions_transformers(name: str, pieces: set[str]) -> 
     assert len(names) > len(inside) > 40
 
 
+@pytest.mark.parametrize(("size", "built"), [(None, 32), (64, 64)])
+def test_a_transformer_is_built_for_the_images_that_it_sees(
+    size: int | None, built: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import models
+
+    asked: list[Any] = []
+
+    def get_model(name: str, **options: Any) -> Any:
+        asked.append(options["image_size"])
+        raise OSError("that is enough")
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    with pytest.raises(ConfigError, match="that is enough"):
+        torchvision.build(torchvision.Config(model="vit_b_32", size=size), (3, 32, 32), 5)
+    assert asked == [built]
+
+
 def test_attention_only_leaves_everything_else_as_it_was() -> None:
     model = flat(vit_tiny, TINY_VIT, trained="attention")
     assert {n for n in model.slices if not n.startswith("head.")}

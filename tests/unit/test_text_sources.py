@@ -362,6 +362,20 @@ def test_bad_folders(made: dict[str, str], message: str, tmp_path: Path) -> None
         text_files.load(text_files.Config(path=str(tmp_path / "mine")))
 
 
+def test_a_folder_test_beside_files_is_no_domain(tmp_path: Path) -> None:
+    write(tmp_path / "mine", a=WORDS, b=WORDS)
+    write(tmp_path / "mine" / "test", c=WORDS)
+    source = text_files.load(text_files.Config(path=str(tmp_path / "mine"), length=16, rows=40))
+    assert source.class_names == ("mine",)
+    assert {source.user_names[u] for u in source.user_ids[source.is_test]} == {"mine/c"}
+    assert {source.user_names[u] for u in source.user_ids[~source.is_test]} == {"mine/a", "mine/b"}
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words", encoding="utf-8-sig")
+    assert text_files._text(tmp_path / "a.txt") == "words"
+
+
 def test_another_encoding_is_named(tmp_path: Path) -> None:
     write(tmp_path, a=WORDS)
     (tmp_path / "b.txt").write_bytes("née à côté".encode("latin1"))
