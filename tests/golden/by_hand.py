@@ -10,7 +10,7 @@ import functools
 import itertools
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,14 +141,6 @@ def folder(files: dict[str, str | bytes]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return place
-
-
-def raised(call: Callable[[], object]) -> str:
-    """Return what a call raises, where something is to be closed behind it."""
-    try:
-        return f"nothing, and returns {call()}"
-    except Exception as error:
-        return without_folders(f"{type(error).__name__}: {error}")
 
 
 def without_folders(text: str) -> str:

@@ -19,6 +19,7 @@ from strategies.guards._assistants import Assisted
 from strategies.guards.offset import shifted
 from strategies.guards.uld import passing_tokens, uniform_divergence, without
 from strategies.guards.whp_logit import lessened
+from strategies.objectives import causal_lm
 from strategies.objectives.causal_lm import CausalLM
 from strategies.parts.lowrank.gated import Adapters
 from strategies.parts.model import FlatModel, Network, digest
@@ -150,6 +151,22 @@ def test_the_composition_forgets_what_the_weights_still_know(name: str, source: 
     after = [losses(life, user) for user in (0, 1)]
     assert after[0] > before[0] + 0.1
     assert after[0] - before[0] > 1.5 * (after[1] - before[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_a_large_vocabulary_only_logits_that_are_read_are_composed(
+    name: str, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = guarded(source, name, epochs=1)
+    life.forget(0)
+    batch = life.data(0).all()
+    whole, alone = life.strategy.predict(batch), text_lives.base(life, batch)
+    monkeypatch.setattr(causal_lm, "LARGE", 1)
+    said = life.strategy.predict(batch)
+    read = ~said[:, :, 0].isnan()
+    assert 0 < 2 * int(read.sum()) <= read.numel()
+    torch.testing.assert_close(said[read], whole[read])
+    assert not torch.allclose(whole[read], alone[read])
 
 
 @pytest.mark.parametrize("name", NAMES)
