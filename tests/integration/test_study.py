@@ -213,16 +213,17 @@ def test_seeds_that_are_added_after_a_look_are_noticed(call: Call, tmp_path: Pat
 def test_shared_prefixes_and_references_are_computed_once(tmp_path: Path) -> None:
     grid = {"strategies.again.unlearner": ["retrain", {"name": "finetune", "epochs": 1}]}
     study = Study(TINY | {"grid": grid, "seeds": 1, "criteria": [], "comparisons": []}, root=tmp_path)
-    assert not [r.error for r in study.run() if r.error]
+    assert not [r.error for r in study.run(workers=1) if r.error]
     summaries = [
-        json.loads((job.folder / "strategies" / name / "done.json").read_text())["references"]
+        (name, json.loads((job.folder / "strategies" / name / "done.json").read_text())["references"])
         for job in study.jobs
         for name in job.config["strategies"]
         if name != "naive"
     ]
-    assert len(summaries) == 4  # two grid points, two strategies with the same learner
-    assert sum(s["computed"] for s in summaries) == 2  # at the request, and at the end
-    assert sum(s["cached"] for s in summaries) == 6
+    # At the request and at the end, for the first of two strategies with the same learner; the second grid point takes
+    # that life over, with what it says of itself.
+    counts = sorted((name, s["computed"], s["cached"]) for name, s in summaries)
+    assert counts == [("again", 0, 2)] * 2 + [("replay", 2, 0)] * 2
     shared = next(j for j in study.jobs if "again" in j.config["strategies"])
     first, second = (
         (shared.folder / "strategies" / name / "timings.jsonl").read_text().splitlines() for name in ("replay", "again")
