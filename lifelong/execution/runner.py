@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +89,10 @@ def run_prepared(
                 _remove(folder / part)
         write_manifest(prepared, folder)
         remember(prepared.own_code, prepared.resolved)
-        watch = Watch(trackers)
-        p = prepared
-        instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
-        common = Shared(p, instruments.evaluator, workers)
-        shared, failed = prefixes(p.stream, p.resolved["strategies"]), []
-        for name in config.strategies:
+        failed = []
+        for name, open_life in lives(prepared, folder, Watch(trackers), workers, fresh).items():
             try:
-                place = folder / "strategies" / name
-                is_done = (place / "done.json").exists()
-                taken = None if fresh or is_done else take_over(prepared, name, folder)
-                Life(prepared, name, place, instruments, common, watch, shared.get(name), taken).live()
+                open_life().live()
                 offer(prepared, name, folder)
             except LifelongError as error:  # the others go on: what happens to them does not depend on this one
                 failed.append(error)
@@ -107,6 +101,29 @@ def run_prepared(
                 failed[0].add_note(str(other))
             raise failed[0]
     return load_run(folder)
+
+
+def lives(
+    prepared: Prepared, folder: Path, watch: Watch, workers: int = 1, fresh: bool = False
+) -> dict[str, Callable[[], Life]]:
+    """Return by strategy what opens its life; those with the same learner live the beginning once, the first of them.
+
+    Args:
+        prepared, folder: the run.
+        watch: told about everything that happens.
+        workers, fresh: as in `run`.
+    """
+    p, config = prepared, prepared.config
+    instruments = make_instruments(config.evaluation, p.stream, p.plan, p.setting, config.device)
+    common = Shared(p, instruments.evaluator, workers)
+    shared = prefixes(p.stream, p.resolved["strategies"])
+
+    def opened(name: str) -> Life:
+        place = folder / "strategies" / name
+        taken = None if fresh or (place / "done.json").exists() else take_over(p, name, folder)
+        return Life(p, name, place, instruments, common, watch, shared.get(name), taken)
+
+    return {name: partial(opened, name) for name in config.strategies}
 
 
 def resume(folder: Path | str, trackers: Sequence[Tracker] = (), trust: bool = False, workers: int = 1) -> Run:

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from lifelong.config.run import RunConfig
-from lifelong.execution.runner import run_prepared
+from lifelong.execution.runner import lives
+from lifelong.processes.settings import torch_settings
 from lifelong.references.size import size_of
 from lifelong.results.table import Row
 from lifelong.setup.preparation import Prepared, prepare
 from lifelong.study.config import Cell
 from lifelong.study.jobs import Job
-from lifelong.trackers._base import RunInfo, Tracker
+from lifelong.trackers._base import RunInfo, Tracker, Watch
 from streams.config import parse
 from streams.events import DeletionRequest, Event
 
@@ -56,7 +57,7 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
     """Estimate what `jobs` take together.
 
     One job of each kind (grid point and strategies) is played, at most of 8 grid points, to its end if that is soon.
-    Of longer ones what the other events take is extrapolated by the samples they bring; requests that were not reached
+    Of longer ones what the other events take is extrapolated by the samples they bring; requests of which none was seen
     are taken to cost as much as learning everything again if they retrain, else as one experience; references by the
     events in their tree, and by what it takes to measure one model.
     """
@@ -81,31 +82,42 @@ def forecast(jobs: Sequence[Job], cells: Sequence[Cell]) -> Forecast:
 
 @dataclass(slots=True)
 class _Trial(Tracker):
-    """A tracker that lets a run live for a while, notes what events take, and ends it if it is not over by then."""
+    """A tracker that lets lives go on for a while each, notes what events take, and ends what is not over by then.
+
+    A life does not end before its first request if that comes next: what a request takes can hardly be told from
+    what learning takes.
+    """
 
     allowed_s: float
     references_s: Callable[[float, float], float]
     events: tuple[Event, ...] = ()
     acted: list[float] = field(default_factory=list)
+    told: int = 0
     other_s: float = 0.0
     is_whole: bool = False
     _began: float = 0.0
     _last: float = 0.0
 
     def begin(self, info: RunInfo, first_event: int) -> None:
-        """Start the clock."""
-        self.events = info.stream.events
+        """Forget the life before and start the clock."""
+        self.events, self.acted, self.told, self.other_s, self.is_whole = info.stream.events, [], 0, 0.0, False
         self._began = self._last = time.perf_counter()
 
     def event(self, index: int, rows: Sequence[Row], seconds: float) -> None:
-        """Take the time of an event; end the run when there is no time left, for the references neither."""
+        """Take the time of an event; end the life when there is no time left, for the references neither."""
         now = time.perf_counter()
         self.acted.append(seconds)
-        self.other_s += now - self._last - seconds
+        if now - self._last < seconds:  # lived by another strategy, as far as they have it in common
+            self.told += 1
+        else:
+            self.other_s += now - self._last - seconds
         self._last = now
-        passed, is_last = now - self._began, index + 1 == len(self.events)
-        if passed + (self.references_s(_rate(self), self.measuring()) if is_last else 0.0) > self.allowed_s:
-            raise _Enough
+        passed, left = now - self._began, self.events[index + 1 :]
+        if passed + (0.0 if left else self.references_s(_rate(self), self.measuring())) <= self.allowed_s:
+            return
+        if left and isinstance(left[0], DeletionRequest) and not isinstance(self.events[index], DeletionRequest):
+            return
+        raise _Enough
 
     def references(self, rows: Sequence[Row], seconds: float) -> None:
         """Take note that it came to its end."""
@@ -113,7 +125,7 @@ class _Trial(Tracker):
 
     def measuring(self) -> float:
         """Return the seconds that it takes to measure a model once."""
-        return self.other_s / max(len(self.acted), 1)
+        return self.other_s / max(len(self.acted) - self.told, 1)
 
 
 class _Enough(BaseException):
@@ -122,34 +134,31 @@ class _Enough(BaseException):
 
 def _of_job(job: Job, allowed_s: float) -> Forecast:
     """Play every strategy of a job for a while in a temporary folder, and extrapolate where that was not all."""
-    size, seconds, prefix = 0.0, 0.0, 0.0
+    started = time.perf_counter()
+    prepared = prepare(parse(RunConfig, job.config))
+    seconds, size = time.perf_counter() - started, 0.0
+    stream, names = prepared.stream, prepared.config.strategies
+    trial = _Trial(allowed_s / len(names), partial(_references, prepared))
     references: list[float] = []
     are_lived = False  # by one of the strategies, which share them
-    for number, name in enumerate(job.config["strategies"]):
-        started = time.perf_counter()
-        config = parse(RunConfig, job.config | {"strategies": {name: job.config["strategies"][name]}})
-        prepared = prepare(config)
-        prepared_s = time.perf_counter() - started
-        trial = _Trial(allowed_s / len(job.config["strategies"]), partial(_references, prepared))
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch_settings(prepared.config):
+        for name, open_life in lives(prepared, Path(folder), Watch([trial])).items():
+            started = time.perf_counter()
             with contextlib.suppress(_Enough):
-                run_prepared(prepared, folder, [trial])
-            took = time.perf_counter() - started - prepared_s
-            written = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
-        retrains = prepared.resolved["strategies"][name].get("unlearner", {}).get("name") == "retrain"
-        rate, share = _rate(trial), len(prepared.stream.events) / max(len(trial.acted), 1)
-        acting = _seconds(trial, rate, retrains)
-        seconds += took if trial.is_whole else sum(acting) + trial.other_s * share
-        seconds += -prefix if number else prepared_s  # strategies of a job share their life up to the first request
-        references.append(_references(prepared, rate, trial.measuring()))
-        are_lived |= trial.is_whole
-        if prepared.stream.requests and not trial.is_whole:
-            seconds += sum(acting) * prepared.config.references.shadows
-        first = next((i for i, e in enumerate(trial.events) if isinstance(e, DeletionRequest)), len(trial.events))
-        prefix = sum(acting[:first])
-        size += written * share
+                open_life().live()
+            took = time.perf_counter() - started
+            retrains = prepared.resolved["strategies"][name].get("unlearner", {}).get("name") == "retrain"
+            rate = _rate(trial)
+            acting = _seconds(trial, rate, retrains)[trial.told :]
+            seconds += took if trial.is_whole else sum(acting) + trial.measuring() * len(acting)
+            references.append(_references(prepared, rate, trial.measuring()))
+            are_lived |= trial.is_whole
+            if stream.requests and not trial.is_whole:
+                seconds += sum(acting) * prepared.config.references.shadows
+            written = sum(f.stat().st_size for f in (Path(folder) / "strategies" / name).rglob("*") if f.is_file())
+            size += written * len(stream.events) / max(len(trial.acted), 1)
     seconds += 0.0 if are_lived else max(references)
-    points = size_of(prepared.stream, prepared.config.references, prepared.config.service.copies).references
+    points = size_of(stream, prepared.config.references, prepared.config.service.copies).references
     return Forecast(seconds, size + 8.0 * len(prepared.plan.ids) * points, seconds)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lifelong.study import forecast as module
-from lifelong.study.forecast import Forecast, _rate, _seconds, _Trial, forecast
+from lifelong.study.forecast import Forecast, _Enough, _rate, _seconds, _Trial, forecast
 from lifelong.study.jobs import Job
 from streams.events import DeletionRequest, Experience, Request
 
@@ -27,6 +29,40 @@ EVENTS = (learn(10), learn(30), forget(0), learn(20), forget(1))
 
 def trial(*acted: float) -> _Trial:
     return _Trial(1.0, lambda rate, measuring_s: 0.0, EVENTS, list(acted))
+
+
+def begun(allowed_s: float) -> _Trial:
+    one = _Trial(allowed_s, lambda rate, measuring_s: 0.0)
+    info: Any = SimpleNamespace(stream=SimpleNamespace(events=EVENTS))
+    one.begin(info, 0)
+    return one
+
+
+def test_a_trial_ends_when_its_time_is_over_but_not_before_a_request_that_comes_next() -> None:
+    hurried = begun(-1.0)
+    with pytest.raises(_Enough):
+        hurried.event(0, [], 0.0)
+    hurried.event(1, [], 0.0)
+    with pytest.raises(_Enough):
+        hurried.event(2, [], 0.0)
+    leisurely = begun(3600.0)
+    for index in range(len(EVENTS)):
+        leisurely.event(index, [], 0.0)
+    assert leisurely.acted == [0.0] * 5
+
+
+def test_what_another_strategy_has_lived_through_tells_what_learning_takes_and_not_what_measuring_does() -> None:
+    second = begun(3600.0)
+    second.event(0, [], 4.0)
+    second.event(1, [], 4.0)
+    assert (second.acted, second.told, second.other_s) == ([4.0, 4.0], 2, 0.0)
+    assert _rate(second) == pytest.approx(8 / 40)
+    time.sleep(0.02)
+    second.event(2, [], 0.01)
+    assert second.told == 2
+    assert 0.009 <= second.measuring() < 1.0
+    second.begin(SimpleNamespace(stream=SimpleNamespace(events=EVENTS)), 0)  # type: ignore[arg-type]
+    assert (second.acted, second.told, second.other_s) == ([], 0, 0.0)
 
 
 def test_a_sample_takes_what_the_samples_of_the_first_experiences_took() -> None:
