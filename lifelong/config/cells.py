@@ -12,7 +12,7 @@ import builtins
 import hashlib
 import importlib
 import linecache
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -70,8 +70,11 @@ def source_of(cls: type) -> str:
     except SyntaxError:  # a cell with a magic command in it
         lines = [line for line in lines if line.lstrip()[:1] not in {"%", "!"}]
         tree = ast.parse("".join(lines))
-    by_name = {name: node for node in tree.body for name in _defined(node)}
-    if not isinstance(by_name.get(cls.__name__), ast.ClassDef):
+    by_name: dict[str, list[ast.stmt]] = {}
+    for statement in tree.body:
+        for name in _defined(statement):
+            by_name.setdefault(name, []).append(statement)
+    if not isinstance(by_name.get(cls.__name__, [None])[-1], ast.ClassDef):
         raise ConfigError(
             f"The source of {cls.__name__} is not known: it is not a class of a notebook cell or a script. Write it to "
             f"a file, and name that: ./{cls.__name__.lower()}.py."
@@ -83,14 +86,14 @@ def source_of(cls: type) -> str:
         if name in known or (hasattr(builtins, name) and name not in by_name):
             continue
         known.add(name)
-        node = by_name.get(name)
-        if node is None:
+        if name not in by_name:
             imports[name] = _import_of(name, scope, cls)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            imports[name] = _one_import(node, name)
-        else:
-            nodes[node.lineno] = node
-            wanted += sorted(_used(node) - known)
+        for node in by_name.get(name, []):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imports[name] = _one_import(node, name)
+            else:
+                nodes[node.lineno] = node
+                wanted += sorted(_used(node) - known)
     config = [] if "Config" in known else [_NO_OPTIONS]
     parts = ["".join(lines[_first_line(n) - 1 : n.end_lineno]).rstrip() for _, n in sorted(nodes.items())]
     said = f'"""{(cls.__doc__ or f"{cls.__name__}, from a notebook or a script.").strip().splitlines()[0]}"""'
@@ -105,17 +108,22 @@ class Config(_BaseConfig):
     """It has no options."""'''
 
 
-def _defined(node: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement defines."""
+def _defined(node: ast.stmt) -> set[str]:
+    """Return the names that a statement defines, or of which it sets an attribute or an item."""
     match node:
         case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-            yield node.name
+            return {node.name}
         case ast.Import() | ast.ImportFrom():
-            yield from ((a.asname or a.name).partition(".")[0] for a in node.names)
-        case ast.Assign():
-            yield from (t.id for target in node.targets for t in ast.walk(target) if isinstance(t, ast.Name))
-        case ast.AnnAssign(target=ast.Name() as target):
-            yield target.id
+            return {(a.asname or a.name).partition(".")[0] for a in node.names}
+    targets = [n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store)]
+    return {root.id for root in map(_root, targets) if isinstance(root, ast.Name)}
+
+
+def _root(target: ast.AST) -> ast.AST:
+    """Return what a target is a part of: ``a`` of ``a.b["c"]``."""
+    while isinstance(target, ast.Attribute | ast.Subscript):
+        target = target.value
+    return target
 
 
 def _used(node: ast.stmt) -> set[str]:

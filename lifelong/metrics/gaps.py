@@ -75,7 +75,7 @@ def stream_gap_rows(
         scored = is_held & (counts > 0)
         values.append(float(means[scored].mean()) if scored.any() else None)
         by_unit.append(means[scored])
-    n = int(is_held.sum())
+    n = int(scored.sum())
     reference_average, own_average = values
     tests = plan.counting_tests(event)
     tested = [float(o.scores[tests].mean()) if len(tests) else None for o in (reference, run)]

@@ -174,6 +174,15 @@ def test_options_may_be_left_out_and_magic_commands_are_passed_over(monkeypatch:
     assert source_of(scope["Fade"]) == source
 
 
+def test_what_is_set_piece_by_piece_is_written_down_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = 'TABLE = {}\nTABLE["a"] = 1\nfor letter in "bc":\n    TABLE[letter] = 2\ncount = 1\ncount += 2\n'
+    cell = CELL.replace("return Access()", 'return Access() if TABLE["a"] < count else 0')
+    scope: dict[str, Any] = {"__name__": "written"}
+    exec(source_of(notebook(monkeypatch, IMPORTS, table + cell)["Fade"]), scope)
+    assert scope["TABLE"] == {"a": 1, "b": 2, "c": 2}
+    assert scope["count"] == 3
+
+
 def test_what_cannot_be_written_down_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = CELL.replace("return Access()", "return Access() if TABLE else 0")
     with pytest.raises(ConfigError, match="Fade uses 'TABLE' of another cell"):
