@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,7 +167,7 @@ class Source:
         self._digests.append(beside)
 
     def digest(self) -> str:
-        """Return a hash of everything a model or a stream can see (hex, 32 characters)."""
+        """Return a hash of everything that models, streams and evaluation can see (hex, 32 characters)."""
         if not self._digests:
             return self._computed_digest()
         scaled = self.inputs(np.array([0])).numpy()  # what the scale makes of the first row
@@ -189,9 +190,22 @@ class Source:
 
     def _hash_the_rest(self, h: hashlib.blake2b) -> None:
         """Add everything but the inputs to a hash."""
-        for value in (self.y.numpy(), self.class_ids, self.user_ids, self.is_test):
-            h.update(str((value.dtype, value.shape)).encode())
-            h.update(np.ascontiguousarray(value).data)
+        columns: dict[str, np.ndarray | None] = {
+            "y": self.y.numpy(),
+            "class": self.class_ids,
+            "user": self.user_ids,
+            "test": self.is_test,
+            "domain": self.domain_ids,
+            "superclass": self.superclass_ids,
+        }
+        if self.corruption is not None:
+            columns |= {f.name: getattr(self.corruption, f.name) for f in fields(self.corruption)}
+        for name, value in columns.items():
+            if value is not None:
+                h.update(str((name, value.dtype, value.shape)).encode())
+                h.update(np.ascontiguousarray(value).data)
+        # Prompts of image generators are made of names.
+        h.update(json.dumps([self.class_names, self.user_names, self.domain_names]).encode())
         if self.text is not None:
             h.update(self.text.digest().encode())
         if self.images is not None:

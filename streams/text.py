@@ -181,15 +181,15 @@ class Text:
 
     def digest(self) -> str:
         """Return a hash of all of it (hex, 32 characters)."""
-        parts = [self.tokenizer.to_json(), self.tokenizer.bos, self.tokenizer.eos, self.refusals]
-        content = json.dumps([*parts, self.image_tokens] if self.image_tokens else parts)
-        h = hashlib.blake2b(content.encode(), digest_size=16)
-        for value in (self.paraphrased, self.perturbed, self.holdout, self.values, self.examples):
-            if value is not None:
-                h.update(str(tuple(value.shape)).encode())
+        t, form = self.tokenizer, self.form
+        parts = [t.to_json(), t.bos, t.eos, self.refusals, self.image_tokens, [form.before, form.behind, form.lead]]
+        terms = None if self.terms is None else dict(self.terms)
+        subjects = None if self.subjects is None else sorted(self.subjects)
+        h = hashlib.blake2b(json.dumps([*parts, terms, subjects]).encode(), digest_size=16)
+        for name in ("paraphrased", "perturbed", "holdout", "values", "examples"):
+            if (value := getattr(self, name)) is not None:
+                h.update(str((name, tuple(value.shape))).encode())
                 h.update(value.numpy().tobytes())
-        if self.terms is not None or self.subjects is not None:
-            h.update(json.dumps([dict(self.terms or {}), sorted(self.subjects or ())]).encode())
         return h.hexdigest()
 
 

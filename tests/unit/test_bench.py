@@ -78,7 +78,7 @@ def test_another_stream_or_other_data_is_refused(smoke: Track) -> None:
         (lambda d: d["tune"].update(trials=4), IntegrityError, "A track is never changed"),
         (lambda d: d["access"].update(retained="full"), IntegrityError, "A track is never changed"),
         (lambda d: d["digests"]["streams"].pop(), IntegrityError, "A track is never changed"),
-        (lambda d: d.update(version=2), IntegrityError, "A track is never changed"),
+        (lambda d: d.update(version=3), IntegrityError, "A track is never changed"),
         (lambda d: d.update(protocol=2), ConfigError, "judged by protocol 2"),
         (lambda d: d["base"].update(seed=3), ConfigError, "seed is the bench's own key"),
         (lambda d: d.update(extra=3), ConfigError, "extra"),

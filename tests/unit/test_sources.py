@@ -8,6 +8,7 @@ import struct
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from streams.errors import ConfigError, DataError
 from streams.inputs import scale
 from streams.ledger import Ledger
 from streams.randomness import Key
-from streams.source import Source
+from streams.source import Corruption, Source
 from streams.sources import _folders, arrays, digits, fashion_mnist, glyphs, torchvision
 from streams.sources._glyph_list import distinct
 from streams.sources._images import joined, limit_per_class, read_idx
+from streams.text import Form, Text, Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,45 @@ def test_normalised_uses_each_channel_s_own_constants():
     x = scale(mean=(0.5, 0.0), std=(0.5, 2.0))(joined([images[:1], images[1:]]))
     torch.testing.assert_close(x[:, :, 0, 0], torch.tensor([[1.0, 0.0], [-0.6, 0.5]]))
     assert joined([np.zeros((3, 4, 5), dtype=np.uint8)]).shape == (3, 1, 4, 5)
+
+
+def test_a_digest_tells_apart_all_that_can_be_seen():
+    """Rows, classes and users are the same each time: prompts are made of names, and of which domain a row is of."""
+    y, none = np.arange(6) % 2, np.zeros(6, dtype=np.int64)
+    half, groups = np.arange(6) % 2, np.array([0, 1])
+    plain = Source("s", "own", torch.zeros(6, 2), torch.from_numpy(y), y, none, none > 0, ("a", "b"), ("one",))
+    ids = [np.array([i]) for i in range(5)]
+    text = Text(
+        Tokenizer(SimpleNamespace(to_str=lambda: "{}"), 0, 1),
+        ((1,),),
+        terms={"one": ("One",)},
+        subjects=frozenset({"One"}),
+    )
+    rows = torch.zeros(6, 2, 4, dtype=torch.int32)
+    others = [
+        {},
+        {"class_names": ("a", "c")},
+        {"user_names": ("two",)},
+        {"domain_ids": half},
+        {"domain_ids": 1 - half},
+        {"domain_ids": half, "domain_names": ("d", "e")},
+        {"superclass_ids": groups},
+        {"superclass_ids": 1 - groups},
+        {"corruption": Corruption(*ids)},
+        {"corruption": Corruption(*ids[::-1])},
+        {"text": text},
+        {"text": replace(text, terms=None)},
+        {"text": replace(text, subjects=None)},
+        {"text": replace(text, form=Form("Q: ", "A:"))},
+        {"text": replace(text, image_tokens=4)},
+        *(
+            {"text": replace(text, **{role: rows})}
+            for role in ("paraphrased", "perturbed", "holdout", "values", "examples")
+        ),
+    ]
+    digests = [replace(plain, **other).digest() for other in others]
+    assert len(set(digests)) == len(others)
+    assert replace(plain).digest() == digests[0]
 
 
 def test_bytes_and_the_floats_that_they_stand_for_are_one_source():
@@ -315,7 +356,7 @@ def test_fashion_mnist_of_debian_is_the_real_one():
     assert (np.bincount(source.class_ids[source.test_ids]) == 1000).all()
     assert abs(float(source.inputs()[:60000].mean())) < 2e-3
     assert abs(float(source.inputs()[:60000].std()) - 1) < 2e-3
-    assert source.digest() == "4c38e9edd7fac6aa269e328859a6d772"
+    assert source.digest() == "9b0708bec34b8474a87d028cc25a4c9a"
 
 
 # --- torchvision
