@@ -144,6 +144,17 @@ def test_pending_data_is_not_drawn_twice(tools: Any) -> None:
     assert len(stream.requests[0].sample_ids) == 12
 
 
+def test_what_a_pending_request_will_cover_is_not_drawn_either(tools: Any) -> None:
+    """User 0 has samples in both experiences; the request covers those of the second as they arrive while it waits."""
+    plan = make_plan(tools)
+    theirs = np.flatnonzero((plan.source.user_ids == 0) & ~plan.source.is_test)
+    asked = RequestSpec("sample", None, 24 - len(theirs))
+    stream = play(plan, Learn(0), RequestSpec("user", (0,)), Learn(1), asked, service=Service(wait_for=2))
+    first, second = stream.requests[0].requests
+    assert first.sample_ids.tolist() == theirs.tolist()
+    assert not np.isin(second.sample_ids, theirs).any()
+
+
 def test_again_teaches_exactly_what_was_deleted(tools: Any) -> None:
     stream = play(
         make_plan(tools), Learn(0), RequestSpec("class", (1,)), Learn(1), Again(0), RequestSpec("class", (1,)), Again(1)
