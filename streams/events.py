@@ -10,7 +10,8 @@ import numpy as np
 from streams.errors import StreamError
 
 Scope = Literal["sample", "class", "task", "user"]
-Reason = Literal["erase", "correct", "suppress"]
+Reason = Literal["erase", "suppress", "correct"]
+"""Why something must go, what asks for most first: requests that are served together have the first of theirs."""
 Retention = Literal["permanent", "temporary"]
 
 
@@ -98,8 +99,8 @@ class DeletionRequest:
     Attributes:
         name: stable name, such as ``request-4``.
         requests: at least one; a lazy server gathers several.
-        reason: erase (privacy), correct (bad data), suppress (a concept must go).
-        exact: whether the requester demands exactness.
+        reason: erase (privacy), correct (bad data), suppress (a concept must go); of several, see `Reason`.
+        exact: whether one of the requesters demands exactness.
     """
 
     name: str

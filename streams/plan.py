@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -335,9 +335,8 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
         if line.returns is not None:
             line.returns.named(_covered(line, request.scope, request.keys), number, line.num_requests)
     specs = [spec for _, spec, _ in line.pending]
-    served = DeletionRequest(
-        f"request-{line.num_requests}", tuple(requests), specs[0].reason, any(s.exact for s in specs)
-    )
+    reason = next(r for r in get_args(Reason) if any(s.reason == r for s in specs))
+    served = DeletionRequest(f"request-{line.num_requests}", tuple(requests), reason, any(s.exact for s in specs))
     line.life[served.sample_ids] = Life.DELETED
     line.life[served.barred_ids] = Life.DELETED
     line.events.append(served)

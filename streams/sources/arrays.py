@@ -68,7 +68,9 @@ def load(config: Config) -> Source:
         y, class_ids, class_names = _strata(table, config.strata)
     else:
         if table.stratum is not None:
-            raise DataError(f"{config.path}: the array 'stratum' is for regression. Set target: regression, or drop it.")
+            raise DataError(
+                f"{config.path}: the array 'stratum' is for regression. Set target: regression, or drop it."
+            )
         class_ids, class_names = _classes(table)
         y = torch.from_numpy(class_ids)
     key = Key(0) / "arrays"

@@ -124,6 +124,19 @@ def test_a_lazy_server_gathers_asks_until_there_are_enough(tools: Any) -> None:
     assert [a.received for a in stream.requests[0].requests] == [1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("correct", "erase", "erase"), ("erase", "correct", "erase"), ("correct", "suppress", "suppress")],
+)
+def test_what_is_served_together_has_the_reason_that_asks_for_most(
+    first: Any, second: Any, expected: str, tools: Any
+) -> None:
+    """Whether anything is still known of erased data is measured, whatever is corrected beside it."""
+    asked = [RequestSpec("sample", (n,), reason=reason) for n, reason in enumerate((first, second))]
+    stream = play(make_plan(tools), Learn(0), *asked, service=Service(wait_for=2))
+    assert stream.requests[0].reason == expected
+
+
 def test_a_deadline_serves_early(tools: Any) -> None:
     scheduled = [Learn(0), RequestSpec("sample", (0,)), Learn(1), RequestSpec("sample", (16,))]
     stream = play(make_plan(tools), *scheduled, service=Service(wait_for=9, deadline=1))
