@@ -10,8 +10,7 @@ import numpy as np
 from streams.errors import StreamError
 
 Scope = Literal["sample", "class", "task", "user"]
-Reason = Literal["erase", "suppress", "correct"]
-"""Why something must go, what asks for most first: requests that are served together have the first of theirs."""
+Reason = Literal["erase", "correct", "suppress"]
 Retention = Literal["permanent", "temporary"]
 
 
@@ -99,7 +98,8 @@ class DeletionRequest:
     Attributes:
         name: stable name, such as ``request-4``.
         requests: at least one; a lazy server gathers several.
-        reason: erase (privacy), correct (bad data), suppress (a concept must go); of several, see `Reason`.
+        reason: erase (privacy), correct (bad data), suppress (a concept must go); of several, see
+            `streams.plan.STRICTEST`.
         exact: whether one of the requesters demands exactness.
     """
 

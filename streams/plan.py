@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -102,6 +102,9 @@ class RequestSpec:
     choice: Choice | Aim | None = None
     window: int | None = None
 
+
+STRICTEST: tuple[Reason, ...] = ("erase", "suppress", "correct")
+"""Requests that are served together have the first of these that one of them has."""
 
 Choose = Callable[[Plan, tuple[Event, ...], np.ndarray, RequestSpec, Key], np.ndarray]
 """Chooses samples: given the plan, the events so far, ids to choose from, the spec and a key, returns ids."""
@@ -335,7 +338,7 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
         if line.returns is not None:
             line.returns.named(_covered(line, request.scope, request.keys), number, line.num_requests)
     specs = [spec for _, spec, _ in line.pending]
-    reason = next(r for r in get_args(Reason) if any(s.reason == r for s in specs))
+    reason = next(r for r in STRICTEST if any(s.reason == r for s in specs))
     served = DeletionRequest(f"request-{line.num_requests}", tuple(requests), reason, any(s.exact for s in specs))
     line.life[served.sample_ids] = Life.DELETED
     line.life[served.barred_ids] = Life.DELETED
