@@ -132,6 +132,9 @@ def test_worst_cases_that_were_chosen_before_are_asked_for(tools: Any, tmp_path:
     assert worst_case.place(plan, config, other) == worst_case.place(plan, free, other), "it is chosen anew"
     with pytest.raises(DataError, match="has 2 requests for seed"):
         worst_case.place(plan, config.model_copy(update={"every": 1, "start": 1}), KEY)
+    file.write_text(json.dumps({str(KEY.seed): [[3], []]}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"choices.json request 1 of seed 0 names nothing"):
+        worst_case.place(plan, config, KEY)
     for text in ("[]", "{", f'{{"{KEY.seed}": 3}}'):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=r"schedule.chosen: .*choices.json cannot be read"):
