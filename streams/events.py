@@ -98,8 +98,9 @@ class DeletionRequest:
     Attributes:
         name: stable name, such as ``request-4``.
         requests: at least one; a lazy server gathers several.
-        reason: erase (privacy), correct (bad data), suppress (a concept must go).
-        exact: whether the requester demands exactness.
+        reason: erase (privacy), correct (bad data), suppress (a concept must go); of several, see
+            `streams.plan.STRICTEST`.
+        exact: whether one of the requesters demands exactness.
     """
 
     name: str

@@ -103,6 +103,9 @@ class RequestSpec:
     window: int | None = None
 
 
+STRICTEST: tuple[Reason, ...] = ("erase", "suppress", "correct")
+"""Requests that are served together have the first of these that one of them has."""
+
 Choose = Callable[[Plan, tuple[Event, ...], np.ndarray, RequestSpec, Key], np.ndarray]
 """Chooses samples: given the plan, the events so far, ids to choose from, the spec and a key, returns ids."""
 
@@ -187,6 +190,7 @@ def assemble(
                 # "wish" is part of the names of draws, and of those of events: another word would change every stream.
                 line.pending.append((number, spec, _request(line, spec, key / "wish" / number)))
                 line.awaits[line.pending[-1][2].sample_ids] = True
+                line.awaits[line.pending[-1][2].barred_ids] = True  # covered too if they arrive meanwhile
             case Again(number):
                 _learn(line, _learned_again(line, number, position))
         _serve(line, service)
@@ -295,13 +299,19 @@ def _request(line: _Timeline, spec: RequestSpec, key: Key) -> Request:
     return _covering(line, spec.scope, keys, line.num_learned)
 
 
+def _covered(line: _Timeline, scope: Scope, keys: tuple[int, ...]) -> np.ndarray:
+    """All training ids, learned or not, that `keys` stand for, with their copies where requests cover those."""
+    members = _members(line, scope, keys)
+    if line.groups is None:
+        return members
+    is_named = np.zeros(len(line.groups), dtype=bool)
+    is_named[line.groups[members]] = True
+    return np.flatnonzero(is_named[line.groups])
+
+
 def _covering(line: _Timeline, scope: Scope, keys: tuple[int, ...], received: int) -> Request:
     """Return the request for all that the keys stand for at this moment."""
-    members = _members(line, scope, keys)
-    if line.groups is not None:
-        is_named = np.zeros(len(line.groups), dtype=bool)
-        is_named[line.groups[members]] = True
-        members = np.flatnonzero(is_named[line.groups])
+    members = _covered(line, scope, keys)
     life = line.life[members]
     return Request(scope, keys, members[life == Life.LEARNED], members[life == Life.UNSEEN], received)
 
@@ -326,11 +336,10 @@ def _serve(line: _Timeline, service: Service, flush: bool = False) -> None:
         requests.append(_covering(line, request.scope, request.keys, request.received))
         line.served[number] = (line.num_requests, requests[-1])
         if line.returns is not None:
-            line.returns.named(_members(line, request.scope, request.keys), number, line.num_requests)
+            line.returns.named(_covered(line, request.scope, request.keys), number, line.num_requests)
     specs = [spec for _, spec, _ in line.pending]
-    served = DeletionRequest(
-        f"request-{line.num_requests}", tuple(requests), specs[0].reason, any(s.exact for s in specs)
-    )
+    reason = next(r for r in STRICTEST if any(s.reason == r for s in specs))
+    served = DeletionRequest(f"request-{line.num_requests}", tuple(requests), reason, any(s.exact for s in specs))
     line.life[served.sample_ids] = Life.DELETED
     line.life[served.barred_ids] = Life.DELETED
     line.events.append(served)

@@ -20,6 +20,9 @@ from lifelong.config.cells import FOLDER
 from streams.errors import ConfigError
 from streams.events import Reason, Scope
 from streams.files import write_atomically
+from streams.names import names_of
+from streams.plan import Plan
+from streams.schedules._common import Keys
 from streams.source import Source
 
 
@@ -42,7 +45,8 @@ class Forget:
 
     Attributes:
         scope: what the keys name: sample, class, task or user.
-        keys: numbers of samples, or names of classes, tasks or users, as the data calls them.
+        keys: numbers of samples, or names of classes, tasks or users, as the data calls them. A number is one that
+            stands in a name, as in a configuration; where names of the source have none, it is a place among them.
         reason: erase (privacy), correct (bad data) or suppress (a concept must go).
         exact: whether the requester demands exactness.
     """
@@ -65,9 +69,11 @@ def stream(source: Source | str | Mapping[str, Any], events: Sequence[Learn | Fo
         events: in their order; the first is an experience.
 
     Raises:
-        ConfigError: there is no experience before the first request, or the source is of a kind (text, images beside
-            text, manipulated data) that cannot be written to a file; name it instead.
+        ConfigError: there is no experience before the first request, a class or user of data of your own is not there
+            or has the name of another one, or the source is of a kind (text, images beside text, manipulated data) that
+            cannot be written to a file; name it instead.
     """
+    named = _named(source) if isinstance(source, Source) else source
     experiences = [{"name": e.name, "samples": np.asarray(e.samples).tolist()} for e in events if isinstance(e, Learn)]
     requests, after = [], 0
     for number, event in enumerate(events):
@@ -76,12 +82,17 @@ def stream(source: Source | str | Mapping[str, Any], events: Sequence[Learn | Fo
         elif not after:
             raise ConfigError(f"Event {number} is a request, and nothing has been learned before it.")
         else:
-            keys = [key if isinstance(key, str) else int(key) for key in event.keys]
+            given = [event.keys] if isinstance(event.keys, str) else event.keys
+            keys = [key if isinstance(key, str) else int(key) for key in given]
+            if isinstance(source, Source) and event.scope in ("class", "user"):
+                # In the file names are sorted: a number that is a place among them would be another's.
+                places = Keys(Plan(source, (), ())).places(event.scope, keys, f"Event {number}")
+                keys = [names_of(event.scope, source, ())[place] for place in places]
             asked = {"after": after, "scope": event.scope, "keys": keys, "reason": event.reason, "exact": event.exact}
             requests.append(asked)
     listed = _written("stream", ".json", json.dumps({"experiences": experiences}).encode())
     return {
-        "source": _named(source) if isinstance(source, Source) else source,
+        "source": named,
         "scenario": {"name": "listed", "path": str(listed)},
         "schedule": {"name": "explicit", "requests": requests},
     }
@@ -94,14 +105,18 @@ def _named(source: Source) -> dict[str, Any]:
             f"lifelong.stream: the source {source.name!r} holds more than arrays (text, images or notes on damage). "
             f"Give its name and options instead, as in {{'name': {source.name!r}, ...}}."
         )
+    for names in (source.class_names, source.user_names):
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"lifelong.stream: two classes or users of {source.name!r} are called {twice!r}.")
     is_regression = source.y.is_floating_point()
+    named = np.array(source.class_names)[source.class_ids]
     buffer = io.BytesIO()
     np.savez(
         buffer,
         x=source.inputs(np.arange(len(source))).numpy(),
-        y=source.y.numpy() if is_regression else np.array(source.class_names)[source.class_ids],
         user=np.array(source.user_names)[source.user_ids],
         test=source.is_test,
+        **({"y": source.y.numpy(), "stratum": named} if is_regression else {"y": named}),
     )
     file = _written("source", ".npz", buffer.getvalue())
     return {"name": "arrays", "path": str(file), "target": "regression" if is_regression else "classification"}

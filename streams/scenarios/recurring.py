@@ -131,7 +131,8 @@ def class_sequence(count: int, config: Config, key: Key) -> list[np.ndarray]:
             gaps.came(task, chosen)
         if config.reduction > 1:
             weights[chosen] /= config.reduction
-            weights /= weights.sum()
+            # Of these alone: beside those that no longer come, all others would become 0 in a long stream.
+            weights[allowed] /= weights[allowed].sum()
         sequence.append(chosen)
     return sequence
 

@@ -56,9 +56,15 @@ def place(plan: Plan, config: Config, key: Key) -> list[Scheduled]:
     """Return what the sequence places.
 
     Raises:
-        ConfigError: the scenario does not have the tasks the sequence names.
+        ConfigError: the scenario does not have the tasks the sequence names, or its experiences are no tasks.
     """
     count = len(plan.experiences)
+    strange = next((e for index, e in enumerate(plan.experiences) if e.units != (index,)), None)
+    if strange is not None:
+        raise ConfigError(
+            f"schedule: 'published' learns and unlearns tasks, and {strange.name} of the scenario is no task of its "
+            "own. Use a scenario with a unit for each experience (class-incremental, task-incremental)."
+        )
     if config.sequence == "pall":
         if config.forgets > count:
             raise ConfigError(f"schedule.forgets: {config.forgets} is more than the {count} tasks of the scenario.")

@@ -81,9 +81,12 @@ def _made(file: Path, seed: int) -> list[tuple[int, ...]] | None:
     try:
         by_seed = json.loads(file.expanduser().read_text(encoding="utf-8"))
         requests = by_seed.get(str(seed))
-        return None if requests is None else [tuple(int(key) for key in keys) for keys in requests]
+        made = None if requests is None else [tuple(int(key) for key in keys) for keys in requests]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"schedule.chosen: {file} cannot be read as choices by seed ({error}). It must hold an object with a list "
             f"of lists of numbers for each seed."
         ) from error
+    if made is not None and () in made:
+        raise DataError(f"schedule.chosen: in {file} request {made.index(())} of seed {seed} names nothing.")
+    return made

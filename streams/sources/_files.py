@@ -15,6 +15,7 @@ import torch
 from streams.errors import DataError, closest
 from streams.inputs import Scale, scale
 
+_ARRAYS = ("x", "y", "user", "test", "stratum")
 _CHECKED = 65_536  # rows at once
 
 
@@ -32,6 +33,7 @@ class Table:
         notes: what a manifest must say.
         scale: see `streams.source.Source`.
         cached: likewise.
+        stratum: ``[N]`` numbers or text, of a regression target, or None.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Table:
     notes: tuple[str, ...] = ()
     scale: Scale | None = None
     cached: Path | None = None
+    stratum: np.ndarray | None = None
 
     def where(self, row: int) -> str:
         """Return how a message names a row."""
@@ -50,7 +53,7 @@ class Table:
 
 
 def read_npz(path: Path) -> Table:
-    """Read ``x``, ``y`` and, where present, ``user`` and ``test``.
+    """Read ``x``, ``y`` and, where present, ``user``, ``test`` and ``stratum``.
 
     Raises:
         DataError: not such a file, an array is missing, or the arrays do not fit together.
@@ -64,8 +67,8 @@ def read_npz(path: Path) -> Table:
         raise DataError(
             f"{path}: cannot be read ({error}). Write it with numpy.savez(path, x=x, y=y), no arrays of objects."
         ) from error
-    for name in set(arrays) - {"x", "y", "user", "test"}:
-        raise DataError(f"{path}: the array {name!r} means nothing. {closest(name, ['x', 'y', 'user', 'test'])}")
+    for name in set(arrays) - set(_ARRAYS):
+        raise DataError(f"{path}: the array {name!r} means nothing. {closest(name, _ARRAYS)}")
     for name in ("x", "y"):
         if name not in arrays:
             raise DataError(f"{path}: the array {name!r} is missing. Write numpy.savez(path, x=x, y=y).")
@@ -92,6 +95,7 @@ def read_npz(path: Path) -> Table:
         arrays.get("user"),
         None if test is None else test.astype(bool),
         scale=scale() if is_bytes else None,
+        stratum=arrays.get("stratum"),
     )
 
 

@@ -1,7 +1,8 @@
 """Your own data: an .npz file, a .csv file, or a folder of images with one sub-folder per class.
 
 npz
-    ``x`` ``[N, ...]`` and ``y`` ``[N]``; optional ``user`` ``[N]`` (numbers or text) and ``test`` ``[N]`` (booleans).
+    ``x`` ``[N, ...]`` and ``y`` ``[N]``; optional ``user`` ``[N]`` (numbers or text) and ``test`` ``[N]`` (booleans),
+    and for regression ``stratum`` ``[N]`` (numbers or text).
     Images of uint8 are kept as bytes and divided by 255; other numbers are taken as they are, so normalise them by
     constants.
 csv
@@ -12,8 +13,8 @@ folder
     [0, 1]. They are decoded once: the bytes are kept in ``$LIFELONG_CACHE/images``, and runs share them from there.
 
 A sample's id is its row in the file; in a folder its place in the order of paths, training images first.
-For a regression target a class is a stratum: the targets are cut at their quantiles into as many groups of equal
-size as `strata` says, so that class-scoped requests and streams have something to name.
+For a regression target a class is a stratum: the one that the file gives, or the targets are cut at their quantiles
+into as many groups of equal size as `strata` says, so that class-scoped requests and streams have something to name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Config(BaseConfig):
     alpha: float = Field(0.5, gt=0)
     """Dirichlet concentration of the assignment; small means specialised users."""
     strata: int = Field(10, ge=2)
-    """Regression: number of groups that the targets are cut into at their quantiles."""
+    """Regression: number of groups that the targets are cut into at their quantiles, where the data names none."""
     image_size: int = Field(32, ge=4, le=1024)
     """Folder: height and width in pixels that images are resized to."""
     grayscale: bool = False
@@ -66,6 +67,10 @@ def load(config: Config) -> Source:
     if config.target == "regression":
         y, class_ids, class_names = _strata(table, config.strata)
     else:
+        if table.stratum is not None:
+            raise DataError(
+                f"{config.path}: the array 'stratum' is for regression. Set target: regression, or drop it."
+            )
         class_ids, class_names = _classes(table)
         y = torch.from_numpy(class_ids)
     key = Key(0) / "arrays"
@@ -145,6 +150,9 @@ def _strata(table: Table, strata: int) -> tuple[torch.Tensor, np.ndarray, tuple[
     if not np.isfinite(y).all():
         wrong = int(np.flatnonzero(~np.isfinite(y))[0])
         raise DataError(f"{table.where(wrong)}: the target {y[wrong]} is not finite. Remove the row or fill it in.")
+    if table.stratum is not None:
+        names, class_ids = _named(table.stratum)
+        return torch.from_numpy(y.astype(np.float32)), class_ids, names
     inner = np.unique(np.quantile(y, np.arange(1, strata) / strata))
     used, class_ids = np.unique(np.searchsorted(inner, y, side="right"), return_inverse=True)
     edges = [-np.inf, *inner, np.inf]

@@ -104,6 +104,32 @@ def test_targets_that_are_numbers_stay_numbers(digits: Source) -> None:
     assert torch.equal(stream.source.y, numbers.y)
 
 
+def test_numbers_of_what_has_no_numbers_are_places_in_the_source(digits: Source) -> None:
+    """The file's own order is by name, in which another class and another user stand first."""
+    source = replace(
+        digits,
+        class_names=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+        user_names=tuple("zyxwvutsrqponmlkjihg"),
+    )
+    learn = lifelong.Learn("all", source.train_ids)
+    for scope, ids in (("class", source.class_ids), ("user", source.user_ids)):
+        stream = made(lifelong.stream(source, [learn, lifelong.Forget(scope, [0])]))  # type: ignore[arg-type]
+        assert set(ids[stream.requests[0].sample_ids].tolist()) == {0}
+    stream = made(lifelong.stream(source, [learn, lifelong.Forget("class", "one")]))
+    assert set(source.class_ids[stream.requests[0].sample_ids].tolist()) == {1}
+    with pytest.raises(ConfigError, match="are called 'z'"):
+        lifelong.stream(replace(source, user_names=("z", "z", *source.user_names[2:])), [learn])
+
+
+def test_strata_of_numbers_stay_the_same(digits: Source) -> None:
+    names = tuple(f"level-{c}" for c in range(10))
+    numbers = replace(digits, y=torch.linspace(0, 1, len(digits)), class_names=names)
+    events = [lifelong.Learn("all", digits.train_ids), lifelong.Forget("class", ["level-3"])]
+    stream = made({**lifelong.stream(numbers, events), "objective": "regression"})
+    assert stream.source.class_names == names
+    assert set(digits.class_ids[stream.requests[0].sample_ids].tolist()) == {3}
+
+
 def test_a_unit_is_what_an_experience_is_the_first_to_teach(digits: Source, tmp_path: Path) -> None:
     ids = {c: by_classes(digits, (c,))[0].tolist() for c in range(4)}
     listing = [("a", ids[0][:5] + ids[1][:5]), ("b", ids[0][5:9]), ("c", ids[1][5:9] + ids[2])]

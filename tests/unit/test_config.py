@@ -196,6 +196,24 @@ def test_annotated_configurations_read_back_the_same(tmp_path: Path) -> None:
         )
 
 
+def test_annotated_configurations_hold_what_is_named_in_others(tmp_path: Path) -> None:
+    """Frozen features, the source that another is made from, and the unlearner that another runs."""
+    config = parse(
+        RunConfig,
+        {
+            "source": {"name": "corrupted", "of": {"name": "digits", "users": 3}},
+            "features": {"name": "mlp", "hidden": [8]},
+            "strategies": {"masked": {"unlearner": {"name": "wagle", "method": {"name": "finetune", "epochs": 2}}}},
+        },
+    )
+    (tmp_path / "a.yaml").write_text(annotated(config))
+    again = load_config(tmp_path / "a.yaml")
+    assert annotated(again) == annotated(config)
+    assert again.features is not None
+    assert again.features.options["hidden"] == [8]
+    assert again.strategies["masked"].unlearner.options["method"]["epochs"] == 2
+
+
 def test_every_option_is_described() -> None:
     found = {o.key: o for o in options(RunConfig)}
     assert all(o.meaning for o in found.values())

@@ -354,6 +354,15 @@ def test_recurring_reduction_makes_what_was_just_seen_rarer() -> None:
     assert np.bincount(sequence(10, tasks=3000, reduction=4.0).reshape(-1)).min() > 550, "none is left out for good"
 
 
+@pytest.mark.parametrize("gap", [None, 5])
+def test_recurring_reduction_goes_on_however_long_a_phase_is(gap: int | None) -> None:
+    """Of classes that come 100 times, and of others that no longer do, weights are 1e-400 apart."""
+    late = sequence(10, tasks=500, phases="forgetting", reduction=1e4, max_gap=gap)[251:]
+    counts = np.bincount(late.reshape(-1), minlength=10)
+    assert counts[:5].min() > 80
+    assert not counts[5:].any()
+
+
 def test_recurring_phases() -> None:
     half = sequence(10, tasks=100, phases="forgetting")
     assert np.array_equal(half[:51], sequence(10, tasks=51)[:51]), "the first half is as ever"

@@ -15,7 +15,7 @@ from streams.events import Event, Experience
 from streams.plan import Again, Consolidate, Learn, Plan, RequestSpec, Scheduled, Service, assemble
 from streams.randomness import Key
 from streams.registry import entries
-from streams.scenarios import task_incremental
+from streams.scenarios import recurring, task_incremental
 from streams.schedules import burst, bursts, delayed, explicit, none, periodic, poisson, published, recorded, worst_case
 
 KEY = Key(0) / "schedule"
@@ -132,6 +132,9 @@ def test_worst_cases_that_were_chosen_before_are_asked_for(tools: Any, tmp_path:
     assert worst_case.place(plan, config, other) == worst_case.place(plan, free, other), "it is chosen anew"
     with pytest.raises(DataError, match="has 2 requests for seed"):
         worst_case.place(plan, config.model_copy(update={"every": 1, "start": 1}), KEY)
+    file.write_text(json.dumps({str(KEY.seed): [[3], []]}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"choices.json request 1 of seed 0 names nothing"):
+        worst_case.place(plan, config, KEY)
     for text in ("[]", "{", f'{{"{KEY.seed}": 3}}'):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=r"schedule.chosen: .*choices.json cannot be read"):
@@ -259,6 +262,15 @@ def test_published_sequences_are_valid_lives(sequence: str, tools: Any) -> None:
         assert request.sample_ids.tolist() == plan.experiences[task].sample_ids.tolist()
     with pytest.raises(ConfigError, match=f"is for {tasks} tasks, the scenario has 7"):
         published.place(make_plan(tools, 7), published.Config(sequence=sequence), KEY)  # type: ignore[arg-type]
+
+
+def test_published_sequences_need_experiences_that_are_tasks(tools: Any) -> None:
+    """Unit 1 of recurring classes is a class, and not what the second experience teaches."""
+    source = tools.source(num_classes=5, per_class=4, test_per_class=1)
+    for sequence in ("uncle-five-1", "pall"):
+        plan = recurring.build(source, recurring.Config(tasks=5), 0)
+        with pytest.raises(ConfigError, match="recurring-0 of the scenario is no task of its own"):
+            published.place(plan, published.Config(sequence=sequence), KEY)  # type: ignore[arg-type]
 
 
 def test_clpu_forgets_two_tasks(tools: Any) -> None:

@@ -528,6 +528,11 @@ def test_regression_strata_are_quantiles(tmp_path):
     np.savez(tmp_path / "edge.npz", x=np.zeros((4, 2)), y=np.array([0.0, 1.0, 1.0, 2.0]))
     edge = load_arrays(tmp_path / "edge.npz", target="regression", strata=2, test_fraction=0.5)
     assert edge.class_names == ("[-inf, 1)", "[1, inf)")
+    np.savez(tmp_path / "own.npz", x=np.zeros((4, 2)), y=np.arange(4.0), stratum=np.array(["b", "a", "b", "a"]))
+    own = load_arrays(tmp_path / "own.npz", target="regression", test_fraction=0.5)
+    assert [own.class_names[c] for c in own.class_ids] == ["b", "a", "b", "a"]
+    with pytest.raises(DataError, match="'stratum' is for regression"):
+        load_arrays(tmp_path / "own.npz")
     assert edge.class_ids.tolist() == [0, 1, 1, 1], "a target on an edge is in the stratum above"
 
 

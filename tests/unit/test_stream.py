@@ -124,6 +124,19 @@ def test_a_lazy_server_gathers_asks_until_there_are_enough(tools: Any) -> None:
     assert [a.received for a in stream.requests[0].requests] == [1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("correct", "erase", "erase"), ("erase", "correct", "erase"), ("correct", "suppress", "suppress")],
+)
+def test_what_is_served_together_has_the_reason_that_asks_for_most(
+    first: Any, second: Any, expected: str, tools: Any
+) -> None:
+    """Whether anything is still known of erased data is measured, whatever is corrected beside it."""
+    asked = [RequestSpec("sample", (n,), reason=reason) for n, reason in enumerate((first, second))]
+    stream = play(make_plan(tools), Learn(0), *asked, service=Service(wait_for=2))
+    assert stream.requests[0].reason == expected
+
+
 def test_a_deadline_serves_early(tools: Any) -> None:
     scheduled = [Learn(0), RequestSpec("sample", (0,)), Learn(1), RequestSpec("sample", (16,))]
     stream = play(make_plan(tools), *scheduled, service=Service(wait_for=9, deadline=1))
@@ -142,6 +155,17 @@ def test_pending_data_is_not_drawn_twice(tools: Any) -> None:
     scheduled = [Learn(0), RequestSpec("sample", None, 6), RequestSpec("sample", None, 6), Learn(1)]
     stream = play(make_plan(tools), *scheduled, service=Service(wait_for=2))
     assert len(stream.requests[0].sample_ids) == 12
+
+
+def test_what_a_pending_request_will_cover_is_not_drawn_either(tools: Any) -> None:
+    """User 0 has samples in both experiences; the request covers those of the second as they arrive while it waits."""
+    plan = make_plan(tools)
+    theirs = np.flatnonzero((plan.source.user_ids == 0) & ~plan.source.is_test)
+    asked = RequestSpec("sample", None, 24 - len(theirs))
+    stream = play(plan, Learn(0), RequestSpec("user", (0,)), Learn(1), asked, service=Service(wait_for=2))
+    first, second = stream.requests[0].requests
+    assert first.sample_ids.tolist() == theirs.tolist()
+    assert not np.isin(second.sample_ids, theirs).any()
 
 
 def test_again_teaches_exactly_what_was_deleted(tools: Any) -> None:
