@@ -131,6 +131,8 @@ def test_the_adaptive_alpha_is_a_percentile() -> None:
 def test_a_log_of_importances_is_a_mean_and_gives_back() -> None:
     log = ImportanceLog("loss", torch.zeros(3))
     a, b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.0, 1.0])
+    log.add(a, 0)  # an experience of which nothing is selected
+    assert (log.mean.tolist(), log.count) == ([0, 0, 0], 0)
     log.add(a, 10)
     log.add(b, 30)
     assert torch.allclose(log.mean, (10 * a + 30 * b) / 40)
