@@ -42,8 +42,8 @@ class Following(Unlearner):
         """
         if self.method.exact is not None:
             raise ConfigError(
-                f"{where}: {self.method.name} builds the model anew, and does not work on the weights that it is given. "
-                f"Choose an unlearner that changes them, such as finetune or graddiff, or {self.method.name} by itself."
+                f"{where}: {self.method.name} builds the model anew, and does not work on the weights that it is "
+                f"given. Choose an unlearner that changes them, such as finetune, or {self.method.name} by itself."
             )
 
     @classmethod
