@@ -104,3 +104,18 @@ def test_changes_are_kept_once() -> None:
         changes[4]
     with pytest.raises(ValueError, match="read-only"):
         changes[0][0] = 7
+
+
+def test_of_requests_that_are_served_together_one_may_come_back_alone(tools: Any) -> None:
+    plan = class_incremental.build(tools.source(), class_incremental.Config(experiences=2), 0)
+    for scope, keys in (("class", plan.units[0].classes), ("task", (0, 1))):
+        first, second = (RequestSpec(scope, (key,)) for key in keys[:2])  # type: ignore[arg-type]
+        for number in (0, 1):
+            scheduled = [Learn(0), Learn(1), first, second, Again(number)]
+            looks = {}
+            for wait_for in (1, 2):
+                stream = assemble(plan, scheduled, Service(wait_for=wait_for), Key(0))
+                looks[wait_for] = plan_evaluation(stream, EvaluationConfig(probe=0))
+            assert looks[2].alive[-1].tolist() == looks[1].alive[-1].tolist(), "as if each had been served alone"
+            assert not looks[2].alive[-1].all()
+            assert (looks[2].since[-1] >= 0).tolist() == (looks[1].since[-1] >= 0).tolist()
