@@ -9,7 +9,7 @@ import numpy as np
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.changes import Changes
 from lifelong.evaluation.few_tests import with_few_tests
-from lifelong.evaluation.following import extra_positions, numbers_followed
+from lifelong.evaluation.following import extra_positions, numbers_followed, numbers_looked_at
 from lifelong.evaluation.plan import Damage, EvaluationPlan
 from lifelong.evaluation.requests import plan_requests
 from strategies.measurement import Measurement
@@ -53,6 +53,7 @@ def plan_evaluation(
     damage = None if bad is None else _damage(stream, bad, ids)
     requests = plan_requests(stream, ids)
     numbers = numbers_followed(requests, measured, config.follow)
+    looked_at = None if numbers is None else numbers_looked_at(requests, numbers, again)
     shown = [] if damage is None else [damage.samples, damage.affected, damage.unaffected, damage.attack]
     always = np.unique(np.concatenate([position_of, probe, *shown]))
     return EvaluationPlan(
@@ -78,7 +79,7 @@ def plan_evaluation(
         audited=audited,
         numbers=numbers,
         always=always,
-        extra=None if numbers is None else extra_positions(requests, numbers, always),
+        extra=None if looked_at is None else extra_positions(requests, looked_at, always),
         seed=config.seed,
         tests_are_non_members=any(m.tests_are_non_members(stream.source) for m in measurements),
     )
