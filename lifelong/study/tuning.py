@@ -27,7 +27,7 @@ from lifelong.study.proposals import Tried, propose
 from lifelong.study.racing import Trial, Tuned, conclude, mean, prune, ranked, tuned_name
 from lifelong.study.seeds import all_seeds
 from lifelong.study.spaces import ends, spaces_of, value_at, with_options
-from lifelong.study.tune import Information, Term, Tune, goal_of, losses, metrics_read
+from lifelong.study.tune import Information, Term, Tune, goal_of, losses, metrics_read, reads_shadows
 from strategies.base import Setting
 from strategies.ranges import Space
 from streams.errors import ConfigError, TrainingError
@@ -295,8 +295,10 @@ class Tuning:
         def concerns(key: str) -> bool:
             return not key.startswith("strategies.") or key.split(".")[1] == name
 
-        kinds = {term.model for terms in self.goals.values() for term in terms} - {"run"}
-        references = {"references.kinds": sorted(kinds)} | ({} if kinds else {"references.shadows": 0})
+        read = [term for terms in self.goals.values() for term in terms]
+        kinds = {term.model for term in read} - {"run"}
+        no_shadows = {} if kinds or any(map(reads_shadows, read)) else {"references.shadows": 0}
+        references = {"references.kinds": sorted(kinds)} | no_shadows
         written = {k: v for k, v in study.set.items() if not k.startswith("strategies.")}
         trial = study.model_copy(
             update={

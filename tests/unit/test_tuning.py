@@ -41,6 +41,10 @@ BASE: dict[str, Any] = {
     "tune": {"trials": 20, "information": "oracle", "of": ["ascent"]},
 }
 Measure = Callable[[dict[str, Any], int], Any]
+SHADOWED: list[dict[str, Any]] = [
+    {"metric": "ulira_auc", "subject": "each-request"},
+    {"metric": "immediate_ulira_auc", "subject": "requests"},
+]
 
 
 def study_of(**tune: Any) -> StudyConfig:
@@ -283,6 +287,8 @@ def test_a_goal_is_added_up_over_requests_points_and_parts() -> None:
     worst = auc.model_copy(update={"reduce": "max"})
     assert losses((worst,), [Table(rows), Table(rows)]) == pytest.approx((0.8,))
     assert losses((auc, Term(metric="tow", better="higher")), [Table(rows)]) is None
+    above = Term(metric="membership_auc", subject="each-request", chance=0.5, above_chance=True, better="lower")
+    assert losses((above,), [Table(rows)]) == pytest.approx((0.6,)), "0.8 of what may be above 0.5"
 
 
 def test_default_goals_read_what_they_may() -> None:
@@ -324,6 +330,14 @@ def test_default_goals_read_what_they_may() -> None:
             {"information": "practical", "goal": {"practical": [{"metric": "tow", "model": "retrained"}]}},
             r"goal\.practical\.0: tow \(retrained\) reads other models",
         ),
+        *(
+            (
+                {"information": "practical", "goal": {"practical": [goal | {"target": 0.5}]}},
+                rf"goal\.practical\.0: {goal['metric']} \(run\) reads other models",
+            )
+            for goal in SHADOWED
+        ),
+        ({"goal": {"oracle": [SHADOWED[0] | {"target": 0.5}]}}, r"needs shadow lives, and references\.shadows is 0"),
         ({"goal": {"oracle": [{"metric": "tow", "where": {"a": 1}}]}}, r"mean over the whole grid, drop where"),
         ({"goal": {"oracle": [{"metric": "tow", "better": "lower", "target": 1}]}}, r"better or target, not both"),
         ({"information": "guess"}, r"'guess'"),
@@ -334,6 +348,15 @@ def test_bad_tuning_is_refused_before_anything_runs(tune: dict[str, Any], messag
     with pytest.raises(ConfigError, match=message):
         Study(BASE | {"tune": BASE["tune"] | tune}, root=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("goal", SHADOWED)
+def test_what_shadow_lives_tell_is_there_for_a_goal_that_reads_it(goal: dict[str, Any]) -> None:
+    shadowed = BASE | {"set": {"references.shadows": 8}}
+    for terms, shadows in ([goal | {"target": 0.5}], 8), ([{"metric": "average_accuracy"}], 0):
+        study = parse(StudyConfig, shadowed | {"tune": BASE["tune"] | {"goal": {"oracle": terms}}})
+        _, cells = Tuning(study, lay_out(study), Path()).samples()
+        assert {cell.config.references.shadows for cell in cells} == {shadows}
 
 
 def test_what_a_model_cannot_take_is_refused_before_anything_runs(tmp_path: Path) -> None:
