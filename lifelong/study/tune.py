@@ -180,7 +180,9 @@ def _directed(term: Term, where: str, information: Information, config: RunConfi
             f"of the run itself, or information: oracle."
         )
     if reads_shadows(term) and not config.references.shadows:
-        raise ConfigError(f"{where}: {term.metric} needs shadow lives, and references.shadows is 0. Set it in the study.")
+        raise ConfigError(
+            f"{where}: {term.metric} needs shadow lives, and references.shadows is 0. Set it in the study."
+        )
     kinds = {*config.references.kinds, "run"}
     if term.model not in kinds:
         raise ConfigError(f"{where}.model: no run produces {term.model!r}. {closest(term.model, kinds)}")

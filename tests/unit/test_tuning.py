@@ -371,11 +371,28 @@ def test_names_and_grids_that_clash_are_refused(tmp_path: Path) -> None:
     grid = {"strategies.ascent.unlearner.lr": [0.1, 0.2]}
     with pytest.raises(ConfigError, match=r"strategies\.ascent\.unlearner\.lr is in the grid, too"):
         Study(BASE | {"grid": grid}, root=tmp_path)
+    whole = {"strategies.ascent.unlearner": [{"name": "gradient-ascent", "lr": lr} for lr in (0.1, 0.2)]}
+    with pytest.raises(ConfigError, match=r"lr is in the grid, too \(strategies\.ascent\.unlearner\)"):
+        Study(BASE | {"grid": whole}, root=tmp_path)
     strategies = BASE["strategies"] | {"ascent+oracle": {"unlearner": "ssd"}}
     with pytest.raises(ConfigError, match="is what tuning calls its own"):
         Study(BASE | {"strategies": strategies}, root=tmp_path)
     with pytest.raises(ConfigError, match=r"sizes\.small\.tune: the study has no `tune`"):
         Study({k: v for k, v in BASE.items() if k != "tune"} | {"sizes": {"small": {"tune": {"trials": 2}}}}, "small")
+
+
+def test_a_tuned_strategy_is_judged_at_the_grid_points_of_the_written_one(tmp_path: Path) -> None:
+    learners = [[{"name": "replay", "memory": memory}] for memory in (10, 100)]
+    grid = {"strategies.ascent.unlearning_seed": [0, 1], "strategies.ascent.learner": learners}
+    study = Study(BASE | {"grid": grid, "seeds": 1}, root=tmp_path)
+    seen = []
+    for cell in study.cells:
+        written, tuned, other = (cell.resolved["strategies"][name] for name in ("ascent", "ascent+oracle", "ssd"))
+        assert tuned == written, "nothing is tuned yet"
+        assert other["learner"][0]["memory"] not in (10, 100)
+        assert cell.values.keys() == grid.keys()
+        seen.append((tuned["unlearning_seed"], tuned["learner"][0]["memory"]))
+    assert sorted(seen) == [(0, 10), (0, 100), (1, 10), (1, 100)]
 
 
 def test_a_size_changes_keys_of_tune(tmp_path: Path) -> None:
