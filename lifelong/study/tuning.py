@@ -283,7 +283,7 @@ class Tuning:
             if measured.losses is None:
                 trial.state = "diverged"
                 return []
-            into.append(measured.losses)
+            into.append((sum(measured.losses),) if self.tune.choice == "sum" else measured.losses)
         return []
 
     def _is_spent(self, trials: Sequence[Trial]) -> bool:

@@ -207,6 +207,12 @@ def test_pareto_takes_the_middle_of_the_front_and_the_sum_an_end() -> None:
     goal = {"oracle": [{"metric": "tow", "subject": "each-request", "model": "retrained"}] * 2}
     _, (found,) = searched(traded, choice="pareto", goal=goal, trials=24)
     assert 1e-4 < found.options["unlearner.lr"] < 0.02
+    _, (added,) = searched(traded, choice="sum", goal=goal, trials=24)
+    sums = [sum(traded(t.options, 0)) for t in added.trials]
+    assert added.chosen == sums.index(min(sums))
+    assert added.options["unlearner.lr"] > 0.05
+    assert {len(pair) for t in added.trials for pair in t.losses} == {1}
+    assert searched(traded, goal=goal, trials=24)[1][0].options == added.options, "unless the study says otherwise"
     trials = [Trial(n, {}, losses=[pair]) for n, pair in enumerate([(0.0, 1.0), (1.0, 0.0), (0.4, 0.4), (0.5, 0.4)])]
     assert [t.number for t in ranked(trials, lambda t: t.losses)][0] == 2
     assert [t.number for t in ranked(trials, lambda t: t.losses)][-1] == 3  # 2 beats it
