@@ -182,6 +182,11 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     assert (code, out.strip(), err) == (0, str(tmp_path / "elsewhere.html"), "")
     assert (tmp_path / "elsewhere.html").exists()
 
+    (tmp_path / "runs" / "bench").mkdir()  # where submissions are; runs/* covers it
+    code, out, err = call("report", str(tmp_path / "runs" / "bench"), one, "--format", "md")
+    assert (code, out.strip()) == (0, f"{one}/report.md")
+    assert "Left out, since they are no run or study folders" in err
+
 
 @pytest.mark.nightly
 def test_many_seeds_print_one_table_and_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +344,8 @@ def test_init_writes_what_run_reads_and_never_overwrites(call: Call) -> None:
     assert "Cannot write nowhere/x.yaml" in err
     assert call("init", "quickstart", "--file", "q.yaml")[0] == 0
     assert call("init", "named.yaml")[1] == "named.yaml\n"
+    assert call("init", "quickstart.yml")[1] == "quickstart.yml\n"
+    assert lifelong.load_config("quickstart.yml").name == "quickstart", "the ready scenario, not the small example"
 
 
 def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
