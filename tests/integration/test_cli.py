@@ -265,6 +265,15 @@ def test_preview_draws_every_event(call: Call) -> None:
     assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
 
 
+def test_preview_counts_what_was_barred_as_neither_learned_nor_deleted(call: Call) -> None:
+    """User 11 is deleted before the last experience, which brings more of hers."""
+    data = json.loads(call("preview", "quickstart", "--json")[1])
+    counts, of_kind = data["counts"], {k: [e for e in data["events"] if e["kind"] == k] for k in ("learn", "forget")}
+    assert counts["samples_skipped"] == sum(e["skipped_samples"] for e in of_kind["learn"]) > 0
+    assert counts["samples_learned"] == sum(e["samples"] - e["skipped_samples"] for e in of_kind["learn"])
+    assert counts["samples_deleted"] == sum(e["samples"] for e in of_kind["forget"])
+
+
 def test_preview_says_the_names_of_users_and_classes(call: Call) -> None:
     requests = "[{after: 1, scope: user, keys: [ann]}, {after: 2, scope: class, keys: [owl]}]"
     data = "source={name: arrays, path: named.csv}"
