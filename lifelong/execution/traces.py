@@ -170,7 +170,7 @@ def _of_run(p: Prepared, folder: Path, sample: int, counts: bool) -> Iterator[Tr
             yield Trace(about.parent, f"an exported model; {why}")
 
 
-def _in_weights(p: Prepared, life: Path, events: Sequence[Event], sample: int) -> str | None:
+def _in_weights(p: Prepared, life: Path, events: tuple[Event, ...], sample: int) -> str | None:
     """Return what weights have of a sample after some events of a life, or None if they have nothing of it."""
     if not _is_learned(events, sample):
         return None
