@@ -196,6 +196,11 @@ class Tuning:
         each = tune.trials * len(tune.seeds.search) + confirmed
         return each * points * len(self.spaces) * len(tune.information)
 
+    def num_at_once(self) -> int:
+        """Return the most runs that can go on beside each other: one for every trial of a round of every search."""
+        points = math.prod(len(v) for v in self._study.grid.values())
+        return min(self.tune.at_once, self.tune.trials) * points * len(self.spaces) * len(self.tune.information)
+
     def samples(self) -> tuple[list[Job], list[Cell]]:
         """Return the runs of the strategies as they are written on the first search seed, to estimate by."""
         seed, information = self.tune.seeds.search[0], self.tune.information[0]
