@@ -64,6 +64,7 @@ class FrequencyReplay(Plugin):
     """Keeps some samples of every class and learns all of a rare class's again when its turn comes."""
 
     state_grows = True
+    supports = frozenset({"classes", "images", "tokens"})
     test_options = {"per_class": 5, "min_occurrences": 1, "high": 1.0}
     config: Config
 

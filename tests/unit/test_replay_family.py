@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifelong.config.run import StrategyConfig
+from lifelong.setup.build import make_strategy
 from strategies.base import Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
 from strategies.learners import (
@@ -30,9 +32,12 @@ from strategies.learners.cpr import mean_entropy
 from strategies.learners.er_ace import competing
 from strategies.learners.frequency_replay import rare_classes
 from strategies.objectives.classification import Classification
+from strategies.objectives.regression import Regression
 from strategies.parts.memory.buffers import draw_positions, keep_uniform
 from strategies.parts.model import FlatModel, Network, digest
+from streams.config import parse
 from streams.data import Batch
+from streams.errors import ConfigError
 from streams.events import DeletionRequest, Experience
 from streams.ledger import Ledger
 from streams.plan import Again, Learn, Plan, RequestSpec, Scheduled, Service, assemble
@@ -756,6 +761,12 @@ def test_which_classes_are_rare() -> None:
     assert rare_classes(counts, 100, np.array([0, 2, 3, 5]), 3, 0.01, 0.1) == [4], "too rare, present or too frequent"
     assert rare_classes(counts, 20, np.array([0, 5]), 3, 0.01, 0.1) == [], "stops at the first that is frequent"
     assert rare_classes(counts, 1000, np.array([0, 5]), 3, 0.01, 0.1) == [], "too rare to be worth it"
+
+
+def test_numbers_are_no_classes_that_could_be_rare(tools: Any) -> None:
+    setting = replace(tools.setting(tools.source()), objective=Regression())
+    with pytest.raises(ConfigError, match="frequency-replay is for models that predict classes"):
+        make_strategy(parse(StrategyConfig, {"learner": "frequency-replay"}), setting, "it")
 
 
 def test_frequency_replay_learns_rare_classes_along(tools: Any) -> None:
