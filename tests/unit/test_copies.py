@@ -91,7 +91,10 @@ def test_what_comes_while_a_request_waits_is_covered_and_not_drawn_for_another()
 
 def test_what_another_request_covers_as_a_copy_is_not_taught_again() -> None:
     """User 1 has 1, 4 and 7, and user 2 has 5, a copy of 1: what both asked for stays away when user 1 comes back."""
-    requests = [{"after": 3, "scope": "user", "keys": [1], "again_after": 3}, {"after": 3, "scope": "user", "keys": [2]}]
+    requests = [
+        {"after": 3, "scope": "user", "keys": [1], "again_after": 3},
+        {"after": 3, "scope": "user", "keys": [2]},
+    ]
     stream = stream_of(source(), requests, Service(copies=True))
     assert stream.requests[0].sample_ids.tolist() == [1, 4, 5, 7, 8]
     again = stream.experiences[-1]
