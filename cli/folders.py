@@ -38,7 +38,7 @@ def find_folder(text: str, root: Path, told_by: Sequence[str] = (RUN, STUDY)) ->
     begun = sorted(name for name in there if name.startswith(path.name))
     if len(begun) == 1:
         return there[begun[0]]
-    what = " or ".join({RUN: "run", STUDY: "study"}[name] for name in told_by)
+    what = _what(told_by)
     if begun:
         names = ", ".join(begun[:_MOST_NAMES]) + (", ..." if len(begun) > _MOST_NAMES else "")
         raise ConfigError(
@@ -54,21 +54,27 @@ def _written_at(folder: Path) -> int:
     return max(f.stat().st_mtime_ns for f in (folder, *folder.glob("strategies/*/timings.jsonl")))
 
 
-def find_runs(texts: Sequence[str], root: Path) -> list[Path]:
-    """Return the run folders that arguments name, each once.
+def find_runs(texts: Sequence[str], root: Path, told_by: Sequence[str] = (RUN,)) -> list[Path]:
+    """Return the folders of runs (with `told_by` also of studies) that arguments name, each once.
 
-    Of several, those that are no run (a study that ``runs/*`` covers) are left out, and that is said.
+    Of several, those that are none (a study, or submissions of the bench, that ``runs/*`` covers) are left out, and
+    that is said.
 
     Raises:
         ConfigError: as for `find_folder`; or none of several is a run.
     """
-    folders = list(dict.fromkeys(find_folder(text, root, (RUN,)) for text in texts))
+    folders = list(dict.fromkeys(find_folder(text, root, told_by) for text in texts))
     if len(folders) == 1:
         return folders
-    runs = [folder for folder in folders if (folder / RUN).exists()]
+    runs = [folder for folder in folders if any((folder / name).exists() for name in told_by)]
     others = [str(folder) for folder in folders if folder not in runs]
+    what = _what(told_by)
     if not runs:
-        raise ConfigError(f"None of these is a run folder: {', '.join(others)}.")
+        raise ConfigError(f"None of these is a {what} folder: {', '.join(others)}.")
     if others:
-        note(f"Left out, since they are no run folders: {', '.join(others)}.")
+        note(f"Left out, since they are no {what} folders: {', '.join(others)}.")
     return runs
+
+
+def _what(told_by: Sequence[str]) -> str:
+    return " or ".join({RUN: "run", STUDY: "study"}[name] for name in told_by)

@@ -110,8 +110,11 @@ class Ledger:
         self._events.append(request)
 
     def history(self) -> tuple[Experience, ...]:
-        """Return what was learned so far, in order, without what has been deleted since."""
-        return surviving(self._events)
+        """Return what was learned so far, in order, without what has been deleted since.
+
+        What became permanent was learned before: to learn that again would teach it twice.
+        """
+        return tuple(e for e in surviving(self._events) if not e.consolidates)
 
     def held_to(self, declared: Access) -> Access:
         """Return the access that this life is held to: what its strategy declared first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,8 +58,8 @@ def capacity(
     from streams.config import parse
 
     for name, value in (("rate", rate), ("throughput", throughput), ("checkpoint", checkpoint)):
-        if value <= 0:
-            raise ConfigError(f"--{name}: {value:g} must be above 0.")
+        if not 0 < value < math.inf:
+            raise ConfigError(f"--{name}: {value:g} must be {'above 0' if value <= 0 else 'a finite number'}.")
     base = {
         "samples": samples,
         "epochs": epochs,

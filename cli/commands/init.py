@@ -57,8 +57,9 @@ def init(
     from lifelong.config.run import RunConfig, load_config
     from streams.config import parse
 
-    name = name.removesuffix(".yaml")  # the file may be named as well
-    target = file or Path(f"{name}.yaml")
+    end = next((end for end in (".yaml", ".yml") if name.endswith(end)), "")  # the file may be named as well
+    name = name.removesuffix(end)
+    target = file or Path(f"{name}{end or '.yaml'}")
     config = load_config(name) if name in ready_scenarios() else parse(RunConfig, {"name": name} | START)
     try:
         with target.open("x", encoding="utf-8") as opened:

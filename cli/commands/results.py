@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.arguments import NAMED, RunFolders, Runs, Trust
-from cli.folders import STUDY, find_folder, find_runs
+from cli.folders import RUN, STUDY, find_runs
 from cli.output import Json, emit, emit_json, note
 from cli.tables import report_errors, show_groups
 from streams.errors import ConfigError
@@ -53,7 +53,7 @@ def report(
     from lifelong.study.study import resume_study
 
     chosen_form = form_of(form, out)
-    found = list(dict.fromkeys(find_folder(text, runs) for text in folders))
+    found = find_runs(folders, runs, (RUN, STUDY))
     if out is not None and len(found) > 1:
         raise ConfigError(f"--out {out}: {len(found)} reports cannot be one file. Leave it out, or name one folder.")
     for folder in found:

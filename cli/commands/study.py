@@ -346,17 +346,21 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     if pending:
         study.check()
         note(f"Playing some of {len(pending)} runs for a while ...")
-    count = min(workers or num_cores(), max(len(pending), 1))
+    cores = workers or num_cores()
+    count = min(cores, max(len(pending), 1))
     estimate = forecast(study.pending, study.cells)
+    wall_s = estimate.on(count)
     if study.tuning is not None and study.tuned is None:
         samples = study.tuning.samples()
-        estimate += forecast(*samples).times(study.tuning.num_runs() / len(samples[0]))
+        searched = forecast(*samples).times(study.tuning.num_runs() / len(samples[0]))
+        beside = min(cores, study.tuning.num_at_once())
+        estimate, wall_s, count = estimate + searched, wall_s + searched.on(beside), max(count, beside)
         note(_about(study.tuning))
     if study.config.criteria:
         note(study.prospect())
     if as_json:
         jobs = [{"run": j.label, "folder": str(j.folder), "done": j.name not in pending} for j in study.jobs]
-        numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": estimate.on(count), "bytes": estimate.size}
+        numbers = {"cpu_seconds": estimate.seconds, "wall_seconds": wall_s, "bytes": estimate.size}
         emit_json({"study": str(study.folder), "jobs": jobs, "workers": count, "estimate": numbers})
         return
     emit_table(["", "run"], [["to do" if j.name in pending else "done", j.label] for j in study.jobs])
@@ -366,7 +370,7 @@ def _forecast(study: Study, workers: int | None, as_json: bool) -> None:
     tuned = " and the tuning before them" if study.tuned is None else ""
     emit(
         f"{len(study.jobs) - len(pending)} of {len(study.jobs)} runs are finished. The others{tuned} take about "
-        f"{clock(estimate.on(count))} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
+        f"{clock(wall_s)} on {count} cores and {estimate.size / 1e6:.0f} MB of disk, estimated from "
         f"some that were played for a while just now; beside other work it takes longer."
     )
     if more := len(study.all_jobs) - len(study.jobs):

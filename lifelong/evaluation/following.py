@@ -40,6 +40,25 @@ def numbers_followed(
     return {event: tuple(sorted(numbers)) for event, numbers in followed.items()}
 
 
+def numbers_looked_at(
+    requests: Sequence[RequestPlan], followed: dict[int, tuple[int, ...]], again: np.ndarray
+) -> dict[int, tuple[int, ...]]:
+    """Return the numbers of `numbers_followed`, and those of all earlier requests where these are measured `again`.
+
+    What is measured in detail has to be looked at, whoever is followed.
+
+    Args:
+        requests: in order.
+        followed: of `numbers_followed`.
+        again: bool ``[E]``; see `EvaluationPlan`.
+    """
+    looked_at = dict(followed)
+    for event in (e for e in followed if again[e]):
+        due = {n for n, r in enumerate(requests) if r.event <= event < r.until}
+        looked_at[event] = tuple(sorted(due.union(followed[event])))
+    return looked_at
+
+
 def extra_positions(
     requests: Sequence[RequestPlan], followed: dict[int, tuple[int, ...]], always: np.ndarray
 ) -> dict[int, np.ndarray]:

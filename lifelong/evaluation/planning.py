@@ -9,11 +9,11 @@ import numpy as np
 from lifelong.config.run import EvaluationConfig
 from lifelong.evaluation.changes import Changes
 from lifelong.evaluation.few_tests import with_few_tests
-from lifelong.evaluation.following import extra_positions, numbers_followed
+from lifelong.evaluation.following import extra_positions, numbers_followed, numbers_looked_at
 from lifelong.evaluation.plan import Damage, EvaluationPlan
 from lifelong.evaluation.requests import plan_requests
 from strategies.measurement import Measurement
-from streams.events import DeletionRequest
+from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger, Life
 from streams.positions import positions_in
 from streams.randomness import Key
@@ -53,6 +53,7 @@ def plan_evaluation(
     damage = None if bad is None else _damage(stream, bad, ids)
     requests = plan_requests(stream, ids)
     numbers = numbers_followed(requests, measured, config.follow)
+    looked_at = None if numbers is None else numbers_looked_at(requests, numbers, again)
     shown = [] if damage is None else [damage.samples, damage.affected, damage.unaffected, damage.attack]
     always = np.unique(np.concatenate([position_of, probe, *shown]))
     return EvaluationPlan(
@@ -78,7 +79,7 @@ def plan_evaluation(
         audited=audited,
         numbers=numbers,
         always=always,
-        extra=None if numbers is None else extra_positions(requests, numbers, always),
+        extra=None if looked_at is None else extra_positions(requests, looked_at, always),
         seed=config.seed,
         tests_are_non_members=any(m.tests_are_non_members(stream.source) for m in measurements),
     )
@@ -141,26 +142,28 @@ def _lives(
     num_units = len(stream.units)
     has_test = np.bincount(unit_of, minlength=num_units) > 0
     deletions = np.zeros(len(ids), dtype=np.int32)  # how many requests have retired each sample
-    retired_by: dict[int, np.ndarray] = {}  # by the event of the request
-    deleted_at = np.full(len(stream.source), -1)  # which event deleted a training sample and retired others with it
+    retired_by: dict[int, np.ndarray] = {}  # by the number of a request; several may be served together
+    deleted_by = np.full(len(stream.source), -1)  # which request deleted a training sample and retired others with it
+    num_requests = 0
     alive, since, seen = np.ones(len(ids), dtype=bool), np.full(num_units, -1), np.zeros(num_units, dtype=bool)
     lives: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     left = has_test
     for index, event in enumerate(stream.events):
         changed: list[np.ndarray] = []
         if isinstance(event, DeletionRequest):
-            retired = _retired(stream, event, ids, unit_of, position_of)
-            if len(retired):
-                retired_by[index] = retired
-                deleted_at[event.sample_ids] = index
-                deletions[retired] += 1
-                changed.append(retired)
+            for request in event.requests:
+                retired, num_requests = _retired(stream, request, ids, unit_of, position_of), num_requests + 1
+                if len(retired):
+                    retired_by[num_requests] = retired
+                    deleted_by[request.sample_ids] = num_requests
+                    deletions[retired] += 1
+                    changed.append(retired)
         else:
             if not seen[list(event.units)].all():
                 seen = seen.copy()
                 seen[list(event.units)] = True
             if event.incarnation:
-                for earlier in retired_by.keys() & set(deleted_at[event.sample_ids].tolist()):
+                for earlier in retired_by.keys() & set(deleted_by[event.sample_ids].tolist()):
                     changed.append(retired_by.pop(earlier))
                     deletions[changed[-1]] -= 1
         if changed:
@@ -176,15 +179,16 @@ def _lives(
 
 # Why: docs/decisions.md#test-samples-of-a-deleted-user-keep-counting
 def _retired(
-    stream: Stream, request: DeletionRequest, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
+    stream: Stream, request: Request, ids: np.ndarray, unit_of: np.ndarray, position_of: np.ndarray
 ) -> np.ndarray:
     """Return positions of what stops counting as retained test data: samples of deleted classes and tasks."""
-    classes, tasks = request.keys_of("class"), request.keys_of("task")
-    if not classes and not tasks:
-        return np.array([], dtype=np.int64)
-    dead = np.isin(stream.source.class_ids[ids], classes)
-    dead[position_of[np.isin(unit_of, tasks)]] = True
-    return np.flatnonzero(dead)
+    match request.scope:
+        case "class":
+            return np.flatnonzero(np.isin(stream.source.class_ids[ids], request.keys))
+        case "task":
+            return np.unique(position_of[np.isin(unit_of, request.keys)])
+        case _:
+            return np.array([], dtype=np.int64)
 
 
 def _live_by_event(stream: Stream, ids: np.ndarray) -> Iterator[np.ndarray]:

@@ -200,8 +200,10 @@ class Life:
             self._watch.event(index, lived.rows, float(lived.timing["act_s"]))
         ledger_after(ledger, self._p.stream.events[: prefix.length])
         restore(strategy, prefix.state, ledger)
-        if self._record.is_due(must=False):
-            self._record.save(Checkpoint(prefix.length - 1, prefix.state), must=False)
+        last = prefix.length - 1
+        must = last == self._last  # nothing is ever deleted, and the prefix is the whole life
+        if self._record.is_due(must):
+            self._record.save(Checkpoint(last, prefix.state, whole=must), must)
         return prefix.length
 
     def _show(self, index: int, outputs: Outputs | None) -> None:

@@ -43,7 +43,8 @@ def take_over(p: Prepared, name: str, run_folder: Path) -> Path | None:
     half = run_folder / ".taken"
     shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
     try:
-        shutil.copytree(source, half)
+        # what a tracker keeps is of that run: W&B would have its offline runs twice
+        shutil.copytree(source, half, ignore=shutil.ignore_patterns("wandb"))
         check_finished(half, read_json(half / "done.json", ""))
         whole = _is_as_offered(half, digest)
     except (OSError, shutil.Error, CheckpointError):  # then it is lived

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from lifelong.setup.instruments import Instruments, make_instruments
 from lifelong.setup.preparation import Prepared, prepare
 from strategies.step import ledger_after, restore
 from streams.errors import ConfigError
-from streams.events import DeletionRequest, Experience
+from streams.events import DeletionRequest, Event, Experience
 from streams.files import halves, is_sound_zip
 from streams.ledger import Ledger
 from streams.text import kept_form
+from streams.timeline import admitted
 
 CACHED = ("references", "features", "images", "judges", "lives", "tokenizers", "selections")
 """Folders of the cache whose content was made of the data of runs; everything in them can be made again."""
@@ -44,7 +45,7 @@ class Trace:
 def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
     """Return the files that derive from a sample: of a run, and those of the cache that the run shares.
 
-    Not among them are the data itself, and what was copied or sent elsewhere.
+    Not among them are the data itself, and what was copied, exported or sent to other places.
 
     Args:
         folder: of the run.
@@ -61,10 +62,11 @@ def traces(folder: Path | str, sample: int, trust: bool = False) -> list[Trace]:
     if not 0 <= sample < len(p.stream.source):
         raise ConfigError(f"--sample {sample}: the source has the samples 0 to {len(p.stream.source) - 1}.")
     evaluated = sample in p.plan.ids
-    learned = any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events)
+    learned = _is_learned(p.stream.events, sample)
     found: list[Trace] = []
     for name in p.config.strategies:
         found += _of_life(p, name, folder / "strategies" / name, sample, evaluated, learned)
+    found += _of_run(p, folder, sample, evaluated or learned)
     for file, event in _cached_lives(p, instruments).items():
         if evaluated:
             more = ", features and predicted distribution" if _in_detail(p, event, sample) else ""
@@ -127,7 +129,7 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
                 yield Trace(part, why)
     for file in sorted((life / "checkpoints" / "within").glob("event-*/*.pt")):
         until = int(file.parent.name.removeprefix("event-"))
-        if any(isinstance(e, Experience) and sample in e.sample_ids for e in p.stream.events[:until]):
+        if _is_learned(p.stream.events[:until], sample):
             yield Trace(file, "where training stood that was interrupted; it has learned it, then or before")
     if learned:
         for file in sorted((life / "checkpoints" / "references").rglob("*.pt")):
@@ -149,11 +151,45 @@ def _of_life(p: Prepared, name: str, life: Path, sample: int, evaluated: bool, l
             yield Trace(life / table, "numbers of models and of sets of samples, in which it counts")
 
 
+def _is_learned(events: Sequence[Event], sample: int) -> bool:
+    """Return whether an experience has taught a sample; what a request had barred before was never read."""
+    return any(isinstance(e, Experience) and sample in e.sample_ids for e in admitted(events))
+
+
+def _of_run(p: Prepared, folder: Path, sample: int, counts: bool) -> Iterator[Trace]:
+    """Yield what lies beside the strategies: pages, what was made for W&B, and models that were exported here."""
+    if counts:
+        for name in ("report.html", "certificate.json"):
+            yield Trace(folder / name, "numbers of models and of sets of samples, in which it counts")
+        for place in (folder / "wandb", *(folder / "strategies" / name / "wandb" for name in p.config.strategies)):
+            yield Trace(place, "what is for Weights & Biases: such numbers, and the ids that requests name")
+    for about in sorted((folder / "models").glob("*/lifelong.json")):
+        told = read_json(about, "Export the model again.")
+        life = folder / "strategies" / str(told["strategy"])
+        if (why := _in_weights(p, life, p.stream.events[: int(told["event"]) + 1], sample)) is not None:
+            yield Trace(about.parent, f"an exported model; {why}")
+
+
+def _in_weights(p: Prepared, life: Path, events: tuple[Event, ...], sample: int) -> str | None:
+    """Return what weights have of a sample after some events of a life, or None if they have nothing of it."""
+    if not _is_learned(events, sample):
+        return None
+    if sample not in ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), events).deleted_ids:
+        return "it has learned it"
+    request = [e.name for e in events if isinstance(e, DeletionRequest) and sample in e.sample_ids][-1]
+    exact = any(
+        r.value == 1.0
+        for r in read_rows(life / "results.jsonl", ("exact",))
+        if r.model == "run" and r.subject == request
+    )
+    return None if exact else f"deleted by {request}, without a claim that this was exact"
+
+
 def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     """Return what a checkpoint has of a sample, or None if it has nothing of it."""
     checkpoint = read_checkpoint(file, p.config.device)
     events = p.stream.events[: checkpoint.event + 1]
-    if not any(isinstance(e, Experience) and sample in e.sample_ids for e in events):
+    if not _is_learned(events, sample):
         return None
     ledger = ledger_after(Ledger(p.stream.source, p.stream.task_of, p.config.device), events)
     if sample not in ledger.deleted_ids:
@@ -164,11 +200,7 @@ def _in_state(p: Prepared, name: str, file: Path, sample: int) -> str | None:
     held = strategy.holds(np.array([sample]))
     if held:
         return f"deleted, but still in: {', '.join(held)}"
-    by_event = {i: e.name for i, e in enumerate(events) if isinstance(e, DeletionRequest) and sample in e.sample_ids}
-    request = by_event[max(by_event)]
-    rows = read_rows(file.parents[1] / "results.jsonl", ("exact",))
-    exact = any(r.value == 1.0 for r in rows if r.model == "run" and r.subject == request)
-    return None if exact else f"deleted by {request}, without a claim that this was exact"
+    return _in_weights(p, file.parents[1], events, sample)
 
 
 def _in_detail(p: Prepared, event: int, sample: int) -> bool:

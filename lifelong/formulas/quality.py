@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,15 +57,20 @@ def agreement(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.mean(p.argmax(1) == q.argmax(1)))
 
 
-def request_slope(values: np.ndarray) -> float | None:
+def request_slope(values: np.ndarray, numbers: Sequence[int] | None = None) -> float | None:
     """Return the least-squares slope of `values` on the number of the request, or None for fewer than three.
 
-    >>> round(request_slope(np.array([0.1, 0.2, 0.3])), 6)
-    0.1
+    Args:
+        values: ``[n]``.
+        numbers: of the requests that they belong to; None for 0, 1 ... n - 1.
+
+    >>> gaps = np.array([0.1, 0.2, 0.3])
+    >>> round(request_slope(gaps), 6), round(request_slope(gaps, [0, 5, 10]), 6)
+    (0.1, 0.02)
     """
     if len(values) < 3:
         return None
-    return float(np.polyfit(np.arange(len(values)), values, 1)[0])
+    return float(np.polyfit(np.arange(len(values)) if numbers is None else numbers, values, 1)[0])
 
 
 def tow_mia(run: Quality, reference: Quality) -> float:

@@ -65,7 +65,8 @@ def stream_gap_rows(
     """Return the average score over held units of the reference, and of the run minus the reference.
 
     Against `joint` also the run's share of it: of the average, and the average over units of the share of each
-    (relative gain, arXiv 2410.10636), where units that the reference scores 0 on are left out.
+    (relative gain, arXiv 2410.10636), where units that the reference scores 0 on are left out. Scores that are minus an
+    error have no such share: it would be the larger, the worse the run is.
     """
     alive = plan.alive[event]
     is_held = plan.since[event] >= 0
@@ -82,7 +83,10 @@ def stream_gap_rows(
     empty, nothing = "no unit with test samples is held", "the reference scores nothing"
     rows = []
     if kind == "joint":
-        share = None if own_average is None or not reference_average else own_average / reference_average
+        share = None
+        if own_average is not None and reference_average is not None:
+            share = own_average / reference_average if reference_average > 0 else None
+            nothing = "the reference scores below 0" if reference_average < 0 else nothing
         above_zero = by_unit[0] > 0
         gain = float((by_unit[1][above_zero] / by_unit[0][above_zero]).mean()) if above_zero.any() else None
         rows.append(row(event, kind, "stream", f"normalised_{measure}", share, n, nothing))

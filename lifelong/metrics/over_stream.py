@@ -117,9 +117,10 @@ def _debt(stream: Stream, rows: list[Row], measure: str) -> list[Row]:
             gaps.setdefault(r.subject, {})[r.event] = abs(r.value)
     served = {e.name: i for i, e in enumerate(stream.events)}
     worst = [max(curve.values()) for curve in gaps.values()]
-    immediate = [curve[served[name]] for name, curve in gaps.items() if served[name] in curve]
     value = float(np.mean(worst)) if worst else None
-    slope = request_slope(np.array(immediate))
+    at_once = [gaps.get(r.name, {}).get(served[r.name]) for r in stream.requests]
+    immediate = {number: gap for number, gap in enumerate(at_once) if gap is not None}  # some have no reference
+    slope = request_slope(np.array([*immediate.values()]), [*immediate])
     few = "there are fewer than three requests"
     return [
         row(last, "retrained", "requests", f"worst_abs_{metric}", value, len(worst), "no request has a value"),

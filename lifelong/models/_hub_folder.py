@@ -20,6 +20,8 @@ from streams.text import Tokenizer
 
 _WRAPPED = ".base_layer."
 """In the names of weights that peft puts an adapter beside."""
+_OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
+"""Files by which transformers finds adapters in a folder."""
 
 
 def save(network: Network, tokenizer: Tokenizer, folder: Path, merged: bool, about: Mapping[str, Any]) -> None:
@@ -53,6 +55,8 @@ def save(network: Network, tokenizer: Tokenizer, folder: Path, merged: bool, abo
         )
     base = folder if merged else folder / "base"
     base.mkdir(parents=True, exist_ok=True)
+    for name in _OF_ADAPTERS:  # of a model that lay there: transformers would put them beside these weights
+        (folder / name).unlink(missing_ok=True)
     whole = _assembled(network, adapted if merged else []) if body.sight is None else _seeing(network, body.sight, base)
     for name, number in (("bos_token_id", tokenizer.bos), ("eos_token_id", tokenizer.eos)):
         setattr(whole.config, name, number)

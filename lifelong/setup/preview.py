@@ -48,6 +48,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
     ledger = Ledger(stream.source)
     marks = np.full((len(stream.units), len(stream.events)), "", dtype=object)
     is_held = np.zeros(len(stream.units), dtype=bool)
+    ever = np.zeros(len(stream.source), dtype=bool)  # what was learned; what a request had barred before never is
     taught: dict[int, np.ndarray] = {}
     units_of: dict[int, list[int]] = {}
     for number, own in enumerate(stream.units):
@@ -59,6 +60,7 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
         if isinstance(event, Experience):
             admitted = ledger.admit(event)
             count = len(admitted.sample_ids)
+            ever[admitted.sample_ids] = True
             learned += 1
             skipped += len(event.sample_ids) - count
             visits += 0 if event.consolidates else count * config.training.epochs
@@ -87,8 +89,8 @@ def preview(config: RunConfig, stream: Stream) -> Preview:
         "requests": len(stream.requests),
         "requests_received": sum(len(r.requests) for r in stream.requests),
         "units": len(stream.units),
-        "samples_learned": len(np.unique(np.concatenate([e.sample_ids for e in stream.experiences]))),
-        "samples_deleted": len(ledger.deleted_ids),
+        "samples_learned": int(ever.sum()),
+        "samples_deleted": int(ever[ledger.deleted_ids].sum()),
         "samples_skipped": skipped,
         "strategies": len(config.strategies),
         "sample_visits_to_learn": visits,

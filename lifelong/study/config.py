@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -226,8 +227,12 @@ def in_size(study: StudyConfig, size: str) -> StudyConfig:
     )
 
 
-def lay_out(study: StudyConfig) -> list[Cell]:
+def lay_out(study: StudyConfig, variants: Mapping[str, str] | None = None) -> list[Cell]:
     """Return one cell for every combination of grid values and seeds.
+
+    Args:
+        study: what to lay out.
+        variants: strategies that are another one with other options: they take the values of the grid that it takes.
 
     Raises:
         ConfigError: a key does not exist, two cells are the same run, or there are more than `MOST_RUNS`.
@@ -244,7 +249,7 @@ def lay_out(study: StudyConfig) -> list[Cell]:
     run_by_identity: dict[str, str] = {}
     for point in itertools.product(*study.grid.values()):
         values = dict(zip(study.grid, point, strict=True))
-        data = _changed(base, values, "grid")
+        data = _changed(base, values | _of_variants(values, variants or {}), "grid")
         for seed in all_seeds(study.seeds):
             run_name = ", ".join(f"{k}={v}" for k, v in (study.set | values | {"seed": seed}).items())
             try:
@@ -261,6 +266,21 @@ def lay_out(study: StudyConfig) -> list[Cell]:
             run_by_identity[identity] = run_name
             cells.append(Cell(values, seed, config, resolved))
     return cells
+
+
+def _of_variants(values: Mapping[str, Any], variants: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of a grid point that are about strategies, for their variants.
+
+    >>> _of_variants({"strategies.ssd.unlearning_seed": 1, "training.lr": 0.1}, {"ssd+oracle": "ssd"})
+    {'strategies.ssd+oracle.unlearning_seed': 1}
+    """
+    starts = [(f"strategies.{name}.", f"strategies.{of}.") for name, of in variants.items()]
+    return {
+        own + key.removeprefix(start): value
+        for own, start in starts
+        for key, value in values.items()
+        if key.startswith(start)
+    }
 
 
 def _check_number(study: StudyConfig) -> None:

@@ -165,9 +165,16 @@ def _estimate(e: Evidence, rule: Rule) -> Estimate | None:
         return rule.equivalence(values, e.bar)
     bar = math.log(max(e.bar, _NOTHING)) if e.ratio else e.bar
     estimated = rule.estimate(values, bar)
-    if estimated.p is not None and estimated.low == estimated.high == bar:  # on the bar, and so not beyond it
+    if estimated.p is not None and _is_on(e, estimated):  # and so not beyond it
         return replace(estimated, p=rule.least_p(estimated.n))
     return estimated
+
+
+def _is_on(e: Evidence, estimate: Estimate) -> bool:
+    """Return whether all seeds agree on the bar; a ratio that went through logarithms is there but for rounding."""
+    if e.bar is None or estimate.low is None or estimate.low != estimate.high:
+        return False
+    return math.isclose(math.exp(estimate.mean), e.bar, rel_tol=1e-12) if e.ratio else estimate.mean == e.bar
 
 
 def _num_sides(e: Evidence, estimate: Estimate) -> int:
@@ -201,6 +208,8 @@ def _decide(
 def _side_of_bar(e: Evidence, estimate: Estimate) -> Outcome:
     """Return on which side of the bar the mean is; on it is not beyond it."""
     assert e.bar is not None
+    if e.test != "within" and _is_on(e, estimate):
+        return "contradicted"
     mean = math.exp(estimate.mean) if e.ratio else estimate.mean
     match e.test:
         case "above":

@@ -100,7 +100,11 @@ def _over_requests(quantity: Quantity) -> tuple[str, str]:
 
 def value_of(table: Table, quantity: Quantity) -> float | None:
     """Return a quantity of one table, or None where it is undefined."""
-    value = _raw_value(table, quantity)
+    return as_asked(_raw_value(table, quantity), quantity)
+
+
+def as_asked(value: float | None, quantity: Quantity) -> float | None:
+    """Return a score, or what of it is above chance if a quantity asks for that."""
     if value is None or not quantity.above_chance or quantity.chance is None:
         return value
     return (value - quantity.chance) / (1 - quantity.chance)

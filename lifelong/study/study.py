@@ -86,7 +86,7 @@ class Study:
     def _settle(self) -> None:
         """Lay out what is judged, with what tuning has come to."""
         self.tuned = self.tuning.tuned() if self.tuning else []
-        self.cells = lay_out(self.tuning.with_variants(self.tuned)) if self.tuning else self._written
+        self.cells = self.tuning.cells(self.tuned) if self.tuning else self._written
         self.all_jobs = make_jobs(self.cells, self._place)
         self._reached = None
 

@@ -10,7 +10,7 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics import shadows
 from lifelong.metrics.catalogue import catalogue_of, measure_of
 from lifelong.results.table import Table
-from lifelong.study.quantities import Quantity, read_for, value_of
+from lifelong.study.quantities import Quantity, as_asked, read_for, value_of
 from lifelong.study.seeds import FixedSeeds
 from strategies.ranges import Range
 from streams.config import Config
@@ -165,14 +165,23 @@ def scopes_of(schedule: object) -> set[str]:
     return set[str]().union(*map(scopes_of, schedule)) if isinstance(schedule, list | tuple) else set()
 
 
+def reads_shadows(term: Term) -> bool:
+    """Return whether a number comes of shadow lives, by itself or as a mean over requests."""
+    return term.metric.removeprefix("immediate_").removeprefix("final_") in shadows.METRICS
+
+
 def _directed(term: Term, where: str, information: Information, config: RunConfig) -> Term:
     catalogue = catalogue_of(config)
     if not catalogue.knows(term.metric):
         raise ConfigError(f"{where}.metric: no run produces {term.metric!r}; see docs/metrics.md.")
-    if information == "practical" and (term.model != "run" or term.metric in shadows.METRICS):
+    if information == "practical" and (term.model != "run" or reads_shadows(term)):
         raise ConfigError(
             f"{where}: {term.metric} ({term.model}) reads other models, which practical tuning must not. Take a number "
             f"of the run itself, or information: oracle."
+        )
+    if reads_shadows(term) and not config.references.shadows:
+        raise ConfigError(
+            f"{where}: {term.metric} needs shadow lives, and references.shadows is 0. Set it in the study."
         )
     kinds = {*config.references.kinds, "run"}
     if term.model not in kinds:
@@ -221,10 +230,11 @@ def _number(table: Table, term: Term) -> float | None:
         return None
     match term.reduce:
         case "max":
-            return max(values)
+            value = max(values)
         case "min":
-            return min(values)
+            value = min(values)
         case "sum":
-            return sum(values)
+            value = sum(values)
         case _:
-            return sum(values) / len(values)
+            value = sum(values) / len(values)
+    return as_asked(value, term)

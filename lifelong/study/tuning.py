@@ -27,7 +27,7 @@ from lifelong.study.proposals import Tried, propose
 from lifelong.study.racing import Trial, Tuned, conclude, mean, prune, ranked, tuned_name
 from lifelong.study.seeds import all_seeds
 from lifelong.study.spaces import ends, spaces_of, value_at, with_options
-from lifelong.study.tune import Information, Term, Tune, goal_of, losses, metrics_read
+from lifelong.study.tune import Information, Term, Tune, goal_of, losses, metrics_read, reads_shadows
 from strategies.base import Setting
 from strategies.ranges import Space
 from streams.errors import ConfigError, TrainingError
@@ -134,6 +134,12 @@ class Tuning:
         }
         return self._study.model_copy(update={"strategies": self.strategies | variants, "tune": None})
 
+    def cells(self, tuned: Sequence[Tuned] | None) -> list[Cell]:
+        """Return the runs of that study; a tuned strategy takes the values of the grid that the written one takes."""
+        return lay_out(
+            self.with_variants(tuned), {tuned_name(s, i): s for i in self.tune.information for s in self.spaces}
+        )
+
     def tuned(self) -> list[Tuned] | None:
         """Return what all searches came to, or None if some are not at their end."""
         found = [self._stand(strategy, i) for i in self.tune.information for strategy in self.spaces]
@@ -190,6 +196,11 @@ class Tuning:
         each = tune.trials * len(tune.seeds.search) + confirmed
         return each * points * len(self.spaces) * len(tune.information)
 
+    def num_at_once(self) -> int:
+        """Return the most runs that can go on beside each other: one for every trial of a round of every search."""
+        points = math.prod(len(v) for v in self._study.grid.values())
+        return min(self.tune.at_once, self.tune.trials) * points * len(self.spaces) * len(self.tune.information)
+
     def samples(self) -> tuple[list[Job], list[Cell]]:
         """Return the runs of the strategies as they are written on the first search seed, to estimate by."""
         seed, information = self.tune.seeds.search[0], self.tune.information[0]
@@ -213,13 +224,16 @@ class Tuning:
         return set[str]().union(*map(metrics_read, self.goals.values()))
 
     def _check_grid(self) -> None:
+        """Refuse a grid that sets what is tuned, by itself or with all of its part: it would undo every setting."""
         for name, space in self.spaces.items():
             for key in space:
-                if f"strategies.{name}.{key}" in self._study.grid:
-                    raise ConfigError(
-                        f"tune: strategies.{name}.{key} is in the grid, too. Take it out of there, or say "
-                        f"tune.ranges.{name}.{key}: null."
-                    )
+                option = f"strategies.{name}.{key}"
+                for varied in self._study.grid:
+                    if f"{option}.".startswith(f"{varied}.") or varied.startswith(f"{option}."):
+                        raise ConfigError(
+                            f"tune: {option} is in the grid, too ({varied}). Take it out of there, or say "
+                            f"tune.ranges.{name}.{key}: null."
+                        )
 
     def _written(self, strategy: str) -> dict[str, Any]:
         return {key: value_at(self.strategies[strategy], key) for key in self.spaces[strategy]}
@@ -274,7 +288,7 @@ class Tuning:
             if measured.losses is None:
                 trial.state = "diverged"
                 return []
-            into.append(measured.losses)
+            into.append((sum(measured.losses),) if self.tune.choice == "sum" else measured.losses)
         return []
 
     def _is_spent(self, trials: Sequence[Trial]) -> bool:
@@ -295,8 +309,10 @@ class Tuning:
         def concerns(key: str) -> bool:
             return not key.startswith("strategies.") or key.split(".")[1] == name
 
-        kinds = {term.model for terms in self.goals.values() for term in terms} - {"run"}
-        references = {"references.kinds": sorted(kinds)} | ({} if kinds else {"references.shadows": 0})
+        read = [term for terms in self.goals.values() for term in terms]
+        kinds = {term.model for term in read} - {"run"}
+        no_shadows = {} if kinds or any(map(reads_shadows, read)) else {"references.shadows": 0}
+        references = {"references.kinds": sorted(kinds)} | no_shadows
         written = {k: v for k, v in study.set.items() if not k.startswith("strategies.")}
         trial = study.model_copy(
             update={

@@ -127,7 +127,7 @@ class InContext(Guard):
     def _prefix(self, names: Sequence[str], length: int) -> list[int]:
         """Return the instruction about these names, as tokens, as far as there is room."""
         while names:
-            tokens = self._text.tokenizer.encode(self.config.instruction.format(subjects=", ".join(names)))
+            tokens = self._text.tokenizer.encode(self.config.instruction.replace("{subjects}", ", ".join(names)))
             if length + len(tokens) <= self.config.context:
                 return tokens
             names = names[1:]

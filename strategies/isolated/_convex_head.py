@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from streams.data import Batch, Data
 SLACK = 1e-12
 """What rounding can add to the norm of a mean gradient in float64."""
 
+Length = Annotated[float, Field(gt=0)]
+
 
 class HeadConfig(BaseConfig):
     """What every convex head is told."""
 
-    clip: Literal["unit"] | float = "unit"
+    clip: Literal["unit"] | Length = "unit"
     """Length of a row of features: unit makes all of them 1; a number cuts longer ones. It must not be chosen by
     looking at data that can be deleted."""
 

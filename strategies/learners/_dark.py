@@ -343,6 +343,6 @@ class DarkExperience(Plugin, ABC):
     def _outputs_of(self, ids: np.ndarray, model: FlatModel) -> torch.Tensor:
         """Return the outputs in evaluation mode; `fit` sets its own mode."""
         model.train(False)
-        parts = np.array_split(ids, -(-len(ids) // 256))
+        parts = np.array_split(ids, max(1, -(-len(ids) // 256)))
         objective = self.setting.objective
         return torch.cat([objective.outputs(model, objective.drawn(self._lent(p), EVALUATION)) for p in parts])

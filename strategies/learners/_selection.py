@@ -101,6 +101,8 @@ class Selection(Plugin, ABC):
         self._derived = np.zeros(setting.num_samples, dtype=bool)
         self._drawn = np.zeros(setting.num_samples, dtype=bool)
         self._last: Chosen | None = None
+        self.brought = np.array([], dtype=np.int64)
+        """Ids of the experience at hand, whether they came before or not."""
 
     @abstractmethod
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
@@ -122,6 +124,7 @@ class Selection(Plugin, ABC):
     @override
     def select(self, ids: np.ndarray, experience: Experience, door: Door, model: FlatModel) -> np.ndarray:
         """Take new samples into the pool and draw from it."""
+        self.brought = ids
         new = ids[self._arrival[ids] < 0]
         self._arrival[new] = self._experiences
         self._experiences += 1

@@ -35,7 +35,7 @@ class RandomSelection(Selection):
     def choose(self, data: Data, allowed: np.ndarray, budget: int, model: FlatModel, key: Key) -> Chosen:
         drawn = np.zeros(len(data), dtype=bool)
         if self.config.draw_from == "new":
-            allowed = allowed & (self._arrival[data.ids] == self._experiences - 1)
+            allowed = allowed & np.isin(data.ids, self.brought)
         order = key.order(data.ids)
         drawn[order[allowed[order]][:budget]] = True
         return Chosen(Draw(data.ids, drawn), Outcome(), {})

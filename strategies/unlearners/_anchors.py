@@ -72,9 +72,8 @@ class Anchored(Eraser, ABC):
 
     def shown(self, erasure: Erasure, erased: np.ndarray, anchors: np.ndarray) -> tuple[Shown, Shown]:
         """Return images of anchors, drawn by the served model, under the prompts that go and under their own."""
-        count = self.config.images
-        own = erasure.drawn(anchors, count, "anchors")
-        return Shown(own.images, erasure.tensor(in_turn(erased, count))), own
+        own = erasure.drawn(anchors, self.config.images, "anchors")
+        return Shown(own.images, erasure.tensor(in_turn(erased, len(own.images)))), own
 
 
 def anchor_of(erasure: Erasure, chosen: str, prompt: np.ndarray, number: int) -> np.ndarray:

@@ -48,7 +48,8 @@ class EraserConfig(StepConfig):
     batch_size: int = Field(32, ge=1)
     """Images per step."""
     images: int = Field(64, ge=1)
-    """How many images the model makes for each set of prompts before the first step; steps draw from them."""
+    """How many images the model makes for each set of prompts before the first step; steps draw from them. Of prompts
+    that go there is at least one each; of prompts that stay, where they are more, as many as this are drawn by name."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Update rule."""
     lr: float = Field(1e-3, gt=0)
@@ -170,7 +171,8 @@ class Erasure:
         return (self.says(self.model, noised) - held).square().mean()
 
     def drawn(self, prompts: np.ndarray, count: int, name: str) -> Shown:
-        """Return `count` images of the teacher's, for the prompts in turn; `name` names their noise."""
+        """Return images of the teacher's, `count` and at least one of each prompt; `name` names their noise."""
+        count = max(count, len(prompts))
         chosen = in_turn(prompts, count)
         noise = (self.key / "images" / name).normals(np.arange(count), self.objective.num_outputs)
         start = torch.from_numpy(noise).to(self.model.parameters)
@@ -178,11 +180,14 @@ class Erasure:
         return Shown(self.objective.generated(predict, chosen, start), self.tensor(chosen))
 
     def kept(self, weight: float, count: int) -> Shown | None:
-        """Return `count` images of the teacher's, for the prompts that stay; None if they weigh nothing, or none do."""
-        return self.drawn(self.live, count, "live") if weight > 0 and len(self.live) else None
+        """Return `count` images of the teacher's, for prompts that stay; None if they weigh nothing, or none do."""
+        if not weight > 0 or not len(self.live):
+            return None
+        return self.drawn(some_of(self.live, count, self.key / "live"), count, "live")
 
     def evenly_drawn(self, low: float, high: float, count: int, name: str) -> Shown:
-        """Return images of nothing, each number drawn evenly between two, for the prompts that go in turn."""
+        """Return images of nothing, each number drawn evenly between two: `count`, and one at least of what goes."""
+        count = max(count, len(self.prompts))
         numbers = (self.key / "images" / name).uniforms(np.arange(count), self.objective.num_outputs)
         images = torch.from_numpy(low + (high - low) * numbers).to(self.model.parameters)
         return Shown(images, self.tensor(in_turn(self.prompts, count)))
@@ -194,13 +199,13 @@ class Erasure:
 
         Args:
             model: that draws them.
-            prompts: what it draws, in turn.
+            prompts: what it draws, in turn; where they are more than `size`, some of them.
             size: how many.
             sampler: its steps and its guidance.
             name, step: name the draws.
         """
         key, objective = self.key / name / step, self.objective
-        chosen = in_turn(prompts, size)
+        chosen = in_turn(some_of(prompts, size, key / "prompts"), size)
         times = ddim_times(sampler[0])
         stop = times[int(len(times) * (key / "time").uniform(np.array([0]))[0])]
         noise = torch.from_numpy((key / "noise").normals(np.arange(size), objective.num_outputs))
@@ -312,6 +317,11 @@ class Erasure:
 def in_turn(prompts: np.ndarray, count: int) -> np.ndarray:
     """Return `count` of some prompts ``[Q, 2]``, one after the other and from the first on again."""
     return prompts[np.arange(count) % len(prompts)]
+
+
+def some_of(prompts: np.ndarray, count: int, key: Key) -> np.ndarray:
+    """Return prompts ``[Q, 2]`` as they are, or where they are more than `count`, so many that `key` draws."""
+    return prompts if len(prompts) <= count else prompts[np.sort(key.first(np.arange(len(prompts)), count))]
 
 
 def esd_target(prompted: torch.Tensor, free: torch.Tensor, eta: float) -> torch.Tensor:

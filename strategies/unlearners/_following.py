@@ -6,6 +6,7 @@ from typing_extensions import override
 
 from strategies.base import Access, Setting, Unlearner
 from streams.config import Config, NameOrOptions, resolve
+from streams.errors import ConfigError
 from streams.registry import class_of
 
 
@@ -29,6 +30,21 @@ class Following(Unlearner):
         self.scopes = self.method.scopes
         self.whole_classes = self.method.whole_classes
         self.exact = self.method.exact
+
+    def needs_given_weights(self, where: str) -> None:
+        """Refuse a method that builds the model anew, as exact ones do: what is done to the given one has no effect.
+
+        Args:
+            where: the configuration key that names it.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if self.method.exact is not None:
+            raise ConfigError(
+                f"{where}: {self.method.name} builds the model anew, and does not work on the weights that it is "
+                f"given. Choose an unlearner that changes them, such as finetune, or {self.method.name} by itself."
+            )
 
     @classmethod
     @override

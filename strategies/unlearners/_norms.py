@@ -16,7 +16,8 @@ def recalibrate(model: FlatModel, objective: Objective, data: Data, batch_size: 
     """Reset the running statistics of all batch norms and replace them by the mean over one pass of `data`.
 
     Everything else stays in evaluation mode, so that dropout draws nothing. Without batch norms, or with
-    fewer than two samples, nothing happens. A last batch of a single sample is left out: it has no variance.
+    fewer than two samples, nothing happens. A last batch of a single sample is left out: it has no variance; for the
+    same reason batches have two samples at least.
 
     Returns:
         What it cost.
@@ -31,7 +32,7 @@ def recalibrate(model: FlatModel, objective: Objective, data: Data, batch_size: 
         norm.momentum = None  # the plain mean over batches
         norm.train()
     num_samples = 0
-    for batch in objective.batches(data, batch_size):
+    for batch in objective.batches(data, max(batch_size, 2)):
         if len(batch) > 1:
             objective.outputs(model, batch)
             num_samples += len(batch)

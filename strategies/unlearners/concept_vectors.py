@@ -81,11 +81,13 @@ class ConceptVectors(Following):
         """Build the method.
 
         Raises:
-            ConfigError: it is unknown or this one again, or the model has no value vectors that can be changed.
+            ConfigError: it is unknown, this one again, or builds the model anew; or the model has no value vectors that
+                can be changed.
         """
         if config.method.name == "concept-vectors":
             raise ConfigError("concept-vectors.method: it cannot follow itself; choose graddiff, npo, or none.")
         super().__init__(config, setting, config.method, "concept-vectors.method")
+        self.needs_given_weights("concept-vectors.method")
         self._text = TextObjective.of(setting.objective).needed_text(_METHOD)
         outline = setting.outline()
         for block in range(len(blocks_of(outline))):
@@ -118,6 +120,7 @@ class ConceptVectors(Following):
             model.parameters[where] = vector
         with model.moving_only(mask):
             outcome = self.method.forget(request, learner, door)
+            model.hold()  # methods that do not train, such as dampening
         notes = {"vectors_changed": float(len(chosen))}
         return (outcome + cost).noted(**notes, **({} if math.isnan(effect) else {"vector_effect": effect}))
 

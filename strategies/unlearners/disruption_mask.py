@@ -96,11 +96,12 @@ class DisruptionMask(Following):
         """Build the method.
 
         Raises:
-            ConfigError: it is unknown, or this one again.
+            ConfigError: it is unknown, this one again, or builds the model anew, so that no step is masked.
         """
         if config.method.name == "disruption-mask":
             raise ConfigError("disruption-mask.method: it cannot follow itself; choose graddiff, npo, or another.")
         super().__init__(config, setting, config.method, "disruption-mask.method")
+        self.needs_given_weights("disruption-mask.method")
 
     @property
     @override

@@ -8,6 +8,7 @@ from typing import Literal, final
 import numpy as np
 import torch
 from pydantic import Field
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing_extensions import override
 
 from strategies.base import Door, Learner, Outcome
@@ -95,7 +96,8 @@ def gauss_newton_product(
     def product(v: torch.Tensor) -> torch.Tensor:
         total = damping * v
         for batch in objective.batches(data, batch_size):
-            outputs = objective.outputs(model, batch)
+            with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention that can be differentiated twice
+                outputs = objective.outputs(model, batch)
             # J v by two backward passes: u -> J^T u is linear, and its transpose is v -> J v.
             u = torch.zeros_like(outputs, requires_grad=True)
             pulled = torch.autograd.grad(outputs, parameters, u, create_graph=True, allow_unused=True)

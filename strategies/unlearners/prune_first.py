@@ -55,6 +55,7 @@ class PruneFirst(Following):
                 f"another unlearner that changes the model it is given."
             )
         super().__init__(config, setting, config.method, "prune-first.method")
+        self.needs_given_weights("prune-first.method")
 
     @property
     @override

@@ -59,7 +59,7 @@ DOWN = re.compile(r"\.(?:layers|h)\.(\d+)\..*\b(?:down_proj|c_proj|w2)\b")
 
 @final
 class _Steer(Hooks):
-    """Replaces the loss, and keeps all but the chosen weights still."""
+    """Replaces the loss, and lets the gradient of the chosen weights alone through (clipping measures that)."""
 
     carries = ("_batches", "retained")
 
@@ -122,9 +122,10 @@ class RMU(ReadsRetained):
         block = (len(blocks) - 1) // 2 if config.block is None else config.block
         check_block(blocks, block, "unlearner.block")
         mask = torch.ones_like(model.parameters) if config.weights == "all" else down_projections(model, block)
-        with steering(
-            model, before, block, objective, forget_set, config.steering, config.positions, key
-        ) as both_terms:
+        with (
+            steering(model, before, block, objective, forget_set, config.steering, config.positions, key) as both_terms,
+            model.moving_only(mask.bool()),  # weight decay moves what has no gradient
+        ):
             hook = _Steer(both_terms, batches, mask, config.retain_weight)
             outcome = fit(model, objective, forget_set, config, key, [hook])
         extra = Outcome(forward=2 * hook.retained + len(forget_set), backward=hook.retained)

@@ -13,7 +13,7 @@ from strategies.base import Outcome
 from strategies.parts.diffusion.parts import GeneratorPart
 from strategies.parts.weights.fisher import evaluating, gradient_of
 from strategies.ranges import linear, log
-from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown
+from strategies.unlearners._erase import Eraser, EraserConfig, Erasure, Shown, some_of
 
 
 class Config(EraserConfig):
@@ -32,7 +32,7 @@ class Config(EraserConfig):
     gamma: float = Field(1.0, ge=0)
     """Weight of plain training on images that the served model made of prompts that stay (generative replay)."""
     fisher_images: int = Field(64, ge=1)
-    """Images that F is estimated from."""
+    """Images that F is estimated from; where prompts are more, as many of them are drawn by name."""
     fisher_steps: int = Field(16, ge=1)
     """Steps of diffusion at which each of them is looked at."""
 
@@ -56,7 +56,8 @@ class SelectiveAmnesia(Eraser):
         config, model = self.config, erasure.model
         noise = erasure.evenly_drawn(-1.0, 1.0, config.images, "noise")
         kept = erasure.kept(config.gamma, config.images)
-        taught = erasure.drawn(np.concatenate([erasure.prompts, erasure.live]), config.fisher_images, "taught")
+        every, count = np.concatenate([erasure.prompts, erasure.live]), config.fisher_images
+        taught = erasure.drawn(some_of(every, count, erasure.key / "taught"), count, "taught")
         start = model.parameters.clone()
         fisher = fisher_of(erasure, taught, config.fisher_steps) if config.strength else torch.zeros_like(start)
 

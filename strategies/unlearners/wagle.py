@@ -59,11 +59,12 @@ class WAGLE(Following):
         """Build the method.
 
         Raises:
-            ConfigError: it is unknown, or this one again.
+            ConfigError: it is unknown, this one again, or builds the model anew, so that nothing is masked.
         """
         if config.method.name == "wagle":
             raise ConfigError("wagle.method: wagle cannot follow itself; choose graddiff, npo, or another.")
         super().__init__(config, setting, config.method, "wagle.method")
+        self.needs_given_weights("wagle.method")
 
     @property
     @override
@@ -83,5 +84,6 @@ class WAGLE(Following):
         mask = largest(attributions(model.parameters, forget_gradient, retained_gradient, config.gamma), config.share)
         with model.moving_only(mask):
             outcome = self.method.forget(request, learner, door)
+            model.hold()  # methods that do not train, such as dampening
         passed = len(forget_set) + (0 if retained_gradient is None or retained is None else len(retained))
         return outcome + Outcome(forward=passed, backward=passed)

@@ -1,7 +1,8 @@
 """Your own text: a folder of .txt files, or of one sub-folder of them per domain, cut into rows of tokens.
 
 A domain is a sub-folder (or the whole folder), a user is a file, and a class is the domain again. Files are UTF-8.
-Those in a sub-folder ``test`` of a domain are held out, and their users are called ``test/...``; where there is none, a share of the domain's files is.
+Those in a sub-folder ``test`` of a domain are held out, and their users are called ``test/...``; where there is none, a
+share of the domain's files is.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from PIL import Image
 import lifelong
 from lifelong.evaluation.sealing import seal, secret_of, unseal
 from lifelong.execution.traces import _prepared_files, clean_cache, clean_run, traces
+from lifelong.report.html import write_report
 from lifelong.results.record import Record
+from lifelong.setup.preparation import prepare
 from streams.errors import ConfigError
 from streams.sources import arrays, people
 from streams.text import train_tokenizer
@@ -156,6 +158,42 @@ def test_traces_of_a_sample_are_listed(here: Path) -> None:
     assert "strategies/exact/details/event-000002.npz" not in kept
     with pytest.raises(ConfigError, match="0 to 119"):
         traces(run.folder, 120)
+
+
+def test_a_sample_that_was_barred_before_it_came_is_in_no_checkpoint(here: Path) -> None:
+    """What a request by user names before any experience has brought it is never learned."""
+    with np.load("private.npz") as data:
+        np.savez("users.npz", **data, user=np.arange(120) % 5)
+    run = lifelong.run(
+        config(
+            source={"name": "arrays", "path": "users.npz"},
+            schedule={"name": "explicit", "requests": [{"after": 1, "scope": "user", "keys": [0]}]},
+            references={"kinds": []},
+        ),
+        here / "runs",
+    )
+    p = prepare(run.config)
+    barred = np.intersect1d(p.stream.requests[0].barred_ids, p.stream.events[3].sample_ids)
+    listed = found(run.folder, int(barred[0]))
+    assert listed
+    assert not [file for file in listed if "checkpoints" in file]
+
+
+def test_traces_of_what_lies_beside_strategies_are_listed(here: Path) -> None:
+    """Models that were exported into the run folder, and pages: of what was deleted exactly the model has nothing."""
+    run = lifelong.run(config(), here / "runs")
+    write_report(run)
+    for name, event in (("exact", 1), ("exact", 3), ("inexact", 3)):
+        model = run.folder / "models" / f"{name}-{event}"
+        model.mkdir(parents=True)
+        (model / "lifelong.json").write_text(json.dumps({"strategy": name, "event": event}), encoding="utf-8")
+    listed = found(run.folder, deleted_ids()[0])
+    assert {file: holds for file, holds in listed.items() if file.startswith("models/")} == {
+        "models/exact-1": "an exported model; it has learned it",
+        "models/inexact-3": "an exported model; deleted by request-0, without a claim that this was exact",
+    }
+    assert "report.html" in listed
+    assert "certificate.json" not in listed, "there is none"
 
 
 def test_a_run_can_be_cleaned(here: Path) -> None:

@@ -182,6 +182,11 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
     assert (code, out.strip(), err) == (0, str(tmp_path / "elsewhere.html"), "")
     assert (tmp_path / "elsewhere.html").exists()
 
+    (tmp_path / "runs" / "bench").mkdir()  # where submissions are; runs/* covers it
+    code, out, err = call("report", str(tmp_path / "runs" / "bench"), one, "--format", "md")
+    assert (code, out.strip()) == (0, f"{one}/report.md")
+    assert "Left out, since they are no run or study folders" in err
+
 
 @pytest.mark.nightly
 def test_many_seeds_print_one_table_and_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +263,15 @@ def test_preview_draws_every_event(call: Call) -> None:
     assert data["counts"]["requests"] == 1
     assert data["counts"]["requests_received"] == 2
     assert data["counts"]["samples_deleted"] == sum(e["samples"] for e in data["events"] if e["kind"] == "forget")
+
+
+def test_preview_counts_what_was_barred_as_neither_learned_nor_deleted(call: Call) -> None:
+    """User 11 is deleted before the last experience, which brings more of hers."""
+    data = json.loads(call("preview", "quickstart", "--json")[1])
+    counts, of_kind = data["counts"], {k: [e for e in data["events"] if e["kind"] == k] for k in ("learn", "forget")}
+    assert counts["samples_skipped"] == sum(e["skipped_samples"] for e in of_kind["learn"]) > 0
+    assert counts["samples_learned"] == sum(e["samples"] - e["skipped_samples"] for e in of_kind["learn"])
+    assert counts["samples_deleted"] == sum(e["samples"] for e in of_kind["forget"])
 
 
 def test_preview_says_the_names_of_users_and_classes(call: Call) -> None:
@@ -339,6 +353,8 @@ def test_init_writes_what_run_reads_and_never_overwrites(call: Call) -> None:
     assert "Cannot write nowhere/x.yaml" in err
     assert call("init", "quickstart", "--file", "q.yaml")[0] == 0
     assert call("init", "named.yaml")[1] == "named.yaml\n"
+    assert call("init", "quickstart.yml")[1] == "quickstart.yml\n"
+    assert lifelong.load_config("quickstart.yml").name == "quickstart", "the ready scenario, not the small example"
 
 
 def test_doctor(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

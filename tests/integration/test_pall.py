@@ -95,6 +95,13 @@ def test_forgetting_an_earlier_task_is_not_exact_and_says_so() -> None:
     assert torch.equal(strategy._model.parameters[untouched], other._model.parameters[untouched])
 
 
+def test_a_repair_of_no_steps_trains_nothing() -> None:
+    config = Config.model_validate({"sparsity": SPARSITY, "memory": 60, "steps": 0})
+    life = TaskLife(lambda setting: Pall(config, setting), [(3, 0)], hidden=[8], epochs=1)
+    _, steps = life.until()
+    assert (steps[-1].outcome.exactness, steps[-1].outcome.steps) == ("none", 0)
+
+
 def test_only_shared_weights_are_repaired() -> None:
     life = life_of((3, 0))
     before, _ = life.until(3)

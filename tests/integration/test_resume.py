@@ -18,8 +18,10 @@ import torch
 import yaml
 
 import lifelong
+from lifelong.execution.standing import strategy_after
 from lifelong.files import write_atomically
 from lifelong.results.record import Record
+from lifelong.setup.preparation import prepare
 from strategies.parts.model import digest
 from strategies.step import step
 from streams.errors import CheckpointError
@@ -294,6 +296,17 @@ def stopped(config: Any, root: Path, monkeypatch: pytest.MonkeyPatch, after: int
 
 
 # Events of the stream: 0, 1 learn, 2 forgets samples, 3 learns, 4 forgets a class, 5 learns, 6 forgets a user.
+
+
+def test_who_takes_over_a_whole_life_ends_with_its_last_checkpoint(at_home: Path) -> None:
+    """Without a request the beginning that strategies have in common is the stream."""
+    strategies = {"first": {"unlearner": "none"}, "second": {"unlearner": "finetune"}}
+    config = CONFIG | {"schedule": "none", "strategies": strategies, "references": {"kinds": []}}
+    run = lifelong.run(config, at_home / "runs")
+    ends = [sorted(f.name for f in (run.folder / "strategies" / name / "checkpoints").iterdir()) for name in strategies]
+    assert ends == [["event-000005.pt"]] * 2
+    models = [strategy_after(prepare(run.config), run.folder, name).network() for name in strategies]
+    assert len({digest(m.parameters) for m in models if m is not None}) == 1
 
 
 def test_what_comes_after_a_resume_is_what_would_have_come(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

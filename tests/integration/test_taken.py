@@ -99,11 +99,15 @@ def files(folder: Path, without: Collection[str] = ()) -> dict[str, bytes]:
 
 
 def test_only_what_changed_is_lived(runs: Path, first: Run, tmp_path: Path, lived: list[str]) -> None:
+    of_first = runs / first.folder.name / "strategies" / "kept" / "wandb"
+    (of_first / "offline-run-1").mkdir(parents=True)
+    (of_first / "name.txt").write_text("first kept (seed=0)", encoding="utf-8")
     told = Told()
     changed = config(name="second", **other_memory(30))
     second = run(changed, runs, [told])
     assert set(lived) == {"changed"}
     assert second.done
+    assert not (second.folder / "strategies" / "kept" / "wandb").exists(), "it was another run that W&B was told of"
     assert told.begun == [("kept", runs / first.folder.name), ("changed", None)]
     alone = run(changed, tmp_path / "alone")
     assert lived.count("kept") == 4

@@ -15,6 +15,7 @@ import yaml
 import lifelong
 from lifelong.report.study import write_study_report
 from lifelong.study import place as module
+from lifelong.study.forecast import Forecast
 from lifelong.study.jobs import Job, JobResult, execute
 from lifelong.study.racing import Trial
 from lifelong.study.study import Study, resume_study
@@ -168,6 +169,24 @@ def test_the_command_says_what_is_tuned_before_it_is(tmp_path: Path, call: Call)
     code, _, err = call("study", str(file), "--list-jobs")
     assert code == 2
     assert "depends on the tuning, which is not finished" in err
+
+
+def test_trials_are_estimated_on_the_cores_that_they_take(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few seeds are judged, and the search before them has more runs that can go on beside each other."""
+    monkeypatch.setattr("lifelong.study.forecast.forecast", lambda *_: Forecast(160.0, 0.0, 1.0))
+    monkeypatch.setattr("lifelong.study.local.num_cores", lambda: 16)
+    study = Study(STUDY, root=tmp_path)
+    assert study.tuning is not None
+    runs, judged = study.tuning.num_runs(), len(study.pending)
+    assert study.tuning.num_at_once() == 2 * 2, "trials of a round, and modes of information"
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
+    estimate = json.loads(call("study", str(file), "--dry-run", "--json")[1])
+    assert estimate["workers"] == study.tuning.num_at_once() > judged
+    expected = 160.0 / judged + 160.0 * runs / len(study.tuning.samples()[0]) / study.tuning.num_at_once()
+    assert estimate["estimate"]["wall_seconds"] == pytest.approx(expected)
 
 
 def test_a_tuned_configuration_runs(tmp_path: Path, call: Call, ran: list[str]) -> None:

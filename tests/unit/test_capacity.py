@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lifelong
-from cli.commands.capacity import _numbers
+from cli.commands.capacity import _numbers, capacity
 from lifelong.capacity import theory
 from lifelong.capacity.figure import write_figure
 from lifelong.capacity.simulate import System, simulate, waits
@@ -239,3 +239,7 @@ def test_a_real_run_costs_what_the_closed_form_says(tmp_path: Path) -> None:
 def test_wrong_numbers_say_so() -> None:
     with pytest.raises(ConfigError, match="--shards: 'five'"):
         _numbers("shards", "five")
+    with pytest.raises(ConfigError, match="--rate: nan must be a finite number"):
+        capacity(rate=float("nan"))
+    with pytest.raises(ConfigError, match="--throughput: inf must be a finite number"):
+        capacity(throughput=float("inf"))

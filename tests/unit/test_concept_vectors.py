@@ -86,6 +86,7 @@ def test_a_planted_vector_is_found(source: Source) -> None:
         pytest.param({}, marks=pytest.mark.nightly),
         pytest.param({"edit": "noise", "noise": 0.0}, marks=pytest.mark.nightly),
         {"edit": "zero", "method": "none"},
+        pytest.param({"method": {"name": "ssd", "alpha": 0.5}}, marks=pytest.mark.nightly),  # which takes no steps
     ],
 )
 def test_nothing_else_moves(options: dict[str, Any], source: Source) -> None:

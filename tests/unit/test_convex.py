@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.isolated import integer_ridge
 from strategies.parts.convex import newton
 from strategies.parts.convex.accounts import Accounts
 from strategies.parts.convex.gaussian import delta_of, epsilon_of, group, mu_of
 from strategies.parts.convex.softmax import THIRD, Rows, gradient, hessian, lipschitz, smoothness
+from streams.config import parse
+from streams.errors import ConfigError
 
 SLACK = 1e-12
 
@@ -34,6 +37,14 @@ def solved(rows: Rows, l2: float, tol: float = 1e-12, start: torch.Tensor | None
 
 def without(rows: Rows, removed: int) -> Rows:
     return rows.part(torch.arange(removed, len(rows)))
+
+
+@pytest.mark.parametrize("clip", [0, -1.0])
+def test_features_have_a_length(clip: float) -> None:
+    """None of 0, which leaves nothing of them, and no negative one, which would turn them round."""
+    with pytest.raises(ConfigError, match="clip"):
+        parse(integer_ridge.Config, {"clip": clip})
+    assert parse(integer_ridge.Config, {"clip": 2}).clip == 2.0
 
 
 def test_constants_are_those_of_the_losses() -> None:

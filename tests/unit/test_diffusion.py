@@ -121,6 +121,11 @@ def test_samplers_end_where_diffusers_does(kind: str, prediction: Prediction, ex
     torch.testing.assert_close(ends(kind, prediction, 15)[1, :4].tolist(), expected, atol=1e-3, rtol=0)
 
 
+def test_dpm_takes_as_many_steps_as_there_are() -> None:
+    """Of 1,000 even steps two round to the same one, between which nothing changes."""
+    assert bool(dpm_solver(lambda x, time: 0.5 * x, torch.ones(1, 2), alpha_bars("linear"), 1000).isfinite().all())
+
+
 def test_without_a_limit_the_sampler_leaves_the_range_of_images() -> None:
     """The trap: on a cosine schedule a network that errs a little in the noise draws anything."""
     schedule, shares = make_schedule("cosine", "epsilon"), alpha_bars("cosine")

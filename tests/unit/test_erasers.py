@@ -698,3 +698,20 @@ def test_vectors_stand_where_words_would(clip: Setting) -> None:
         other = e.says_after(e.model, asked, words[[5, 6]])
     torch.testing.assert_close(said, spoken)
     assert not torch.allclose(said, other)
+
+
+def test_every_prompt_that_goes_is_drawn_and_those_that_stay_are_drawn_from_all(setting: Setting) -> None:
+    """With fewer images than prompts the first ones alone were looked at."""
+    erased, live = prompts(0, 1, 2, 3), prompts(4, 5, 6, 7, 8, 9)
+    e = erasure(setting, erased, live)
+    assert e.drawn(erased, 2, "erased").prompts.tolist() == erased.tolist()
+    assert e.evenly_drawn(0.0, 1.0, 2, "noise").prompts.tolist() == erased.tolist()
+    assert e.drawn(erased, 6, "more").prompts[:, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    kept = [replace(e, key=e.key / n).kept(1.0, 2) for n in range(8)]
+    assert all(k is not None and len(k.prompts) == 2 for k in kept)
+    assert len({int(c) for k in kept if k is not None for c in k.prompts[:, 0]}) == len(live)
+    walked = {int(c) for step in range(8) for c in e.ways(e.teacher, erased, 2, (2, 1.0), "forget", step).prompts[:, 0]}
+    assert walked == {0, 1, 2, 3}
+    unlearner = ConceptAblation(parse(concept_ablation.Config, {"images": 2}), setting)
+    renamed, own = unlearner.shown(e, erased, live[:4])
+    assert (renamed.prompts[:, 0] + 4).tolist() == own.prompts[:, 0].tolist() == [4, 5, 6, 7]

@@ -73,6 +73,19 @@ def test_only_what_is_measured_is_looked_at(tools: Any) -> None:
     assert sorted(plan.looked_at(11).tolist()) == list(range(len(plan.ids)))
 
 
+def test_what_is_measured_in_detail_is_looked_at_whoever_is_followed(tools: Any) -> None:
+    scenario = class_incremental.build(tools.source(), class_incremental.Config(experiences=2), 0)
+    stream = assemble(scenario, ten_requests(), Service(), Key(0))
+    for options in ({}, {"detailed_every": 2}):
+        plan = plan_evaluation(stream, EvaluationConfig(probe=0, follow=1, **options), follows_requests=True)
+        for event in np.flatnonzero(plan.measured).tolist():
+            at = plan.looked_at(event)
+            assert at is not None
+            assert len(np.unique(at)) == len(at)
+            for request in plan.due(event):
+                assert np.isin(request.forget, at).all(), "else attacks on it have nothing to go by"
+
+
 def test_what_was_learned_again_is_not_followed_and_others_still_count_as_deleted(tools: Any) -> None:
     scheduled = [Learn(0), RequestSpec("sample", None, 2), RequestSpec("class", (1,)), Again(0), Learn(1)]
     plan = plan_of(tools, scheduled, follow=1)
@@ -104,3 +117,18 @@ def test_changes_are_kept_once() -> None:
         changes[4]
     with pytest.raises(ValueError, match="read-only"):
         changes[0][0] = 7
+
+
+def test_of_requests_that_are_served_together_one_may_come_back_alone(tools: Any) -> None:
+    plan = class_incremental.build(tools.source(), class_incremental.Config(experiences=2), 0)
+    for scope, keys in (("class", plan.units[0].classes), ("task", (0, 1))):
+        first, second = (RequestSpec(scope, (key,)) for key in keys[:2])  # type: ignore[arg-type]
+        for number in (0, 1):
+            scheduled = [Learn(0), Learn(1), first, second, Again(number)]
+            looks = {}
+            for wait_for in (1, 2):
+                stream = assemble(plan, scheduled, Service(wait_for=wait_for), Key(0))
+                looks[wait_for] = plan_evaluation(stream, EvaluationConfig(probe=0))
+            assert looks[2].alive[-1].tolist() == looks[1].alive[-1].tolist(), "as if each had been served alone"
+            assert not looks[2].alive[-1].all()
+            assert (looks[2].since[-1] >= 0).tolist() == (looks[1].since[-1] >= 0).tolist()

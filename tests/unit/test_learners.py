@@ -348,6 +348,7 @@ def test_draw_positions_runs_through_the_memory_before_it_repeats() -> None:
     assert sorted(positions[:4].tolist()) == sorted(positions[4:8].tolist()) == [0, 1, 2, 3]
     assert draw_positions(ids, 4, KEY).tolist() == positions[:4].tolist()
     assert len({tuple(draw_positions(ids, 4, KEY / i).tolist()) for i in range(30)}) > 10
+    assert draw_positions(ids, 0, KEY).tolist() == []
 
 
 # ----------------------------------------------------------------------------------------------------- replay

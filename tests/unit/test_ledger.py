@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,13 @@ def test_history_is_the_life_without_the_deleted(ledger: Ledger) -> None:
         ("a", 0, [0, 2]),
         ("again", 1, [1, 3]),
     ]
+
+
+def test_what_became_permanent_is_not_learned_twice(ledger: Ledger) -> None:
+    ledger.admit(experience("a", 0, 1, 2))
+    ledger.admit(replace(experience("a-consolidated", 0, 1, 2), consolidates=True))
+    ledger.admit(experience("b", 3))
+    assert [e.name for e in ledger.history()] == ["a", "b"]
 
 
 def test_the_door_lends_the_right_rows(ledger: Ledger, tools: Any) -> None:

@@ -570,6 +570,10 @@ def test_gaps_and_distances_on_a_small_stream(tools: Any) -> None:
     nothing = stream_gap_rows(3, "joint", ours, outputs_with(plan, [0.5, 0.0, 0.4], 0.0), plan, "accuracy")
     relative = next(r for r in nothing if r.metric == "relative_accuracy")
     assert (relative.value, relative.n) == (pytest.approx(2.0), 1)  # a unit that joint scores 0 on has no share
+    none = np.zeros(len(plan.ids))
+    twice, once = (Outputs(none - e, none) for e in (2.0, 1.0))  # minus an error, twice that of joint
+    for share in stream_gap_rows(3, "joint", twice, once, plan, "error")[:2]:
+        assert (share.value, share.reason) == (None, "the reference scores below 0"), "2 would look better than 1"
     both = [RequestScores(m, 3, o, plan, "accuracy") for m, o in (("run", ours), ("retrained", theirs))]
     rows = {r.metric: r for r in request_gap_rows("retrained", audit, *both)}
     assert rows["gap_forget_accuracy"].value == 0.5

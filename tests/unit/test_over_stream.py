@@ -86,3 +86,15 @@ def test_requests_survive_while_all_gaps_are_small(stream: Stream) -> None:
     assert (
         found(stream, rows_of(GAPS | {(2, "request-0"): -0.2}, [0.0] * 3, [0.0] * 3))["stream.requests_survived"] == 0
     )
+
+
+def test_debt_is_per_request_where_few_have_references(tools: Any) -> None:
+    source = tools.source(num_classes=2, per_class=10, test_per_class=2)
+    ids = np.flatnonzero(~source.is_test)
+    unit = Unit("u", (0, 1), np.flatnonzero(source.is_test))
+    requests = [RequestSpec("sample", (int(i),)) for i in ids[:10]]
+    stream = assemble(Plan(source, (unit,), (Experience("e", (0,), ids),)), [Learn(0), *requests], Service(), Key(0))
+    for beside in (range(10), (2, 5, 8), (8, 1, 2, 5)):  # each request is served worse than the last by 0.02
+        rows = [Row(1 + n, "retrained", f"request-{n}", "gap_forget_accuracy", 0.02 * n, 1) for n in beside]
+        slope = {r.metric: r.value for r in over_stream_rows(stream, rows, {}, "accuracy")}["debt_slope"]
+        assert slope == pytest.approx(0.02)

@@ -13,7 +13,17 @@ from torch import nn
 
 from strategies.base import Lesson, Plugin, Setting
 from strategies.learner import SGDLearner
-from strategies.learners import agem, cpr, der, der_plus_plus, er_ace, frequency_replay, naive, random_selection
+from strategies.learners import (
+    agem,
+    cpr,
+    der,
+    der_plus_plus,
+    er_ace,
+    frequency_replay,
+    naive,
+    random_selection,
+    replay,
+)
 from strategies.learners._dark import DarkMemory, distillation
 from strategies.learners.agem import project
 from strategies.learners.cpr import mean_entropy
@@ -93,6 +103,48 @@ def test_a_weight_of_zero_is_naive_to_the_bit(make: Any, plan: Plan, tools: Any)
     for learner in (plain, plugged):
         teach(learner, plan.experiences, Ledger(plan.source))
     assert torch.equal(plain.model.parameters, plugged.model.parameters)
+
+
+class FirstOnly(naive.Naive):
+    """Selects nothing of any experience but the first."""
+
+    def select(self, ids: np.ndarray, experience: Experience, *_: Any) -> np.ndarray:
+        self.first = vars(self).get("first", experience.name)
+        return ids if experience.name == self.first else ids[:0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s: replay.Replay(replay.Config(memory=6), s),
+        lambda s: agem.AGEM(agem.Config(memory=6), s),
+        lambda s: er_ace.ERACE(er_ace.Config(memory=6), s),
+        lambda s: der.DER(der.Config(memory=6), s),
+        lambda s: der.DER(der.Config(memory=6, stored="final"), s),
+    ],
+    ids=["replay", "agem", "er-ace", "der", "der final"],
+)
+def test_an_experience_of_which_nothing_is_selected_changes_nothing(make: Any, plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan)
+    learner = learner_of(setting, FirstOnly(naive.Config(), setting), make(setting))
+    ledger = Ledger(plan.source)
+    teach(learner, plan.experiences[:1], ledger)
+    weights, kept = learner.model.parameters.clone(), learner.stored_ids()
+    teach(learner, plan.experiences[1:2], ledger)
+    assert torch.equal(learner.model.parameters, weights)
+    assert learner.stored_ids().tolist() == kept.tolist()
+
+
+def test_what_is_drawn_from_what_an_experience_brings_may_have_come_before(plan: Plan, tools: Any) -> None:
+    setting = tools.setting(plan.source, plan)
+    plugin = random_selection.RandomSelection(random_selection.Config(samples=5, draw_from="new"), setting)
+    learner, ledger = learner_of(setting, plugin), Ledger(plan.source)
+    teach(learner, plan.experiences[:2], ledger)
+    again = replace(plan.experiences[0], name="again")
+    teach(learner, [again], ledger)
+    (drawn,) = plugin.offers()
+    assert len(drawn.ids) == 5
+    assert np.isin(drawn.ids, again.sample_ids).all()
 
 
 # ------------------------------------------------------------------------------------------------------ dark memory

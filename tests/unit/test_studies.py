@@ -32,7 +32,7 @@ def test_every_study_can_be_laid_out(file: Path, size: str) -> None:
     study = in_size(read_study(file), size)
     cells = lay_out(study)
     if study.tune is not None:
-        cells = lay_out(Tuning(study, cells, Path()).with_variants(None))
+        cells = Tuning(study, cells, Path()).cells(None)
     check(study, cells)
     assert study.criteria
     assert len(all_seeds(study.seeds)) >= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -132,6 +133,18 @@ def test_a_ratio_may_have_a_bar_that_no_logarithm_has() -> None:
     for bar, outcome in ((0.0, "reproduced"), (-1.0, "reproduced"), (2.0, "contradicted")):
         (found,) = judge([Evidence("", "", "above", bar, (1.0, 1.1, 0.9), ratio=True)], Rule())
         assert found.outcome == outcome
+
+
+@pytest.mark.parametrize("bar", [0.1, 1.0, 3.0, 5.0, 7.0, 10.0])
+@pytest.mark.parametrize("test", ["above", "below"])
+def test_a_ratio_that_is_the_bar_for_all_seeds_is_not_beyond_it(bar: float, test: Literal["above", "below"]) -> None:
+    ratio = float(np.exp(np.log(bar)))  # as a study makes it: not the bar, for most of these
+    for rule in (Rule(), Rule(anytime=True)):
+        (found,) = judge([Evidence("", "", test, bar, (ratio,) * 5, ratio=True)], rule)
+        assert found.outcome == "contradicted"
+        beyond = ratio * (1.001 if test == "above" else 0.999)
+        (found,) = judge([Evidence("", "", test, bar, (beyond,) * 5, ratio=True)], rule)
+        assert found.outcome == "reproduced"
 
 
 def test_what_seeds_can_decide_is_told_before() -> None:

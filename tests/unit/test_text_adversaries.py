@@ -447,6 +447,15 @@ def test_an_instruction_comes_before_the_prompts_that_name_a_subject(source: Sou
     assert len(life.ledger.live_ids)
 
 
+def test_other_braces_of_an_instruction_are_said_as_they_are(source: Source) -> None:
+    options = {"name": "in-context", "instruction": "{subjects}: {unknown}\n"}
+    strategy = make_strategy(parse(StrategyConfig, {"guard": options}), live(source, "none").setting, "it")
+    assert isinstance(strategy, Composed)
+    assert isinstance(strategy.guard, InContext)
+    said = strategy.guard._prefix(["Ada", "Bo"], 1)
+    assert source.text.tokenizer.decode(said) == "Ada, Bo: {unknown}\n"  # type: ignore[union-attr]
+
+
 def test_learning_again_takes_a_name_off_the_list_exactly(source: Source) -> None:
     strategy, ledger, _ = guarded(source)
     serve(strategy, ledger, source, 0, "request-0")

@@ -194,6 +194,22 @@ def test_rmu_moves_the_down_projections_only_and_steers(source: Source) -> None:
     assert all(not m._forward_hooks for m in life.model.network.modules())
 
 
+def test_weight_decay_moves_no_other_weights_than_rmu_does(source: Source) -> None:
+    life = live(source, "rmu", block=1, epochs=1, batch_size=64, weight_decay=0.1)
+    before = life.model.parameters.clone()
+    life.forget(0)
+    moved = life.model.parameters != before
+    assert bool(moved.any())
+    assert not bool((moved & ~down_projections(life.model, 1).bool()).any())
+
+
+def test_influence_differentiates_attention_twice(source: Source) -> None:
+    life = live(source, "influence", iterations=1)
+    before = life.model.parameters.clone()
+    life.forget(0)
+    assert not torch.equal(life.model.parameters, before)
+
+
 def test_rmu_holds_retained_states_where_they_are(source: Source) -> None:
     """With a huge weight on the retained term their states do not move."""
     life = live(source, "rmu", block=1, epochs=4, lr=1e-4, retain_weight=1e6)

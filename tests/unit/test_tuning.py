@@ -41,6 +41,10 @@ BASE: dict[str, Any] = {
     "tune": {"trials": 20, "information": "oracle", "of": ["ascent"]},
 }
 Measure = Callable[[dict[str, Any], int], Any]
+SHADOWED: list[dict[str, Any]] = [
+    {"metric": "ulira_auc", "subject": "each-request"},
+    {"metric": "immediate_ulira_auc", "subject": "requests"},
+]
 
 
 def study_of(**tune: Any) -> StudyConfig:
@@ -203,6 +207,12 @@ def test_pareto_takes_the_middle_of_the_front_and_the_sum_an_end() -> None:
     goal = {"oracle": [{"metric": "tow", "subject": "each-request", "model": "retrained"}] * 2}
     _, (found,) = searched(traded, choice="pareto", goal=goal, trials=24)
     assert 1e-4 < found.options["unlearner.lr"] < 0.02
+    _, (added,) = searched(traded, choice="sum", goal=goal, trials=24)
+    sums = [sum(traded(t.options, 0)) for t in added.trials]
+    assert added.chosen == sums.index(min(sums))
+    assert added.options["unlearner.lr"] > 0.05
+    assert {len(pair) for t in added.trials for pair in t.losses} == {1}
+    assert searched(traded, goal=goal, trials=24)[1][0].options == added.options, "unless the study says otherwise"
     trials = [Trial(n, {}, losses=[pair]) for n, pair in enumerate([(0.0, 1.0), (1.0, 0.0), (0.4, 0.4), (0.5, 0.4)])]
     assert [t.number for t in ranked(trials, lambda t: t.losses)][0] == 2
     assert [t.number for t in ranked(trials, lambda t: t.losses)][-1] == 3  # 2 beats it
@@ -283,6 +293,8 @@ def test_a_goal_is_added_up_over_requests_points_and_parts() -> None:
     worst = auc.model_copy(update={"reduce": "max"})
     assert losses((worst,), [Table(rows), Table(rows)]) == pytest.approx((0.8,))
     assert losses((auc, Term(metric="tow", better="higher")), [Table(rows)]) is None
+    above = Term(metric="membership_auc", subject="each-request", chance=0.5, above_chance=True, better="lower")
+    assert losses((above,), [Table(rows)]) == pytest.approx((0.6,)), "0.8 of what may be above 0.5"
 
 
 def test_default_goals_read_what_they_may() -> None:
@@ -324,6 +336,14 @@ def test_default_goals_read_what_they_may() -> None:
             {"information": "practical", "goal": {"practical": [{"metric": "tow", "model": "retrained"}]}},
             r"goal\.practical\.0: tow \(retrained\) reads other models",
         ),
+        *(
+            (
+                {"information": "practical", "goal": {"practical": [goal | {"target": 0.5}]}},
+                rf"goal\.practical\.0: {goal['metric']} \(run\) reads other models",
+            )
+            for goal in SHADOWED
+        ),
+        ({"goal": {"oracle": [SHADOWED[0] | {"target": 0.5}]}}, r"needs shadow lives, and references\.shadows is 0"),
         ({"goal": {"oracle": [{"metric": "tow", "where": {"a": 1}}]}}, r"mean over the whole grid, drop where"),
         ({"goal": {"oracle": [{"metric": "tow", "better": "lower", "target": 1}]}}, r"better or target, not both"),
         ({"information": "guess"}, r"'guess'"),
@@ -334,6 +354,15 @@ def test_bad_tuning_is_refused_before_anything_runs(tune: dict[str, Any], messag
     with pytest.raises(ConfigError, match=message):
         Study(BASE | {"tune": BASE["tune"] | tune}, root=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("goal", SHADOWED)
+def test_what_shadow_lives_tell_is_there_for_a_goal_that_reads_it(goal: dict[str, Any]) -> None:
+    shadowed = BASE | {"set": {"references.shadows": 8}}
+    for terms, shadows in ([goal | {"target": 0.5}], 8), ([{"metric": "average_accuracy"}], 0):
+        study = parse(StudyConfig, shadowed | {"tune": BASE["tune"] | {"goal": {"oracle": terms}}})
+        _, cells = Tuning(study, lay_out(study), Path()).samples()
+        assert {cell.config.references.shadows for cell in cells} == {shadows}
 
 
 def test_what_a_model_cannot_take_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -348,11 +377,28 @@ def test_names_and_grids_that_clash_are_refused(tmp_path: Path) -> None:
     grid = {"strategies.ascent.unlearner.lr": [0.1, 0.2]}
     with pytest.raises(ConfigError, match=r"strategies\.ascent\.unlearner\.lr is in the grid, too"):
         Study(BASE | {"grid": grid}, root=tmp_path)
+    whole = {"strategies.ascent.unlearner": [{"name": "gradient-ascent", "lr": lr} for lr in (0.1, 0.2)]}
+    with pytest.raises(ConfigError, match=r"lr is in the grid, too \(strategies\.ascent\.unlearner\)"):
+        Study(BASE | {"grid": whole}, root=tmp_path)
     strategies = BASE["strategies"] | {"ascent+oracle": {"unlearner": "ssd"}}
     with pytest.raises(ConfigError, match="is what tuning calls its own"):
         Study(BASE | {"strategies": strategies}, root=tmp_path)
     with pytest.raises(ConfigError, match=r"sizes\.small\.tune: the study has no `tune`"):
         Study({k: v for k, v in BASE.items() if k != "tune"} | {"sizes": {"small": {"tune": {"trials": 2}}}}, "small")
+
+
+def test_a_tuned_strategy_is_judged_at_the_grid_points_of_the_written_one(tmp_path: Path) -> None:
+    learners = [[{"name": "replay", "memory": memory}] for memory in (10, 100)]
+    grid = {"strategies.ascent.unlearning_seed": [0, 1], "strategies.ascent.learner": learners}
+    study = Study(BASE | {"grid": grid, "seeds": 1}, root=tmp_path)
+    seen = []
+    for cell in study.cells:
+        written, tuned, other = (cell.resolved["strategies"][name] for name in ("ascent", "ascent+oracle", "ssd"))
+        assert tuned == written, "nothing is tuned yet"
+        assert other["learner"][0]["memory"] not in (10, 100)
+        assert cell.values.keys() == grid.keys()
+        seen.append((tuned["unlearning_seed"], tuned["learner"][0]["memory"]))
+    assert sorted(seen) == [(0, 10), (0, 100), (1, 10), (1, 100)]
 
 
 def test_a_size_changes_keys_of_tune(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from strategies.learners import ewc, naive, replay
 from strategies.outcome import Outcome
 from strategies.parts.fit import fit
 from strategies.parts.model import FlatModel, digest
+from strategies.step import step
 from strategies.unlearners import finetune, gradient_ascent, neggrad_plus, none, retrain
 from streams.config import parse
 from streams.errors import AccessError, ConfigError, TrainingError
@@ -21,6 +23,7 @@ from streams.events import DeletionRequest, Request
 from streams.ledger import Ledger
 from streams.plan import Plan
 from streams.scenarios import class_incremental
+from streams.timeline import surviving
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "finetune": (finetune.Finetune, finetune.Config),
@@ -227,6 +230,19 @@ def test_retrain_is_the_life_without_the_data(plan: Plan, tools: Any) -> None:
     assert outcome.exactness == "bits"
     assert strategy.holds(np.array(GONE)) == {}
     assert outcome.steps == sum(2 * -(-n // 4) for n in (len(e.sample_ids) for e in ledger.history()))
+
+
+def test_retrain_does_not_teach_twice_what_became_permanent(plan: Plan, tools: Any) -> None:
+    """Against the life of the retrained reference, in which a consolidation teaches nothing either."""
+    setting = tools.setting(plan.source, plan)
+    first, *others = plan.experiences
+    events = (first, replace(first, name="it-consolidated", consolidates=True), *others, request_of(*GONE))
+    strategy, other = composed(setting, "retrain"), composed(setting, "retrain")
+    for one, its_events in ((strategy, events), (other, surviving(events))):
+        ledger = Ledger(plan.source)
+        for event in its_events:
+            step(one, event, ledger)
+    assert digest(strategy.state_dict()) == digest(other.state_dict())
 
 
 def test_retrain_does_not_look_at_the_deleted_data(plan: Plan, tools: Any) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import nn
 
 from strategies.objectives.classification import Classification
+from strategies.outcome import Outcome
 from strategies.parts.fit import FitConfig, Hooks, fit
 from strategies.parts.model import FlatModel, Network
 from strategies.parts.preference import npo_losses
@@ -39,7 +40,7 @@ from strategies.unlearners.l1_sparse import Config as L1Config
 from strategies.unlearners.l1_sparse import Shrink, l1_weight
 from strategies.unlearners.laf import alignment, psi
 from strategies.unlearners.salun import pull_back, saliency
-from streams.data import Batch
+from streams.data import Batch, Data
 from streams.errors import ConfigError
 from streams.randomness import Key
 
@@ -131,6 +132,8 @@ def test_the_adaptive_alpha_is_a_percentile() -> None:
 def test_a_log_of_importances_is_a_mean_and_gives_back() -> None:
     log = ImportanceLog("loss", torch.zeros(3))
     a, b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.0, 1.0])
+    log.add(a, 0)  # an experience of which nothing is selected
+    assert (log.mean.tolist(), log.count) == ([0, 0, 0], 0)
     log.add(a, 10)
     log.add(b, 30)
     assert torch.allclose(log.mean, (10 * a + 30 * b) / 40)
@@ -356,6 +359,19 @@ def test_only_what_may_move_moves_also_under_momentum_and_decay(tools: Any) -> N
     assert same == [True] * 3 + [False] * 3  # the frozen norm's statistics stay, too
     fit(model, Classification(3), data, config, Key(2))
     assert not torch.equal(model.parameters[~movable], before[~movable])
+
+
+def test_norms_are_not_recalibrated_on_batches_of_one(tools: Any) -> None:
+    """They have no variance: all were left out, and the norms stayed reset to mean 0 and variance 1."""
+    torch.manual_seed(0)
+    model = FlatModel(Network(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2)))
+    data = Data(np.arange(6), torch.randn(6, 3), torch.tensor([0, 1] * 3), None)
+    seen = []
+    for size in (1, 2):
+        assert recalibrate(model, Classification(2), data, batch_size=size) == Outcome(forward=6)
+        seen.append({name: b.clone() for name, b in model.network.named_buffers()})
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+    assert bool((seen[0]["body.1.running_mean"] != 0).all())
 
 
 def test_recalibrated_norms_are_the_statistics_of_the_data(tools: Any) -> None:

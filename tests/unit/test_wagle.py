@@ -81,3 +81,17 @@ def test_it_follows_others_and_not_itself(source: Source) -> None:
     setting: Any = live(source, "none").setting
     with pytest.raises(ConfigError, match="cannot follow itself"):
         make_strategy(parse(StrategyConfig, {"unlearner": {"name": "wagle", "method": "wagle"}}), setting, "it")
+
+
+def test_methods_that_take_no_steps_are_masked_too(source: Source) -> None:
+    life = live(source, "wagle", method={"name": "ssd", "alpha": 0.5}, share=0.1)
+    before = life.model.parameters.clone()
+    life.forget(0)
+    assert 0 < float((life.model.parameters != before).float().mean()) <= 0.1
+
+
+def test_what_builds_the_model_anew_cannot_be_masked(source: Source) -> None:
+    for name in ("wagle", "disruption-mask", "concept-vectors", "prune-first"):
+        for method in ({"name": "retrain"}, {"name": "trained-only", "method": "retrain"}):
+            with pytest.raises(ConfigError, match=rf"{name}\.method: .* does not work on|builds the model anew"):
+                live(source, name, method=method)

@@ -42,7 +42,8 @@ def dpm_solver(
 
     Steps are spread evenly from T - 1 to 0, and the last one goes to the clean image.
     """
-    times = torch.linspace(0, STEPS - 1, steps + 1, dtype=torch.float64).round().flip(0)[:-1].long().tolist()
+    even = torch.linspace(0, STEPS - 1, steps + 1, dtype=torch.float64).round().flip(0)[:-1]
+    times = list(dict.fromkeys(even.long().tolist()))  # of T steps two are the same
     signal, sigma = shares.sqrt().tolist(), (1 - shares).sqrt().tolist()
     half_log = (0.5 * (shares / (1 - shares)).log()).tolist()  # lambda, half the log of signal to noise
     x, width_before = noise, 0.0

@@ -45,5 +45,5 @@ def keep_balanced(ids: np.ndarray, classes: np.ndarray, capacity: int, key: Key)
 
 def draw_positions(ids: np.ndarray, count: int, key: Key) -> np.ndarray:
     """Return `count` positions into `ids`, int64 ``[count]``, pass after pass, each in an order of its own name."""
-    passes = -(-count // len(ids))
+    passes = -(-count // len(ids)) if count else 1
     return np.concatenate([(key / "pass" / p).order(ids) for p in range(passes)])[:count]

@@ -58,7 +58,9 @@ class ImportanceLog:
         self.count = 0
 
     def add(self, importance: torch.Tensor, count: int) -> None:
-        """Take in the mean importance of `count` more samples."""
+        """Take in the mean importance of `count` more samples; of none, nothing."""
+        if not count:
+            return
         self.count += count
         self.mean += (importance - self.mean) * (count / self.count)
 
