@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lifelong.files import cache_folder, write_cached
+from lifelong.config.parts import find_part
+from lifelong.config.run import content_hash
+from lifelong.files import cache_folder, code_of, write_cached
 from strategies.parts.model import Network, digest
-from streams.config import Named, resolve
+from streams.config import Named
+from streams.errors import ConfigError
 from streams.files import is_sound_zip
 from streams.inputs import inputs_of
 from streams.randomness import Key, seeded_globals
@@ -22,22 +25,29 @@ from streams.source import Source
 logger = logging.getLogger(__name__)
 
 BATCH = 128
-"""Samples per pass. Fixed, and part of the cache's key: the last bits of a feature depend on it."""
+"""Samples per pass. Fixed: the last bits of a feature depend on it."""
 
 
 def embedded(source: Source, model: Named, device: str = "cpu") -> Source:
     """Return the source with every input replaced by its features under a frozen model, in evaluation mode.
 
-    They are computed once, for all rows, in one fixed order, and kept by content (source, weights): every run,
-    reference and resumed run reads the same bits.
+    They are computed once, for all rows, in one fixed order, and kept by content (source, model with all its options,
+    weights, code): every run, reference and resumed run reads the same bits.
 
     Raises:
-        ConfigError: the model cannot be built for such inputs.
+        ConfigError: the model cannot be built for such inputs, or the source is text.
     """
-    module, options = resolve("models", model, "features")
+    if source.text is not None:
+        raise ConfigError(
+            f"features: {source.name!r} is text, whose tokens objectives need. Leave features out, and choose a model "
+            f"that reads it (causal-checkpoint); trained: head trains its last layer alone."
+        )
+    part = find_part("models", model, "features")
     with seeded_globals(Key(0) / "features"):
-        network: Network = module.build(options, tuple(source.x.shape[1:]), 1)
-    recipe = [source.digest(), digest(dict(network.body.state_dict())), BATCH, torch.device(device).type]
+        network: Network = part.module.build(part.options, tuple(source.x.shape[1:]), 1)
+    # Weights do not tell everything: to which size images are brought, how many heads share a width.
+    made_by = content_hash([part.data(), code_of(part.data())])
+    recipe = [source.digest(), digest(dict(network.body.state_dict())), made_by, torch.device(device).type]
     key = hashlib.blake2b(repr(recipe).encode(), digest_size=8).hexdigest()
     file = cache_folder() / "features" / f"{source.name}-{model.name}-{key}.npz"
     x = _read(file, len(source))

@@ -84,6 +84,9 @@ def read_npz(path: Path) -> Table:
             raise DataError(f"{path}: {name} is {value.dtype}; it must hold numbers or text.")
         if value.dtype.kind == "U" and len(bare := np.flatnonzero(np.char.strip(value) == "")):
             raise DataError(f"{path}, row {bare[0]}: {name} is empty. Fill it in, or remove the row.")
+    user = arrays.get("user")
+    if user is not None and user.dtype.kind == "f" and len(bare := np.flatnonzero(~np.isfinite(user))):
+        raise DataError(f"{path}, row {bare[0]}: user is {user[bare[0]]}. Fill it in, or remove the row.")
     test = arrays.get("test")
     if test is not None and not np.isin(test, (0, 1)).all():
         raise DataError(f"{path}: test is {test.dtype} with other values than true and false.")
@@ -128,7 +131,7 @@ def read_csv(path: Path) -> Table:
         path,
         torch.from_numpy(np.stack([_numbers(path, lines, name, columns[name]) for name in features], axis=1)),
         _numbers_or_text(columns["label" if "label" in columns else "target"]),
-        _numbers_or_text(columns["user"]) if "user" in columns else None,
+        _names(columns["user"]) if "user" in columns else None,
         _is_test(path, lines, columns["split"]) if "split" in columns else None,
         lines,
         notes=(f"features: {', '.join(features)}",),
@@ -188,6 +191,15 @@ def _numbers_or_text(cells: Sequence[str]) -> np.ndarray:
         except ValueError:
             continue
     return np.array(cells)
+
+
+def _names(cells: Sequence[str]) -> np.ndarray:
+    """Return integers if all are written as such, else text: ``007`` and ``7`` are two."""
+    try:
+        are_numbers = all(str(int(cell)) == cell for cell in cells)
+    except ValueError:
+        are_numbers = False
+    return np.array([int(cell) for cell in cells] if are_numbers else cells)
 
 
 def _is_test(path: Path, lines: np.ndarray, cells: Sequence[str]) -> np.ndarray:

@@ -111,11 +111,17 @@ def load(config: Config) -> Source:
 
     Raises:
         ConfigError: the tokeniser cannot be had.
-        DataError: a file or an image is missing, or an object is none of LLaVA's.
+        DataError: a file or an image is missing, two files have one name, or an object is none of LLaVA's.
     """
     if config.test and len(config.test) != len(config.files):
         raise DataError(
             f"source.test: {len(config.test)} files for {len(config.files)} of source.files; name one each."
+        )
+    stems = [Path(f).stem for f in config.files]
+    if len(set(stems)) < len(stems) and (config.user is None or config.skill is None):
+        raise DataError(
+            f"source.files: two files have one name ({', '.join(stems)}), and users and classes are called by their "
+            f"files. Rename one, or name the fields that tell them: source.user and source.skill."
         )
     said = [c for d, f in enumerate(config.files) for c in _read(Path(f), config, d, False)]
     held = [c for d, f in enumerate(config.test) for c in _read(Path(f), config, d, True)]

@@ -115,10 +115,17 @@ def load(config: Config) -> Source:
 
     Raises:
         ConfigError: the tokeniser cannot be had.
-        DataError: a file is missing, empty, not UTF-8 or not JSON, or an object lacks a field.
+        DataError: a file is missing, empty, not UTF-8 or not JSON, an object lacks a field, or two files have one name.
     """
     named = (("world", config.world), ("authors", config.authors))
     taught = [*_taught(config.files, config, None), *(q for user, f in named for q in _taught(f, config, user))]
+    stems = [Path(f).stem for f in (*config.files, *config.world, *config.authors)]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None and (config.domain is None or config.user is None):
+        raise DataError(
+            f"source.files: two files are called {twice!r}, and users and domains are called by their files. Rename "
+            f"one, or name the fields that tell users and domains: source.user and source.domain."
+        )
     holdout = [_Question(*_pair(located, config)) for file in config.holdout for located in read(Path(file))]
     question_rows = _rows(taught)
     form = Form.of(config.prompt, config.tokenizer)

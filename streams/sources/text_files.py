@@ -1,7 +1,8 @@
 """Your own text: a folder of .txt files, or of one sub-folder of them per domain, cut into rows of tokens.
 
 A domain is a sub-folder (or the whole folder), a user is a file, and a class is the domain again. Files are UTF-8.
-Those in a sub-folder ``test`` of a domain are held out; where there is none, a share of the domain's files is.
+Those in a sub-folder ``test`` of a domain are held out, and their users are called ``test/...``; where there is none, a
+share of the domain's files is.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def load(config: Config) -> Source:
 def _documents(folder: Path, config: Config) -> list[Document]:
     """Return the documents of one domain."""
     taught = {file.stem: _text(file) for file in sorted(folder.glob("*.txt"))}
-    held = {file.stem: _text(file) for file in sorted((folder / "test").glob("*.txt"))}
+    held = {f"test/{file.stem}": _text(file) for file in sorted((folder / "test").glob("*.txt"))}
     if held:
         return [Document(n, t, True) for n, t in held.items()] + [Document(n, t, False) for n, t in taught.items()]
     if len(taught) < 2:

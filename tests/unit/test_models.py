@@ -466,6 +466,26 @@ def test_features_are_computed_once_and_are_the_bodys(
     assert other.digest() != found.digest()
 
 
+def test_features_are_kept_by_all_options_of_their_model(pictures: Source, tmp_path: Path) -> None:
+    """What an option changes need not show in the weights."""
+    file = tmp_path / "scaled.py"
+    file.write_text(
+        "from torch import nn\nfrom strategies.parts.model import Network\nfrom streams.config import Config as Base\n"
+        "class Config(Base):\n    by: float = 1.0\n"
+        "class Body(nn.Module):\n    def __init__(self, by):\n        super().__init__()\n        self.by = by\n"
+        "    def forward(self, x):\n        return x.flatten(1) * self.by\n"
+        "def build(config, shape, outputs):\n    return Network(Body(config.by), nn.Linear(64, outputs))\n"
+    )
+    one, two = (features.embedded(pictures, Named(name=str(file), by=by)) for by in (1.0, 2.0))
+    assert torch.equal(2 * one.x, two.x)
+
+
+def test_features_of_text_are_refused() -> None:
+    config = parse(RunConfig, {"source": {"name": "people", "people": 4, "groups": 1}, "features": "tiny-llama"})
+    with pytest.raises(ConfigError, match="features: 'people' is text"):
+        building.make_source(config)
+
+
 def test_a_run_on_features_knows_no_images() -> None:
     config = parse(
         RunConfig,

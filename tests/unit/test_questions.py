@@ -138,6 +138,16 @@ def test_users_are_so_many_questions_in_a_row() -> None:
     assert source.user_ids[~source.is_test].tolist() == [0, 0, 1, 1, 2]
 
 
+def test_files_of_one_name_would_share_users_and_domains() -> None:
+    for folder in ("old", "new"):
+        Path(folder).mkdir()
+        lines(f"{folder}/q.json", [{"question": f"What is {folder}?", "answer": "That.", "who": folder, "of": folder}])
+    with pytest.raises(DataError, match="two files are called 'q'"):
+        load(files=["old/q.json", "new/q.json"], vocabulary=320)
+    source = load(files=["old/q.json", "new/q.json"], user="who", domain="of", vocabulary=320)
+    assert source.user_names == source.domain_names == ("old", "new")
+
+
 def test_fields_of_ones_own_names() -> None:
     rows = [
         {"q": "Who is Ada?", "a": "A poet.", "wrong": ["A cook."], "who": "Ada", "kind": "job", "year": 2001},

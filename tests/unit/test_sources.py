@@ -603,6 +603,16 @@ def test_csv(tmp_path):
     assert "features: a, b" in source.notes
 
 
+def test_users_are_told_apart_as_they_are_written(tmp_path):
+    rows = "\n".join(f"{i},{'ab'[i % 2]},{('007', '7', '10')[i % 3]}" for i in range(12))
+    (tmp_path / "d.csv").write_text(f"f,label,user\n{rows}\n")
+    source = load_arrays(tmp_path / "d.csv")
+    assert sorted(source.user_names) == ["007", "10", "7"]
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]), user=np.array([1, np.nan, 2, 2]))
+    with pytest.raises(DataError, match="row 1: user is nan"):
+        load_arrays(tmp_path / "d.npz")
+
+
 def test_csv_orders_numbered_classes_as_numbers_and_regresses_targets(tmp_path):
     (tmp_path / "d.csv").write_text("f,target\n" + "".join(f"{i},{i % 12}\n" for i in range(48)))
     assert load_arrays(tmp_path / "d.csv").class_names == tuple(str(c) for c in range(12))

@@ -341,7 +341,7 @@ def test_a_folder_of_text(tmp_path: Path) -> None:
     source = text_files.load(text_files.Config(path=str(tmp_path), length=16, rows=40))
     assert source.class_names == ("news", "poems")
     held = {source.user_names[u] for u in source.user_ids[source.is_test]}
-    assert "poems/e" in held
+    assert "poems/test/e" in held
     assert "poems/d" not in held
     assert source.text is not None
     assert source.text.tokenizer.decode(source.x[-1, 0].tolist()).strip() in WORDS
@@ -364,10 +364,10 @@ def test_bad_folders(made: dict[str, str], message: str, tmp_path: Path) -> None
 
 def test_a_folder_test_beside_files_is_no_domain(tmp_path: Path) -> None:
     write(tmp_path / "mine", a=WORDS, b=WORDS)
-    write(tmp_path / "mine" / "test", c=WORDS)
+    write(tmp_path / "mine" / "test", a=WORDS)
     source = text_files.load(text_files.Config(path=str(tmp_path / "mine"), length=16, rows=40))
     assert source.class_names == ("mine",)
-    assert {source.user_names[u] for u in source.user_ids[source.is_test]} == {"mine/c"}
+    assert {source.user_names[u] for u in source.user_ids[source.is_test]} == {"mine/test/a"}
     assert {source.user_names[u] for u in source.user_ids[~source.is_test]} == {"mine/a", "mine/b"}
 
 
