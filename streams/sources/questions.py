@@ -119,7 +119,7 @@ def load(config: Config) -> Source:
     """
     named = (("world", config.world), ("authors", config.authors))
     taught = [*_taught(config.files, config, None), *(q for user, f in named for q in _taught(f, config, user))]
-    stems = [Path(f).stem for f in (*config.files, *config.world, *config.authors)]
+    stems = [Path(f).stem for f in sorted({*config.files, *config.world, *config.authors})]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None and (config.domain is None or config.user is None):
         raise DataError(
