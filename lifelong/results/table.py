@@ -57,13 +57,19 @@ class Row:
         return f'{{"event": {self.event}, {texts}, "value": {value}, "n": {self.n}{reason}}}'
 
 
+INFINITE = ("the value is inf", "the value is -inf")
+"""The reason of a row whose value is infinite, of a perplexity, say: it was measured, and is not undefined."""
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
 def row(event: int, model: str, subject: str, metric: str, value: float | None, n: int, reason: str = "") -> Row:
-    """Return a row; a value that is None or not finite becomes null and must have a reason."""
+    """Return a row; a value that is None or not finite becomes null with a reason, which is that if it is infinite."""
+    if value is not None and math.isinf(value):
+        return Row(event, model, subject, metric, None, n, INFINITE[int(value < 0)])
     if value is None or not math.isfinite(value):
         return Row(event, model, subject, metric, None, n, reason or f"the value is {value}")
     return Row(event, model, subject, metric, float(value), n)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lifelong.metrics.requests import mean_rows
-from lifelong.results.table import Row, Table
+from lifelong.results.table import INFINITE, Row, Table
 from streams.config import Config
 
 
@@ -111,17 +111,20 @@ def as_asked(value: float | None, quantity: Quantity) -> float | None:
 
 
 def _raw_value(table: Table, quantity: Quantity) -> float | None:
-    """Return the same before chance is taken off."""
-    rows = [r for r in rows_of(table, quantity) if r.value is not None]
+    """Return the same before chance is taken off; None too where a number that counts is infinite."""
+    # What was measured and is infinite counts: no earlier number stands for it.
+    rows = [r for r in rows_of(table, quantity) if r.value is not None or r.reason in INFINITE]
     if quantity.event != "last":
         event = _event(table, quantity.event)
         rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]
-    if not rows:
-        return None
+    if rows and quantity.reduce == "one":
+        rows = [max(rows, key=lambda r: r.event)]
     numbers = [r.value for r in rows if r.value is not None]
+    if len(numbers) < max(len(rows), 1):
+        return None
     match quantity.reduce:
         case "one":
-            return max(rows, key=lambda r: r.event).value
+            return numbers[0]
         case "mean":
             return sum(numbers) / len(numbers)
         case "sum":

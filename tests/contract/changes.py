@@ -6,7 +6,7 @@ import functools
 import itertools
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -19,7 +19,8 @@ Change = tuple[Path, Any]
 
 def kinds(annotation: Any) -> tuple[Any, ...]:
     """The types that a value may have."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    each = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in each)
 
 
 def is_switch(annotation: Any) -> bool:

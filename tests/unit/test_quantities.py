@@ -56,6 +56,18 @@ def test_what_is_missing_is_no_number() -> None:
     assert value_of(TABLE, Quantity(metric="nothing")) is None
 
 
+def test_what_is_infinite_in_the_end_was_not_fine_before() -> None:
+    """A model that broke down has no perplexity in the end; one whose units are gone has the last that there was."""
+
+    def ended(end: float | None) -> list[float | None]:
+        rows = [row(event, "run", "stream", "perplexity", v, 1, "none") for event, v in ((0, 3.0), (1, end))]
+        asked = [Quantity(metric="perplexity"), Quantity(metric="perplexity", event=0)]
+        return [value_of(Table(rows), q) for q in (*asked, Quantity(metric="perplexity", reduce="max"))]
+
+    assert ended(float("inf")) == [None, 3.0, None]
+    assert ended(None) == [3.0, 3.0, 3.0]
+
+
 def test_above_chance_is_a_share_of_what_is_left_above_it() -> None:
     table = Table([row(0, "run", "stream", "accuracy", 0.6, 1)])
     plain = Quantity(metric="accuracy", chance=0.2)
