@@ -179,6 +179,7 @@ def test_a_sample_that_was_barred_before_it_came_is_in_no_checkpoint(here: Path)
     assert not [file for file in listed if "checkpoints" in file]
 
 
+@pytest.mark.nightly
 def test_traces_of_what_lies_beside_strategies_are_listed(here: Path) -> None:
     """Models that were exported into the run folder, and pages: of what was deleted exactly the model has nothing."""
     run = lifelong.run(config(), here / "runs")

@@ -763,6 +763,7 @@ def test_which_classes_are_rare() -> None:
     assert rare_classes(counts, 1000, np.array([0, 5]), 3, 0.01, 0.1) == [], "too rare to be worth it"
 
 
+@pytest.mark.nightly
 def test_numbers_are_no_classes_that_could_be_rare(tools: Any) -> None:
     setting = replace(tools.setting(tools.source()), objective=Regression())
     with pytest.raises(ConfigError, match="frequency-replay is for models that predict classes"):

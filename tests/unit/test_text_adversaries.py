@@ -447,6 +447,7 @@ def test_an_instruction_comes_before_the_prompts_that_name_a_subject(source: Sou
     assert len(life.ledger.live_ids)
 
 
+@pytest.mark.nightly
 def test_other_braces_of_an_instruction_are_said_as_they_are(source: Source) -> None:
     options = {"name": "in-context", "instruction": "{subjects}: {unknown}\n"}
     strategy = make_strategy(parse(StrategyConfig, {"guard": options}), live(source, "none").setting, "it")
