@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -111,28 +112,35 @@ def as_asked(value: float | None, quantity: Quantity) -> float | None:
 
 
 def _raw_value(table: Table, quantity: Quantity) -> float | None:
-    """Return the same before chance is taken off; None too where a number that counts is infinite."""
-    # What was measured and is infinite counts: no earlier number stands for it.
-    rows = [r for r in rows_of(table, quantity) if r.value is not None or r.reason in INFINITE]
+    """Return the same before chance is taken off."""
+    rows = [r for r in rows_of(table, quantity) if is_measured(r)]
     if quantity.event != "last":
         event = _event(table, quantity.event)
         rows = [r for r in rows if event is not None and (r.event == event or _reduced_until(quantity, r, event))]
     if rows and quantity.reduce == "one":
         rows = [max(rows, key=lambda r: r.event)]
+    return reduced(rows, quantity.reduce)
+
+
+def is_measured(r: Row) -> bool:
+    """Return whether a row has a value, finite or not: where it is infinite, no earlier number stands for it."""
+    return r.value is not None or r.reason in INFINITE
+
+
+def reduced(rows: Sequence[Row], how: str) -> float | None:
+    """Return the sum, the largest, the least or else the mean of values; None without rows, or if one is infinite."""
     numbers = [r.value for r in rows if r.value is not None]
-    if len(numbers) < max(len(rows), 1):
+    if not rows or len(numbers) < len(rows):
         return None
-    match quantity.reduce:
-        case "one":
-            return numbers[0]
-        case "mean":
-            return sum(numbers) / len(numbers)
+    match how:
         case "sum":
             return sum(numbers)
         case "max":
             return max(numbers)
         case "min":
             return min(numbers)
+        case _:
+            return sum(numbers) / len(numbers)
 
 
 def _reduced_until(quantity: Quantity, r: Row, event: int) -> bool:

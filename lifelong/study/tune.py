@@ -10,7 +10,7 @@ from lifelong.config.run import RunConfig
 from lifelong.metrics import shadows
 from lifelong.metrics.catalogue import catalogue_of, measure_of
 from lifelong.results.table import Table
-from lifelong.study.quantities import Quantity, as_asked, read_for, value_of
+from lifelong.study.quantities import Quantity, as_asked, is_measured, read_for, reduced, value_of
 from lifelong.study.seeds import FixedSeeds
 from strategies.ranges import Range
 from streams.config import Config
@@ -224,17 +224,5 @@ def _number(table: Table, term: Term) -> float | None:
     served: dict[str, int] = {}
     for row in table.select("exact"):
         served.setdefault(row.subject, row.event)
-    rows = table.select(term.metric, model=term.model)
-    values = [r.value for r in rows if served.get(r.subject) == r.event and r.value is not None]
-    if not values:
-        return None
-    match term.reduce:
-        case "max":
-            value = max(values)
-        case "min":
-            value = min(values)
-        case "sum":
-            value = sum(values)
-        case _:
-            value = sum(values) / len(values)
-    return as_asked(value, term)
+    rows = [r for r in table.select(term.metric, model=term.model) if served.get(r.subject) == r.event]
+    return as_asked(reduced([r for r in rows if is_measured(r)], term.reduce), term)
